@@ -1,0 +1,72 @@
+"""Packages and dependencies. The tools' settings are in pyproject.toml, exact versions in constraints.txt.
+
+`models/`, `tasks/` and `launch/` are top-level folders of the repository and install as `t2t.models`, `t2t.tasks` and
+`t2t.launch`: a distribution that put `models` and `tasks` into site-packages would break its users' own.
+"""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+FOLDERS = ("models", "tasks", "launch")
+
+engine = ["t2t"] + [
+    f"t2t.{name}" for name in find_packages("t2t") if name.split(".")[0] not in FOLDERS
+]
+mapped = [
+    package
+    for folder in FOLDERS
+    for package in [f"t2t.{folder}", *(f"t2t.{folder}.{name}" for name in find_packages(folder))]
+]
+
+setup(
+    name="t2t",
+    version="0.1.0",
+    description="Train text-to-text models in JAX: task registries, sharded encoders, decoders and encoder-decoders",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11,<3.14",
+    packages=engine + mapped,
+    package_dir={f"t2t.{folder}": folder for folder in FOLDERS},
+    package_data={"t2t": ["py.typed"], "t2t.launch": ["*.html"]},
+    install_requires=[
+        "jax>=0.10,<0.13",
+        "flax>=0.12.8,<0.13",
+        "optax>=0.2.6,<0.3",
+        "orbax-checkpoint>=0.12,<0.13",
+        "seqio>=0.0.20,<0.1",
+        "tensorflow>=2.20,<2.22",
+        "tensorflow-datasets>=4.9.9,<5",
+        "numpy>=2,<3",
+        "jaxtyping>=0.3,<0.4",
+        "tyro>=0.9,<2",
+        "rich>=14,<16",
+        "safetensors>=0.5,<0.9",
+        "sentencepiece>=0.2,<0.3",
+        "tokenizers>=0.21,<0.24",
+        "pyarrow>=18",
+        "tensorboardX>=2.6,<3",
+        "matplotlib>=3.9,<4",
+        "jinja2>=3.1,<4",
+        "sacrebleu>=2.4,<3",
+        "rouge-score>=0.1.2,<0.2",
+        "scikit-learn>=1.5,<2",
+        "scipy>=1.13,<2",
+    ],
+    extras_require={
+        "gpu": ["jax[cuda13]>=0.10,<0.13"],
+        "tpu": ["jax[tpu]>=0.10,<0.13"],
+        "dev": [
+            "pytest>=8",
+            "pytest-xdist>=3.6",
+            "pytest-cov>=5",
+            "hypothesis>=6.100",
+            "ruff>=0.9",
+            "mypy>=1.13",
+            "import-linter>=2.1",
+            "pre-commit>=4",
+        ],
+    },
+    entry_points={"console_scripts": ["t2t=t2t.launch.main:main"]},
+)

@@ -1,0 +1,36 @@
+"""What data a run reads. Imports neither SeqIO nor TensorFlow, so that a run's configuration is read without them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from t2t.vocabularies import Vocabulary
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """A task or mixture and how its examples fill rows.
+
+    task:           name of a SeqIO task or mixture.
+    inputs_length:  tokens a row has for inputs (encoder), or inputs' share of a decoder's row.
+    targets_length: tokens a row has for targets (decoder).
+    batch_size:     rows in a global batch, over all hosts. Must be a multiple of `shards`.
+    pack:           several examples to a row, kept apart by segment ids.
+    shards:         virtual shards with an iterator each. Fixed for the life of a run: the batches depend on it, not on the number of hosts.
+    seed:           of shuffling and of the objectives' random choices.
+    shuffle_buffer: examples a shard holds to draw from; 0 reads in order.
+    loss_on_inputs: decoders only: predict the inputs too, not only the targets.
+    vocabulary:     replaces the task's own.
+    """
+
+    task: str
+    inputs_length: int = 512
+    targets_length: int = 128
+    batch_size: int = 64
+    split: str = "train"
+    pack: bool = True
+    shards: int = 8
+    seed: int = 0
+    shuffle_buffer: int = 1000
+    loss_on_inputs: bool = False
+    vocabulary: Vocabulary | None = None
