@@ -1,0 +1,87 @@
+"""What training, decoding and export know of a model: pure functions over a nested dict of parameters."""
+
+from __future__ import annotations
+
+import abc
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import jax
+from jaxtyping import Array, Float, Int
+
+from t2t.types import Batch, Params
+
+Kind = Literal["encoder", "decoder", "encoder_decoder"]
+Cache = Any
+"""A pytree that only the model that made it looks into."""
+
+
+@dataclass(frozen=True)
+class ParamSpec:
+    """One parameter before it exists.
+
+    axes:  a logical axis name, or None, for each dimension; "layers" first where stacked over depth.
+    decay: whether weight decay applies (not to biases, norms and embeddings of positions).
+    """
+
+    shape: tuple[int, ...]
+    dtype: Any
+    axes: tuple[str | None, ...]
+    decay: bool
+
+
+class Model(abc.ABC):
+    """A model as pure functions; holds no arrays. Every method may be traced by `jax.jit`."""
+
+    config: ModelConfig
+    specs: dict[str, Any]
+    """Nested dict of ParamSpec in the shape of the parameters."""
+
+    @abc.abstractmethod
+    def init(self, key: jax.Array) -> Params:
+        """Make parameters from a random key. Under jit with out_shardings they are created sharded."""
+
+    @abc.abstractmethod
+    def hidden(self, params: Params, batch: Batch, *, dropout_key: jax.Array | None = None) -> Float[Array, "B L D"]:
+        """Run the stacks; no dropout without a key."""
+
+    @abc.abstractmethod
+    def head(self, params: Params, hidden: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
+        """Return float32 logits."""
+
+    def logits(self, params: Params, batch: Batch, *, dropout_key: jax.Array | None = None) -> Float[Array, "B L V"]:
+        """Return float32 logits aligned with `batch.targets`."""
+        return self.head(params, self.hidden(params, batch, dropout_key=dropout_key))
+
+    @abc.abstractmethod
+    def start(self, params: Params, batch: Batch, length: int) -> tuple[Float[Array, "B V"], Cache]:
+        """Consume the encoder's tokens and the decoder's prompt.
+
+        Prompts are padded at the end and may differ in length (segment 0 is padding). The cache has room for `length`
+        decoder positions, prompt included. The logits are those after each row's last prompt token.
+        """
+
+    @abc.abstractmethod
+    def step(self, params: Params, cache: Cache, ids: Int[Array, "B"]) -> tuple[Float[Array, "B V"], Cache]:
+        """Consume one more token a row and return the logits after it."""
+
+    @abc.abstractmethod
+    def select(self, cache: Cache, rows: Int[Array, "N"]) -> Cache:
+        """Return the cache of the given rows, which may repeat: beams are copied and dropped so."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig(abc.ABC):
+    """An architecture with its sizes. Families differ by choices, see `t2t.models`."""
+
+    kind: ClassVar[Kind]
+    vocab_size: int
+
+    @property
+    @abc.abstractmethod
+    def max_length(self) -> int | None:
+        """Longest sequence the positions allow, in tokens; None where there is no limit."""
+
+    @abc.abstractmethod
+    def build(self) -> Model:
+        """Return the model."""
