@@ -1,0 +1,164 @@
+"""Configuration: frozen dataclasses <-> JSON, and what differs between two of them.
+
+Each dataclass becomes a JSON object whose "class" names it, so that alternatives (this optimizer or that) come back as what they were.
+Values may be int, float, bool, str, None, tuples, dicts with string keys, and further such dataclasses.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib
+import json
+import types
+import typing
+from collections.abc import Iterator
+from typing import Any
+
+from t2t.errors import UserError, nearest
+
+CLASS = "class"
+
+
+def to_json(config: Any) -> Any:
+    """Return the configuration as JSON values.
+
+    Raises TypeError, naming the path, on a value that JSON could not give back as it was.
+    """
+    return _encode(config, "")
+
+
+def from_json(data: Any, *, where: str = "configuration") -> Any:
+    """Return the configuration that `to_json` wrote.
+
+    where: what to call the source in errors.
+    Raises UserError on an unknown class or field, a missing field, or a value of another type.
+    """
+    return _decode(data, where, where)
+
+
+def dumps(config: Any) -> str:
+    """Return the configuration as indented JSON text."""
+    return json.dumps(to_json(config), indent=2, ensure_ascii=False) + "\n"
+
+
+def loads(text: str, *, where: str = "configuration") -> Any:
+    """Return the configuration that `dumps` wrote; UserError where the text is not JSON."""
+    try:
+        data = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{where}:{error.lineno}: not JSON ({error.msg})") from None
+    return from_json(data, where=where)
+
+
+def fingerprint(config: Any) -> str:
+    """Return a short hash that is equal exactly where the configurations are."""
+    canonical = json.dumps(to_json(config), sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+
+def differences(old: Any, new: Any) -> list[str]:
+    """Return a line "path: old -> new" for each value in which two configurations differ."""
+    before, after = dict(_leaves(to_json(old), "")), dict(_leaves(to_json(new), ""))
+    lines = []
+    for path in dict.fromkeys([*before, *after]):
+        left, right = before.get(path, "(none)"), after.get(path, "(none)")
+        if left != right:
+            lines.append(f"{path}: {left} -> {right}")
+    return lines
+
+
+def _leaves(data: Any, path: str) -> Iterator[tuple[str, str]]:
+    if isinstance(data, dict):
+        for key, value in data.items():
+            yield from _leaves(value, f"{path}.{key}" if path else key)
+    else:
+        yield path, json.dumps(data, ensure_ascii=False)
+
+
+def _encode(value: Any, path: str) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        cls = type(value)
+        body = {f.name: _encode(getattr(value, f.name), f"{path}.{f.name}") for f in dataclasses.fields(value)}
+        return {CLASS: f"{cls.__module__}.{cls.__qualname__}", **body}
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, tuple):
+        return [_encode(item, f"{path}[{i}]") for i, item in enumerate(value)]
+    if isinstance(value, dict) and all(isinstance(key, str) and key != CLASS for key in value):
+        return {key: _encode(item, f"{path}.{key}") for key, item in value.items()}
+    raise TypeError(f"{path.lstrip('.')}: {type(value).__name__} {value!r} cannot be part of a configuration")
+
+
+def _decode(data: Any, path: str, where: str) -> Any:
+    if isinstance(data, list):
+        return tuple(_decode(item, f"{path}[{i}]", where) for i, item in enumerate(data))
+    if not isinstance(data, dict):
+        return data
+    if CLASS not in data:
+        return {key: _decode(item, f"{path}.{key}", where) for key, item in data.items()}
+    cls = _find_class(data[CLASS], path)
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    hints = typing.get_type_hints(cls)
+    values = {}
+    for key, item in data.items():
+        if key == CLASS:
+            continue
+        if key not in fields:
+            raise UserError(f"{path}: {cls.__name__} has no field {key!r}.{nearest(key, fields)}")
+        value = _decode(item, f"{path}.{key}", where)
+        if not _fits(value, hints[key]):
+            raise UserError(f"{path}.{key}: {item!r} is not {_spell(hints[key])}")
+        values[key] = value
+    missing = [
+        name
+        for name, f in fields.items()
+        if name not in values and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        raise UserError(f"{path}: {cls.__name__} lacks {', '.join(missing)}")
+    return cls(**values)
+
+
+def _find_class(name: Any, path: str) -> type:
+    module_name, _, class_name = str(name).rpartition(".")
+    try:
+        cls = getattr(importlib.import_module(module_name), class_name)
+    except (ImportError, AttributeError, ValueError):
+        raise UserError(
+            f"{path}: there is no configuration class {name!r}; where it is your own, --import its module"
+        ) from None
+    if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)):
+        raise UserError(f"{path}: {name!r} is not a configuration class")
+    return cls
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any or isinstance(hint, typing.TypeVar):
+        return True
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, option) for option in arguments)
+    if origin is typing.Literal:
+        return value in arguments
+    if origin is tuple:
+        if not isinstance(value, tuple):
+            return False
+        if len(arguments) == 2 and arguments[1] is Ellipsis:
+            return all(_fits(item, arguments[0]) for item in value)
+        return len(value) == len(arguments) and all(map(_fits, value, arguments))
+    if origin is dict or hint is dict:
+        return isinstance(value, dict) and (not arguments or all(_fits(item, arguments[1]) for item in value.values()))
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if hint is None or hint is type(None):
+        return value is None
+    return isinstance(value, hint) if isinstance(hint, type) else True
+
+
+def _spell(hint: Any) -> str:
+    if typing.get_origin(hint) is typing.Literal:
+        return "one of " + ", ".join(map(repr, typing.get_args(hint)))
+    return getattr(hint, "__name__", None) or str(hint).replace("typing.", "")

@@ -1,0 +1,106 @@
+"""Logical axis names of arrays -> axes of the mesh.
+
+Models name the axes of parameters and activations by what they mean; this table alone decides how they are divided.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from t2t.errors import UserError, nearest
+
+Axes = tuple[str | None, ...]
+
+
+@dataclass(frozen=True)
+class Rules:
+    """Mesh axes for each logical axis; an empty tuple keeps the axis whole."""
+
+    table: Mapping[str, tuple[str, ...]]
+
+    def spec(self, axes: Axes, shape: tuple[int, ...], mesh: Mesh, *, name: str = "array") -> PartitionSpec:
+        """Return how an array with these logical axes and this shape is divided over the mesh.
+
+        Raises UserError where a size does not divide, ValueError where a logical axis is unknown or two of one array want the same mesh axis:
+        those are mistakes of the model's author.
+        """
+        if len(axes) != len(shape):
+            raise ValueError(f"{name}: {len(axes)} logical axes {axes} for shape {shape}")
+        taken: dict[str, str] = {}
+        entries: list[tuple[str, ...] | str | None] = []
+        for logical, size in zip(axes, shape, strict=True):
+            if logical is not None and logical not in self.table:
+                raise ValueError(f"{name}: unknown logical axis {logical!r}.{nearest(logical, self.table)}")
+            wanted = self.table[logical] if logical is not None else ()
+            # Axes of size 1 divide nothing; leaving them out keeps one spelling for one layout.
+            used = tuple(axis for axis in wanted if mesh.shape.get(axis, 1) > 1)
+            for axis in used:
+                if axis in taken:
+                    raise ValueError(
+                        f"{name} {axes}: {taken[axis]!r} and {logical!r} would both be divided along {axis!r}"
+                    )
+                taken[axis] = str(logical)
+            parts = math.prod(mesh.shape[axis] for axis in used)
+            if size % parts:
+                up, down = -(-size // parts) * parts, size // parts * parts
+                raise UserError(
+                    f"{name}: {logical} = {size} does not divide over mesh {' x '.join(f'{a}={mesh.shape[a]}' for a in used)}"
+                    f" (--mesh). Nearest sizes that do: {down}, {up}."
+                    if down
+                    else f"{name}: {logical} = {size} is smaller than mesh {' x '.join(f'{a}={mesh.shape[a]}' for a in used)} (--mesh). Nearest size: {up}."
+                )
+            entries.append(used[0] if len(used) == 1 else used or None)
+        while entries and entries[-1] is None:
+            entries.pop()
+        return PartitionSpec(*entries)
+
+    def sharding(self, axes: Axes, shape: tuple[int, ...], mesh: Mesh, *, name: str = "array") -> NamedSharding:
+        """Return `spec` on the mesh."""
+        return NamedSharding(mesh, self.spec(axes, shape, mesh, name=name))
+
+
+DEFAULT_RULES = Rules(
+    {
+        # activations
+        "batch": ("data", "fsdp"),
+        "length": (),
+        # parameters
+        "vocab": ("tensor",),
+        "embed": ("fsdp",),
+        "mlp": ("tensor",),
+        "heads": ("tensor",),
+        "kv": (),
+        "layers": (),
+        "positions": (),
+        "buckets": (),
+        "types": (),
+    }
+)
+
+_active: contextvars.ContextVar[tuple[Mesh, Rules] | None] = contextvars.ContextVar("t2t_sharding", default=None)
+
+
+@contextlib.contextmanager
+def activate(mesh: Mesh, rules: Rules = DEFAULT_RULES) -> Iterator[None]:
+    """Make `constrain` effective for what is traced inside."""
+    token = _active.set((mesh, rules))
+    try:
+        yield
+    finally:
+        _active.reset(token)
+
+
+def constrain(x: jax.Array, axes: Axes) -> jax.Array:
+    """Pin an activation's layout by its logical axes; outside `activate` return it as it is."""
+    active = _active.get()
+    if active is None:
+        return x
+    mesh, rules = active
+    return jax.lax.with_sharding_constraint(x, rules.sharding(axes, x.shape, mesh, name="activation"))
