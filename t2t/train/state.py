@@ -1,0 +1,81 @@
+"""Everything of a run that lives on the devices, and how it is divided over the mesh."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Int, PRNGKeyArray
+
+from t2t.nn.model import Model, ParamSpec
+from t2t.optim import state_axes
+from t2t.sharding import DEFAULT_RULES, Rules
+from t2t.types import Params
+
+
+@struct.dataclass
+class TrainState:
+    """The state a step maps to the next.
+
+    step: how many updates have been made.
+    key:  the run's random key; step i draws from fold_in(key, i), so nothing but the step needs to advance.
+    """
+
+    step: Int[Array, ""]
+    params: Params
+    opt_state: Any
+    key: PRNGKeyArray
+
+
+def create_state(model: Model, transform: optax.GradientTransformation, seed: jax.Array | int) -> TrainState:
+    """Return the state at step 0. Under jit with out_shardings it is created divided over the mesh, never whole."""
+    init_key, run_key = jax.random.split(jax.random.key(seed))
+    params = model.init(init_key)
+    return TrainState(
+        step=jnp.zeros((), jnp.int32), params=params, opt_state=transform.init(params), key=run_key
+    )
+
+
+def path_name(path: tuple[Any, ...]) -> str:
+    """Return a pytree path as its keys joined by "/"."""
+    return "/".join(str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path)
+
+
+def param_shardings(model: Model, mesh: Mesh, rules: Rules = DEFAULT_RULES) -> Any:
+    """Return a NamedSharding for each parameter. Raises UserError, naming it, for one that does not divide over the mesh."""
+
+    def one(path: Any, spec: ParamSpec) -> NamedSharding:
+        return rules.sharding(spec.axes, spec.shape, mesh, name=f"parameter {path_name(path)}")
+
+    return jax.tree_util.tree_map_with_path(one, model.specs, is_leaf=lambda leaf: isinstance(leaf, ParamSpec))
+
+
+def state_shardings(
+    model: Model, transform: optax.GradientTransformation, mesh: Mesh, rules: Rules = DEFAULT_RULES
+) -> TrainState:
+    """Return a TrainState of NamedShardings: optimizer state lies as its parameters do, scalars everywhere."""
+    whole = NamedSharding(mesh, PartitionSpec())
+    abstract = jax.eval_shape(lambda: create_state(model, transform, 0))
+    axes = state_axes(transform, model.specs)
+
+    def one(path: Any, leaf: jax.ShapeDtypeStruct, leaf_axes: tuple[str | None, ...]) -> NamedSharding:
+        return rules.sharding(leaf_axes, leaf.shape, mesh, name=f"optimizer state {path_name(path)}")
+
+    return TrainState(
+        step=whole,  # type: ignore[arg-type]
+        params=param_shardings(model, mesh, rules),
+        opt_state=jax.tree_util.tree_map_with_path(one, abstract.opt_state, axes),
+        key=whole,  # type: ignore[arg-type]
+    )
+
+
+def abstract_state(model: Model, transform: optax.GradientTransformation, shardings: TrainState) -> TrainState:
+    """Return the state as ShapeDtypeStructs that carry their shardings."""
+    shapes = jax.eval_shape(lambda: create_state(model, transform, 0))
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes, shardings
+    )

@@ -1,0 +1,87 @@
+"""One update, as a pure function."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from t2t.losses import Loss, LossSums, cross_entropy
+from t2t.nn.model import Model
+from t2t.train.state import TrainState
+from t2t.types import Batch, Params
+
+Metrics = dict[str, Float[Array, ""]]
+Step = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+
+
+def make_step(
+    model: Model,
+    transform: optax.GradientTransformation,
+    loss: Loss,
+    *,
+    learning_rate: Callable[[Int[Array, ""]], Float[Array, ""]],
+    microbatches: int = 1,
+) -> Step:
+    """Return the function (state, batch) -> (next state, metrics), to be jitted with shardings.
+
+    The gradient is that of the batch's summed objective over its summed weight, whatever the number of microbatches.
+    """
+
+    def sums(params: Params, batch: Batch, key: PRNGKeyArray) -> LossSums:
+        logits = model.logits(params, batch, dropout_key=key)
+        return cross_entropy(logits, batch.targets, batch.weights, loss)
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        # An empty batch has no gradient; dividing by at least 1 keeps it from becoming NaN.
+        weight = jnp.maximum(jnp.sum(batch.weights.astype(jnp.float32)), 1.0)
+        key = jax.random.fold_in(state.key, state.step)
+
+        def objective(params: Params, part: Batch, part_key: PRNGKeyArray) -> tuple[Float[Array, ""], LossSums]:
+            total = sums(params, part, part_key)
+            return total.objective / weight, total
+
+        grads, total = _accumulate(jax.grad(objective, has_aux=True), state.params, batch, key, microbatches)
+        updates, opt_state = transform.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        metrics = {
+            "loss": total.loss / weight,
+            "accuracy": total.correct / weight,
+            "grad_norm": optax.global_norm(grads),
+            "learning_rate": jnp.asarray(learning_rate(state.step), jnp.float32),
+            "tokens": _token_count(batch),
+        }
+        if loss.z_loss:
+            metrics["z_loss"] = total.z_loss / weight
+        return TrainState(step=state.step + 1, params=params, opt_state=opt_state, key=state.key), metrics
+
+    return step
+
+
+def _accumulate(
+    grad: Callable[..., tuple[Params, LossSums]], params: Params, batch: Batch, key: PRNGKeyArray, microbatches: int
+) -> tuple[Params, LossSums]:
+    """Sum gradients and losses over microbatches, one after the other."""
+    if microbatches == 1:
+        return grad(params, batch, key)
+
+    # Row r goes to microbatch r % M: every device then has its share of each microbatch among the rows it holds already.
+    parts = jax.tree.map(lambda x: x.reshape(-1, microbatches, *x.shape[1:]).swapaxes(0, 1), batch)
+
+    def body(carry: tuple[Params, LossSums], part: tuple[Batch, Int[Array, ""]]) -> tuple[tuple[Params, LossSums], None]:
+        rows, index = part
+        return jax.tree.map(jnp.add, carry, grad(params, rows, jax.random.fold_in(key, index))), None
+
+    shapes = jax.eval_shape(grad, params, jax.tree.map(lambda x: x[0], parts), key)
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    (grads, total), _ = jax.lax.scan(body, zeros, (parts, jnp.arange(microbatches)))
+    return grads, total
+
+
+def _token_count(batch: Batch) -> Float[Array, ""]:
+    """Count the tokens, inputs and targets, that are not padding."""
+    streams = [tokens for tokens in (batch.encoder, batch.decoder) if tokens is not None]
+    return jnp.asarray(sum(jnp.sum(tokens.segments > 0) for tokens in streams), jnp.float32)
