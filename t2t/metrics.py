@@ -1,0 +1,155 @@
+"""A run's numbers over time: RUN/metrics.jsonl, the record, and RUN/tensorboard/, a view of it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from t2t.errors import UserError
+
+FILE = "metrics.jsonl"
+RESERVED = ("step", "time", "elapsed")
+_NOT_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
+
+log = logging.getLogger(__name__)
+
+
+class MetricsWriter:
+    """Appends a run's numbers to RUN/metrics.jsonl and RUN/tensorboard/. One process of a run has one.
+
+    A line is `{"step": int, "time": seconds since 1970, "elapsed": seconds since this writer opened, NAME: number, ...}`. JSON
+    has no NaN and no infinity: they stand as the strings "nan", "inf" and "-inf".
+
+    Args:
+        run_dir: the run's directory, made if missing.
+        start: the step that this stretch of the run goes on from. Lines of later steps come from a stretch that was
+            interrupted and are dropped, in one atomic replacement of the file, as is a torn last line. None keeps all.
+
+    Raises:
+        UserError: a line of the existing file, other than the last, is not a line of metrics.
+    """
+
+    def __init__(self, run_dir: str | Path, *, start: int | None = None) -> None:
+        from tensorboardX import SummaryWriter
+
+        directory = Path(run_dir)
+        directory.mkdir(parents=True, exist_ok=True)
+        self._opened = time.monotonic()
+        path = directory / FILE
+        if path.exists():
+            _rewind(path, start)
+        self._file = path.open("a", encoding="utf-8")
+        purge = None if start is None else start + 1
+        unlike = f".{time.time_ns()}"  # files are named by the second, and one of the same name would be overwritten
+        self._board = SummaryWriter(
+            str(directory / "tensorboard"), purge_step=purge, flush_secs=10, filename_suffix=unlike
+        )
+
+    def write(self, step: int, values: Mapping[str, Any]) -> None:
+        """Add the numbers of one step; anything that `float` takes will do. The line is on disk on return.
+
+        Raises:
+            ValueError: a name is one of the line's own (step, time, elapsed).
+        """
+        taken = sorted(set(values) & set(RESERVED))
+        if taken:
+            raise ValueError(f"{taken[0]!r} is a field of every line of {FILE} and cannot name a metric")
+        numbers = {name: float(value) for name, value in values.items()}
+        now = time.time()
+        line: dict[str, Any] = {
+            "step": int(step),
+            "time": round(now, 3),
+            "elapsed": round(time.monotonic() - self._opened, 3),
+        }
+        line |= {name: value if math.isfinite(value) else str(value) for name, value in numbers.items()}
+        self._file.write(json.dumps(line, allow_nan=False) + "\n")
+        self._file.flush()
+        for name, value in numbers.items():
+            if math.isfinite(value):  # a board has no place for the others; the record keeps them
+                self._board.add_scalar(name, value, int(step), walltime=now)
+
+    def close(self) -> None:
+        """Flush and close both. May be called twice."""
+        if not self._file.closed:
+            self._file.close()
+            self._board.close()
+
+    def __enter__(self) -> MetricsWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def read(run_dir: str | Path) -> list[dict[str, Any]]:
+    """Return the lines of RUN/metrics.jsonl in the order written; [] where there is no file.
+
+    "nan", "inf" and "-inf" come back as floats. A torn last line, which a process killed while writing leaves, is left out with a warning in
+    the log.
+
+    Raises:
+        UserError: any other line is not a line of metrics; its text has the file and the line number.
+    """
+    path = Path(run_dir) / FILE
+    if not path.exists():
+        return []
+    lines, torn = _parse(path)
+    if torn is not None:
+        log.warning("%s: left out the last line (line %d), which was only partly written", path, torn)
+    return [line for _, line in lines]
+
+
+def _parse(path: Path) -> tuple[list[tuple[bytes, dict[str, Any]]], int | None]:
+    """Return each line raw and read, and the number of the last line if it is torn."""
+    raws = path.read_bytes().split(b"\n")
+    lines = []
+    for number, raw in enumerate(raws, start=1):
+        if not raw.strip():
+            continue
+        last = number == len(raws)  # nothing ends it: a whole file ends with a newline, so that its last piece is empty
+        try:
+            line = json.loads(raw)
+            if not isinstance(line, dict) or not isinstance(line.get("step"), int):
+                raise ValueError('no object with a "step"')
+        except ValueError as error:
+            if last:
+                return lines, number
+            raise UserError(f"{path}, line {number}: not a line of metrics ({error})") from error
+        lines.append(
+            (
+                raw,
+                {
+                    name: _NOT_FINITE.get(value, value) if isinstance(value, str) else value
+                    for name, value in line.items()
+                },
+            )
+        )
+    return lines, None
+
+
+def _rewind(path: Path, start: int | None) -> None:
+    lines, torn = _parse(path)
+    kept = [raw for raw, line in lines if start is None or line["step"] <= start]
+    content = b"".join(raw + b"\n" for raw in kept)
+    if content == path.read_bytes():
+        return
+    dropped = len(lines) - len(kept)
+    if dropped:
+        log.info("%s: dropped %d lines after step %d, written before the run was interrupted", path, dropped, start)
+    if torn is not None:
+        log.warning("%s: dropped the last line (line %d), which was only partly written", path, torn)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
