@@ -111,7 +111,7 @@ def read(run_dir: str | Path) -> list[dict[str, Any]]:
 def _parse(path: Path) -> tuple[list[tuple[bytes, dict[str, Any]]], int | None]:
     """Return each line raw and read, and the number of the last line if it is torn."""
     raws = path.read_bytes().split(b"\n")
-    lines = []
+    lines: list[tuple[bytes, dict[str, Any]]] = []
     for number, raw in enumerate(raws, start=1):
         if not raw.strip():
             continue

@@ -1,0 +1,306 @@
+"""What a person watches while a run trains, on standard error: a bar on a terminal, lines elsewhere."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+SMOOTHING = 0.9
+"""Weight of the past, for each logged value, in the loss that is shown."""
+
+
+class Progress:
+    """Shows training as it goes; satisfies the train loop's callbacks (`on_start`, `on_log`, `on_eval`, `on_message`, `on_end`).
+
+    On a terminal a bar stays at the bottom and evaluations and messages scroll above it. Anywhere else (a log file, CI) the same
+    numbers come as plain lines: the first, the last, and one at most every `every` seconds between.
+
+    Args:
+        total, start: last step, and the step the run goes on from. `on_start` may give them instead.
+        console: where to write; standard error by default.
+        every: seconds between plain lines.
+        clock: seconds, for tests.
+    """
+
+    def __init__(
+        self,
+        total: int = 0,
+        start: int = 0,
+        *,
+        console: Console | None = None,
+        every: float = 10.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._console = console or Console(stderr=True, highlight=False)
+        self._every = every
+        self._clock = clock
+        self._live: Live | None = None
+        self._open = False
+        self._begin(total, start)
+
+    def _begin(self, total: int, start: int) -> None:
+        self._total, self._step = total, start
+        self._metrics: dict[str, float] = {}
+        self._evaluation = ""
+        self._loss = Smoothed()
+        self._began = self._clock()
+        self._first: tuple[int, float] | None = None
+        self._printed: float | None = None
+        self._unprinted = False
+
+    # The train loop's callbacks.
+
+    def on_start(self, total: int, start: int) -> None:
+        """Begin to show a run of `total` steps that goes on from step `start`."""
+        self._begin(total, start)
+        if self._open:
+            return
+        self._open = True
+        if self._console.is_terminal:
+            # Python's own stdout is left alone where it goes to a file or a pipe: results belong there.
+            both = sys.stdout.isatty()
+            self._live = Live(
+                get_renderable=lambda: _View(self),
+                console=self._console,
+                refresh_per_second=4,
+                redirect_stdout=both,
+                transient=False,
+            )
+            self._live.start()
+
+    def on_log(self, step: int, metrics: Mapping[str, Any]) -> None:
+        """Show the numbers of a step."""
+        now = self._clock()
+        self._step = step
+        self._metrics = {name: float(value) for name, value in metrics.items()}
+        self._loss.add(self._metrics.get("loss"))
+        if self._first is None:
+            self._first = (step, now)
+        if self._live is None:
+            self._unprinted = True
+            if self._printed is None or now - self._printed >= self._every or step >= self._total:
+                self._print_line(now)
+
+    def on_eval(self, step: int, results: Mapping[str, Any]) -> None:
+        """Show an evaluation: values by "eval/TASK/METRIC"."""
+        tasks = by_task(results)
+        self._evaluation = "  ".join(f"{task} {_first_metric(values)}" for task, values in tasks.items())
+        self._flush_line()
+        width = max((len(task) for task in tasks), default=0)
+        for task, values in tasks.items():
+            shown = "  ".join(f"{name} {number(value)}" for name, value in values.items())
+            self._say(Text.assemble((f"eval at step {step:,}  ", "dim"), (f"{task:{width}}", "bold"), f"  {shown}"))
+
+    def on_message(self, text: str) -> None:
+        """Show a line of text above the bar."""
+        self._flush_line()
+        self._say(Text(text))
+
+    def on_end(self) -> None:
+        """Leave the last numbers standing. May be called twice."""
+        self._flush_line()
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+        self._open = False
+
+    # The same, for use in a `with`.
+
+    def __enter__(self) -> Progress:
+        self.on_start(self._total, self._step)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.on_end()
+
+    def update(self, step: int, metrics: Mapping[str, Any]) -> None:
+        """Show the numbers of a step."""
+        self.on_log(step, metrics)
+
+    def message(self, text: str) -> None:
+        """Show a line of text above the bar."""
+        self.on_message(text)
+
+    # What is shown.
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Seconds to the last step at the pace since the first logged one, evaluations and saves included; None while unknown.
+
+        The first logged step comes after compilation, which must not count; until the second one the metrics' own
+        `step_seconds` serve.
+        """
+        left = max(self._total - self._step, 0)
+        if self._first is not None and self._step > self._first[0]:
+            step, then = self._first
+            return left * (self._clock() - then) / (self._step - step)
+        seconds = self._metrics.get("step_seconds")
+        return None if seconds is None or not math.isfinite(seconds) else left * seconds
+
+    def numbers(self) -> list[tuple[str, str]]:
+        """The names and values that go beside the bar, most wanted first."""
+        shown = []
+        if self._loss.value is not None:
+            shown.append(("loss", number(self._loss.value)))
+        for name, label, form in (
+            ("accuracy", "accuracy", number),
+            ("tokens_per_second", "tokens/s", large),
+            ("data_wait", "waiting for data", share),
+            ("learning_rate", "learning rate", number),
+        ):
+            if name in self._metrics:
+                shown.append((label, form(self._metrics[name])))
+        return shown
+
+    def _print_line(self, now: float) -> None:
+        self._printed, self._unprinted = now, False
+        of = self._step / self._total if self._total else 1.0
+        left = self.seconds_left
+        fields = [
+            f"step {self._step:,}/{self._total:,} ({of:.0%})",
+            *(f"{name} {value}" for name, value in self.numbers()),
+        ]
+        if self._step >= self._total:
+            fields.append(f"took {duration(now - self._began)}")
+        elif left is not None:
+            fields.append(f"ETA {duration(left)}")
+        self._say(Text("  ".join(fields)))
+
+    def _flush_line(self) -> None:
+        """Print the last logged step if it was held back: what follows belongs after it."""
+        if self._live is None and self._unprinted:
+            self._print_line(self._clock())
+
+    def _say(self, text: Text) -> None:
+        if self._console.is_terminal:
+            self._console.print(text)
+        else:
+            self._console.print(text, soft_wrap=True)  # a log file has no width
+
+
+class _View:
+    """The bar and the numbers under it, as wide as the terminal is now."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        progress = self._progress
+        total, step = progress._total, progress._step
+        left = progress.seconds_left
+        if progress._first is None:
+            eta = "starting"
+        elif step >= total:
+            eta = f"took {duration(progress._clock() - progress._began)}"
+        else:
+            eta = "" if left is None else f"ETA {duration(left)}"
+        grid = Table.grid(padding=(0, 1), expand=True)
+        grid.add_column(no_wrap=True)
+        grid.add_column(ratio=1)
+        grid.add_column(no_wrap=True)
+        grid.add_column(no_wrap=True)
+        of = step / total if total else 0.0
+        bar = ProgressBar(total=total or 1, completed=step, pulse=progress._first is None)
+        grid.add_row(Text(f"step {step:,}/{total:,}", style="bold"), bar, f"{of:.0%}", Text(eta, style="cyan"))
+        yield grid
+        line = Text(no_wrap=True)
+        for name, value in progress.numbers():
+            field = Text.assemble("   " if line else "", (f"{name} ", "dim"), value)
+            if line.cell_len + field.cell_len <= options.max_width:
+                line.append_text(field)
+        if line:
+            yield line
+        if progress._evaluation:
+            yield Text.assemble(("eval ", "dim"), progress._evaluation, no_wrap=True, overflow="ellipsis")
+
+
+class Smoothed:
+    """An exponential mean without the pull to zero at its start; a value that is not finite shows until the next that is."""
+
+    def __init__(self) -> None:
+        self._mean = self._weight = 0.0
+        self._odd: float | None = None
+
+    def add(self, value: float | None) -> None:
+        """Take the next value; None is no value."""
+        if value is None:
+            return
+        if not math.isfinite(value):
+            self._odd = value
+            return
+        self._odd = None
+        self._mean = SMOOTHING * self._mean + (1 - SMOOTHING) * value
+        self._weight = SMOOTHING * self._weight + (1 - SMOOTHING)
+
+    @property
+    def value(self) -> float | None:
+        """The mean; None before the first value."""
+        if self._odd is not None:
+            return self._odd
+        return self._mean / self._weight if self._weight else None
+
+
+def by_task(results: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """Group "eval/TASK/METRIC" by task. The metric is what follows the last slash."""
+    tasks: dict[str, dict[str, float]] = {}
+    for name, value in results.items():
+        task, _, metric = name.removeprefix("eval/").rpartition("/")
+        tasks.setdefault(task or "all", {})[metric] = float(value)
+    return tasks
+
+
+def _first_metric(values: Mapping[str, float]) -> str:
+    name = next((name for name in values if name != "loss"), next(iter(values)))
+    return f"{name} {number(values[name])}"
+
+
+def number(value: float) -> str:
+    """A number for people: three or four digits that matter."""
+    if not math.isfinite(value):
+        return str(value)
+    if value == 0:
+        return "0"
+    if abs(value) >= 10_000:
+        return large(value)
+    if abs(value) < 0.1:
+        return f"{value:.3g}"
+    return f"{value:.{3 - max(0, math.floor(math.log10(abs(value))))}f}"
+
+
+def large(value: float) -> str:
+    """A count or a rate: 950, 12.3k, 4.56M, 174.60B."""
+    if not math.isfinite(value):
+        return str(value)
+    for size, letter, digits in ((1e12, "T", 2), (1e9, "B", 2), (1e6, "M", 2), (1e3, "k", 1)):
+        if abs(value) >= size:
+            return f"{value / size:.{digits}f}{letter}"
+    return f"{value:.0f}"
+
+
+def share(value: float) -> str:
+    """A share of 1 in percent."""
+    return f"{value:.0%}" if math.isfinite(value) else str(value)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as 12s, 3:07 (minutes), 1:02:03 (hours), or 2d 03h."""
+    whole = max(0, math.ceil(seconds))
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}:{whole % 60:02}"
+    if whole < 86400:
+        return f"{whole // 3600}:{whole // 60 % 60:02}:{whole % 60:02}"
+    return f"{whole // 86400}d {whole // 3600 % 24:02}h"
