@@ -17,7 +17,7 @@ class Data:
     batch_size:     rows in a global batch, over all hosts. Must be a multiple of `shards`.
     pack:           several examples to a row, kept apart by segment ids.
     shards:         virtual shards with an iterator each. Fixed for the life of a run: the batches depend on it, not on the number of hosts.
-    seed:           of shuffling and of the objectives' random choices.
+    seed:           of shuffling and of the objectives' random choices; None takes the run's seed.
     shuffle_buffer: examples a shard holds to draw from; 0 reads in order.
     loss_on_inputs: decoders only: predict the inputs too, not only the targets.
     vocabulary:     replaces the task's own.
@@ -30,7 +30,7 @@ class Data:
     split: str = "train"
     pack: bool = True
     shards: int = 8
-    seed: int = 0
+    seed: int | None = None
     shuffle_buffer: int = 1000
     loss_on_inputs: bool = False
     vocabulary: Vocabulary | None = None

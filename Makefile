@@ -1,0 +1,56 @@
+# Every target sets itself up: Python 3.11 to 3.13, pip and make are all a machine needs.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+RUN ?= runs/quickstart
+SOURCES = setup.py t2t models tasks launch tests docs
+
+.PHONY: quickstart test lint types imports check format lock slow clean
+
+quickstart: $(VENV)/installed
+	$(BIN)/t2t train t5:quickstart --dir $(RUN)
+	$(BIN)/t2t eval $(RUN) --split test
+	$(BIN)/t2t infer $(RUN) --text "reverse: the cat sat" "sort: 41 7 19" "add: 23 + 45"
+	$(BIN)/t2t export $(RUN) --format stablehlo --out $(RUN)/export --overwrite
+	@echo "The report is $(RUN)/report.html"
+
+test: $(VENV)/installed-dev
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST)
+
+check: lint types imports
+
+lint: $(VENV)/installed-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: $(VENV)/installed-dev
+	$(BIN)/mypy
+
+imports: $(VENV)/installed-dev
+	$(BIN)/lint-imports
+
+format: $(VENV)/installed-dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+# Anew with the newest versions that setup.py's ranges allow, for all supported Pythons at once.
+lock:
+	$(PYTHON) -m venv $(VENV)-lock && $(VENV)-lock/bin/pip install -q uv
+	echo '# Exact versions for Python 3.11 to 3.13, made by `make lock`.' > constraints.txt
+	$(VENV)-lock/bin/uv pip compile setup.py --universal --python-version 3.11 --extra dev --no-header --no-annotate -q >> constraints.txt
+	rm -rf $(VENV)-lock
+
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if (3, 11) <= v < (3, 14) else f"t2t needs Python 3.11 to 3.13; {sys.executable} is {v[0]}.{v[1]}. Try: make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/installed: setup.py constraints.txt | $(BIN)/python
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e .
+	touch $@
+
+$(VENV)/installed-dev: setup.py constraints.txt | $(BIN)/python
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	touch $@ $(VENV)/installed
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

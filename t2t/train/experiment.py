@@ -1,0 +1,109 @@
+"""The whole of what a run is, as one value."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from t2t.checkpoint import CheckpointConfig
+from t2t.data.config import Data
+from t2t.errors import UserError
+from t2t.losses import Loss
+from t2t.nn.model import ModelConfig
+from t2t.optim import OptimizerConfig
+from t2t.sharding import MeshConfig
+from t2t.train.evaluation import Evaluation
+
+
+@dataclass(frozen=True, kw_only=True)
+class StartFrom:
+    """Parameters to begin with, out of another run's checkpoint.
+
+    run:     the other run's directory; None begins from random parameters.
+    step:    which checkpoint; None takes the newest.
+    include: glob patterns of parameter paths to take ("encoder/**").
+    exclude: patterns of paths not to take, of those.
+    """
+
+    run: str | None = None
+    step: int | None = None
+    include: tuple[str, ...] = ("**",)
+    exclude: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """What is trained, on what, how, and for how long.
+
+    steps:        updates to make.
+    seed:         of the parameters, of dropout and, where `data.seed` is None, of the data's order.
+    microbatches: parts a batch is computed in, one after the other, to save memory; they do not change the loss.
+    log_every:    steps between two lines of metrics; the only time the step's Python waits for the device.
+    """
+
+    model: ModelConfig
+    data: Data
+    optimizer: OptimizerConfig
+    steps: int = 1000
+    seed: int = 0
+    microbatches: int = 1
+    log_every: int = 10
+    loss: Loss = Loss()
+    mesh: MeshConfig = MeshConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    evaluation: Evaluation = Evaluation()
+    start_from: StartFrom = StartFrom()
+
+    def resolved_data(self) -> Data:
+        """Return `data` with its seed filled in."""
+        return self.data if self.data.seed is not None else replace(self.data, seed=self.seed)
+
+
+ADJUSTABLE = (
+    "steps",
+    "log_every",
+    "mesh.",
+    "checkpoint.",
+    "evaluation.",
+    "microbatches",
+    "model.remat",
+    "model.attention",
+)
+"""Fields (or beginnings of them) that a run may change when it goes on: they change where and how long it computes, not what."""
+
+
+def check(experiment: Experiment, device_count: int) -> None:
+    """Refuse what cannot work, before any long work starts. Raises UserError."""
+    for name in ("steps", "microbatches", "log_every"):
+        if getattr(experiment, name) < 1:
+            raise UserError(f"{name} {getattr(experiment, name)} (--{name.replace('_', '-')}) is less than 1. Nearest: 1.")
+    sizes = experiment.mesh.sizes(device_count)
+    rows, parts = experiment.data.batch_size, sizes["data"] * sizes["fsdp"]
+    _check_divides(rows, parts, f"mesh data={sizes['data']} x fsdp={sizes['fsdp']}")
+    _check_divides(rows, parts * experiment.microbatches, f"{experiment.microbatches} microbatches on {parts} devices")
+    _check_lengths(experiment)
+
+
+def _check_divides(rows: int, parts: int, what: str) -> None:
+    if rows % parts:
+        down, up = rows // parts * parts, -(-rows // parts) * parts
+        raise UserError(
+            f"batch_size {rows} (--batch-size) does not divide over {what}."
+            f" Nearest: {f'{down} or {up}' if down else up}."
+        )
+
+
+def _check_lengths(experiment: Experiment) -> None:
+    limit = experiment.model.max_length
+    if limit is None:
+        return
+    data = experiment.data
+    lengths = {
+        "encoder": {"inputs_length": data.inputs_length},
+        "decoder": {"inputs_length + targets_length": data.inputs_length + data.targets_length},
+        "encoder_decoder": {"inputs_length": data.inputs_length, "targets_length": data.targets_length},
+    }[experiment.model.kind]
+    for name, length in lengths.items():
+        if length > limit:
+            raise UserError(
+                f"{name} {length} (--data) is longer than the model's {limit} learned positions. Nearest: {limit}."
+            )

@@ -1,0 +1,145 @@
+"""The run directory: what is in it, how one is opened, and how a finished one is read."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import jax
+
+import t2t
+from t2t import config
+from t2t.checkpoint import Checkpoints
+from t2t.errors import UserError, nearest
+from t2t.nn.model import Model
+from t2t.sharding import MeshConfig
+from t2t.train.experiment import ADJUSTABLE, Experiment
+from t2t.train.state import param_shardings
+from t2t.types import Params
+from t2t.vocabularies import Vocabulary
+
+RECORD = "run.json"
+VOCABULARY = "vocabulary"
+CHECKPOINTS = "checkpoints"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """What run.json holds: enough to build the run again.
+
+    vocabulary: as the task had it when the run began; its files are in the run directory.
+    imports:    modules or files that register the user's tasks.
+    """
+
+    recipe: str
+    experiment: Experiment
+    vocabulary: Vocabulary
+    imports: tuple[str, ...] = ()
+    version: str = t2t.__version__
+
+
+def read_record(directory: Path) -> RunRecord:
+    """Return what RUN/run.json holds.
+
+    Raises UserError where the directory is missing, is no run, or its record cannot be read.
+    """
+    path = directory / RECORD
+    if not directory.is_dir():
+        siblings = [p.name for p in directory.parent.iterdir() if (p / RECORD).exists()] if directory.parent.is_dir() else []
+        raise UserError(f"no run directory {directory}.{nearest(directory.name, siblings)}")
+    if not path.is_file():
+        raise UserError(f"{directory} is not a run directory: it has no {RECORD}")
+    record = config.loads(path.read_text(encoding="utf-8"), where=str(path))
+    if not isinstance(record, RunRecord):
+        raise UserError(f"{path}: not the record of a run")
+    return record
+
+
+def open_run(directory: Path, record: RunRecord) -> RunRecord:
+    """Make the run directory, or check that the one there is of this configuration; return the record to go on with.
+
+    A run goes on with fields of ADJUSTABLE changed; any other difference is refused, each named, and nothing is written.
+    """
+    if directory.exists() and not directory.is_dir():
+        raise UserError(f"{directory} (--dir) is a file, not a directory")
+    if (directory / RECORD).is_file():
+        old = read_record(directory)
+        changed = config.differences(replace(old, version=record.version), record)
+        # A vocabulary's path in the record is that of the run's copy; `relocated` below compares contents.
+        changed = [line for line in changed if not line.startswith("vocabulary.path:")]
+        fixed = [line for line in changed if not line.removeprefix("experiment.").startswith(ADJUSTABLE)]
+        if fixed:
+            raise UserError(
+                f"{directory} (--dir) holds a run of another configuration, nothing was written; it differs in "
+                f"{'; '.join(line.removeprefix('experiment.') for line in fixed)}. Give another --dir, or the same options to go on."
+            )
+    elif directory.is_dir() and any(directory.iterdir()):
+        raise UserError(f"{directory} (--dir) is not empty and holds no run ({RECORD} is missing). Give another --dir.")
+    else:
+        _make(directory)
+    record = replace(record, vocabulary=record.vocabulary.relocated(str(directory / VOCABULARY)))
+    partial = directory / f"{RECORD}.partial"
+    partial.write_text(config.dumps(record), encoding="utf-8")
+    partial.replace(directory / RECORD)
+    return record
+
+
+def _make(directory: Path) -> None:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{directory} (--dir) cannot be made: {error.strerror}") from None
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that has been trained, to evaluate, infer or export."""
+
+    directory: Path
+    record: RunRecord
+    step: int
+
+    @classmethod
+    def load(cls, directory: str | Path, step: int | None = None) -> Run:
+        """Return the run with its newest checkpoint, or that of `step`. Raises UserError where there is none."""
+        directory = Path(directory)
+        record = read_record(directory)
+        with Checkpoints(directory / CHECKPOINTS, record.experiment.checkpoint) as checkpoints:
+            steps = checkpoints.steps()
+        if not steps:
+            raise UserError(f"{directory} has no finished checkpoint yet")
+        if step is not None and step not in steps:
+            close = min(steps, key=lambda have: abs(have - step))
+            raise UserError(f"{directory} has no checkpoint of step {step} (--step). Nearest: {close}.")
+        return cls(directory, record, steps[-1] if step is None else step)
+
+    @property
+    def experiment(self) -> Experiment:
+        """The configuration it was trained with."""
+        return self.record.experiment
+
+    @functools.cached_property
+    def vocabulary(self) -> Vocabulary:
+        """The vocabulary, read from the copy in the run directory."""
+        return self.record.vocabulary.in_directory(str(self.directory / VOCABULARY))
+
+    @functools.cached_property
+    def model(self) -> Model:
+        """The model's functions."""
+        return self.experiment.model.build()
+
+    def params(self) -> Params:
+        """Read the parameters, laid over this machine's devices as the run's mesh says, or replicated where it does not fit here."""
+        try:
+            mesh = self.experiment.mesh.build()
+        except UserError:
+            mesh = MeshConfig().build()
+        shardings = param_shardings(self.model, mesh)
+        abstract = jax.tree.map(
+            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+            jax.eval_shape(self.model.init, jax.random.key(0)),
+            shardings,
+        )
+        with Checkpoints(self.directory / CHECKPOINTS, self.experiment.checkpoint) as checkpoints:
+            return checkpoints.restore_params(self.step, abstract)
