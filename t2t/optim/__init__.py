@@ -1,0 +1,21 @@
+"""Optimizers, learning-rate schedules, and how their state is divided over a mesh."""
+
+from t2t.optim.by_name import Optax
+from t2t.optim.optimizers import Adafactor, AdamW, OptimizerConfig
+from t2t.optim.per_layer import per_layer
+from t2t.optim.schedules import Constant, Cosine, InverseSquareRoot, Linear, Schedule
+from t2t.optim.state_axes import state_axes
+
+__all__ = [
+    "Adafactor",
+    "AdamW",
+    "Constant",
+    "Cosine",
+    "InverseSquareRoot",
+    "Linear",
+    "Optax",
+    "OptimizerConfig",
+    "Schedule",
+    "per_layer",
+    "state_axes",
+]

@@ -1,0 +1,91 @@
+"""Any optimizer of Optax, by its name."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import optax
+
+from t2t.errors import UserError, nearest
+from t2t.optim.optimizers import OptimizerConfig, decay_mask
+from t2t.optim.per_layer import per_layer
+from t2t.optim.state_axes import abstract_params
+
+_DECAY_MASKS = ("mask", "weight_decay_mask")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optax(OptimizerConfig):
+    """An optimizer by the dotted name of the function that makes it.
+
+    The schedule is given as its `learning_rate`; where it takes a mask for weight decay, and `arguments` sets none, the mask
+    is that of the parameters' specs.
+
+    name:      "optax.lion", "optax.contrib.muon", or a function of a module of one's own.
+    arguments: keyword arguments of that function other than `learning_rate`.
+    per_layer: treat each layer of a stacked parameter as a parameter of its own. False for an optimizer that takes all
+               parameters together.
+    """
+
+    name: str
+    arguments: dict[str, bool | int | float | str | None] = field(default_factory=dict)
+    per_layer: bool = True
+
+    def _rules(self, specs: Any) -> list[optax.GradientTransformation]:
+        function = _find(self.name)
+        accepted = inspect.signature(function).parameters
+        arguments: dict[str, Any] = dict(self.arguments)
+        if "learning_rate" in arguments:
+            raise UserError("optimizer.arguments: the learning rate comes from optimizer.schedule, not from here")
+        anything = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in accepted.values())
+        for argument in arguments:
+            if argument not in accepted and not anything:
+                raise UserError(
+                    f"optimizer.arguments: {self.name} has no argument {argument!r}.{nearest(argument, accepted)}"
+                )
+        if "learning_rate" not in accepted:
+            raise UserError(f"optimizer.name: {self.name} takes no learning_rate, and so is no whole optimizer")
+        for mask in _DECAY_MASKS:
+            if mask in accepted:
+                arguments.setdefault(mask, decay_mask(specs))
+        try:
+            transform = function(learning_rate=self.schedule.build(), **arguments)
+            rules = per_layer(transform, specs) if self.per_layer else transform
+            # An optimizer that wants more than gradients and parameters (a loss value, a closure) fails here, not in the run.
+            jax.eval_shape(lambda p: rules.update(p, rules.init(p), p), abstract_params(specs))
+        except Exception as error:
+            reason = str(error).strip().split("\n")[0] or type(error).__name__
+            raise UserError(f"optimizer.name: {self.name} cannot be used with these arguments: {reason}") from error
+        return [rules]
+
+
+def _find(name: str) -> Callable[..., optax.GradientTransformation]:
+    module_name, _, function_name = name.rpartition(".")
+    try:
+        module = importlib.import_module(module_name)
+    except (ImportError, ValueError):
+        choices = [f"optax.{choice}" for choice in _optimizers(optax)]
+        raise UserError(f"optimizer.name: there is no optimizer {name!r}.{nearest(name, choices)}") from None
+    function = getattr(module, function_name, None)
+    if not callable(function):
+        choices = [f"{module_name}.{choice}" for choice in _optimizers(module)]
+        raise UserError(f"optimizer.name: there is no optimizer {name!r}.{nearest(name, choices)}")
+    return function
+
+
+def _optimizers(module: Any) -> list[str]:
+    """Return the functions of a module that take a learning rate."""
+    names = []
+    for name, value in vars(module).items():
+        if (
+            inspect.isfunction(value)
+            and not name.startswith("_")
+            and "learning_rate" in inspect.signature(value).parameters
+        ):
+            names.append(name)
+    return names

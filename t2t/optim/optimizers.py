@@ -1,0 +1,128 @@
+"""Optimizers as configurations that build Optax transformations."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import optax
+
+from t2t.errors import UserError
+from t2t.optim.paths import flatten_specs, map_specs, path_name, select, without
+from t2t.optim.per_layer import as_matrices, per_layer
+from t2t.optim.schedules import Constant, Cosine, InverseSquareRoot, Schedule
+from t2t.types import Params
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig(abc.ABC):
+    """What turns gradients into updates.
+
+    schedule:  the learning rate. The default is the optimizer's own.
+    clip_norm: gradients are scaled down so that their norm, over all trained parameters together, is at most this.
+    freeze:    glob patterns of parameters' paths ("encoder/**") that get no update and take no optimizer memory.
+    """
+
+    schedule: Schedule = field(default_factory=Constant)
+    clip_norm: float | None = None
+    freeze: tuple[str, ...] = ()
+
+    def build(self, specs: Any) -> optax.GradientTransformation:
+        """Return the transformation of gradients to updates for parameters like `specs`, a nested dict of ParamSpec.
+
+        Raises UserError on a pattern in `freeze` that matches no parameter, or where nothing is left to train.
+        """
+        if self.clip_norm is not None and not self.clip_norm > 0:
+            raise UserError(f"optimizer.clip_norm: must be positive, or None for no clipping, not {self.clip_norm}")
+        paths = flatten_specs(specs)
+        frozen = select(self.freeze, paths, where="optimizer.freeze")
+        if frozen == frozenset(paths):
+            raise UserError(f"optimizer.freeze: {', '.join(map(repr, self.freeze))} leaves no parameter to train")
+        parts = [] if self.clip_norm is None else [optax.clip_by_global_norm(self.clip_norm)]
+        transform = optax.chain(*parts, *self._rules(without(specs, frozen)))
+        if not frozen:
+            return transform
+        labels = map_specs(lambda path, spec: "frozen" if path in frozen else "trained", specs)
+        return optax.partition({"trained": transform, "frozen": optax.set_to_zero()}, labels)
+
+    @abc.abstractmethod
+    def _rules(self, specs: Any) -> list[optax.GradientTransformation]:
+        """Return what follows upon clipping, the learning rate included."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdamW(OptimizerConfig):
+    """Adam with decoupled weight decay (Kingma & Ba 2015; Loshchilov & Hutter 2019), both times the learning rate.
+
+    weight_decay: on parameters whose spec says decay; biases, norms and embeddings of positions are spared.
+    """
+
+    schedule: Schedule = field(default_factory=lambda: Cosine(steps=100_000, warmup=1_000))
+    b1: float = 0.9
+    b2: float = 0.95
+    eps: float = 1e-8
+    weight_decay: float = 0.1
+    clip_norm: float | None = 1.0
+
+    def _rules(self, specs: Any) -> list[optax.GradientTransformation]:
+        return [
+            optax.scale_by_adam(b1=self.b1, b2=self.b2, eps=self.eps),
+            *_weight_decay(self.weight_decay, specs),
+            optax.scale_by_learning_rate(self.schedule.build()),
+        ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adafactor(OptimizerConfig):
+    """Adafactor as T5 was trained with it (Shazeer & Stern 2018).
+
+    Second moments factored into rows and columns, no first moment, steps relative to a parameter's own root mean square. A
+    layer of a stacked parameter counts as a parameter, and a projection to heads as a matrix.
+
+    decay_rate:     second moments decay by 1 - step ** -decay_rate, steps counted from 1.
+    clip_threshold: an update of a larger root mean square is scaled down to it; None for no such clipping.
+    relative:       steps are times the parameter's root mean square, at least `min_scale`.
+    min_dimension:  moments are factored where the two largest dimensions have at least this size.
+    eps:            added to squared gradients.
+    weight_decay:   times the learning rate, on parameters whose spec says decay.
+    """
+
+    schedule: Schedule = field(default_factory=InverseSquareRoot)
+    decay_rate: float = 0.8
+    clip_threshold: float | None = 1.0
+    relative: bool = True
+    min_scale: float = 1e-3
+    min_dimension: int = 128
+    eps: float = 1e-30
+    weight_decay: float = 0.0
+
+    def _rules(self, specs: Any) -> list[optax.GradientTransformation]:
+        whole = [
+            optax.scale_by_factored_rms(
+                decay_rate=self.decay_rate, min_dim_size_to_factor=self.min_dimension, epsilon=self.eps
+            )
+        ]
+        if self.clip_threshold is not None:
+            whole.append(optax.clip_by_block_rms(self.clip_threshold))
+        if self.relative:
+            whole.append(optax.scale_by_param_block_rms(self.min_scale))
+        return [
+            as_matrices(per_layer(optax.chain(*whole), specs), specs),
+            *_weight_decay(self.weight_decay, specs),
+            optax.scale_by_learning_rate(self.schedule.build()),
+        ]
+
+
+def decay_mask(specs: Any) -> Callable[[Params], Any]:
+    """Return the function from (a part of) the parameters to a tree of bools: whether weight decay applies."""
+    decays = {path: spec.decay for path, spec in flatten_specs(specs).items()}
+    return lambda tree: jax.tree_util.tree_map_with_path(lambda path, leaf: decays[path_name(path)], tree)
+
+
+def _weight_decay(rate: float, specs: Any) -> list[optax.GradientTransformation]:
+    if rate < 0:
+        raise UserError(f"optimizer.weight_decay: cannot be negative, but is {rate}")
+    return [optax.add_decayed_weights(rate, mask=decay_mask(specs))] if rate else []

@@ -1,0 +1,73 @@
+"""Parameters by the names of their paths: "encoder/layers/mlp/kernel"."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+
+from t2t.errors import UserError, nearest
+from t2t.nn.model import ParamSpec
+
+
+def path_name(path: tuple[Any, ...]) -> str:
+    """Return a pytree path as its keys joined by "/"."""
+    return "/".join(str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path)
+
+
+def map_specs(function: Callable[[str, ParamSpec], Any], specs: Any) -> Any:
+    """Return the tree of function(path, spec)."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, spec: function(path_name(path), spec), specs, is_leaf=lambda leaf: isinstance(leaf, ParamSpec)
+    )
+
+
+def flatten_specs(specs: Any) -> dict[str, ParamSpec]:
+    """Return path -> ParamSpec."""
+    flat: dict[str, ParamSpec] = {}
+    map_specs(lambda path, spec: flat.__setitem__(path, spec), specs)
+    return flat
+
+
+def without(specs: Any, paths: frozenset[str]) -> dict[str, Any]:
+    """Return the nested dict less the given paths."""
+
+    def kept(tree: Any, prefix: str) -> dict[str, Any]:
+        out: dict[str, Any] = {}
+        for key, value in tree.items():
+            if isinstance(value, ParamSpec):
+                if prefix + key not in paths:
+                    out[key] = value
+            elif beneath := kept(value, f"{prefix}{key}/"):
+                out[key] = beneath
+        return out
+
+    return kept(specs, "")
+
+
+def select(patterns: Iterable[str], paths: Iterable[str], *, where: str) -> frozenset[str]:
+    """Return the paths that any of the glob patterns matches.
+
+    "*" stands for any characters but "/", "?" for one of them, "**" for any characters at all; a pattern that names a
+    folder matches all beneath it.
+
+    where: the option the patterns came from, for the error.
+    Raises UserError on a pattern that matches no path.
+    """
+    names = list(paths)
+    chosen: set[str] = set()
+    for pattern in patterns:
+        expression = re.compile(_expression(pattern))
+        matched = [name for name in names if expression.fullmatch(name)]
+        if not matched:
+            raise UserError(f"{where}: the pattern {pattern!r} matches no parameter.{nearest(pattern, names)}")
+        chosen.update(matched)
+    return frozenset(chosen)
+
+
+def _expression(pattern: str) -> str:
+    parts = {"**": ".*", "*": "[^/]*", "?": "[^/]"}
+    translated = "".join(parts.get(part, re.escape(part)) for part in re.split(r"(\*\*|\*|\?)", pattern.rstrip("/")))
+    return f"{translated}(/.*)?"

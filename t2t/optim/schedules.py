@@ -1,0 +1,145 @@
+"""Learning rates as functions of the step."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float
+
+from t2t.errors import UserError
+
+LearningRate = Callable[[ArrayLike], Float[Array, ""]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule(abc.ABC):
+    """How the learning rate goes with the step.
+
+    A step is the number of updates made before it, so the first is step 0.
+
+    peak:   the highest learning rate.
+    warmup: steps over which the learning rate first rises to `peak`, or is held there: each schedule says which.
+    """
+
+    peak: float
+    warmup: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.peak > 0:
+            raise UserError(f"{type(self).__name__}.peak: the learning rate must be positive, not {self.peak}")
+        if self.warmup < 0:
+            raise UserError(f"{type(self).__name__}.warmup: steps cannot be negative, but are {self.warmup}")
+
+    @abc.abstractmethod
+    def build(self) -> LearningRate:
+        """Return the function step -> learning rate (float32 scalar), which may be traced by `jax.jit`."""
+
+    def _rise(self, step: Float[Array, ""]) -> Float[Array, ""]:
+        """Return step / warmup until it reaches 1."""
+        return jnp.minimum(1.0, step / self.warmup) if self.warmup else jnp.ones_like(step)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Constant(Schedule):
+    """`peak` at every step, after a linear rise over `warmup` steps. T5 fine-tunes at a constant 1e-3."""
+
+    peak: float = 1e-3
+
+    def build(self) -> LearningRate:
+        """Return the function step -> learning rate."""
+        return lambda step: self.peak * self._rise(_float(step))
+
+
+@dataclass(frozen=True, kw_only=True)
+class InverseSquareRoot(Schedule):
+    """`peak` * sqrt(warmup / max(step, warmup)).
+
+    Held at `peak` for `warmup` steps, then falling with the square root of the step; with the defaults that is
+    1 / sqrt(max(step, 10000)), with which T5 was pretrained (Raffel et al. 2020, section 3.1.2).
+
+    rise: rise linearly from 0 to `peak` during the warm-up instead, as in Vaswani et al. 2017.
+    """
+
+    peak: float = 0.01
+    warmup: int = 10_000
+    rise: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.warmup:
+            raise UserError(
+                "InverseSquareRoot.warmup: needs at least 1 step, from which the learning rate falls, not 0"
+            )
+
+    def build(self) -> LearningRate:
+        """Return the function step -> learning rate."""
+
+        def rate(step: ArrayLike) -> Float[Array, ""]:
+            now = _float(step)
+            held = self.peak * jnp.sqrt(self.warmup / jnp.maximum(now, self.warmup))
+            return held * self._rise(now) if self.rise else held
+
+        return rate
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Decay(Schedule):
+    """A linear rise over `warmup` steps, a fall until step `steps`, and constant from there.
+
+    steps: the step at which the fall ends; usually that of the whole training.
+    final: learning rate at the end, as a fraction of `peak`.
+    """
+
+    steps: int
+    final: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        name = type(self).__name__
+        if self.steps <= self.warmup:
+            raise UserError(f"{name}.steps: {self.steps} leaves no step after the warm-up of {self.warmup}")
+        if not 0 <= self.final <= 1:
+            raise UserError(f"{name}.final: a fraction of the peak, from 0 to 1, not {self.final}")
+
+    def build(self) -> LearningRate:
+        """Return the function step -> learning rate."""
+
+        def rate(step: ArrayLike) -> Float[Array, ""]:
+            now = _float(step)
+            done = jnp.clip((now - self.warmup) / (self.steps - self.warmup), 0.0, 1.0)
+            return self.peak * self._rise(now) * (self.final + (1 - self.final) * self._remaining(done))
+
+        return rate
+
+    @abc.abstractmethod
+    def _remaining(self, done: Float[Array, ""]) -> Float[Array, ""]:
+        """Return what of the fall remains, from 1 to 0, where the share `done` of its steps is done."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Linear(_Decay):
+    """A straight line from `peak` to `final`. BERT: peak 1e-4, warmup 10,000, steps 1,000,000 (Devlin et al. 2019)."""
+
+    peak: float = 1e-4
+
+    def _remaining(self, done: Float[Array, ""]) -> Float[Array, ""]:
+        return 1 - done
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cosine(_Decay):
+    """Half a cosine from `peak` to `final` (Loshchilov & Hutter 2017). GPT-3 ends at a tenth of its peak (Brown et al. 2020)."""
+
+    peak: float = 3e-4
+    final: float = 0.1
+
+    def _remaining(self, done: Float[Array, ""]) -> Float[Array, ""]:
+        return 0.5 * (1 + jnp.cos(jnp.pi * done))
+
+
+def _float(step: ArrayLike) -> Float[Array, ""]:
+    return jnp.asarray(step, jnp.float32)

@@ -1,0 +1,122 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from stacked_toy import STACKED, random_like, run, spec, unstack
+
+from t2t.config import from_json, to_json
+from t2t.errors import UserError
+from t2t.optim import Adafactor, AdamW, Constant, Cosine, Optax
+
+RATE = Constant(peak=0.1)
+
+
+def test_adamw_equals_the_papers_algorithm_with_decay_where_the_spec_says():
+    specs = {"w": spec((3, 4), "embed", "mlp"), "b": spec((4,), "mlp", decay=False)}
+    config = AdamW(schedule=Cosine(peak=0.1, warmup=2, steps=9), b1=0.8, b2=0.9, weight_decay=0.3, clip_norm=None)
+    params = random_like(specs, 0)
+    gradients = [random_like(specs, seed) for seed in range(1, 6)]
+    got, _ = run(config.build(specs), params, gradients)
+    rate = config.schedule.build()
+    for name, decay in (("w", 0.3), ("b", 0.0)):
+        x, m, v = np.asarray(params[name], np.float64), 0.0, 0.0
+        for t, g in enumerate((np.asarray(g[name], np.float64) for g in gradients), start=1):
+            m, v = 0.8 * m + 0.2 * g, 0.9 * v + 0.1 * g**2
+            step = (m / (1 - 0.8**t)) / (np.sqrt(v / (1 - 0.9**t)) + 1e-8) + decay * x
+            x = x - float(rate(t - 1)) * step
+        np.testing.assert_allclose(got[name], x, rtol=1e-4, atol=1e-6)
+
+
+def test_clipping_scales_all_gradients_by_one_norm():
+    specs = {"a": spec((2,), "embed"), "b": spec((2,), "embed")}
+    gradients = {"a": jnp.array([3.0, 0.0]), "b": jnp.array([0.0, 4.0])}
+    config = Optax(name="optax.sgd", schedule=Constant(peak=1.0), clip_norm=1.0)
+    transform = config.build(specs)
+    updates, _ = transform.update(gradients, transform.init(gradients), gradients)
+    np.testing.assert_allclose(updates["a"], [-0.6, 0], rtol=1e-6)
+    np.testing.assert_allclose(updates["b"], [0, -0.8], rtol=1e-6)
+    small = jax.tree.map(lambda g: g / 100, gradients)
+    updates, _ = transform.update(small, transform.init(small), small)
+    np.testing.assert_allclose(updates["b"], [0, -0.04], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        AdamW(schedule=RATE),
+        Adafactor(schedule=RATE, min_dimension=4, clip_norm=1.0, weight_decay=0.1),
+        Optax(name="optax.lion", schedule=RATE, clip_norm=1.0),
+    ],
+)
+def test_frozen_parameters_stay_and_take_no_memory_and_do_not_count_in_the_norm(config):
+    frozen = dataclasses.replace(config, freeze=("encoder/*", "embedding"))
+    transform = frozen.build(STACKED)
+    params, gradients = random_like(STACKED, 0), [random_like(STACKED, seed) for seed in (1, 2)]
+    got, state = run(transform, params, gradients)
+    jax.tree.map(np.testing.assert_array_equal, got["encoder"], params["encoder"])
+    np.testing.assert_array_equal(got["embedding"], params["embedding"])
+
+    alone = {"decoder": STACKED["decoder"]}
+    wanted, lone_state = run(
+        config.build(alone), {"decoder": params["decoder"]}, [{"decoder": g["decoder"]} for g in gradients]
+    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), got["decoder"], wanted["decoder"])
+    assert optax.tree.size(state) == optax.tree.size(lone_state)
+
+
+def test_freezing_nothing_or_everything_is_refused():
+    with pytest.raises(
+        UserError, match=r"optimizer.freeze: .*'encoder/qery' matches no parameter. Nearest: encoder/query"
+    ):
+        AdamW(freeze=("encoder/qery",)).build(STACKED)
+    with pytest.raises(UserError, match="leaves no parameter to train"):
+        AdamW(freeze=("**",)).build(STACKED)
+
+
+def test_optax_by_name_is_that_optimizer_with_the_decay_mask():
+    specs = {"w": spec((3, 4), "embed", "mlp"), "b": spec((4,), "mlp", decay=False)}
+    config = Optax(name="optax.lion", arguments={"b1": 0.8, "weight_decay": 0.5}, schedule=RATE)
+    params, gradients = random_like(specs, 0), [random_like(specs, 1)]
+    got, _ = run(config.build(specs), params, gradients)
+    want, _ = run(optax.lion(0.1, b1=0.8, weight_decay=0.5, mask={"w": True, "b": False}), params, gradients)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), got, want)
+
+
+def test_trust_ratios_are_taken_by_layer():
+    config = Optax(name="optax.lamb", schedule=RATE)
+    params, gradients = random_like(STACKED, 0), [random_like(STACKED, 1)]
+    got, _ = run(config.build(STACKED), params, gradients)
+    listed, _ = run(config.build(unstack(STACKED, STACKED)), unstack(params, STACKED), [unstack(gradients[0], STACKED)])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4), unstack(got, STACKED), listed)
+    together, _ = run(dataclasses.replace(config, per_layer=False).build(STACKED), params, gradients)
+    assert not np.allclose(together["encoder"]["mlp"], got["encoder"]["mlp"], rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (Optax(name="optax.loin"), r"no optimizer 'optax.loin'. Nearest: optax.lion"),
+        (Optax(name="lion"), r"no optimizer 'lion'. Nearest: optax.lion"),
+        (Optax(name="optax.clip_by_global_norm"), "takes no learning_rate"),
+        (Optax(name="optax.adam", arguments={"b3": 0.9}), r"optax.adam has no argument 'b3'. Nearest: .*b1"),
+        (Optax(name="optax.adam", arguments={"learning_rate": 0.9}), "optimizer.schedule"),
+        (Optax(name="optax.adam", arguments={"b1": "high"}), "optax.adam cannot be used"),
+        (Optax(name="optax.lbfgs"), "optax.lbfgs cannot be used"),
+        (AdamW(clip_norm=-1.0), "clip_norm: .* not -1.0"),
+        (AdamW(weight_decay=-0.1), "weight_decay: .* -0.1"),
+    ],
+)
+def test_bad_configurations_are_refused_in_one_line(config, message):
+    with pytest.raises(UserError, match=message) as caught:
+        config.build(STACKED)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "config", [AdamW(freeze=("a/*",)), Adafactor(), Optax(name="optax.lion", arguments={"b1": 0.5, "mu_dtype": None})]
+)
+def test_configurations_come_back_from_json(config):
+    assert from_json(to_json(config)) == config
