@@ -61,14 +61,17 @@ def cross_entropy(
     Targets are looked up by index: a product with one-hot targets would cost a pass over (B, L, V) more.
     """
     logits = logits.astype(jnp.float32)
-    log_z = jax.nn.logsumexp(logits, axis=-1)
-    wanted = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+    # Relative to the largest logit, so that large logits do not swallow the difference that is wanted.
+    largest = jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True))
+    shifted = logits - largest
+    log_z = jnp.log(jnp.sum(jnp.exp(shifted), axis=-1))
+    wanted = jnp.take_along_axis(shifted, targets[..., None], axis=-1)[..., 0]
     plain = log_z - wanted
     objective = plain
     if loss.label_smoothing:
-        even = log_z - logits.mean(axis=-1)
+        even = log_z - shifted.mean(axis=-1)
         objective = (1 - loss.label_smoothing) * plain + loss.label_smoothing * even
-    z = loss.z_loss * jnp.square(log_z)
+    z = loss.z_loss * jnp.square(log_z + largest[..., 0])
     # Ties count as right only for the first of the largest, as argmax picks.
     correct = (jnp.argmax(logits, axis=-1) == targets).astype(jnp.float32)
     weights = weights.astype(jnp.float32)

@@ -75,7 +75,9 @@ def check(experiment: Experiment, device_count: int) -> None:
     """Refuse what cannot work, before any long work starts. Raises UserError."""
     for name in ("steps", "microbatches", "log_every"):
         if getattr(experiment, name) < 1:
-            raise UserError(f"{name} {getattr(experiment, name)} (--{name.replace('_', '-')}) is less than 1. Nearest: 1.")
+            raise UserError(
+                f"{name} {getattr(experiment, name)} (--{name.replace('_', '-')}) is less than 1. Nearest: 1."
+            )
     sizes = experiment.mesh.sizes(device_count)
     rows, parts = experiment.data.batch_size, sizes["data"] * sizes["fsdp"]
     _check_divides(rows, parts, f"mesh data={sizes['data']} x fsdp={sizes['fsdp']}")

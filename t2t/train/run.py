@@ -46,7 +46,9 @@ def read_record(directory: Path) -> RunRecord:
     """
     path = directory / RECORD
     if not directory.is_dir():
-        siblings = [p.name for p in directory.parent.iterdir() if (p / RECORD).exists()] if directory.parent.is_dir() else []
+        siblings = (
+            [p.name for p in directory.parent.iterdir() if (p / RECORD).exists()] if directory.parent.is_dir() else []
+        )
         raise UserError(f"no run directory {directory}.{nearest(directory.name, siblings)}")
     if not path.is_file():
         raise UserError(f"{directory} is not a run directory: it has no {RECORD}")

@@ -35,9 +35,7 @@ def create_state(model: Model, transform: optax.GradientTransformation, seed: ja
     """Return the state at step 0. Under jit with out_shardings it is created divided over the mesh, never whole."""
     init_key, run_key = jax.random.split(jax.random.key(seed))
     params = model.init(init_key)
-    return TrainState(
-        step=jnp.zeros((), jnp.int32), params=params, opt_state=transform.init(params), key=run_key
-    )
+    return TrainState(step=jnp.zeros((), jnp.int32), params=params, opt_state=transform.init(params), key=run_key)
 
 
 def path_name(path: tuple[Any, ...]) -> str:

@@ -71,7 +71,9 @@ def _accumulate(
     # Row r goes to microbatch r % M: every device then has its share of each microbatch among the rows it holds already.
     parts = jax.tree.map(lambda x: x.reshape(-1, microbatches, *x.shape[1:]).swapaxes(0, 1), batch)
 
-    def body(carry: tuple[Params, LossSums], part: tuple[Batch, Int[Array, ""]]) -> tuple[tuple[Params, LossSums], None]:
+    def body(
+        carry: tuple[Params, LossSums], part: tuple[Batch, Int[Array, ""]]
+    ) -> tuple[tuple[Params, LossSums], None]:
         rows, index = part
         return jax.tree.map(jnp.add, carry, grad(params, rows, jax.random.fold_in(key, index))), None
 

@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from t2t.errors import UserError
+from t2t.sharding import DEFAULT_RULES, MeshConfig, Rules, activate, constrain
+
+
+@pytest.mark.parametrize(
+    ("config", "sizes"),
+    [
+        (MeshConfig(), (8, 1, 1)),
+        (MeshConfig(data=2, fsdp=-1, tensor=2), (2, 2, 2)),
+        (MeshConfig(data=1, fsdp=1, tensor=8), (1, 1, 8)),
+    ],
+)
+def test_one_axis_takes_what_is_left(config, sizes):
+    assert tuple(config.build().shape.values()) == sizes
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (MeshConfig(data=3), "needs 3 devices, there are 8. Nearest product that divides them: 2"),
+        (MeshConfig(tensor=3), "needs a multiple of 3 devices, there are 8"),
+        (MeshConfig(data=4), "needs 4 devices, there are 8"),
+        (MeshConfig(data=-1, fsdp=-1), "at most one is -1"),
+        (MeshConfig(data=0), "sizes are positive"),
+    ],
+)
+def test_a_mesh_that_does_not_fit_is_refused(config, message):
+    with pytest.raises(UserError, match=message):
+        config.build()
+
+
+@pytest.fixture(scope="module")
+def mesh():
+    return MeshConfig(data=2, fsdp=2, tensor=2).build()
+
+
+def test_logical_axes_become_mesh_axes(mesh):
+    assert DEFAULT_RULES.spec(("layers", "embed", "mlp"), (3, 4, 6), mesh) == P(None, "fsdp", "tensor")
+    assert DEFAULT_RULES.spec(("batch", "length", None), (8, 5, 7), mesh) == P(("data", "fsdp"))
+    assert DEFAULT_RULES.spec((None, "vocab"), (3, 4), MeshConfig().build()) == P()
+
+
+def test_two_axes_that_want_one_mesh_axis_collide(mesh):
+    with pytest.raises(ValueError, match="'heads' and 'mlp' would both be divided along 'tensor'"):
+        DEFAULT_RULES.spec(("heads", "mlp"), (2, 2), mesh)
+
+
+def test_an_unknown_axis_is_an_error(mesh):
+    with pytest.raises(ValueError, match=r"unknown logical axis 'embedd'. Nearest: embed"):
+        DEFAULT_RULES.spec(("embedd",), (2,), mesh)
+
+
+def test_a_size_that_does_not_divide_is_refused_by_name(mesh):
+    with pytest.raises(UserError, match=r"head/kernel: vocab = 359 does not divide over mesh tensor=2.*358, 360"):
+        DEFAULT_RULES.spec(("embed", "vocab"), (4, 359), mesh, name="head/kernel")
+
+
+def test_constrain_pins_the_layout_only_inside_a_mesh(mesh):
+    x = jnp.arange(16.0).reshape(8, 2)
+    assert constrain(x, ("batch", None)) is x
+    with activate(mesh, Rules({"batch": ("data", "fsdp")})):
+        y = jax.jit(lambda x: constrain(x, ("batch", None)))(x)
+    assert y.sharding.spec == P(("data", "fsdp"))
+    np.testing.assert_array_equal(x, y)
+    assert constrain(x, ("batch", None)) is x
