@@ -1,0 +1,126 @@
+"""Beam search.
+
+A beam has `size` places. A hypothesis that ends keeps its place as long as it is among the best by length-normalised score, so
+that a beam of one is greedy decoding; the best ended ones are remembered besides, and none is lost to hypotheses that look better for
+a while. The search of a row stops when nothing unfinished can still enter the hypotheses to be returned.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from t2t.decode.config import Beam
+from t2t.nn.model import Model
+from t2t.types import Batch, Params
+
+
+class _State(NamedTuple):
+    place: Int[Array, ""]
+    ids: Int[Array, "B K L"]
+    log_probs: Float[Array, "B K"]  # -inf: nobody stands here
+    lengths: Int[Array, "B K"]
+    ended: Bool[Array, "B K"]
+    last: Int[Array, "B K"]
+    done_ids: Int[Array, "B K L"]  # the best that ended, best first
+    done_scores: Float[Array, "B K"]
+    cache: Any
+
+
+def penalty(length: Array | int, alpha: float) -> Array:
+    """Return what a log-probability of that many tokens is divided by (Wu et al. 2016, eq. 14)."""
+    return ((5.0 + jnp.asarray(length, jnp.float32)) / 6.0) ** alpha
+
+
+def _pick(values: Array, index: Int[Array, "B K"]) -> Array:
+    return jnp.take_along_axis(values, index.reshape(index.shape + (1,) * (values.ndim - 2)), axis=1)
+
+
+def search(
+    model: Model,
+    params: Params,
+    prompt: Batch,
+    decoding: Beam,
+    *,
+    length: int,
+    eos_id: int,
+    forbidden: Bool[Array, V],
+) -> tuple[Int[Array, "B N L"], Float[Array, "B N"]]:
+    """Return the `return_n` best hypotheses, best first, with their length-normalised scores.
+
+    Hypotheses that ended come before those that the length cut off. Where fewer than `return_n` exist, the rest is padding
+    with a score of -inf.
+    """
+    assert prompt.decoder is not None
+    batch, size, alpha = prompt.decoder.ids.shape[0], decoding.size, decoding.length_penalty
+    first_row = jnp.arange(batch)[:, None] * size
+    logits, cache = model.start(params, prompt, prompt.decoder.ids.shape[1] + length - 1)
+    empty = ~jnp.any(prompt.decoder.segments > 0, axis=1)
+
+    def take(state: _State, logits: Float[Array, "BK V"]) -> tuple[_State, Int[Array, "B K"]]:
+        """Extend all hypotheses by every token and keep the best; also return which hypothesis each one extends."""
+        vocab = logits.shape[-1]
+        gains = jnp.where(forbidden, -jnp.inf, jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1))
+        # Padding is always forbidden, so its column is free for an ended hypothesis to stay as it is.
+        stay = jnp.where(jnp.arange(vocab) == 0, 0.0, -jnp.inf)
+        gains = jnp.where(state.ended[..., None], stay, gains.reshape(batch, size, vocab))
+        lengths = state.lengths + ~state.ended
+        totals = state.log_probs[..., None] + gains
+        normalised = totals / penalty(lengths, alpha)[..., None]
+        scores, index = jax.lax.top_k(normalised.reshape(batch, size * vocab), size)
+        parent, token = index // vocab, (index % vocab).astype(jnp.int32)
+        was_ended = _pick(state.ended, parent)
+        ends_now = (token == eos_id) & ~was_ended & jnp.isfinite(scores)
+        ids = jax.lax.dynamic_update_index_in_dim(_pick(state.ids, parent), token, state.place, axis=2)
+        done_scores, best = jax.lax.top_k(
+            jnp.concatenate([state.done_scores, jnp.where(ends_now, scores, -jnp.inf)], axis=1), size
+        )
+        return state._replace(
+            place=state.place + 1,
+            ids=ids,
+            log_probs=jnp.take_along_axis(totals.reshape(batch, size * vocab), index, axis=1),
+            lengths=_pick(lengths, parent),
+            ended=was_ended | ends_now,
+            last=token,
+            done_ids=_pick(jnp.concatenate([state.done_ids, ids], axis=1), best),
+            done_scores=done_scores,
+        ), parent
+
+    def go_on(state: _State) -> Array:
+        alive = jnp.max(jnp.where(state.ended, -jnp.inf, state.log_probs), axis=1)
+        # No later token raises a log-probability, and the penalty is largest at full length: the best still possible.
+        best_possible = alive / penalty(length, alpha)
+        can_win = jnp.isfinite(alive) & (best_possible > state.done_scores[:, decoding.return_n - 1])
+        return (state.place < length) & jnp.any(can_win)
+
+    def body(state: _State) -> _State:
+        logits, cache = model.step(params, state.cache, state.last.reshape(-1))
+        state, parent = take(state, logits)
+        return state._replace(cache=model.select(cache, (first_row + parent).reshape(-1)))
+
+    begin = _State(
+        place=jnp.int32(0),
+        ids=jnp.zeros((batch, size, length), jnp.int32),
+        log_probs=jnp.where((jnp.arange(size) == 0) & ~empty[:, None], 0.0, -jnp.inf),
+        lengths=jnp.zeros((batch, size), jnp.int32),
+        ended=jnp.zeros((batch, size), bool),
+        last=jnp.zeros((batch, size), jnp.int32),
+        done_ids=jnp.zeros((batch, size, length), jnp.int32),
+        done_scores=jnp.full((batch, size), -jnp.inf),
+        cache=model.select(cache, jnp.repeat(jnp.arange(batch), size)),
+    )
+    # All first tokens extend the same prompt, so the caches need no reordering yet.
+    state, _ = take(begin, jnp.repeat(logits, size, axis=0))
+    state = jax.lax.while_loop(go_on, body, state)
+
+    cut_scores = jnp.where(state.ended, -jnp.inf, state.log_probs / penalty(state.lengths, alpha))
+    scores = jnp.concatenate([state.done_scores, cut_scores], axis=1)
+    ids = jnp.concatenate([state.done_ids, state.ids], axis=1)
+    unfinished = jnp.arange(2 * size) >= jnp.sum(jnp.isfinite(state.done_scores), axis=1, keepdims=True)
+    order = jnp.lexsort((-scores, unfinished), axis=-1)[:, : decoding.return_n]
+    scores, ids = _pick(scores, order), _pick(ids, order)
+    ids = jnp.where(jnp.isfinite(scores)[..., None], ids, 0)
+    return ids, jnp.where(empty[:, None], 0.0, scores)

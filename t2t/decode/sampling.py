@@ -1,0 +1,111 @@
+"""One token after another, each the likeliest or drawn at random."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from t2t.decode.config import Greedy, Sampling
+from t2t.nn.model import Model
+from t2t.types import Batch, Params
+
+
+def restrict(logits: Float[Array, "*B V"], top_k: int, top_p: float) -> Float[Array, "*B V"]:
+    """Set to -inf the logits of tokens outside the top k and outside the nucleus of probability p.
+
+    0 and 1 leave all in. Tokens exactly as likely as the last one let in are let in too.
+    """
+    vocab = logits.shape[-1]
+    count = min(top_k or vocab, vocab)
+    if count == vocab and top_p >= 1:
+        return logits
+    highest = jax.lax.top_k(logits, count)[0]
+    probabilities = jax.nn.softmax(highest, axis=-1)
+    before = jnp.cumsum(probabilities, axis=-1) - probabilities
+    # The likeliest token has nothing before it, so at least one always stays.
+    inside = before < top_p
+    least = jnp.min(jnp.where(inside, highest, jnp.inf), axis=-1, keepdims=True)
+    return jnp.where(logits < least, -jnp.inf, logits)
+
+
+def choose(
+    log_probs: Float[Array, "R V"], decoding: Greedy | Sampling, keys: Array | None, place: Int[Array, ""]
+) -> Int[Array, R]:
+    """Return each row's next token; `keys [R]` are the rows' random keys, `place` the number of the token."""
+    if isinstance(decoding, Greedy):
+        return jnp.argmax(log_probs, axis=-1).astype(jnp.int32)
+    logits = restrict(log_probs / decoding.temperature, decoding.top_k, decoding.top_p)
+    here = jax.vmap(partial(jax.random.fold_in, data=place))(keys)
+    return jax.vmap(jax.random.categorical)(here, logits).astype(jnp.int32)
+
+
+class _State(NamedTuple):
+    place: Int[Array, ""]
+    last: Int[Array, R]
+    ids: Int[Array, "R L"]
+    scores: Float[Array, R]
+    ended: Array
+    cache: Any
+
+
+def search(
+    model: Model,
+    params: Params,
+    prompt: Batch,
+    decoding: Greedy | Sampling,
+    *,
+    length: int,
+    eos_id: int,
+    forbidden: Array,
+    keys: Array | None,
+) -> tuple[Int[Array, "B N L"], Float[Array, "B N"]]:
+    """Decode `length` tokens at most. `keys [B]` are needed to sample; `forbidden [V]` marks ids never to be chosen.
+
+    Scores are the sums of the chosen tokens' log-probabilities under the model itself (temperature 1, nothing cut).
+    """
+    assert prompt.decoder is not None
+    batch, room = prompt.decoder.ids.shape[0], prompt.decoder.ids.shape[1] + length - 1
+    count = decoding.outputs
+    logits, cache = model.start(params, prompt, room)
+    ended = ~jnp.any(prompt.decoder.segments > 0, axis=1)
+    if count > 1:
+        rows = jnp.repeat(jnp.arange(batch), count)
+        logits, ended, cache = logits[rows], ended[rows], model.select(cache, rows)
+    if keys is not None:
+        keys = jax.vmap(lambda key: jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(count)))(keys).reshape(-1)
+
+    def take(state: _State, logits: Float[Array, "R V"]) -> _State:
+        log_probs = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
+        token = choose(jnp.where(forbidden, -jnp.inf, log_probs), decoding, keys, state.place)
+        token = jnp.where(state.ended, 0, token)
+        gained = jnp.take_along_axis(log_probs, token[:, None], axis=1)[:, 0]
+        return state._replace(
+            place=state.place + 1,
+            last=token,
+            ids=jax.lax.dynamic_update_index_in_dim(state.ids, token, state.place, axis=1),
+            scores=state.scores + jnp.where(state.ended, 0.0, gained),
+            ended=state.ended | (token == eos_id),
+        )
+
+    def go_on(state: _State) -> Array:
+        return (state.place < length) & ~jnp.all(state.ended)
+
+    def body(state: _State) -> _State:
+        logits, cache = model.step(params, state.cache, state.last)
+        return take(state._replace(cache=cache), logits)
+
+    size = batch * count
+    begin = _State(
+        place=jnp.int32(0),
+        last=jnp.zeros(size, jnp.int32),
+        ids=jnp.zeros((size, length), jnp.int32),
+        scores=jnp.zeros(size, jnp.float32),
+        ended=ended,
+        cache=cache,
+    )
+    end = jax.lax.while_loop(go_on, body, take(begin, logits))
+    return end.ids.reshape(batch, count, length), end.scores.reshape(batch, count)
