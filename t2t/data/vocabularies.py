@@ -1,0 +1,190 @@
+"""Vocabularies between this project and SeqIO, and tasks over another vocabulary."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import seqio
+import tensorflow as tf
+
+from t2t.config import fingerprint
+from t2t.errors import UserError, nearest
+from t2t.vocabularies import Bytes, SentencePiece, Vocabulary, WordPiece
+
+
+class WordPieceVocabulary(seqio.Vocabulary):
+    """A `t2t.vocabularies.WordPiece` for SeqIO: the same ids in the graph of TensorFlow as in Python."""
+
+    def __init__(self, vocabulary: WordPiece) -> None:
+        super().__init__(extra_ids=vocabulary.extra_ids)
+        self.wrapped = vocabulary
+
+    @property
+    def bos_id(self) -> int:
+        """[CLS]."""
+        return self.wrapped.bos_id
+
+    @property
+    def eos_id(self) -> int:
+        """[SEP]."""
+        return self.wrapped.eos_id
+
+    @property
+    def unk_id(self) -> int:
+        """[UNK]."""
+        return self.wrapped.unk_id
+
+    @property
+    def _base_vocab_size(self) -> int:
+        return self.wrapped.size - self.wrapped.extra_ids
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Return the text of ids up to the first [SEP]; sentinels print as `<extra_id_i>`."""
+        return self.wrapped.decode(np.asarray(ids).tolist())
+
+    def _encode(self, s: str | bytes) -> Sequence[int]:
+        return self.wrapped.encode(s.decode("utf-8") if isinstance(s, bytes) else s)
+
+    def _decode(self, ids: Iterable[int]) -> str:
+        return self.wrapped.decode(ids)
+
+    def _encode_tf(self, s: tf.Tensor) -> tf.Tensor:
+        # Stateless, or TensorFlow would refuse to save the state of an iterator over it.
+        if s.shape.rank == 0:
+            ids = tf.numpy_function(
+                lambda text: np.asarray(self._encode(text), np.int32), [s], tf.int32, stateful=False
+            )
+            ids.set_shape([None])
+            return ids
+        encoded = tf.map_fn(
+            self._encode_tf, s, fn_output_signature=tf.RaggedTensorSpec([None], tf.int32, ragged_rank=0)
+        )
+        return encoded
+
+    def _decode_tf(self, ids: tf.Tensor) -> tf.Tensor:
+        def decode(rows: np.ndarray) -> np.ndarray:
+            texts = [self.wrapped.decode(row).encode("utf-8") for row in rows.reshape(-1, rows.shape[-1])]
+            return np.array(texts, dtype=object).reshape(rows.shape[:-1])
+
+        text = tf.numpy_function(decode, [ids], tf.string, stateful=False)
+        text.set_shape(ids.shape[:-1])
+        return text
+
+    def decode_tf(self, ids: tf.Tensor) -> tf.Tensor:
+        """Return the texts of the last axis."""
+        return self._decode_tf(tf.convert_to_tensor(ids))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, WordPieceVocabulary) and self.wrapped == other.wrapped
+
+    def __hash__(self) -> int:
+        return hash(self.wrapped)
+
+    def __str__(self) -> str:
+        return str(self.wrapped)
+
+
+@functools.lru_cache(maxsize=64)
+def to_seqio(vocabulary: Vocabulary) -> seqio.Vocabulary:
+    """Return SeqIO's vocabulary with the same ids.
+
+    Raises:
+      UserError: a kind of vocabulary that SeqIO has no counterpart of.
+    """
+    if isinstance(vocabulary, Bytes):
+        return seqio.ByteVocabulary(extra_ids=vocabulary.extra_ids)
+    if isinstance(vocabulary, SentencePiece):
+        _ = vocabulary.size  # an unreadable or unfit file is told here, in one line
+        return seqio.SentencePieceVocabulary(vocabulary.path, extra_ids=vocabulary.extra_ids)
+    if isinstance(vocabulary, WordPiece):
+        _ = vocabulary.size
+        return WordPieceVocabulary(vocabulary)
+    raise UserError(f"vocabulary {vocabulary}: SeqIO has no counterpart; there are Bytes, SentencePiece and WordPiece.")
+
+
+def from_seqio(vocabulary: seqio.Vocabulary) -> Vocabulary:
+    """Return the vocabulary that gives the same ids without TensorFlow.
+
+    Raises:
+      UserError: ids that no text belongs to (PassThroughVocabulary), or a kind or an option there is no counterpart of.
+    """
+    if isinstance(vocabulary, WordPieceVocabulary):
+        return vocabulary.wrapped
+    if type(vocabulary) is seqio.ByteVocabulary:
+        return Bytes(extra_ids=vocabulary.extra_ids)
+    if type(vocabulary) is seqio.SentencePieceVocabulary:
+        if vocabulary != seqio.SentencePieceVocabulary(
+            vocabulary.sentencepiece_model_file,
+            extra_ids=vocabulary.extra_ids,
+            use_fast_tokenizer=vocabulary._use_fast_tokenizer,
+        ):
+            raise UserError(
+                f"vocabulary {vocabulary.sentencepiece_model_file!r}: reverse_extra_ids=False and normalizer_spec_overrides"
+                " are not supported; put the normalisation into the model file."
+            )
+        return SentencePiece(path=vocabulary.sentencepiece_model_file, extra_ids=vocabulary.extra_ids)
+    if isinstance(vocabulary, seqio.PassThroughVocabulary):
+        raise UserError(
+            "a PassThroughVocabulary has ids but no text: the task's features need a vocabulary of text (--data.vocabulary)."
+        )
+    raise UserError(
+        f"vocabulary {type(vocabulary).__name__} has no counterpart without TensorFlow; there are ByteVocabulary,"
+        " SentencePieceVocabulary and WordPiece."
+    )
+
+
+def with_vocabulary(name: str, vocabulary: Vocabulary) -> seqio.Task | seqio.Mixture:
+    """Return the task or mixture `name` over another vocabulary, registered under a name derived from both.
+
+    Features without text (PassThroughVocabulary, weights for example) stay as they are. A mixture's tasks and mixtures
+    are all derived, their rates kept.
+
+    Raises:
+      UserError: an unknown name, or a task whose class does more than SeqIO's and cannot be derived.
+    """
+    if name in seqio.MixtureRegistry.names():
+        return _derived_mixture(seqio.MixtureRegistry.get(name), vocabulary)
+    if name in seqio.TaskRegistry.names():
+        return _derived_task(seqio.TaskRegistry.get(name), vocabulary)
+    known = [*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()]
+    raise UserError(f"unknown task or mixture {name!r} (--data.task).{nearest(name, known)}")
+
+
+def _derived_name(name: str, vocabulary: Vocabulary) -> str:
+    stamp = "".join(character if character.isalnum() else "" for character in fingerprint(vocabulary))
+    return f"{name}:{type(vocabulary).__name__.lower()}_{stamp[:10]}"
+
+
+def _derived_task(task: seqio.Task, vocabulary: Vocabulary) -> seqio.Task:
+    name = _derived_name(task.name, vocabulary)
+    replaced = to_seqio(vocabulary)
+    features = {
+        key: feature
+        if isinstance(feature.vocabulary, seqio.PassThroughVocabulary)
+        else dataclasses.replace(feature, vocabulary=replaced)
+        for key, feature in task.output_features.items()
+    }
+    if type(task) is not seqio.Task and type(task).replace is seqio.Task.replace:
+        raise UserError(
+            f"task {task.name!r} is a {type(task).__name__}, which has no replace() of its own:"
+            " register it with the vocabulary wanted instead of replacing it (--data.vocabulary)."
+        )
+    seqio.TaskRegistry.remove(name)
+    seqio.TaskRegistry.add_provider(name, task.replace(name=name, output_features=features))
+    return seqio.TaskRegistry.get(name)
+
+
+def _derived_mixture(mixture: seqio.Mixture, vocabulary: Vocabulary) -> seqio.Mixture:
+    if type(mixture) is not seqio.Mixture:
+        raise UserError(
+            f"mixture {mixture.name!r} is a {type(mixture).__name__}: its vocabulary cannot be replaced (--data.vocabulary)."
+        )
+    name = _derived_name(mixture.name, vocabulary)
+    parts = [(with_vocabulary(part, vocabulary).name, rate) for part, rate in mixture.rate_per_task_name.items()]
+    # SeqIO offers the rates but not the sampling function, which may be the user's own.
+    sample_fn = mixture._sample_fn
+    seqio.MixtureRegistry.remove(name)
+    return seqio.MixtureRegistry.add(name, parts, sample_fn=sample_fn)
