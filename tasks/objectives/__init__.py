@@ -1,0 +1,35 @@
+"""Self-supervised objectives as SeqIO preprocessors, and the encoder's variant of a supervised task.
+
+Each is a function `(dataset, sequence_length, output_features, *, parameters)` to be placed right after
+`seqio.preprocessors.tokenize`, on token ids without EOS; other parameters than the defaults are bound with
+`functools.partial`. They do what T5's chunking, trimming and EOS steps do, so nothing else follows them:
+
+- A text longer than the window becomes several examples; nothing is cut off. Texts are not joined to fill a window
+  as T5 does, since rows are packed later. A text without tokens gives no example.
+- EOS stands at the end of every feature whose `add_eos` is set; where targets go on with the text (causal and prefix
+  LM), only at the end of the text.
+- Randomness is stateless and seeded as SeqIO's preprocessors are: the same seed gives the same examples, every epoch
+  of a repeated dataset others, and an iterator's checkpoint includes it. Iterating one dataset object twice counts as
+  two epochs, as it does for shuffling.
+"""
+
+from t2t.tasks.objectives.features import encoder_features, text_features
+from t2t.tasks.objectives.language_modelling import causal_lm, prefix_lm
+from t2t.tasks.objectives.lengths import corrupted_lengths, raw_length
+from t2t.tasks.objectives.masking import fill_mask, masked_lm
+from t2t.tasks.objectives.pieces import Piece, spans
+from t2t.tasks.objectives.span_corruption import span_corruption
+
+__all__ = [
+    "Piece",
+    "causal_lm",
+    "corrupted_lengths",
+    "encoder_features",
+    "fill_mask",
+    "masked_lm",
+    "prefix_lm",
+    "raw_length",
+    "span_corruption",
+    "spans",
+    "text_features",
+]

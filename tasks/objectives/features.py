@@ -1,0 +1,54 @@
+"""The SeqIO features that text and encoder tasks offer, and what objectives ask of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import seqio
+import tensorflow as tf
+
+from t2t.errors import UserError
+from t2t.vocabularies import Vocabulary
+
+OutputFeatures = Mapping[str, seqio.Feature]
+Lengths = Mapping[str, int | None] | None
+
+
+def text_features(vocabulary: Vocabulary | seqio.Vocabulary, *, inputs: bool = True) -> dict[str, seqio.Feature]:
+    """Return features `inputs` (unless told otherwise) and `targets`, both ending in EOS."""
+    feature = seqio.Feature(_seqio(vocabulary), add_eos=True)
+    return {"inputs": feature, "targets": feature} if inputs else {"targets": feature}
+
+
+def encoder_features(vocabulary: Vocabulary | seqio.Vocabulary) -> dict[str, seqio.Feature]:
+    """Return features `inputs`, `targets` and `weights` (int32, 1 where the target is to be predicted)."""
+    weights = seqio.Feature(seqio.PassThroughVocabulary(size=2), add_eos=False)
+    return {**text_features(vocabulary), "weights": weights}
+
+
+def _seqio(vocabulary: Vocabulary | seqio.Vocabulary) -> seqio.Vocabulary:
+    if isinstance(vocabulary, Vocabulary):
+        from t2t.data.vocabularies import to_seqio
+
+        return to_seqio(vocabulary)
+    return vocabulary
+
+
+def require(objective: str, output_features: OutputFeatures, *names: str) -> None:
+    """Raise UserError where a task lacks a feature that its objective fills."""
+    missing = [name for name in names if name not in output_features]
+    if missing:
+        raise UserError(
+            f"{objective} fills the features {', '.join(names)}; the task has only {', '.join(output_features)}"
+            f" (lacking {', '.join(missing)}): use t2t.tasks.objectives.{'encoder' if 'weights' in names else 'text'}_features."
+        )
+
+
+def limit(sequence_length: Lengths, name: str) -> int | None:
+    """Return the length a feature may have in tokens, None where there is no limit."""
+    return None if sequence_length is None else sequence_length.get(name)
+
+
+def end(feature: seqio.Feature) -> tf.Tensor:
+    """Return what closes the feature: EOS, or nothing. Shape [1] or [0]."""
+    return tf.constant([feature.vocabulary.eos_id] if feature.add_eos else [], feature.dtype)

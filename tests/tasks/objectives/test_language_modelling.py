@@ -1,0 +1,79 @@
+import numpy as np
+import pytest
+import seqio
+
+from t2t.errors import UserError
+from t2t.tasks.objectives import causal_lm, prefix_lm, text_features
+from t2t.vocabularies import Bytes
+
+
+def made(objective, dataset, vocabulary, lengths, *, seed=0, inputs=True):
+    with seqio.utils.map_seed_manager(seed):
+        return list(objective(dataset, lengths, text_features(vocabulary, inputs=inputs)).as_numpy_iterator())
+
+
+def test_causal_every_token_once_and_eos_where_texts_end(vocabulary, texts, tokenized):
+    rows = [vocabulary.encode(text) for text in texts]
+    examples = made(causal_lm, tokenized(rows), vocabulary, {"inputs": 7, "targets": 50})
+    assert [i for e in examples for i in e["targets"]] == [i for row in rows for i in [*row, vocabulary.eos_id]]
+    assert all(len(e["targets"]) <= 50 and len(e["inputs"]) == 0 for e in examples)
+    assert set(made(causal_lm, tokenized(rows), vocabulary, None, inputs=False)[0]) == {"targets"}
+
+
+@pytest.mark.parametrize("lengths", [(40, 40), (64, 16), (16, 64), None])
+def test_prefix_every_token_once(vocabulary, texts, tokenized, lengths):
+    rows = [vocabulary.encode(text) for text in texts]
+    limits = lengths and dict(zip(("inputs", "targets"), lengths, strict=True))
+    examples = made(prefix_lm, tokenized(rows), vocabulary, limits)
+    together = []
+    for example in examples:
+        assert example["inputs"][-1] == vocabulary.eos_id
+        assert len(example["targets"]) >= 1
+        if lengths:
+            assert len(example["inputs"]) <= lengths[0]
+            assert len(example["targets"]) <= lengths[1]
+        together += [*example["inputs"][:-1], *example["targets"]]
+    assert together == [i for row in rows for i in [*row, vocabulary.eos_id]]
+
+
+def test_the_prefix_ends_anywhere_equally_often(tokenized):
+    ids = list(range(3, 11))  # and EOS: 9 tokens, 8 places
+    random = np.random.default_rng(0)
+    dataset = tokenized([random.permutation(ids) for _ in range(1600)])
+    examples = made(prefix_lm, dataset, Bytes(), {"inputs": 10, "targets": 10})
+    places, counts = np.unique([len(e["inputs"]) - 1 for e in examples], return_counts=True)
+    assert places.tolist() == list(range(1, 9))
+    assert (np.abs(counts - 200) < 5 * np.sqrt(200)).all()
+
+
+def test_a_window_of_one_token_has_no_prefix(tokenized):
+    examples = made(prefix_lm, tokenized([list(range(3, 12))]), Bytes(), {"inputs": 4, "targets": 3})
+    assert examples[-1]["targets"].tolist() == [1]
+    assert examples[-1]["inputs"].tolist() == [1]
+
+
+def test_an_empty_text_gives_nothing(tokenized):
+    for objective in (causal_lm, prefix_lm):
+        assert made(objective, tokenized([[]]), Bytes(), {"inputs": 8, "targets": 8}) == []
+
+
+def test_the_seed_decides(tokenized):
+    dataset = tokenized([list(range(3, 100))])
+    first, again, other = (
+        [e["inputs"].tolist() for e in made(prefix_lm, dataset, Bytes(), {"inputs": 30, "targets": 30}, seed=seed)]
+        for seed in (1, 1, 2)
+    )
+    assert first == again != other
+
+
+@pytest.mark.parametrize(
+    ("objective", "lengths", "named"),
+    [
+        (causal_lm, {"targets": 0}, "targets_length=0"),
+        (prefix_lm, {"inputs": 1, "targets": 5}, "inputs_length=1"),
+        (prefix_lm, {"inputs": 5, "targets": 0}, "targets_length=0"),
+    ],
+)
+def test_no_room_is_refused(tokenized, objective, lengths, named):
+    with pytest.raises(UserError, match=named):
+        made(objective, tokenized([[3]]), Bytes(), lengths)
