@@ -1,0 +1,261 @@
+"""RUN/report.html: a run on one page that needs nothing but the page."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+import os
+import re
+from datetime import datetime
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from t2t.launch.curves import COLOURS, Plot, svg
+from t2t.launch.progress import duration, large, number
+from t2t.launch.run_files import Predictions, RunFiles, Series, Time, read_run, where_time_went
+
+FILE = "report.html"
+CURVES = {
+    "loss": "Loss",
+    "accuracy": "Token accuracy",
+    "learning_rate": "Learning rate",
+    "grad_norm": "Gradient norm",
+    "tokens_per_second": "Tokens per second",
+    "data_wait": "Share of time waiting for data",
+}
+"""Training metrics with a title of their own, in the page's order."""
+LOG = ("loss", "grad_norm", "perplexity")
+"""Metrics that a logarithmic axis suits; the others' begins at 0."""
+EVALUATIONS = 12
+"""Rows that an evaluation table has at most."""
+TEXT = 600
+"""Characters of a sample text that are shown."""
+
+
+def write_report(run_dir: str | Path) -> Path:
+    """Write RUN/report.html from the run's files and return its path.
+
+    Reads run.json, metrics.jsonl, machine.json, eval/STEP.json and eval/STEP/TASK.jsonl; what is missing or broken is told
+    on the page and the rest shown. The page loads nothing, from the network or from disk.
+
+    Raises:
+        UserError: there is no such directory.
+    """
+    run = read_run(run_dir)
+    path = run.directory / FILE
+    temporary = path.with_name(f".{FILE}.{os.getpid()}")
+    temporary.write_text(render(run), encoding="utf-8", errors="backslashreplace")
+    os.replace(temporary, path)
+    return path
+
+
+def render(run: RunFiles) -> str:
+    """Return the page of a run."""
+    import jinja2
+    from markupsafe import Markup
+
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    template = environment.from_string(resources.files("t2t.launch").joinpath(FILE).read_text(encoding="utf-8"))
+    time = where_time_went(run.log)
+    plots = [{"title": plot.name, "note": _remark(plot), "svg": Markup(svg(plot))} for plot in plots_of(run)]
+    return template.render(
+        title=_title(run),
+        sentence=sentence(run),
+        notes=run.notes,
+        tiles=_tiles(run, time),
+        plots=plots,
+        evaluations=[_table(task, steps) for task, steps in run.evaluations.items()],
+        samples=[_samples(predictions, run.directory) for predictions in run.predictions],
+        times=_times(time),
+        config=_tree(run.config, depth=0) if run.config else None,
+        machine=[(name, _plain(value)) for name, value in run.machine.items()],
+        footer=f"Made from the files of {run.directory.resolve().name}/ on {datetime.now().astimezone():%Y-%m-%d %H:%M %Z}.",
+    )
+
+
+def sentence(run: RunFiles) -> str:
+    """Say in a sentence or two what was trained, for how long, and how it came out."""
+    experiment = _dict(run.config.get("experiment", run.config))
+    model, data = _dict(experiment.get("model")), _dict(experiment.get("data"))
+    kind = re.sub(
+        r"(?<=[a-z])(?=[A-Z])", "-", str(model.get("class", "")).rpartition(".")[2].removesuffix("Config")
+    ).lower()
+    start = f"An {kind}" if kind[:1] in ("a", "e", "i", "o", "u") else f"A {kind}" if kind else "A model"
+    of = f" of {large(run.machine['parameters'])} parameters" if isinstance(run.machine.get("parameters"), int) else ""
+    on = f" on {data['task']}" if data.get("task") else ""
+    if not run.log:
+        return f"{start}{of}{on}; no step has been logged yet."
+    last, planned = run.log[-1]["step"], experiment.get("steps")
+    steps = f"{last:,} of {planned:,} steps" if isinstance(planned, int) and planned != last else f"{last:,} steps"
+    found = run.machine.get("devices")
+    kinds = [_dict(device) for device in found] if isinstance(found, list) else []
+    devices = ", ".join(f"{device.get('count', 1)} {device['kind']}" for device in kinds if device.get("kind"))
+    text = f"{start}{of} trained{on} for {steps}"
+    total = where_time_went(run.log).total
+    text += (f" in {duration(total)}" if total else "") + (f" on {devices}" if devices else "") + "."
+    results = _final(run)
+    if results:
+        text += " At the end: " + ", ".join(results) + "."
+    return text
+
+
+def plots_of(run: RunFiles) -> list[Plot]:
+    """Return the page's pictures: training metrics, the loss with the evaluations' beside it, then one for each metric of the evaluations."""
+    by_metric: dict[str, dict[str, Series]] = {}
+    for task, steps in run.evaluations.items():
+        for step, values in steps.items():
+            for name, value in values.items():
+                by_metric.setdefault(name, {}).setdefault(task, []).append((step, value))
+    plots = []
+    for name in [*(name for name in CURVES if name in run.series), *sorted(set(run.series) - set(CURVES))]:
+        if name == "step_seconds":
+            continue  # the tokens a second say the same
+        title = CURVES.get(name, name.replace("_", " ").capitalize())
+        lines = {"training": run.series[name]}
+        if name == "loss":
+            lines |= {f"eval {task}": series for task, series in by_metric.pop("loss", {}).items()}
+        plots.append(Plot(name=title, lines=lines, log=name in LOG, zero=name not in LOG))
+    for name, lines in sorted(by_metric.items()):
+        plots.append(Plot(name=f"Evaluation: {name}", lines=lines, log=name in LOG, zero=name not in LOG))
+    return plots
+
+
+def _remark(plot: Plot) -> str:
+    """What a picture's caption adds: which task its only line is, and what could not be drawn."""
+    remarks = [name for name in plot.lines if len(plot.lines) == 1 and name != "training"]
+    bad = [(step, name) for name, series in plot.lines.items() for step, value in series if not math.isfinite(value)]
+    if bad:
+        step, name = min(bad)
+        remarks.append(
+            f"{len(bad)} {'value' if len(bad) == 1 else 'values'} not finite, the first at step {step:,} ({name})"
+        )
+    return "; ".join(remarks)
+
+
+def _final(run: RunFiles) -> list[str]:
+    results = [f"training loss {number(run.series['loss'][-1][1])}"] if run.series.get("loss") else []
+    for task, steps in list(run.evaluations.items())[:6]:
+        values = steps[max(steps)]
+        name = next((name for name in values if name != "loss"), "loss")
+        if name in values:
+            results.append(f"{task} {name.replace('_', ' ')} {number(values[name])}")
+    return results
+
+
+def _title(run: RunFiles) -> str:
+    return (
+        f"{run.directory.resolve().name}: {run.config['recipe']}"
+        if run.config.get("recipe")
+        else run.directory.resolve().name
+    )
+
+
+def _tiles(run: RunFiles, time: Time) -> list[tuple[str, str]]:
+    tiles = []
+    if run.log:
+        tiles.append((f"{run.log[-1]['step']:,}", "steps"))
+    if run.series.get("loss"):
+        tiles.append((number(run.series["loss"][-1][1]), "training loss, last"))
+    rates = [value for _, value in run.series.get("tokens_per_second", []) if math.isfinite(value)]
+    if rates:
+        tiles.append((large(sorted(rates)[len(rates) // 2]), "tokens/s, median"))
+    if time.total:
+        tiles.append((duration(time.total), "training, evaluation included"))
+    for task, steps in list(run.evaluations.items())[:6]:
+        values = steps[max(steps)]
+        name = next((name for name in values if name != "loss"), "loss")
+        if name in values:
+            tiles.append((number(values[name]), f"{task} {name}"))
+    return tiles
+
+
+def _table(task: str, steps: dict[int, dict[str, float]]) -> dict[str, Any]:
+    names = list(dict.fromkeys(name for values in steps.values() for name in values))
+    shown = sorted(steps)
+    if len(shown) > EVALUATIONS:  # evenly spread, the first and the last among them
+        shown = [shown[round(at * (len(shown) - 1) / (EVALUATIONS - 1))] for at in range(EVALUATIONS)]
+    rows = [
+        [f"{step:,}", *(number(steps[step][name]) if name in steps[step] else "" for name in names)] for step in shown
+    ]
+    return {"task": task, "metrics": names, "rows": rows, "left_out": len(steps) - len(shown)}
+
+
+def _samples(predictions: Predictions, directory: Path) -> dict[str, Any]:
+    rows = []
+    for row in predictions.rows:
+        target, prediction = row.get("targets"), row.get("prediction")
+        right, mark = row.get("correct"), ""
+        if isinstance(right, bool):
+            mark = "✓ right" if right else "✗ wrong"
+        elif target is not None and prediction is not None:  # a summary may differ from its target and be right
+            right = _plain(target).strip() == _plain(prediction).strip()
+            mark = "= same" if right else "≠ differs"
+        rows.append(
+            {
+                "right": right,
+                "mark": mark,
+                "inputs": _cut(_plain(row.get("inputs"))),
+                "targets": marked(_cut(_plain(prediction)), _cut(_plain(target))),
+                "prediction": marked(_cut(_plain(target)), _cut(_plain(prediction))),
+            }
+        )
+    file = predictions.path.relative_to(directory).as_posix()
+    return {"task": predictions.task, "step": predictions.step, "total": predictions.total, "file": file, "rows": rows}
+
+
+def marked(other: str, text: str) -> list[tuple[bool, str]]:
+    """Divide a text into pieces, each with whether the other text lacks it there, compared word by word."""
+    wanted, got = (re.findall(r"\s+|\w+|[^\w\s]", side) for side in (other, text))
+    pieces = []
+    for operation, _, _, start, end in difflib.SequenceMatcher(None, wanted, got, autojunk=False).get_opcodes():
+        if end > start:
+            pieces.append((operation != "equal", "".join(got[start:end])))
+    return pieces
+
+
+def _times(time: Time) -> list[dict[str, Any]]:
+    parts = {
+        "computing steps": time.computing,
+        "waiting for data": time.waiting,
+        "starting and compiling": time.starting,
+        "evaluating": time.evaluating,
+        "saving and the rest": time.other,
+    }
+    return [
+        {
+            "name": name,
+            "duration": duration(seconds),
+            "share": f"{seconds / time.total:.1%}",
+            "percent": f"{100 * seconds / time.total:.3f}",
+            "colour": COLOURS[index],
+        }
+        for index, (name, seconds) in enumerate(parts.items())
+        if time.total > 0
+    ]
+
+
+def _tree(value: dict[str, Any], *, depth: int) -> dict[str, Any]:
+    items = {name: item for name, item in value.items() if name != "class"}
+    nested = {name: item for name, item in items.items() if isinstance(item, dict) and item}
+    return {
+        "kind": str(value.get("class", "")).rpartition(".")[2],
+        "open": depth == 1,
+        "leaves": [(name, _plain(item)) for name, item in items.items() if name not in nested],
+        "children": [(name, _tree(item, depth=depth + 1)) for name, item in nested.items()],
+    }
+
+
+def _plain(value: Any) -> str:
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= TEXT else f"{text[:TEXT]} … ({len(text) - TEXT:,} more characters)"
+
+
+def _dict(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}

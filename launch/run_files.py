@@ -1,0 +1,229 @@
+"""What a run directory says of the run, read leniently: what is missing or broken is noted and the rest is used."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from t2t import metrics
+from t2t.errors import UserError
+from t2t.launch.progress import by_task
+
+Series = list[tuple[int, float]]
+"""(step, value), steps rising."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predictions:
+    """The predictions of a task at its newest evaluation.
+
+    rows: the first few, as their file has them. total: how many the file has.
+    """
+
+    task: str
+    step: int
+    path: Path
+    rows: list[dict[str, Any]]
+    total: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFiles:
+    """A run directory's files, as read.
+
+    config:      run.json, or {}. machine: machine.json, or {}.
+    log:         the lines of metrics.jsonl.
+    series:      each training metric over the steps.
+    evaluations: task -> step -> metric -> value.
+    notes:       a line on each file that is missing or could not be read.
+    """
+
+    directory: Path
+    config: dict[str, Any]
+    machine: dict[str, Any]
+    log: list[dict[str, Any]]
+    series: dict[str, Series]
+    evaluations: dict[str, dict[int, dict[str, float]]]
+    predictions: list[Predictions]
+    notes: list[str] = field(default_factory=list)
+
+
+def read_run(directory: str | Path, *, rows: int = 8) -> RunFiles:
+    """Read the files that a report shows, the first `rows` predictions of each task.
+
+    Raises:
+        UserError: there is no such directory.
+    """
+    directory = Path(directory)
+    if not directory.is_dir():
+        raise UserError(f"no run directory {directory}")
+    notes: list[str] = []
+    config = _object(directory / "run.json", notes)
+    machine = _object(directory / "machine.json", notes)
+    log = _log(directory, notes)
+    series: dict[str, dict[int, float]] = {}
+    evaluations: dict[str, dict[int, dict[str, float]]] = {}
+    for line in log:
+        values = {name: value for name, value in line.items() if name not in metrics.RESERVED and _is_number(value)}
+        for name, value in values.items():
+            if not name.startswith("eval/"):
+                series.setdefault(name, {})[line["step"]] = value
+        _add_evaluation(
+            evaluations, line["step"], {name: value for name, value in values.items() if name.startswith("eval/")}
+        )
+    for step, path in _steps(directory / "eval", ".json"):
+        _add_evaluation(evaluations, step, dict(_flat(_object(path, notes))))
+    return RunFiles(
+        directory=directory,
+        config=config,
+        machine=machine,
+        log=log,
+        series={name: sorted(values.items()) for name, values in series.items()},
+        evaluations={task: dict(sorted(steps.items())) for task, steps in sorted(evaluations.items())},
+        predictions=_predictions(directory / "eval", rows, notes),
+        notes=notes,
+    )
+
+
+def _object(path: Path, notes: list[str]) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        notes.append(f"{path.name} is missing")
+        return {}
+    except (OSError, ValueError) as error:
+        notes.append(f"{path.name} could not be read: {error}")
+        return {}
+    if not isinstance(value, dict):
+        notes.append(f"{path.name} could not be read: it is no JSON object")
+        return {}
+    return value
+
+
+def _log(directory: Path, notes: list[str]) -> list[dict[str, Any]]:
+    if not (directory / metrics.FILE).exists():
+        notes.append(f"{metrics.FILE} is missing")
+        return []
+    try:
+        return metrics.read(directory)
+    except (OSError, UserError) as error:
+        notes.append(f"{metrics.FILE} could not be read: {error}")
+        return []
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _add_evaluation(evaluations: dict[str, dict[int, dict[str, float]]], step: int, values: dict[str, float]) -> None:
+    for task, found in by_task(values).items():
+        evaluations.setdefault(task, {}).setdefault(step, {}).update(found)
+
+
+def _flat(value: dict[str, Any], path: str = "") -> Iterator[tuple[str, float]]:
+    """Yield ("TASK/METRIC", number), whether tasks are written as nested objects or as "eval/TASK/METRIC"."""
+    for name, item in value.items():
+        if isinstance(item, dict):
+            yield from _flat(item, f"{path}{name}/")
+        elif (isinstance(item, str) and item in ("nan", "inf", "-inf")) or (_is_number(item) and (path or "/" in name)):
+            yield f"{path}{name}", float(item)
+
+
+def _steps(directory: Path, suffix: str) -> list[tuple[int, Path]]:
+    """Return (step, path) for the entries STEP+suffix of a directory, steps rising."""
+    if not directory.is_dir():
+        return []
+    found = [(path.name.removesuffix(suffix), path) for path in directory.iterdir() if path.name.endswith(suffix)]
+    return sorted((int(name), path) for name, path in found if name.isdecimal())
+
+
+def _predictions(directory: Path, rows: int, notes: list[str]) -> list[Predictions]:
+    newest: dict[str, tuple[int, Path]] = {}
+    for step, folder in _steps(directory, ""):
+        if folder.is_dir():
+            for path in folder.rglob("*.jsonl"):
+                newest[path.relative_to(folder).with_suffix("").as_posix()] = (step, path)
+    found = []
+    for task, (step, path) in sorted(newest.items()):
+        kept, total, broken = _first_rows(path, rows)
+        if broken:
+            notes.append(f"eval/{step}/{path.name}: {broken} of the first lines could not be read")
+        if total:
+            found.append(Predictions(task=task, step=step, path=path, rows=kept, total=total))
+    return found
+
+
+def _first_rows(path: Path, rows: int) -> tuple[list[dict[str, Any]], int, int]:
+    kept: list[dict[str, Any]] = []
+    total = broken = 0
+    with path.open("rb") as file:
+        for line in file:
+            if not line.strip():
+                continue
+            total += 1
+            if len(kept) >= rows:
+                continue
+            try:
+                row = json.loads(line)
+            except ValueError:
+                row = None
+            if isinstance(row, dict):
+                kept.append(row)
+            else:
+                broken += 1
+    return kept, total - broken, broken
+
+
+@dataclass(frozen=True, kw_only=True)
+class Time:
+    """Seconds of a run by what they went to, over all its stretches; from metrics.jsonl alone."""
+
+    starting: float = 0.0
+    computing: float = 0.0
+    waiting: float = 0.0
+    evaluating: float = 0.0
+    other: float = 0.0
+
+    @property
+    def total(self) -> float:
+        """All of it."""
+        return self.starting + self.computing + self.waiting + self.evaluating + self.other
+
+
+def where_time_went(log: list[dict[str, Any]]) -> Time:
+    """Divide a run's seconds by its lines' `elapsed`, which begins anew in each stretch, and `step_seconds` and `data_wait`.
+
+    A line's own seconds are those since the line before it. Of a training line's, steps x step_seconds were spent in
+    steps, the share `data_wait` of that waiting for data, and the rest saving and the like; the first line's of a stretch
+    hold compilation, told from the steps by the run's median step.
+    """
+    steps_taken = [line["step_seconds"] for line in log if _finite(line, "step_seconds")]
+    median = sorted(steps_taken)[len(steps_taken) // 2] if steps_taken else 0.0
+    sums = dict.fromkeys(("starting", "computing", "waiting", "evaluating", "other"), 0.0)
+    elapsed, step = 0.0, 0
+    for line in log:
+        if not _finite(line, "elapsed"):
+            continue
+        first = line["elapsed"] < elapsed or elapsed == 0.0
+        if first:
+            elapsed = 0.0
+        seconds, elapsed = line["elapsed"] - elapsed, line["elapsed"]
+        if not _finite(line, "step_seconds"):
+            sums["starting" if first else "evaluating"] += seconds
+            continue
+        taken, step = max(line["step"] - step, 0), line["step"]
+        per_step = min(line["step_seconds"], median) if first else line["step_seconds"]
+        stepping = min(taken * per_step, seconds)
+        waiting = stepping * (line["data_wait"] if _finite(line, "data_wait") else 0.0)
+        sums["waiting"] += waiting
+        sums["computing"] += stepping - waiting
+        sums["starting" if first else "other"] += seconds - stepping
+    return Time(**sums)
+
+
+def _finite(line: dict[str, Any], name: str) -> bool:
+    return _is_number(line.get(name)) and math.isfinite(line[name])

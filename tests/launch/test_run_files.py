@@ -1,0 +1,89 @@
+"""A run directory is read as far as it goes, and what is missing is told."""
+
+import json
+import math
+
+import pytest
+
+from t2t.errors import UserError
+from t2t.launch.run_files import read_run, where_time_went
+
+
+def write_lines(path, lines):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def test_an_empty_directory_has_nothing_and_says_so(tmp_path):
+    run = read_run(tmp_path)
+    assert (run.config, run.machine, run.log, run.series, run.evaluations, run.predictions) == ({}, {}, [], {}, {}, [])
+    assert run.notes == ["run.json is missing", "machine.json is missing", "metrics.jsonl is missing"]
+
+
+def test_a_missing_directory_is_the_users_mistake(tmp_path):
+    with pytest.raises(UserError, match="no run directory"):
+        read_run(tmp_path / "nothing")
+
+
+def test_broken_files_are_named_and_the_rest_is_read(tmp_path):
+    (tmp_path / "run.json").write_text("{")
+    (tmp_path / "machine.json").write_text("[]")
+    write_lines(tmp_path / "metrics.jsonl", [{"step": 1, "loss": 2.0}])
+    write_lines(tmp_path / "eval" / "1" / "add.jsonl", [{"prediction": "3"}, [1], {"prediction": "4"}])
+    run = read_run(tmp_path)
+    assert run.series == {"loss": [(1, 2.0)]}
+    assert [note.split()[0] for note in run.notes] == ["run.json", "machine.json", "eval/1/add.jsonl:"]
+    (predictions,) = run.predictions
+    assert (predictions.rows, predictions.total) == ([{"prediction": "3"}, {"prediction": "4"}], 2)
+
+
+def test_series_and_evaluations_come_from_the_log_and_the_evaluations_files(tmp_path):
+    lines = [
+        {"step": 10, "time": 1.0, "elapsed": 1.0, "loss": 3.0, "accuracy": "nan"},
+        {"step": 10, "time": 2.0, "elapsed": 2.0, "eval/add/exact_match": 0.5},
+        {"step": 20, "time": 3.0, "elapsed": 3.0, "loss": 2.0},
+    ]
+    write_lines(tmp_path / "metrics.jsonl", lines)
+    write_lines(
+        tmp_path / "eval" / "20.json",
+        [{"add": {"exact_match": 0.75, "note": "text"}, "eval/sort/loss": 1.5, "step": 20}],
+    )
+    run = read_run(tmp_path)
+    assert run.series["loss"] == [(10, 3.0), (20, 2.0)]
+    assert math.isnan(run.series["accuracy"][0][1])
+    assert set(run.series) == {"loss", "accuracy"}
+    assert run.evaluations == {
+        "add": {10: {"exact_match": 0.5}, 20: {"exact_match": 0.75}},
+        "sort": {20: {"loss": 1.5}},
+    }
+
+
+def test_each_task_has_its_newest_predictions_by_number_not_by_name(tmp_path):
+    for step in (9, 10, 100):
+        write_lines(tmp_path / "eval" / str(step) / "add.jsonl", [{"prediction": step}] * 20)
+    write_lines(tmp_path / "eval" / "9" / "sort.jsonl", [{"prediction": 9}])
+    run = read_run(tmp_path, rows=3)
+    assert [(p.task, p.step, len(p.rows), p.total) for p in run.predictions] == [("add", 100, 3, 20), ("sort", 9, 1, 1)]
+    assert run.predictions[0].rows[0] == {"prediction": 100}
+
+
+def test_where_the_time_went():
+    def line(step, elapsed, **values):
+        return {"step": step, "elapsed": elapsed} | values
+
+    log = [
+        line(10, 30.0, step_seconds=2.5, data_wait=0.0),  # ten steps of 1 s, 20 s compiling
+        line(20, 40.0, step_seconds=1.0, data_wait=0.5),
+        line(20, 46.0, **{"eval/add/loss": 1.0}),
+        line(30, 60.0, step_seconds=1.0, data_wait=0.0),  # 4 s more than the steps: a checkpoint
+        line(40, 15.0, step_seconds=1.5, data_wait=0.0),  # begun anew: ten steps of 1 s, 5 s compiling
+        line(50, 25.0, step_seconds=1.0, data_wait=0.0),
+    ]
+    time = where_time_went(log)
+    assert time.starting == pytest.approx(25)
+    assert time.waiting == pytest.approx(5)
+    assert time.computing == pytest.approx(45)
+    assert time.evaluating == pytest.approx(6)
+    assert time.other == pytest.approx(4)
+    assert time.total == pytest.approx(60 + 25)
+    assert where_time_went([{"step": 1, "loss": 1.0}]).total == 0
