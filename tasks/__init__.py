@@ -1,4 +1,10 @@
-"""Installed as `t2t.tasks`."""
+"""Installed as `t2t.tasks`: the registry of tasks, and the tasks that come with the stack, registered on import."""
 
 if __name__ != "t2t.tasks":
     raise ImportError("import t2t.tasks, not tasks: a second copy of the package would register everything twice")
+
+from t2t.tasks.loading import load
+from t2t.tasks.mixing import mix
+from t2t.tasks.register import add, describe, find, names
+
+__all__ = ["add", "describe", "find", "load", "mix", "names"]

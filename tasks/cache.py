@@ -1,0 +1,30 @@
+"""Where what is expensive to make is kept between runs."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from t2t.errors import UserError
+
+
+def cache_directory() -> Path:
+    """Return the cache directory, made if need be: $T2T_CACHE, else $XDG_CACHE_HOME/t2t, else ~/.cache/t2t.
+
+    Raises:
+      UserError: it cannot be made or written to.
+    """
+    own, shared = os.environ.get("T2T_CACHE"), os.environ.get("XDG_CACHE_HOME")
+    if own:
+        path, origin = Path(own), "T2T_CACHE"
+    elif shared:
+        path, origin = Path(shared) / "t2t", "XDG_CACHE_HOME"
+    else:
+        path, origin = Path.home() / ".cache" / "t2t", "the home directory; T2T_CACHE names another"
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cache directory {str(path)!r} (from {origin}) cannot be made: {error.strerror}.") from None
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise UserError(f"cache directory {str(path)!r} (from {origin}) cannot be written to.")
+    return path

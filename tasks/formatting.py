@@ -1,0 +1,158 @@
+"""From the fields of a source's example to the texts `inputs` and `targets`."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import tensorflow as tf
+
+from t2t.errors import UserError, nearest
+
+Example = Mapping[str, tf.Tensor]
+Text = str | Callable[[Example], tf.Tensor]
+"""A field's name, a format string with fields in braces, or a function of the example that returns a string tensor."""
+
+
+def parse(template: str, origin: str) -> list[tuple[str, str | None]]:
+    """Return the template's pieces: literal text and the field after it, None at the end.
+
+    Text without braces is a field's name. Raises UserError for braces that do not match and for anything but names in them.
+    """
+    if "{" not in template and "}" not in template:
+        return [("", template)]
+    try:
+        found = list(string.Formatter().parse(template))
+    except ValueError as error:
+        raise UserError(f"{origin} {template!r}: {error}; write {{{{ and }}}} for braces in the text.") from None
+    pieces: list[tuple[str, str | None]] = []
+    for literal, field, format_spec, conversion in found:
+        if field is not None and (not field or format_spec or conversion):
+            raise UserError(f"{origin} {template!r}: only names of fields may stand in braces, as in {{question}}.")
+        pieces.append((literal, field))
+    return pieces
+
+
+def fields_of(text: Text | None, origin: str) -> list[str] | None:
+    """Return the fields that a text is made of; None where a function alone knows."""
+    if text is None:
+        return []
+    if callable(text):
+        return None
+    return [field for _, field in parse(text, origin) if field is not None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Format:
+    """A preprocessor: examples of a source become `inputs` and `targets`, scalar strings.
+
+    inputs:  None where the task has none.
+    labels:  texts of the classes. The field `targets` is then a class: its number, or one of these texts. Each example
+             gets them as `choices` (strings [classes]), which is where rank classification finds them. Class -1,
+             by which TFDS marks a hidden label, becomes "<unk>" as in T5.
+    keep:    other fields that stay in the example, for metrics.
+    """
+
+    task: str
+    prefix: str
+    inputs: Text | None
+    targets: Text
+    labels: tuple[str, ...] | None = None
+    keep: tuple[str, ...] = ()
+
+    def __call__(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
+        """Return the dataset of texts. Raises UserError for a field that the source lacks or that is no text."""
+        spec = dataset.element_spec
+        self._check(spec)
+        made = dataset.map(self._example, num_parallel_calls=tf.data.AUTOTUNE)
+        for key in ("inputs", "targets") if self.inputs is not None else ("targets",):
+            found = made.element_spec[key]
+            if found.dtype != tf.string or found.shape.rank != 0:
+                raise UserError(
+                    f"{key} of task {self.task!r}: the function returns {found.dtype.name} of shape {found.shape},"
+                    " a scalar string is needed."
+                )
+        return made
+
+    def _check(self, spec: Mapping[str, Any]) -> None:
+        """Check on the specification, before any graph, whose errors would come wrapped."""
+        known = set(_names(spec))
+        for origin, text in (("inputs", self.inputs), ("targets", self.targets)):
+            for field in fields_of(text, origin) or []:
+                where = f"{origin} of task {self.task!r}"
+                if field not in known:
+                    raise UserError(f"{where}: the source has no field {field!r}.{nearest(field, known)}")
+                found = _get(spec, field)
+                if not isinstance(found, tf.TensorSpec) or found.shape.rank != 0:
+                    raise UserError(f"{where}: field {field!r} is no single value; use a function of the example.")
+                if origin == "targets" and self.labels is not None and not _is_class(found.dtype):
+                    raise UserError(
+                        f"{where}: labels are given, so field {field!r} must be a whole number or text, not {found.dtype.name}."
+                    )
+        for field in self.keep:
+            if field not in spec:
+                raise UserError(f"keep of task {self.task!r}: the source has no field {field!r}.{nearest(field, spec)}")
+
+    def _example(self, example: Example) -> dict[str, tf.Tensor]:
+        result = {field: example[field] for field in self.keep}
+        if self.inputs is not None:
+            result["inputs"] = self._text(self.inputs, "inputs", example)
+            if result["inputs"].dtype == tf.string and self.prefix:
+                result["inputs"] = tf.strings.join([self.prefix, result["inputs"]])
+        result["targets"] = self._text(self.targets, "targets", example)
+        if self.labels is not None:
+            result["targets"] = self._label(self.labels, result["targets"])
+            result["choices"] = tf.constant(self.labels)
+        return result
+
+    def _text(self, text: Text, origin: str, example: Example) -> tf.Tensor:
+        if callable(text):
+            return tf.convert_to_tensor(text(example))
+        pieces = parse(text, origin)
+        if len(pieces) == 1 and not pieces[0][0] and pieces[0][1] is not None and origin == "targets" and self.labels:
+            return _get(example, pieces[0][1])
+        parts: list[tf.Tensor] = []
+        for literal, field in pieces:
+            if literal:
+                parts.append(tf.constant(literal))
+            if field is not None:
+                value = _get(example, field)
+                parts.append(value if value.dtype == tf.string else tf.strings.as_string(value))
+        return parts[0] if len(parts) == 1 else tf.strings.join(parts)
+
+    def _label(self, labels: tuple[str, ...], value: tf.Tensor) -> tf.Tensor:
+        where = f"targets of task {self.task!r}: the labels are {', '.join(labels)}; this is"
+        if value.dtype == tf.string:
+            known = tf.reduce_any(tf.equal(value, tf.constant(labels)))
+            with tf.control_dependencies([tf.debugging.Assert(known, [where, value])]):
+                return tf.identity(value)
+        index = tf.cast(value, tf.int64)
+        known = tf.logical_and(index >= -1, index < len(labels))
+        with tf.control_dependencies([tf.debugging.Assert(known, [where, index])]):
+            return tf.gather(
+                tf.constant([*labels, "<unk>"]), tf.where(index < 0, tf.constant(len(labels), tf.int64), index)
+            )
+
+
+def _is_class(dtype: tf.DType) -> bool:
+    return dtype.is_integer or dtype.is_bool or dtype == tf.string
+
+
+def _names(spec: Mapping[str, object], prefix: str = "") -> list[str]:
+    names: list[str] = []
+    for name, inner in spec.items():
+        names.append(prefix + name)
+        if isinstance(inner, Mapping):
+            names += _names(inner, f"{prefix}{name}.")
+    return names
+
+
+def _get(example: Mapping[str, Any], field: str) -> Any:
+    if field in example:
+        return example[field]
+    value: Any = example
+    for part in field.split("."):
+        value = value[part]
+    return value

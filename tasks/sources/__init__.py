@@ -1,0 +1,13 @@
+"""Where a task's examples come from: text, JSON lines, CSV, TSV and Parquet files, and TFDS.
+
+All are `seqio.DataSource`s and go wherever one goes.
+"""
+
+from seqio import TfdsDataSource as tfds
+
+from t2t.tasks.sources.blocks import BlockSource
+from t2t.tasks.sources.files import FileSource
+from t2t.tasks.sources.lines import csv, jsonl, text, tsv
+from t2t.tasks.sources.parquet import parquet
+
+__all__ = ["BlockSource", "FileSource", "csv", "jsonl", "parquet", "text", "tfds", "tsv"]

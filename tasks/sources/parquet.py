@@ -1,0 +1,137 @@
+"""Parquet files as a data source."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from t2t.errors import UserError
+from t2t.tasks.sources.files import FileSource, Index, Patterns, stamp_of
+from t2t.tasks.sources.readers import Bad, checked
+from t2t.tasks.splitting import split_of
+
+if TYPE_CHECKING:
+    import pyarrow.parquet as pq
+
+_PROBLEMS = 5
+
+
+class ParquetSource(FileSource):
+    """Parquet files; a block is a row group."""
+
+    def _infer(self, paths: Sequence[str]) -> Mapping[str, type | None]:
+        with _opened(paths[0]) as file:
+            return {field.name: _kind(field.type) for field in file.schema_arrow}
+
+    def _rows(self, path: str, file: pq.ParquetFile, group: int, row: int) -> Iterator[dict[str, Any] | str]:
+        """Yield the values of each row of a group, or what is wrong with it."""
+        columns = {}
+        for name in self.fields():
+            if name not in file.schema_arrow.names:
+                raise UserError(f"{path}: has no field {name!r}, as other files have.")
+            column = file.read_row_group(group, columns=[name]).column(0)
+            columns[name] = column
+        for position in range(file.metadata.row_group(group).num_rows):
+            try:
+                yield checked({name: _value(column[position]) for name, column in columns.items()}, self.fields())
+            except Bad as bad:
+                yield f"{path}: row {row + position + 1}: {bad}"
+
+    def _scan(self, path: str) -> Index:
+        stamp = stamp_of(path)
+        counts: list[list[int]] = []
+        starts: list[int] = []
+        problems: list[str] = []
+        skipped = row = 0
+        with _opened(path) as file:
+            names = list(self.splits) if self.shares else [""]
+            for group in range(file.num_row_groups):
+                count = [0] * len(names)
+                for values in self._rows(path, file, group, row):
+                    if isinstance(values, str):
+                        if self.on_bad == "stop":
+                            raise UserError(f"{values}. (on_bad='skip' leaves such rows out and counts them.)")
+                        skipped += 1
+                        problems += [values] if len(problems) < _PROBLEMS else []
+                        continue
+                    count[names.index(self._split(values)) if self.shares else 0] += 1
+                counts.append(count)
+                starts.append(row)
+                row += file.metadata.row_group(group).num_rows
+        return Index(
+            stamp=stamp,
+            columns=(),
+            blocks=np.array(starts, np.int64).reshape(-1, 1),
+            counts=np.array(counts, np.int64).reshape(-1, len(names)),
+            skipped=skipped,
+            problems=tuple(problems),
+        )
+
+    def _split(self, values: Mapping[str, Any]) -> str:
+        assert self.split_by is not None
+        return split_of(str(values[self.split_by]).encode("utf-8"), self.shares)
+
+    def _read(self, path: str, index: Index, split: str, block: int) -> Sequence[Mapping[str, Any]]:
+        with _opened(path) as file:
+            rows = self._rows(path, file, block, int(index.blocks[block, 0]))
+            good = [values for values in rows if not isinstance(values, str)]
+        return [values for values in good if not self.shares or self._split(values) == split]
+
+
+def _opened(path: str) -> pq.ParquetFile:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return pq.ParquetFile(path)
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(f"{path}: is no Parquet file that can be read: {' '.join(str(error).split())}.") from None
+
+
+def _value(scalar: Any) -> Any:
+    try:
+        return scalar.as_py()
+    except UnicodeDecodeError:
+        raise Bad("invalid UTF-8") from None
+
+
+def _kind(found: Any) -> type | None:
+    import pyarrow as pa
+
+    types = pa.types
+    if types.is_dictionary(found):
+        found = found.value_type
+    if types.is_string(found) or types.is_large_string(found) or types.is_string_view(found):
+        return str
+    if types.is_boolean(found):
+        return bool
+    if types.is_integer(found):
+        return int
+    return float if types.is_floating(found) else None
+
+
+def parquet(
+    files: Patterns | Mapping[str, Patterns],
+    *,
+    fields: Sequence[str] | Mapping[str, type] | None = None,
+    held_out: float | Mapping[str, float] = 0.0,
+    split_by: str | None = None,
+    on_bad: str = "stop",
+) -> ParquetSource:
+    """Parquet files.
+
+    Args:
+      files: a path, a glob pattern or several of them, all of them the split "train"; or a dict of these by split.
+      fields: the columns to read, with their types (str, int, float, bool) if given as a dict. None: those that the
+        task uses, or all that are text, numbers or true and false.
+      held_out: share of the rows that goes to "validation", or shares by split; needs `split_by`.
+      split_by: rows are held out by a hash of this field.
+      on_bad: "stop" at a null, a value of another type or invalid UTF-8, with a UserError that names file and row
+        (counted from 1), or "skip" and count it.
+    """
+    source = ParquetSource(files, fields=fields, held_out=held_out, split_by=split_by, on_bad=on_bad)
+    if source.shares and split_by is None:
+        raise UserError("held_out of a Parquet source: give split_by, the field whose hash decides.")
+    return source
