@@ -1,4 +1,30 @@
-"""Installed as `t2t.models`."""
+"""Encoders, decoders and encoder-decoders, and the families made of them: T5, GPT, BERT. Installed as `t2t.models`."""
 
 if __name__ != "t2t.models":
     raise ImportError("import t2t.models, not models: a second copy of the package would register everything twice")
+
+from t2t.models import bert, gpt, t5
+from t2t.models.config import StackConfig, TransformerConfig
+from t2t.models.decoder import DecoderConfig
+from t2t.models.encoder import EncoderConfig
+from t2t.models.encoder_decoder import EncoderDecoderConfig
+from t2t.models.preset import Preset
+from t2t.models.registry import Row, count, parameter_table, preset, presets, table_text
+
+__all__ = [
+    "DecoderConfig",
+    "EncoderConfig",
+    "EncoderDecoderConfig",
+    "Preset",
+    "Row",
+    "StackConfig",
+    "TransformerConfig",
+    "bert",
+    "count",
+    "gpt",
+    "parameter_table",
+    "preset",
+    "presets",
+    "t5",
+    "table_text",
+]

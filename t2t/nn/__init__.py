@@ -1,0 +1,1 @@
+"""Layers: parameters and their axes, attention, feed-forwards, norms, embeddings, positions; and the interface of models."""

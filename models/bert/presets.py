@@ -1,0 +1,93 @@
+"""BERT's sizes."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from t2t.models.config import StackConfig
+from t2t.models.encoder import EncoderConfig
+from t2t.models.preset import Preset, split_overrides
+
+VOCAB_SIZE = 30522
+"""Uncased WordPiece."""
+
+
+def bert(
+    *,
+    layers: int,
+    embed: int,
+    heads: int,
+    mlp: int | None = None,
+    max_length: int = 512,
+    vocab_size: int = VOCAB_SIZE,
+    **overrides: Any,
+) -> EncoderConfig:
+    """Return a BERT of any size, with the masked-LM head and without pooler and next-sentence classifier.
+
+    mlp:        None for four times `embed`.
+    max_length: learned positions.
+    overrides:  any other field of EncoderConfig or of StackConfig.
+    """
+    top, stacks = split_overrides(EncoderConfig, overrides)
+    stack: dict[str, Any] = {
+        "layers": layers,
+        "embed": embed,
+        "heads": heads,
+        "mlp": 4 * embed if mlp is None else mlp,
+        "max_length": max_length,
+        "activation": "gelu",
+        "biases": True,
+        "norm": "layer",
+        "norm_epsilon": 1e-12,
+        "norm_place": "post",
+        "final_norm": False,
+        "positions": "learned",
+        "init": "truncated_normal",
+        "init_std": 0.02,
+        **stacks,
+    }
+    return EncoderConfig(
+        **{
+            "vocab_size": vocab_size,
+            "encoder": StackConfig(**stack),
+            "types": 2,
+            "embedding_norm": True,
+            "head_transform": True,
+            "head_bias": True,
+            "dropout": 0.1,
+            **top,
+        }
+    )
+
+
+_SIZES = {"base": (12, 768, 12), "large": (24, 1024, 16)}
+
+
+def sized(size: str, **overrides: Any) -> EncoderConfig:
+    """Return BERT "base" or "large", uncased.
+
+    The published counts, 109,482,240 and 335,141,888, are of the encoder with its pooler and without the masked-LM head; here it is the other way
+    round, which makes 109,514,298 and 335,174,458.
+    """
+    layers, embed, heads = _SIZES[size]
+    return bert(**{"layers": layers, "embed": embed, "heads": heads, **overrides})
+
+
+def _preset(size: str, published: int) -> Preset:
+    embed = _SIZES[size][1]
+    return Preset(
+        config=partial(sized, size),
+        published=published,
+        source="released checkpoints of google-research/bert, uncased, without the cls/ variables",
+        besides={
+            "the pooler, which only next-sentence prediction uses, is left out": -(embed * embed + embed),
+            "the masked-LM head: dense, norm, a bias for each word": embed * embed + 3 * embed + VOCAB_SIZE,
+        },
+    )
+
+
+PRESETS: dict[str, Preset] = {
+    "bert:base": _preset("base", 109_482_240),
+    "bert:large": _preset("large", 335_141_888),
+}

@@ -1,0 +1,77 @@
+"""An NNX network behind the interface that the rest of the stack knows."""
+
+from __future__ import annotations
+
+import abc
+from typing import Any
+
+import jax
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from t2t.models.config import TransformerConfig
+from t2t.nn.dropout import Keys
+from t2t.nn.model import Cache, Model
+from t2t.nn.parameters import Definition
+from t2t.types import Batch, Params
+
+
+class Network(nnx.Module, abc.ABC):
+    """A network with its parameters in it; the methods are those of `t2t.nn.model.Model` without them."""
+
+    @abc.abstractmethod
+    def hidden(self, batch: Batch, keys: Keys) -> Float[Array, "B L D"]:
+        """Run the stacks."""
+
+    @abc.abstractmethod
+    def head(self, hidden: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
+        """Return float32 logits."""
+
+    @abc.abstractmethod
+    def start(self, batch: Batch, length: int) -> tuple[Float[Array, "B V"], Cache]:
+        """Consume the prompt."""
+
+    @abc.abstractmethod
+    def step(self, cache: Cache, ids: Int[Array, "B"]) -> tuple[Float[Array, "B V"], Cache]:
+        """Consume one more token a row."""
+
+
+class Bound(Model):
+    """A model made of a network: binds the parameters at hand for each call."""
+
+    def __init__(self, config: TransformerConfig, network: Network) -> None:
+        self.config = config
+        self._definition = Definition(network)
+        self.specs = self._definition.specs
+
+    def init(self, key: jax.Array) -> Params:
+        """Make parameters from a random key."""
+        return self._definition.init(key)
+
+    def hidden(self, params: Params, batch: Batch, *, dropout_key: jax.Array | None = None) -> Float[Array, "B L D"]:
+        """Run the stacks; no dropout without a key."""
+        return self._definition.bind(params).hidden(batch, Keys(dropout_key))
+
+    def head(self, params: Params, hidden: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
+        """Return float32 logits."""
+        return self._definition.bind(params).head(hidden)
+
+    def start(self, params: Params, batch: Batch, length: int) -> tuple[Float[Array, "B V"], Cache]:
+        """Consume the encoder's tokens and the decoder's prompt; see `t2t.nn.model.Model.start`."""
+        return self._definition.bind(params).start(batch, length)
+
+    def step(self, params: Params, cache: Cache, ids: Int[Array, "B"]) -> tuple[Float[Array, "B V"], Cache]:
+        """Consume one more token a row and return the logits after it."""
+        return self._definition.bind(params).step(cache, ids)
+
+    def select(self, cache: Cache, rows: Int[Array, "N"]) -> Cache:
+        """Return the cache of the given rows, which may repeat."""
+        return select(cache, rows)
+
+
+def select(cache: Any, rows: Int[Array, "N"]) -> Any:
+    """Pick rows of a cache: "rows" holds arrays with the batch first, "layers" arrays stacked over depth, the batch second."""
+    return {
+        "rows": jax.tree.map(lambda x: x[rows], cache["rows"]),
+        "layers": jax.tree.map(lambda x: x[:, rows], cache["layers"]),
+    }

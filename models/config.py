@@ -1,0 +1,200 @@
+"""What a transformer is made of, as data: the choices in which T5, GPT and BERT differ."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from t2t.errors import UserError, nearest
+from t2t.nn.attention import Backend
+from t2t.nn.initializers import Initializer, Normal, TruncatedNormal, fan_in
+from t2t.nn.mlp import Activation
+from t2t.nn.model import ModelConfig
+from t2t.nn.norms import NormKind
+
+Positions = Literal["relative", "learned", "none"]
+NormPlace = Literal["pre", "post"]
+InitKind = Literal["fan_in", "normal", "truncated_normal"]
+Remat = Literal["none", "full", "dots", "dots_no_batch"]
+Dtype = Literal["float32", "bfloat16"]
+
+
+def _one_of(field: str, value: str, choices: object) -> None:
+    valid = get_args(choices)
+    if value not in valid:
+        raise UserError(f"unknown {field} {value!r} (model.{field}).{nearest(str(value), valid)}")
+
+
+def _at_least(field: str, value: int, least: int) -> None:
+    if value < least:
+        raise UserError(f"model.{field} is {value}; it must be at least {least}")
+
+
+def _rate(field: str, value: float) -> None:
+    if not 0.0 <= value < 1.0:
+        raise UserError(f"model.{field} is {value}; it must be at least 0 and below 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StackConfig:
+    """A stack of equal blocks.
+
+    layers, embed, heads, mlp: depth, width, attention heads, inner width of the feed-forward networks.
+    head_dim: width of a head; None for embed / heads.
+    kv_heads: heads of keys and values; None for as many as `heads`.
+    activation: of the feed-forward networks; "gelu" is exact, "gelu_tanh" the approximation of GPT and T5 v1.1.
+    gated:    feed-forward networks multiply two branches (T5 v1.1).
+    biases:   on every matrix product of the blocks.
+    norm, norm_epsilon: "rms" (T5) or "layer" (GPT, BERT).
+    norm_place: "pre" normalises what enters a sublayer, "post" the sum after it (GPT-1, BERT).
+    final_norm: one more norm after the last block.
+    positions: "relative" (T5: `buckets` up to `max_distance`, shared by all layers), "learned" (`max_length` of them, added to the
+              embeddings) or "none".
+    scaled_attention: logits divided by sqrt(head_dim). T5 draws its queries' kernel that much smaller instead.
+    mlp_dropout, final_dropout: dropout also within the feed-forward networks and after the stack, as T5 has it.
+    init:     of kernels: "fan_in" (T5), or "normal" (GPT) or "truncated_normal" (BERT) of deviation `init_std`.
+    init_residual: kernels that write to the residual stream are drawn smaller by sqrt(2 * layers) (GPT-2).
+    """
+
+    layers: int
+    embed: int
+    heads: int
+    mlp: int
+    head_dim: int | None = None
+    kv_heads: int | None = None
+    activation: Activation = "gelu_tanh"
+    gated: bool = False
+    biases: bool = False
+    norm: NormKind = "layer"
+    norm_epsilon: float = 1e-6
+    norm_place: NormPlace = "pre"
+    final_norm: bool = True
+    positions: Positions = "learned"
+    buckets: int = 32
+    max_distance: int = 128
+    max_length: int = 512
+    scaled_attention: bool = True
+    mlp_dropout: bool = False
+    final_dropout: bool = False
+    init: InitKind = "normal"
+    init_std: float = 0.02
+    init_residual: bool = False
+
+    def __post_init__(self) -> None:
+        for field, choices in (
+            ("activation", Activation),
+            ("norm", NormKind),
+            ("norm_place", NormPlace),
+            ("positions", Positions),
+            ("init", InitKind),
+        ):
+            _one_of(field, getattr(self, field), choices)
+        for field in ("layers", "embed", "heads", "mlp", "max_length"):
+            _at_least(field, getattr(self, field), 1)
+        if self.head_dim is None and self.embed % self.heads:
+            near = [n for n in range(1, self.embed + 1) if self.embed % n == 0]
+            best = min(near, key=lambda n: abs(n - self.heads))
+            raise UserError(
+                f"model.heads is {self.heads}, which does not divide model.embed = {self.embed} (and head_dim is not given). Nearest: {best}."
+            )
+        if self.heads % self.key_heads:
+            raise UserError(f"model.kv_heads is {self.kv_heads}, which does not divide model.heads = {self.heads}")
+        if self.positions == "relative":
+            _at_least("buckets", self.buckets, 4)
+            if self.max_distance <= self.buckets // 2:
+                raise UserError(
+                    f"model.max_distance is {self.max_distance}; it must be more than half of model.buckets = {self.buckets}"
+                )
+
+    @property
+    def head_size(self) -> int:
+        """Width of one attention head."""
+        return self.embed // self.heads if self.head_dim is None else self.head_dim
+
+    @property
+    def key_heads(self) -> int:
+        """Number of heads of keys and values."""
+        return self.heads if self.kv_heads is None else self.kv_heads
+
+    @property
+    def limit(self) -> int | None:
+        """Longest sequence that has positions, or None where there is no limit."""
+        return self.max_length if self.positions == "learned" else None
+
+    def kernel_init(self, inputs: int, *, shrink: float = 1.0, residual: bool = False) -> Initializer:
+        """Return the initializer of a kernel.
+
+        shrink:   factor on the deviation under "fan_in", for T5's queries.
+        residual: the kernel writes to the residual stream.
+        """
+        if self.init == "fan_in":
+            return TruncatedNormal(fan_in(inputs).std * shrink)
+        std = self.init_std / (2 * self.layers) ** 0.5 if residual and self.init_residual else self.init_std
+        return Normal(std) if self.init == "normal" else TruncatedNormal(std, exact=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransformerConfig(ModelConfig):
+    """What encoders, decoders and encoder-decoders have in common.
+
+    dtype:     of computation; parameters, norms, softmax and logits are float32.
+    dropout:   rate after embeddings and sublayers.
+    attention_dropout: rate on attention weights; None for the same as `dropout`.
+    attention: how attention is computed, see `t2t.nn.attention.attention`; "chunked" takes `attention_block` queries at a time. Steps of decoding have
+               one query and always take "einsum".
+    remat:     what the backward pass computes again: "none"; all but what enters each layer ("full"); all but matrix products ("dots"); all
+               but those without a batch axis, which leaves out attention logits ("dots_no_batch").
+    tied:      logits come from the embedding table, not from a kernel of their own.
+    scaled_head: logits of a tied head are divided by sqrt(embed) (T5 v1.0).
+    embedding_std: deviation of the token embeddings at first; those of positions have `position_std`.
+    """
+
+    dtype: Dtype = "float32"
+    dropout: float = 0.0
+    attention_dropout: float | None = None
+    attention: Backend = "einsum"
+    attention_block: int = 256
+    remat: Remat = "none"
+    tied: bool = True
+    scaled_head: bool = False
+    embedding_std: float = 0.02
+    position_std: float = 0.02
+
+    def __post_init__(self) -> None:
+        for field, choices in (("dtype", Dtype), ("attention", Backend), ("remat", Remat)):
+            _one_of(field, getattr(self, field), choices)
+        _at_least("vocab_size", self.vocab_size, 1)
+        _at_least("attention_block", self.attention_block, 1)
+        _rate("dropout", self.dropout)
+        if self.attention_dropout is not None:
+            _rate("attention_dropout", self.attention_dropout)
+        if self.attention == "cudnn":
+            if self.attention_rate > 0.0:
+                raise UserError(
+                    f"model.attention is 'cudnn', which has no dropout, and dropout on attention is {self.attention_rate}. "
+                    "Set model.attention_dropout to 0, or model.attention to 'einsum' or 'chunked'."
+                )
+            if self.dtype != "bfloat16":
+                raise UserError(
+                    f"model.attention is 'cudnn', which computes in bfloat16, and model.dtype is {self.dtype!r}. Nearest: bfloat16."
+                )
+            if any(stack.positions == "relative" for stack in self.stacks):
+                raise UserError(
+                    "model.attention is 'cudnn', which gives no gradient to relative positions. Nearest: chunked, einsum."
+                )
+
+    @property
+    def stacks(self) -> tuple[StackConfig, ...]:
+        """The stacks of blocks."""
+        raise NotImplementedError
+
+    @property
+    def attention_rate(self) -> float:
+        """Rate of dropout on attention weights."""
+        return self.dropout if self.attention_dropout is None else self.attention_dropout
+
+    @property
+    def max_length(self) -> int | None:
+        """Longest sequence the positions allow, in tokens; None where there is no limit."""
+        limits = [stack.limit for stack in self.stacks if stack.limit is not None]
+        return min(limits, default=None)

@@ -1,0 +1,135 @@
+"""Decoders: language models that see what is before, and with the prefix mask the whole prefix (GPT; prefix LM, Raffel et al. 2020)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from t2t.errors import UserError
+from t2t.models.bound import Bound, Network
+from t2t.models.config import StackConfig, TransformerConfig, _one_of
+from t2t.models.inputs import Embeddings, Head, last, lengths, whole_rows
+from t2t.models.transformer import Stack
+from t2t.nn.dropout import Keys
+from t2t.nn.masks import Mask
+from t2t.nn.mixers import Context
+from t2t.nn.model import Cache, Kind
+from t2t.types import Batch, Tokens
+
+DecoderMask = Literal["causal", "prefix"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecoderConfig(TransformerConfig):
+    """A decoder on its own.
+
+    mask: "causal": a token sees itself and those before it; "prefix": also all tokens that `Tokens.prefix` marks in its segment.
+    """
+
+    kind: ClassVar[Kind] = "decoder"
+    decoder: StackConfig
+    mask: DecoderMask = "causal"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _one_of("mask", self.mask, DecoderMask)
+
+    @property
+    def stacks(self) -> tuple[StackConfig, ...]:
+        """The decoder's stack."""
+        return (self.decoder,)
+
+    def build(self) -> Bound:
+        """Return the model."""
+        return Bound(self, DecoderNetwork(self))
+
+
+class DecoderNetwork(Network):
+    """Embeddings, a stack, a head."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        self.prefix = config.mask == "prefix"
+        self.embeddings = Embeddings(config, config.decoder)
+        self.decoder = Stack(config, config.decoder)
+        self.lm_head = Head(config, config.decoder)
+
+    def hidden(self, batch: Batch, keys: Keys) -> Float[Array, "B L D"]:
+        """Run the stack on `batch.decoder`."""
+        tokens = prompt(batch)
+        context = Context(mask=decoder_mask(tokens, prefix=self.prefix), keys=keys)
+        return self.decoder(self.embeddings(tokens, keys), context)
+
+    def head(self, hidden: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
+        """Return float32 logits."""
+        return self.lm_head(hidden, self.embeddings)
+
+    def start(self, batch: Batch, length: int) -> tuple[Float[Array, "B V"], Cache]:
+        """Consume the prompt."""
+        tokens = prompt(batch)
+        check_room(self.embeddings, tokens, length)
+        keys = Keys(None)
+        context = Context(mask=decoder_mask(tokens, prefix=self.prefix), keys=keys)
+        x, cache, memory = self.decoder.prefill(self.embeddings(tokens, keys), context, length)
+        count = lengths(tokens)
+        cache = {"rows": {"length": count, "room": room(tokens, length)}, "layers": {"cache": cache, "memory": memory}}
+        return self.head(last(x, count)), cache
+
+    def step(self, cache: Cache, ids: Int[Array, "B"]) -> tuple[Float[Array, "B V"], Cache]:
+        """Consume one more token a row."""
+        x, cache = advance(self.embeddings, self.decoder, cache, ids)
+        return self.head(x), cache
+
+
+def prompt(batch: Batch) -> Tokens:
+    """Return the decoder's tokens."""
+    assert batch.decoder is not None, "the batch has no decoder tokens"
+    return batch.decoder
+
+
+def decoder_mask(tokens: Tokens, *, prefix: bool = False) -> Mask:
+    """Return the mask of a decoder's tokens among themselves, in whole rows."""
+    return Mask(
+        queries=tokens.segments,
+        keys=tokens.segments,
+        index=whole_rows(tokens.ids.shape[1]),
+        prefix=tokens.prefix if prefix else None,
+        causal=True,
+    )
+
+
+def check_room(embeddings: Embeddings, tokens: Tokens, length: int) -> None:
+    """Raise UserError where a prompt is longer than the room asked for, or that than the learned positions."""
+    if tokens.ids.shape[1] > length:
+        raise UserError(
+            f"the decoder's prompt has {tokens.ids.shape[1]} positions and only {length} are allowed in all (length). Nearest: {tokens.ids.shape[1]}."
+        )
+    embeddings.check(length)
+
+
+def room(tokens: Tokens, length: int) -> Int[Array, "B length"]:
+    """Return the segments of the positions that a cache has room for: one segment, without gaps from 0 on."""
+    return jnp.ones((tokens.ids.shape[0], length), jnp.int32)
+
+
+def advance(
+    embeddings: Embeddings, stack: Stack, cache: Any, ids: Int[Array, "B"], memory_keys: Any = None
+) -> tuple[Float[Array, "B D"], Any]:
+    """Run a decoder's stack on one more token a row.
+
+    memory_keys: segments of the encoder's tokens, where there is cross attention.
+    """
+    index, keys_of = cache["rows"]["length"], cache["rows"]["room"]
+    own = keys_of[:, :1]
+    # A row's tokens stand without gaps from 0 to `index`, so that the causal mask alone hides what is not filled yet.
+    mask = Mask(queries=own, keys=keys_of, index=index[:, None], causal=True)
+    memory_mask = None if memory_keys is None else Mask(queries=own, keys=memory_keys)
+    keys = Keys(None)
+    x = embeddings.at(ids[:, None], index[:, None], None, keys)
+    context = Context(mask=mask, memory_mask=memory_mask, index=index, keys=keys)
+    layers = cache["layers"]
+    x, caches = stack.step(x, layers["cache"], layers["memory"], context)
+    rows = {**cache["rows"], "length": index + 1}
+    return x[:, 0], {"rows": rows, "layers": {"cache": caches, "memory": layers["memory"]}}

@@ -1,0 +1,92 @@
+"""Encoder-decoders: a decoder that attends on an encoder's output (Vaswani et al. 2017; T5)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from t2t.errors import UserError
+from t2t.models.bound import Bound, Network
+from t2t.models.config import StackConfig, TransformerConfig
+from t2t.models.decoder import advance, check_room, decoder_mask, prompt, room
+from t2t.models.encoder import encode
+from t2t.models.inputs import Embeddings, Head, last, lengths
+from t2t.models.transformer import Stack
+from t2t.nn.dropout import Keys
+from t2t.nn.masks import Mask
+from t2t.nn.mixers import Context
+from t2t.nn.model import Cache, Kind
+from t2t.types import Batch
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderDecoderConfig(TransformerConfig):
+    """An encoder and a decoder that share their embeddings. Both stacks are of one width and one kind of positions."""
+
+    kind: ClassVar[Kind] = "encoder_decoder"
+    encoder: StackConfig
+    decoder: StackConfig
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for field in ("embed", "positions", "max_length"):
+            ours, theirs = getattr(self.encoder, field), getattr(self.decoder, field)
+            if ours != theirs:
+                raise UserError(
+                    f"model.decoder.{field} is {theirs!r} and model.encoder.{field} is {ours!r}; they share embeddings. Nearest: {ours}."
+                )
+
+    @property
+    def stacks(self) -> tuple[StackConfig, ...]:
+        """The encoder's stack and the decoder's."""
+        return (self.encoder, self.decoder)
+
+    def build(self) -> Bound:
+        """Return the model."""
+        return Bound(self, EncoderDecoderNetwork(self))
+
+
+class EncoderDecoderNetwork(Network):
+    """Embeddings, two stacks, a head."""
+
+    def __init__(self, config: EncoderDecoderConfig) -> None:
+        self.embeddings = Embeddings(config, config.decoder)
+        self.encoder = Stack(config, config.encoder, bidirectional=True)
+        self.decoder = Stack(config, config.decoder, cross=True)
+        self.lm_head = Head(config, config.decoder)
+
+    def hidden(self, batch: Batch, keys: Keys) -> Float[Array, "B L D"]:
+        """Run the encoder on `batch.encoder`, then the decoder on `batch.decoder`."""
+        memory = encode(self.embeddings, self.encoder, batch, keys)
+        return self.decoder(self.embeddings(prompt(batch), keys), self._context(batch, memory, keys))
+
+    def head(self, hidden: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
+        """Return float32 logits."""
+        return self.lm_head(hidden, self.embeddings)
+
+    def start(self, batch: Batch, length: int) -> tuple[Float[Array, "B V"], Cache]:
+        """Encode, then consume the decoder's prompt."""
+        tokens = prompt(batch)
+        check_room(self.embeddings, tokens, length)
+        keys = Keys(None)
+        memory = encode(self.embeddings, self.encoder, batch, keys)
+        context = self._context(batch, memory, keys)
+        x, cache, memories = self.decoder.prefill(self.embeddings(tokens, keys), context, length)
+        count = lengths(tokens)
+        assert batch.encoder is not None
+        rows = {"length": count, "room": room(tokens, length), "memory": jnp.asarray(batch.encoder.segments)}
+        return self.head(last(x, count)), {"rows": rows, "layers": {"cache": cache, "memory": memories}}
+
+    def step(self, cache: Cache, ids: Int[Array, "B"]) -> tuple[Float[Array, "B V"], Cache]:
+        """Consume one more token a row."""
+        x, cache = advance(self.embeddings, self.decoder, cache, ids, cache["rows"]["memory"])
+        return self.head(x), cache
+
+    def _context(self, batch: Batch, memory: Float[Array, "B k D"], keys: Keys) -> Context:
+        tokens = prompt(batch)
+        assert batch.encoder is not None
+        cross = Mask(queries=tokens.segments, keys=batch.encoder.segments)
+        return Context(mask=decoder_mask(tokens), memory=memory, memory_mask=cross, keys=keys)

@@ -1,0 +1,124 @@
+"""From token ids to the residual stream, and back to logits."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from t2t.errors import UserError
+from t2t.models.config import StackConfig, TransformerConfig
+from t2t.nn.dropout import Keys, dropout
+from t2t.nn.embeddings import Embedding
+from t2t.nn.initializers import ZEROS, Initializer, Normal, TruncatedNormal
+from t2t.nn.linear import matmul
+from t2t.nn.norms import norm
+from t2t.nn.parameters import parameter
+from t2t.sharding import constrain
+from t2t.types import Tokens
+
+
+def _table_init(stack: StackConfig, std: float) -> Initializer:
+    return TruncatedNormal(std, exact=False) if stack.init == "truncated_normal" else Normal(std)
+
+
+class Embeddings(nnx.Module):
+    """The sum of token, position and type embeddings, normalised where asked (BERT)."""
+
+    def __init__(self, config: TransformerConfig, stack: StackConfig, *, types: int = 0, normed: bool = False) -> None:
+        self.limit = stack.limit
+        self.dropout = config.dropout
+        self.dtype = config.dtype
+        self.token = Embedding(
+            config.vocab_size, stack.embed, axis="vocab", init=_table_init(stack, config.embedding_std)
+        )
+        self.position = (
+            Embedding(
+                stack.max_length,
+                stack.embed,
+                axis="positions",
+                init=_table_init(stack, config.position_std),
+                decay=False,
+            )
+            if stack.positions == "learned"
+            else None
+        )
+        self.type = (
+            Embedding(types, stack.embed, axis="types", init=_table_init(stack, config.embedding_std))
+            if types
+            else None
+        )
+        self.norm = norm(stack.norm, stack.embed, stack.norm_epsilon) if normed else None
+
+    def __call__(self, tokens: Tokens, keys: Keys) -> Float[Array, "B L D"]:
+        """Embed rows of tokens.
+
+        Raises:
+            UserError: rows longer than the learned positions.
+        """
+        self.check(tokens.ids.shape[1])
+        types = None if tokens.types is None else jnp.asarray(tokens.types)
+        return self.at(jnp.asarray(tokens.ids), jnp.asarray(tokens.positions), types, keys)
+
+    def check(self, length: int) -> None:
+        """Raise UserError where `length` is beyond the learned positions."""
+        if self.limit is not None and length > self.limit:
+            raise UserError(
+                f"a sequence of {length} tokens is longer than the model's {self.limit} learned positions (max_length). Nearest: {self.limit}."
+            )
+
+    def at(
+        self, ids: Int[Array, "B L"], positions: Int[Array, "B L"], types: Int[Array, "B L"] | None, keys: Keys
+    ) -> Float[Array, "B L D"]:
+        """Embed tokens at given positions; types None are all 0."""
+        # Summed in float32: each table adds its own rounding otherwise.
+        x = self.token(ids, jnp.float32)
+        if self.position is not None:
+            x = x + self.position(positions, jnp.float32, outside="clip")
+        if self.type is not None:
+            x = x + self.type(jnp.zeros_like(ids) if types is None else types, jnp.float32)
+        if self.norm is not None:
+            x = self.norm(x)
+        x = dropout(x.astype(self.dtype), self.dropout, keys.next())
+        return constrain(x, ("batch", "length", None))
+
+
+class Head(nnx.Module):
+    """Float32 logits, from the embedding table or from a kernel of its own.
+
+    bias: one for each word (BERT).
+    """
+
+    def __init__(self, config: TransformerConfig, stack: StackConfig, *, bias: bool = False) -> None:
+        self.scale = stack.embed**-0.5 if config.tied and config.scaled_head else 1.0
+        self.kernel = (
+            None
+            if config.tied
+            else parameter((stack.embed, config.vocab_size), ("embed", "vocab"), stack.kernel_init(stack.embed))
+        )
+        self.bias = parameter((config.vocab_size,), ("vocab",), ZEROS, decay=False) if bias else None
+
+    def __call__(self, x: Float[Array, "*B D"], embeddings: Embeddings) -> Float[Array, "*B V"]:
+        """Return the logits."""
+        x = x * self.scale if self.scale != 1.0 else x
+        if self.kernel is None:
+            logits = embeddings.token.attend(x)
+        else:
+            logits = matmul(x, self.kernel[...], dtype=jnp.float32)
+        return logits if self.bias is None else logits + self.bias[...]
+
+
+def last(x: Float[Array, "B L D"], lengths: Int[Array, "B"]) -> Float[Array, "B D"]:
+    """Return each row's last of `lengths` positions."""
+    return jnp.take_along_axis(x, jnp.maximum(lengths - 1, 0)[:, None, None], axis=1)[:, 0]
+
+
+def lengths(tokens: Tokens) -> Int[Array, "B"]:
+    """Return the number of tokens of each row, which stand at its start."""
+    return jnp.sum((jnp.asarray(tokens.segments) > 0).astype(jnp.int32), axis=1)
+
+
+def whole_rows(length: int) -> Int[Array, "1 L"]:
+    """Return the index of each token of a row, the same for all rows."""
+    return jax.lax.iota(jnp.int32, length)[None]

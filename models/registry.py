@@ -1,0 +1,83 @@
+"""Presets by name, and tables of a configuration's parameters. Nothing here makes an array."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+from t2t.errors import UserError, nearest
+from t2t.models import bert, gpt, t5
+from t2t.models.config import TransformerConfig
+from t2t.models.preset import Preset
+from t2t.nn.model import ModelConfig, ParamSpec
+
+_PRESETS: dict[str, Preset] = {**t5.PRESETS, **gpt.PRESETS, **bert.PRESETS}
+
+
+def presets() -> dict[str, Preset]:
+    """Return every preset by name ("t5:1.1-small", "gpt:2-xl", "bert:base", ...)."""
+    return dict(_PRESETS)
+
+
+def preset(name: str, **overrides: Any) -> TransformerConfig:
+    """Return the configuration of that name.
+
+    overrides: fields to change: of the model (vocab_size, dropout, dtype, remat, attention, ...) or of its stacks (layers, mlp, ...).
+
+    Raises:
+        UserError: no such preset or field, or values that do not go together.
+    """
+    if name not in _PRESETS:
+        raise UserError(f"unknown model preset {name!r}.{nearest(name, _PRESETS)}")
+    return _PRESETS[name].config(**overrides)
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One parameter of a table: path with "/", shape, logical axes, whether weight decay applies, number of entries."""
+
+    path: str
+    shape: tuple[int, ...]
+    axes: tuple[str | None, ...]
+    decay: bool
+    count: int
+
+
+def parameter_table(config: ModelConfig) -> list[Row]:
+    """Return a row for each parameter, in the order of their paths."""
+    return _rows(config.build().specs, "")
+
+
+def _rows(specs: dict[str, Any], path: str) -> list[Row]:
+    rows: list[Row] = []
+    for name, value in sorted(specs.items()):
+        if isinstance(value, ParamSpec):
+            rows.append(Row(path + name, value.shape, value.axes, value.decay, math.prod(value.shape)))
+        else:
+            rows.extend(_rows(value, f"{path}{name}/"))
+    return rows
+
+
+def count(config: ModelConfig) -> int:
+    """Return the number of parameters."""
+    return sum(row.count for row in parameter_table(config))
+
+
+def table_text(config: ModelConfig) -> str:
+    """Return the table as text: a line of path, shape, axes and decay for each parameter, and the total."""
+    rows = parameter_table(config)
+    lines = [
+        (
+            row.path,
+            "x".join(map(str, row.shape)),
+            ",".join(axis or "-" for axis in row.axes),
+            "decay" if row.decay else "no decay",
+        )
+        for row in rows
+    ]
+    widths = [max(len(line[column]) for line in lines) for column in range(3)]
+    text = [
+        "  ".join([*(cell.ljust(width) for cell, width in zip(line, widths, strict=False)), line[3]]) for line in lines
+    ]
+    return "\n".join([*text, f"total {sum(row.count for row in rows):,}"]) + "\n"

@@ -1,0 +1,124 @@
+"""T5's sizes."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from t2t.models.config import StackConfig
+from t2t.models.encoder_decoder import EncoderDecoderConfig
+from t2t.models.preset import Preset, split_overrides
+
+VOCAB_SIZE = 32128
+"""32,000 SentencePiece pieces and 100 sentinels, rounded up to a multiple of 128."""
+
+
+def t5(
+    *,
+    layers: int,
+    embed: int,
+    heads: int,
+    mlp: int,
+    head_dim: int | None = None,
+    decoder_layers: int | None = None,
+    vocab_size: int = VOCAB_SIZE,
+    version: str = "1.1",
+    **overrides: Any,
+) -> EncoderDecoderConfig:
+    """Return a T5 of any size.
+
+    layers:    of the encoder, and of the decoder where `decoder_layers` is None.
+    version:   "1.0" (ReLU, tied) or "1.1" (gated GELU, a head of its own).
+    overrides: any other field of EncoderDecoderConfig or, for both stacks, of StackConfig.
+    """
+    assert version in ("1.0", "1.1"), version
+    first = version == "1.0"
+    top, stacks = split_overrides(EncoderDecoderConfig, overrides)
+    stack: dict[str, Any] = {
+        "embed": embed,
+        "heads": heads,
+        "head_dim": head_dim,
+        "mlp": mlp,
+        "activation": "relu" if first else "gelu_tanh",
+        "gated": not first,
+        "norm": "rms",
+        "positions": "relative",
+        "scaled_attention": False,
+        "mlp_dropout": True,
+        "final_dropout": True,
+        "init": "fan_in",
+        **stacks,
+    }
+    return EncoderDecoderConfig(
+        **{
+            "vocab_size": vocab_size,
+            "encoder": StackConfig(layers=layers, **stack),
+            "decoder": StackConfig(layers=layers if decoder_layers is None else decoder_layers, **stack),
+            "dropout": 0.1 if first else 0.0,
+            "tied": first,
+            "scaled_head": first,
+            "embedding_std": 1.0,
+            **top,
+        }
+    )
+
+
+#              layers embed  mlp   heads head_dim
+_SIZES_1_0 = {
+    "small": (6, 512, 2048, 8, 64),
+    "base": (12, 768, 3072, 12, 64),
+    "large": (24, 1024, 4096, 16, 64),
+    "3b": (24, 1024, 16384, 32, 128),
+    "11b": (24, 1024, 65536, 128, 128),
+}
+_SIZES_1_1 = {
+    "small": (8, 512, 1024, 6, 64),
+    "base": (12, 768, 2048, 12, 64),
+    "large": (24, 1024, 2816, 16, 64),
+    "xl": (24, 2048, 5120, 32, 64),
+    "xxl": (24, 4096, 10240, 64, 64),
+}
+
+
+def _sized(size: tuple[int, ...], version: str, **overrides: Any) -> EncoderDecoderConfig:
+    layers, embed, mlp, heads, head_dim = size
+    sizes = {"layers": layers, "embed": embed, "mlp": mlp, "heads": heads, "head_dim": head_dim}
+    return t5(**{**sizes, "version": version, **overrides})
+
+
+def v1_0(size: str, **overrides: Any) -> EncoderDecoderConfig:
+    """Return T5 v1.0 "small", "base", "large", "3b" or "11b"."""
+    return _sized(_SIZES_1_0[size], "1.0", **overrides)
+
+
+def v1_1(size: str, **overrides: Any) -> EncoderDecoderConfig:
+    """Return T5 v1.1 "small", "base", "large", "xl" or "xxl"."""
+    return _sized(_SIZES_1_1[size], "1.1", **overrides)
+
+
+_PUBLISHED_1_0 = {
+    "small": 60_506_624,
+    "base": 222_903_552,
+    "large": 737_668_096,
+    "3b": 2_851_598_336,
+    "11b": 11_307_321_344,
+}
+_PUBLISHED_1_1 = {
+    "small": 76_961_152,
+    "base": 247_577_856,
+    "large": 783_150_080,
+    "xl": 2_849_757_184,
+    "xxl": 11_135_332_352,
+}
+_SOURCE = "released checkpoints of google-research/text-to-text-transfer-transformer"
+
+PRESETS: dict[str, Preset] = {
+    **{
+        f"t5:1.0-{size}": Preset(config=partial(v1_0, size), published=count, source=f"{_SOURCE}, t5.1.0.{size}")
+        for size, count in _PUBLISHED_1_0.items()
+    },
+    **{
+        f"t5:1.1-{size}": Preset(config=partial(v1_1, size), published=count, source=f"{_SOURCE}, t5.1.1.{size}")
+        for size, count in _PUBLISHED_1_1.items()
+    },
+}

@@ -1,0 +1,36 @@
+"""Tables of vectors looked up by integer: tokens, positions, token types; and logits from a token table."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from t2t.nn.initializers import Initializer
+from t2t.nn.linear import matmul
+from t2t.nn.parameters import parameter
+
+
+class Embedding(nnx.Module):
+    """A table of `rows` vectors.
+
+    axis: logical axis of the rows: "vocab", "positions" or "types".
+    """
+
+    def __init__(self, rows: int, size: int, *, axis: str, init: Initializer, decay: bool = True) -> None:
+        self.table = parameter((rows, size), (axis, "embed"), init, decay=decay)
+
+    def __call__(
+        self, ids: Int[Array, "*B"], dtype: Any, *, outside: Literal["fill", "clip"] = "fill"
+    ) -> Float[Array, "*B D"]:
+        """Look up by integer, which is far cheaper than a one-hot product.
+
+        An id beyond the table gives NaN ("fill"), so that it is seen at once, or the last row ("clip").
+        """
+        return jnp.take(self.table[...], ids, axis=0, mode=outside).astype(dtype)
+
+    def attend(self, x: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
+        """Return float32 logits: the product with every row of the table."""
+        return matmul(x, self.table[...].T, dtype=jnp.float32)

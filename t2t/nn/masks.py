@@ -1,0 +1,42 @@
+"""Who may look at whom."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Bool, Int
+
+from t2t.types import Array
+
+
+@struct.dataclass
+class Mask:
+    """What a mask is made of, so that any block of its rows can be made when needed.
+
+    A query sees the keys of its own segment; segment 0 is padding, which sees nothing and is not seen. Where `causal`, it sees of those only the
+    keys at its own index or before it, and the keys marked in `prefix`.
+
+    queries: segment of each query.
+    keys:    segment of each key.
+    index:   place of each query among the keys, one row for all or one for each; only read where causal.
+    prefix:  1 where a key is seen by every query of its segment, later ones or earlier, or None for nowhere.
+    """
+
+    queries: Int[Array, "B q"]
+    keys: Int[Array, "B k"]
+    index: Int[Array, "#B q"] | None = None
+    prefix: Int[Array, "B k"] | None = None
+    causal: bool = struct.field(pytree_node=False, default=False)
+
+    def dense(self) -> Bool[jax.Array, "B 1 q k"]:
+        """Return the mask, true where a query sees a key, with an axis for the heads."""
+        queries, keys = jnp.asarray(self.queries), jnp.asarray(self.keys)
+        seen = (queries[:, :, None] == keys[:, None, :]) & (keys > 0)[:, None, :]
+        if self.causal:
+            assert self.index is not None, "a causal mask needs the queries' index"
+            past = jnp.arange(keys.shape[1])[None, None, :] <= self.index[:, :, None]
+            if self.prefix is not None:
+                past = past | (jnp.asarray(self.prefix) > 0)[:, None, :]
+            seen = seen & past
+        return seen[:, None]

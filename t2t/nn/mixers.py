@@ -1,0 +1,163 @@
+"""What mixes positions within a block: one interface for training, for consuming a prompt and for decoding a token at a time.
+
+A mixer has a parallel form (`__call__`), the same that also makes a cache (`prefill`), and a step form. What a cache holds is the mixer's own
+affair: a pytree of arrays whose first axis is the batch.
+"""
+
+from __future__ import annotations
+
+import abc
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from t2t.nn.attention import Backend, Bias, attention
+from t2t.nn.dropout import Keys
+from t2t.nn.initializers import Initializer
+from t2t.nn.linear import Linear
+from t2t.nn.masks import Mask
+from t2t.sharding import constrain
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    """What the layers of a stack share in one pass.
+
+    mask:    of the tokens among themselves.
+    bias:    relative bias on those logits, or None.
+    memory:  the encoder's output, for cross attention, or None.
+    memory_mask: of the tokens on the encoder's.
+    index:   in a step, each row's place; None in a pass over whole rows.
+    keys:    of dropout.
+    """
+
+    mask: Mask
+    bias: Float[Array, "#B H q k"] | Bias | None = None
+    memory: Float[Array, "B k D"] | None = None
+    memory_mask: Mask | None = None
+    index: Int[Array, "B"] | None = None
+    keys: Keys = field(default_factory=lambda: Keys(None))
+
+
+class Mixer(nnx.Module, abc.ABC):
+    """Mixes information between positions."""
+
+    @abc.abstractmethod
+    def __call__(self, x: Float[Array, "B L D"], context: Context) -> Float[Array, "B L D"]:
+        """Mix whole rows."""
+
+    @abc.abstractmethod
+    def prefill(self, x: Float[Array, "B L D"], context: Context, length: int) -> tuple[Float[Array, "B L D"], Any]:
+        """Mix whole rows and return a cache with room for `length` positions."""
+
+    @abc.abstractmethod
+    def step(self, x: Float[Array, "B 1 D"], cache: Any, context: Context) -> tuple[Float[Array, "B 1 D"], Any]:
+        """Mix one more position a row, at `context.index`, with those before it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attend:
+    """How attention is computed: see `t2t.nn.attention.attention`. Steps of decoding have one query and always take "einsum"."""
+
+    backend: Backend = "einsum"
+    block: int = 256
+    dropout: float = 0.0
+
+
+class Attention(Mixer):
+    """Multi-head attention, of tokens among themselves or, with `keys_values`, on the encoder's output.
+
+    kv_heads: heads of keys and values; fewer than `heads` is grouped-query attention (Ainslie et al. 2023).
+    scaled:   whether logits are divided by sqrt(head_dim). T5 instead draws its queries' kernel that much smaller.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        *,
+        heads: int,
+        kv_heads: int,
+        head_dim: int,
+        scaled: bool,
+        biases: bool,
+        attend: Attend,
+        init: Initializer,
+        query_init: Initializer,
+        out_init: Initializer,
+    ) -> None:
+        self.heads, self.kv_heads, self.head_dim = heads, kv_heads, head_dim
+        self.scale = head_dim**-0.5 if scaled else 1.0
+        self.attend = attend
+        self.query = Linear(size, heads * head_dim, ("embed", "heads"), bias=biases, init=query_init)
+        self.key = Linear(size, kv_heads * head_dim, ("embed", "heads"), bias=biases, init=init)
+        self.value = Linear(size, kv_heads * head_dim, ("embed", "heads"), bias=biases, init=init)
+        self.out = Linear(heads * head_dim, size, ("heads", "embed"), bias=biases, init=out_init)
+
+    def __call__(self, x: Float[Array, "B L D"], context: Context) -> Float[Array, "B L D"]:
+        """Attend over the rows themselves."""
+        return self._self(x, context, *self.keys_values(x))
+
+    def prefill(self, x: Float[Array, "B L D"], context: Context, length: int) -> tuple[Float[Array, "B L D"], Any]:
+        """Attend over the rows themselves; the cache holds their keys and values, [B length K D] each."""
+        keys, values = self.keys_values(x)
+        room = ((0, 0), (0, length - x.shape[1]), (0, 0), (0, 0))
+        return self._self(x, context, keys, values), {"key": jnp.pad(keys, room), "value": jnp.pad(values, room)}
+
+    def step(self, x: Float[Array, "B 1 D"], cache: Any, context: Context) -> tuple[Float[Array, "B 1 D"], Any]:
+        """Put the position's key and value at its index and attend over those up to it."""
+        assert context.index is not None, "a step needs each row's index"
+        here = (jnp.arange(cache["key"].shape[1])[None] == context.index[:, None])[:, :, None, None]
+        keys, values = (
+            jnp.where(here, new, old)
+            for new, old in zip(self.keys_values(x), (cache["key"], cache["value"]), strict=True)
+        )
+        out = self._attend(x, keys, values, context.mask, context.bias, None, "einsum")
+        return out, {"key": keys, "value": values}
+
+    def keys_values(self, x: Float[Array, "B k D"]) -> tuple[Float[Array, "B k K D"], Float[Array, "B k K D"]]:
+        """Return the keys and values of positions."""
+        return self._split(self.key(x), self.kv_heads), self._split(self.value(x), self.kv_heads)
+
+    def cross(
+        self, x: Float[Array, "B q D"], keys: Float[Array, "B k K D"], values: Float[Array, "B k K D"], context: Context
+    ) -> Float[Array, "B q D"]:
+        """Attend on the encoder's output, given its `keys_values`."""
+        assert context.memory_mask is not None, "cross attention needs a mask on the encoder's tokens"
+        backend = self.attend.backend if context.index is None else "einsum"
+        return self._attend(x, keys, values, context.memory_mask, None, context.keys.next(), backend)
+
+    def _self(
+        self, x: Float[Array, "B L D"], context: Context, keys: jax.Array, values: jax.Array
+    ) -> Float[Array, "B L D"]:
+        return self._attend(x, keys, values, context.mask, context.bias, context.keys.next(), self.attend.backend)
+
+    def _attend(
+        self,
+        x: Float[Array, "B q D"],
+        keys: jax.Array,
+        values: jax.Array,
+        mask: Mask,
+        bias: jax.Array | Bias | None,
+        dropout_key: jax.Array | None,
+        backend: Backend,
+    ) -> Float[Array, "B q D"]:
+        out = attention(
+            self._split(self.query(x), self.heads),
+            keys,
+            values,
+            mask=mask,
+            bias=bias,
+            scale=self.scale,
+            dropout=self.attend.dropout,
+            dropout_key=dropout_key,
+            backend=backend,
+            block=self.attend.block,
+        )
+        return self.out(out.reshape(*out.shape[:2], -1))
+
+    def _split(self, x: Float[Array, "B L HD"], heads: int) -> Float[Array, "B L H D"]:
+        return constrain(x.reshape(*x.shape[:2], heads, self.head_dim), ("batch", "length", "heads", None))

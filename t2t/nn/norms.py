@@ -1,0 +1,51 @@
+"""Normalisation over the last axis, computed in float32 whatever the type of the input."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from t2t.nn.initializers import ONES, ZEROS
+from t2t.nn.parameters import parameter
+
+NormKind = Literal["rms", "layer"]
+
+
+class RMSNorm(nnx.Module):
+    """Root-mean-square norm (Zhang & Sennrich 2019): a scale, no mean, no bias. T5's layer norm."""
+
+    def __init__(self, size: int, epsilon: float) -> None:
+        self.epsilon = epsilon
+        self.scale = parameter((size,), ("embed",), ONES, decay=False)
+
+    def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
+        """Return the normalised input in its own type."""
+        wide = x.astype(jnp.float32)
+        mean = jnp.mean(jnp.square(wide), axis=-1, keepdims=True)
+        return (wide * jax.lax.rsqrt(mean + self.epsilon) * self.scale[...]).astype(x.dtype)
+
+
+class LayerNorm(nnx.Module):
+    """Layer norm (Ba et al. 2016) with scale and bias. GPT's and BERT's."""
+
+    def __init__(self, size: int, epsilon: float) -> None:
+        self.epsilon = epsilon
+        self.scale = parameter((size,), ("embed",), ONES, decay=False)
+        self.bias = parameter((size,), ("embed",), ZEROS, decay=False)
+
+    def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
+        """Return the normalised input in its own type."""
+        wide = x.astype(jnp.float32)
+        centred = wide - jnp.mean(wide, axis=-1, keepdims=True)
+        variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
+        normal = centred * jax.lax.rsqrt(variance + self.epsilon)
+        return (normal * self.scale[...] + self.bias[...]).astype(x.dtype)
+
+
+def norm(kind: NormKind, size: int, epsilon: float) -> RMSNorm | LayerNorm:
+    """Build the norm of that kind."""
+    return RMSNorm(size, epsilon) if kind == "rms" else LayerNorm(size, epsilon)

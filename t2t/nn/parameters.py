@@ -1,0 +1,116 @@
+"""Parameters of NNX layers: their logical axes, their decay flag, and the way to and from a nested dict.
+
+The one module that touches NNX's metadata and graph functions. Layers are built without arrays: a parameter holds its shape until
+`Definition.bind` puts arrays in, so that a model of any size is described without memory.
+"""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass, replace
+from typing import Any, Generic, TypeVar
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from t2t.nn.initializers import Initializer
+from t2t.nn.model import ParamSpec
+from t2t.types import Params
+
+Module = TypeVar("Module", bound=nnx.Module)
+
+
+@dataclass(frozen=True)
+class _Metadata:
+    axes: tuple[str | None, ...]
+    decay: bool
+    init: Initializer
+    stacked: bool = False
+
+
+def parameter(
+    shape: tuple[int, ...], axes: tuple[str | None, ...], init: Initializer, *, decay: bool = True
+) -> nnx.Param:
+    """Declare a float32 parameter.
+
+    axes:  a logical axis name, or None, for each dimension.
+    decay: whether weight decay applies: not to biases, norms and positions.
+    """
+    assert len(shape) == len(axes), (shape, axes)
+    abstract = jax.ShapeDtypeStruct(shape, jnp.float32)
+    return nnx.Param(abstract, t2t=_Metadata(axes, decay, init))
+
+
+def _variables(module: nnx.Module) -> list[tuple[tuple[str, ...], nnx.Variable]]:
+    return [(tuple(map(str, path)), value) for path, value in nnx.iter_graph(module) if isinstance(value, nnx.Param)]
+
+
+def stack(module: Module, layers: int) -> Module:
+    """Give every parameter of a newly built `module` a leading axis "layers" and return it.
+
+    Each layer is initialised on its own, with the shape that it has alone.
+    """
+    for _, variable in _variables(module):
+        value, metadata = variable.get_value(), variable.get_metadata("t2t")
+        assert not metadata.stacked, "already stacked"
+        variable.set_value(jax.ShapeDtypeStruct((layers, *value.shape), value.dtype))
+        variable.set_metadata(t2t=replace(metadata, axes=("layers", *metadata.axes), stacked=True))
+    return module
+
+
+class Definition(Generic[Module]):
+    """A module with its arrays taken out: its structure and, for each parameter, a ParamSpec.
+
+    specs: nested dict of ParamSpec; the module's parameters are a nested dict of arrays of that structure.
+    """
+
+    def __init__(self, module: Module) -> None:
+        self._graph = nnx.graphdef(module)
+        self._init: dict[tuple[str, ...], _Metadata] = {}
+        self.specs: dict[str, Any] = {}
+        for path, variable in sorted(_variables(module), key=lambda item: item[0]):
+            value, metadata = variable.get_value(), variable.get_metadata("t2t")
+            self._init[path] = metadata
+            _put(self.specs, path, ParamSpec(value.shape, value.dtype, metadata.axes, metadata.decay))
+
+    def init(self, key: jax.Array) -> Params:
+        """Make the parameters. A parameter's value depends on `key` and its own path alone."""
+        params: Params = {}
+        for path, metadata in self._init.items():
+            spec = _get(self.specs, path)
+            own = jax.random.fold_in(key, zlib.crc32("/".join(path).encode()))
+            if metadata.stacked:
+                shape = spec.shape[1:]
+                value = jax.vmap(lambda k, m=metadata, s=shape: m.init(k, s))(jax.random.split(own, spec.shape[0]))
+            else:
+                value = metadata.init(own, spec.shape)
+            _put(params, path, value)
+        return params
+
+    def bind(self, params: Params) -> Module:
+        """Return the module with `params` in it, to be used within the trace at hand."""
+        return nnx.merge(self._graph, nnx.State(params))
+
+
+def unbind(module: Module) -> tuple[Any, Params]:
+    """Take a module with arrays apart into its structure and a nested dict of them."""
+    graph, state = nnx.split(module)
+    return graph, dict(nnx.to_pure_dict(state))
+
+
+def rebind(graph: Any, params: Params) -> Any:
+    """Put arrays back into a structure from `unbind`; their shapes may differ (one layer of a stack, say)."""
+    return nnx.merge(graph, nnx.State(params))
+
+
+def _put(tree: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
+    for name in path[:-1]:
+        tree = tree.setdefault(name, {})
+    tree[path[-1]] = value
+
+
+def _get(tree: dict[str, Any], path: tuple[str, ...]) -> Any:
+    for name in path:
+        tree = tree[name]
+    return tree
