@@ -8,9 +8,9 @@ Each is a function `(dataset, sequence_length, output_features, *, parameters)` 
   as T5 does, since rows are packed later. A text without tokens gives no example.
 - EOS stands at the end of every feature whose `add_eos` is set; where targets go on with the text (causal and prefix
   LM), only at the end of the text.
-- Randomness is stateless and seeded as SeqIO's preprocessors are: the same seed gives the same examples, every epoch
-  of a repeated dataset others, and an iterator's checkpoint includes it. Iterating one dataset object twice counts as
-  two epochs, as it does for shuffling.
+- Randomness is stateless and seeded by SeqIO: the same seed gives the same examples, and an iterator's checkpoint
+  holds the place in the stream of seeds. Epochs differ where the source is repeated, as `get_dataset(num_epochs=...)` and
+  this project's pipeline do it; repeating the finished dataset repeats its examples.
 """
 
 from t2t.tasks.objectives.features import encoder_features, text_features

@@ -23,8 +23,8 @@ def spans(inputs_ids: Sequence[int], targets_ids: Sequence[int], vocabulary: Voc
 
     def runs(ids: Sequence[int]) -> Iterable[tuple[bool, list[int]]]:
         plain = [int(i) for i in ids if i not in (vocabulary.pad_id, vocabulary.eos_id)]
-        for sentinel, run in groupby(plain, key=lambda i: i >= lowest):
-            if sentinel:
+        for is_sentinel, run in groupby(plain, key=lambda i: i >= lowest):
+            if is_sentinel:
                 yield from ((True, [i]) for i in run)
             else:
                 yield False, list(run)
@@ -50,6 +50,6 @@ def spans(inputs_ids: Sequence[int], targets_ids: Sequence[int], vocabulary: Voc
     kept: list[Piece] = []
     for sentinel, run in runs(inputs_ids):
         kept += named(run[0]) if sentinel else [(vocabulary.decode(run), "kept")]
-    for sentinel in list(noise):
-        kept += named(sentinel)
+    for unused in list(noise):
+        kept += named(unused)
     return kept + pieces

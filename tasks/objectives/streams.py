@@ -40,21 +40,11 @@ def windows(dataset: tf.data.Dataset, length: int | None, *, end: tf.Tensor | No
 def map_with_seed(dataset: tf.data.Dataset, function: Callable[[tf.Tensor, tf.Tensor], Example]) -> tf.data.Dataset:
     """Map `function(ids, seed)`, the seed being for stateless random ops (shape [2], int64).
 
-    `seqio.map_over_dataset(num_seeds=1)` repeats its seeds when the dataset made with it is repeated, and gives the
-    first examples of every shard of a dataset the same ones. Here a repetition draws new seeds, and the ids of the example
-    are folded in.
+    The ids are folded into SeqIO's seeds: those are the same stream for every shard of a dataset.
     """
 
     def with_seed(ids: tf.Tensor, seed: tf.Tensor) -> Example:
         fingerprint = tf.strings.to_hash_bucket_fast(tf.io.serialize_tensor(ids), 2**31 - 1)
         return function(ids, tf.random.experimental.stateless_fold_in(seed, fingerprint))
 
-    seeds = tf.data.Dataset.random(seed=_draw_seed(), rerandomize_each_iteration=True).batch(2, drop_remainder=True)
-    return tf.data.Dataset.zip((dataset, seeds)).map(with_seed, num_parallel_calls=tf.data.AUTOTUNE)
-
-
-def _draw_seed() -> int:
-    """Draw a seed the way SeqIO's random preprocessors do, so that `get_dataset(seed=...)` rules it."""
-    draw = seqio.map_over_dataset(lambda _, seed: seed[0], num_seeds=1)
-    with tf.init_scope():
-        return int(next(iter(draw(tf.data.Dataset.from_tensors(0)))))
+    return seqio.map_over_dataset(with_seed, num_seeds=1)(dataset)
