@@ -55,7 +55,11 @@ class FileSource(BlockSource):
     """Files of a split, or files of which a share is held out.
 
     The files are found and read through at the first use, not when the source is made.
+
+    format: what to call the files in messages.
     """
+
+    format = "local"
 
     def __init__(
         self,
@@ -101,7 +105,7 @@ class FileSource(BlockSource):
 
     def __str__(self) -> str:
         found = ", ".join(f"{split}: {' '.join(patterns)}" for split, patterns in self.patterns.items())
-        return f"{type(self).__name__}({found})"
+        return f"{self.format} files ({found})"
 
     @abc.abstractmethod
     def _infer(self, paths: Sequence[str]) -> Mapping[str, type | None]:

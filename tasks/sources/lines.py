@@ -41,6 +41,7 @@ class LineSource(FileSource):
     ) -> None:
         super().__init__(files, fields=fields, held_out=held_out, split_by=split_by, on_bad=on_bad)
         self.reader = reader
+        self.format = reader.name
 
     def _head(self, stream: BinaryIO, path: str) -> tuple[tuple[str, ...], int]:
         first = stream.read(8)

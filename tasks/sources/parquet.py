@@ -21,6 +21,8 @@ _PROBLEMS = 5
 class ParquetSource(FileSource):
     """Parquet files; a block is a row group."""
 
+    format = "Parquet"
+
     def _infer(self, paths: Sequence[str]) -> Mapping[str, type | None]:
         with _opened(paths[0]) as file:
             return {field.name: _kind(field.type) for field in file.schema_arrow}

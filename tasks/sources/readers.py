@@ -7,7 +7,7 @@ import csv
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, ClassVar, NamedTuple
 
 from t2t.errors import nearest
 
@@ -38,6 +38,8 @@ class Bad(Exception):
 
 class Reader(abc.ABC):
     """A file format. Equal readers read equally: their `repr` is part of the key of a cached index."""
+
+    name: ClassVar[str]
 
     @abc.abstractmethod
     def records(self, stream: BinaryIO, line: int, header: Sequence[str], fields: Fields | None) -> Iterator[Record]:
@@ -78,6 +80,7 @@ class TextReader(Reader):
     unit: "line", or "paragraph": lines up to the next blank one, kept with their line breaks.
     """
 
+    name: ClassVar[str] = "text"
     unit: str = "line"
 
     def records(self, stream: BinaryIO, line: int, header: Sequence[str], fields: Fields | None) -> Iterator[Record]:
@@ -112,6 +115,8 @@ class TextReader(Reader):
 @dataclass(frozen=True)
 class JsonReader(Reader):
     """One JSON object a line; blank lines are passed over."""
+
+    name: ClassVar[str] = "JSON lines"
 
     def records(self, stream: BinaryIO, line: int, header: Sequence[str], fields: Fields | None) -> Iterator[Record]:
         """Yield the objects."""
@@ -159,6 +164,7 @@ class DelimitedReader(Reader):
     columns:   names of the columns; None reads them from the first line.
     """
 
+    name: ClassVar[str] = "delimited"
     delimiter: str = ","
     quotes: bool = True
     columns: tuple[str, ...] | None = None

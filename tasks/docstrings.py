@@ -1,0 +1,168 @@
+"""English documentation out of Python source files, with the standard library alone.
+
+Run as a program it reads file names from standard input and prints a JSON list of entries a file: so it is run in several
+processes at once, each of them light, which importing the package (and TensorFlow with it) in each would not be.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+SHORTEST = 80  # characters; less says hardly anything
+LONGEST = 20_000
+_LARGEST_FILE = 2_000_000  # bytes; generated code
+_SKIPPED_DIRECTORIES = {
+    "test",
+    "tests",
+    "testing",
+    "idlelib",
+    "lib2to3",
+    "site-packages",
+    "dist-packages",
+    "__pycache__",
+    "_vendor",
+    "test_data",
+    "turtledemo",
+}
+_SKIPPED_FILES = re.compile(r"(^test_|_test\.py$|_tests\.py$|_pb2\.py$|_pb2_grpc\.py$|^conftest\.py$)")
+_DOCUMENTED = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+
+
+class Entry(NamedTuple):
+    """A docstring and what it is of.
+
+    text:      the docstring, indentation taken away.
+    signature: "def name(arguments) -> result", "class Name(Base)" or "module name".
+    """
+
+    text: str
+    signature: str
+
+
+def source_files(root: str) -> list[str]:
+    """Return the Python files below a directory (or the file itself), sorted; tests and generated code are left out."""
+    if os.path.isfile(root):
+        return [root]
+    found = []
+    for directory, inner, files in os.walk(root):
+        inner[:] = sorted(
+            name for name in inner if name not in _SKIPPED_DIRECTORIES and not name.endswith(".dist-info")
+        )
+        for name in files:
+            path = os.path.join(directory, name)
+            if name.endswith(".py") and not _SKIPPED_FILES.search(name) and os.path.getsize(path) <= _LARGEST_FILE:
+                found.append(path)
+    return sorted(found)
+
+
+def entries(path: str) -> list[Entry]:
+    """Return the documentation in a file, in its order; none for a file that is no valid Python."""
+    try:
+        with open(path, "rb") as file:
+            source = file.read()
+        # No docstring of more than a line without triple quotes; parsing is what takes the time.
+        if b'"""' not in source and b"'''" not in source:
+            return []
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            tree = ast.parse(source)
+    except (OSError, SyntaxError, ValueError, RecursionError):
+        return []
+    name = os.path.splitext(os.path.basename(path))[0]
+    if name == "__init__":
+        name = os.path.basename(os.path.dirname(path))
+    return list(_walk(tree, name))
+
+
+def _walk(node: ast.AST, name: str) -> Iterator[Entry]:
+    if isinstance(node, _DOCUMENTED):
+        text = _docstring(node)
+        if text is not None:
+            yield Entry(text, _signature(node, name))
+        for child in node.body:
+            yield from _walk(child, name)
+    elif isinstance(node, ast.If | ast.Try | ast.With):
+        for child in node.body:
+            yield from _walk(child, name)
+
+
+def _docstring(node: _DOCUMENTED) -> str | None:
+    if not node.body or not isinstance(node.body[0], ast.Expr) or not isinstance(node.body[0].value, ast.Constant):
+        return None
+    raw = node.body[0].value.value
+    if not isinstance(raw, str) or not SHORTEST <= len(raw) <= LONGEST:
+        return None
+    text = "\n".join(line.rstrip() for line in inspect.cleandoc(raw).splitlines()).strip()
+    if len(text) < SHORTEST or not _prose(text):
+        return None
+    return text
+
+
+def _prose(text: str) -> bool:
+    """Return whether it is mostly words, and not a table, a diagram or other than English."""
+    letters = sum(character.isascii() and (character.isalpha() or character == " ") for character in text)
+    return letters >= 0.6 * len(text) and not any(0xD800 <= ord(character) <= 0xDFFF for character in text)
+
+
+def _signature(node: _DOCUMENTED, name: str) -> str:
+    if isinstance(node, ast.Module):
+        return f"module {name}"
+    if isinstance(node, ast.ClassDef):
+        bases = ", ".join(ast.unparse(base) for base in node.bases)
+        return f"class {node.name}({bases})" if bases else f"class {node.name}"
+    result = f" -> {ast.unparse(node.returns)}" if node.returns is not None else ""
+    return f"def {node.name}({ast.unparse(node.args)}){result}"
+
+
+def extract(files: Sequence[str], processes: int) -> list[Entry]:
+    """Return the documentation in all files, each text once, in the order of the files whatever the number of processes.
+
+    Raises:
+      RuntimeError: a process failed.
+    """
+    if processes <= 1:
+        parts = [entries(path) for path in files]
+    else:
+        # Interleaved, since neighbours are alike in size.
+        with tempfile.TemporaryDirectory() as directory:
+            workers = [
+                _started(files[rank::processes], os.path.join(directory, str(rank))) for rank in range(processes)
+            ]
+            shares = [_finished(worker, output) for worker, output in workers]
+        parts = [shares[index % processes][index // processes] for index in range(len(files))]
+    seen: dict[str, Entry] = {}
+    for part in parts:
+        for entry in part:
+            seen.setdefault(entry.text, entry)
+    return list(seen.values())
+
+
+def _started(files: Sequence[str], output: str) -> tuple[subprocess.Popen[bytes], str]:
+    with open(output + ".files", "w", encoding="utf-8") as listed:
+        json.dump(list(files), listed)
+    with open(output + ".files", "rb") as given, open(output, "wb") as made, open(output + ".errors", "wb") as errors:
+        return subprocess.Popen([sys.executable, "-I", __file__], stdin=given, stdout=made, stderr=errors), output
+
+
+def _finished(worker: subprocess.Popen[bytes], output: str) -> list[list[Entry]]:
+    if worker.wait():
+        with open(output + ".errors", encoding="utf-8", errors="replace") as errors:
+            raise RuntimeError(f"extracting documentation failed: {errors.read()[-2000:]}")
+    with open(output, encoding="utf-8") as made:
+        return [[Entry(*entry) for entry in json.loads(line)] for line in made]
+
+
+if __name__ == "__main__":
+    sys.stdout.reconfigure(encoding="utf-8")  # type: ignore[union-attr]
+    for file in json.load(sys.stdin):
+        print(json.dumps(entries(file)))

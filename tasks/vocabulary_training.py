@@ -1,0 +1,200 @@
+"""Vocabularies trained on the texts of a task: what `t2t vocab` does."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import os
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import seqio
+import tensorflow as tf
+
+from t2t.errors import UserError, nearest
+from t2t.tasks.register import find, format_of
+from t2t.vocabularies import SentencePiece, Vocabulary, WordPiece
+
+KINDS = ("unigram", "bpe", "wordpiece")
+_SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+
+
+def train_vocabulary(
+    task: str,
+    *,
+    size: int,
+    out: str | os.PathLike[str],
+    kind: str = "unigram",
+    extra_ids: int = 100,
+    split: str = "train",
+    examples: int | None = 200_000,
+    lowercase: bool = True,
+) -> Vocabulary:
+    """Train a vocabulary on a task's texts, write it to `out` and return it.
+
+    Args:
+      task: name of a task or mixture; a mixture's tasks give `examples` each.
+      size: ids in all, extra ids included.
+      out: file to write; it must not exist yet.
+      kind: "unigram" or "bpe" (SentencePiece), or "wordpiece" (BERT's, a vocab.txt).
+      extra_ids: sentinels at the end, as T5's span corruption needs. They are no part of the file.
+      split: the split to read.
+      examples: read no more than that many of each task, None for all.
+      lowercase: for "wordpiece": lower the text and strip accents.
+
+    Raises:
+      UserError: an unknown task, kind or split, a file that exists, or a size that the texts do not allow.
+    """
+    if kind not in KINDS:
+        raise UserError(f"kind {kind!r} of vocabulary: must be one of {', '.join(KINDS)}.{nearest(kind, KINDS)}")
+    if Path(out).exists():
+        raise UserError(f"{out}: exists already; name another file (--out).")
+    texts = task_texts(task, split=split, examples=examples)
+    if kind == "wordpiece":
+        return train_wordpiece(texts, size=size, out=out, lowercase=lowercase, extra_ids=extra_ids)
+    return train_sentencepiece(texts, size=size, out=out, extra_ids=extra_ids, model=kind)
+
+
+def task_texts(name: str, *, split: str = "train", examples: int | None = None) -> Iterator[str]:
+    """Yield the texts of a task, or of each task of a mixture: inputs with their prefix, and targets.
+
+    Of a task that was registered with SeqIO alone, every field of its source that is text.
+
+    Raises:
+      UserError: an unknown name, a split that no task has, or a task without text.
+    """
+    found = find(name)
+    tasks = [found] if isinstance(found, seqio.Task) else found.tasks
+    having = [task for task in tasks if split in task.splits]
+    if not having:
+        raise UserError(f"split {split!r} of {name!r}: no such split.{nearest(split, map(str, found.splits))}")
+    return itertools.chain.from_iterable(_texts(task, split, examples) for task in having)
+
+
+def _texts(task: seqio.Task, split: str, examples: int | None) -> Iterator[str]:
+    dataset = task.source.get_dataset(split=split, shuffle=examples is not None, seed=0)
+    form = format_of(task)
+    if form is not None:
+        dataset = form(dataset)
+    fields = [
+        field
+        for field, spec in dataset.element_spec.items()
+        if isinstance(spec, tf.TensorSpec | tf.RaggedTensorSpec) and spec.dtype == tf.string and field != "choices"
+    ]
+    if not fields:
+        raise UserError(f"task {task.name!r}: its source has no text to train a vocabulary on.")
+    if examples is not None:
+        dataset = dataset.take(examples)
+    for example in dataset:
+        for field in fields:
+            value = example[field]
+            flat = value.flat_values if isinstance(value, tf.RaggedTensor) else tf.reshape(value, [-1])
+            for text in flat.numpy():
+                yield text.decode("utf-8", errors="ignore")
+
+
+def train_sentencepiece(
+    texts: Iterable[str], *, size: int, out: str | os.PathLike[str], extra_ids: int = 100, model: str = "unigram"
+) -> SentencePiece:
+    """Train a SentencePiece model on `texts`, write it to `out` and return its vocabulary.
+
+    Padding is 0, EOS 1, unknown 2, as in T5; unknown characters fall back to bytes, so that any text survives.
+
+    Args:
+      texts: strings; line breaks inside are kept as spaces, as SentencePiece reads a line at a time.
+      size: ids in all, extra ids included.
+      out: file to write.
+      extra_ids: sentinels at the end; they are not stored in the file.
+      model: "unigram" or "bpe".
+
+    Raises:
+      UserError: no text, or a size that the texts do not allow; SentencePiece's reason is quoted.
+    """
+    import sentencepiece
+
+    if model not in ("unigram", "bpe"):
+        raise UserError(f"SentencePiece model {model!r}: must be 'unigram' or 'bpe'.")
+    if size <= extra_ids + 3 + 256:
+        raise UserError(
+            f"vocabulary size {size} (--size): must be above {extra_ids + 259}, for extra ids, specials and bytes."
+        )
+    first, sentences = _nonempty(line for text in texts for line in text.splitlines() if line.strip())
+    written = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=itertools.chain([first], sentences),
+            model_writer=written,
+            vocab_size=size - extra_ids,
+            model_type=model,
+            pad_id=0,
+            eos_id=1,
+            unk_id=2,
+            bos_id=-1,
+            byte_fallback=True,
+            character_coverage=0.9995,
+            max_sentence_length=1 << 16,
+            input_sentence_size=2_000_000,
+            shuffle_input_sentence=True,
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        reason = " ".join(str(error).split()).rpartition("] ")[2]
+        if most := re.search(r"<= (\d+)", reason):
+            reason = f"the texts allow at most {int(most[1]) + extra_ids}."
+        raise UserError(f"vocabulary size {size} (--size), {extra_ids} extra ids included: {reason}") from None
+    _write(out, written.getvalue())
+    return SentencePiece(path=str(out), extra_ids=extra_ids)
+
+
+def train_wordpiece(
+    texts: Iterable[str], *, size: int, out: str | os.PathLike[str], lowercase: bool = True, extra_ids: int = 0
+) -> WordPiece:
+    """Train a WordPiece vocabulary on `texts`, write it to `out` as BERT's `vocab.txt` and return it.
+
+    Args:
+      size: ids in all, extra ids included; fewer where the texts do not give as many.
+
+    Raises:
+      UserError: no text, or a size below what the characters of the texts need.
+    """
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+
+    if str(out).endswith(".json"):
+        raise UserError(
+            f"{out}: a vocab.txt is written, and a name ending in .json is read as a tokenizer; name it .txt."
+        )
+    first, rest = _nonempty(text for text in texts if text.strip())
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece(prefix="##")
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=size - extra_ids, special_tokens=_SPECIAL, limit_alphabet=1000, show_progress=False
+    )
+    tokenizer.train_from_iterator(itertools.chain([first], rest), trainer)
+    tokens = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
+    if len(tokens) > size - extra_ids:
+        raise UserError(
+            f"vocabulary size {size}: the characters of the texts and {extra_ids} extra ids alone need {len(tokens) + extra_ids}."
+        )
+    _write(out, "".join(f"{token}\n" for token, _ in tokens).encode("utf-8"))
+    return WordPiece(path=str(out), lowercase=lowercase, extra_ids=extra_ids)
+
+
+def _nonempty(texts: Iterator[str]) -> tuple[str, Iterator[str]]:
+    first = next(texts, None)
+    if first is None:
+        raise UserError("no text to train a vocabulary on: the texts given are all empty.")
+    return first, texts
+
+
+def _write(out: str | os.PathLike[str], content: bytes) -> None:
+    path = Path(out)
+    partial = path.with_name(path.name + ".partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_bytes(content)
+        partial.replace(path)
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written: {error.strerror} (--out).") from None
