@@ -1,0 +1,251 @@
+"""A run's checkpoints: state, data position and metrics as one unit a step, written while training goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import zlib
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import jax
+from etils import epath
+
+from t2t.checkpoint import store
+from t2t.checkpoint.retention import CheckpointConfig, expired, ranking
+from t2t.checkpoint.tree import check, from_plain, nested, to_plain, to_plain_struct
+from t2t.errors import UserError
+from t2t.types import Params
+
+State = TypeVar("State")
+
+# The folders of a step. Parameters lie apart, so that inference and fine-tuning read nothing else.
+_PARAMS, _TRAINING, _POSITION, _ABOUT = "params", "training", "position", "about"
+_METRICS_FILE = "metrics.json"
+_DELETED = ".deleted"
+_ENTRY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint could not be written. The steps saved before it are untouched."""
+
+
+class Checkpoints:
+    """The checkpoints in a directory, DIRECTORY/STEP/ each.
+
+    A state is a dataclass that is a pytree and has the fields `params` (nested dict of arrays) and any others; random keys may be
+    among its leaves. Writes go on in the background, one at a time; what goes wrong there is raised by the next call, and by
+    `wait` and `close` at the latest. On several processes all of them make the same calls; process 0 alone deletes.
+
+    Opening changes nothing on disk, so a run may be read while another process writes to it.
+    """
+
+    def __init__(self, directory: str | os.PathLike[str], config: CheckpointConfig | None = None):
+        self.directory = epath.Path(os.path.abspath(directory) if "://" not in str(directory) else directory)
+        self.config = config or CheckpointConfig()
+        self._worker: ThreadPoolExecutor | None = None
+        self._pending: Future[None] | None = None
+        self._pending_step = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self.close()
+        except Exception as late:
+            if error is None:
+                raise
+            error.add_note(f"besides: {late}")
+
+    def due(self, step: int) -> bool:
+        """Return whether the configuration asks for a checkpoint after `step` steps."""
+        return step > 0 and step % self.config.every == 0
+
+    def save(
+        self,
+        step: int,
+        state: Any,
+        position: Mapping[str, bytes] | None = None,
+        metrics: Mapping[str, float] | None = None,
+    ) -> bool:
+        """Begin to save; False, with nothing done, where there is a checkpoint of that step already.
+
+        Returns when the arrays are copied from the devices: the state may then be donated. Waits for the save before it.
+
+        position: one entry a virtual shard of the data that this process reads; over all processes the names differ.
+        metrics:  numbers that belong to this step, among them the one to choose the best by.
+        Raises CheckpointError where this save cannot begin or the one before it failed.
+        """
+        self.wait()
+        entries = dict(position or {})
+        for name in entries:
+            if not _ENTRY.fullmatch(name):
+                raise ValueError(f"position entry {name!r}: the name must be one of a file")
+        if step in store.committed(self.directory):
+            return False
+        files: dict[str, dict[str, bytes]] = {
+            _POSITION: {name: _sealed(content) for name, content in entries.items()},
+            _ABOUT: {},
+        }
+        if jax.process_index() == 0:
+            numbers = {name: float(value) for name, value in (metrics or {}).items()}
+            files[_ABOUT][_METRICS_FILE] = (json.dumps(numbers, indent=2) + "\n").encode()
+        try:
+            if self._worker is None:
+                self._worker = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+                self._clear_leftovers()
+            write = store.start_write(self.directory / str(step), _trees(nested(state, to_plain)), files)
+        except Exception as error:
+            raise self._failure(step, error) from error
+        self._pending, self._pending_step = self._worker.submit(self._finish, write), step
+        return True
+
+    def restore(self, step: int, abstract_state: State) -> State:
+        """Return the state as it was saved, bit for bit, on the shardings and in the dtypes of `abstract_state`.
+
+        abstract_state: the state with a jax.ShapeDtypeStruct, with its sharding, for each array.
+        Raises UserError, naming the parameter and both shapes, where the state does not fit, and naming the file on damage.
+        """
+        path = self._path(step)
+        wanted = _trees(nested(abstract_state, to_plain_struct))
+        for name, what in ((_PARAMS, "parameter"), (_TRAINING, "training state")):
+            check(store.shapes(path, name), wanted[name], what=what, where=path)
+        training = store.read(path, _TRAINING, wanted[_TRAINING])
+        return from_plain(abstract_state, {**training, "params": store.read(path, _PARAMS, wanted[_PARAMS])})
+
+    def restore_params(self, step: int, abstract_params: Params | None = None, *, partial: bool = False) -> Params:
+        """Return the parameters alone; no optimizer state is read.
+
+        abstract_params: nested dict of jax.ShapeDtypeStruct with shardings; None for all as they were saved, on one device.
+        partial:         the checkpoint may have parameters that are not asked for; they are not read.
+        Raises UserError as `restore` does.
+        """
+        path = self._path(step)
+        stored = store.shapes(path, _PARAMS)
+        wanted = nested(stored if abstract_params is None else abstract_params, to_plain_struct)
+        check(stored, wanted, what="parameter", where=path, partial=partial)
+        return store.read(path, _PARAMS, wanted)
+
+    def param_shapes(self, step: int) -> Params:
+        """Return the nested dict of jax.ShapeDtypeStruct of the parameters as they were saved."""
+        return store.shapes(self._path(step), _PARAMS)
+
+    def restore_position(self, step: int) -> dict[str, bytes]:
+        """Return the data position, the entries of all processes. UserError, naming the file, on damage."""
+        folder = self._path(step) / _POSITION
+        if not folder.is_dir():
+            raise UserError(f"{folder}: the checkpoint is damaged, the data position is missing")
+        return {file.name: _unsealed(file) for file in sorted(folder.iterdir())}
+
+    def metrics(self, step: int) -> dict[str, float]:
+        """Return the metrics saved with a step. UserError, naming the file, on damage."""
+        return _read_metrics(self._path(step))
+
+    def steps(self) -> list[int]:
+        """Return the steps that are wholly written, ascending."""
+        self._raise_failed()
+        return list(store.committed(self.directory))
+
+    def latest(self) -> int | None:
+        """Return the newest step, or None where there is none."""
+        return max(self.steps(), default=None)
+
+    def best(self) -> int | None:
+        """Return the best step by the configuration's metric, or None where no step was saved with it."""
+        order = ranking({step: self.metrics(step) for step in self.steps()}, self.config)
+        return order[0] if order else None
+
+    def wait(self) -> None:
+        """Wait until what was begun is committed and what is no longer kept is deleted. CheckpointError where it failed."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            try:
+                pending.result()
+            except Exception as error:
+                raise self._failure(self._pending_step, error) from error
+
+    def close(self) -> None:
+        """Wait, and end the background thread. CheckpointError where the last save failed."""
+        try:
+            self.wait()
+        finally:
+            if self._worker is not None:
+                self._worker.shutdown()
+                self._worker = None
+
+    def _path(self, step: int) -> epath.Path:
+        if step == self._pending_step:
+            self.wait()
+        self._raise_failed()
+        paths = store.committed(self.directory)
+        if step in paths:
+            return paths[step]
+        if not paths:
+            raise UserError(f"{self.directory}: there is no checkpoint")
+        near = sorted(paths, key=lambda other: abs(other - step))[:3]
+        raise UserError(
+            f"{self.directory}: there is no checkpoint of step {step}. Nearest: {', '.join(map(str, near))}."
+        )
+
+    def _raise_failed(self) -> None:
+        if self._pending is not None and self._pending.done():
+            self.wait()
+
+    def _failure(self, step: int, error: Exception) -> CheckpointError:
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        return CheckpointError(f"{self.directory / str(step)}: the checkpoint could not be written ({reason})")
+
+    def _finish(self, write: store.Pending) -> None:
+        write.result()
+        if jax.process_index() != 0:
+            return
+        # A directory that is not ours is neither ranked nor deleted.
+        ours = {s: p for s, p in store.committed(self.directory).items() if (p / _ABOUT / _METRICS_FILE).exists()}
+        for step in expired({step: _read_metrics(path) for step, path in ours.items()}, self.config):
+            _delete(ours[step])
+
+    def _clear_leftovers(self) -> None:
+        """Remove what killed runs left. Only at the first save: someone who only reads must not clear a running save."""
+        if jax.process_index() == 0 and self.directory.is_dir():
+            for path in [*store.leftovers(self.directory), *self.directory.glob(f"*{_DELETED}")]:
+                path.rmtree()
+
+
+def _trees(state: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {_PARAMS: state["params"], _TRAINING: {name: value for name, value in state.items() if name != "params"}}
+
+
+def _read_metrics(path: epath.Path) -> dict[str, float]:
+    file = path / _ABOUT / _METRICS_FILE
+    try:
+        return {str(name): float(value) for name, value in json.loads(file.read_text()).items()}
+    except FileNotFoundError:
+        raise UserError(f"{file}: not a checkpoint of this program, or damaged: the file is missing") from None
+    except (ValueError, TypeError, AttributeError, UnicodeDecodeError) as error:
+        raise UserError(f"{file}: the checkpoint is damaged ({error})") from None
+
+
+def _delete(path: epath.Path) -> None:
+    # Renamed first: a deletion cut short must not leave half a checkpoint under a step's name.
+    if "://" in str(path):
+        path.rmtree()
+    else:
+        path.rename(path.with_name(path.name + _DELETED)).rmtree()
+
+
+def _sealed(content: bytes) -> bytes:
+    return content + zlib.crc32(content).to_bytes(4, "big")
+
+
+def _unsealed(file: epath.Path) -> bytes:
+    data = file.read_bytes()
+    content, seal = data[:-4], data[-4:]
+    if len(data) < 4 or zlib.crc32(content).to_bytes(4, "big") != seal:
+        raise UserError(f"{file}: the checkpoint is damaged, the data position has a wrong checksum")
+    return content

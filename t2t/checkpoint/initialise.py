@@ -1,0 +1,84 @@
+"""Starting a run from parts of another's parameters."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from t2t.checkpoint.tree import flatten, shape_table
+from t2t.errors import UserError, nearest
+from t2t.optim.paths import select
+from t2t.types import Params
+
+
+@dataclass(frozen=True, kw_only=True)
+class Initialised:
+    """What became of each parameter.
+
+    params: the nested dict to start from.
+    taken:  paths that came from the source.
+    fresh:  paths that are as they were.
+    unused: paths of the source that were not taken.
+    """
+
+    params: Params
+    taken: tuple[str, ...]
+    fresh: tuple[str, ...]
+    unused: tuple[str, ...]
+
+    def report(self) -> str:
+        """Return one line for the log."""
+        return (
+            f"{len(self.taken)} of {len(self.taken) + len(self.fresh)} parameters from the source"
+            f"{_some(', new: ', self.fresh)}{_some(', left in the source: ', self.unused)}"
+        )
+
+
+def initialise(
+    params: Params, source: Params, include: tuple[str, ...] = ("**",), exclude: tuple[str, ...] = ()
+) -> Initialised:
+    """Return `params` with those that the patterns choose taken from `source`, in the dtypes of `params`.
+
+    Both are nested dicts of arrays. "**" crosses folders, "*" does not, a folder's name means all beneath it.
+
+    Raises UserError where a pattern matches none of the source's parameters, or a chosen one is missing in `params` or has
+    another shape there.
+    """
+    have = shape_table(source)
+    chosen = select(include, have, where="initialise.include") - select(exclude, have, where="initialise.exclude")
+    if not chosen:
+        raise UserError(f"initialise.exclude: {', '.join(map(repr, exclude))} leaves nothing of the source")
+    want = shape_table(params)
+    for path in sorted(chosen):
+        if path not in want:
+            raise UserError(
+                f"initialise.include: the source's parameter {path} is not in this model; exclude it.{nearest(path, want)}"
+            )
+        if have[path] != want[path]:
+            raise UserError(
+                f"initialise.include: parameter {path} is {list(have[path])} in the source but {list(want[path])} here;"
+                " exclude it, or use the same vocabulary and sizes"
+            )
+    values = flatten(source)
+    return Initialised(
+        params=_replaced(params, {path: values[path] for path in chosen}),
+        taken=tuple(path for path in want if path in chosen),
+        fresh=tuple(path for path in want if path not in chosen),
+        unused=tuple(path for path in have if path not in chosen),
+    )
+
+
+def _replaced(params: Params, values: Params, prefix: str = "") -> Params:
+    out: Params = {}
+    for key, value in params.items():
+        path = prefix + key
+        if isinstance(value, dict):
+            out[key] = _replaced(value, values, f"{path}/")
+        else:
+            out[key] = values[path].astype(value.dtype) if path in values else value
+    return out
+
+
+def _some(text: str, paths: tuple[str, ...]) -> str:
+    if not paths:
+        return ""
+    return text + ", ".join(paths[:5]) + (f" and {len(paths) - 5} more" if len(paths) > 5 else "")

@@ -1,0 +1,49 @@
+"""Which checkpoints are made and kept."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from t2t.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointConfig:
+    """How often to save, and what to keep.
+
+    every:       save after each so many steps.
+    keep_last:   how many of the newest to keep, at least 1.
+    keep_best:   how many of the best to keep besides, by `best_metric`; a step saved without that metric, or with NaN, is not
+                 among the best.
+    best_metric: a name among the metrics that are saved.
+    best_mode:   whether the least or the greatest is best.
+    """
+
+    every: int = 1000
+    keep_last: int = 3
+    keep_best: int = 1
+    best_metric: str = "loss"
+    best_mode: Literal["min", "max"] = "min"
+
+    def __post_init__(self) -> None:
+        for name, least in (("every", 1), ("keep_last", 1), ("keep_best", 0)):
+            if getattr(self, name) < least:
+                raise UserError(f"checkpoints.{name}: must be at least {least}, not {getattr(self, name)}")
+        if self.best_mode not in ("min", "max"):
+            raise UserError(f"checkpoints.best_mode: must be min or max, not {self.best_mode!r}")
+
+
+def ranking(metrics: Mapping[int, Mapping[str, float]], config: CheckpointConfig) -> list[int]:
+    """Return the steps that have the metric, best first; of equals the newest first."""
+    sign = 1 if config.best_mode == "min" else -1
+    values = {step: values[config.best_metric] for step, values in metrics.items() if config.best_metric in values}
+    return sorted((s for s in values if not math.isnan(values[s])), key=lambda step: (sign * values[step], -step))
+
+
+def expired(metrics: Mapping[int, Mapping[str, float]], config: CheckpointConfig) -> list[int]:
+    """Return the steps to delete, oldest first, of those there are with their metrics."""
+    kept = {*sorted(metrics)[-config.keep_last :], *ranking(metrics, config)[: config.keep_best]}
+    return sorted(set(metrics) - kept)

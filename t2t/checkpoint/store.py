@@ -1,0 +1,110 @@
+"""The one module that knows Orbax: trees of arrays and small files, written as one unit and read in parts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Mapping
+from typing import Any, Protocol
+
+import jax
+from etils import epath
+from orbax.checkpoint import v1 as ocp
+
+from t2t.errors import UserError
+
+_METADATA = "_CHECKPOINT_METADATA"
+_PARTIAL = ".orbax-checkpoint-tmp"
+
+
+class Pending(Protocol):
+    """A write under way."""
+
+    def result(self, timeout: float | None = None) -> None:
+        """Wait until the unit is committed; raise what went wrong."""
+
+
+class _Files:
+    """Small files as a part of the unit. Each process adds its own; names must differ between processes."""
+
+    def __init__(self, files: Mapping[str, bytes]):
+        self._files = dict(files)
+
+    async def save(self, directory: ocp.path.PathAwaitingCreation) -> Awaitable[None]:
+        async def write() -> None:
+            place = epath.Path(await directory.await_creation())
+            for name, content in self._files.items():
+                (place / name).write_bytes(content)
+
+        return write()
+
+    async def load(self, directory: ocp.path.Path) -> Awaitable[None]:
+        raise NotImplementedError("files are read without Orbax")
+
+
+def start_write(path: epath.Path, trees: Mapping[str, Any], files: Mapping[str, Mapping[str, bytes]]) -> Pending:
+    """Begin to write a directory with a folder for each of `trees` (nested dicts of arrays) and of `files`.
+
+    Returns when the arrays are copied from the devices, so that they may be donated; the directory appears under its name
+    when all is written. To be called on all processes.
+    """
+    context = ocp.Context()
+    # In the background, a directory that cannot be made is told only after many minutes of waiting for it.
+    context.async_options.create_directories_asynchronously = False
+    with context:
+        return ocp.save_checkpointables_async(path, {**trees, **{name: _Files(found) for name, found in files.items()}})
+
+
+def committed(directory: epath.Path) -> dict[int, epath.Path]:
+    """Return step -> its directory for all that are wholly written, in ascending order."""
+    if not directory.is_dir():
+        return {}
+    found = ocp.path.step.standard_name_format().find_all(directory)
+    return dict(sorted((item.step, epath.Path(item.path)) for item in found))
+
+
+def leftovers(directory: epath.Path) -> list[epath.Path]:
+    """Return the directories of writes that were cut off."""
+    return [entry for entry in directory.iterdir() if _PARTIAL in entry.name] if directory.is_dir() else []
+
+
+def shapes(path: epath.Path, name: str) -> dict[str, Any]:
+    """Return a tree's nested dict of ShapeDtypeStruct as it was written. UserError where it cannot be told."""
+    if not (path / _METADATA).exists():
+        raise UserError(f"{path}: not a checkpoint, it has no {_METADATA}")
+    if not (path / name).is_dir():
+        raise UserError(f"{path}: the checkpoint is damaged, {path / name} is missing")
+    try:
+        tree = ocp.metadata(path, checkpointable_name=name).metadata
+    except Exception as error:
+        raise _damaged(path / name, error) from error
+    if not isinstance(tree, dict):
+        raise UserError(f"{path / name}: the checkpoint is damaged, the description of its arrays is unreadable")
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
+
+
+def read(path: epath.Path, name: str, abstract: dict[str, Any]) -> dict[str, Any]:
+    """Return the arrays of a tree for which `abstract` has a ShapeDtypeStruct, with its sharding and dtype.
+
+    Nothing else is read. UserError, naming the file where it is known, on damage. To be called on all processes.
+    """
+    context = ocp.Context()
+    context.pytree.loading.partial_load = True
+    try:
+        with context:
+            return ocp.load(path, abstract, checkpointable_name=name)
+    except Exception as error:
+        raise _damaged(path / name, error) from error
+
+
+def _damaged(path: epath.Path, error: BaseException) -> UserError:
+    # The first cause is the most telling: it is where TensorStore names the file.
+    while (cause := error.__cause__ or error.__context__) is not None:
+        error = cause
+    text = str(error)
+    named = [
+        found for found in re.findall(r"[\"']([^\"'\n]+)[\"']", text) if "/" in found and epath.Path(found).is_file()
+    ]
+    reason = (re.findall(r"\b[A-Z_]{6,}: [^\n\[]+", text) or text.strip().split("\n"))[0] or type(error).__name__
+    return UserError(
+        f"{named[0] if named else path}: the checkpoint is damaged, or not one of this program's ({reason.strip()[:300]})"
+    )

@@ -1,0 +1,261 @@
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from run_state import State, abstract, assert_same, make
+
+from t2t.checkpoint import CheckpointConfig, CheckpointError, Checkpoints
+from t2t.errors import UserError
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A directory with one checkpoint; not to be changed."""
+    directory = tmp_path_factory.mktemp("saved")
+    with Checkpoints(directory) as checkpoints:
+        assert checkpoints.save(7, make(7), {"shard-0": b"\x00\xffab", "shard-1": b""}, {"loss": 2.5})
+    return directory
+
+
+@pytest.fixture
+def damaged(saved, tmp_path):
+    """A copy of it, to be damaged."""
+    directory = tmp_path / "copy"
+    subprocess.run(["cp", "-r", str(saved), str(directory)], check=True)
+    return directory
+
+
+def test_restores_bit_for_bit_with_position_and_metrics(saved):
+    with Checkpoints(saved) as checkpoints:
+        assert checkpoints.steps() == [7]
+        state = checkpoints.restore(7, abstract(make(0)))
+        assert_same(state, make(7))
+        # The key is one: it draws what the saved one would have drawn.
+        assert jax.random.normal(state.key) == jax.random.normal(make(7).key)
+        assert checkpoints.restore_position(7) == {"shard-0": b"\x00\xffab", "shard-1": b""}
+        assert checkpoints.metrics(7) == {"loss": 2.5}
+
+
+def test_parameters_alone_and_parts_and_dtypes(saved):
+    checkpoints = Checkpoints(saved)
+    params = make(7).params
+    assert_same(checkpoints.restore_params(7), params)
+    assert_same(checkpoints.restore_params(7, abstract(params)), params)
+    half = checkpoints.restore_params(7, {"encoder": {"w": jax.ShapeDtypeStruct((8, 5), jnp.bfloat16)}}, partial=True)
+    assert_same(half, {"encoder": {"w": params["encoder"]["w"].astype(jnp.bfloat16)}})
+    assert checkpoints.param_shapes(7)["encoder"]["b"] == jax.ShapeDtypeStruct((3,), jnp.bfloat16)
+
+
+def test_parameters_are_read_without_the_optimizer(damaged):
+    for path in (damaged / "7" / "training").rglob("*"):
+        if path.is_file():
+            path.unlink()
+    assert_same(Checkpoints(damaged).restore_params(7), make(7).params)
+
+
+def test_donated_buffers_do_not_reach_the_checkpoint(tmp_path):
+    overwrite = jax.jit(lambda state: jax.tree.map(lambda x: x * 0 - 1, state), donate_argnums=0)
+    x = jnp.arange(2_000_000, dtype=jnp.float32)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, State(step=jnp.int32(1), params={"w": x}, opt_state=(), key=jax.random.key(0)))
+        jax.block_until_ready(overwrite({"w": x}))
+        assert x.is_deleted()
+        np.testing.assert_array_equal(checkpoints.restore_params(1)["w"], np.arange(2_000_000, dtype=np.float32))
+
+
+def test_keeps_the_last_and_the_best(tmp_path):
+    config = CheckpointConfig(keep_last=2, keep_best=1)
+    with Checkpoints(tmp_path, config) as checkpoints:
+        for step, loss in [(1, 3.0), (2, 1.0), (3, 2.0), (4, float("nan")), (5, 4.0)]:
+            checkpoints.save(step, make(step), {}, {"loss": loss})
+        checkpoints.wait()
+        assert checkpoints.steps() == [2, 4, 5]
+        assert (checkpoints.latest(), checkpoints.best()) == (5, 2)
+        assert not checkpoints.save(5, make(9))
+        assert_same(checkpoints.restore(5, abstract(make())), make(5))
+    assert sorted(os.listdir(tmp_path)) == ["2", "4", "5"]
+
+
+def test_a_foreign_directory_is_not_deleted(tmp_path):
+    (tmp_path / "1").mkdir()
+    (tmp_path / "1" / "thesis.txt").write_text("mine")
+    with Checkpoints(tmp_path, CheckpointConfig(keep_last=1, keep_best=0)) as checkpoints:
+        checkpoints.save(2, make(2))
+        checkpoints.save(3, make(3))
+    assert (tmp_path / "1" / "thesis.txt").read_text() == "mine"
+    assert not (tmp_path / "2").exists()
+
+
+def test_due():
+    checkpoints = Checkpoints("nowhere", CheckpointConfig(every=5))
+    assert [step for step in range(12) if checkpoints.due(step)] == [5, 10]
+    assert checkpoints.steps() == []
+    assert checkpoints.latest() is checkpoints.best() is None
+    assert not Path("nowhere").exists()
+
+
+def test_a_failed_write_is_raised_by_the_next_call_and_by_close(tmp_path, monkeypatch):
+    class Full:
+        def result(self, timeout=None):
+            raise OSError(28, "No space left on device")
+
+    from t2t.checkpoint import store
+
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(1, make(1))
+    checkpoints.wait()
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "start_write", lambda *arguments: Full())
+        for call in (checkpoints.wait, checkpoints.close, lambda: checkpoints.save(3, make(3))):
+            checkpoints.save(2, make(2))
+            with pytest.raises(CheckpointError, match=r"2: the checkpoint could not be written .*No space left"):
+                call()
+    # Told once; what was there before is untouched and saving goes on.
+    assert checkpoints.save(4, make(4))
+    checkpoints.close()
+    assert checkpoints.steps() == [1, 4]
+
+
+def test_a_real_write_error_is_raised(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    checkpoints = Checkpoints(tmp_path / "file" / "checkpoints")
+
+    def save():
+        checkpoints.save(1, make(1))
+        checkpoints.wait()
+
+    with pytest.raises(CheckpointError, match="could not be written"):
+        save()
+
+
+def test_other_shapes_and_names_are_told(saved):
+    checkpoints = Checkpoints(saved)
+    with pytest.raises(UserError, match=r"7: parameter encoder/w is \[8, 5\] in the checkpoint but \[8, 6\] here"):
+        checkpoints.restore(7, abstract(make(7, width=6)))
+    wanted = abstract(make(7).params)
+    renamed = {"encoder": {"w": wanted["encoder"]["w"], "bias": wanted["encoder"]["b"]}, "frozen": wanted["frozen"]}
+    with pytest.raises(UserError, match=r"no parameter encoder/bias, \[3\] here. Nearest: encoder/b"):
+        checkpoints.restore_params(7, renamed)
+    del renamed["encoder"]["bias"]
+    with pytest.raises(UserError, match=r"has parameter encoder/b, \[3\], which is unknown here"):
+        checkpoints.restore_params(7, renamed)
+    sgd = make(7).replace(opt_state=())
+    with pytest.raises(UserError, match=r"has training state opt_state/.*unknown here"):
+        checkpoints.restore(7, abstract(sgd))
+    with pytest.raises(UserError, match=r"no checkpoint of step 9. Nearest: 7"):
+        checkpoints.restore_params(9)
+    with pytest.raises(UserError, match="there is no checkpoint"):
+        Checkpoints(saved / "empty").restore_position(9)
+
+
+def test_damage_is_told_with_the_file(damaged):
+    checkpoints = Checkpoints(damaged)
+    position = damaged / "7" / "position" / "shard-0"
+    position.write_bytes(position.read_bytes()[:3])
+    with pytest.raises(UserError, match=rf"{position}: the checkpoint is damaged"):
+        checkpoints.restore_position(7)
+    metrics = damaged / "7" / "about" / "metrics.json"
+    metrics.write_text('{"loss": ')
+    with pytest.raises(UserError, match=rf"{metrics}: the checkpoint is damaged"):
+        checkpoints.best()
+    wide = make(7, width=5000)
+    metrics.write_text("{}")
+    checkpoints.save(8, wide)
+    checkpoints.close()
+    arrays = max((damaged / "8" / "params").rglob("d/*"), key=lambda path: path.stat().st_size)
+    arrays.write_bytes(arrays.read_bytes()[:100_000])
+    with pytest.raises(UserError, match=rf"{damaged}/8/params.*damaged") as caught:
+        checkpoints.restore(8, abstract(wide))
+    assert "encoder.w" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    (damaged / "7" / "training" / "_METADATA").write_text("{")
+    with pytest.raises(UserError, match=rf"{damaged}/7/training: .*unreadable"):
+        checkpoints.restore(7, abstract(make()))
+    (damaged / "7" / "_CHECKPOINT_METADATA").unlink()
+    with pytest.raises(UserError, match=rf"{damaged}/7: not a checkpoint"):
+        checkpoints.restore_params(7)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"every": 0}, "checkpoints.every"),
+        ({"keep_last": 0}, "checkpoints.keep_last"),
+        ({"best_mode": "least"}, "best_mode"),
+    ],
+)
+def test_impossible_configurations_are_refused(options, message):
+    with pytest.raises(UserError, match=message):
+        CheckpointConfig(**options)
+
+
+KILLED = """
+import os, signal, sys
+sys.path.insert(0, sys.argv[2])
+import jax, jax.numpy as jnp
+from run_state import State, make
+from t2t.checkpoint import Checkpoints
+checkpoints = Checkpoints(sys.argv[1])
+checkpoints.save(1, make(1), {"shard-0": b"one"}, {"loss": 1.0})
+checkpoints.wait()
+noise = jax.random.normal(jax.random.key(0), (20_000_000,))
+checkpoints.save(2, State(step=jnp.int32(2), params={"w": noise}, opt_state=(), key=jax.random.key(0)))
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_kill_in_a_save_leaves_the_earlier_steps_and_is_cleared_by_the_next_save(tmp_path):
+    done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path), str(HERE)], timeout=120, check=False)
+    assert done.returncode == -signal.SIGKILL
+    left = set(os.listdir(tmp_path)) - {"1"}
+    assert left
+    assert all("tmp" in name for name in left)
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.steps() == [1]
+        assert_same(checkpoints.restore(1, abstract(make())), make(1))
+        assert checkpoints.restore_position(1) == {"shard-0": b"one"}
+        assert set(os.listdir(tmp_path)) == left | {"1"}
+        checkpoints.save(2, make(2))
+    assert sorted(os.listdir(tmp_path)) == ["1", "2"]
+
+
+RESHARDED = """
+import sys
+sys.path.insert(0, sys.argv[2])
+import jax, numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
+from run_state import abstract, assert_same, make
+from t2t.checkpoint import Checkpoints
+assert jax.device_count() == 8
+mesh = jax.make_mesh((4, 2), ("data", "tensor"), axis_types=(AxisType.Auto,) * 2)
+whole = NamedSharding(mesh, P())
+target = abstract(make(), whole)
+split = jax.ShapeDtypeStruct((8, 5), np.float32, sharding=NamedSharding(mesh, P("data")))
+target.params["encoder"]["w"] = split
+with Checkpoints(sys.argv[1]) as checkpoints:
+    state = checkpoints.restore(7, target)
+    assert_same(state, make(7))
+    assert state.params["encoder"]["w"].sharding == split.sharding
+    assert state.params["encoder"]["w"].addressable_shards[0].data.shape == (2, 5)
+    assert state.key.sharding.is_equivalent_to(whole, 0)
+    assert checkpoints.save(8, state)
+    checkpoints.wait()
+    other = NamedSharding(jax.make_mesh((2,), ("x",), axis_types=(AxisType.Auto,), devices=jax.devices()[:2]), P())
+    assert_same(checkpoints.restore(8, abstract(make(), other)), make(7))
+assert not {"tensorflow", "seqio"} & set(sys.modules), "TensorFlow was imported"
+"""
+
+
+def test_other_shardings_and_no_tensorflow(damaged):
+    environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "8", "JAX_PLATFORMS": "cpu"}
+    environment.pop("XLA_FLAGS", None)
+    subprocess.run([sys.executable, "-c", RESHARDED, str(damaged), str(HERE)], env=environment, timeout=120, check=True)
+    assert_same(Checkpoints(damaged).restore(8, abstract(make())), make(7))
