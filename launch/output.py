@@ -1,0 +1,44 @@
+"""Results on standard output: for a person on a terminal, whole and plain for a file or a pipe."""
+
+from __future__ import annotations
+
+import sys
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+UNLIMITED = 100_000
+"""Columns of a file: none of its lines is folded or cut."""
+
+
+def console() -> Console:
+    """Return a console on standard output. A file or pipe gets no colour and no line breaks that are not in the text."""
+    terminal = Console(highlight=False, emoji=False, markup=False)
+    if terminal.is_terminal:
+        return terminal
+    return Console(file=sys.stdout, highlight=False, emoji=False, markup=False, width=UNLIMITED, color_system=None)
+
+
+def has_colour(out: Console) -> bool:
+    """Whether colours reach whoever reads: not in a file, not with NO_COLOR."""
+    return out.color_system is not None and not out.no_color
+
+
+def table(out: Console, *columns: str, right: tuple[str, ...] = ()) -> Table:
+    """Return an empty table with those columns; `right` are set to the right."""
+    made = Table(
+        box=box.SIMPLE_HEAD if out.is_terminal else None,
+        padding=(0, 1, 0, 0) if out.is_terminal else (0, 2, 0, 0),
+        pad_edge=False,
+        header_style="bold",
+        show_edge=False,
+    )
+    for name in columns:
+        made.add_column(name, justify="right" if name in right else "left", overflow="fold")
+    return made
+
+
+def matching(names: list[str], filter: str) -> list[str]:
+    """Return the names that have `filter` in them, whatever the case."""
+    return [name for name in names if filter.lower() in name.lower()]

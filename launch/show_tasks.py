@@ -1,0 +1,333 @@
+"""`t2t tasks`: the registry of tasks, and real examples of one of them as a model gets them."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+from rich.console import Console
+from rich.padding import Padding
+from rich.text import Text
+
+from t2t.errors import UserError, nearest
+from t2t.launch import marks
+from t2t.launch.output import console, has_colour, matching, table
+from t2t.vocabularies import SentencePiece, Vocabulary, WordPiece
+
+if TYPE_CHECKING:
+    from t2t.data.config import Data
+    from t2t.nn.model import Kind
+
+SURVEYED = 200
+"""Examples that lengths and padding are told from."""
+SOURCE = 60
+"""Characters of a source in the list."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """An example of a task as a model gets it.
+
+    prefix:     the task's, "" where it has none. vocabulary: None where the ids belong to no text.
+    features:   ids by feature, cut to fit. raw: all that the task gives, uncut. cut: whether anything was.
+    """
+
+    task: str
+    prefix: str
+    vocabulary: Vocabulary | None
+    features: Mapping[str, Any]
+    raw: Mapping[str, Any]
+    cut: bool
+
+
+def tasks(
+    name: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")] = None,
+    *,
+    filter: str = "",
+    split: str = "train",
+    examples: int = 3,
+    inputs_length: int = 512,
+    targets_length: int = 128,
+    vocabulary: str | None = None,
+    seed: int = 0,
+) -> None:
+    """List the tasks and mixtures, or show real examples of one.
+
+    Args:
+        name: a task or mixture; without one all are listed.
+        filter: list only the tasks with this in their name.
+        split: which split's examples to show.
+        examples: how many; a mixture's are taken from its tasks in turn, the most frequent first.
+        inputs_length: tokens a row has for inputs.
+        targets_length: tokens a row has for targets.
+        vocabulary: in place of the task's own: a SentencePiece .model file, or WordPiece as vocab.txt or tokenizer.json.
+        seed: of the objectives' random choices.
+
+    Raises:
+        UserError: no such task, split or file, or whatever the task's source finds wrong.
+    """
+    if examples < 1:
+        raise UserError(f"--examples {examples} is less than 1. Nearest: 1.")
+    out = console()
+    if name is None:
+        _list(out, filter)
+        return
+    from t2t import tasks as registry
+    from t2t.data.config import Data
+
+    found = registry.find(name)
+    data = Data(
+        task=name,
+        split=split,
+        inputs_length=inputs_length,
+        targets_length=targets_length,
+        seed=seed,
+        vocabulary=None if vocabulary is None else vocabulary_of(vocabulary),
+    )
+    kind = kind_of(found.output_features)
+    _check(data, kind)
+    _describe(out, name, data)
+    shown = list(itertools.islice(_drawn(data, kind, examples), examples))
+    if all("inputs" in example.features and not len(example.features["inputs"]) for example in shown):
+        kind = "decoder"  # nothing for an encoder to read: a language model's task
+    _examples(out, data, shown)
+    _survey(out, data, kind)
+
+
+def vocabulary_of(path: str) -> Vocabulary:
+    """Return the vocabulary of a file, its kind told from the name: .model is SentencePiece, .txt and .json are WordPiece.
+
+    A SentencePiece model without sentinels of its own, T5's for example, gets T5's 100.
+
+    Raises:
+        UserError: no such file, another ending, or not what the ending says.
+    """
+    if not Path(path).is_file():
+        raise UserError(f"no vocabulary file {path} (--vocabulary)")
+    ending = Path(path).suffix
+    if ending == ".model":
+        own = SentencePiece(path=path)
+        return SentencePiece(path=path, extra_ids=0 if own.encode("<extra_id_0>")[-1:] == [own.size - 1] else 100)
+    if ending in (".txt", ".json"):
+        return WordPiece(path=path)
+    raise UserError(f"vocabulary file {path} (--vocabulary): the ending {ending!r} is none of .model, .txt, .json")
+
+
+def kind_of(features: Mapping[str, Any]) -> Kind:
+    """Return the kind of model that the features are for: those with weights an encoder's, with inputs an encoder-decoder's."""
+    if "weights" in features:
+        return "encoder"
+    return "encoder_decoder" if "inputs" in features else "decoder"
+
+
+def _list(out: Console, filter: str) -> None:
+    from t2t import tasks as registry
+
+    names = registry.names()
+    shown = matching(names, filter)
+    if not shown:
+        raise UserError(f"no task has {filter!r} in its name (--filter).{nearest(filter, names)}")
+    rows = table(out, "name", "kind", "features", "source", "splits", "metrics")
+    for name in shown:
+        about = registry.describe(name, sizes=False)
+        features = " ".join(about.features)
+        rows.add_row(
+            name, about.kind, features, _short(about.source, out), _splits(registry.find(name)), " ".join(about.metrics)
+        )
+    out.print(rows)
+    out.print(f"\n{len(shown)} of {len(names)}. t2t tasks NAME shows examples.", style="dim")
+
+
+def _short(text: str, out: Console) -> str:
+    return f"{text[: SOURCE - 1]}…" if out.is_terminal and len(text) > SOURCE else text
+
+
+def _splits(found: Any) -> str:
+    """The splits' names, where they can be told without the network."""
+    import seqio
+
+    parts = found.tasks if isinstance(found, seqio.Mixture) else [found]
+    if any(isinstance(part.source, seqio.TfdsDataSource) for part in parts):
+        return "as in TFDS"
+    return " ".join(dict.fromkeys(str(split) for part in parts for split in part.splits))
+
+
+def _check(data: Data, kind: Kind) -> None:
+    """Refuse a split or length that cannot be, before the corpus is made or read."""
+    from t2t.data.registry import check
+
+    try:
+        check(data, kind, training=False)
+    except UserError as error:  # the options are called so in a recipe; here they stand alone
+        raise UserError(str(error).replace("--data.", "--")) from None
+
+
+def _describe(out: Console, name: str, data: Data) -> None:
+    from t2t import tasks as registry
+    from t2t.data.registry import provider_of
+
+    about = registry.describe(name)
+    provider = provider_of(data)
+    facts = table(out, "", "")
+    facts.show_header = False
+    facts.add_row("kind", about.kind)
+    facts.add_row("source", about.source)
+    if about.prefix:
+        facts.add_row("prefix", repr(about.prefix))
+    if about.labels:
+        facts.add_row("labels", ", ".join(about.labels))
+    if about.rates:
+        facts.add_row("rates", ", ".join(f"{part} {rate:.1%}" for part, rate in about.rates.items()))
+    facts.add_row(
+        "splits", ", ".join(split if size is None else f"{split} {size:,}" for split, size in about.splits.items())
+    )
+    for feature, made in provider.output_features.items():
+        text = f"{type(made.vocabulary).__name__}, {made.vocabulary.vocab_size:,} ids" + (
+            ", EOS at the end" if made.add_eos else ""
+        )
+        facts.add_row(f"feature {feature}", text)
+    facts.add_row("metrics", ", ".join(about.metrics) or "none")
+    out.print(Text(name, style="bold"))
+    out.print(facts)
+
+
+def _examples(out: Console, data: Data, shown: Sequence[Example]) -> None:
+    colour = has_colour(out)
+    used: set[marks.Mark] = set()
+    for number, example in enumerate(shown, 1):
+        out.print()
+        heading = Text.assemble(
+            (f"example {number}", "bold"), f"  {example.task}  " if example.task != data.task else "  "
+        )
+        heading.append("  ".join(_counts(example)))
+        if example.cut:
+            heading.append("  cut to fit", style="bold red")
+        out.print(heading)
+        for label, pieces in _shown(example):
+            used |= {piece.mark for piece in pieces}
+            _block(out, label, marks.render(pieces, colour=colour))
+        choices = example.raw.get("choices")
+        if choices is not None and len(choices):
+            _block(out, "choices", Text(" | ".join(marks.visible(_text(choice)) for choice in choices)))
+    legend = marks.legend(used, colour=colour)
+    if legend:
+        out.print()
+        out.print(Text.assemble(("marks: ", "dim"), legend))
+
+
+def _block(out: Console, label: str, text: Text) -> None:
+    out.print(Text(f"  {label}", style="dim"))
+    if out.is_terminal:
+        out.print(Padding(text, (0, 0, 0, 4), expand=False))
+    else:
+        for line in text.split("\n"):
+            out.print(Text("    ") + line if line else "")
+
+
+def _drawn(data: Data, kind: Kind, count: int) -> Iterator[Example]:
+    """Yield examples, a mixture's tasks in turn, the most frequent first."""
+    import numpy as np
+    import seqio
+
+    from t2t import tasks as registry
+    from t2t.data.pipeline import evaluation_batches
+
+    found = registry.find(data.task)
+    names = [data.task]
+    if isinstance(found, seqio.Mixture):
+        having = [task for task in found.tasks if data.split in task.splits]
+        names = [task.name for task in sorted(having, key=found.get_rate, reverse=True)]
+    each = math.ceil(count / len(names))
+    streams = []
+    for name in names[:count]:
+        part = dataclasses.replace(data, task=name)
+        batches = evaluation_batches(part, kind, 1, examples=each)
+        streams.append([(name, batches.layout, raw) for _, raws in batches for raw in raws])
+    for name, layout, raw in (item for group in itertools.zip_longest(*streams) for item in group if item is not None):
+        fitted, cut = layout.fit({feature: np.asarray(raw[feature]) for feature in layout.features})
+        yield Example(
+            task=name,
+            prefix=registry.describe(name, sizes=False).prefix or "",
+            vocabulary=_vocabulary(dataclasses.replace(data, task=name)),
+            features=fitted,
+            raw=raw,
+            cut=cut,
+        )
+
+
+def _vocabulary(data: Data) -> Vocabulary | None:
+    """The task's vocabulary, None for ids that no text belongs to."""
+    from t2t.data.registry import task_vocabulary
+
+    try:
+        return task_vocabulary(data)
+    except UserError:
+        return None
+
+
+def _counts(example: Example) -> list[str]:
+    counts = []
+    for name, ids in example.features.items():
+        if name == "weights":
+            counts.append(f"{int((ids > 0).sum())} to predict")
+        else:
+            full = len(example.raw[name])
+            counts.append(f"{name} {len(ids)} tokens" + (f" of {full}" if full > len(ids) and example.cut else ""))
+    return counts
+
+
+def _shown(example: Example) -> list[tuple[str, list[marks.Piece]]]:
+    """Return labelled pieces: a corrupted text put together in one, or inputs and targets apart."""
+    features, vocabulary = example.features, example.vocabulary
+    if vocabulary is None:
+        return [(name, [marks.Piece(" ".join(map(str, ids)), "text")]) for name, ids in features.items()]
+    inputs, targets = features.get("inputs", ()), features["targets"]
+    if "weights" in features:
+        return [("text, as the encoder sees it", marks.masked(inputs, targets, features["weights"], vocabulary))]
+    if marks.is_corrupted(inputs, targets, vocabulary):
+        return [("text, with what is missing from the inputs", marks.corrupted(inputs, targets, vocabulary))]
+    shown = [("inputs", marks.plain(inputs, vocabulary, prefix=example.prefix))] if len(inputs) else []
+    return [*shown, ("targets", marks.plain(targets, vocabulary))]
+
+
+def _survey(out: Console, data: Data, kind: Kind) -> None:
+    from t2t.data.pipeline import inspect
+
+    report = inspect(data, kind, examples=SURVEYED)
+    room = {"inputs": data.inputs_length, "targets": data.targets_length}
+    if kind == "decoder" and "inputs" not in report.mean_lengths:
+        room["targets"] += data.inputs_length
+    elif kind == "encoder":
+        room["targets"] = data.inputs_length
+    out.print()
+    first = (
+        f"The first {report.examples:,} examples"
+        if report.examples >= SURVEYED
+        else f"All {report.examples:,} examples"
+    )
+    out.print(Text(f"{first} of {data.split}, for a model of kind {kind.replace('_', '-')}", style="bold"))
+    rows = table(out, "", "mean", "longest", "room", right=("mean", "longest", "room"))
+    for name, mean in report.mean_lengths.items():
+        if name != "weights":
+            rows.add_row(f"{name}, tokens", f"{mean:,.1f}", f"{report.max_lengths[name]:,}", f"{room[name]:,}")
+    out.print(rows)
+    shares = table(out, "rows", "share", right=("share",))
+    for label, value, wrong in (
+        ("trimmed to fit", report.trimmed, report.trimmed > 0),
+        ("without a target, left out", report.empty, report.empty > 0),
+        ("padding, one example a row", report.padding, False),
+        ("padding, packed", report.padding_packed, False),
+    ):
+        shares.add_row(label, Text(f"{value:.1%}", style="bold red" if wrong else ""))
+    out.print()
+    out.print(shares)
+
+
+def _text(value: Any) -> str:
+    return value.decode("utf-8", errors="replace") if isinstance(value, bytes) else str(value)
