@@ -2,19 +2,36 @@
 
 from t2t.decode.config import Beam, Decoding, Greedy, Sampling
 from t2t.decode.generation import Generated, generate, prompt
+from t2t.decode.many import Continuation, MaskFill, fill_many, generate_many, score_many
+from t2t.decode.placement import fetch, mesh_of, place
 from t2t.decode.scoring import Filled, TokenScores, fill_mask, score, token_scores
+from t2t.decode.texts import MASK, Candidate, Output, fill_texts, generate_texts, score_texts
 
 __all__ = [
+    "MASK",
     "Beam",
+    "Candidate",
+    "Continuation",
     "Decoding",
     "Filled",
     "Generated",
     "Greedy",
+    "MaskFill",
+    "Output",
     "Sampling",
     "TokenScores",
+    "fetch",
+    "fill_many",
     "fill_mask",
+    "fill_texts",
     "generate",
+    "generate_many",
+    "generate_texts",
+    "mesh_of",
+    "place",
     "prompt",
     "score",
+    "score_many",
+    "score_texts",
     "token_scores",
 ]

@@ -38,6 +38,7 @@ def choose(
     """Return each row's next token; `keys [R]` are the rows' random keys, `place` the number of the token."""
     if isinstance(decoding, Greedy):
         return jnp.argmax(log_probs, axis=-1).astype(jnp.int32)
+    assert keys is not None
     logits = restrict(log_probs / decoding.temperature, decoding.top_k, decoding.top_p)
     here = jax.vmap(partial(jax.random.fold_in, data=place))(keys)
     return jax.vmap(jax.random.categorical)(here, logits).astype(jnp.int32)

@@ -17,8 +17,8 @@ def make(config=None, seed=0):
 
 
 def full_forward_log_probs(model, params, prompt, inputs):
-    batch = batch_for([prompt], None if inputs is None else [inputs])
-    return np.asarray(jax.nn.log_softmax(model.logits(params, batch)[0, len(prompt) - 1]))
+    batch = batch_for([prompt, [2] * 12], None if inputs is None else [inputs, [2] * 12])  # one shape for all
+    return np.asarray(jax.nn.log_softmax(jax.jit(model.logits)(params, batch)[0, len(prompt) - 1]))
 
 
 def greedy_by_full_forward(model, params, prompt, length, inputs=None):
@@ -214,7 +214,7 @@ def test_positions_that_do_not_suffice_are_refused():
     model, params = make(ToyConfig(positions=6))
     fits = generate(model, params, batch_for([[2, 3, 4]]), Greedy(), length=4, eos_id=EOS)
     assert np.isfinite(fits.scores).all()
-    with pytest.raises(UserError, match="3 tokens and 5 more do not fit the model's 6 positions. At most 4"):
+    with pytest.raises(UserError, match=r"3 tokens and 5 more do not fit the model's 6 positions. At most 4"):
         generate(model, params, batch_for([[2, 3, 4]]), Greedy(), length=5, eos_id=EOS)
 
 
