@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
+import re
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import seqio
@@ -13,6 +16,8 @@ import tensorflow as tf
 from t2t.config import fingerprint
 from t2t.errors import UserError, nearest
 from t2t.vocabularies import Bytes, SentencePiece, Vocabulary, WordPiece
+
+_DERIVED = re.compile(r":(bytes|sentencepiece|wordpiece)_[0-9a-f]{12}$")
 
 
 class WordPieceVocabulary(seqio.Vocabulary):
@@ -51,19 +56,21 @@ class WordPieceVocabulary(seqio.Vocabulary):
     def _decode(self, ids: Iterable[int]) -> str:
         return self.wrapped.decode(ids)
 
+    @tf.autograph.experimental.do_not_convert
     def _encode_tf(self, s: tf.Tensor) -> tf.Tensor:
-        # Stateless, or TensorFlow would refuse to save the state of an iterator over it.
-        if s.shape.rank == 0:
-            ids = tf.numpy_function(
-                lambda text: np.asarray(self._encode(text), np.int32), [s], tf.int32, stateful=False
-            )
-            ids.set_shape([None])
-            return ids
-        encoded = tf.map_fn(
-            self._encode_tf, s, fn_output_signature=tf.RaggedTensorSpec([None], tf.int32, ragged_rank=0)
-        )
-        return encoded
+        def encode(texts: Any) -> tuple[np.ndarray, np.ndarray]:
+            rows = [self._encode(text) for text in np.ravel(np.asarray(texts, object))]
+            return np.fromiter(itertools.chain(*rows), np.int32), np.array([len(row) for row in rows], np.int64)
 
+        if s.shape.rank not in (0, 1):
+            raise ValueError(f"text of shape {s.shape}: WordPiece encodes a string or a vector of strings")
+        # Stateless, or TensorFlow would refuse to save the state of an iterator over it.
+        ids, lengths = tf.numpy_function(encode, [s], [tf.int32, tf.int64], stateful=False)
+        ids.set_shape([None])
+        lengths.set_shape([None])
+        return ids if s.shape.rank == 0 else tf.RaggedTensor.from_row_lengths(ids, lengths)
+
+    @tf.autograph.experimental.do_not_convert
     def _decode_tf(self, ids: tf.Tensor) -> tf.Tensor:
         def decode(rows: np.ndarray) -> np.ndarray:
             texts = [self.wrapped.decode(row).encode("utf-8") for row in rows.reshape(-1, rows.shape[-1])]
@@ -153,9 +160,13 @@ def with_vocabulary(name: str, vocabulary: Vocabulary) -> seqio.Task | seqio.Mix
     raise UserError(f"unknown task or mixture {name!r} (--data.task).{nearest(name, known)}")
 
 
+def derived(name: str) -> bool:
+    """Return whether `with_vocabulary` made the name."""
+    return _DERIVED.search(name) is not None
+
+
 def _derived_name(name: str, vocabulary: Vocabulary) -> str:
-    stamp = "".join(character if character.isalnum() else "" for character in fingerprint(vocabulary))
-    return f"{name}:{type(vocabulary).__name__.lower()}_{stamp[:10]}"
+    return f"{name}:{type(vocabulary).__name__.lower()}_{fingerprint(vocabulary)}"
 
 
 def _derived_task(task: seqio.Task, vocabulary: Vocabulary) -> seqio.Task:
