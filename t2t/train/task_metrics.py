@@ -1,0 +1,130 @@
+"""A SeqIO task's metric functions on what a model predicted and scored.
+
+Examples offer rank classification by a field `choices`, the answers to choose from; right is the target's text, or each of the texts of a
+field `answers` where there is one.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from t2t.errors import UserError
+
+if TYPE_CHECKING:
+    import seqio
+
+Raw = Mapping[str, Any]
+_log = logging.getLogger(__name__)
+
+
+def text_of(value: Any) -> str:
+    """Return a text that TensorFlow hands out as bytes."""
+    if isinstance(value, np.ndarray):
+        value = value.item()
+    return value.decode("utf-8", errors="replace") if isinstance(value, bytes) else str(value)
+
+
+def predicts(task: seqio.Task) -> bool:
+    """Whether a metric of the task needs generated texts."""
+    return bool(task.predict_metric_fns or task.predict_with_aux_metric_fns)
+
+
+def of_predictions(
+    task: seqio.Task, raws: Sequence[Raw], targets: Sequence[str], predictions: Sequence[str], scores: Sequence[float]
+) -> dict[str, float]:
+    """Return what the task's metrics of generated texts make of them, `scores` being their auxiliary values."""
+    if not predicts(task):
+        return {}
+    wanted = _targets(task, raws, targets)
+    made = [
+        task.postprocess_fn(text, example=raw, is_target=False) for text, raw in zip(predictions, raws, strict=True)
+    ]
+    found: dict[str, float] = {}
+    for function in task.predict_metric_fns:
+        found |= _values(task, function, function(targets=wanted, predictions=made))
+    for function in task.predict_with_aux_metric_fns:
+        aux = {"scores": list(scores)}
+        found |= _values(task, function, function(targets=wanted, predictions=made, aux_values=aux))
+    return found
+
+
+def of_scores(
+    task: seqio.Task, raws: Sequence[Raw], targets: Sequence[str], scores: Sequence[float]
+) -> dict[str, float]:
+    """Return what the task's metrics of scores make of the targets' log-likelihoods; those of choices are in `of_choices`."""
+    functions = [function for function in task.score_metric_fns if not _of_choices(function)]
+    if len(functions) < len(task.score_metric_fns) and choices(raws) is None:
+        raise UserError(f"task {task.name!r} has rank_classification among its metrics, but no field 'choices'.")
+    found: dict[str, float] = {}
+    if functions:
+        wanted = _targets(task, raws, targets)
+        for function in functions:
+            found |= _values(task, function, function(targets=wanted, scores=list(scores)))
+    return found
+
+
+def choices(raws: Sequence[Raw]) -> list[list[str]] | None:
+    """Return each example's choices; None where the task offers none.
+
+    Raises UserError where some examples have choices and others do not.
+    """
+    found = [[text_of(choice) for choice in raw["choices"]] if "choices" in raw else [] for raw in raws]
+    if not any(found):
+        return None
+    if not all(found):
+        raise UserError(f"example {found.index([]) + 1} has no choices to rank, though others have.")
+    return found
+
+
+def of_choices(
+    task: seqio.Task,
+    raws: Sequence[Raw],
+    targets: Sequence[str],
+    choices: Sequence[Sequence[str]],
+    scores: Sequence[Sequence[float]],
+) -> dict[str, float]:
+    """Return "rank_accuracy": the share of examples whose likeliest choice is right, the first of equal ones, as fraction.
+
+    A metric function of the task that is called rank_classification is given the indices of the right choices and all choices' scores.
+    """
+    right = []
+    for raw, target, some in zip(raws, targets, choices, strict=True):
+        answers = {text_of(answer) for answer in raw["answers"]} if "answers" in raw else {target}
+        right.append([i for i, choice in enumerate(some) if choice in answers])
+    found = {"rank_accuracy": float(np.mean([int(np.argmax(s)) in r for s, r in zip(scores, right, strict=True)]))}
+    for function in task.score_metric_fns:
+        if _of_choices(function):
+            found |= _values(task, function, function(targets=[r or [-1] for r in right], scores=list(scores)))
+    return found
+
+
+def _of_choices(function: Callable[..., Any]) -> bool:
+    while isinstance(function, functools.partial):
+        function = function.func
+    return getattr(function, "__name__", "") == "rank_classification"
+
+
+def _targets(task: seqio.Task, raws: Sequence[Raw], targets: Sequence[str]) -> list[Any]:
+    return [task.postprocess_fn(text, example=raw, is_target=True) for text, raw in zip(targets, raws, strict=True)]
+
+
+def _values(task: seqio.Task, function: Callable[..., Any], returned: Mapping[str, Any]) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for name, value in returned.items():
+        value = getattr(value, "value", value)  # seqio.metrics.Scalar
+        try:
+            found[name] = float(value)
+        except (TypeError, ValueError):
+            _log.warning(
+                "task %r: metric %r of %r is %s, not a number; left out",
+                task.name,
+                name,
+                getattr(function, "__name__", function),
+                type(value).__name__,
+            )
+    return found

@@ -1,0 +1,78 @@
+"""Loss and accuracy when the right tokens stand before each predicted one."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+import numpy as np
+
+from t2t.decode import fetch, mesh_of, place, token_scores
+from t2t.decode.rows import bucket
+from t2t.nn.model import Model
+from t2t.types import Batch, Params, Tokens
+
+
+class TeacherForced:
+    """What a model makes of targets when it sees the right ones before each, summed over batches.
+
+    scores:    each example's log-likelihood in nats, weighted.
+    wanted:    each example's target ids at the places of weight.
+    predicted: the likeliest ids there.
+    """
+
+    def __init__(self) -> None:
+        self.scores: list[float] = []
+        self.wanted: list[list[int]] = []
+        self.predicted: list[list[int]] = []
+        self._correct = self._weight = 0.0
+
+    def add(self, model: Model, params: Params, batch: Batch, rows: int) -> None:
+        """Add the first `rows` rows of a host batch; those below are padding."""
+        batch = _cropped(batch)
+        made = fetch(token_scores(model, params, place(batch, mesh_of(params))))
+        weights = np.asarray(batch.weights, np.float64)
+        targets = np.asarray(batch.targets)
+        # In float64, so that neither the order nor the number of batches shows.
+        values = np.where(weights > 0, made.log_probs.astype(np.float64) * weights, 0.0).sum(axis=1)
+        self.scores += values[:rows].tolist()
+        self._correct += float(((made.predicted == targets) * weights).sum())
+        self._weight += float(weights.sum())
+        for row in range(rows):
+            there = weights[row] > 0
+            self.wanted.append(targets[row][there].tolist())
+            self.predicted.append(made.predicted[row][there].tolist())
+
+    def metrics(self) -> dict[str, float]:
+        """Return "loss" in nats a token, "perplexity" and "token_accuracy"; NaN where nothing had weight."""
+        weight = self._weight or math.nan
+        loss = -sum(self.scores) / weight
+        return {
+            "loss": loss,
+            "perplexity": math.exp(loss) if loss < 700 else math.inf if loss >= 700 else math.nan,
+            "token_accuracy": self._correct / weight,
+        }
+
+
+def _cropped(batch: Batch) -> Batch:
+    """Cut off columns that are padding in every row, down to a power of two: short examples need not pay for long ones."""
+
+    def width(tokens: Tokens) -> int:
+        used = np.flatnonzero(np.asarray(tokens.segments).any(axis=0))
+        full = tokens.ids.shape[1]
+        return min(bucket(int(used[-1]) + 1 if used.size else 1), full)
+
+    def crop(tree: Any, length: int) -> Any:
+        return jax.tree.map(lambda leaf: leaf[:, :length], tree)
+
+    encoder = None if batch.encoder is None else crop(batch.encoder, width(batch.encoder))
+    main = batch.encoder if batch.decoder is None else batch.decoder
+    assert main is not None
+    length = width(main)
+    return Batch(
+        encoder=encoder,
+        decoder=None if batch.decoder is None else crop(batch.decoder, length),
+        targets=batch.targets[:, :length],
+        weights=batch.weights[:, :length],
+    )
