@@ -171,6 +171,8 @@ def render(found: Sequence[Piece], *, colour: bool) -> Text:
     for at, piece in enumerate(found):
         text = visible(piece.text)
         if colour:
+            if piece.mark not in ("text", "special"):
+                text = text.replace("\n", "⏎\n")  # a line break has no colour
             if piece.mark == "replaced":
                 line.append(visible(piece.instead), style="strike red")
             line.append(text, style=STYLES[piece.mark])

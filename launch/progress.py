@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.live import Live
@@ -17,6 +17,18 @@ from rich.text import Text
 
 SMOOTHING = 0.9
 """Weight of the past, for each logged value, in the loss that is shown."""
+
+
+class Evaluated(Protocol):
+    """What is shown of an evaluation: the task's name, and its metrics by name."""
+
+    @property
+    def task(self) -> str:
+        """The task."""
+
+    @property
+    def metrics(self) -> Mapping[str, float]:
+        """Metric -> value."""
 
 
 class Progress:
@@ -91,9 +103,9 @@ class Progress:
             if self._printed is None or now - self._printed >= self._every or step >= self._total:
                 self._print_line(now)
 
-    def on_eval(self, step: int, results: Mapping[str, Any]) -> None:
-        """Show an evaluation: values by "eval/TASK/METRIC"."""
-        tasks = by_task(results)
+    def on_eval(self, step: int, results: Iterable[Evaluated]) -> None:
+        """Show an evaluation: every task with its metrics."""
+        tasks = {result.task: result.metrics for result in results if result.metrics}
         self._evaluation = "  ".join(f"{task} {_first_metric(values)}" for task, values in tasks.items())
         self._flush_line()
         width = max((len(task) for task in tasks), default=0)
@@ -250,15 +262,6 @@ class Smoothed:
         if self._odd is not None:
             return self._odd
         return self._mean / self._weight if self._weight else None
-
-
-def by_task(results: Mapping[str, Any]) -> dict[str, dict[str, float]]:
-    """Group "eval/TASK/METRIC" by task. The metric is what follows the last slash."""
-    tasks: dict[str, dict[str, float]] = {}
-    for name, value in results.items():
-        task, _, metric = name.removeprefix("eval/").rpartition("/")
-        tasks.setdefault(task or "all", {})[metric] = float(value)
-    return tasks
 
 
 def _first_metric(values: Mapping[str, float]) -> str:

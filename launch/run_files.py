@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from t2t import metrics
 from t2t.errors import UserError
-from t2t.launch.progress import by_task
 
 Series = list[tuple[int, float]]
 """(step, value), steps rising."""
@@ -87,6 +86,15 @@ def read_run(directory: str | Path, *, rows: int = 8) -> RunFiles:
         predictions=_predictions(directory / "eval", rows, notes),
         notes=notes,
     )
+
+
+def by_task(results: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """Group "eval/TASK/METRIC" by task. The metric is what follows the last slash."""
+    tasks: dict[str, dict[str, float]] = {}
+    for name, value in results.items():
+        task, _, metric = name.removeprefix("eval/").rpartition("/")
+        tasks.setdefault(task or "all", {})[metric] = float(value)
+    return tasks
 
 
 def _object(path: Path, notes: list[str]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import math
 import pytest
 
 from t2t.errors import UserError
-from t2t.launch.run_files import read_run, where_time_went
+from t2t.launch.run_files import by_task, read_run, where_time_went
 
 
 def write_lines(path, lines):
@@ -87,3 +87,11 @@ def test_where_the_time_went():
     assert time.other == pytest.approx(4)
     assert time.total == pytest.approx(60 + 25)
     assert where_time_went([{"step": 1, "loss": 1.0}]).total == 0
+
+
+def test_tasks_may_have_slashes():
+    assert by_task({"eval/a/b/loss": 1, "eval/c/loss": 2, "loss": 3}) == {
+        "a/b": {"loss": 1},
+        "c": {"loss": 2},
+        "all": {"loss": 3},
+    }
