@@ -203,7 +203,7 @@ def text(
     """
     if unit not in ("line", "paragraph"):
         raise UserError(f"unit={unit!r} of a text source: must be 'line' or 'paragraph'.")
-    return LineSource(files, reader=TextReader(unit=unit), held_out=held_out, on_bad=on_bad)
+    return LineSource(files, reader=TextReader(unit=unit), fields={"text": str}, held_out=held_out, on_bad=on_bad)
 
 
 def jsonl(
