@@ -119,11 +119,13 @@ class Format:
                 parts.append(tf.constant(literal))
             if field is not None:
                 value = _get(example, field)
-                parts.append(value if value.dtype == tf.string else tf.strings.as_string(value))
+                parts.append(
+                    value if value.dtype == tf.string else tf.strings.as_string(value, shortest=value.dtype.is_floating)
+                )
         return parts[0] if len(parts) == 1 else tf.strings.join(parts)
 
     def _label(self, labels: tuple[str, ...], value: tf.Tensor) -> tf.Tensor:
-        where = f"targets of task {self.task!r}: the labels are {', '.join(labels)}; this is"
+        where = f"targets of task {self.task}: the labels are {', '.join(labels)}; this is"
         if value.dtype == tf.string:
             known = tf.reduce_any(tf.equal(value, tf.constant(labels)))
             with tf.control_dependencies([tf.debugging.Assert(known, [where, value])]):
