@@ -18,6 +18,9 @@ from rich.text import Text
 SMOOTHING = 0.9
 """Weight of the past, for each logged value, in the loss that is shown."""
 
+GENERAL = ("loss", "perplexity", "token_accuracy")
+"""Metrics that every task has; a task's own say more of it."""
+
 
 class Evaluated(Protocol):
     """What is shown of an evaluation: the task's name, and its metrics by name."""
@@ -106,7 +109,9 @@ class Progress:
     def on_eval(self, step: int, results: Iterable[Evaluated]) -> None:
         """Show an evaluation: every task with its metrics."""
         tasks = {result.task: result.metrics for result in results if result.metrics}
-        self._evaluation = "  ".join(f"{task} {_first_metric(values)}" for task, values in tasks.items())
+        self._evaluation = "  ".join(
+            f"{task} {name} {number(values[name])}" for task, values in tasks.items() for name in [headline(values)]
+        )
         self._flush_line()
         width = max((len(task) for task in tasks), default=0)
         for task, values in tasks.items():
@@ -264,9 +269,10 @@ class Smoothed:
         return self._mean / self._weight if self._weight else None
 
 
-def _first_metric(values: Mapping[str, float]) -> str:
-    name = next((name for name in values if name != "loss"), next(iter(values)))
-    return f"{name} {number(values[name])}"
+def headline(values: Mapping[str, float]) -> str:
+    """Return the name of the metric that says most: a task's own where it has one, else its loss, else the first."""
+    own = (name for name in values if name not in GENERAL)
+    return next(own, "loss" if "loss" in values else next(iter(values)))
 
 
 def number(value: float) -> str:

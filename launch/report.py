@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from t2t.launch.curves import COLOURS, Plot, svg
-from t2t.launch.progress import duration, large, number
+from t2t.launch.progress import GENERAL, duration, headline, large, number
 from t2t.launch.run_files import Predictions, RunFiles, Series, Time, read_run, where_time_went
 
 FILE = "report.html"
@@ -26,6 +26,8 @@ CURVES = {
     "data_wait": "Share of time waiting for data",
 }
 """Training metrics with a title of their own, in the page's order."""
+BESIDE = {"loss": "loss", "accuracy": "token_accuracy"}
+"""Training metric -> that of the evaluations which is drawn beside it."""
 LOG = ("loss", "grad_norm", "perplexity")
 """Metrics that a logarithmic axis suits; the others' begins at 0."""
 EVALUATIONS = 12
@@ -66,7 +68,7 @@ def render(run: RunFiles) -> str:
         notes=run.notes,
         tiles=_tiles(run, time),
         plots=plots,
-        evaluations=[_table(task, steps) for task, steps in run.evaluations.items()],
+        evaluations=[_table(task, steps, run.evaluated.get(task, "")) for task, steps in run.evaluations.items()],
         samples=[_samples(predictions, run.directory) for predictions in run.predictions],
         times=_times(time),
         config=_tree(run.config, depth=0) if run.config else None,
@@ -114,9 +116,10 @@ def plots_of(run: RunFiles) -> list[Plot]:
             continue  # the tokens a second say the same
         title = CURVES.get(name, name.replace("_", " ").capitalize())
         lines = {"training": run.series[name]}
-        if name == "loss":
-            lines |= {f"eval {task}": series for task, series in by_metric.pop("loss", {}).items()}
+        if name in BESIDE:
+            lines |= {f"eval {task}": series for task, series in by_metric.pop(BESIDE[name], {}).items()}
         plots.append(Plot(name=title, lines=lines, log=name in LOG, zero=name not in LOG))
+    by_metric.pop("perplexity", None)  # the loss by another name; the tables have it
     for name, lines in sorted(by_metric.items()):
         plots.append(Plot(name=f"Evaluation: {name}", lines=lines, log=name in LOG, zero=name not in LOG))
     return plots
@@ -138,8 +141,8 @@ def _final(run: RunFiles) -> list[str]:
     results = [f"training loss {number(run.series['loss'][-1][1])}"] if run.series.get("loss") else []
     for task, steps in list(run.evaluations.items())[:6]:
         values = steps[max(steps)]
-        name = next((name for name in values if name != "loss"), "loss")
-        if name in values:
+        if values:
+            name = headline(values)
             results.append(f"{task} {name.replace('_', ' ')} {number(values[name])}")
     return results
 
@@ -165,21 +168,22 @@ def _tiles(run: RunFiles, time: Time) -> list[tuple[str, str]]:
         tiles.append((duration(time.total), "training, evaluation included"))
     for task, steps in list(run.evaluations.items())[:6]:
         values = steps[max(steps)]
-        name = next((name for name in values if name != "loss"), "loss")
-        if name in values:
+        if values:
+            name = headline(values)
             tiles.append((number(values[name]), f"{task} {name}"))
     return tiles
 
 
-def _table(task: str, steps: dict[int, dict[str, float]]) -> dict[str, Any]:
-    names = list(dict.fromkeys(name for values in steps.values() for name in values))
+def _table(task: str, steps: dict[int, dict[str, float]], about: str) -> dict[str, Any]:
+    found = dict.fromkeys(name for values in steps.values() for name in values)
+    names = sorted(found, key=lambda name: name in GENERAL)  # the task's own first
     shown = sorted(steps)
     if len(shown) > EVALUATIONS:  # evenly spread, the first and the last among them
         shown = [shown[round(at * (len(shown) - 1) / (EVALUATIONS - 1))] for at in range(EVALUATIONS)]
     rows = [
         [f"{step:,}", *(number(steps[step][name]) if name in steps[step] else "" for name in names)] for step in shown
     ]
-    return {"task": task, "metrics": names, "rows": rows, "left_out": len(steps) - len(shown)}
+    return {"task": task, "about": about, "metrics": names, "rows": rows, "left_out": len(steps) - len(shown)}
 
 
 def _samples(predictions: Predictions, directory: Path) -> dict[str, Any]:

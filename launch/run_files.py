@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ class RunFiles:
     log:         the lines of metrics.jsonl.
     series:      each training metric over the steps.
     evaluations: task -> step -> metric -> value.
+    evaluated:   task -> on which and how many examples, at its newest evaluation.
     notes:       a line on each file that is missing or could not be read.
     """
 
@@ -47,6 +48,7 @@ class RunFiles:
     log: list[dict[str, Any]]
     series: dict[str, Series]
     evaluations: dict[str, dict[int, dict[str, float]]]
+    evaluated: dict[str, str]
     predictions: list[Predictions]
     notes: list[str] = field(default_factory=list)
 
@@ -66,6 +68,7 @@ def read_run(directory: str | Path, *, rows: int = 8) -> RunFiles:
     log = _log(directory, notes)
     series: dict[str, dict[int, float]] = {}
     evaluations: dict[str, dict[int, dict[str, float]]] = {}
+    evaluated: dict[str, str] = {}
     for line in log:
         values = {name: value for name, value in line.items() if name not in metrics.RESERVED and _is_number(value)}
         for name, value in values.items():
@@ -75,7 +78,7 @@ def read_run(directory: str | Path, *, rows: int = 8) -> RunFiles:
             evaluations, line["step"], {name: value for name, value in values.items() if name.startswith("eval/")}
         )
     for step, path in _steps(directory / "eval", ".json"):
-        _add_evaluation(evaluations, step, dict(_flat(_object(path, notes))))
+        _read_evaluation(path, step, evaluations, evaluated, notes)
     return RunFiles(
         directory=directory,
         config=config,
@@ -83,6 +86,7 @@ def read_run(directory: str | Path, *, rows: int = 8) -> RunFiles:
         log=log,
         series={name: sorted(values.items()) for name, values in series.items()},
         evaluations={task: dict(sorted(steps.items())) for task, steps in sorted(evaluations.items())},
+        evaluated=evaluated,
         predictions=_predictions(directory / "eval", rows, notes),
         notes=notes,
     )
@@ -132,13 +136,31 @@ def _add_evaluation(evaluations: dict[str, dict[int, dict[str, float]]], step: i
         evaluations.setdefault(task, {}).setdefault(step, {}).update(found)
 
 
-def _flat(value: dict[str, Any], path: str = "") -> Iterator[tuple[str, float]]:
-    """Yield ("TASK/METRIC", number), whether tasks are written as nested objects or as "eval/TASK/METRIC"."""
-    for name, item in value.items():
-        if isinstance(item, dict):
-            yield from _flat(item, f"{path}{name}/")
-        elif (isinstance(item, str) and item in ("nan", "inf", "-inf")) or (_is_number(item) and (path or "/" in name)):
-            yield f"{path}{name}", float(item)
+def _read_evaluation(
+    path: Path,
+    step: int,
+    evaluations: dict[str, dict[int, dict[str, float]]],
+    evaluated: dict[str, str],
+    notes: list[str],
+) -> None:
+    """Add what RUN/eval/STEP.json says: `{"tasks": {TASK: {"split", "examples", "trimmed", "metrics": {NAME: value}}}}`."""
+    content = _object(path, notes)
+    tasks = content.get("tasks", {})
+    if content and not isinstance(tasks, dict):
+        notes.append(f"eval/{path.name} could not be read: its tasks are no JSON object")
+        return
+    for task, result in tasks.items():
+        found = result.get("metrics") if isinstance(result, dict) else None
+        if not isinstance(found, dict):
+            notes.append(f"eval/{path.name}: task {task} has no metrics")
+            continue
+        values = {name: metrics.as_number(value) for name, value in found.items()}
+        kept = {name: value for name, value in values.items() if _is_number(value)}
+        evaluations.setdefault(task, {}).setdefault(step, {}).update(kept)
+        examples, trimmed = result.get("examples"), result.get("trimmed")
+        if isinstance(examples, int):
+            cut = f", {trimmed:,} of them trimmed to fit" if isinstance(trimmed, int) and trimmed else ""
+            evaluated[task] = f"{examples:,} examples of {result.get('split', 'the split')}{cut}"
 
 
 def _steps(directory: Path, suffix: str) -> list[tuple[int, Path]]:

@@ -108,6 +108,11 @@ def read(run_dir: str | Path) -> list[dict[str, Any]]:
     return [line for _, line in lines]
 
 
+def as_number(value: Any) -> Any:
+    """Return the number that a JSON value stands for: "nan", "inf" and "-inf" are floats, anything else is itself."""
+    return _NOT_FINITE.get(value, value) if isinstance(value, str) else value
+
+
 def _parse(path: Path) -> tuple[list[tuple[bytes, dict[str, Any]]], int | None]:
     """Return each line raw and read, and the number of the last line if it is torn."""
     raws = path.read_bytes().split(b"\n")
@@ -124,15 +129,7 @@ def _parse(path: Path) -> tuple[list[tuple[bytes, dict[str, Any]]], int | None]:
             if last:
                 return lines, number
             raise UserError(f"{path}, line {number}: not a line of metrics ({error})") from error
-        lines.append(
-            (
-                raw,
-                {
-                    name: _NOT_FINITE.get(value, value) if isinstance(value, str) else value
-                    for name, value in line.items()
-                },
-            )
-        )
+        lines.append((raw, {name: as_number(value) for name, value in line.items()}))
     return lines, None
 
 

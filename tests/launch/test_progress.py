@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pytest
 from rich.console import Console
 
-from t2t.launch.progress import Progress, Smoothed, duration, large, number
+from t2t.launch.progress import Progress, Smoothed, duration, headline, large, number
 
 
 @dataclass(frozen=True)
@@ -200,3 +200,9 @@ def test_smoothed_loss_is_unbiased_and_shows_what_is_not_finite():
 )
 def test_numbers_for_people(form, value, text):
     assert form(value) == text
+
+
+def test_the_headline_is_the_tasks_own_metric():
+    assert headline({"loss": 1, "perplexity": 2, "rouge1": 3, "rouge2": 4}) == "rouge1"
+    assert headline({"perplexity": 2, "loss": 1}) == "loss"
+    assert headline({"perplexity": 2}) == "perplexity"

@@ -79,6 +79,8 @@ def run(tmp_path):
         {"inputs": "sum up", "targets": "one two", "prediction": "one three"},
     ]
     (directory / "eval" / "100").mkdir(parents=True)
+    result = {"split": "validation", "examples": 3, "trimmed": 1, "metrics": {"exact_match": 0.5}}
+    (directory / "eval" / "100.json").write_text(json.dumps({"step": 100, "tasks": {"add": result}}))
     (directory / "eval" / "100" / "add.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return directory
 
@@ -99,6 +101,8 @@ def test_a_run_in_full(run):
         "cpu a processor",
         "step exact_match loss 50 0.250 1.000 100 0.500 1.000",
         "3 of 3 (eval/100/add.jsonl)",
+        "add 3 examples of validation, 1 of them trimmed to fit",
+        "training eval add eval docs",  # the legend of the losses
     ):
         assert shown in page.text, shown
     assert (
@@ -177,7 +181,11 @@ def test_odd_values_anywhere_never_break_the_page(tmp_path, seed):
     line = {"step": 1, "loss": odd(), "step_seconds": odd(), "elapsed": odd(), "data_wait": odd(), "eval/a/b": odd()}
     (tmp_path / "metrics.jsonl").write_text(json.dumps(line) + "\n" + json.dumps({"step": 2, "loss": 1.0}) + "\n")
     (tmp_path / "eval" / "1").mkdir(parents=True)
-    (tmp_path / "eval" / "1.json").write_text(json.dumps({"a": odd(), "b": {"c": odd()}}))
+    (tmp_path / "eval" / "1.json").write_text(
+        json.dumps(
+            {"tasks": choose.choice([odd(), {"a": odd(), "b": {"metrics": odd()}, "c": {"metrics": {"d": odd()}}}])}
+        )
+    )
     rows = [{name: odd() for name in ("inputs", "targets", "prediction", "correct")} for _ in range(5)]
     (tmp_path / "eval" / "1" / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     Page(write_report(tmp_path).read_text())

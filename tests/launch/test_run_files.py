@@ -44,18 +44,26 @@ def test_series_and_evaluations_come_from_the_log_and_the_evaluations_files(tmp_
         {"step": 20, "time": 3.0, "elapsed": 3.0, "loss": 2.0},
     ]
     write_lines(tmp_path / "metrics.jsonl", lines)
-    write_lines(
-        tmp_path / "eval" / "20.json",
-        [{"add": {"exact_match": 0.75, "note": "text"}, "eval/sort/loss": 1.5, "step": 20}],
-    )
+    add = {"split": "test", "examples": 2000, "trimmed": 3, "metrics": {"exact_match": 0.75, "loss": "nan"}}
+    sort = {"split": "test", "examples": 10, "trimmed": 0, "metrics": {"loss": 1.5}}
+    write_lines(tmp_path / "eval" / "20.json", [{"step": 20, "tasks": {"add": add, "sort": sort, "odd": None}}])
+    write_lines(tmp_path / "eval" / "30.json", [{"tasks": []}])
     run = read_run(tmp_path)
     assert run.series["loss"] == [(10, 3.0), (20, 2.0)]
     assert math.isnan(run.series["accuracy"][0][1])
     assert set(run.series) == {"loss", "accuracy"}
-    assert run.evaluations == {
-        "add": {10: {"exact_match": 0.5}, 20: {"exact_match": 0.75}},
-        "sort": {20: {"loss": 1.5}},
+    assert run.evaluations["sort"] == {20: {"loss": 1.5}}
+    assert run.evaluations["add"][10] == {"exact_match": 0.5}
+    assert run.evaluations["add"][20]["exact_match"] == 0.75
+    assert math.isnan(run.evaluations["add"][20]["loss"])
+    assert run.evaluated == {
+        "add": "2,000 examples of test, 3 of them trimmed to fit",
+        "sort": "10 examples of test",
     }
+    assert run.notes[-2:] == [
+        "eval/20.json: task odd has no metrics",
+        "eval/30.json could not be read: its tasks are no JSON object",
+    ]
 
 
 def test_each_task_has_its_newest_predictions_by_number_not_by_name(tmp_path):
