@@ -5,12 +5,15 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+from t2t.errors import UserError, nearest
 from t2t.models.config import StackConfig
 from t2t.models.encoder_decoder import EncoderDecoderConfig
 from t2t.models.preset import Preset, split_overrides
 
 VOCAB_SIZE = 32128
 """32,000 SentencePiece pieces and 100 sentinels, rounded up to a multiple of 128."""
+
+VERSIONS = ("1.0", "1.1")
 
 
 def t5(
@@ -30,8 +33,12 @@ def t5(
     layers:    of the encoder, and of the decoder where `decoder_layers` is None.
     version:   "1.0" (ReLU, tied) or "1.1" (gated GELU, a head of its own).
     overrides: any other field of EncoderDecoderConfig or, for both stacks, of StackConfig.
+
+    Raises:
+        UserError: unknown version or field, or values that do not go together.
     """
-    assert version in ("1.0", "1.1"), version
+    if version not in VERSIONS:
+        raise UserError(f"unknown T5 version {version!r}.{nearest(version, VERSIONS)}")
     first = version == "1.0"
     top, stacks = split_overrides(EncoderDecoderConfig, overrides)
     stack: dict[str, Any] = {

@@ -1,0 +1,80 @@
+"""Decoding a token at a time equals the full forward pass."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from t2t.errors import UserError
+from tests.models.tiny import VOCAB, batch, config, params_of, row, rows, some_batch
+
+LENGTHS = [6, 1, 4]
+STEPS = 5
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides"),
+    [
+        ("gpt", {}),
+        ("gpt", {"kv_heads": 1}),
+        ("gpt", {"attention": "chunked", "attention_block": 4}),
+        ("gpt-1", {}),
+        ("prefix", {}),
+        ("t5", {}),
+        ("t5-1.0", {"attention": "chunked", "attention_block": 4}),
+        ("t5", {"decoder_layers": 3}),
+    ],
+)
+def test_steps_equal_the_full_pass_for_ragged_prompts(name, overrides):
+    model, params = params_of(config(name, **overrides))
+    random = np.random.default_rng(0)
+    texts = [random.integers(1, VOCAB, n + STEPS) for n in LENGTHS]
+    prefixes = [max(n - 1, 0) for n in LENGTHS] if name == "prefix" else [0] * len(LENGTHS)
+    encoder = rows([row([random.integers(1, VOCAB, n)], 9) for n in (9, 3, 6)])
+    whole = batch(model.config.kind, encoder, rows([row([x], 12, [p]) for x, p in zip(texts, prefixes, strict=True)]))
+    prompts = batch(
+        model.config.kind,
+        encoder,
+        rows([row([x[:n]], 7, [p]) for x, n, p in zip(texts, LENGTHS, prefixes, strict=True)]),
+    )
+    expected = np.asarray(jax.jit(model.logits)(params, whole))
+    logits, cache = jax.jit(functools.partial(model.start, length=12))(params, prompts)
+    step = jax.jit(model.step)
+    for at in range(STEPS):
+        wanted = np.stack([expected[i, n - 1 + at] for i, n in enumerate(LENGTHS)])
+        np.testing.assert_allclose(logits, wanted, atol=1e-5, rtol=1e-5)
+        logits, cache = step(params, cache, np.array([x[n + at] for x, n in zip(texts, LENGTHS, strict=True)]))
+    wanted = np.stack([expected[i, n - 1 + STEPS] for i, n in enumerate(LENGTHS)])
+    np.testing.assert_allclose(logits, wanted, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["gpt", "t5"])
+def test_selected_rows_go_on_as_the_rows_they_were(name):
+    model, params = params_of(config(name))
+    prompts = some_batch(model.config.kind, count=3, length=4)
+    _, cache = jax.jit(functools.partial(model.start, length=6))(params, prompts)
+    picked = model.select(cache, np.array([2, 0, 2, 1]))
+    step = jax.jit(model.step)
+    ours, _ = step(params, picked, np.array([5, 6, 7, 8]))
+    for place, (origin, token) in enumerate([(2, 5), (0, 6), (2, 7), (1, 8)]):
+        theirs, _ = step(params, cache, np.full(3, token))
+        np.testing.assert_allclose(ours[place], theirs[origin], atol=1e-6)
+    assert not np.allclose(ours[0], ours[2])
+
+
+def test_too_little_room_is_refused():
+    model, params = params_of(config("gpt"))
+    prompts = some_batch("decoder", length=8)
+    with pytest.raises(UserError, match="prompt has 8 positions and only 5"):
+        model.start(params, prompts, 5)
+    with pytest.raises(UserError, match="25 tokens .* 24 learned positions"):
+        model.start(params, prompts, 25)
+
+
+def test_an_encoder_does_not_generate():
+    model, params = params_of(config("bert"))
+    with pytest.raises(UserError, match="does not generate"):
+        model.start(params, some_batch("encoder"), 12)
+    with pytest.raises(UserError, match="does not generate"):
+        model.step(params, {}, np.array([1]))

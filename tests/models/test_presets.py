@@ -1,0 +1,133 @@
+"""Presets: published parameter counts, golden tables, overrides, and what is refused. All abstract."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from t2t.config import dumps, loads
+from t2t.errors import UserError
+from t2t.models import bert, count, gpt, parameter_table, preset, presets, t5, table_text
+from tests.models.golden_tables import FOLDER, file_name
+
+NAMES = sorted(presets())
+LOGICAL = {"vocab", "embed", "mlp", "heads", "kv", "layers", "positions", "buckets", "types", None}
+
+
+def test_presets_are_those_promised():
+    sizes = {
+        "t5": ["1.0-small", "1.0-base", "1.0-large", "1.0-3b", "1.0-11b"]
+        + ["1.1-small", "1.1-base", "1.1-large", "1.1-xl", "1.1-xxl"],
+        "gpt": ["1", "2-small", "2-medium", "2-large", "2-xl"]
+        + [f"3-{size}" for size in ("125m", "350m", "760m", "1.3b", "2.7b", "6.7b", "13b", "175b")],
+        "bert": ["base", "large"],
+    }
+    assert sorted(f"{family}:{size}" for family, all_sizes in sizes.items() for size in all_sizes) == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_count_is_the_published_one(name):
+    own = presets()[name]
+    number = count(own.config())
+    assert own.agrees(number)
+    assert not own.agrees(number + own.rounding)
+    if own.rounding == 1:
+        assert number == own.published + sum(own.besides.values())
+
+
+def test_counts_of_models_known_to_the_last_parameter():
+    assert count(preset("t5:1.1-xxl")) == 11_135_332_352
+    assert count(preset("t5:1.0-11b")) == 11_307_321_344
+    assert count(preset("gpt:2-xl")) == 1_557_611_200
+    assert count(preset("gpt:1")) == 116_534_784
+    assert count(preset("bert:base")) == 109_514_298
+    assert count(preset("gpt:3-175b")) == 174_604_259_328
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_table_is_the_golden_one(name):
+    golden = (FOLDER / file_name(name)).read_text(encoding="utf-8")
+    assert table_text(preset(name)) == golden, "if this is meant: python -m tests.models.golden_tables"
+
+
+def test_there_is_no_golden_file_too_many():
+    assert sorted(path.name for path in FOLDER.iterdir()) == sorted(map(file_name, NAMES))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_dimension_has_a_logical_axis_and_vectors_no_decay(name):
+    for row in parameter_table(preset(name)):
+        assert len(row.axes) == len(row.shape), row
+        assert set(row.axes) <= LOGICAL, row
+        assert ("layers" in row.path.split("/")) == (row.axes[0] == "layers"), row
+        named = [axis for axis in row.axes if axis is not None]
+        assert len(named) == len(set(named)), row
+        kernel = row.path.endswith("/kernel") or re.search(r"(token|type)/table$", row.path)
+        assert row.decay == bool(kernel), row
+
+
+@pytest.mark.parametrize("name", ["t5:1.1-small", "gpt:2-small", "bert:base"])
+def test_overrides_reach_the_model_and_its_stacks(name):
+    changes = {"vocab_size": 99, "dropout": 0.25, "dtype": "bfloat16", "remat": "full", "attention": "chunked"}
+    config = preset(name, layers=3, **changes)
+    assert {field: getattr(config, field) for field in changes} == changes
+    assert {stack.layers for stack in config.stacks} == {3}
+    assert loads(dumps(config)) == config
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: preset("t5:1.1-smal"), r"'t5:1.1-smal'.*Nearest: t5:1.1-small"),
+        (lambda: preset("bert:base", layer=3), r"'layer'.*Nearest: layers"),
+        (lambda: preset("gpt:2-xl", dtype="bfloat"), r"'bfloat' \(model.dtype\).*Nearest: bfloat16"),
+        (lambda: preset("gpt:2-xl", remat="dot"), r"'dot' \(model.remat\).*Nearest: dots"),
+        (lambda: preset("gpt:2-xl", mask="casual"), r"'casual' \(model.mask\).*Nearest: causal"),
+        (lambda: preset("gpt:2-xl", dropout=1.0), r"model.dropout is 1.0"),
+        (lambda: gpt.gpt(layers=1, embed=30, heads=4), r"heads is 4.*embed = 30.*Nearest: (3|5)"),
+        (lambda: gpt.gpt(layers=1, embed=32, heads=4, kv_heads=3), r"kv_heads is 3"),
+        (lambda: gpt.gpt(layers=0, embed=32, heads=4), r"layers is 0; it must be at least 1"),
+        (lambda: t5.t5(layers=1, embed=8, heads=2, mlp=8, buckets=2), r"buckets is 2"),
+        (lambda: t5.t5(layers=1, embed=8, heads=2, mlp=8, version="1.2"), r"'1.2'.*Nearest: 1"),
+        (lambda: preset("gpt:2-xl", attention="cudnn"), r"'cudnn', which has no dropout"),
+        (lambda: preset("gpt:2-xl", attention="cudnn", dropout=0.0), r"computes in bfloat16"),
+        (lambda: preset("t5:1.1-xl", attention="cudnn", dtype="bfloat16"), r"gradient to relative positions"),
+        (lambda: bert.bert(layers=1, embed=8, heads=2, activation="gel"), r"'gel'.*Nearest: gelu"),
+    ],
+)
+def test_what_cannot_be_is_told_in_one_line(make, message):
+    with pytest.raises(UserError, match=message) as caught:
+        make()
+    assert "\n" not in str(caught.value)
+
+
+def test_limits_are_those_of_the_learned_positions():
+    assert preset("t5:1.1-small").max_length is None
+    assert preset("gpt:2-small").max_length == 1024
+    assert preset("bert:base").max_length == 512
+
+
+def test_cudnn_is_allowed_where_it_can_serve():
+    config = preset("gpt:3-125m", attention="cudnn", dtype="bfloat16", dropout=0.1, attention_dropout=0.0)
+    assert config.attention == "cudnn"
+
+
+def test_importing_models_loads_no_tensorflow():
+    program = (
+        "import sys, t2t.models, t2t.nn.mixers\n"
+        "t2t.models.preset('t5:1.1-small').build()\n"
+        "print([m for m in ('tensorflow', 'seqio', 'tensorflow_datasets') if m in sys.modules])"
+    )
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=root,
+        env={**os.environ, "PYTHONPATH": str(root)},
+    )
+    assert done.stdout.strip() == "[]"

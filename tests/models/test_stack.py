@@ -1,0 +1,112 @@
+"""The scan over layers, rematerialisation, precision and dropout."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from t2t.models.transformer import Block
+from t2t.nn.dropout import Keys
+from t2t.nn.masks import Mask
+from t2t.nn.mixers import Context
+from t2t.nn.parameters import Definition
+from tests.models.tiny import batch, config, loss, params_of, row, some_batch
+
+
+@pytest.mark.parametrize("name", ["gpt", "gpt-1"])
+def test_the_scan_equals_a_loop_over_blocks(name):
+    settings = config(name, layers=3)
+    model, params = params_of(settings)
+    own = batch("decoder", None, row([np.arange(1, 8), np.arange(3, 7)], 12))
+    tokens = own.decoder
+    table = params["embeddings"]
+    x = table["token"]["table"][tokens.ids] + table["position"]["table"][tokens.positions]
+    mask = Mask(queries=tokens.segments, keys=tokens.segments, index=jnp.arange(12)[None], causal=True)
+    block = Definition(Block(settings, settings.decoder, cross=False))
+    for layer in range(3):
+        bound = block.bind(jax.tree.map(lambda p, i=layer: p[i], params["decoder"]["layers"]))
+        x = bound(x, Context(mask=mask))
+    if settings.decoder.final_norm:
+        final = params["decoder"]["final_norm"]
+        x = x - x.mean(-1, keepdims=True)
+        x = x / jnp.sqrt(x.var(-1, keepdims=True) + 1e-5) * final["scale"] + final["bias"]
+    np.testing.assert_allclose(model.hidden(params, own), x, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["t5", "bert"])
+def test_remat_changes_no_gradient_with_dropout_too(name):
+    own, key, found = None, jax.random.key(5), {}
+    for remat in ("none", "full", "dots", "dots_no_batch"):
+        model, params = params_of(config(name, remat=remat, dropout=0.2))
+        own = own or some_batch(model.config.kind)
+        found[remat] = jax.jit(jax.grad(lambda p, m=model: loss(m, p, own, dropout_key=key)))(params)
+    for remat in ("full", "dots", "dots_no_batch"):
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), found["none"], found[remat])
+
+
+def test_remat_policies_save_less_and_less():
+    def temporary(remat):
+        settings = config("t5", remat=remat, layers=8, embed=32, mlp=256)
+        model = settings.build()
+        shapes = jax.eval_shape(model.init, jax.random.key(0))
+        own = some_batch("encoder_decoder", count=4, length=64)
+        compiled = jax.jit(jax.grad(lambda p: loss(model, p, own))).lower(shapes).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    assert temporary("full") < temporary("none") / 2
+
+
+@pytest.mark.parametrize("name", ["t5", "t5-1.0", "gpt", "bert"])
+def test_bfloat16_is_close_and_keeps_parameters_and_logits_in_float32(name):
+    model, params = params_of(config(name))
+    low, _ = params_of(config(name, dtype="bfloat16"))
+    own = some_batch(model.config.kind)
+    exact, rough = jax.jit(model.logits)(params, own), jax.jit(low.logits)(params, own)
+    assert rough.dtype == jnp.float32
+    assert low.hidden(params, own).dtype == jnp.bfloat16
+    assert 0.0 < float(jnp.abs(exact - rough).max()) < 0.05 * float(jnp.abs(exact).max())
+    gradients = jax.grad(lambda p: loss(low, p, own))(params)
+    assert {leaf.dtype for leaf in jax.tree.leaves(gradients)} == {jnp.dtype("float32")}
+
+
+@pytest.mark.parametrize("name", ["t5", "gpt", "bert"])
+def test_dropout_only_with_a_key_and_the_same_for_the_same(name):
+    model, params = params_of(config(name, dropout=0.3))
+    plain, _ = params_of(config(name))
+    own = some_batch(model.config.kind)
+    run = jax.jit(lambda key: model.logits(params, own, dropout_key=key))
+    np.testing.assert_array_equal(model.logits(params, own), plain.logits(params, own))
+    np.testing.assert_array_equal(run(jax.random.key(0)), run(jax.random.key(0)))
+    assert not np.allclose(run(jax.random.key(0)), run(jax.random.key(1)))
+    assert not np.allclose(run(jax.random.key(0)), model.logits(params, own))
+
+
+def test_layers_draw_different_dropout():
+    # One block's dropout masks, twice over the same input: were keys shared between layers these would be equal.
+    settings = config("gpt", dropout=0.5)
+    block = Definition(Block(settings, settings.decoder, cross=False))
+    bound = block.bind(block.init(jax.random.key(0)))
+    ones = jnp.ones((1, 4), jnp.int32)
+    mask = Mask(queries=ones, keys=ones)
+    x = jax.random.normal(jax.random.key(1), (1, 4, settings.decoder.embed))
+    first, second = (bound(x, Context(mask=mask, keys=Keys(key))) for key in jax.random.split(jax.random.key(2)))
+    assert not np.allclose(first, second)
+
+
+@pytest.mark.parametrize("name", ["t5", "t5-1.0", "gpt", "gpt-1", "bert"])
+def test_every_parameter_has_a_gradient(name):
+    model, params = params_of(config(name))
+    own = some_batch(model.config.kind)
+    gradients = jax.jit(jax.grad(lambda p: loss(model, p, own)))(params)
+    for path, gradient in jax.tree_util.tree_leaves_with_path(gradients):
+        # The bias of a key adds the same to all logits of a query, and softmax takes it away again.
+        if "'key'" not in jax.tree_util.keystr(path) or "'bias'" not in jax.tree_util.keystr(path):
+            assert float(jnp.abs(gradient).max()) > 1e-7, path
+
+
+def test_initial_logits_are_of_a_sane_size():
+    for name in ("t5", "t5-1.0"):
+        model = config(name, embed=64, mlp=128).build()
+        params = jax.jit(model.init)(jax.random.key(0))
+        logits = jax.jit(model.logits)(params, some_batch("encoder_decoder"))
+        assert 0.3 < float(jnp.std(logits)) < 3.0

@@ -1,0 +1,100 @@
+"""Small models of each architecture, and batches for them."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from t2t.models import TransformerConfig, bert, gpt, t5
+from t2t.types import Batch, Tokens
+
+VOCAB = 40
+SIZES = {"layers": 2, "embed": 16, "heads": 2, "mlp": 24, "vocab_size": VOCAB, "dropout": 0.0}
+
+
+def config(name: str, **overrides) -> TransformerConfig:
+    """Return a two-layer model: "t5", "t5-1.0", "gpt", "gpt-1", "prefix" or "bert"."""
+    sizes = {**SIZES, **overrides}
+    if name.startswith("t5"):
+        return t5.t5(version="1.0" if name == "t5-1.0" else "1.1", buckets=8, max_distance=12, **sizes)
+    if name == "gpt-1":
+        return gpt.gpt(norm_place="post", final_norm=False, max_length=24, init_std=0.2, **sizes)
+    if name in ("gpt", "prefix"):
+        mask = "prefix" if name == "prefix" else "causal"
+        return gpt.gpt(max_length=24, mask=mask, init_std=0.2, embedding_std=0.5, **sizes)
+    assert name == "bert", name
+    return bert.bert(max_length=24, init_std=0.2, **sizes)
+
+
+def params_of(config: TransformerConfig):
+    """Return parameters whose every part, zero and one at first too, matters to the logits."""
+    model = config.build()
+    params = jax.jit(model.init)(jax.random.key(0))
+    leaves, tree = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(1), len(leaves))
+    noise = [0.1 * jax.random.normal(key, leaf.shape) for key, leaf in zip(keys, leaves, strict=True)]
+    return model, jax.tree.unflatten(tree, [leaf + more for leaf, more in zip(leaves, noise, strict=True)])
+
+
+def row(examples: list[np.ndarray], length: int, prefixes: list[int] | None = None) -> Tokens:
+    """Return one row with the examples one after the other, padded; `prefixes` tokens of each marked."""
+    arrays = {name: np.zeros((1, length), np.int32) for name in ("ids", "positions", "segments", "types", "prefix")}
+    at = 0
+    for number, ids in enumerate(examples):
+        place = slice(at, at + len(ids))
+        arrays["ids"][0, place] = ids
+        arrays["positions"][0, place] = np.arange(len(ids))
+        arrays["segments"][0, place] = number + 1
+        arrays["types"][0, place] = np.arange(len(ids)) % 3 == 1
+        if prefixes is not None:
+            arrays["prefix"][0, at : at + prefixes[number]] = 1
+        at += len(ids)
+    if prefixes is None:
+        arrays["prefix"] = None
+    return Tokens(**arrays)
+
+
+def rows(parts: list[Tokens]) -> Tokens:
+    """Put rows below each other."""
+    return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
+
+
+def batch(kind: str, encoder: Tokens | None, decoder: Tokens | None) -> Batch:
+    """Return a batch of a model's kind, predicting its own ids."""
+    own = encoder if kind == "encoder" else decoder
+    return Batch(
+        encoder=None if kind == "decoder" else encoder,
+        decoder=None if kind == "encoder" else decoder,
+        targets=own.ids,
+        weights=(own.segments > 0).astype(np.float32),
+    )
+
+
+def some_batch(kind: str, *, seed: int = 0, count: int = 2, length: int = 8, prefix: int | None = None) -> Batch:
+    """Return a batch of random unpacked rows without padding."""
+    random = np.random.default_rng(seed)
+
+    def tokens(length: int) -> Tokens:
+        prefixes = None if prefix is None else [prefix]
+        return rows([row([random.integers(1, VOCAB, length)], length, prefixes) for _ in range(count)])
+
+    return batch(kind, tokens(length + 2) if kind != "encoder" else tokens(length), tokens(length))
+
+
+def loss(model, params, batch, **options):
+    """Return the mean cross entropy and so something every parameter bears on."""
+    logits = model.logits(params, batch, **options)
+    scores = jax.nn.log_softmax(logits)
+    picked = jnp.take_along_axis(scores, jnp.asarray(batch.targets)[..., None], axis=-1)[..., 0]
+    return -jnp.sum(picked * batch.weights) / jnp.sum(batch.weights)
+
+
+def with_ids(batch: Batch, side: str, column: int, value: int) -> Batch:
+    """Return the batch with one column of ids replaced."""
+    tokens = getattr(batch, side)
+    ids = np.array(tokens.ids)
+    ids[:, column] = value
+    return dataclasses.replace(batch, **{side: dataclasses.replace(tokens, ids=ids)})
