@@ -113,7 +113,7 @@ def thinned(series: Series) -> tuple[list[float], list[float], list[float], list
 
 def _label(value: float, _: int | None = None) -> str:
     if value and (abs(value) >= 10_000 or abs(value) < 1e-4):
-        text = large(value) if abs(value) >= 10_000 else f"{value:.0e}"
+        text = large(value) if abs(value) >= 10_000 else f"{value:.1e}"
         return re.sub(r"\.0+(?=\D|$)", "", text).replace("e-0", "e-")
     return f"{value:.6g}"
 

@@ -6,7 +6,7 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from t2t.launch.curves import COLOURS, POINTS, Plot, svg, thinned
+from t2t.launch.curves import COLOURS, POINTS, Plot, _label, svg, thinned
 
 
 def texts(picture):
@@ -58,6 +58,14 @@ def test_axes():
     assert {"1", "10", "100"} <= set(texts(svg(Plot(name="p", lines={"a": rising}, log=True))))
     assert "0" in texts(svg(Plot(name="p", lines={"a": [(1, 5.0), (2, 6.0)]}, zero=True)))
     assert "0" not in texts(svg(Plot(name="p", lines={"a": [(1, 5.0), (2, 6.0)]})))
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0, "0"), (2.5e-5, "2.5e-5"), (5e-5, "5e-5"), (12_500, "12.5k"), (100_000, "100k"), (0.0075, "0.0075")],
+)
+def test_labels_of_axes_are_exact_and_short(value, text):
+    assert _label(value) == text
 
 
 def test_many_points_are_put_together_and_none_is_lost():

@@ -154,7 +154,8 @@ def test_what_is_missing_is_told_and_the_rest_shown(run, missing):
     page = Page(write_report(run).read_text())
     assert (f"{missing} is missing" in page.text) == (missing != "eval")
     assert ("✓ right" in page.text) == (missing != "eval")
-    assert ("svg" in page.tags) == (missing != "metrics.jsonl")
+    assert ("Learning rate" in page.text) == (missing != "metrics.jsonl")
+    assert "Evaluation: exact_match" in page.text
 
 
 def test_an_empty_directory_and_none(tmp_path):
