@@ -1,0 +1,363 @@
+"""`t2t infer`: ask a trained run. Loads neither TensorFlow nor SeqIO."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TextIO
+
+import jax
+import tyro
+
+from t2t.decode import MASK, Beam, Candidate, Decoding, Greedy, Output, Sampling, fill_texts, generate_texts
+from t2t.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from t2t.train.run import Run
+
+AT_ONCE = 1024
+"""Texts that are sorted by length together; their answers are written before the next are begun."""
+
+Name = Callable[[int], str]
+
+
+def command(
+    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")],
+    *,
+    text: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
+    input: str | None = None,
+    output: str | None = None,
+    step: int | None = None,
+    decoding: Literal["greedy", "sample", "beam"] | None = None,
+    temperature: float | None = None,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    samples: int | None = None,
+    beams: int | None = None,
+    length_penalty: float | None = None,
+    max_length: int | None = None,
+    continue_text: bool = False,
+    top: int | None = None,
+    seed: int = 0,
+    batch_size: int = 32,
+) -> None:
+    """Answer texts with a run's model: generate, or with an encoder fill in each `<mask>`.
+
+    Answers to --text are printed as text, those to --input as JSON lines: the input's own fields, "prediction", "score" (the sum of
+    the log-probabilities; of beam search divided by the length penalty), "ended" (false where --max-length cut it off), and
+    "predictions" where there are several. An encoder gives "masks": the likeliest tokens of each.
+
+    Args:
+        run: the run's directory.
+        text: a text to answer, with the task's prefix ("summarize: ..."); may be given again. Sentinels are written <extra_id_0>.
+        input: a file with a text a line, or .jsonl with "inputs" in each object; - reads texts from standard input.
+        output: where to write JSON lines; standard output if not given.
+        step: which checkpoint; the newest if not given.
+        decoding: how to generate; what the options below imply if not given, else greedy.
+        temperature: of sampling; 1 if not given.
+        top_k: sample from the k likeliest tokens; 0 for all.
+        top_p: sample from the likeliest tokens that hold this probability; 1 for all.
+        samples: answers to each text: samples, or the best of a beam.
+        beams: hypotheses of beam search; 4 if not given.
+        length_penalty: alpha of beam search's length penalty; 0.6 if not given.
+        max_length: tokens to generate at most; the run's targets_length if not given.
+        continue_text: decoders: go on with the text itself, as a language model; else an end-of-sequence token stands behind it, as behind a
+            task's inputs.
+        top: encoders: how many candidates for a mask; 5 if not given.
+        seed: of sampling.
+        batch_size: texts computed at a time.
+
+    Raises:
+        UserError: no such run, checkpoint or file, a line that cannot be read, options that do not go together, a text too long
+            for the model.
+    """
+    how = choose(
+        decoding,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        samples=samples,
+        beams=beams,
+        length_penalty=length_penalty,
+    )
+    if batch_size < 1:
+        raise UserError(f"--batch-size {batch_size} is less than 1. Nearest: 1.")
+    if max_length is not None and max_length < 1:
+        raise UserError(f"--max-length {max_length} is less than 1. Nearest: 1.")
+    rows, name = _inputs(text, input)
+    _check_output(output)
+
+    from t2t.train.run import Run
+
+    loaded = Run.load(run, step)
+    kind = loaded.experiment.model.kind
+    if kind == "encoder":
+        _refuse(
+            {
+                "--decoding": decoding,
+                "--temperature": temperature,
+                "--top-k": top_k,
+                "--top-p": top_p,
+                "--samples": samples,
+                "--beams": beams,
+                "--length-penalty": length_penalty,
+                "--max-length": max_length,
+                "--continue-text": continue_text or None,
+            },
+            f"{run} is an encoder, which generates nothing but fills in {MASK}; --top is its option.",
+        )
+    else:
+        _refuse({"--top": top}, f"{run} is a model of kind {kind}; --top is for encoders.")
+        if continue_text and kind != "decoder":
+            raise UserError(f"--continue-text: {run} is a model of kind {kind}; only decoders go on with a text.")
+
+    params = loaded.params()
+
+    def answers() -> Iterator[dict[str, Any]]:
+        for start in range(0, len(rows), AT_ONCE):
+            some = rows[start : start + AT_ONCE]
+            texts = [row["inputs"] for row in some]
+
+            def place(i: int, start: int = start) -> str:
+                return name(start + i)
+
+            if kind == "encoder":
+                filled = fill(
+                    loaded, texts, top=5 if top is None else top, batch_size=batch_size, params=params, name=place
+                )
+                for row, masks in zip(some, filled, strict=True):
+                    yield {**row, **_filled(row["inputs"], masks)}
+            else:
+                made = infer(
+                    loaded,
+                    texts,
+                    how,
+                    max_length=max_length,
+                    batch_size=batch_size,
+                    seed=seed + start,
+                    continue_text=continue_text,
+                    params=params,
+                    name=place,
+                )
+                for row, outputs in zip(some, made, strict=True):
+                    yield {**row, **_generated(outputs)}
+
+    if output is None:
+        _write(answers(), sys.stdout, readable=input is None)
+        return
+    partial = Path(f"{output}.partial")
+    try:
+        with partial.open("w", encoding="utf-8") as file:
+            _write(answers(), file, readable=False)
+    except UserError:
+        partial.unlink()
+        raise
+    partial.replace(output)
+
+
+def infer(
+    run: Run,
+    texts: Sequence[str],
+    decoding: Decoding | None = None,
+    *,
+    max_length: int | None = None,
+    batch_size: int = 32,
+    seed: int = 0,
+    continue_text: bool = False,
+    params: Any = None,
+    name: Name = lambda i: f"text {i + 1}",
+) -> list[list[Output]]:
+    """Return the outputs for each text, in their order, by a run that is no encoder.
+
+    Args:
+      run: loaded; its parameters are read unless `params` are given.
+      decoding: greedy if None.
+      max_length: tokens to generate at most; None for the run's targets_length.
+      continue_text: go on with the text itself: no EOS behind it.
+      name: what the i-th text is called in errors.
+
+    Raises:
+      UserError: an encoder; a text too long for the model's positions.
+    """
+    return generate_texts(
+        run.model,
+        run.params() if params is None else params,
+        run.vocabulary,
+        texts,
+        Greedy() if decoding is None else decoding,
+        length=run.experiment.data.targets_length if max_length is None else max_length,
+        batch_size=batch_size,
+        key=jax.random.key(seed),
+        closed=not continue_text,
+        name=name,
+    )
+
+
+def fill(
+    run: Run,
+    texts: Sequence[str],
+    *,
+    top: int = 5,
+    batch_size: int = 32,
+    params: Any = None,
+    name: Name = lambda i: f"text {i + 1}",
+) -> list[list[list[Candidate]]]:
+    """Return the `top` candidates for each `<mask>` of each text, by an encoder's run.
+
+    Raises:
+      UserError: a run that is no encoder; a text without a mask, or too long for the model's positions.
+    """
+    return fill_texts(
+        run.model,
+        run.params() if params is None else params,
+        run.vocabulary,
+        texts,
+        top=top,
+        batch_size=batch_size,
+        name=name,
+    )
+
+
+def choose(
+    decoding: str | None,
+    *,
+    temperature: float | None = None,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    samples: int | None = None,
+    beams: int | None = None,
+    length_penalty: float | None = None,
+) -> Decoding:
+    """Return how to decode from what the command line says; None is what it does not say.
+
+    Raises:
+      UserError: an unknown way, or options of another way than the one asked for, which would have no effect.
+    """
+    sampling = {"--temperature": temperature, "--top-k": top_k, "--top-p": top_p}
+    beam = {"--beams": beams, "--length-penalty": length_penalty}
+    if decoding is None:
+        wants_sampling = any(value is not None for value in sampling.values())
+        wants_beam = any(value is not None for value in beam.values())
+        decoding = "beam" if wants_beam else "sample" if wants_sampling or samples is not None else "greedy"
+    if decoding == "sample":
+        _refuse(beam, "it is for --decoding beam, not sample.")
+        return Sampling(
+            temperature=1.0 if temperature is None else temperature,
+            top_k=0 if top_k is None else top_k,
+            top_p=1.0 if top_p is None else top_p,
+            samples=1 if samples is None else samples,
+        )
+    if decoding == "beam":
+        _refuse(sampling, "it is for --decoding sample, not beam.")
+        return Beam(
+            size=4 if beams is None else beams,
+            length_penalty=0.6 if length_penalty is None else length_penalty,
+            return_n=1 if samples is None else samples,
+        )
+    if decoding != "greedy":
+        ways = ("greedy", "sample", "beam")
+        raise UserError(f"unknown decoding {decoding!r} (--decoding).{nearest(decoding, ways)}")
+    _refuse({**sampling, **beam, "--samples": samples}, "it has no effect with --decoding greedy.")
+    return Greedy()
+
+
+def _refuse(options: dict[str, Any], why: str) -> None:
+    for option, value in options.items():
+        if value is not None:
+            raise UserError(f"{option} {value}: {why}")
+
+
+def _inputs(texts: Sequence[str], path: str | None) -> tuple[list[dict[str, Any]], Name]:
+    if path is None:
+        if not texts:
+            raise UserError('t2t infer: nothing to answer; give --text "..." or --input FILE.')
+        return [{"inputs": text} for text in texts], lambda i: f"text {i + 1} (--text)"
+    if texts:
+        raise UserError(f"--text and --input {path} were both given; give one of them.")
+    where = "standard input" if path == "-" else path
+    rows = _read(path, where)
+    if not rows:
+        raise UserError(f"{where} (--input) has no text in it.")
+    return rows, lambda i: f"{where}:{i + 1}"
+
+
+def _read(path: str, where: str) -> list[dict[str, Any]]:
+    try:
+        content = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
+    except OSError as error:
+        raise UserError(f"{where} (--input) cannot be read: {error.strerror}.") from None
+    rows = []
+    for number, raw in enumerate(content.removesuffix(b"\n").split(b"\n") if content else (), start=1):
+        try:
+            line = raw.removesuffix(b"\r").decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise UserError(f"{where}:{number}: not UTF-8 text (byte {error.start} of the line).") from None
+        rows.append(_object(line, f"{where}:{number}") if path.endswith((".jsonl", ".json")) else {"inputs": line})
+    return rows
+
+
+def _object(line: str, where: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{where}: not a JSON object a line: {error.msg} at column {error.colno}.") from None
+    if not isinstance(row, dict):
+        raise UserError(f"{where}: a JSON object is wanted, not {type(row).__name__}.")
+    if "inputs" not in row:
+        raise UserError(f"{where}: no field 'inputs'.{nearest('inputs', row)}")
+    if not isinstance(row["inputs"], str):
+        raise UserError(f"{where}: the field 'inputs' is {type(row['inputs']).__name__}, not text.")
+    return row
+
+
+def _check_output(path: str | None) -> None:
+    if path is None:
+        return
+    folder = Path(path).parent
+    if not folder.is_dir():
+        raise UserError(f"{path} (--output): there is no directory {folder}.")
+    if Path(path).is_dir():
+        raise UserError(f"{path} (--output) is a directory.")
+    if not os.access(folder, os.W_OK):
+        raise UserError(f"{path} (--output): the directory {folder} cannot be written to.")
+
+
+def _generated(outputs: Sequence[Output]) -> dict[str, Any]:
+    found = [{"prediction": o.text, "score": _number(o.score), "ended": o.ended} for o in outputs]
+    return found[0] if len(found) == 1 else {**found[0], "predictions": found}
+
+
+def _filled(text: str, masks: Sequence[Sequence[Candidate]]) -> dict[str, Any]:
+    # [MASK] is what vocabularies call it; a text may have either.
+    pieces = text.replace("[MASK]", MASK).split(MASK)
+    best = [mask[0].text for mask in masks]
+    filled = "".join(piece + token for piece, token in zip(pieces, [*best, ""], strict=True))
+    return {
+        "prediction": filled,
+        "masks": [[{"text": c.text, "id": c.id, "probability": c.probability} for c in mask] for mask in masks],
+    }
+
+
+def _number(value: float) -> float | None:
+    return value if abs(value) != float("inf") else None
+
+
+def _write(answers: Iterator[dict[str, Any]], file: TextIO, *, readable: bool) -> None:
+    for answer in answers:
+        if not readable:
+            file.write(json.dumps(answer, ensure_ascii=False) + "\n")
+        elif "masks" in answer:
+            file.write(f"{answer['prediction']}\n")
+            for number, mask in enumerate(answer["masks"], start=1):
+                shown = "  ".join(f"{candidate['text']!r} {candidate['probability']:.3f}" for candidate in mask)
+                file.write(f"  mask {number}: {shown}\n")
+        elif "predictions" in answer:
+            for one in answer["predictions"]:
+                score = "   -inf" if one["score"] is None else f"{one['score']:7.3f}"
+                file.write(f"{score}  {one['prediction']}\n")
+        else:
+            file.write(f"{answer['prediction']}\n")
+        file.flush()

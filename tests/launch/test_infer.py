@@ -1,0 +1,208 @@
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+import jax
+import pytest
+
+from t2t.decode import Beam, Greedy, Sampling, fill_texts, generate_texts
+from t2t.errors import UserError
+from t2t.launch import infer, parse
+from t2t.train.run import Run
+from t2t.vocabularies import Bytes, Vocabulary
+from tests.decode.toy import Toy, ToyConfig, ToyEncoderConfig, ToyEncoderDecoderConfig
+
+
+@dataclass
+class FakeRun:
+    model: Toy
+    vocabulary: Vocabulary
+    length: int = 5
+    reads: int = 0
+
+    @property
+    def experiment(self):
+        return SimpleNamespace(model=self.model.config, data=SimpleNamespace(targets_length=self.length))
+
+    def params(self):
+        self.reads += 1
+        return self.model.init(jax.random.key(0))
+
+
+@pytest.fixture
+def load(monkeypatch):
+    def use(config):
+        run = FakeRun(Toy(config), Bytes())
+        monkeypatch.setattr(Run, "load", classmethod(lambda cls, directory, step=None: run))
+        return run
+
+    return use
+
+
+def call(*words):
+    return parse.call(infer.command, words, prog="t2t infer")
+
+
+ENCODER_DECODER = ToyEncoderDecoderConfig(vocab_size=384)
+
+
+def test_texts_are_answered_on_standard_output(load, capsys):
+    run = load(ENCODER_DECODER)
+    call("RUN", "--text", "reverse: a", "--text", "b")
+    expected = generate_texts(run.model, run.params(), run.vocabulary, ["reverse: a", "b"], Greedy(), length=5)
+    assert capsys.readouterr().out == "".join(outputs[0].text + "\n" for outputs in expected)
+
+
+def test_files_are_answered_line_by_line_in_order(load, tmp_path, capsys, monkeypatch):
+    run = load(ENCODER_DECODER)
+    texts = ["a longer line than the others", "b", "", "ä"]
+    source, target = tmp_path / "in.txt", tmp_path / "out.jsonl"
+    source.write_text("\n".join(texts) + "\n", encoding="utf-8")
+    monkeypatch.setattr(infer, "AT_ONCE", 3)
+    call("RUN", "--input", str(source), "--output", str(target), "--beams", "3", "--samples", "2", "--max-length", "4")
+    assert capsys.readouterr().out == ""
+    rows = [json.loads(line) for line in target.read_text(encoding="utf-8").splitlines()]
+    expected = generate_texts(run.model, run.params(), run.vocabulary, texts, Beam(size=3, return_n=2), length=4)
+    assert [row["inputs"] for row in rows] == texts
+    for row, outputs in zip(rows, expected, strict=True):
+        assert [p["prediction"] for p in row["predictions"]] == [o.text for o in outputs]
+        assert row["prediction"] == outputs[0].text
+        assert [p["ended"] for p in row["predictions"]] == [o.ended for o in outputs]
+        assert row["score"] == pytest.approx(outputs[0].score, rel=1e-5)
+    assert run.reads == 2  # once for the command, once for the test
+    assert not target.with_name("out.jsonl.partial").exists()
+
+
+def test_json_lines_keep_their_fields(load, tmp_path, capsys):
+    load(ENCODER_DECODER)
+    source = tmp_path / "in.jsonl"
+    source.write_text('{"id": 7, "inputs": "a", "targets": "b"}\n{"inputs": "c"}\n')
+    call("RUN", "--input", str(source))
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert {**rows[0], "prediction": "", "score": 0, "ended": 0} == {
+        "id": 7, "inputs": "a", "targets": "b", "prediction": "", "score": 0, "ended": 0,
+    }  # fmt: skip
+    assert set(rows[1]) == {"inputs", "prediction", "score", "ended"}
+
+
+def test_sampling_is_repeated_by_its_seed(load, capsys):
+    load(ENCODER_DECODER)
+
+    def draw(seed):
+        call("RUN", "--text", "abc", "--samples", "4", "--seed", str(seed))
+        return capsys.readouterr().out
+
+    assert draw(1) == draw(1) != draw(2)
+
+
+def test_language_models_go_on_with_a_text(load, capsys):
+    run = load(ToyConfig(vocab_size=384))
+    call("RUN", "--text", "abc", "--continue-text", "True")
+    params = run.params()
+    (going_on,) = generate_texts(run.model, params, run.vocabulary, ["abc"], Greedy(), length=5, closed=False)
+    (answering,) = generate_texts(run.model, params, run.vocabulary, ["abc"], Greedy(), length=5)
+    assert capsys.readouterr().out == going_on[0].text + "\n"
+    assert going_on[0].score != answering[0].score
+
+
+def test_encoders_fill_in_masks(load, capsys, tmp_path):
+    run = load(ToyEncoderConfig(vocab_size=384))
+    text = "a<mask>b<mask>"
+    ((first, second),) = fill_texts(run.model, run.params(), run.vocabulary, [text], top=2)
+    call("RUN", "--text", text, "--top", "2")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"a{first[0].text}b{second[0].text}"
+    assert (
+        lines[1]
+        == f"  mask 1: {first[0].text!r} {first[0].probability:.3f}  {first[1].text!r} {first[1].probability:.3f}"
+    )
+    source = tmp_path / "in.txt"
+    source.write_text(text)
+    call("RUN", "--input", str(source))
+    row = json.loads(capsys.readouterr().out)
+    assert [len(mask) for mask in row["masks"]] == [5, 5]
+    assert row["masks"][1][0]["id"] == second[0].id
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, Greedy()),
+        ({"decoding": "sample"}, Sampling()),
+        ({"top_k": 5}, Sampling(top_k=5)),
+        ({"temperature": 0.5, "top_p": 0.9, "samples": 3}, Sampling(temperature=0.5, top_p=0.9, samples=3)),
+        ({"beams": 2, "length_penalty": 1.0, "samples": 2}, Beam(size=2, length_penalty=1.0, return_n=2)),
+        ({"decoding": "beam"}, Beam()),
+    ],
+)
+def test_options_say_how_to_decode(given, expected):
+    assert infer.choose(given.pop("decoding", None), **given) == expected
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "nothing to answer"),
+        (["--text", "a", "--input", "b"], "both given"),
+        (["--text", "a", "--decoding", "beam", "--top-k", "3"], "--top-k 3: it is for --decoding sample"),
+        (["--text", "a", "--beams", "2", "--top-k", "3"], "--top-k 3"),
+        (["--text", "a", "--decoding", "greedy", "--samples", "3"], "--samples 3"),
+        (["--text", "a", "--top", "3"], "for encoders"),
+        (["--text", "a", "--continue-text", "True"], "only decoders"),
+        (["--text", "a", "--max-length", "0"], "--max-length 0"),
+        (["--text", "a", "--batch-size", "0"], "--batch-size 0"),
+        (["--input", "missing.txt"], "missing.txt"),
+        (["--text", "a", "--output", "no/such/place.jsonl"], "no directory"),
+        (["--text", "a", "--decoding", "beem"], "beem"),
+        (["--text", "a", "--temperature", "0"], "temperature 0.0"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_told_before_the_parameters_are_read(load, words, said):
+    run = load(ENCODER_DECODER)
+    with pytest.raises(UserError, match=said):
+        call("RUN", *words)
+    assert run.reads == 0
+
+
+def test_encoders_refuse_what_generates(load):
+    load(ToyEncoderConfig(vocab_size=384))
+    with pytest.raises(UserError, match="--beams 2: RUN is an encoder"):
+        call("RUN", "--text", "<mask>", "--beams", "2")
+    with pytest.raises(UserError, match=r"text 2 \(--text\) has no mask"):
+        call("RUN", "--text", "<mask>", "--text", "a")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("a.jsonl", b'{"inputs": "a"}\n{"input": "b"}\n', r"a.jsonl:2: no field 'inputs'. Nearest: input"),
+        ("a.jsonl", b'{"inputs": "a"}\n{"inputs": \n', "a.jsonl:2: not a JSON object"),
+        ("a.jsonl", b"[1]\n", "a.jsonl:1: a JSON object is wanted, not list"),
+        ("a.jsonl", b'{"inputs": 3}\n', "'inputs' is int"),
+        ("a.txt", b"fine\nb\xffd\n", r"a.txt:2: not UTF-8 text \(byte 1"),
+        ("a.txt", b"", "has no text"),
+    ],
+)
+def test_bad_lines_are_named(load, tmp_path, name, content, said):
+    load(ENCODER_DECODER)
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=said):
+        call("RUN", "--input", str(path))
+
+
+def test_too_long_a_line_is_named_and_nothing_written(load, tmp_path):
+    load(ToyEncoderDecoderConfig(vocab_size=384, positions=8))
+    source, target = tmp_path / "in.txt", tmp_path / "out.jsonl"
+    source.write_text("a\n" + "b" * 20)
+    with pytest.raises(UserError, match=r"in.txt:2 has 21 tokens"):
+        call("RUN", "--input", str(source), "--output", str(target))
+    assert list(tmp_path.iterdir()) == [source]
+
+
+def test_neither_tensorflow_nor_seqio_is_loaded():
+    program = "import sys, t2t.launch.infer, t2t.train.run; print({'tensorflow', 'seqio'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
