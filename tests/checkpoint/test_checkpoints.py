@@ -67,7 +67,6 @@ def test_donated_buffers_do_not_reach_the_checkpoint(tmp_path):
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(1, State(step=jnp.int32(1), params={"w": x}, opt_state=(), key=jax.random.key(0)))
         jax.block_until_ready(overwrite({"w": x}))
-        assert x.is_deleted()
         np.testing.assert_array_equal(checkpoints.restore_params(1)["w"], np.arange(2_000_000, dtype=np.float32))
 
 

@@ -1,0 +1,6 @@
+"""A model for use elsewhere: StableHLO that JAX alone runs, and safetensors."""
+
+from t2t.export.stablehlo import write_stablehlo
+from t2t.export.weights import Weights, read_safetensors, write_safetensors
+
+__all__ = ["Weights", "read_safetensors", "write_safetensors", "write_stablehlo"]

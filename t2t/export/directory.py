@@ -1,0 +1,113 @@
+"""The directory an export is written to, and what every export holds: weights, and the vocabulary's files."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from safetensors.numpy import save_file
+
+from t2t import config
+from t2t.errors import UserError
+from t2t.nn.model import Model
+from t2t.types import Params
+from t2t.vocabularies import Vocabulary
+
+WEIGHTS = "model.safetensors"
+
+
+def check(out: Path, *, overwrite: bool) -> None:
+    """Raise UserError unless an export may be written to `out`."""
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out} (--out) is a file, not a directory")
+    if out.is_dir() and any(out.iterdir()) and not overwrite:
+        raise UserError(f"{out} (--out) is not empty. Give another --out, or --overwrite True to replace files in it.")
+
+
+@contextlib.contextmanager
+def writing(out: Path, *, overwrite: bool) -> Iterator[Path]:
+    """Give a new directory to write to, whose files go to `out` when all went well, and nowhere otherwise.
+
+    Files of the same names are replaced, others left alone. Raises UserError as `check` does.
+    """
+    check(out, overwrite=overwrite)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    except OSError as error:
+        raise UserError(f"{out} (--out) cannot be made: {error.strerror}") from None
+    try:
+        yield draft
+        out.mkdir(exist_ok=True)
+        for path in draft.iterdir():
+            os.replace(path, out / path.name)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def write_weights(draft: Path, params: Params) -> dict[str, np.ndarray]:
+    """Write all parameters, by path, to one safetensors file; return them."""
+    # safetensors writes the buffer as it lies: transposed views must be laid out anew.
+    weights = {
+        path: np.ascontiguousarray(jax.device_get(leaf)).reshape(leaf.shape) for path, leaf in flatten(params).items()
+    }
+    save_file(weights, draft / WEIGHTS, metadata={"format": "pt"})
+    return weights
+
+
+def describe_model(model: Model, params: Params) -> dict[str, Any]:
+    """Return what the model is, as JSON values."""
+    return {
+        "kind": model.config.kind,
+        "parameters": sum(int(np.prod(leaf.shape)) for leaf in flatten(params).values()),
+        "weights": WEIGHTS,
+        "model": config.to_json(model.config),
+    }
+
+
+def write_vocabulary(draft: Path, vocabulary: Vocabulary) -> dict[str, Any]:
+    """Copy the vocabulary's files; return what it is, as JSON values."""
+    relative = vocabulary.relocated(str(draft))
+    ids = {
+        name: getattr(vocabulary, name)
+        for name in ("pad_id", "eos_id", "unk_id", "bos_id", "mask_id", "cls_id", "sep_id")
+    }
+    return {
+        "size": vocabulary.size,
+        **ids,
+        "files": sorted(Path(path).name for path in vocabulary.files()),
+        "configuration": config.to_json(relative),
+    }
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write indented JSON."""
+    path.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def flatten(params: Params, prefix: str = "") -> dict[str, Any]:
+    """Return path -> array of a nested dict."""
+    flat: dict[str, Any] = {}
+    for key, value in params.items():
+        flat.update(flatten(value, f"{prefix}{key}/") if isinstance(value, dict) else {prefix + key: value})
+    return flat
+
+
+def unflatten(flat: dict[str, Any]) -> Params:
+    """Return the nested dict of path -> array."""
+    params: Params = {}
+    for path, value in flat.items():
+        *folders, name = path.split("/")
+        place = params
+        for folder in folders:
+            place = place.setdefault(folder, {})
+        place[name] = value
+    return params

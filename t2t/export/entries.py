@@ -1,0 +1,202 @@
+"""The functions of a model that are exported: plain arrays in, plain arrays out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int
+
+from t2t.decode import Greedy, generate
+from t2t.nn.model import Model
+from t2t.types import Batch, Params, Tokens
+
+Arrays = dict[str, jax.Array]
+Continued = Callable[[Params, Batch], Arrays]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Input:
+    """An argument: its shape by names of dimensions, and what it means. Always int32."""
+
+    shape: tuple[str, ...]
+    about: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """A function (parameters, inputs by name) -> outputs by name.
+
+    limits: the largest size of a dimension that the model's positions allow.
+    """
+
+    name: str
+    about: str
+    inputs: dict[str, Input]
+    outputs: dict[str, str]
+    function: Callable[[Params, Arrays], Arrays]
+    limits: dict[str, int]
+
+
+def entries(model: Model, *, length: int, eos_id: int, start_id: int = 0, vocab_size: int | None = None) -> list[Entry]:
+    """Return the entries of a model: `logits`, and `greedy` where it generates.
+
+    length:     tokens that `greedy` generates at most.
+    start_id:   what an encoder-decoder's output starts from.
+    vocab_size: ids from here on are never generated.
+    """
+
+    def continued(params: Params, batch: Batch) -> Arrays:
+        made = generate(model, params, batch, Greedy(), length=length, eos_id=eos_id, vocab_size=vocab_size)
+        return {"ids": made.ids[:, 0], "scores": made.scores[:, 0]}
+
+    if model.config.kind == "encoder":
+        return _encoder(model)
+    if model.config.kind == "decoder":
+        return _decoder(model, length, continued)
+    return _encoder_decoder(model, length, start_id, continued)
+
+
+_INPUTS = "ids of the inputs, 0 behind their end"
+
+
+def _encoder(model: Model) -> list[Entry]:
+    inputs = {"ids": Input(shape=("batch", "length"), about="token ids, masks among them, 0 behind their end")}
+    if getattr(model.config, "types", 0):
+        inputs["types"] = Input(
+            shape=("batch", "length"), about="token types: 0 in the first sentence, 1 in the second"
+        )
+
+    def logits(params: Params, arrays: Arrays) -> Arrays:
+        tokens = _padded(arrays["ids"]).replace(types=arrays.get("types"))  # type: ignore[attr-defined]
+        return {"logits": model.logits(params, _batch(arrays["ids"], encoder=tokens))}
+
+    return [
+        Entry(
+            name="logits",
+            about="scores of each word at each position",
+            inputs=inputs,
+            outputs={"logits": "float32 [batch, length, vocabulary]; those at a mask predict it"},
+            function=logits,
+            limits=_limits(model, "length"),
+        )
+    ]
+
+
+def _decoder(model: Model, length: int, continued: Continued) -> list[Entry]:
+    ids = Input(
+        shape=("batch", "length"), about="the start id and the text's ids; what is behind a row's end changes nothing"
+    )
+    inputs = {"ids": ids}
+    prefix_lm = getattr(model.config, "mask", "prefix") != "causal"
+    if prefix_lm:
+        about = "how many of a row's first tokens, the start id included, all see each other"
+        inputs["prefix_lengths"] = Input(shape=("batch",), about=about)
+
+    def logits(params: Params, arrays: Arrays) -> Arrays:
+        tokens = _whole(arrays["ids"])
+        if prefix_lm:
+            tokens = tokens.replace(prefix=_until(arrays["prefix_lengths"], arrays["ids"]))  # type: ignore[attr-defined]
+        return {"logits": model.logits(params, _batch(arrays["ids"], decoder=tokens))}
+
+    def greedy(params: Params, arrays: Arrays) -> Arrays:
+        real = _until(arrays["lengths"], arrays["ids"])
+        tokens = Tokens(ids=arrays["ids"], positions=_positions(arrays["ids"]), segments=real, prefix=real)
+        return continued(params, _batch(arrays["ids"], decoder=tokens))
+
+    return [
+        Entry(
+            name="logits",
+            about="scores of each next word",
+            inputs=inputs,
+            outputs={"logits": "float32 [batch, length, vocabulary]; position i scores the token after ids[:, i]"},
+            function=logits,
+            limits=_limits(model, "length"),
+        ),
+        Entry(
+            name="greedy",
+            about=f"at most {length} tokens more, each the likeliest",
+            inputs={
+                "ids": Input(
+                    shape=("batch", "prompt_length"), about="the start id and the prompt's ids, padded at the end"
+                ),
+                "lengths": Input(shape=("batch",), about="how many ids of a row count, the start id included"),
+            },
+            outputs=_generated_outputs(length),
+            function=greedy,
+            limits=_limits(model, "prompt_length", less=length - 1),
+        ),
+    ]
+
+
+def _encoder_decoder(model: Model, length: int, start_id: int, continued: Continued) -> list[Entry]:
+    inputs = Input(shape=("batch", "inputs_length"), about=_INPUTS)
+    targets = Input(
+        shape=("batch", "targets_length"),
+        about="the start id and the ids of the text so far; what is behind a row's end changes nothing",
+    )
+
+    def logits(params: Params, arrays: Arrays) -> Arrays:
+        tokens = {"encoder": _padded(arrays["inputs"]), "decoder": _whole(arrays["targets"])}
+        return {"logits": model.logits(params, _batch(arrays["targets"], **tokens))}
+
+    def greedy(params: Params, arrays: Arrays) -> Arrays:
+        start = jnp.full((arrays["inputs"].shape[0], 1), start_id, jnp.int32)
+        return continued(params, _batch(start, encoder=_padded(arrays["inputs"]), decoder=_whole(start)))
+
+    return [
+        Entry(
+            name="logits",
+            about="scores of each next word of the output",
+            inputs={"inputs": inputs, "targets": targets},
+            outputs={
+                "logits": "float32 [batch, targets_length, vocabulary]; position i scores the token after targets[:, i]"
+            },
+            function=logits,
+            limits=_limits(model, "inputs_length", "targets_length"),
+        ),
+        Entry(
+            name="greedy",
+            about=f"an output of at most {length} tokens, each the likeliest",
+            inputs={"inputs": inputs},
+            outputs=_generated_outputs(length),
+            function=greedy,
+            limits=_limits(model, "inputs_length"),
+        ),
+    ]
+
+
+def _generated_outputs(length: int) -> dict[str, str]:
+    return {
+        "ids": f"int32 [batch, {length}]; 0 behind the end of a sequence",
+        "scores": "float32 [batch]; summed log-probabilities",
+    }
+
+
+def _limits(model: Model, *names: str, less: int = 0) -> dict[str, int]:
+    longest = model.config.max_length
+    return {} if longest is None else dict.fromkeys(names, longest - less)
+
+
+def _batch(like: Int[Array, "B L"], *, encoder: Tokens | None = None, decoder: Tokens | None = None) -> Batch:
+    return Batch(
+        encoder=encoder, decoder=decoder, targets=jnp.zeros_like(like), weights=jnp.zeros(like.shape, jnp.float32)
+    )
+
+
+def _positions(ids: Int[Array, "B L"]) -> Int[Array, "B L"]:
+    return jnp.broadcast_to(jnp.arange(ids.shape[1], dtype=jnp.int32), ids.shape)
+
+
+def _padded(ids: Int[Array, "B L"]) -> Tokens:
+    return Tokens(ids=ids, positions=_positions(ids), segments=(ids > 0).astype(jnp.int32))
+
+
+def _whole(ids: Int[Array, "B L"]) -> Tokens:
+    return Tokens(ids=ids, positions=_positions(ids), segments=jnp.ones_like(ids))
+
+
+def _until(lengths: Int[Array, "B"], ids: Int[Array, "B L"]) -> Int[Array, "B L"]:
+    return (_positions(ids) < lengths[:, None]).astype(jnp.int32)

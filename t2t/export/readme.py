@@ -1,0 +1,64 @@
+"""The README.md of a StableHLO export."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def readme(manifest: dict[str, Any]) -> str:
+    """Return the text for a manifest."""
+    first, *rest = manifest["entries"].items()
+    vocabulary = manifest["vocabulary"]
+    files = f" Its files: {', '.join(vocabulary['files'])}." if vocabulary["files"] else ""
+    return f"""# A model in StableHLO
+
+{manifest["kind"].replace("_", "-")}, {manifest["parameters"]:,} parameters. Runs with JAX alone, on {", ".join(manifest["platforms"])}; needs none of the code that made it.
+
+```python
+import jax
+from load import load            # load.py lies beside this file
+
+entries = load(".")
+out = entries["{first[0]}"]({_example(first[1])})
+```
+
+{"".join(_entry(name, entry) for name, entry in [first, *rest])}
+Sizes given by name may be any at each call. Token ids are those of the vocabulary in `manifest.json`: {vocabulary["size"]} ids, padding
+{vocabulary["pad_id"]}, end {vocabulary["eos_id"]}, start {vocabulary["bos_id"]}.{files}
+
+Without load.py, and with the `safetensors` package:
+
+```python
+import jax, jax.export
+from safetensors.flax import load_file       # or safetensors.numpy
+program = jax.export.deserialize(bytearray(open("{first[1]["file"]}", "rb").read()))
+weights = load_file("{manifest["weights"]}")
+out = program.call(weights, {_example(first[1])})
+```
+
+The programs are `jax.export` artifacts made with JAX {manifest["jax"]}; JAX promises to read them for six months after that version's release, and in
+practice longer. The weights and `manifest.json` have no such limit.
+"""
+
+
+def _example(entry: dict[str, Any]) -> str:
+    parts = [f'"{name}": {_zeros(value["shape"])}' for name, value in entry["inputs"].items()]
+    return "{" + ", ".join(parts) + "}"
+
+
+def _zeros(shape: list[str | int]) -> str:
+    sizes = ", ".join(str(size) if isinstance(size, int) else "1" if size == "batch" else "5" for size in shape)
+    return f'jax.numpy.ones(({sizes},), "int32")'
+
+
+def _entry(name: str, entry: dict[str, Any]) -> str:
+    inputs = "".join(
+        f"  - `{key}` int32 {_shape(value['shape'])}: {value['about']}\n" for key, value in entry["inputs"].items()
+    )
+    outputs = "".join(f"  - returns `{key}`: {value}\n" for key, value in entry["outputs"].items())
+    limits = "".join(f"  - `{key}` is at most {value}\n" for key, value in entry["at_most"].items())
+    return f"- **{name}** (`{entry['file']}`): {entry['about']}\n{inputs}{outputs}{limits}"
+
+
+def _shape(shape: list[str | int]) -> str:
+    return "[" + ", ".join(map(str, shape)) + "]"

@@ -1,0 +1,197 @@
+"""StableHLO by `jax.export`: programs that JAX alone loads and runs, with the weights in a file beside them.
+
+The weights are an argument and not constants of the program: constants count against the 2 GB that a serialized program may have, would be stored
+once in each program, and could not be placed or sharded by whoever runs it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.export
+import jax.numpy as jnp
+import numpy as np
+
+from t2t.errors import UserError
+from t2t.export import loader
+from t2t.export.directory import (
+    describe_model,
+    unflatten,
+    write_json,
+    write_vocabulary,
+    write_weights,
+    writing,
+)
+from t2t.export.entries import Entry, entries
+from t2t.export.readme import readme
+from t2t.nn.model import Model
+from t2t.types import Params
+from t2t.vocabularies import Vocabulary
+
+PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
+MANIFEST = "manifest.json"
+
+
+def write_stablehlo(
+    model: Model,
+    params: Params,
+    vocabulary: Vocabulary,
+    out: str | Path,
+    *,
+    length: int = 128,
+    fixed_lengths: dict[str, int] | None = None,
+    platforms: tuple[str, ...] = ("cpu", "cuda", "tpu"),
+    overwrite: bool = False,
+    source: dict[str, Any] | None = None,
+) -> Path:
+    """Write OUT/ENTRY.stablehlo for each entry of the model, the weights, a manifest, a loader and the vocabulary's files.
+
+    Entries: `logits`, and `greedy` where the model generates. Each takes (weights by path, inputs by name) and has a symbolic batch size and symbolic
+    lengths. What was written is loaded again and its outputs compared with the model's own before anything appears in `out`.
+
+    length:        tokens that `greedy` generates at most.
+    fixed_lengths: sizes of the length dimensions, for a model that cannot be traced without them; one that can ignores them.
+    source:        where the model comes from, kept in the manifest.
+
+    Returns the directory. Raises UserError where `out` is not empty and `overwrite` is false, on an unknown platform, or where
+    `length` exceeds the model's positions; RuntimeError where the written program computes something else than the model.
+    """
+    for platform in platforms:
+        if platform not in PLATFORMS:
+            raise UserError(f"unknown platform {platform!r} (--platforms). There are: {', '.join(PLATFORMS)}.")
+    limit = model.config.max_length
+    if model.config.kind != "encoder" and not 1 <= length <= (limit or length):
+        positions = "" if limit is None else f", the model's positions being {limit}"
+        raise UserError(
+            f"--length {length} cannot be generated{positions}. Nearest: {limit if limit and length > 1 else 1}."
+        )
+    options: dict[str, Any] = {
+        "length": length,
+        "eos_id": vocabulary.eos_id,
+        "start_id": vocabulary.bos_id,
+        "vocab_size": vocabulary.size,
+    }
+    out = Path(out)
+    with writing(out, overwrite=overwrite) as draft:
+        weights = write_weights(draft, params)
+        described = {}
+        for entry, original in zip(entries(_portable(model), **options), entries(model, **options), strict=True):
+            sizes, program = _export(entry, weights, platforms, fixed_lengths or {})
+            (draft / f"{entry.name}.stablehlo").write_bytes(program)
+            difference = _compare(entry, original, params, weights, program, sizes, model)
+            described[entry.name] = {
+                "file": f"{entry.name}.stablehlo",
+                "about": entry.about,
+                "inputs": {
+                    name: {"shape": [sizes.get(d, d) for d in i.shape], "dtype": "int32", "about": i.about}
+                    for name, i in entry.inputs.items()
+                },
+                "at_most": {name: size for name, size in entry.limits.items() if name not in sizes},
+                "outputs": entry.outputs,
+                "largest_difference_from_the_model": difference,
+            }
+        manifest = {
+            "format": "jax.export",
+            "jax": jax.__version__,
+            "platforms": list(platforms),
+            "call": "jax.export.deserialize(bytes of file).call(weights by path, inputs by name) -> outputs by name",
+            "entries": described,
+            **describe_model(model, params),
+            "vocabulary": write_vocabulary(draft, vocabulary),
+            "source": source or {},
+        }
+        write_json(draft / MANIFEST, manifest)
+        (draft / "README.md").write_text(readme(manifest), encoding="utf-8")
+        (draft / "load.py").write_text(inspect.getsource(loader), encoding="utf-8")
+    return out
+
+
+def _portable(model: Model) -> Model:
+    """Return the model without kernels that one platform alone has."""
+    if getattr(model.config, "attention", "einsum") == "einsum":
+        return model
+    return dataclasses.replace(model.config, attention="einsum").build()  # type: ignore[call-arg]
+
+
+def _export(
+    entry: Entry, weights: dict[str, np.ndarray], platforms: tuple[str, ...], fixed: dict[str, int]
+) -> tuple[dict[str, int], bytes]:
+    """Return the sizes of dimensions that had to be fixed, and the serialized program."""
+
+    def function(flat: dict[str, jax.Array], inputs: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        return entry.function(unflatten(flat), inputs)
+
+    shapes = {path: jax.ShapeDtypeStruct(w.shape, w.dtype) for path, w in weights.items()}
+    export = jax.export.export(jax.jit(function), platforms=platforms)
+    try:
+        return {}, bytes(export(shapes, _symbolic(entry, {})).serialize())
+    except jax.errors.InconclusiveDimensionOperation as error:
+        lengths = {name for i in entry.inputs.values() for name in i.shape} - {"batch"}
+        if missing := lengths - set(fixed):
+            raise UserError(
+                f"this model cannot be exported without fixed lengths, and {', '.join(sorted(missing))} is not given"
+            ) from error
+        sizes = {name: fixed[name] for name in lengths}
+        return sizes, bytes(export(shapes, _symbolic(entry, sizes)).serialize())
+
+
+def _symbolic(entry: Entry, sizes: dict[str, int]) -> dict[str, jax.ShapeDtypeStruct]:
+    names = {name for i in entry.inputs.values() for name in i.shape} - set(sizes)
+    constraints = []
+    for name in sorted(names - {"batch"}):
+        # True of every size; the relative positions' slices need it and cannot conclude it.
+        constraints.append(f"2*{name}^2 - {name} >= 0")
+        if name in entry.limits:
+            constraints.append(f"{name} <= {entry.limits[name]}")
+    scope = jax.export.SymbolicScope(constraints)
+    return {
+        name: jax.ShapeDtypeStruct(
+            jax.export.symbolic_shape(", ".join(str(sizes.get(d, d)) for d in i.shape), scope=scope), jnp.int32
+        )
+        for name, i in entry.inputs.items()
+    }
+
+
+def _compare(
+    entry: Entry,
+    original: Entry,
+    params: Params,
+    weights: dict[str, np.ndarray],
+    program: bytes,
+    sizes: dict[str, int],
+    model: Model,
+) -> float:
+    """Return the largest difference between the written program's numbers and the model's, relative to the largest number."""
+    tolerance = 5e-2 if getattr(model.config, "dtype", "float32") == "bfloat16" else 1e-3
+    loaded = jax.export.deserialize(bytearray(program))
+    worst = 0.0
+    inputs = _example(entry, {"batch": 3, **sizes}, length=5, vocab_size=model.config.vocab_size)
+    got = jax.jit(loaded.call)(weights, inputs)
+    want = jax.jit(original.function)(params, inputs)
+    for name in want:
+        if want[name].dtype == jnp.float32:
+            here, there = np.asarray(got[name]), np.asarray(want[name])
+            worst = max(worst, float(np.max(np.abs(here - there)) / max(1.0, np.max(np.abs(there)))))
+    if not worst <= tolerance:
+        raise RuntimeError(
+            f"the exported {entry.name} differs from the model's by {worst:.2g}, more than {tolerance:.2g}"
+        )
+    return worst
+
+
+def _example(entry: Entry, sizes: dict[str, int], *, length: int, vocab_size: int) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    length = min([length, *entry.limits.values()])
+    inputs = {}
+    for name, i in entry.inputs.items():
+        shape = [sizes.get(d, length) for d in i.shape]
+        if len(shape) == 1:
+            numbers = rng.integers(1, length + 1, shape)
+        else:
+            numbers = rng.integers(0, 2, shape) if name == "types" else rng.integers(1, vocab_size, shape)
+        inputs[name] = numbers.astype(np.int32)
+    return inputs

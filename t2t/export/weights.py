@@ -1,0 +1,98 @@
+"""Safetensors: the parameters, the configuration and the vocabulary, to be read by anything."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from t2t import config
+from t2t.errors import UserError
+from t2t.export.directory import (
+    WEIGHTS,
+    describe_model,
+    flatten,
+    unflatten,
+    write_json,
+    write_vocabulary,
+    write_weights,
+    writing,
+)
+from t2t.nn.model import Model, ModelConfig
+from t2t.types import Params
+from t2t.vocabularies import Vocabulary
+
+CONFIG = "config.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weights:
+    """What a safetensors export holds."""
+
+    model: ModelConfig
+    vocabulary: Vocabulary
+    params: Params
+
+
+def write_safetensors(
+    model: Model,
+    params: Params,
+    vocabulary: Vocabulary,
+    out: str | Path,
+    *,
+    overwrite: bool = False,
+    source: dict[str, Any] | None = None,
+) -> Path:
+    """Write OUT/model.safetensors, arrays by path ("encoder/mlp/kernel"), OUT/config.json and the vocabulary's files.
+
+    source: where the model comes from, kept in config.json.
+    Returns the directory. Raises UserError where `out` is not empty and `overwrite` is false.
+    """
+    out = Path(out)
+    with writing(out, overwrite=overwrite) as draft:
+        written = write_weights(draft, params)
+        back = load_file(draft / WEIGHTS)
+        for path, array in written.items():
+            if back[path].dtype != array.dtype or back[path].tobytes() != array.tobytes():
+                raise RuntimeError(f"{draft / WEIGHTS}: {path} was not written as it is")
+        described = {**describe_model(model, params), "vocabulary": write_vocabulary(draft, vocabulary)}
+        write_json(draft / CONFIG, {"format": "safetensors", **described, "source": source or {}})
+    return out
+
+
+def read_safetensors(directory: str | Path) -> Weights:
+    """Return the model's configuration, vocabulary and parameters (NumPy arrays) that `write_safetensors` wrote.
+
+    Raises UserError where a file is missing, is not one of its files, or lacks a parameter.
+    """
+    directory = Path(directory)
+    path = directory / CONFIG
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        flat = load_file(directory / WEIGHTS)
+    except FileNotFoundError as error:
+        raise UserError(f"{directory}: not an export in safetensors, {error.filename or WEIGHTS} is missing") from None
+    except ValueError as error:
+        raise UserError(f"{path}: not JSON ({error})") from None
+    except SafetensorError as error:
+        raise UserError(f"{directory / WEIGHTS}: damaged ({error})") from None
+    if not isinstance(data, dict) or data.get("format") != "safetensors":
+        raise UserError(f"{path}: not the description of an export in safetensors")
+    model = config.from_json(data["model"], where=f"{path}: model")
+    vocabulary = config.from_json(data["vocabulary"]["configuration"], where=f"{path}: vocabulary")
+    params = unflatten(flat)
+    _check(flat, model, directory / WEIGHTS)
+    return Weights(model=model, vocabulary=vocabulary.in_directory(str(directory)), params=params)
+
+
+def _check(flat: dict[str, np.ndarray], model: ModelConfig, where: Path) -> None:
+    specs = flatten(model.build().specs)
+    for path, spec in specs.items():
+        if path not in flat or flat[path].shape != tuple(spec.shape):
+            found = list(flat[path].shape) if path in flat else "missing"
+            raise UserError(f"{where}: parameter {path} is {found}, and {list(spec.shape)} in the model of {CONFIG}")
