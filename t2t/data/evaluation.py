@@ -1,0 +1,118 @@
+"""Every example of a split once, in order, with its texts: for evaluation and for prediction files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from t2t.data import sources
+from t2t.data.config import Data
+from t2t.data.converters import Row
+from t2t.data.faults import surfaced
+from t2t.data.registry import check, layout_of, provider_of, tasks_of
+from t2t.data.shards import Counts
+from t2t.errors import UserError
+from t2t.nn.model import Kind
+from t2t.types import Batch
+
+
+def evaluation_batches(
+    data: Data,
+    kind: Kind,
+    batch_size: int | None = None,
+    *,
+    process_index: int = 0,
+    process_count: int = 1,
+    examples: int | None = None,
+) -> EvaluationBatches:
+    """Return an iterator of (batch, raw examples) over `data.split`.
+
+    One example a row, in the source's order, a mixture's tasks one after the other; `pack`, `shards` and the shuffling
+    of `data` play no part, its seed does in the objectives' random choices, so that each evaluation sees the same.
+    Each batch has `batch_size` (else `data.batch_size`) rows over all hosts, of which this host has its contiguous
+    share; empty rows of weight 0 fill the last. The raw examples, one for each row that is not empty, are dicts of
+    NumPy values with all that the task gives: uncut ids, `inputs_pretokenized`, and so on.
+
+    Args:
+      examples: stop after so many of each task.
+
+    Raises:
+      UserError: as `t2t.data.pipeline.batches`, and where no example is to be had.
+    """
+    size = data.batch_size if batch_size is None else batch_size
+    if size < 1 or size % process_count:
+        nearest = max(process_count, round(size / process_count) * process_count)
+        raise UserError(
+            f"evaluation's batch_size={size} is not a positive multiple of the number of processes, {process_count}. "
+            f"Nearest: {nearest}."
+        )
+    if examples is not None and examples < 1:
+        raise UserError(f"examples={examples}: must be at least 1.")
+    check(data, kind, process_index=process_index, process_count=process_count, training=False)
+    return EvaluationBatches(data, kind, size, process_index, process_count, examples)
+
+
+class EvaluationBatches:
+    """Iterator of (Batch, raw examples). `layout` is how examples fill rows, `counts` what was read by now."""
+
+    def __init__(
+        self, data: Data, kind: Kind, batch_size: int, process_index: int, process_count: int, examples: int | None
+    ) -> None:
+        self._data = data
+        self._provider = provider_of(data)
+        self.layout = layout_of(data, kind, self._provider)
+        self.counts = Counts()
+        self._batch_size = batch_size
+        self._examples = examples
+        share = batch_size // process_count
+        self._own = slice(process_index * share, (process_index + 1) * share)
+        self._iterator = self._batches()
+
+    def __iter__(self) -> Iterator[tuple[Batch, list[dict[str, Any]]]]:
+        return self
+
+    def __next__(self) -> tuple[Batch, list[dict[str, Any]]]:
+        """Return the next batch and its raw examples. Raises UserError for what the source finds wrong."""
+        try:
+            return next(self._iterator)
+        except StopIteration:
+            raise
+        except Exception as error:
+            raise surfaced(error) from error
+
+    def _raw(self) -> Iterator[dict[str, Any]]:
+        for place, task in enumerate(tasks_of(self._provider)):
+            if self._data.split not in task.splits:
+                continue
+            dataset = sources.raw(task, self._data, self.layout, place=place, repeat=False, shuffle=False)
+            sources.check_features(task, self.layout, dataset.element_spec)
+            count = 0
+            for example in tfds.as_numpy(dataset if self._examples is None else dataset.take(self._examples)):
+                count += 1
+                yield example
+            if not count:
+                raise UserError(f"task {task.name!r}, split {self._data.split!r} has no example.")
+
+    def _batches(self) -> Iterator[tuple[Batch, list[dict[str, Any]]]]:
+        raws: list[dict[str, Any]] = []
+        for raw in self._raw():
+            raws.append(raw)
+            if len(raws) == self._batch_size:
+                yield self._batch(raws)
+                raws = []
+        if raws:
+            yield self._batch(raws)
+
+    def _batch(self, raws: list[dict[str, Any]]) -> tuple[Batch, list[dict[str, Any]]]:
+        rows: list[Row] = []
+        for raw in raws:
+            example, trimmed = self.layout.fit({name: np.asarray(raw[name]) for name in self.layout.features})
+            self.counts.examples += 1
+            self.counts.trimmed += trimmed
+            self.counts.empty += not self.layout.predicts(example)
+            rows.append([example])
+        rows += [[]] * (self._batch_size - len(rows))
+        return self.layout.batch(rows[self._own]), raws[self._own]

@@ -1,0 +1,71 @@
+"""Several examples to a row: first fit into a few open rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from t2t.data.converters import Example, Layout, Row
+
+OPEN_ROWS = 8
+"""Rows an example may still go into. More pack tighter and take examples further from their order."""
+
+
+class Packer:
+    """Puts each example into the first open row with room for it; unpacked, into a row of its own.
+
+    When none has room and `OPEN_ROWS` are open, the fullest is finished. `rows` is the whole state.
+    """
+
+    def __init__(self, layout: Layout, *, pack: bool) -> None:
+        self._layout = layout
+        self._pack = pack
+        self._rows: list[list[Example]] = []
+        self._room: list[tuple[int, ...]] = []
+
+    @property
+    def rows(self) -> list[Row]:
+        """The open rows, oldest first."""
+        return list(self._rows)
+
+    @rows.setter
+    def rows(self, rows: Iterable[Row]) -> None:
+        self._rows = [list(row) for row in rows]
+        self._room = []
+        for row in self._rows:
+            room = self._layout.capacity
+            for example in row:
+                room = _less(room, self._layout.sizes(example))
+            self._room.append(room)
+
+    def add(self, example: Example) -> list[Row]:
+        """Take an example that fits a row; return the rows, if any, that it finished."""
+        if not self._pack:
+            return [[example]]
+        done: list[Row] = []
+        sizes = self._layout.sizes(example)
+        i = next((i for i, room in enumerate(self._room) if min(_less(room, sizes)) >= 0), len(self._rows))
+        if i == OPEN_ROWS:
+            done.append(self._pop(min(range(OPEN_ROWS), key=lambda j: sum(self._room[j]))))
+            i = len(self._rows)
+        if i == len(self._rows):
+            self._rows.append([])
+            self._room.append(self._layout.capacity)
+        left = _less(self._room[i], sizes)
+        self._rows[i].append(example)
+        self._room[i] = left
+        if min(left) == 0:
+            done.append(self._pop(i))
+        return done
+
+    def flush(self) -> list[Row]:
+        """Return the open rows, oldest first, and forget them."""
+        rows, self.rows = self.rows, []
+        return rows
+
+    def _pop(self, i: int) -> Row:
+        del self._room[i]
+        return self._rows.pop(i)
+
+
+def _less(room: tuple[int, ...], sizes: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(a - b for a, b in zip(room, sizes, strict=True))

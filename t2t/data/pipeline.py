@@ -1,0 +1,305 @@
+"""Global batches that are a function of (task, seed, step) alone, made ahead in a thread, from where they were left off."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Sequence
+from typing import Any, cast
+
+import tensorflow as tf
+
+from t2t.data import sources
+from t2t.data.config import Data
+from t2t.data.converters import Layout, Row
+from t2t.data.evaluation import EvaluationBatches, evaluation_batches
+from t2t.data.faults import surfaced
+from t2t.data.registry import Provider, check, layout_of, provider_of, task_names, task_vocabulary, tasks_of
+from t2t.data.report import Report, inspect
+from t2t.data.shards import Counts, Shard
+from t2t.errors import UserError
+from t2t.nn.model import Kind
+from t2t.types import Batch
+
+__all__ = [
+    "BatchIterator",
+    "Counts",
+    "EvaluationBatches",
+    "Report",
+    "batches",
+    "evaluation_batches",
+    "inspect",
+    "task_names",
+    "task_vocabulary",
+]
+
+_log = logging.getLogger(__name__)
+
+AHEAD = 2
+"""Batches the thread makes ahead."""
+KEPT = 8
+"""Batches handed out last that `position` can still count as not handed out."""
+PATIENCE = 20.0
+"""Seconds without a batch after which it is looked into whether one can come at all."""
+
+
+def batches(
+    data: Data, kind: Kind, *, process_index: int = 0, process_count: int = 1, repeat: bool = True
+) -> BatchIterator:
+    """Return this host's rows of each global batch.
+
+    Host `process_index` of `process_count` owns a contiguous run of the virtual shards, and so batch_size / process_count
+    rows; the hosts' rows behind one another are the global batch, the same for any number of hosts. With `repeat` epochs
+    follow each other without end, each in another order and with other random choices. Without, every example comes once
+    and the last batches are filled up with empty rows of weight 0.
+
+    Raises:
+      UserError: what was asked for does not exist or does not divide, or there is no example.
+    """
+    check(data, kind, process_index=process_index, process_count=process_count)
+    try:
+        provider = provider_of(data)
+        layout = layout_of(data, kind, provider)
+        _check_sources(provider, data)
+        return BatchIterator(provider, data, layout, process_index, process_count, repeat=repeat)
+    except Exception as error:
+        raise surfaced(error) from error
+
+
+class BatchIterator:
+    """Iterator of `Batch`es in NumPy; a thread, started by the first `next`, makes the next ones ahead.
+
+    One consumer at a time. `counts` tells what the rows were made of, those made ahead included.
+    """
+
+    def __init__(
+        self,
+        provider: Provider,
+        data: Data,
+        layout: Layout,
+        process_index: int,
+        process_count: int,
+        *,
+        repeat: bool,
+    ) -> None:
+        self.layout = layout
+        self._provider, self._data, self._repeat = provider, data, repeat
+        own = data.shards // process_count
+        self._own = range(process_index * own, (process_index + 1) * own)
+        # A finite pass ends when the last shard of all hosts does, which each host can only know by reading them all.
+        self._indices = self._own if repeat else range(data.shards)
+        self._shards = [self._shard(index) for index in self._indices]
+        self._rows_each = data.batch_size // data.shards
+        self._handed: deque[list[list[Row]]] = deque(maxlen=KEPT)
+        self._made: deque[tuple[list[list[Row]], Batch]] = deque()
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+        self._ended = self._closed = self._examined = False
+        self._making = threading.Lock()  # held while rows are between the shards and `_made`
+        self._changed = threading.Condition()  # guards `_made`, `_error`, `_ended`, `_closed`
+
+    def __iter__(self) -> BatchIterator:
+        return self
+
+    def __next__(self) -> Batch:
+        """Return the next batch.
+
+        Raises:
+          StopIteration: without `repeat`, at the end.
+          UserError: of the source, a bad line for example.
+        """
+        self._start()
+        while not self._wait(None if self._examined else PATIENCE):
+            self._examined = True
+            self._examine()
+        with self._changed:
+            if self._made:
+                rows, batch = self._made.popleft()
+                self._handed.append(rows)
+                self._changed.notify_all()
+                return batch
+            if self._error is not None:
+                raise self._error
+            if self._closed:
+                raise RuntimeError("the batch iterator is closed")
+        raise StopIteration
+
+    def available(self) -> bool:
+        """Whether `next` would return a batch without waiting."""
+        with self._changed:
+            return bool(self._made)
+
+    @property
+    def counts(self) -> Counts:
+        """Examples read by this host, trimmed to fit and left out as empty, since the first batch of the run."""
+        counts = [shard.counts for index, shard in zip(self._indices, self._shards, strict=True) if index in self._own]
+        return Counts(
+            examples=sum(count.examples for count in counts),
+            trimmed=sum(count.trimmed for count in counts),
+            empty=sum(count.empty for count in counts),
+        )
+
+    def position(self, *, unused: int = 0) -> dict[str, bytes]:
+        """Return the place after the batches handed out, less the last `unused` of them; one entry a virtual shard owned.
+
+        Batches made ahead do not count. `restore` of all hosts' entries goes on from there with any number of hosts.
+        """
+        if not 0 <= unused <= len(self._handed):
+            raise ValueError(f"unused={unused}: only the last {len(self._handed)} batches handed out can be taken back")
+        with self._making, self._changed:
+            back = [*list(self._handed)[len(self._handed) - unused :], *(rows for rows, _ in self._made)]
+            return {
+                self._key(index): shard.save([row for rows in back for row in rows[i]], self._identity())
+                for i, (index, shard) in enumerate(zip(self._indices, self._shards, strict=True))
+                if index in self._own
+            }
+
+    def restore(self, position: dict[str, bytes]) -> None:
+        """Go to a place that `position` returned, of any number of hosts; entries of other hosts' shards may be among them.
+
+        Raises:
+          UserError: a shard's entry is missing or damaged, or belongs to other data.
+        """
+        missing = [self._key(index) for index in self._indices if self._key(index) not in position]
+        if missing:
+            raise UserError(
+                f"data position: no entry {missing[0]}; there are {', '.join(sorted(position)[:3]) or 'none'}. "
+                f"--data.shards={self._data.shards} must be what the run began with."
+            )
+        self._stop()
+        with self._making:
+            for index, shard in zip(self._indices, self._shards, strict=True):
+                shard.load(position[self._key(index)], self._identity())
+            self._made.clear()
+            self._handed.clear()
+            self._error, self._ended, self._closed = None, False, False
+
+    def close(self) -> None:
+        """End the thread. `next` raises RuntimeError from here on, until `restore`."""
+        self._stop()
+        self._made.clear()
+
+    def _wait(self, seconds: float | None) -> bool:
+        """Wait for a batch, a fault or the end; return whether one came within `seconds`."""
+        with self._changed:
+            return self._changed.wait_for(
+                lambda: bool(self._made) or self._error is not None or self._ended or self._closed, seconds
+            )
+
+    def _key(self, index: int) -> str:
+        return f"shard_{index:05d}_of_{self._data.shards:05d}"
+
+    def _shard(self, index: int) -> Shard:
+        dataset = sources.examples(
+            self._provider,
+            self._data,
+            self.layout,
+            shard=index,
+            shards=self._data.shards,
+            repeat=self._repeat,
+            shuffle=self._data.shuffle_buffer > 0,
+        )
+        name = f"task {self._data.task!r}, split {self._data.split!r}, shard {index} of {self._data.shards}"
+        return Shard(dataset, self.layout, pack=self._data.pack, name=name)
+
+    def _identity(self) -> dict[str, Any]:
+        names = ("task", "split", "inputs_length", "targets_length", "pack", "shards", "seed", "shuffle_buffer")
+        return {name: getattr(self._data, name) for name in names} | {"kind": self.layout.kind, "repeat": self._repeat}
+
+    def _start(self) -> None:
+        if self._thread is None and not self._closed:
+            self._thread = threading.Thread(target=self._make, name="t2t-batches", daemon=True)
+            self._thread.start()
+
+    def _stop(self) -> None:
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        if self._thread is not None:
+            self._thread.join(timeout=PATIENCE)
+            self._thread = None
+
+    def _make(self) -> None:
+        try:
+            while True:
+                with self._changed:
+                    self._changed.wait_for(lambda: len(self._made) < AHEAD or self._closed)
+                    if self._closed:
+                        return
+                with self._making:
+                    rows = self._take()
+                    batch = self._batch(rows) if any(rows) else None
+                    with self._changed:
+                        if batch is None:
+                            self._ended = True
+                        else:
+                            self._made.append((rows, batch))
+                        self._changed.notify_all()
+                if batch is None:
+                    return
+        except Exception as error:
+            with self._changed:
+                self._error = surfaced(error)
+                self._changed.notify_all()
+
+    def _take(self) -> list[list[Row]]:
+        """Take each shard's rows, all of them or, where one fails, none."""
+        taken: list[list[Row]] = []
+        try:
+            for index, shard in zip(self._indices, self._shards, strict=True):
+                taken.append(shard.take(self._rows_each))
+                if self._repeat and len(taken[-1]) < self._rows_each:
+                    raise UserError(
+                        f"task {self._data.task!r}, split {self._data.split!r}: no example in shard {index} of "
+                        f"{self._data.shards} (--data.shards). Nearest: fewer shards."
+                    )
+        except Exception:
+            for shard, rows in zip(self._shards, taken, strict=False):
+                shard.give_back(rows)
+            raise
+        return taken
+
+    def _batch(self, taken: Sequence[list[Row]]) -> Batch:
+        rows: list[Row] = []
+        for index, got in zip(self._indices, taken, strict=True):
+            if index in self._own:
+                rows += got + cast(list[Row], [[]]) * (self._rows_each - len(got))
+        return self.layout.batch(rows)
+
+    def _examine(self) -> None:
+        """Raise where a shard can never give an example: `repeat` then looks for one for ever."""
+        _log.info("no batch of task %s yet: looking whether its shards have any example", self._data.task)
+        for place, task in enumerate(tasks_of(self._provider)):
+            for index in self._indices if self._data.split in task.splits else ():
+                dataset = sources.raw(
+                    task,
+                    self._data,
+                    self.layout,
+                    place=place,
+                    shard=index,
+                    shards=self._data.shards,
+                    repeat=False,
+                    shuffle=False,
+                )
+                if not _count(dataset, 1):
+                    raise UserError(
+                        f"task {task.name!r}, split {self._data.split!r}: preprocessing leaves no example of shard {index} "
+                        f"of {self._data.shards} (--data.shards). Nearest: fewer shards, or another split."
+                    )
+
+
+def _check_sources(provider: Provider, data: Data) -> None:
+    for task in tasks_of(provider, data.split):
+        count = _count(sources.source(task, data, shuffle=False), data.shards)
+        if not count:
+            raise UserError(f"task {task.name!r}, split {data.split!r}: its source has no example.")
+        if count < data.shards:
+            raise UserError(
+                f"task {task.name!r}, split {data.split!r}: its source has {count} examples, fewer than "
+                f"--data.shards={data.shards}. Nearest: {count}."
+            )
+
+
+def _count(dataset: tf.data.Dataset, at_most: int) -> int:
+    return sum(1 for _ in dataset.take(at_most))

@@ -1,0 +1,91 @@
+"""Batches that are on the devices before they are asked for."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from typing import TYPE_CHECKING
+
+import jax
+import numpy as np
+from jax.sharding import Sharding
+
+from t2t.types import Batch
+
+if TYPE_CHECKING:
+    from t2t.data.pipeline import BatchIterator
+
+
+def to_device(batch: Batch, sharding: Sharding, batch_size: int) -> Batch:
+    """Return the global batch, [batch_size, ...] arrays of which this host's devices get their part.
+
+    batch: this host's rows, or the whole global batch where every host has all of it.
+    """
+
+    def place(array: np.ndarray) -> jax.Array:
+        return jax.make_array_from_process_local_data(sharding, array, (batch_size, *array.shape[1:]))
+
+    return jax.tree.map(place, batch)
+
+
+class DeviceBatches:
+    """Iterator of global batches on the devices, `ahead` of them on their way while the caller computes.
+
+    Copies to devices are asynchronous; no thread is needed beside the host iterator's own. `position` is that of the
+    batches the caller has had, whatever is on the devices already.
+    """
+
+    def __init__(self, host: BatchIterator, sharding: Sharding, batch_size: int, *, ahead: int = 2) -> None:
+        from t2t.data.pipeline import KEPT
+
+        if not 0 <= ahead < KEPT:
+            raise ValueError(f"ahead={ahead}: must be 0 to {KEPT - 1}")
+        self._host = host
+        self._sharding = sharding
+        self._batch_size = batch_size
+        self._ahead = ahead
+        self._placed: deque[Batch] = deque()
+        self.wait_seconds = 0.0
+        """Seconds that callers of `next` have waited for data, in all."""
+
+    @property
+    def host(self) -> BatchIterator:
+        """The iterator of this host's rows."""
+        return self._host
+
+    def __iter__(self) -> DeviceBatches:
+        return self
+
+    def __next__(self) -> Batch:
+        """Return the next global batch. Raises what the host's iterator raises, once what came before is handed out."""
+        began = time.perf_counter()
+        try:
+            if not self._placed:
+                self._place()
+            batch = self._placed.popleft()
+            self._top_up()
+            return batch
+        finally:
+            self.wait_seconds += time.perf_counter() - began
+
+    def position(self) -> dict[str, bytes]:
+        """Return the place after the last batch returned, see `BatchIterator.position`."""
+        return self._host.position(unused=len(self._placed))
+
+    def restore(self, position: dict[str, bytes]) -> None:
+        """Go to a place, see `BatchIterator.restore`."""
+        self._placed.clear()
+        self._host.restore(position)
+
+    def close(self) -> None:
+        """End the host's iterator and let go of the batches."""
+        self._placed.clear()
+        self._host.close()
+
+    def _place(self) -> None:
+        self._placed.append(to_device(next(self._host), self._sharding, self._batch_size))
+
+    def _top_up(self) -> None:
+        """Put on the devices what is there already; a fault or the end is left to the call that comes to it."""
+        while len(self._placed) < self._ahead and self._host.available():
+            self._place()

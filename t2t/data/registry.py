@@ -1,0 +1,175 @@
+"""What is asked for, looked up in SeqIO's registries and checked before any long work."""
+
+from __future__ import annotations
+
+from typing import TypeAlias, get_args
+
+import seqio
+
+from t2t.data.config import Data
+from t2t.data.converters import Layout
+from t2t.data.vocabularies import from_seqio, with_vocabulary
+from t2t.errors import UserError, nearest
+from t2t.nn.model import Kind
+from t2t.vocabularies import Vocabulary
+
+Provider: TypeAlias = "seqio.Task | seqio.Mixture"
+
+
+def names() -> list[str]:
+    """Return the names of all tasks and mixtures."""
+    return sorted({*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()})
+
+
+def find(name: str) -> Provider:
+    """Return the task or mixture of that name. Raises UserError with the nearest names where there is none."""
+    if name in seqio.TaskRegistry.names():
+        return seqio.TaskRegistry.get(name)
+    if name in seqio.MixtureRegistry.names():
+        return seqio.MixtureRegistry.get(name)
+    raise UserError(f"unknown task {name!r} (--data.task).{nearest(name, names())}")
+
+
+def task_names(name: str) -> tuple[str, ...]:
+    """Return the names of a mixture's tasks, or the task's own."""
+    return tuple(task.name for task in tasks_of(find(name)))
+
+
+def tasks_of(provider: Provider, split: str | None = None) -> list[seqio.Task]:
+    """Return a mixture's tasks, or the task itself; with `split`, those that have it."""
+    tasks = [provider] if isinstance(provider, seqio.Task) else list(provider.tasks)
+    return [task for task in tasks if split is None or split in task.splits]
+
+
+def provider_of(data: Data) -> Provider:
+    """Return the task or mixture of `data`, over `data.vocabulary` where one is given."""
+    provider = find(data.task)
+    if data.vocabulary is None:
+        return provider
+    return with_vocabulary(data.task, data.vocabulary)
+
+
+def task_vocabulary(data: Data) -> Vocabulary:
+    """Return `data.vocabulary`, or the task's own without TensorFlow.
+
+    Raises:
+      UserError: an unknown task, inputs and targets of different vocabularies, or one that has no counterpart.
+    """
+    features = find(data.task).output_features
+    if data.vocabulary is not None:
+        return data.vocabulary
+    if "targets" not in features:
+        raise UserError(f"task {data.task!r} has no feature 'targets'; it has {', '.join(sorted(features))}.")
+    vocabulary = from_seqio(features["targets"].vocabulary)
+    if "inputs" in features and from_seqio(features["inputs"].vocabulary) != vocabulary:
+        raise UserError(
+            f"task {data.task!r} has one vocabulary for inputs and another for targets (--data.vocabulary)."
+        )
+    return vocabulary
+
+
+def layout_of(data: Data, kind: Kind, provider: Provider) -> Layout:
+    """Return how the provider's examples fill rows of that kind.
+
+    Raises:
+      UserError: the task does not offer the features that the kind of model needs.
+    """
+    offered = set(provider.output_features)
+    if "targets" not in offered:
+        raise UserError(f"task {data.task!r} has no feature 'targets'; it has {', '.join(sorted(offered))}.")
+    if kind == "encoder" and not {"inputs", "weights"} <= offered:
+        raise UserError(
+            f"task {data.task!r} is not for an encoder, which needs features inputs, targets and weights; it has "
+            f"{', '.join(sorted(offered))}.{_for_encoders(data.task)}"
+        )
+    if kind != "encoder" and "weights" in offered:
+        raise UserError(
+            f"task {data.task!r} is for encoders (it has a feature 'weights'), the model is of kind {kind!r}."
+        )
+    if kind == "encoder_decoder" and "inputs" not in offered:
+        raise UserError(
+            f"task {data.task!r} has no feature 'inputs', which an encoder-decoder needs; "
+            "a decoder trains on targets alone."
+        )
+    return Layout(
+        kind=kind,
+        inputs_length=data.inputs_length,
+        targets_length=data.targets_length,
+        has_inputs="inputs" in offered,
+        loss_on_inputs=data.loss_on_inputs,
+        bos_id=_bos_id(data, provider),
+    )
+
+
+def check(data: Data, kind: str, *, process_index: int = 0, process_count: int = 1, training: bool = True) -> None:
+    """Raise UserError for numbers and names that cannot be, without reading any data.
+
+    Shards, shuffling and the batch size matter in training alone.
+    """
+    if kind not in get_args(Kind):
+        raise UserError(f"unknown kind of model {kind!r}.{nearest(kind, get_args(Kind))}")
+    for name in ("inputs_length", "targets_length", *(("batch_size", "shards") if training else ())):
+        if name == "targets_length" and kind == "encoder":
+            continue
+        if getattr(data, name) < 1:
+            raise UserError(f"--data.{name}={getattr(data, name)}: must be at least 1.")
+    if process_count < 1 or not 0 <= process_index < process_count:
+        raise UserError(f"process_index={process_index} of process_count={process_count}: must be 0 to count - 1.")
+    provider = find(data.task)
+    if not tasks_of(provider, data.split):
+        raise UserError(
+            f"task {data.task!r} has no split {data.split!r} (--data.split); it has {', '.join(map(str, provider.splits))}."
+            f"{nearest(data.split, map(str, provider.splits))}"
+        )
+    for task in tasks_of(provider, data.split):
+        if task.requires_caching:
+            raise UserError(f"task {task.name!r} asks for SeqIO's offline cache, which is not read here.")
+    if training:
+        _check_training(data, provider, process_count)
+
+
+def _check_training(data: Data, provider: Provider, process_count: int) -> None:
+    if data.shuffle_buffer < 0:
+        raise UserError(f"--data.shuffle_buffer={data.shuffle_buffer}: must be 0 (read in order) or more.")
+    if data.batch_size % data.shards:
+        raise UserError(
+            f"--data.batch_size={data.batch_size} is not a multiple of --data.shards={data.shards}."
+            f" Nearest: {_multiple(data.batch_size, data.shards)}."
+        )
+    if data.shards % process_count:
+        raise UserError(
+            f"--data.shards={data.shards} is not a multiple of the number of processes, {process_count}."
+            f" Nearest: {_multiple(data.shards, process_count)}."
+        )
+    for task in tasks_of(provider, data.split):
+        if data.shuffle_buffer and task.shuffle_buffer_size is None and not task.source.performs_internal_shuffling:
+            raise UserError(
+                f"task {task.name!r} forbids shuffling (shuffle_buffer_size=None), --data.shuffle_buffer is "
+                f"{data.shuffle_buffer}. Nearest: 0."
+            )
+
+
+def _multiple(value: int, of: int) -> int:
+    return max(of, round(value / of) * of)
+
+
+def _for_encoders(name: str) -> str:
+    """Name the variant for encoders of a task that is not, by the convention `_fill_mask`, `_masked_lm`."""
+    candidates = [other for other in names() if "weights" in find(other).output_features]
+    for suffix in ("_fill_mask", "_masked_lm"):
+        stems = [name, *(name.removesuffix(end) for end in ("_span_corruption", "_causal_lm", "_prefix_lm"))]
+        for stem in stems:
+            if stem + suffix in candidates:
+                return f" Its variant for encoders: {stem + suffix}."
+    return " Wanted is a variant of it ending in _fill_mask (supervised) or _masked_lm (text)." + (
+        nearest(name, candidates) if candidates else ""
+    )
+
+
+def _bos_id(data: Data, provider: Provider) -> int:
+    if data.vocabulary is not None:
+        return data.vocabulary.bos_id
+    try:
+        return from_seqio(provider.output_features["targets"].vocabulary).bos_id
+    except UserError:  # a vocabulary of another kind: 0, as SeqIO's converters do
+        return 0

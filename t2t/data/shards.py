@@ -1,0 +1,205 @@
+"""One virtual shard: examples in, rows out, and its exact place as bytes."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+import tempfile
+import zipfile
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from t2t.data.converters import Example, Layout, Row
+from t2t.data.packing import Packer
+from t2t.errors import UserError
+
+BLOCK = 32
+"""Examples that come over from TensorFlow at a time: one by one costs more than packing them."""
+_NOTHING = 100_000
+"""Examples in a row without a target after which a source is said to have none."""
+
+
+@dataclass(kw_only=True)
+class Counts:
+    """What a shard has made rows of so far.
+
+    examples: all that were read, the other two among them.
+    trimmed:  cut to fit their row.
+    empty:    left out, for there is no target in them.
+    """
+
+    examples: int = 0
+    trimmed: int = 0
+    empty: int = 0
+
+
+class Shard:
+    """Rows of one virtual shard. Not safe for several threads at once."""
+
+    def __init__(self, dataset: tf.data.Dataset, layout: Layout, *, pack: bool, name: str) -> None:
+        options = tf.data.Options()
+        options.deterministic = True
+        # Tokenizers in Python are stateful to TensorFlow; what depends on its arguments alone may be saved around.
+        options.experimental_external_state_policy = tf.data.experimental.ExternalStatePolicy.IGNORE
+        self._dataset = dataset.ragged_batch(BLOCK).prefetch(2).with_options(options)
+        self._iterator: Any = iter(self._dataset)
+        self._layout = layout
+        self._name = name
+        self._packer = Packer(layout, pack=pack)
+        self._blocks = 0
+        self._waiting: deque[Example] = deque()
+        self._ready: deque[Row] = deque()
+        self._ended = False
+        self.counts = Counts()
+
+    def take(self, number: int) -> list[Row]:
+        """Return the next rows: fewer than `number` only where the source has come to its end."""
+        while len(self._ready) < number and not self._ended:
+            self._fill()
+        return [self._ready.popleft() for _ in range(min(number, len(self._ready)))]
+
+    def give_back(self, rows: Sequence[Row]) -> None:
+        """Take back rows, to be handed out again next."""
+        self._ready.extendleft(reversed(rows))
+
+    def save(self, pending: Sequence[Row], identity: dict[str, Any]) -> bytes:
+        """Return the shard's place as a zip archive.
+
+        pending:  rows taken that count as not handed out.
+        identity: what the place belongs to, compared by `load`.
+        """
+        with tempfile.TemporaryDirectory() as directory:
+            files = _checkpoint(self._iterator, Path(directory)) if self._iterator is not None else {}
+        groups = ([*pending, *self._ready], self._packer.rows, [list(self._waiting)])
+        header = {
+            "identity": identity,
+            "blocks": self._blocks,
+            "ended": self._ended,
+            "counts": asdict(self.counts),
+            "rows": [[len(row) for row in group] for group in groups],
+        }
+        kept = [example for group in groups for row in group for example in row]
+        out = io.BytesIO()
+        with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+            for name, content in {
+                "header.json": json.dumps(header).encode(),
+                "examples.npz": _to_npz(kept, self._layout.features),
+                **files,
+            }.items():
+                archive.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED, 1)
+        return out.getvalue()
+
+    def load(self, place: bytes, identity: dict[str, Any]) -> None:
+        """Go to a place that `save` returned.
+
+        Raises:
+          UserError: it is no such place, or that of other data.
+        """
+        try:
+            with zipfile.ZipFile(io.BytesIO(place)) as archive:
+                files = {name: archive.read(name) for name in archive.namelist()}
+            header = json.loads(files.pop("header.json"))
+            examples = iter(_from_npz(files.pop("examples.npz"), self._layout.features))
+            saved = header["identity"]
+        except (zipfile.BadZipFile, KeyError, ValueError) as error:
+            raise UserError(f"data position of {self._name}: damaged or not a data position ({error}).") from error
+        for name, value in identity.items():
+            if saved.get(name) != value:
+                raise UserError(
+                    f"data position of {self._name} was saved with {name}={saved.get(name)!r}, this run has {value!r}. "
+                    f"Nearest: {saved.get(name)!r}."
+                )
+        ready, rows, waiting = ([list(itertools.islice(examples, size)) for size in group] for group in header["rows"])
+        self._ready, self._packer.rows, self._waiting = deque(ready), rows, deque(waiting[0])
+        self._blocks, self._ended, self.counts = header["blocks"], header["ended"], Counts(**header["counts"])
+        if self._ended:
+            self._iterator = None
+        elif files:
+            self._iterator = _restored(self._dataset, files, self._name)
+        else:
+            self._iterator = iter(self._dataset.skip(self._blocks))
+
+    def _fill(self) -> None:
+        """Put one more example away, or, at the end of the source, close what is open."""
+        if not self._waiting:
+            block = next(self._iterator, None)
+            if block is None:
+                self._ended, self._iterator = True, None
+                self._ready.extend(self._packer.flush())
+                return
+            self._blocks += 1
+            self._waiting.extend(unbatched(block, self._layout.features))
+        example, trimmed = self._layout.fit(self._waiting.popleft())
+        self.counts.examples += 1
+        self.counts.trimmed += trimmed
+        if self._layout.predicts(example):
+            self._ready.extend(self._packer.add(example))
+            return
+        self.counts.empty += 1
+        if self.counts.empty == self.counts.examples == _NOTHING:
+            raise UserError(f"{self._name}: none of the first {_NOTHING} examples has a target.")
+
+
+def unbatched(block: dict[str, Any], features: Sequence[str]) -> Iterator[Example]:
+    """Yield the examples of a ragged batch, features as NumPy arrays."""
+    columns = [_column(block[name]) for name in features]
+    for values in zip(*columns, strict=True):
+        yield dict(zip(features, values, strict=True))
+
+
+def _column(values: tf.RaggedTensor | tf.Tensor) -> list[np.ndarray]:
+    if not isinstance(values, tf.RaggedTensor):
+        return list(values.numpy())
+    flat, splits = values.values.numpy(), values.row_splits.numpy()
+    return [flat[start:end] for start, end in itertools.pairwise(splits)]
+
+
+def _to_npz(examples: Sequence[Example], features: Sequence[str]) -> bytes:
+    arrays: dict[str, Any] = {}
+    for name in features:
+        pieces = [example[name] for example in examples]
+        arrays[name] = np.concatenate(pieces) if pieces else np.zeros(0, np.float32 if name == "weights" else np.int32)
+        arrays[f"{name}_lengths"] = np.array([len(piece) for piece in pieces], np.int32)
+    out = io.BytesIO()
+    np.savez(out, **arrays)
+    return out.getvalue()
+
+
+def _from_npz(content: bytes, features: Sequence[str]) -> list[Example]:
+    with np.load(io.BytesIO(content)) as arrays:
+        columns = [
+            np.split(arrays[name], np.cumsum(lengths)[:-1]) if (lengths := arrays[f"{name}_lengths"]).size else []
+            for name in features
+        ]
+    return [dict(zip(features, values, strict=True)) for values in zip(*columns, strict=True)]
+
+
+def _checkpoint(iterator: Any, directory: Path) -> dict[str, bytes]:
+    """Return the files of the iterator's state, or none where one of its parts (a Python generator) cannot be saved."""
+    try:
+        tf.train.Checkpoint(iterator=iterator).write(str(directory / "iterator"))
+    except (tf.errors.UnimplementedError, tf.errors.FailedPreconditionError, tf.errors.InvalidArgumentError):
+        return {}
+    return {path.name: path.read_bytes() for path in sorted(directory.iterdir())}
+
+
+def _restored(dataset: tf.data.Dataset, files: dict[str, bytes], name: str) -> Any:
+    iterator = iter(dataset)
+    with tempfile.TemporaryDirectory() as directory:
+        for file, content in files.items():
+            (Path(directory) / file).write_bytes(content)
+        try:
+            tf.train.Checkpoint(iterator=iterator).read(str(Path(directory) / "iterator")).assert_consumed()
+        except tf.errors.OpError as error:
+            reason = error.message.splitlines()[0]
+            raise UserError(
+                f"data position of {name} does not belong to the task as it is registered now ({reason})."
+            ) from error
+    return iterator

@@ -1,0 +1,138 @@
+"""A task or mixture -> `tf.data` of examples, for one virtual shard.
+
+Randomness. The order of the source is drawn from a seed of (seed, place in the mixture), the same for all shards: where a source is
+sharded by example, its shards partition one order. Preprocessors, shuffle buffers and mixing draw from a seed of (seed, place, shard),
+so that shards do not repeat each other's choices. The source is repeated *before* any preprocessor, and SeqIO's seeds are streams that run on
+over that border: each epoch is masked and shuffled anew, reproducibly, and a saved iterator holds its place in them.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import seqio
+import tensorflow as tf
+
+from t2t.data.config import Data
+from t2t.data.converters import Layout
+from t2t.data.registry import Provider, tasks_of
+from t2t.errors import UserError
+
+_log = logging.getLogger(__name__)
+
+# TensorFlow only reads data here; it must not claim the accelerators' memory.
+try:
+    tf.config.set_visible_devices([], "GPU")
+except RuntimeError:
+    _log.warning("TensorFlow was initialised before t2t.data and may hold GPU memory")
+
+
+def examples(
+    provider: Provider, data: Data, layout: Layout, *, shard: int = 0, shards: int = 1, repeat: bool, shuffle: bool
+) -> tf.data.Dataset:
+    """Return the examples of one virtual shard: dicts of the layout's features, one-dimensional and not cut.
+
+    A mixture draws from its tasks by their rates for ever, or, without `repeat`, until each has given every example once.
+
+    Raises:
+      UserError: a feature is missing or not a sequence of ids.
+    """
+
+    tasks = tasks_of(provider)
+
+    def features(example: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        return {name: tf.cast(example[name], tf.float32 if name == "weights" else tf.int32) for name in layout.features}
+
+    def one(task: seqio.Task) -> tf.data.Dataset:
+        place = tasks.index(task)
+        ds = raw(task, data, layout, place=place, shard=shard, shards=shards, repeat=repeat, shuffle=shuffle)
+        check_features(task, layout, ds.element_spec)
+        ds = ds.map(features, num_parallel_calls=tf.data.AUTOTUNE)
+        if shuffle and task.shuffle_buffer_size is not None:
+            ds = ds.shuffle(data.shuffle_buffer, seed=_seed(data.seed, "order", place, shard))
+        return ds
+
+    if isinstance(provider, seqio.Task):
+        return one(provider)
+    for task in tasks:
+        if data.split not in task.splits:
+            _log.warning("mixture %s: task %s has no split %s and is left out", provider.name, task.name, data.split)
+    seed = _seed(data.seed, "mixture", shard)
+    if not repeat:
+        having = tasks_of(provider, data.split)
+        return tf.data.Dataset.sample_from_datasets(
+            [one(task) for task in having],
+            [provider.get_rate(task) for task in having],
+            seed=seed,
+            stop_on_empty_dataset=False,
+        )
+    # The mixture mixes as it was registered to; only its tasks' examples are made here.
+    mixture: Any = copy.copy(provider)
+    mixture.get_task_dataset = lambda task, *args, **kwargs: one(task)
+    return mixture.get_dataset(sequence_length=layout.lengths, split=data.split, shuffle=shuffle, seed=seed)
+
+
+def raw(
+    task: seqio.Task,
+    data: Data,
+    layout: Layout,
+    *,
+    place: int = 0,
+    shard: int = 0,
+    shards: int = 1,
+    repeat: bool,
+    shuffle: bool,
+) -> tf.data.Dataset:
+    """Return a task's preprocessed examples with all the fields they carry, in the source's order.
+
+    `place` is the task's in its mixture.
+    """
+    ds = source(task, data, place=place, shard=shard, shards=shards, shuffle=shuffle)
+    if repeat:
+        ds = ds.repeat()
+    seed = _seed(data.seed, "preprocessors", place, shard)
+    ds = task.preprocess_precache(ds, seed=seed)
+    return task.preprocess_postcache(ds, sequence_length=layout.lengths, seed=seed)
+
+
+def source(
+    task: seqio.Task, data: Data, *, place: int = 0, shard: int = 0, shards: int = 1, shuffle: bool
+) -> tf.data.Dataset:
+    """Return one shard of a task's source: of its files where there are enough, else every `shards`-th example."""
+    seed = _seed(data.seed, "source", place)
+    if shards > 1 and (task.source.supports_arbitrary_sharding or len(task.source.list_shards(data.split)) >= shards):
+        return _read(task, data.split, shuffle, seed, seqio.ShardInfo(shard, shards))
+    return _read(task, data.split, shuffle, seed, None).shard(shards, shard)
+
+
+def _read(task: seqio.Task, split: str, shuffle: bool, seed: int, shard: seqio.ShardInfo | None) -> tf.data.Dataset:
+    try:
+        return task.source.get_dataset(split=split, shuffle=shuffle, seed=seed, shard_info=shard)
+    except ValueError:
+        # SeqIO refuses a seed for a function without the argument. Read in order it is reproducible still.
+        if not isinstance(task.source, seqio.FunctionDataSource):
+            raise
+        return task.source.get_dataset(split=split, shuffle=False, shard_info=shard)
+
+
+def check_features(task: seqio.Task, layout: Layout, spec: Mapping[str, Any]) -> None:
+    """Raise UserError where a task's examples lack a feature of the layout or have it in another form than ids."""
+    for name in layout.features:
+        if name not in spec:
+            raise UserError(f"task {task.name!r} gives no feature {name!r}; it gives {', '.join(sorted(spec))}.")
+        numbers = spec[name].dtype.is_integer or (name == "weights" and spec[name].dtype.is_floating)
+        if spec[name].shape.rank != 1 or not numbers:
+            raise UserError(
+                f"task {task.name!r}: feature {name!r} must be a sequence of ids, it is {spec[name].dtype.name} of "
+                f"shape {spec[name].shape}. Has it been tokenized?"
+            )
+
+
+def _seed(seed: int | None, *parts: str | int) -> int:
+    """Return a seed in [0, 2^30): SeqIO counts on from it, and TensorFlow wants 32 bits. Outside a run None is 0."""
+    digest = hashlib.blake2b(repr((seed or 0, *parts)).encode(), digest_size=4).digest()
+    return int.from_bytes(digest) >> 2
