@@ -63,6 +63,10 @@ class Evaluation:
                 option = name.replace("_", "-")
                 raise UserError(f"{name} {value} (--evaluation.{option}) is less than {least}. Nearest: {least}.")
 
+    def due(self, step: int, *, last: bool) -> bool:
+        """Return whether to evaluate after `step` steps, `last` being the run's last."""
+        return self.split is not None and (last or (self.every > 0 and step % self.every == 0))
+
 
 @dataclass(frozen=True, kw_only=True)
 class EvalResult:
@@ -316,6 +320,13 @@ def _text(raw: Raw, name: str, vocabulary: Vocabulary) -> str:
     return vocabulary.decode(raw[name]) if name in raw else ""
 
 
+def summary(results: Sequence[EvalResult]) -> dict[str, float]:
+    """Return "eval/TASK/METRIC" for each, and "eval/loss", the mean of the tasks' losses, to choose the best checkpoint by."""
+    values = {f"eval/{result.task}/{name}": value for result in results for name, value in result.metrics.items()}
+    losses = [result.metrics["loss"] for result in results if "loss" in result.metrics]
+    return {**values, "eval/loss": sum(losses) / len(losses)} if losses else values
+
+
 def write(directory: Path, step: int, results: Sequence[EvalResult]) -> None:
     """Write RUN/eval/STEP/TASK.jsonl, a line a prediction, and then RUN/eval/STEP.json, which is there only when all is.
 
@@ -330,7 +341,7 @@ def write(directory: Path, step: int, results: Sequence[EvalResult]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         lines = [json.dumps(_plain(row), ensure_ascii=False, allow_nan=False) + "\n" for row in result.predictions]
         path.write_text("".join(lines), encoding="utf-8")
-    summary = {
+    record = {
         "step": step,
         "tasks": {
             result.task: {
@@ -343,7 +354,7 @@ def write(directory: Path, step: int, results: Sequence[EvalResult]) -> None:
         },
     }
     partial = directory / "eval" / f"{step}.json.partial"
-    partial.write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    partial.write_text(json.dumps(record, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     partial.replace(directory / "eval" / f"{step}.json")
 
 

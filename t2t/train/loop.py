@@ -64,113 +64,90 @@ def train(directory: Path, record: RunRecord, observer: Observer) -> Outcome:
     model = experiment.model.build()
     transform = experiment.optimizer.build(model.specs)
     shardings = state_shardings(model, transform, mesh)
-    abstract = abstract_state(model, transform, shardings)
 
     with contextlib.ExitStack() as stack:
-        # Reading data starts with importing TensorFlow and building its graphs: seconds in which the devices' programs compile.
-        pool = stack.enter_context(ThreadPoolExecutor(1))
-        opening = pool.submit(_open_data, experiment, model, mesh)
+        stop = stack.enter_context(StopOnSignal())
+        # Reading data begins with building TensorFlow's graphs: seconds in which the devices' programs can compile.
+        opening = stack.enter_context(ThreadPoolExecutor(1)).submit(_open_data, experiment, model, mesh)
         checkpoints = stack.enter_context(Checkpoints(directory / CHECKPOINTS, experiment.checkpoint))
-        begun = checkpoints.latest()
-        if begun is None:
-            state = initial_state(experiment, model, transform, shardings, observer.on_message)
+        start = checkpoints.latest() or 0
+        if start:
+            state = checkpoints.restore(start, abstract_state(model, transform, shardings))
+            observer.on_message(f"going on from step {start} of {directory}")
         else:
-            state = checkpoints.restore(begun, abstract)
-            observer.on_message(f"going on from step {begun} of {directory}")
+            state = initial_state(experiment, model, transform, shardings, observer.on_message)
+        update = _compiled(experiment, model, transform, shardings, mesh)
         data = opening.result()
         stack.callback(data.close)
-        if begun is not None:
-            data.restore(checkpoints.restore_position(begun))
+        if start:
+            data.restore(checkpoints.restore_position(start))
 
-        start = begun or 0
         writer = MetricsWriter(directory, start=start)
         stack.callback(writer.close)
         (directory / "machine.json").write_text(json.dumps(machine(), indent=2) + "\n", encoding="utf-8")
-        step_function = jax.jit(
-            make_step(
-                model,
-                transform,
-                experiment.loss,
-                learning_rate=experiment.optimizer.schedule.build(),
-                microbatches=experiment.microbatches,
-            ),
-            out_shardings=(shardings, None),
-            donate_argnums=0,
-        )
         evaluator = Evaluator(model, experiment.evaluation, experiment.resolved_data())
-        stop = stack.enter_context(StopOnSignal())
-        meter = _Meter()
+        meter = Meter(data)
         observer.on_start(experiment.steps, start)
-        step, evaluated = start, {}
+        stack.callback(observer.on_end)
+        step = saved = start
         while step < experiment.steps and not stop.requested:
-            batch = next(data)
-            with activate(mesh, DEFAULT_RULES):  # read while the step is traced, at its first call
-                state, metrics = step_function(state, batch)
+            state, metrics = update(state, next(data))
             step += 1
             meter.add(metrics)
             last = step == experiment.steps
             if last or step % experiment.log_every == 0:
-                values = meter.read(data.wait_seconds)
+                values = meter.read()
                 writer.write(step, values)
                 observer.on_log(step, values)
-            if _due(step, experiment.evaluation.every, last):
-                results = evaluator.evaluate(state.params)
-                evaluated = {f"eval/{r.task}/{name}": value for r in results for name, value in r.metrics.items()}
-                write(directory, step, results)
-                writer.write(step, evaluated)
-                observer.on_eval(step, results)
-                meter.restart(data.wait_seconds)
-            if _due(step, experiment.checkpoint.every, last):
-                checkpoints.save(step, state, data.position(), evaluated)
-                meter.restart(data.wait_seconds)
-        if stop.requested and step > start and checkpoints.latest() != step:
-            checkpoints.save(step, state, data.position(), evaluated)
+            evaluated: dict[str, float] = {}
+            if experiment.evaluation.due(step, last=last):
+                with meter.paused(state):
+                    results = evaluator.evaluate(state.params)
+                    evaluated = summary(results)
+                    write(directory, step, results)
+                    writer.write(step, evaluated)
+                    observer.on_eval(step, results)
+            if last or checkpoints.due(step) or stop.requested:
+                with meter.paused(state):
+                    checkpoints.save(step, state, data.position(), evaluated)
+                    saved = step
+        if saved < step:  # a signal came after the last look
+            checkpoints.save(step, state, data.position())
         checkpoints.wait()
-        observer.on_end()
+        _tell_trimmed(data, observer)
         return Outcome(step=step, stopped=step < experiment.steps)
 
 
-def _due(step: int, every: int, last: bool) -> bool:
-    return last or (every > 0 and step % every == 0)
+def _compiled(
+    experiment: Experiment, model: Model, transform: optax.GradientTransformation, shardings: TrainState, mesh: Mesh
+) -> Step:
+    step = make_step(
+        model,
+        transform,
+        experiment.loss,
+        learning_rate=experiment.optimizer.schedule.build(),
+        microbatches=experiment.microbatches,
+    )
+
+    def sharded(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        with activate(mesh):
+            return step(state, batch)
+
+    return jax.jit(sharded, out_shardings=(shardings, None), donate_argnums=0)
 
 
-def _open_data(experiment: Experiment, model: Model, mesh: Mesh) -> Any:
+def _open_data(experiment: Experiment, model: Model, mesh: Mesh) -> DeviceBatches:
     from t2t.data.pipeline import batches  # loads TensorFlow
 
-    raise NotImplementedError
+    data = experiment.resolved_data()
+    host = batches(data, model.config.kind, process_index=jax.process_index(), process_count=jax.process_count())
+    return DeviceBatches(host, DEFAULT_RULES.sharding(("batch",), (data.batch_size,), mesh), data.batch_size)
 
 
-class _Meter:
-    """Collects steps' metrics without waiting for them, until they are read."""
-
-    def __init__(self) -> None:
-        self._metrics: list[dict[str, jax.Array]] = []
-        self._since = time.perf_counter()
-        self._waited = 0.0
-
-    def add(self, metrics: dict[str, jax.Array]) -> None:
-        self._metrics.append(metrics)
-
-    def restart(self, waited: float) -> None:
-        """Leave out the time since the last reading: an evaluation or a checkpoint is no step."""
-        self._since, self._waited = time.perf_counter(), waited
-
-    def read(self, waited: float) -> dict[str, float]:
-        """Wait for the steps and return their means, and the rates since the last reading."""
-        collected = jax.device_get(self._metrics)
-        seconds = time.perf_counter() - self._since
-        tokens = sum(float(metrics["tokens"]) for metrics in collected)
-        values = {
-            name: sum(float(metrics[name]) for metrics in collected) / len(collected)
-            for name in collected[0]
-            if name != "tokens"
-        }
-        values["learning_rate"] = float(collected[-1]["learning_rate"])
-        values |= {
-            "tokens_per_second": tokens / seconds,
-            "step_seconds": seconds / len(collected),
-            "data_wait": min(1.0, (waited - self._waited) / seconds),
-        }
-        self._metrics = []
-        self.restart(waited)
-        return values
+def _tell_trimmed(data: DeviceBatches, observer: Observer) -> None:
+    counts = data.host.counts
+    if counts.trimmed or counts.empty:
+        observer.on_message(
+            f"of {counts.examples:,} examples read, {counts.trimmed:,} were longer than the lengths and lost their end, "
+            f"{counts.empty:,} had nothing to predict and were left out"
+        )

@@ -13,6 +13,7 @@ from jaxtyping import Array, Int, PRNGKeyArray
 
 from t2t.nn.model import Model, ParamSpec
 from t2t.optim import state_axes
+from t2t.optim.paths import path_name
 from t2t.sharding import DEFAULT_RULES, Rules
 from t2t.types import Params
 
@@ -36,11 +37,6 @@ def create_state(model: Model, transform: optax.GradientTransformation, seed: ja
     init_key, run_key = jax.random.split(jax.random.key(seed))
     params = model.init(init_key)
     return TrainState(step=jnp.zeros((), jnp.int32), params=params, opt_state=transform.init(params), key=run_key)
-
-
-def path_name(path: tuple[Any, ...]) -> str:
-    """Return a pytree path as its keys joined by "/"."""
-    return "/".join(str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path)
 
 
 def param_shardings(model: Model, mesh: Mesh, rules: Rules = DEFAULT_RULES) -> Any:

@@ -1,0 +1,183 @@
+"""Recipes: functions that return an experiment. The name before the colon is the model's family."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial, update_wrapper
+from pathlib import Path
+
+from t2t import models
+from t2t.checkpoint import CheckpointConfig
+from t2t.data import Data
+from t2t.errors import UserError, nearest
+from t2t.launch.imports import load
+from t2t.losses import Loss
+from t2t.nn.model import ModelConfig
+from t2t.optim import Adafactor, AdamW, Cosine, InverseSquareRoot, Linear
+from t2t.sharding import MeshConfig
+from t2t.train.evaluation import Evaluation
+from t2t.train.experiment import Experiment
+
+Recipe = Callable[[], Experiment]
+
+BYTES = 384
+"""Rows of a byte model's embedding: 259 bytes and specials and 100 sentinels, rounded up to a multiple of 128."""
+
+
+def quickstart_t5() -> Experiment:
+    """A small T5 on bytes: span corruption over documentation, and tasks with prefixes. Minutes on a laptop."""
+    return Experiment(
+        model=models.t5.t5(layers=2, embed=128, heads=4, mlp=384, vocab_size=BYTES, version="1.1"),
+        data=Data(task="quickstart", inputs_length=128, targets_length=48, batch_size=64, shards=4),
+        optimizer=AdamW(schedule=InverseSquareRoot(peak=3e-3, warmup=200), weight_decay=0.01),
+        steps=900,
+        loss=Loss(z_loss=1e-4),
+        checkpoint=CheckpointConfig(every=300),
+        evaluation=Evaluation(tasks=("quickstart",), every=300, examples=100),
+    )
+
+
+def quickstart_gpt() -> Experiment:
+    """A small GPT on bytes: causal language modelling over documentation, and tasks with prefixes. Minutes on a laptop."""
+    return Experiment(
+        model=models.gpt.gpt(layers=4, embed=128, heads=4, vocab_size=BYTES, max_length=192, dropout=0.0),
+        data=Data(task="quickstart_decoder", inputs_length=64, targets_length=128, batch_size=64, shards=4),
+        optimizer=AdamW(schedule=InverseSquareRoot(peak=3e-3, warmup=200), weight_decay=0.01),
+        steps=900,
+        checkpoint=CheckpointConfig(every=300),
+        evaluation=Evaluation(tasks=("quickstart_decoder",), every=300, examples=100),
+    )
+
+
+def quickstart_bert() -> Experiment:
+    """A small BERT on bytes: masked language modelling over documentation, and tasks answered in masks. Minutes on a laptop."""
+    return Experiment(
+        model=models.bert.bert(
+            layers=4,
+            embed=128,
+            heads=4,
+            vocab_size=BYTES,
+            max_length=128,
+            dropout=0.0,
+            norm_place="pre",
+            final_norm=True,
+        ),
+        data=Data(task="quickstart_encoder", inputs_length=128, targets_length=128, batch_size=64, shards=4),
+        optimizer=AdamW(schedule=InverseSquareRoot(peak=3e-3, warmup=200), weight_decay=0.01),
+        steps=900,
+        checkpoint=CheckpointConfig(every=300),
+        evaluation=Evaluation(tasks=("quickstart_encoder",), every=300, examples=100),
+    )
+
+
+def pretrain(preset: str) -> Experiment:
+    """Pretrain a preset as its paper did, on C4: T5 by span corruption, GPT as a causal language model, BERT by masked language modelling."""
+    config = models.preset(preset)
+    family = preset.partition(":")[0]
+    return {"t5": _pretrain_t5, "gpt": _pretrain_gpt, "bert": _pretrain_bert}[family](config, mesh_for(config))
+
+
+def mesh_for(config: ModelConfig) -> MeshConfig:
+    """Return a mesh on which parameters and AdamW's state take no more than some gigabytes a device, on as many devices as there are."""
+    return MeshConfig() if models.count(config) < 1_000_000_000 else MeshConfig(data=1, fsdp=-1)  # type: ignore[arg-type]
+
+
+def _pretrain_t5(config: ModelConfig, mesh: MeshConfig) -> Experiment:
+    # Raffel et al. 2020, section 3.1: 2^19 steps of 128 rows of 512 tokens, packed; inverse square root from step 10,000.
+    return Experiment(
+        model=config,
+        data=Data(task="c4_span_corruption", inputs_length=512, targets_length=114, batch_size=128),
+        optimizer=Adafactor(schedule=InverseSquareRoot(peak=1e-2, warmup=10_000)),
+        steps=2**19,
+        loss=Loss(z_loss=1e-4),
+        mesh=mesh,
+        log_every=100,
+        checkpoint=CheckpointConfig(every=5_000),
+        evaluation=Evaluation(tasks=("c4_span_corruption",), every=5_000, examples=1_000),
+    )
+
+
+def _pretrain_gpt(config: ModelConfig, mesh: MeshConfig) -> Experiment:
+    # Brown et al. 2020, appendix B: Adam 0.9/0.95, decay 0.1, clipping at 1, cosine to a tenth; batches of half a million tokens.
+    length = config.max_length or 1024
+    steps = 600_000
+    return Experiment(
+        model=config,
+        data=Data(
+            task="c4_causal_lm",
+            inputs_length=1,
+            targets_length=length - 1,
+            batch_size=524_288 // length,
+            loss_on_inputs=True,
+        ),
+        optimizer=AdamW(schedule=Cosine(peak=6e-4, warmup=2_000, steps=steps, final=6e-5)),
+        steps=steps,
+        mesh=mesh,
+        log_every=100,
+        checkpoint=CheckpointConfig(every=5_000),
+        evaluation=Evaluation(tasks=("c4_causal_lm",), every=5_000, examples=1_000),
+    )
+
+
+def _pretrain_bert(config: ModelConfig, mesh: MeshConfig) -> Experiment:
+    # Devlin et al. 2019, appendix A.2: a million steps of 256 rows of 512, Adam 1e-4, decay 0.01, warm-up 10,000, linear to 0.
+    steps = 1_000_000
+    return Experiment(
+        model=config,
+        data=Data(task="c4_masked_lm", inputs_length=512, targets_length=512, batch_size=256),
+        optimizer=AdamW(schedule=Linear(peak=1e-4, warmup=10_000, steps=steps), b2=0.999, eps=1e-6, weight_decay=0.01),
+        steps=steps,
+        mesh=mesh,
+        log_every=100,
+        checkpoint=CheckpointConfig(every=5_000),
+        evaluation=Evaluation(tasks=("c4_masked_lm",), every=5_000, examples=1_000),
+    )
+
+
+def recipes() -> Mapping[str, Recipe]:
+    """Return the recipes that come with the stack, by name: the quickstarts, and one for each preset."""
+    named: dict[str, Recipe] = {
+        "t5:quickstart": quickstart_t5,
+        "gpt:quickstart": quickstart_gpt,
+        "bert:quickstart": quickstart_bert,
+    }
+    for name in models.presets():
+        named[name] = update_wrapper(partial(pretrain, name), pretrain)
+    return named
+
+
+def find(name: str) -> Recipe:
+    """Return a recipe by its name, or a function of the user's: "module:function" or "file.py:function".
+
+    Raises UserError, with the nearest names, where there is none.
+    """
+    known = recipes()
+    if name in known:
+        return known[name]
+    source, colon, function = name.rpartition(":")
+    if not colon or (not source.endswith(".py") and source in {recipe.partition(":")[0] for recipe in known}):
+        raise UserError(f"unknown recipe {name!r}.{nearest(name, known)}")
+    if not source.endswith(".py") and not _is_module(source):
+        raise UserError(f"unknown recipe {name!r}, and no module {source!r}.{nearest(name, known)}")
+    module = load(source, option=f"recipe {name}")
+    recipe = getattr(module, function, None)
+    if not callable(recipe):
+        functions = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        raise UserError(f"recipe {name}: {source} has no function {function!r}.{nearest(function, functions)}")
+
+    def checked() -> Experiment:
+        experiment = recipe()
+        if not isinstance(experiment, Experiment):
+            raise UserError(f"recipe {name}: {function}() returned {type(experiment).__name__}, not an Experiment")
+        return experiment
+
+    return update_wrapper(checked, recipe)
+
+
+def _is_module(name: str) -> bool:
+    import importlib.util
+
+    try:
+        return importlib.util.find_spec(name) is not None or Path(*name.split(".")).with_suffix(".py").is_file()
+    except (ImportError, ValueError):
+        return False

@@ -1,0 +1,30 @@
+"""`t2t recipes`: what train can be given."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+
+from t2t.launch.recipes import recipes as all_recipes
+
+
+def recipes(filter: str = "", /) -> None:
+    """List the recipes: name, model, task, steps.
+
+    Args:
+        filter: show only names that contain it.
+    """
+    table = Table(box=None, pad_edge=False)
+    for column in ("recipe", "model", "task", "batch", "steps"):
+        table.add_column(column, justify="right" if column in ("batch", "steps") else "left", no_wrap=True)
+    for name, recipe in all_recipes().items():
+        if filter in name:
+            it = recipe()
+            table.add_row(
+                name, it.model.kind.replace("_", "-"), it.data.task, f"{it.data.batch_size:,}", f"{it.steps:,}"
+            )
+    console = Console()
+    console.print(table)
+    console.print(
+        "\nYour own: module:function or file.py:function, returning a t2t.train.experiment.Experiment.", style="dim"
+    )

@@ -1,0 +1,72 @@
+"""`t2t train RECIPE --dir RUN [--option value ...]`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from t2t.errors import UserError
+from t2t.launch import parse
+from t2t.launch.main import DONE, STOPPED
+from t2t.launch.recipes import find
+
+SHORT = {
+    "--batch-size": "--data.batch-size",
+    "--checkpoint-every": "--checkpoint.every",
+    "--eval-every": "--evaluation.every",
+}
+
+
+def command(arguments: Sequence[str], imports: tuple[str, ...]) -> int:
+    """Train a recipe in a run directory, or go on with the run that is there."""
+    words = argparse.ArgumentParser(prog="t2t train", add_help=False, allow_abbrev=False, exit_on_error=False)
+    words.add_argument("recipe", nargs="?")
+    words.add_argument("--dir")
+    words.add_argument("--vocabulary")
+    try:
+        given, rest = words.parse_known_args(list(arguments))
+    except argparse.ArgumentError as error:
+        raise UserError(f"t2t train: {error}") from None
+    if given.recipe is None or given.recipe.startswith("-"):
+        raise UserError("t2t train: which recipe? t2t recipes lists them: t2t train t5:quickstart --dir RUN")
+    recipe = find(given.recipe)
+    prog = f"t2t train {given.recipe}"
+    if given.dir is None and not {"-h", "--help"} & set(rest):
+        raise UserError(f"{prog}: where to? --dir RUN names the run's directory")
+    experiment = parse.override(
+        recipe(),
+        rest,
+        prog=prog,
+        description=(
+            f"{(recipe.__doc__ or '').strip()}\n\n--dir RUN (required) is the run's directory; --vocabulary FILE trains with a "
+            f"SentencePiece model, a WordPiece vocab.txt or tokenizer.json. Short for the options below: "
+            f"{', '.join(f'{a} for {b}' for a, b in SHORT.items())}."
+        ),
+        short=SHORT,
+    )
+    if given.vocabulary is not None:
+        data = replace(experiment.data, vocabulary=from_file(given.vocabulary))
+        experiment = replace(experiment, data=data)
+    return _train(Path(given.dir), given.recipe, experiment, imports)
+
+
+def _train(directory: Path, recipe: str, experiment: Experiment, imports: tuple[str, ...]) -> int:
+    import jax
+
+    check(experiment, jax.device_count())
+    from t2t.data.pipeline import task_vocabulary  # loads TensorFlow, as reading the data will
+
+    vocabulary = task_vocabulary(experiment.data)
+    record = open_run(
+        directory, RunRecord(recipe=recipe, experiment=experiment, vocabulary=vocabulary, imports=imports)
+    )
+    with Progress() as progress:
+        outcome = train(directory, record, progress)
+    report = write_report(directory)
+    print(f"report: {report}", file=sys.stderr)
+    if outcome.stopped:
+        print(f"stopped at step {outcome.step} with everything saved; the same command goes on", file=sys.stderr)
+        return STOPPED
+    return DONE

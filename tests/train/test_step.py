@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+import functools
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from t2t import models
+from t2t.losses import Loss
+from t2t.optim import Adafactor, AdamW, Constant
+from t2t.sharding import MeshConfig, activate
+from t2t.train.state import abstract_state, create_state, state_shardings
+from t2t.train.step import make_step
+from t2t.types import Batch, Tokens
+
+VOCAB, ROWS = 64, 8
+CONFIGS = {
+    "encoder_decoder": models.t5.t5(layers=2, embed=16, heads=4, mlp=32, vocab_size=VOCAB),
+    "decoder": models.gpt.gpt(layers=2, embed=16, heads=4, max_length=16, vocab_size=VOCAB, dropout=0.0),
+    "encoder": models.bert.bert(layers=2, embed=16, heads=4, max_length=16, vocab_size=VOCAB, dropout=0.0),
+}
+
+
+def _tokens(rng: np.random.Generator, length: int) -> Tokens:
+    """Rows packed with two examples of random lengths and padding behind them."""
+    segments, positions = np.zeros((2, ROWS, length), np.int32)
+    for row in range(ROWS):
+        first, second = rng.integers(2, length // 2, 2)
+        segments[row, :first], segments[row, first : first + second] = 1, 2
+        positions[row, :first], positions[row, first : first + second] = range(first), range(second)
+    ids = np.where(segments > 0, rng.integers(3, VOCAB, segments.shape), 0).astype(np.int32)
+    return Tokens(ids=ids, positions=positions, segments=segments)
+
+
+@functools.cache
+def batch(kind: str) -> Batch:
+    rng = np.random.default_rng(0)
+    first, second = _tokens(rng, 16), _tokens(rng, 12)
+    predicted = second if kind == "encoder_decoder" else first
+    # Rows weigh differently, so that a mean of means would differ from the mean.
+    weights = (predicted.segments > 0) * rng.integers(0, 2, (ROWS, 1)) * rng.random(predicted.ids.shape)
+    return Batch(
+        encoder=None if kind == "decoder" else first,
+        decoder={"encoder": None, "decoder": first, "encoder_decoder": second}[kind],
+        targets=rng.integers(3, VOCAB, predicted.ids.shape).astype(np.int32),
+        weights=weights.astype(np.float32),
+    )
+
+
+def run(config, *, optimizer=None, mesh=None, microbatches=1, steps=3, loss=None):
+    optimizer = optimizer or AdamW(schedule=Constant(peak=1e-2))
+    mesh = (mesh or MeshConfig(data=1)).build(jax.devices()[: 1 if mesh is None else 8])
+    model = config.build()
+    transform = optimizer.build(model.specs)
+    shardings = state_shardings(model, transform, mesh)
+    state = jax.jit(lambda: create_state(model, transform, 0), out_shardings=shardings)()
+    step = make_step(
+        model,
+        transform,
+        loss or Loss(z_loss=1e-3),
+        learning_rate=optimizer.schedule.build(),
+        microbatches=microbatches,
+    )
+    step = jax.jit(step, out_shardings=(shardings, None), donate_argnums=0)
+    losses = []
+    with activate(mesh):
+        for _ in range(steps):
+            state, metrics = step(state, batch(config.kind))
+            losses.append({name: float(value) for name, value in metrics.items()})
+    return state, losses
+
+
+def close(one, other, tolerance=2e-4):
+    for path, left in jax.tree_util.tree_leaves_with_path(one):
+        right = functools.reduce(lambda tree, key: tree[key.key], path, other)
+        np.testing.assert_allclose(left, right, atol=tolerance, rtol=tolerance, err_msg=str(path))
+
+
+@functools.cache
+def reference(kind):
+    state, losses = run(CONFIGS[kind])
+    return jax.device_get(state.params), losses
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+@pytest.mark.parametrize(
+    "mesh",
+    [MeshConfig(), MeshConfig(data=1, fsdp=8), MeshConfig(data=2, fsdp=2, tensor=2), MeshConfig(data=2, tensor=4)],
+    ids=str,
+)
+def test_sharded_equals_unsharded(kind, mesh):
+    params, losses = reference(kind)
+    state, sharded = run(CONFIGS[kind], mesh=mesh)
+    for one, other in zip(losses, sharded, strict=True):
+        assert one == pytest.approx(other, rel=1e-4)
+    close(params, state.params)
+
+
+def test_state_is_divided_over_the_mesh():
+    state, _ = run(
+        CONFIGS["encoder_decoder"], mesh=MeshConfig(data=1, fsdp=4, tensor=2), optimizer=Adafactor(min_dimension=4)
+    )
+    kernel = max(jax.tree.leaves(state.params), key=lambda x: x.size)
+    assert kernel.addressable_shards[0].data.size == kernel.size // 8
+    moments = [x for x in jax.tree.leaves(state.opt_state) if x.ndim > 1 and x.size > 64]
+    assert moments
+    assert any(x.addressable_shards[0].data.size < x.size for x in moments)
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+@pytest.mark.parametrize("microbatches", [2, 8])
+def test_microbatches_do_not_change_the_loss(kind, microbatches):
+    params, losses = reference(kind)
+    state, parts = run(CONFIGS[kind], microbatches=microbatches)
+    for one, other in zip(losses, parts, strict=True):
+        assert one == pytest.approx(other, rel=1e-4)
+    close(params, state.params)
+
+
+def test_a_batch_is_learned():
+    _, losses = run(CONFIGS["encoder_decoder"], steps=60)
+    assert losses[-1]["loss"] < 0.3 * losses[0]["loss"]
+
+
+def test_an_empty_batch_changes_nothing_but_the_count():
+    model = CONFIGS["decoder"].build()
+    transform = optax.sgd(0.1)
+    state = create_state(model, transform, 0)
+    empty = jax.tree.map(jnp.zeros_like, batch("decoder"))
+    after, metrics = make_step(model, transform, Loss(), learning_rate=lambda step: jnp.float32(0.1))(state, empty)
+    assert float(metrics["loss"]) == 0
+    assert int(after.step) == 1
+    close(jax.device_get(state.params), after.params, 0)
+
+
+def test_dropout_depends_on_the_step_and_the_seed_alone():
+    config = replace(CONFIGS["encoder_decoder"], dropout=0.5)
+    _, once = run(config)
+    _, again = run(config)
+    assert once == again
+    assert run(CONFIGS["encoder_decoder"])[1] != once
+
+
+def test_the_abstract_state_is_that_of_the_real_one():
+    model = CONFIGS["encoder"].build()
+    transform = AdamW().build(model.specs)
+    shardings = state_shardings(model, transform, MeshConfig().build())
+    abstract = abstract_state(model, transform, shardings)
+    real = create_state(model, transform, 1)
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), abstract) == jax.tree.map(lambda x: (x.shape, x.dtype), real)
