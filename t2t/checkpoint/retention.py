@@ -18,14 +18,14 @@ class CheckpointConfig:
     keep_last:   how many of the newest to keep, at least 1.
     keep_best:   how many of the best to keep besides, by `best_metric`; a step saved without that metric, or with NaN, is not
                  among the best.
-    best_metric: a name among the metrics that are saved.
+    best_metric: a name among the metrics of an evaluation at that step; "eval/loss" is the mean loss of the tasks evaluated.
     best_mode:   whether the least or the greatest is best.
     """
 
     every: int = 1000
     keep_last: int = 3
     keep_best: int = 1
-    best_metric: str = "loss"
+    best_metric: str = "eval/loss"
     best_mode: Literal["min", "max"] = "min"
 
     def __post_init__(self) -> None:

@@ -4,27 +4,30 @@ from __future__ import annotations
 
 import contextlib
 import json
-import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import jax
+import optax
 from jax.sharding import Mesh
 
 from t2t.checkpoint import Checkpoints
+from t2t.data.prefetch import DeviceBatches
 from t2t.metrics import MetricsWriter
 from t2t.nn.model import Model
 from t2t.sharding import DEFAULT_RULES, activate
-from t2t.train.evaluation import EvalResult, Evaluator, write
+from t2t.train.evaluation import EvalResult, Evaluator, summary, write
 from t2t.train.experiment import Experiment
 from t2t.train.machine import machine
+from t2t.train.meter import Meter
 from t2t.train.run import CHECKPOINTS, RunRecord
 from t2t.train.start import initial_state
 from t2t.train.state import TrainState, abstract_state, state_shardings
-from t2t.train.step import make_step
+from t2t.train.step import Metrics, Step, make_step
 from t2t.train.stop import StopOnSignal
+from t2t.types import Batch
 
 
 class Observer(Protocol):

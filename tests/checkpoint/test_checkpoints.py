@@ -21,7 +21,7 @@ def saved(tmp_path_factory):
     """A directory with one checkpoint; not to be changed."""
     directory = tmp_path_factory.mktemp("saved")
     with Checkpoints(directory) as checkpoints:
-        assert checkpoints.save(7, make(7), {"shard-0": b"\x00\xffab", "shard-1": b""}, {"loss": 2.5})
+        assert checkpoints.save(7, make(7), {"shard-0": b"\x00\xffab", "shard-1": b""}, {"eval/loss": 2.5})
     return directory
 
 
@@ -41,7 +41,7 @@ def test_restores_bit_for_bit_with_position_and_metrics(saved):
         # The key is one: it draws what the saved one would have drawn.
         assert jax.random.normal(state.key) == jax.random.normal(make(7).key)
         assert checkpoints.restore_position(7) == {"shard-0": b"\x00\xffab", "shard-1": b""}
-        assert checkpoints.metrics(7) == {"loss": 2.5}
+        assert checkpoints.metrics(7) == {"eval/loss": 2.5}
 
 
 def test_parameters_alone_and_parts_and_dtypes(saved):
@@ -74,7 +74,7 @@ def test_keeps_the_last_and_the_best(tmp_path):
     config = CheckpointConfig(keep_last=2, keep_best=1)
     with Checkpoints(tmp_path, config) as checkpoints:
         for step, loss in [(1, 3.0), (2, 1.0), (3, 2.0), (4, float("nan")), (5, 4.0)]:
-            checkpoints.save(step, make(step), {}, {"loss": loss})
+            checkpoints.save(step, make(step), {}, {"eval/loss": loss})
         checkpoints.wait()
         assert checkpoints.steps() == [2, 4, 5]
         assert (checkpoints.latest(), checkpoints.best()) == (5, 2)
@@ -162,7 +162,7 @@ def test_damage_is_told_with_the_file(damaged):
     with pytest.raises(UserError, match=rf"{position}: the checkpoint is damaged"):
         checkpoints.restore_position(7)
     metrics = damaged / "7" / "about" / "metrics.json"
-    metrics.write_text('{"loss": ')
+    metrics.write_text('{"eval/loss": ')
     with pytest.raises(UserError, match=rf"{metrics}: the checkpoint is damaged"):
         checkpoints.best()
     wide = make(7, width=5000)
@@ -203,7 +203,7 @@ import jax, jax.numpy as jnp
 from run_state import State, make
 from t2t.checkpoint import Checkpoints
 checkpoints = Checkpoints(sys.argv[1])
-checkpoints.save(1, make(1), {"shard-0": b"one"}, {"loss": 1.0})
+checkpoints.save(1, make(1), {"shard-0": b"one"}, {"eval/loss": 1.0})
 checkpoints.wait()
 noise = jax.random.normal(jax.random.key(0), (20_000_000,))
 checkpoints.save(2, State(step=jnp.int32(2), params={"w": noise}, opt_state=(), key=jax.random.key(0)))
