@@ -58,24 +58,24 @@ def masked_lm(
 
     def mask(ids: tf.Tensor, seed: tf.Tensor) -> Example:
         ids = tf.cast(ids, tf.int32)
-        seeds = tf.random.experimental.stateless_split(seed, 3)
+        score, fate, draw = tf.unstack(tf.random.stateless_uniform([3, tf.size(ids)], seed))
         candidates = tf.gather(maskable, ids)
         available = tf.reduce_sum(tf.cast(candidates, tf.int32))
         count = tf.cast(tf.round(tf.cast(available, tf.float32) * rate), tf.int32)
         count = tf.minimum(tf.maximum(count, 1), available)
-        order = tf.argsort(tf.where(candidates, tf.random.stateless_uniform(tf.shape(ids), seeds[0]), 2.0))
+        order = tf.argsort(tf.where(candidates, score, 2.0))
         chosen = tf.scatter_nd(order[:count, None], tf.ones([count], tf.int32), tf.shape(ids))
-        fate = tf.random.stateless_uniform(tf.shape(ids), seeds[1])
-        drawn = tf.gather(others, tf.random.stateless_uniform(tf.shape(ids), seeds[2], 0, len(ordinary), tf.int32))
+        drawn = tf.gather(others, tf.cast(draw * len(ordinary), tf.int32))
         hidden = tf.where(fate < masked, mask_id, tf.where(fate < masked + replaced, drawn, ids))
-        return {
+        made = {
             "inputs": tf.concat([head, tf.where(chosen > 0, hidden, ids), tail], 0),
             "targets": tf.concat([head, ids, tail], 0),
             "weights": tf.pad(chosen, [[before, after]]),
         }
+        return _cast(made, output_features)
 
     room = None if length is None else length - before - after
-    return map_with_seed(windows(dataset, room), mask).map(functools.partial(_cast, output_features=output_features))
+    return map_with_seed(windows(dataset, room), mask)
 
 
 def fill_mask(dataset: tf.data.Dataset, sequence_length: Lengths, output_features: OutputFeatures) -> tf.data.Dataset:
@@ -109,17 +109,16 @@ def fill_mask(dataset: tf.data.Dataset, sequence_length: Lengths, output_feature
             inputs = inputs[: tf.maximum(length - head.shape[0] - middle.shape[0] - tf.size(answer), 0)]
         trimmed = size - tf.size(inputs)
         inputs = tf.concat([head, inputs, middle], 0)
-        return {
+        made = {
             **example,
             "inputs": tf.concat([inputs, tf.fill(tf.shape(answer), mask_id)], 0),
             "targets": tf.concat([inputs, answer], 0),
             "weights": tf.concat([tf.zeros_like(inputs), tf.ones_like(answer)], 0),
             "inputs_trimmed": trimmed,
         }
+        return _cast(made, output_features)
 
-    return dataset.map(fill, num_parallel_calls=tf.data.AUTOTUNE).map(
-        functools.partial(_cast, output_features=output_features)
-    )
+    return dataset.map(fill, num_parallel_calls=tf.data.AUTOTUNE)
 
 
 def _with_mask(objective: str, feature: seqio.Feature) -> tuple[Vocabulary, int]:
@@ -159,5 +158,5 @@ def _shorter(sequence_length: Lengths) -> int | None:
     return min(given, default=None)
 
 
-def _cast(example: Example, *, output_features: OutputFeatures) -> Example:
+def _cast(example: Example, output_features: OutputFeatures) -> Example:
     return {k: tf.cast(v, output_features[k].dtype) if k in output_features else v for k, v in example.items()}

@@ -66,15 +66,20 @@ def span_corruption(
 
 def noise_mask(length: tf.Tensor, tokens: tf.Tensor, spans: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     """Return a mask of shape [length] with `tokens` noise tokens in `spans` runs, each after a run that is kept."""
-    seeds = tf.random.experimental.stateless_split(seed, 2)
-    runs = tf.stack([_segments(length - tokens, spans, seeds[0]), _segments(tokens, spans, seeds[1])], axis=1)
-    return tf.repeat(tf.tile([False, True], [tf.maximum(spans, 1)]), tf.reshape(runs, [-1]))
+    draws = tf.random.stateless_uniform([length], seed)
+    kept = length - tokens
+    runs = tf.stack([_segments(kept, spans, draws[:kept]), _segments(tokens, spans, draws[kept:])], axis=1)
+    ends = tf.cumsum(tf.reshape(runs, [-1]))
+    turns = tf.scatter_nd(ends[:, None], tf.ones_like(ends), [length + 1])
+    return tf.cumsum(turns)[:length] % 2 > 0
 
 
-def _segments(items: tf.Tensor, count: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-    """Divide `items` into `count` lengths of at least 1, uniformly over all divisions; one of any length for count 0."""
-    order = tf.argsort(tf.random.stateless_uniform([tf.maximum(items - 1, 0)], seed))
-    cuts = tf.sort(order[: tf.maximum(count - 1, 0)]) + 1
+def _segments(items: tf.Tensor, count: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
+    """Divide `items` into `count` lengths of at least 1, uniformly over all divisions; one of any length for count 0.
+
+    draws: random numbers of shape [items].
+    """
+    cuts = tf.sort(tf.argsort(draws[1:])[: tf.maximum(count - 1, 0)]) + 1
     edges = tf.concat([[0], cuts, [items]], 0)
     return edges[1:] - edges[:-1]
 

@@ -8,7 +8,26 @@ import tensorflow as tf
 
 from t2t.vocabularies import Bytes, SentencePiece, WordPiece
 
-WORDS = ["the", "model", "reads", "a", "row", "of", "tokens", "and", "writes", "what", "was", "left", "out", "between", "two", "sentinels", "of", "it"]
+WORDS = [
+    "the",
+    "model",
+    "reads",
+    "a",
+    "row",
+    "of",
+    "tokens",
+    "and",
+    "writes",
+    "what",
+    "was",
+    "left",
+    "out",
+    "between",
+    "two",
+    "sentinels",
+    "of",
+    "it",
+]
 
 
 @pytest.fixture(scope="session")
