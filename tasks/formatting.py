@@ -125,17 +125,27 @@ class Format:
         return parts[0] if len(parts) == 1 else tf.strings.join(parts)
 
     def _label(self, labels: tuple[str, ...], value: tf.Tensor) -> tf.Tensor:
-        where = f"targets of task {self.task}: the labels are {', '.join(labels)}; this is"
-        if value.dtype == tf.string:
-            known = tf.reduce_any(tf.equal(value, tf.constant(labels)))
-            with tf.control_dependencies([tf.debugging.Assert(known, [where, value])]):
-                return tf.identity(value)
-        index = tf.cast(value, tf.int64)
-        known = tf.logical_and(index >= -1, index < len(labels))
-        with tf.control_dependencies([tf.debugging.Assert(known, [where, index])]):
-            return tf.gather(
-                tf.constant([*labels, "<unk>"]), tf.where(index < 0, tf.constant(len(labels), tf.int64), index)
+        def refuse(found: Any) -> None:
+            found = found.decode("utf-8", errors="replace") if isinstance(found, bytes) else int(found)
+            raise UserError(
+                f"targets of task {self.task!r}: the labels are {', '.join(labels)}; {found!r} is none of them."
             )
+
+        def checked(known: tf.Tensor, value: tf.Tensor) -> tf.Tensor:
+            # Python is entered only to refuse. Stateless, so that an iterator's state can be saved.
+            return tf.cond(
+                known,
+                lambda: value,
+                lambda: tf.ensure_shape(tf.numpy_function(refuse, [value], value.dtype, stateful=False), []),
+            )
+
+        if value.dtype == tf.string:
+            return checked(tf.reduce_any(tf.equal(value, tf.constant(labels))), value)
+        index = tf.cast(value, tf.int64)
+        index = checked(tf.logical_and(index >= -1, index < len(labels)), index)
+        return tf.gather(
+            tf.constant([*labels, "<unk>"]), tf.where(index < 0, tf.constant(len(labels), tf.int64), index)
+        )
 
 
 def _is_class(dtype: tf.DType) -> bool:

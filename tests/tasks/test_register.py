@@ -78,8 +78,13 @@ def test_fields_that_metrics_need_are_kept():
 
 def test_a_hidden_label_and_one_out_of_range():
     assert examples(add(targets=lambda e: e["label"] * 0 - 1, labels=["a", "b"]))[0]["targets_pretokenized"] == b"<unk>"
-    for wrong in (lambda e: e["label"] + 1, lambda e: e["label"] - 3, lambda e: e["context"]):
-        with pytest.raises(tf.errors.InvalidArgumentError, match="task tr_task: the labels are a, b; this is"):
+    for wrong, found in (
+        (lambda e: e["label"] + 1, "2"),
+        (lambda e: e["label"] - 3, "-2"),
+        (lambda e: e["context"], "'It was me.'"),
+    ):
+        message = f"UserError: targets of task 'tr_task': the labels are a, b; {found} is none of them."
+        with pytest.raises(tf.errors.OpError, match=message):
             examples(add(targets=wrong, labels=["a", "b"]))
 
 
