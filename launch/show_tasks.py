@@ -7,7 +7,6 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
@@ -18,7 +17,8 @@ from rich.text import Text
 from t2t.errors import UserError, nearest
 from t2t.launch import marks
 from t2t.launch.output import console, has_colour, matching, table
-from t2t.vocabularies import SentencePiece, Vocabulary, WordPiece
+from t2t.launch.vocabulary_file import vocabulary_of
+from t2t.vocabularies import Vocabulary
 
 if TYPE_CHECKING:
     from t2t.data.config import Data
@@ -98,25 +98,6 @@ def tasks(
         kind = "decoder"  # nothing for an encoder to read: a language model's task
     _examples(out, data, shown)
     _survey(out, data, kind)
-
-
-def vocabulary_of(path: str) -> Vocabulary:
-    """Return the vocabulary of a file, its kind told from the name: .model is SentencePiece, .txt and .json are WordPiece.
-
-    A SentencePiece model without sentinels of its own, T5's for example, gets T5's 100.
-
-    Raises:
-        UserError: no such file, another ending, or not what the ending says.
-    """
-    if not Path(path).is_file():
-        raise UserError(f"no vocabulary file {path} (--vocabulary)")
-    ending = Path(path).suffix
-    if ending == ".model":
-        own = SentencePiece(path=path)
-        return SentencePiece(path=path, extra_ids=0 if own.encode("<extra_id_0>")[-1:] == [own.size - 1] else 100)
-    if ending in (".txt", ".json"):
-        return WordPiece(path=path)
-    raise UserError(f"vocabulary file {path} (--vocabulary): the ending {ending!r} is none of .model, .txt, .json")
 
 
 def kind_of(features: Mapping[str, Any]) -> Kind:

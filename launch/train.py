@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,13 @@ from pathlib import Path
 from t2t.errors import UserError
 from t2t.launch import parse
 from t2t.launch.main import DONE, STOPPED
+from t2t.launch.progress import Progress
 from t2t.launch.recipes import find
+from t2t.launch.report import write_report
+from t2t.launch.vocabulary_file import vocabulary_of
+from t2t.train.experiment import Experiment, check
+from t2t.train.loop import train
+from t2t.train.run import RunRecord, open_run
 
 SHORT = {
     "--batch-size": "--data.batch-size",
@@ -47,7 +54,7 @@ def command(arguments: Sequence[str], imports: tuple[str, ...]) -> int:
         short=SHORT,
     )
     if given.vocabulary is not None:
-        data = replace(experiment.data, vocabulary=from_file(given.vocabulary))
+        data = replace(experiment.data, vocabulary=vocabulary_of(given.vocabulary))
         experiment = replace(experiment, data=data)
     return _train(Path(given.dir), given.recipe, experiment, imports)
 
@@ -56,7 +63,8 @@ def _train(directory: Path, recipe: str, experiment: Experiment, imports: tuple[
     import jax
 
     check(experiment, jax.device_count())
-    from t2t.data.pipeline import task_vocabulary  # loads TensorFlow, as reading the data will
+    import t2t.tasks  # noqa: F401  registers the stack's tasks; loads TensorFlow, as reading the data will
+    from t2t.data.pipeline import task_vocabulary
 
     vocabulary = task_vocabulary(experiment.data)
     record = open_run(
