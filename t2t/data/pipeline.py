@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import threading
 from collections import deque
@@ -191,7 +192,8 @@ class BatchIterator:
         return f"shard_{index:05d}_of_{self._data.shards:05d}"
 
     def _shard(self, index: int) -> Shard:
-        dataset = sources.examples(
+        make = functools.partial(
+            sources.examples,
             self._provider,
             self._data,
             self.layout,
@@ -201,7 +203,7 @@ class BatchIterator:
             shuffle=self._data.shuffle_buffer > 0,
         )
         name = f"task {self._data.task!r}, split {self._data.split!r}, shard {index} of {self._data.shards}"
-        return Shard(dataset, self.layout, pack=self._data.pack, name=name)
+        return Shard(make, self.layout, pack=self._data.pack, name=name)
 
     def _identity(self) -> dict[str, Any]:
         names = ("task", "split", "inputs_length", "targets_length", "pack", "shards", "seed", "shuffle_buffer")
@@ -280,7 +282,7 @@ class BatchIterator:
                     shard=index,
                     shards=self._data.shards,
                     repeat=False,
-                    shuffle=False,
+                    shuffle=self._data.shuffle_buffer > 0,
                 )
                 if not _count(dataset, 1):
                     raise UserError(

@@ -5,10 +5,11 @@ from __future__ import annotations
 import io
 import itertools
 import json
+import logging
 import tempfile
 import zipfile
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ import tensorflow as tf
 from t2t.data.converters import Example, Layout, Row
 from t2t.data.packing import Packer
 from t2t.errors import UserError
+
+_log = logging.getLogger(__name__)
 
 BLOCK = 32
 """Examples that come over from TensorFlow at a time: one by one costs more than packing them."""
@@ -43,12 +46,9 @@ class Counts:
 class Shard:
     """Rows of one virtual shard. Not safe for several threads at once."""
 
-    def __init__(self, dataset: tf.data.Dataset, layout: Layout, *, pack: bool, name: str) -> None:
-        options = tf.data.Options()
-        options.deterministic = True
-        # Tokenizers in Python are stateful to TensorFlow; what depends on its arguments alone may be saved around.
-        options.experimental_external_state_policy = tf.data.experimental.ExternalStatePolicy.IGNORE
-        self._dataset = dataset.ragged_batch(BLOCK).prefetch(2).with_options(options)
+    def __init__(self, make: Callable[[], tf.data.Dataset], layout: Layout, *, pack: bool, name: str) -> None:
+        self._make = make
+        self._dataset = self._blocks_of(make())
         self._iterator: Any = iter(self._dataset)
         self._layout = layout
         self._name = name
@@ -124,7 +124,20 @@ class Shard:
         elif files:
             self._iterator = _restored(self._dataset, files, self._name)
         else:
-            self._iterator = iter(self._dataset.skip(self._blocks))
+            _log.info("%s: replaying %d blocks of %d examples", self._name, self._blocks, BLOCK)
+            # Made anew: a second iterator over one dataset is its second epoch to the shuffling in it.
+            self._dataset = self._blocks_of(self._make())
+            self._iterator = iter(self._dataset)
+            for _ in range(self._blocks):
+                next(self._iterator)
+
+    @staticmethod
+    def _blocks_of(dataset: tf.data.Dataset) -> tf.data.Dataset:
+        options = tf.data.Options()
+        options.deterministic = True
+        # Python called with stateful=True and unseeded random ops hold a state that cannot be saved: replay those.
+        options.experimental_external_state_policy = tf.data.experimental.ExternalStatePolicy.FAIL
+        return dataset.ragged_batch(BLOCK).prefetch(2).with_options(options)
 
     def _fill(self) -> None:
         """Put one more example away, or, at the end of the source, close what is open."""
@@ -182,7 +195,10 @@ def _from_npz(content: bytes, features: Sequence[str]) -> list[Example]:
 
 
 def _checkpoint(iterator: Any, directory: Path) -> dict[str, bytes]:
-    """Return the files of the iterator's state, or none where one of its parts (a Python generator) cannot be saved."""
+    """Return the files of the iterator's state, or none where one of its parts, a Python generator say, cannot be saved.
+
+    Then `Shard.load` draws again what was drawn: as exact where the source is deterministic, and as slow as it is.
+    """
     try:
         tf.train.Checkpoint(iterator=iterator).write(str(directory / "iterator"))
     except (tf.errors.UnimplementedError, tf.errors.FailedPreconditionError, tf.errors.InvalidArgumentError):
