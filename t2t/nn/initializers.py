@@ -14,7 +14,10 @@ import jax.numpy as jnp
 
 
 class Initializer(abc.ABC):
-    """Makes the first value of a parameter."""
+    """Makes the first value of a parameter.
+
+    The entries are independent and do not depend on the shape, so that layers are drawn together as they would be one by one.
+    """
 
     @abc.abstractmethod
     def __call__(self, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:

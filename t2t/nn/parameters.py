@@ -26,7 +26,6 @@ class _Metadata:
     axes: tuple[str | None, ...]
     decay: bool
     init: Initializer
-    stacked: bool = False
 
 
 def parameter(
@@ -47,15 +46,12 @@ def _variables(module: nnx.Module) -> list[tuple[tuple[str, ...], nnx.Variable]]
 
 
 def stack(module: Module, layers: int) -> Module:
-    """Give every parameter of a newly built `module` a leading axis "layers" and return it.
-
-    Each layer is initialised on its own, with the shape that it has alone.
-    """
+    """Give every parameter of a newly built `module` a leading axis "layers" and return it."""
     for _, variable in _variables(module):
         value, metadata = variable.get_value(), variable.get_metadata("t2t")
-        assert not metadata.stacked, "already stacked"
+        assert "layers" not in metadata.axes, "already stacked"
         variable.set_value(jax.ShapeDtypeStruct((layers, *value.shape), value.dtype))
-        variable.set_metadata(t2t=replace(metadata, axes=("layers", *metadata.axes), stacked=True))
+        variable.set_metadata(t2t=replace(metadata, axes=("layers", *metadata.axes)))
     return module
 
 
@@ -67,25 +63,21 @@ class Definition(Generic[Module]):
 
     def __init__(self, module: Module) -> None:
         self._graph = nnx.graphdef(module)
-        self._init: dict[tuple[str, ...], _Metadata] = {}
+        self._init: dict[tuple[str, ...], Initializer] = {}
         self.specs: dict[str, Any] = {}
         for path, variable in sorted(_variables(module), key=lambda item: item[0]):
             value, metadata = variable.get_value(), variable.get_metadata("t2t")
-            self._init[path] = metadata
+            self._init[path] = metadata.init
             _put(self.specs, path, ParamSpec(value.shape, value.dtype, metadata.axes, metadata.decay))
 
     def init(self, key: jax.Array) -> Params:
         """Make the parameters. A parameter's value depends on `key` and its own path alone."""
+        names = jnp.asarray([zlib.crc32("/".join(path).encode()) for path in self._init], jnp.uint32)
+        # All keys in one go, and layers drawn together: each draw of its own costs compile time.
+        keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, names)
         params: Params = {}
-        for path, metadata in self._init.items():
-            spec = _get(self.specs, path)
-            own = jax.random.fold_in(key, zlib.crc32("/".join(path).encode()))
-            if metadata.stacked:
-                shape = spec.shape[1:]
-                value = jax.vmap(lambda k, m=metadata, s=shape: m.init(k, s))(jax.random.split(own, spec.shape[0]))
-            else:
-                value = metadata.init(own, spec.shape)
-            _put(params, path, value)
+        for own, (path, init) in zip(keys, self._init.items(), strict=True):
+            _put(params, path, init(own, _get(self.specs, path).shape))
         return params
 
     def bind(self, params: Params) -> Module:

@@ -68,7 +68,7 @@ def test_too_little_room_is_refused():
     prompts = some_batch("decoder", length=8)
     with pytest.raises(UserError, match="prompt has 8 positions and only 5"):
         model.start(params, prompts, 5)
-    with pytest.raises(UserError, match="25 tokens .* 24 learned positions"):
+    with pytest.raises(UserError, match=r"25 tokens .* 24 learned positions"):
         model.start(params, prompts, 25)
 
 

@@ -44,5 +44,5 @@ def test_a_decoder_sees_all_of_the_encoder():
 @pytest.mark.parametrize("name", ["gpt", "bert"])
 def test_rows_beyond_learned_positions_are_refused(name):
     model, params = params_of(config(name))
-    with pytest.raises(UserError, match="sequence of 25 tokens .* 24 learned positions"):
+    with pytest.raises(UserError, match=r"sequence of 25 tokens .* 24 learned positions"):
         model.logits(params, some_batch(model.config.kind, length=25))

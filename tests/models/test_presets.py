@@ -19,10 +19,26 @@ LOGICAL = {"vocab", "embed", "mlp", "heads", "kv", "layers", "positions", "bucke
 
 def test_presets_are_those_promised():
     sizes = {
-        "t5": ["1.0-small", "1.0-base", "1.0-large", "1.0-3b", "1.0-11b"]
-        + ["1.1-small", "1.1-base", "1.1-large", "1.1-xl", "1.1-xxl"],
-        "gpt": ["1", "2-small", "2-medium", "2-large", "2-xl"]
-        + [f"3-{size}" for size in ("125m", "350m", "760m", "1.3b", "2.7b", "6.7b", "13b", "175b")],
+        "t5": [
+            "1.0-small",
+            "1.0-base",
+            "1.0-large",
+            "1.0-3b",
+            "1.0-11b",
+            "1.1-small",
+            "1.1-base",
+            "1.1-large",
+            "1.1-xl",
+            "1.1-xxl",
+        ],
+        "gpt": [
+            "1",
+            "2-small",
+            "2-medium",
+            "2-large",
+            "2-xl",
+            *(f"3-{size}" for size in ("125m", "350m", "760m", "1.3b", "2.7b", "6.7b", "13b", "175b")),
+        ],
         "bert": ["base", "large"],
     }
     assert sorted(f"{family}:{size}" for family, all_sizes in sizes.items() for size in all_sizes) == NAMES

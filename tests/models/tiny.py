@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from t2t.models import TransformerConfig, bert, gpt, t5
+from t2t.nn.model import ParamSpec
 from t2t.types import Batch, Tokens
 
 VOCAB = 40
@@ -29,14 +31,26 @@ def config(name: str, **overrides) -> TransformerConfig:
     return bert.bert(max_length=24, init_std=0.2, **sizes)
 
 
+@functools.cache
 def params_of(config: TransformerConfig):
-    """Return parameters whose every part, zero and one at first too, matters to the logits."""
+    """Return the model and parameters whose every part, zero and one at first too, matters to the logits.
+
+    Drawn by NumPy: that compiles nothing.
+    """
     model = config.build()
-    params = jax.jit(model.init)(jax.random.key(0))
-    leaves, tree = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(1), len(leaves))
-    noise = [0.1 * jax.random.normal(key, leaf.shape) for key, leaf in zip(keys, leaves, strict=True)]
-    return model, jax.tree.unflatten(tree, [leaf + more for leaf, more in zip(leaves, noise, strict=True)])
+    random = np.random.default_rng(0)
+
+    def draw(spec: ParamSpec) -> jax.Array:
+        single = len(spec.shape) - ("layers" in spec.axes) == 1
+        deviation = 0.1 if single or "vocab" not in spec.axes[:1] else 1.0
+        if not single and spec.axes[-2] not in ("vocab", "positions", "types", "buckets"):
+            deviation = spec.shape[-2] ** -0.5
+        value = deviation * random.normal(size=spec.shape)
+        return jnp.asarray(value, jnp.float32)
+
+    params = jax.tree.map(draw, model.specs, is_leaf=lambda spec: isinstance(spec, ParamSpec))
+    scale = lambda path, x: x + 1.0 if path[-1].key == "scale" else x  # noqa: E731
+    return model, jax.tree_util.tree_map_with_path(scale, params)
 
 
 def row(examples: list[np.ndarray], length: int, prefixes: list[int] | None = None) -> Tokens:

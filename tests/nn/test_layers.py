@@ -68,7 +68,14 @@ def activations(name, x):
 def test_mlp(x, activation, gated, biases):
     module, params = made(
         MLP(
-            8, 12, activation=activation, gated=gated, biases=biases, dropout=0.5, init=Normal(1.0), out_init=Normal(1.0)
+            8,
+            12,
+            activation=activation,
+            gated=gated,
+            biases=biases,
+            dropout=0.5,
+            init=Normal(1.0),
+            out_init=Normal(1.0),
         )
     )
     assert ("bias" in params["up"]) == biases
@@ -82,9 +89,7 @@ def test_mlp(x, activation, gated, biases):
 
 
 def test_linear_adds_its_bias(x):
-    module, params = made(
-        Linear(8, 5, ("embed", "mlp"), bias=True, init=Normal(1.0)), bias=jnp.arange(5.0)
-    )
+    module, params = made(Linear(8, 5, ("embed", "mlp"), bias=True, init=Normal(1.0)), bias=jnp.arange(5.0))
     np.testing.assert_allclose(module(x), x @ params["kernel"] + jnp.arange(5.0), rtol=1e-5, atol=1e-5)
 
 

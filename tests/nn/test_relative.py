@@ -54,9 +54,7 @@ def test_known_edges_of_t5():
 
 @pytest.fixture(params=[True, False], ids=["bidirectional", "causal"])
 def relative(request):
-    definition = Definition(
-        RelativeBias(3, buckets=8, max_distance=20, bidirectional=request.param, init=Normal(1.0))
-    )
+    definition = Definition(RelativeBias(3, buckets=8, max_distance=20, bidirectional=request.param, init=Normal(1.0)))
     params = definition.init(jax.random.key(0))
     return definition, params
 
@@ -89,4 +87,6 @@ def test_a_step_is_a_row_of_the_block(relative):
     definition, params = relative
     module = definition.bind(params)
     whole = module.block(0, 9, 9)
-    np.testing.assert_array_equal(module.at(jnp.array([0, 8, 3]), 9)[:, :, 0], whole[0][:, jnp.array([0, 8, 3])].swapaxes(0, 1))
+    np.testing.assert_array_equal(
+        module.at(jnp.array([0, 8, 3]), 9)[:, :, 0], whole[0][:, jnp.array([0, 8, 3])].swapaxes(0, 1)
+    )
