@@ -42,10 +42,10 @@ def export(
         )
     from t2t.export import write_safetensors, write_stablehlo
     from t2t.export.directory import check
-    from t2t.train.run import Run
+    from t2t.launch.loading import load_run
 
     check(Path(out), overwrite=overwrite)
-    loaded = Run.load(run, step)
+    loaded = load_run(run, step)
     source = {"run": str(loaded.directory), "step": loaded.step, "recipe": loaded.record.recipe}
     model, params, vocabulary = loaded.model, loaded.params(), loaded.vocabulary
     if format == "safetensors":

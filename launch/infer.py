@@ -90,9 +90,9 @@ def command(
     rows, name = _inputs(text, input)
     _check_output(output)
 
-    from t2t.train.run import Run
+    from t2t.launch.loading import load_run
 
-    loaded = Run.load(run, step)
+    loaded = load_run(run, step)
     kind = loaded.experiment.model.kind
     if kind == "encoder":
         _refuse(

@@ -65,6 +65,9 @@ def run(arguments: Sequence[str]) -> int:
         if name not in COMMANDS:
             raise UserError(f"t2t: unknown command {name!r}.{nearest(name, COMMANDS)}")
         _compilation_cache()
+        os.environ.setdefault(
+            "TF_CPP_MIN_LOG_LEVEL", "3"
+        )  # TensorFlow, which only reads data here, would tell of its GPUs
         return _call(COMMANDS[name], rest, imports, f"t2t {name}")
     except UserError as mistake:
         if debug:

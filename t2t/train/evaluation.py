@@ -330,7 +330,8 @@ def summary(results: Sequence[EvalResult]) -> dict[str, float]:
 def write(directory: Path, step: int, results: Sequence[EvalResult]) -> None:
     """Write RUN/eval/STEP/TASK.jsonl, a line a prediction, and then RUN/eval/STEP.json, which is there only when all is.
 
-    Numbers that JSON has no word for are written as "nan", "inf" and "-inf".
+    Results of other tasks that an earlier evaluation of the same step wrote there stay. Numbers that JSON has no word for are written as
+    "nan", "inf" and "-inf".
     """
     if jax.process_index() != 0:
         return
@@ -341,9 +342,12 @@ def write(directory: Path, step: int, results: Sequence[EvalResult]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         lines = [json.dumps(_plain(row), ensure_ascii=False, allow_nan=False) + "\n" for row in result.predictions]
         path.write_text("".join(lines), encoding="utf-8")
+    whole = directory / "eval" / f"{step}.json"
+    earlier = json.loads(whole.read_text(encoding="utf-8"))["tasks"] if whole.exists() else {}
     record = {
         "step": step,
-        "tasks": {
+        "tasks": earlier
+        | {
             result.task: {
                 "split": result.split,
                 "examples": result.examples,
@@ -355,7 +359,7 @@ def write(directory: Path, step: int, results: Sequence[EvalResult]) -> None:
     }
     partial = directory / "eval" / f"{step}.json.partial"
     partial.write_text(json.dumps(record, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    partial.replace(directory / "eval" / f"{step}.json")
+    partial.replace(whole)
 
 
 def _plain(value: Any) -> Any:
