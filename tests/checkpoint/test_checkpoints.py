@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from run_state import State, abstract, assert_same, make
 
 from t2t.checkpoint import CheckpointConfig, CheckpointError, Checkpoints
 from t2t.errors import UserError
+from tests.checkpoint.run_state import State, abstract, assert_same, make
 
 HERE = Path(__file__).parent
 

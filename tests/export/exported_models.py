@@ -21,8 +21,12 @@ def make(name):
         "bert": lambda: EncoderConfig(encoder=STACK, vocab_size=SIZE, types=2),
     }[name]()
     model = config.build()
-    params = model.init(jax.random.key(0))
-    leaves, tree = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(1), len(leaves))
-    noisy = [x + 0.3 * jax.random.normal(k, x.shape, x.dtype) for k, x in zip(keys, leaves, strict=True)]
-    return model, jax.tree.unflatten(tree, noisy)
+
+    @jax.jit
+    def params():
+        leaves, tree = jax.tree.flatten(model.init(jax.random.key(0)))
+        keys = jax.random.split(jax.random.key(1), len(leaves))
+        noisy = [x + 0.3 * jax.random.normal(k, x.shape, x.dtype) for k, x in zip(keys, leaves, strict=True)]
+        return jax.tree.unflatten(tree, noisy)
+
+    return model, params()

@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from exported_models import VOCABULARY, make
 
 from t2t.errors import UserError
 from t2t.export import read_safetensors, write_safetensors
 from t2t.export.directory import flatten
+from tests.export.exported_models import VOCABULARY, make
 
 
 def test_reading_back_gives_the_same_bits(tmp_path):

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from stacked_toy import STACKED, random_like, run, spec, unstack
 
 from t2t.optim import Adafactor, Constant, InverseSquareRoot
+from tests.optim.stacked_toy import STACKED, random_like, run, spec, unstack
 
 SMALL = Adafactor(min_dimension=4, schedule=InverseSquareRoot(peak=0.1, warmup=2))
 

@@ -5,11 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from stacked_toy import STACKED, random_like, run, spec, unstack
 
 from t2t.config import from_json, to_json
 from t2t.errors import UserError
 from t2t.optim import Adafactor, AdamW, Constant, Cosine, Optax
+from tests.optim.stacked_toy import STACKED, random_like, run, spec, unstack
 
 RATE = Constant(peak=0.1)
 

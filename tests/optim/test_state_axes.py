@@ -2,11 +2,11 @@ import jax
 import jax.numpy as jnp
 import optax
 import pytest
-from stacked_toy import STACKED, spec
 
 from t2t.optim import Adafactor, AdamW, Optax, state_axes
 from t2t.optim.paths import flatten_specs
 from t2t.optim.state_axes import abstract_params
+from tests.optim.stacked_toy import STACKED, spec
 
 
 def leaves(transform, specs):
