@@ -10,6 +10,7 @@ import tyro
 from t2t.launch.loading import load_run
 from t2t.launch.output import console, table
 from t2t.launch.progress import number
+from t2t.launch.quiet import register_tasks
 from t2t.launch.report import write_report
 from t2t.train.evaluation import EvalResult, Evaluator, write
 from t2t.train.run import Run
@@ -38,7 +39,7 @@ def evaluate(
         batch_size: rows computed at a time.
     """
     loaded = load_run(run, step)
-    import t2t.tasks  # noqa: F401  registers the stack's tasks; loads TensorFlow
+    register_tasks()
 
     own = loaded.experiment.evaluation
     evaluation = replace(

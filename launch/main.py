@@ -16,22 +16,23 @@ DONE, FAILED, MISTAKE, STOPPED = 0, 1, 2, 75
 
 
 class Command(NamedTuple):
-    """Where a command's function is, imported only when it is called, and a line on what it does."""
+    """Where a command's function is, imported only when it is called, a line on what it does, and whether it reads data."""
 
     module: str
     function: str
     about: str
+    data: bool = False
 
 
 COMMANDS = {
-    "train": Command("t2t.launch.train", "command", "train a recipe in a run directory, or go on with one"),
-    "eval": Command("t2t.launch.evaluate", "evaluate", "evaluate a run's checkpoint"),
+    "train": Command("t2t.launch.train", "command", "train a recipe in a run directory, or go on with one", True),
+    "eval": Command("t2t.launch.evaluate", "evaluate", "evaluate a run's checkpoint", True),
     "infer": Command("t2t.launch.infer", "command", "ask a run: text in, text out"),
     "export": Command("t2t.launch.export", "export", "write a run's model for use elsewhere"),
-    "tasks": Command("t2t.launch.show_tasks", "tasks", "list the tasks, or show a task's examples"),
+    "tasks": Command("t2t.launch.show_tasks", "tasks", "list the tasks, or show a task's examples", True),
     "models": Command("t2t.launch.show_models", "models", "list the model presets, or show a preset's parameters"),
     "recipes": Command("t2t.launch.show_recipes", "recipes", "list what train can be given"),
-    "vocab": Command("t2t.launch.vocab", "vocab", "train a vocabulary on a task's text"),
+    "vocab": Command("t2t.launch.vocab", "vocab", "train a vocabulary on a task's text", True),
 }
 
 USAGE = """usage: t2t COMMAND ... [--import MODULE_OR_FILE ...] [--debug]
@@ -103,6 +104,10 @@ def _call(command: Command, rest: Sequence[str], imports: tuple[str, ...], prog:
     from t2t.launch import parse
     from t2t.launch.imports import use
 
+    if command.data and imports:  # which register tasks, most likely
+        from t2t.launch.quiet import import_tensorflow
+
+        import_tensorflow()
     use(imports)
     function = getattr(importlib.import_module(command.module), command.function)
     if command.module == "t2t.launch.train":  # its options are those of the recipe it is given

@@ -17,6 +17,7 @@ from rich.text import Text
 from t2t.errors import UserError, nearest
 from t2t.launch import marks
 from t2t.launch.output import console, has_colour, matching, table
+from t2t.launch.quiet import import_tensorflow
 from t2t.launch.vocabulary_file import vocabulary_of
 from t2t.vocabularies import Vocabulary
 
@@ -78,6 +79,7 @@ def tasks(
     if name is None:
         _list(out, filter)
         return
+    import_tensorflow()
     from t2t import tasks as registry
     from t2t.data.config import Data
 

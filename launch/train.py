@@ -12,6 +12,7 @@ from t2t.errors import UserError
 from t2t.launch import parse
 from t2t.launch.main import DONE, STOPPED
 from t2t.launch.progress import Progress
+from t2t.launch.quiet import register_tasks
 from t2t.launch.recipes import find
 from t2t.launch.report import write_report
 from t2t.launch.vocabulary_file import vocabulary_of
@@ -63,7 +64,7 @@ def _train(directory: Path, recipe: str, experiment: Experiment, imports: tuple[
     import jax
 
     check(experiment, jax.device_count())
-    import t2t.tasks  # noqa: F401  registers the stack's tasks; loads TensorFlow, as reading the data will
+    register_tasks()
     from t2t.data.pipeline import task_vocabulary
 
     vocabulary = task_vocabulary(experiment.data)

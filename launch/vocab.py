@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 import tyro
 
+from t2t.launch.quiet import register_tasks
+
 
 def vocab(
     task: Annotated[str, tyro.conf.Positional],
@@ -29,7 +31,7 @@ def vocab(
         examples: texts of each task to read at most.
         lowercase: wordpiece only: lower the text and strip accents.
     """
-    import t2t.tasks  # noqa: F401  registers the stack's tasks
+    register_tasks()
     from t2t.tasks.vocabulary_training import train_vocabulary
 
     made = train_vocabulary(task, size=size, out=out, kind=kind, split=split, examples=examples, lowercase=lowercase)
