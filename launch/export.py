@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from t2t.errors import UserError, nearest
+from t2t.errors import UserError
 
 FORMATS = ("stablehlo", "safetensors")
 
@@ -37,9 +37,7 @@ def export(
         UserError: no such format, run or checkpoint, or `out` is not empty.
     """
     if format not in FORMATS:
-        raise UserError(
-            f"unknown format {format!r} (--format).{nearest(format, FORMATS)} There are: {', '.join(FORMATS)}."
-        )
+        raise UserError(f"unknown format {format!r} (--format). There are: {', '.join(FORMATS)}.")
     from t2t.export import write_safetensors, write_stablehlo
     from t2t.export.directory import check
     from t2t.launch.loading import load_run

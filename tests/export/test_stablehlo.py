@@ -3,6 +3,7 @@ import os
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 
@@ -84,7 +85,8 @@ def tokens(ids, real=None, **more):
 
 def logits(model, params, *, encoder=None, decoder=None):
     like = (decoder or encoder).ids
-    return model.logits(params, Batch(encoder=encoder, decoder=decoder, targets=like, weights=np.ones(like.shape)))
+    batch = Batch(encoder=encoder, decoder=decoder, targets=like, weights=np.ones(like.shape))
+    return jax.jit(model.logits)(params, batch)
 
 
 def ids(seed, *shape):
