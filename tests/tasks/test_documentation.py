@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+import seqio
 
 from t2t import tasks
 from t2t.errors import UserError
