@@ -110,7 +110,7 @@ def _pretrain_gpt(config: ModelConfig, mesh: MeshConfig) -> Experiment:
             batch_size=524_288 // length,
             loss_on_inputs=True,
         ),
-        optimizer=AdamW(schedule=Cosine(peak=6e-4, warmup=2_000, steps=steps, final=6e-5)),
+        optimizer=AdamW(schedule=Cosine(peak=6e-4, warmup=2_000, steps=steps, final=0.1)),
         steps=steps,
         mesh=mesh,
         log_every=100,

@@ -1,0 +1,5 @@
+"""`python -m t2t.launch`."""
+
+from t2t.launch.main import main
+
+main()

@@ -1,0 +1,45 @@
+"""Every snippet of README.md and docs/ is run, file by file, as a reader would: Python is executed, `$ t2t ...` is called."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from t2t.launch.main import run
+
+ROOT = Path(__file__).parents[2]
+FENCE = re.compile(r"^```(python|console)\n(.*?)^```$", re.M | re.S)
+# Trainings are cut short; all else is run as it stands.
+SHORT = "--steps 2 --eval-every 0 --checkpoint-every 2 --log-every 1 --evaluation.examples 2 --evaluation.length 8 --batch-size 8".split()
+FILES = sorted(path for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")] if FENCE.search(path.read_text()))
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory):
+    """A directory with a quickstart run in it, which most pages ask for."""
+    place = tmp_path_factory.mktemp("docs")
+    assert run(["train", "t5:quickstart", "--dir", str(place / "runs/quickstart"), *SHORT]) == 0
+    return place
+
+
+def test_there_are_snippets():
+    assert len(FILES) >= 8
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_snippets_run(path, workplace, monkeypatch, capsys):
+    monkeypatch.chdir(workplace)
+    names: dict = {"__name__": "__main__"}
+    for language, body in FENCE.findall(path.read_text(encoding="utf-8")):
+        if language == "python":
+            exec(compile(body, f"{path.name} snippet", "exec"), names)
+            continue
+        for line in body.splitlines():
+            if line.startswith("$ t2t "):
+                words = shlex.split(line.removeprefix("$ t2t "), comments=True)
+                if words[0] == "train":
+                    words += SHORT  # the last of two wins
+                assert run(words) == 0, f"{line}\n{capsys.readouterr().err}"

@@ -1,0 +1,77 @@
+"""The command line's promises: one line and code 2 for a mistake, before any long work."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from t2t.launch.main import COMMANDS, run
+
+MISTAKES = [
+    ("trian t5:quickstart", "unknown command 'trian'. Nearest: train"),
+    ("train", "which recipe?"),
+    ("train t5:quikstart --dir {dir}", "unknown recipe 't5:quikstart'. Nearest: t5:quickstart"),
+    ("train t5:quickstart", "--dir RUN"),
+    ("train nowhere.py:f --dir {dir}", "no file nowhere.py"),
+    ("train json:nothing --dir {dir}", "json has no function 'nothing'"),
+    ("train t5:quickstart --dir {dir} --stepz 3", "unknown option --stepz. Nearest: --steps"),
+    ("train t5:quickstart --dir {dir} --steps many", "'many'"),
+    ("train t5:quickstart --dir {dir} --steps 0", "steps 0 (--steps) is less than 1"),
+    ("train t5:quickstart --dir {dir} --mesh.data 3", "needs 3 devices, there are 8"),
+    ("train t5:quickstart --dir {dir} --batch-size 12", "batch_size 12 (--batch-size) does not divide"),
+    ("train t5:quickstart --dir {dir} --microbatches 3", "does not divide over 3 microbatches"),
+    ("train t5:quickstart --dir {dir} --data.shards 3 --mesh.data 1 --mesh.tensor 8", "shards"),
+    ("train t5:quickstart --dir {dir} --mesh.data 1 --mesh.tensor 8", "heads = 4"),
+    ("train gpt:quickstart --dir {dir} --data.targets-length 512", "longer than the model's 192 learned positions"),
+    ("train t5:quickstart --dir {dir} --data.task reverse_word", "reverse_word"),
+    ("train t5:quickstart --dir {dir} --data.split trian", "trian"),
+    ("train t5:quickstart --dir {dir} --evaluation.tasks nothing_like_it", "nothing_like_it"),
+    ("train bert:quickstart --dir {dir} --data.task reverse_words", "_fill_mask"),
+    ("train t5:quickstart --dir {dir} --model.vocab-size 100", "vocab_size 100"),
+    ("train t5:quickstart --dir {dir} --vocabulary nowhere.model", "nowhere.model"),
+    ("train t5:quickstart --dir {dir} --optimizer.freeze encodr/**", "encodr/**"),
+    ("train t5:quickstart --dir {dir} --start-from.run nowhere_at_all", "nowhere_at_all"),
+    ("train t5:quickstart --dir {dir} --data.targets-length 10", "targets"),
+    ("eval {dir}", "no run directory"),
+    ("infer {dir} --text a", "no run directory"),
+    ("export {dir} --format onnx --out {dir}", "unknown format 'onnx'"),
+    ("models t5:1.1-bas", "t5:1.1-base"),
+    ("tasks reverse_word", "reverse_words"),
+    ("vocab reverse_word --size 300 --out {dir}/v", "reverse_words"),
+    ("tasks --import nowhere.py", "no file nowhere.py (--import)"),
+    ("tasks --import nowhere_module", "no module 'nowhere_module' (--import)"),
+]
+
+
+@pytest.mark.parametrize(("words", "message"), MISTAKES, ids=[words for words, _ in MISTAKES])
+def test_a_mistake_is_one_line_and_code_2(words, message, tmp_path, capsys):
+    directory = tmp_path / "run"
+    assert run(words.format(dir=directory).split()) == 2
+    written = capsys.readouterr().err
+    assert message in written
+    assert [line for line in written.splitlines() if line.startswith("error: ")] == [written.splitlines()[-1]]
+    assert "Traceback" not in written
+    assert not (directory / "checkpoints").exists()
+
+
+def test_help_of_every_command(capsys):
+    assert run([]) == 0
+    assert all(name in capsys.readouterr().out for name in COMMANDS)
+    for name in COMMANDS:
+        words = [name, "t5:quickstart", "--help"] if name == "train" else [name, "--help"]
+        assert run(words) == 0
+        assert "usage: t2t" in capsys.readouterr().out
+
+
+def test_import_of_the_folder_names_is_refused():
+    for name in ("models", "tasks", "launch"):
+        found = subprocess.run([sys.executable, "-c", f"import {name}"], capture_output=True, text=True)
+        assert f"import t2t.{name}, not {name}" in found.stderr
+
+
+def test_inference_and_models_never_load_tensorflow():
+    words = "t2t.models t2t.decode t2t.checkpoint t2t.export t2t.launch.infer t2t.train.run t2t.launch.recipes t2t.data"
+    code = f"import sys\nfor name in {words.split()}: __import__(name)\nprint([m for m in ('tensorflow', 'seqio') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
