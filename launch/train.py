@@ -12,8 +12,8 @@ from t2t.errors import UserError
 from t2t.launch import parse
 from t2t.launch.main import DONE, STOPPED
 from t2t.launch.progress import Progress
-from t2t.launch.quiet import register_tasks
-from t2t.launch.recipes import find
+from t2t.launch.quiet import import_tensorflow, register_tasks
+from t2t.launch.recipes import find, recipes
 from t2t.launch.report import write_report
 from t2t.launch.vocabulary_file import vocabulary_of
 from t2t.train.experiment import Experiment, check
@@ -39,6 +39,8 @@ def command(arguments: Sequence[str], imports: tuple[str, ...]) -> int:
         raise UserError(f"t2t train: {error}") from None
     if given.recipe is None or given.recipe.startswith("-"):
         raise UserError("t2t train: which recipe? t2t recipes lists them: t2t train t5:quickstart --dir RUN")
+    if given.recipe not in recipes():
+        import_tensorflow()  # a recipe of the user's own is likely to register tasks
     recipe = find(given.recipe)
     prog = f"t2t train {given.recipe}"
     if given.dir is None and not {"-h", "--help"} & set(rest):
