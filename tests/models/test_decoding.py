@@ -2,12 +2,11 @@
 
 import functools
 
-import jax
 import numpy as np
 import pytest
 
 from t2t.errors import UserError
-from tests.models.tiny import VOCAB, batch, config, params_of, row, rows, some_batch
+from tests.models.tiny import VOCAB, batch, config, logits_of, params_of, quick_jit, row, rows, some_batch
 
 LENGTHS = [6, 1, 4]
 STEPS = 5
@@ -38,9 +37,9 @@ def test_steps_equal_the_full_pass_for_ragged_prompts(name, overrides):
         encoder,
         rows([row([x[:n]], 7, [p]) for x, n, p in zip(texts, LENGTHS, prefixes, strict=True)]),
     )
-    expected = np.asarray(jax.jit(model.logits)(params, whole))
-    logits, cache = jax.jit(functools.partial(model.start, length=12))(params, prompts)
-    step = jax.jit(model.step)
+    expected = np.asarray(logits_of(config(name, **overrides))(whole))
+    logits, cache = quick_jit(functools.partial(model.start, length=12))(params, prompts)
+    step = quick_jit(model.step)
     for at in range(STEPS):
         wanted = np.stack([expected[i, n - 1 + at] for i, n in enumerate(LENGTHS)])
         np.testing.assert_allclose(logits, wanted, atol=1e-5, rtol=1e-5)
@@ -53,9 +52,9 @@ def test_steps_equal_the_full_pass_for_ragged_prompts(name, overrides):
 def test_selected_rows_go_on_as_the_rows_they_were(name):
     model, params = params_of(config(name))
     prompts = some_batch(model.config.kind, count=3, length=4)
-    _, cache = jax.jit(functools.partial(model.start, length=6))(params, prompts)
+    _, cache = quick_jit(functools.partial(model.start, length=6))(params, prompts)
     picked = model.select(cache, np.array([2, 0, 2, 1]))
-    step = jax.jit(model.step)
+    step = quick_jit(model.step)
     ours, _ = step(params, picked, np.array([5, 6, 7, 8]))
     for place, (origin, token) in enumerate([(2, 5), (0, 6), (2, 7), (1, 8)]):
         theirs, _ = step(params, cache, np.full(3, token))

@@ -1,20 +1,19 @@
 """Which tokens bear on which logits."""
 
-import jax
 import numpy as np
 import pytest
 
 from t2t.errors import UserError
-from tests.models.tiny import config, params_of, some_batch, with_ids
+from tests.models.tiny import config, logits_of, params_of, some_batch, with_ids
 
 
-def changed(name, column, prefix=None, side="decoder"):
+def changed(name, column, prefix=0, side="decoder"):
     """Return, for each position, whether its logits change when a column of ids does."""
-    model, params = params_of(config(name))
-    batch = some_batch(model.config.kind, prefix=prefix)
-    logits = jax.jit(model.logits)
-    before = logits(params, with_ids(batch, side, column, 3))
-    after = logits(params, with_ids(batch, side, column, 30))
+    settings = config(name)
+    batch = some_batch(settings.kind, prefix=prefix)
+    logits = logits_of(settings)
+    before = logits(with_ids(batch, side, column, 3))
+    after = logits(with_ids(batch, side, column, 30))
     return [bool(x) for x in np.abs(np.asarray(before - after)).max(axis=(0, 2)) > 0]
 
 
@@ -30,7 +29,13 @@ def test_a_causal_model_pays_no_heed_to_the_prefix():
 def test_prefix_tokens_are_seen_by_all_and_others_by_later_ones():
     assert changed("prefix", 3, prefix=4) == [True] * 8
     assert changed("prefix", 4, prefix=4) == [False] * 4 + [True] * 4
-    assert changed("prefix", 5) == [False] * 5 + [True] * 3
+    assert changed("prefix", 5, prefix=0) == [False] * 5 + [True] * 3
+
+
+def test_no_prefix_at_all_is_causal():
+    run, own = logits_of(config("prefix")), some_batch("decoder")
+    assert own.decoder.prefix is None
+    np.testing.assert_allclose(run(own), run(some_batch("decoder", prefix=0)), atol=1e-6)
 
 
 def test_an_encoder_sees_everything():

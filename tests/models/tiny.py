@@ -14,6 +14,20 @@ from t2t.nn.model import ParamSpec
 from t2t.types import Batch, Tokens
 
 VOCAB = 40
+
+
+def _options() -> dict[str, int | bool] | None:
+    """Return the compiler's options for the least optimisation: these tests compile much and compute little."""
+    for options in ({"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}, None):
+        try:
+            jax.jit(lambda x: x + 1, compiler_options=options)(1.0)
+        except jax.errors.JaxRuntimeError:
+            continue
+        return options
+    raise AssertionError("no compiler")
+
+
+quick_jit = functools.partial(jax.jit, compiler_options=_options())
 SIZES = {"layers": 2, "embed": 16, "heads": 2, "mlp": 24, "vocab_size": VOCAB, "dropout": 0.0}
 
 
@@ -51,6 +65,13 @@ def params_of(config: TransformerConfig):
     params = jax.tree.map(draw, model.specs, is_leaf=lambda spec: isinstance(spec, ParamSpec))
     scale = lambda path, x: x + 1.0 if path[-1].key == "scale" else x  # noqa: E731
     return model, jax.tree_util.tree_map_with_path(scale, params)
+
+
+@functools.cache
+def logits_of(config: TransformerConfig):
+    """Return the compiled `logits` of `params_of(config)`, which takes a batch."""
+    model, params = params_of(config)
+    return functools.partial(quick_jit(model.logits), params)
 
 
 def row(examples: list[np.ndarray], length: int, prefixes: list[int] | None = None) -> Tokens:
