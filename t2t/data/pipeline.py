@@ -219,7 +219,7 @@ class BatchIterator:
             self._closed = True
             self._changed.notify_all()
         if self._thread is not None:
-            self._thread.join(timeout=PATIENCE)
+            self._thread.join(timeout=5)  # longer only where TensorFlow looks for an example that there is not
             self._thread = None
 
     def _make(self) -> None:

@@ -19,6 +19,7 @@ import tensorflow as tf
 
 from t2t.data.converters import Example, Layout, Row
 from t2t.data.packing import Packer
+from t2t.data.sources import options
 from t2t.errors import UserError
 
 _log = logging.getLogger(__name__)
@@ -133,11 +134,7 @@ class Shard:
 
     @staticmethod
     def _blocks_of(dataset: tf.data.Dataset) -> tf.data.Dataset:
-        options = tf.data.Options()
-        options.deterministic = True
-        # Python called with stateful=True and unseeded random ops hold a state that cannot be saved: replay those.
-        options.experimental_external_state_policy = tf.data.experimental.ExternalStatePolicy.FAIL
-        return dataset.ragged_batch(BLOCK).prefetch(2).with_options(options)
+        return dataset.ragged_batch(BLOCK).prefetch(2).with_options(options())
 
     def _fill(self) -> None:
         """Put one more example away, or, at the end of the source, close what is open."""

@@ -31,6 +31,18 @@ except RuntimeError:
     _log.warning("TensorFlow was initialised before t2t.data and may hold GPU memory")
 
 
+def options() -> tf.data.Options:
+    """Return what every pipeline here is set to."""
+    chosen = tf.data.Options()
+    chosen.deterministic = True
+    # Letting go of an iterator waits for its autotuner, which may have missed the call and sleeps for up to a minute.
+    # Without it a parallel map has as many calls as there are cores.
+    chosen.autotune.enabled = False
+    # Python called with stateful=True and unseeded random ops hold a state that cannot be saved: refuse, do not guess.
+    chosen.experimental_external_state_policy = tf.data.experimental.ExternalStatePolicy.FAIL
+    return chosen
+
+
 def examples(
     provider: Provider, data: Data, layout: Layout, *, shard: int = 0, shards: int = 1, repeat: bool, shuffle: bool
 ) -> tf.data.Dataset:
@@ -96,7 +108,7 @@ def raw(
         ds = ds.repeat()
     seed = _seed(data.seed, "preprocessors", place, shard)
     ds = task.preprocess_precache(ds, seed=seed)
-    return task.preprocess_postcache(ds, sequence_length=layout.lengths, seed=seed)
+    return task.preprocess_postcache(ds, sequence_length=layout.lengths, seed=seed).with_options(options())
 
 
 def source(
@@ -105,8 +117,10 @@ def source(
     """Return one shard of a task's source: of its files where there are enough, else every `shards`-th example."""
     seed = _seed(data.seed, "source", place)
     if shards > 1 and (task.source.supports_arbitrary_sharding or len(task.source.list_shards(data.split)) >= shards):
-        return _read(task, data.split, shuffle, seed, seqio.ShardInfo(shard, shards))
-    return _read(task, data.split, shuffle, seed, None).shard(shards, shard)
+        ds = _read(task, data.split, shuffle, seed, seqio.ShardInfo(shard, shards))
+    else:
+        ds = _read(task, data.split, shuffle, seed, None).shard(shards, shard)
+    return ds.with_options(options())
 
 
 def _read(task: seqio.Task, split: str, shuffle: bool, seed: int, shard: seqio.ShardInfo | None) -> tf.data.Dataset:

@@ -215,13 +215,14 @@ def test_trimmed_and_empty_are_counted(tasks):
 
 def test_counts_go_on_after_restore(tasks):
     tasks.numbered("forty", 40)
-    iterator = batches(data("forty"), "encoder_decoder")
-    take(iterator, 5)
-    position = iterator.position()
-    read = iterator.counts.examples
-    fresh = batches(data("forty"), "encoder_decoder")
+    first = batches(data("forty"), "encoder_decoder", repeat=False)
+    take(first, 1)
+    position = first.position()
+    fresh = batches(data("forty"), "encoder_decoder", repeat=False)
     fresh.restore(position)
-    assert 0 < fresh.counts.examples <= read + 8 * 20
+    for iterator in (first, fresh):
+        assert len(list(iterator)) >= 1
+        assert iterator.counts.examples == 40
 
 
 @pytest.mark.parametrize("kind", ["decoder", "encoder"])
