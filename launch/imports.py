@@ -1,4 +1,4 @@
-"""Code of the user's that registers tasks and recipes: modules by name, or files."""
+"""Code of the user's that registers tasks or has recipes: modules by name, or files."""
 
 from __future__ import annotations
 
@@ -6,50 +6,76 @@ import hashlib
 import importlib
 import importlib.util
 import sys
+import traceback
 from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
 
-from t2t.errors import UserError
+from t2t.errors import UserError, nearest
 
 
-def use(names: Iterable[str]) -> None:
+def use(specs: Iterable[str]) -> None:
     """Import each of --import's modules and files, once."""
-    for name in names:
-        load(name, option="--import")
+    for spec in specs:
+        load(spec)
 
 
-def load(name: str, *, option: str) -> ModuleType:
-    """Return the module of that name, or of that .py file. Raises UserError, naming the option, where there is none.
+def load(spec: str, *, option: str = "--import") -> ModuleType:
+    """Import `my_module`, `my.module` or `path/to/my_tasks.py` and return it; a file is imported once however often it is asked for.
 
-    An error inside the user's code is let through with its traceback: it is theirs to read.
+    Modules are also looked for in the current directory.
+
+    option: where the name came from, for errors.
+
+    Raises:
+      UserError: nothing is there, or importing it fails; the error and its line are quoted.
     """
-    if not name:
-        raise UserError(f"{option} needs a module's name or a .py file")
-    if not name.endswith(".py"):
-        if "" not in sys.path:
-            sys.path.insert(0, "")  # as `python -m` would: a module in the working directory
-        try:
-            return importlib.import_module(name)
-        except ModuleNotFoundError as error:
-            if error.name is None or not name.startswith(error.name):
-                raise
-            raise UserError(f"no module {name!r} ({option}); a file is named with its .py") from None
-    path = Path(name).resolve()
+    return _file(spec, option) if spec.endswith(".py") else _module(spec, option)
+
+
+def _file(spec: str, option: str) -> ModuleType:
+    path = Path(spec).expanduser()
     if not path.is_file():
-        raise UserError(f"no file {name} ({option})")
-    # A name of its own, so that a file called tasks.py hides no package; the same file twice is one module.
-    known = f"t2t_user_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
-    if known in sys.modules:
-        return sys.modules[known]
-    spec = importlib.util.spec_from_file_location(known, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[known] = module
+        beside = [str(path.parent / found.name) for found in path.parent.glob("*.py")] if path.parent.is_dir() else []
+        raise UserError(f"{option} {spec!r}: no such file.{nearest(spec, beside)}")
+    path = path.resolve()
+    name = f"{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    found = importlib.util.spec_from_file_location(name, path)
+    assert found is not None
+    assert found.loader is not None
+    module = importlib.util.module_from_spec(found)
+    sys.modules[name] = module
     try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[known]
-        raise
+        found.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        raise _failure(f"{option} {spec!r}", error) from error
     return module
+
+
+def _module(spec: str, option: str) -> ModuleType:
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.append(here)
+    importlib.invalidate_caches()
+    try:
+        return importlib.import_module(spec)
+    except ModuleNotFoundError as error:
+        if error.name is None or not (spec == error.name or spec.startswith(error.name + ".")):
+            raise _failure(f"{option} {spec!r}", error) from error
+        files = [found.stem for found in Path.cwd().glob("*.py")]
+        raise UserError(f"{option} {spec!r}: no such module, installed or in {here}.{nearest(spec, files)}") from None
+    except Exception as error:
+        raise _failure(f"{option} {spec!r}", error) from error
+
+
+def _failure(said: str, error: Exception) -> UserError:
+    if isinstance(error, UserError):
+        return error
+    if isinstance(error, SyntaxError):
+        return UserError(f"{said}: {error.filename}:{error.lineno}: {error.msg}.")
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    reason = " ".join(str(error).split())
+    return UserError(f"{said}: {last.filename}:{last.lineno}: {type(error).__name__}: {reason}")

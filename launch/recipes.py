@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial, update_wrapper
-from pathlib import Path
 
 from t2t import models
 from t2t.checkpoint import CheckpointConfig
@@ -157,9 +156,7 @@ def find(name: str) -> Recipe:
     source, colon, function = name.rpartition(":")
     if not colon or (not source.endswith(".py") and source in {recipe.partition(":")[0] for recipe in known}):
         raise UserError(f"unknown recipe {name!r}.{nearest(name, known)}")
-    if not source.endswith(".py") and not _is_module(source):
-        raise UserError(f"unknown recipe {name!r}, and no module {source!r}.{nearest(name, known)}")
-    module = load(source, option=f"recipe {name}")
+    module = load(source, option="recipe")
     recipe = getattr(module, function, None)
     if not callable(recipe):
         functions = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
@@ -172,12 +169,3 @@ def find(name: str) -> Recipe:
         return experiment
 
     return update_wrapper(checked, recipe)
-
-
-def _is_module(name: str) -> bool:
-    import importlib.util
-
-    try:
-        return importlib.util.find_spec(name) is not None or Path(*name.split(".")).with_suffix(".py").is_file()
-    except (ImportError, ValueError):
-        return False

@@ -14,7 +14,7 @@ MISTAKES = [
     ("train", "which recipe?"),
     ("train t5:quikstart --dir {dir}", "unknown recipe 't5:quikstart'. Nearest: t5:quickstart"),
     ("train t5:quickstart", "--dir RUN"),
-    ("train nowhere.py:f --dir {dir}", "no file nowhere.py"),
+    ("train nowhere.py:f --dir {dir}", "recipe 'nowhere.py': no such file"),
     ("train json:nothing --dir {dir}", "json has no function 'nothing'"),
     ("train t5:quickstart --dir {dir} --stepz 3", "unknown option --stepz. Nearest: --steps"),
     ("train t5:quickstart --dir {dir} --steps many", "'many'"),
@@ -40,8 +40,8 @@ MISTAKES = [
     ("models t5:1.1-bas", "t5:1.1-base"),
     ("tasks reverse_word", "reverse_words"),
     ("vocab reverse_word --size 300 --out {dir}/v", "reverse_words"),
-    ("tasks --import nowhere.py", "no file nowhere.py (--import)"),
-    ("tasks --import nowhere_module", "no module 'nowhere_module' (--import)"),
+    ("tasks --import nowhere.py", "--import 'nowhere.py': no such file"),
+    ("tasks --import nowhere_module", "--import 'nowhere_module': no such module"),
 ]
 
 

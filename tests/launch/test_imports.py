@@ -2,6 +2,7 @@ import pytest
 
 from t2t import tasks
 from t2t.errors import UserError
+from t2t.launch.imports import load
 
 PROGRAM = """
 from t2t import tasks
@@ -13,16 +14,16 @@ tasks.add("{name}", source=GeneratedSource("loaded", copy_words, sizes={{"train"
 
 def test_a_file_registers_its_tasks_once(tmp_path):
     (tmp_path / "my_tasks.py").write_text(PROGRAM.format(name="tl_file"))
-    module = tasks.load(str(tmp_path / "my_tasks.py"))
+    module = load(str(tmp_path / "my_tasks.py"))
     assert tasks.find("tl_file").num_input_examples("train") == 10
-    assert tasks.load(str(tmp_path / "my_tasks.py")) is module
+    assert load(str(tmp_path / "my_tasks.py")) is module
 
 
 def test_a_module_of_the_current_directory(tmp_path, monkeypatch):
     (tmp_path / "tl_module.py").write_text(PROGRAM.format(name="tl_module"))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.path", ["/nowhere", *__import__("sys").path])
-    tasks.load("tl_module")
+    load("tl_module")
     assert "tl_module" in tasks.names()
 
 
@@ -39,7 +40,7 @@ def test_a_failing_file_names_its_line(content, message, tmp_path):
     (tmp_path / "bad.py").write_text(content)
     for _ in range(2):  # a failure is not remembered as loaded
         with pytest.raises(UserError, match=message) as caught:
-            tasks.load(str(tmp_path / "bad.py"))
+            load(str(tmp_path / "bad.py"))
         assert "\n" not in str(caught.value)
 
 
@@ -47,8 +48,8 @@ def test_missing_files_and_modules(tmp_path, monkeypatch):
     (tmp_path / "my_tasks.py").write_text("")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=r"--import 'my_task\.py': no such file\. Nearest: my_tasks\.py"):
-        tasks.load("my_task.py")
+        load("my_task.py")
     with pytest.raises(UserError, match=r"--import 'my_taks': no such module.* Nearest: my_tasks"):
-        tasks.load("my_taks")
+        load("my_taks")
     with pytest.raises(UserError, match=r"--import 'json\.nothing': no such module"):
-        tasks.load("json.nothing")
+        load("json.nothing")
