@@ -12,7 +12,7 @@ from t2t.types import Tokens
 Ids = Sequence[int]
 
 
-def bucket(size: int, *, least: int = 8, limit: int | None = None) -> int:
+def bucket(size: int, *, least: int = 16, limit: int | None = None) -> int:
     """Return the power of two that `size` is padded to, at least `least`; `limit` where that would be more than it."""
     if limit is not None and size > limit:
         raise ValueError(f"{size} is over the limit of {limit}")
@@ -35,7 +35,7 @@ def groups(sizes: Sequence[tuple[int, ...]], batch_size: int, parts: int = 1) ->
     parts: the rows of a batch are made a multiple of this.
     """
     order = sorted(range(len(sizes)), key=lambda i: (sizes[i], -i), reverse=True)
-    start = 0
+    start, known = 0, set()
     while start < len(order):
         end = start
         # Only equal sizes share a batch unless it would stay less than half full: padding a few costs less than a program.
@@ -43,7 +43,11 @@ def groups(sizes: Sequence[tuple[int, ...]], batch_size: int, parts: int = 1) ->
             if sizes[order[end]] != sizes[order[start]] and end - start >= batch_size // 2:
                 break
             end += 1
-        rows = min(bucket(end - start, least=1), batch_size)
+        shape = tuple(max(column) for column in zip(*(sizes[i] for i in order[start:end]), strict=True))
+        # Rows of padding cost less than another program.
+        rows = batch_size if shape in known else min(bucket(end - start, least=1), batch_size)
+        if rows == batch_size:
+            known.add(shape)
         yield Group(tuple(order[start:end]), -(-rows // parts) * parts)
         start = end
 

@@ -6,19 +6,17 @@ import pytest
 from t2t.decode import Beam, Greedy, Sampling, generate
 from t2t.decode.sampling import restrict
 from t2t.errors import UserError
-from tests.decode.toy import Toy, ToyConfig, ToyEncoderDecoderConfig, all_outputs, batch_for, next_log_probs
+from tests.decode.toy import Toy, ToyConfig, ToyEncoderDecoderConfig, all_outputs, batch_for, make, next_log_probs
 
 EOS = 1
 
 
-def make(config=None, seed=0):
-    model = Toy(config or ToyConfig())
-    return model, model.init(jax.random.key(seed))
+LOGITS_OF = jax.jit(lambda model, params, batch: model.logits(params, batch), static_argnums=0)
 
 
 def full_forward_log_probs(model, params, prompt, inputs):
     batch = batch_for([prompt, [2] * 12], None if inputs is None else [inputs, [2] * 12])  # one shape for all
-    return np.asarray(jax.nn.log_softmax(jax.jit(model.logits)(params, batch)[0, len(prompt) - 1]))
+    return np.asarray(jax.nn.log_softmax(LOGITS_OF(model, params, batch)[0, len(prompt) - 1]))
 
 
 def greedy_by_full_forward(model, params, prompt, length, inputs=None):
@@ -33,7 +31,7 @@ def greedy_by_full_forward(model, params, prompt, length, inputs=None):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_greedy_is_the_argmax_of_the_full_forward_pass_for_ragged_prompts(seed):
-    model, params = make(seed=seed)
+    model, params = make(ToyConfig(), seed)
     prompts = [[2], [3, 4, 2], [4, 4], [2, 3, 2, 3]]
     made = generate(model, params, batch_for(prompts), Greedy(), length=6, eos_id=EOS)
     assert made.ids.shape == (4, 1, 6)
@@ -80,9 +78,9 @@ def test_ids_beyond_the_vocabulary_are_never_generated():
 @pytest.mark.parametrize(
     "decoding", [Sampling(top_k=1), Sampling(temperature=1e-4), Sampling(top_p=1e-6), Beam(size=1)]
 )
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_limits_that_are_greedy(decoding, seed):
-    model, params = make(seed=seed)
+    model, params = make(ToyConfig(), seed)
     batch = batch_for([[2], [3, 4, 2], [4]])
     greedy = generate(model, params, batch, Greedy(), length=7, eos_id=EOS)
     other = generate(model, params, batch, decoding, length=7, eos_id=EOS, key=jax.random.key(seed))
@@ -165,7 +163,7 @@ def test_top_k_and_top_p_restrict_what_is_drawn():
 
 
 def test_rows_without_a_prompt_stay_empty_and_hold_nothing_up():
-    model, params = make()
+    model, params = make(ToyConfig())
     prompts = [[2], []]
     for decoding in (Greedy(), Sampling(samples=2), Beam(size=2, return_n=2)):
         made = generate(model, params, batch_for(prompts), decoding, length=4, eos_id=EOS, key=jax.random.key(0))
@@ -177,8 +175,7 @@ def test_rows_without_a_prompt_stay_empty_and_hold_nothing_up():
 
 
 def test_stops_when_all_have_ended():
-    model, params = make()
-    params = {**params, "out": params["out"].at[:, EOS].set(0.0)}
+    model, params = Toy(ToyConfig()), make(ToyConfig())[1]
     steps = []
     plain_step = model.step
 
@@ -200,7 +197,7 @@ def test_stops_when_all_have_ended():
 
 
 def test_equal_shapes_do_not_compile_again():
-    model, params = make()
+    model, params = Toy(ToyConfig()), make(ToyConfig())[1]
     generate(model, params, batch_for([[2, 3], [4]]), Greedy(), length=4, eos_id=EOS)
     traced = model.traces
     assert traced == 1
@@ -236,7 +233,7 @@ def test_bad_decodings_are_refused(make_decoding, said):
 
 
 def test_misuse():
-    model, params = make()
+    model, params = make(ToyConfig())
     with pytest.raises(ValueError, match="random key"):
         generate(model, params, batch_for([[2]]), Sampling(), length=2, eos_id=EOS)
     with pytest.raises(ValueError, match="typed"):

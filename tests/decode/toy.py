@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -103,6 +104,16 @@ class Toy(Model):
 
     def select(self, cache, rows):
         return jax.tree.map(lambda leaf: leaf[rows], cache)
+
+
+_shared = functools.cache(Toy)
+
+
+def make(config, seed=0):
+    """One model for each configuration, so that tests share what is compiled for it; and parameters drawn from the seed."""
+    rng = np.random.default_rng(seed)
+    model = _shared(config)
+    return model, {name: rng.standard_normal(spec.shape).astype(np.float32) for name, spec in model.specs.items()}
 
 
 def tokens(rows, length=None):

@@ -2,7 +2,6 @@ import functools
 import json
 import math
 
-import jax
 import numpy as np
 import pytest
 import seqio
@@ -13,7 +12,7 @@ from t2t.decode import Beam, generate_many, score_many
 from t2t.errors import UserError
 from t2t.train.evaluation import EvalResult, Evaluation, Evaluator, evaluate, write
 from t2t.vocabularies import Bytes
-from tests.decode.toy import Toy, ToyConfig, ToyEncoderConfig, ToyEncoderDecoderConfig, next_log_probs
+from tests.decode.toy import ToyConfig, ToyEncoderConfig, ToyEncoderDecoderConfig, make, next_log_probs
 
 BYTES = Bytes()
 EXAMPLES = {
@@ -84,11 +83,6 @@ def register(name, *, examples=EXAMPLES, metrics=(), extra=(), features=("inputs
         postprocess_fn=postprocess,
     )  # fmt: skip
     return name
-
-
-def make(config):
-    model = Toy(config)
-    return model, model.init(jax.random.key(0))
 
 
 def encoder_decoder():
