@@ -35,8 +35,6 @@ def formula(relative: int, *, buckets: int, max_distance: int, bidirectional: bo
 @pytest.mark.parametrize("bidirectional", [True, False])
 @pytest.mark.parametrize(("buckets", "max_distance"), [(32, 128), (8, 20), (16, 17), (64, 1000)])
 def test_buckets_equal_the_formula(buckets, max_distance, bidirectional):
-    if bidirectional and max_distance <= buckets // 4:
-        pytest.skip("no logarithmic part")
     distances = list(range(-3 * max_distance, 3 * max_distance))
     options = {"buckets": buckets, "max_distance": max_distance, "bidirectional": bidirectional}
     ours = bucket(jnp.asarray(distances), **options)
@@ -66,7 +64,7 @@ def direct(module, start, rows, columns):
     return jnp.moveaxis(module.table[...][index], -1, 0)[None]
 
 
-@pytest.mark.parametrize(("start", "rows", "columns"), [(0, 6, 6), (0, 3, 9), (4, 5, 30), (25, 7, 2), (0, 1, 1)])
+@pytest.mark.parametrize(("start", "rows", "columns"), [(0, 6, 6), (4, 5, 30), (25, 7, 2), (0, 1, 1)])
 def test_a_block_is_every_pair_looked_up(relative, start, rows, columns):
     definition, params = relative
     weights = jax.random.normal(jax.random.key(1), (1, 3, rows, columns))
@@ -79,7 +77,7 @@ def test_a_block_is_every_pair_looked_up(relative, start, rows, columns):
 
     block = definition.bind(params).block(start, rows, columns)
     np.testing.assert_array_equal(block, direct(definition.bind(params), start, rows, columns))
-    ours, theirs = jax.grad(folded)(params), jax.grad(looked_up)(params)
+    ours, theirs = jax.jit(jax.grad(folded))(params), jax.jit(jax.grad(looked_up))(params)
     np.testing.assert_allclose(ours["table"], theirs["table"], rtol=1e-5, atol=1e-5)
 
 
