@@ -19,13 +19,15 @@ Remat = Literal["none", "full", "dots", "dots_no_batch"]
 Dtype = Literal["float32", "bfloat16"]
 
 
-def _one_of(field: str, value: str, choices: object) -> None:
+def one_of(field: str, value: str, choices: object) -> None:
+    """Raise UserError unless `value` is one of a Literal's."""
     valid = get_args(choices)
     if value not in valid:
         raise UserError(f"unknown {field} {value!r} (model.{field}).{nearest(str(value), valid)}")
 
 
-def _at_least(field: str, value: int, least: int) -> None:
+def at_least(field: str, value: int, least: int) -> None:
+    """Raise UserError where `value` is below `least`."""
     if value < least:
         raise UserError(f"model.{field} is {value}; it must be at least {least}")
 
@@ -88,9 +90,9 @@ class StackConfig:
             ("positions", Positions),
             ("init", InitKind),
         ):
-            _one_of(field, getattr(self, field), choices)
+            one_of(field, getattr(self, field), choices)
         for field in ("layers", "embed", "heads", "mlp", "max_length"):
-            _at_least(field, getattr(self, field), 1)
+            at_least(field, getattr(self, field), 1)
         if self.head_dim is None and self.embed % self.heads:
             near = [n for n in range(1, self.embed + 1) if self.embed % n == 0]
             best = min(near, key=lambda n: abs(n - self.heads))
@@ -100,7 +102,7 @@ class StackConfig:
         if self.heads % self.key_heads:
             raise UserError(f"model.kv_heads is {self.kv_heads}, which does not divide model.heads = {self.heads}")
         if self.positions == "relative":
-            _at_least("buckets", self.buckets, 4)
+            at_least("buckets", self.buckets, 4)
             if self.max_distance <= self.buckets // 2:
                 raise UserError(
                     f"model.max_distance is {self.max_distance}; it must be more than half of model.buckets = {self.buckets}"
@@ -162,9 +164,9 @@ class TransformerConfig(ModelConfig):
 
     def __post_init__(self) -> None:
         for field, choices in (("dtype", Dtype), ("attention", Backend), ("remat", Remat)):
-            _one_of(field, getattr(self, field), choices)
-        _at_least("vocab_size", self.vocab_size, 1)
-        _at_least("attention_block", self.attention_block, 1)
+            one_of(field, getattr(self, field), choices)
+        at_least("vocab_size", self.vocab_size, 1)
+        at_least("attention_block", self.attention_block, 1)
         _rate("dropout", self.dropout)
         if self.attention_dropout is not None:
             _rate("attention_dropout", self.attention_dropout)

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int
 
 from t2t.errors import UserError
 from t2t.models.bound import Bound, Network
-from t2t.models.config import StackConfig, TransformerConfig, _one_of
+from t2t.models.config import StackConfig, TransformerConfig, one_of
 from t2t.models.inputs import Embeddings, Head, last, lengths, whole_rows
 from t2t.models.transformer import Stack
 from t2t.nn.dropout import Keys
@@ -35,7 +35,7 @@ class DecoderConfig(TransformerConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _one_of("mask", self.mask, DecoderMask)
+        one_of("mask", self.mask, DecoderMask)
 
     @property
     def stacks(self) -> tuple[StackConfig, ...]:
