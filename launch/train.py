@@ -16,7 +16,7 @@ from t2t.launch.quiet import import_tensorflow, register_tasks
 from t2t.launch.recipes import find, recipes
 from t2t.launch.report import write_report
 from t2t.launch.vocabulary_file import vocabulary_of
-from t2t.train.experiment import Experiment, check
+from t2t.train.experiment import Experiment, check, check_vocabulary
 from t2t.train.loop import train
 from t2t.train.run import RunRecord, open_run
 
@@ -70,6 +70,7 @@ def _train(directory: Path, recipe: str, experiment: Experiment, imports: tuple[
     from t2t.data.pipeline import task_vocabulary
 
     vocabulary = task_vocabulary(experiment.data)
+    check_vocabulary(experiment, vocabulary)
     record = open_run(
         directory, RunRecord(recipe=recipe, experiment=experiment, vocabulary=vocabulary, imports=imports)
     )

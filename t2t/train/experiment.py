@@ -12,6 +12,7 @@ from t2t.nn.model import ModelConfig
 from t2t.optim import OptimizerConfig
 from t2t.sharding import MeshConfig
 from t2t.train.evaluation import Evaluation
+from t2t.vocabularies import Vocabulary
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +84,16 @@ def check(experiment: Experiment, device_count: int) -> None:
     _check_divides(rows, parts, f"mesh data={sizes['data']} x fsdp={sizes['fsdp']}")
     _check_divides(rows, parts * experiment.microbatches, f"{experiment.microbatches} microbatches on {parts} devices")
     _check_lengths(experiment)
+
+
+def check_vocabulary(experiment: Experiment, vocabulary: Vocabulary) -> None:
+    """Refuse a model that has no row for some id. Raises UserError."""
+    size = experiment.model.vocab_size
+    if size < vocabulary.size:
+        raise UserError(
+            f"vocab_size {size} (--model.vocab-size) is less than the {vocabulary.size} ids of the vocabulary of task"
+            f" {experiment.data.task!r}. Nearest: {-(-vocabulary.size // 128) * 128}."
+        )
 
 
 def _check_divides(rows: int, parts: int, what: str) -> None:

@@ -1,0 +1,1 @@
+"""Experiments and runs: the state, the step, the loop, evaluation."""
