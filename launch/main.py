@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from t2t.errors import UserError, nearest
+from t2t.launch.memory import use_huge_pages
 
 DONE, FAILED, MISTAKE, STOPPED = 0, 1, 2, 75
 
@@ -46,6 +47,7 @@ Exit codes: 0 done, 2 a mistake in what was asked for, 75 stopped on request wit
 
 def main() -> None:
     """Run the command line and exit with its code."""
+    use_huge_pages()
     sys.exit(run(sys.argv[1:]))
 
 

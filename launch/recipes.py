@@ -26,7 +26,7 @@ BYTES = 384
 def quickstart_t5() -> Experiment:
     """A small T5 on bytes: span corruption over documentation, and tasks with prefixes. Minutes on a laptop."""
     return Experiment(
-        model=models.t5.t5(layers=2, embed=128, heads=4, mlp=384, vocab_size=BYTES, version="1.1"),
+        model=models.t5.t5(layers=2, embed=128, heads=4, mlp=256, vocab_size=BYTES, version="1.1"),
         data=Data(task="quickstart", inputs_length=128, targets_length=64, batch_size=32, shards=4),
         optimizer=AdamW(schedule=InverseSquareRoot(peak=3e-3, warmup=200), weight_decay=0.01),
         steps=800,
@@ -39,8 +39,8 @@ def quickstart_t5() -> Experiment:
 def quickstart_gpt() -> Experiment:
     """A small GPT on bytes: causal language modelling over documentation, and tasks with prefixes. Minutes on a laptop."""
     return Experiment(
-        model=models.gpt.gpt(layers=4, embed=128, heads=4, vocab_size=BYTES, max_length=192, dropout=0.0),
-        data=Data(task="quickstart_decoder", inputs_length=64, targets_length=128, batch_size=32, shards=4),
+        model=models.gpt.gpt(layers=4, embed=128, heads=4, vocab_size=BYTES, max_length=128, dropout=0.0),
+        data=Data(task="quickstart_decoder", inputs_length=48, targets_length=80, batch_size=32, shards=4),
         optimizer=AdamW(schedule=InverseSquareRoot(peak=3e-3, warmup=200), weight_decay=0.01),
         steps=800,
         checkpoint=CheckpointConfig(every=400),

@@ -119,7 +119,8 @@ def plots_of(run: RunFiles) -> list[Plot]:
         if name in BESIDE:
             lines |= {f"eval {task}": series for task, series in by_metric.pop(BESIDE[name], {}).items()}
         plots.append(Plot(name=title, lines=lines, log=name in LOG, zero=name not in LOG))
-    by_metric.pop("perplexity", None)  # the loss by another name; the tables have it
+    for name in ("perplexity", "unigram_loss"):  # the loss by another name, and a constant; the tables have them
+        by_metric.pop(name, None)
     for name, lines in sorted(by_metric.items()):
         plots.append(Plot(name=f"Evaluation: {name}", lines=lines, log=name in LOG, zero=name not in LOG))
     return plots

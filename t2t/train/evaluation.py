@@ -75,7 +75,7 @@ class EvalResult:
     examples:    how many were evaluated.
     trimmed:     how many of them were longer than the data's lengths and lost their end.
     metrics:     "loss" (nats a target token), "perplexity" (its exponential), "token_accuracy" (of teacher-forced predictions; an encoder's
-                 masked accuracy), encoders: "exact_match" (rows with every wanted token right); "rank_accuracy" where examples
+                 masked accuracy), "unigram_loss" (what no model that ignores the context can be below), encoders: "exact_match" (rows with every wanted token right); "rank_accuracy" where examples
                  offer choices; and what the task's metric functions return, which wins where names are equal.
     predictions: for each example that one was made for {"inputs", "targets", "prediction", "correct", ...}.
     """

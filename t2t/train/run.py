@@ -65,7 +65,7 @@ def open_run(directory: Path, record: RunRecord) -> RunRecord:
     """
     if directory.exists() and not directory.is_dir():
         raise UserError(f"{directory} (--dir) is a file, not a directory")
-    if (directory / RECORD).is_file():
+    if (directory / RECORD).is_file() and _has_begun(directory):
         old = read_record(directory)
         changed = config.differences(replace(old, version=record.version), record)
         # A vocabulary's path in the record is that of the run's copy; `relocated` below compares contents.
@@ -76,7 +76,7 @@ def open_run(directory: Path, record: RunRecord) -> RunRecord:
                 f"{directory} (--dir) holds a run of another configuration, nothing was written; it differs in "
                 f"{'; '.join(line.removeprefix('experiment.') for line in fixed)}. Give another --dir, or the same options to go on."
             )
-    elif directory.is_dir() and any(directory.iterdir()):
+    elif directory.is_dir() and any(directory.iterdir()) and not (directory / RECORD).is_file():
         raise UserError(f"{directory} (--dir) is not empty and holds no run ({RECORD} is missing). Give another --dir.")
     else:
         _make(directory)
@@ -85,6 +85,13 @@ def open_run(directory: Path, record: RunRecord) -> RunRecord:
     partial.write_text(config.dumps(record), encoding="utf-8")
     partial.replace(directory / RECORD)
     return record
+
+
+def _has_begun(directory: Path) -> bool:
+    """Whether there is anything to lose: a run that was refused before its first step may begin anew with other options."""
+    metrics = directory / "metrics.jsonl"
+    checkpoints = directory / CHECKPOINTS
+    return (metrics.is_file() and metrics.stat().st_size > 0) or (checkpoints.is_dir() and any(checkpoints.iterdir()))
 
 
 def _make(directory: Path) -> None:

@@ -27,6 +27,7 @@ class TeacherForced:
         self.wanted: list[list[int]] = []
         self.predicted: list[list[int]] = []
         self._correct = self._weight = 0.0
+        self._counts = np.zeros(0)
 
     def add(self, model: Model, params: Params, batch: Batch, rows: int) -> None:
         """Add the first `rows` rows of a host batch; those below are padding."""
@@ -39,19 +40,27 @@ class TeacherForced:
         self.scores += values[:rows].tolist()
         self._correct += float(((made.predicted == targets) * weights).sum())
         self._weight += float(weights.sum())
+        counts = np.bincount(targets[weights > 0], weights[weights > 0], minlength=len(self._counts))
+        counts[: len(self._counts)] += self._counts
+        self._counts = counts
         for row in range(rows):
             there = weights[row] > 0
             self.wanted.append(targets[row][there].tolist())
             self.predicted.append(made.predicted[row][there].tolist())
 
     def metrics(self) -> dict[str, float]:
-        """Return "loss" in nats a token, "perplexity" and "token_accuracy"; NaN where nothing had weight."""
+        """Return "loss" in nats a token, "perplexity", "token_accuracy" and "unigram_loss"; NaN where nothing had weight.
+
+        unigram_loss: the entropy of these very targets' frequencies, which no model that ignores the context can be below.
+        """
         weight = self._weight or math.nan
         loss = -sum(self.scores) / weight
+        shares = self._counts[self._counts > 0] / weight
         return {
             "loss": loss,
             "perplexity": math.exp(loss) if loss < 700 else math.inf if loss >= 700 else math.nan,
             "token_accuracy": self._correct / weight,
+            "unigram_loss": float(-(shares * np.log(shares)).sum()) if self._weight else math.nan,
         }
 
 

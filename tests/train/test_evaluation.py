@@ -123,7 +123,7 @@ def test_loss_perplexity_and_accuracy_are_those_of_every_example_once():
         for i, t in enumerate(ids(b))
     )
     np.testing.assert_allclose(result.metrics["token_accuracy"], right / tokens)
-    assert set(result.metrics) == {"loss", "perplexity", "token_accuracy"}
+    assert set(result.metrics) == {"loss", "perplexity", "token_accuracy", "unigram_loss"}
     assert result.predictions == []
 
 
