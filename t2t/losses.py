@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float, Int
 
+from t2t import types
 from t2t.errors import UserError
 
 
@@ -54,7 +55,7 @@ class LossSums:
 
 
 def cross_entropy(
-    logits: Float[Array, "*B V"], targets: Int[Array, "*B"], weights: Float[Array, "*B"], loss: Loss
+    logits: Float[Array, "*B V"], targets: Int[types.Array, "*B"], weights: Float[types.Array, "*B"], loss: Loss
 ) -> LossSums:
     """Return the sums of the cross-entropy of float32 logits.
 
@@ -74,7 +75,7 @@ def cross_entropy(
     z = loss.z_loss * jnp.square(log_z + largest[..., 0])
     # Ties count as right only for the first of the largest, as argmax picks.
     correct = (jnp.argmax(logits, axis=-1) == targets).astype(jnp.float32)
-    weights = weights.astype(jnp.float32)
+    weights = jnp.asarray(weights, jnp.float32)
     return LossSums(
         objective=jnp.sum((objective + z) * weights),
         loss=jnp.sum(plain * weights),

@@ -132,7 +132,8 @@ class Evaluator:
         for batch, some in source.batches():
             forced.add(self._model, params, batch, len(some))
             raws += some
-        if source.trimmed:
+        if source.trimmed and not source.told:
+            source.told = True
             _log.warning(
                 "task %s: %d of %d examples are longer than the data's lengths and lost their end",
                 source.data.task,
@@ -255,6 +256,7 @@ class _Source:
     def __init__(self, model: Model, data: Data, task: seqio.Task, evaluation: Evaluation) -> None:
         self.data, self.task = data, task
         self.trimmed = 0
+        self.told = False
         self._kind, self._evaluation = model.config.kind, evaluation
         self._layout: Any = None
         self._kept: list[tuple[Batch, list[Raw]]] | None = None

@@ -27,7 +27,7 @@ class TeacherForced:
         self.wanted: list[list[int]] = []
         self.predicted: list[list[int]] = []
         self._correct = self._weight = 0.0
-        self._counts = np.zeros(0)
+        self._counts: np.ndarray = np.zeros(0)
 
     def add(self, model: Model, params: Params, batch: Batch, rows: int) -> None:
         """Add the first `rows` rows of a host batch; those below are padding."""
@@ -40,13 +40,13 @@ class TeacherForced:
         self.scores += values[:rows].tolist()
         self._correct += float(((made.predicted == targets) * weights).sum())
         self._weight += float(weights.sum())
-        counts = np.bincount(targets[weights > 0], weights[weights > 0], minlength=len(self._counts))
+        there = weights > 0
+        counts = np.bincount(targets[there], weights[there], minlength=len(self._counts)).astype(np.float64)
         counts[: len(self._counts)] += self._counts
         self._counts = counts
         for row in range(rows):
-            there = weights[row] > 0
-            self.wanted.append(targets[row][there].tolist())
-            self.predicted.append(made.predicted[row][there].tolist())
+            self.wanted.append(targets[row][there[row]].tolist())
+            self.predicted.append(made.predicted[row][there[row]].tolist())
 
     def metrics(self) -> dict[str, float]:
         """Return "loss" in nats a token, "perplexity", "token_accuracy" and "unigram_loss"; NaN where nothing had weight.
