@@ -22,17 +22,21 @@ Recipe = Callable[[], Experiment]
 BYTES = 384
 """Rows of a byte model's embedding: 259 bytes and specials and 100 sentinels, rounded up to a multiple of 128."""
 
+QUICK = 900
+"""Steps of the quickstarts."""
+
 
 def quickstart_t5() -> Experiment:
     """A small T5 on bytes: span corruption over documentation, and tasks with prefixes. Minutes on a laptop."""
     return Experiment(
         model=models.t5.t5(layers=2, embed=128, heads=4, mlp=256, vocab_size=BYTES, version="1.1"),
-        data=Data(task="quickstart", inputs_length=128, targets_length=64, batch_size=32, shards=4),
-        optimizer=AdamW(schedule=InverseSquareRoot(peak=3e-3, warmup=200), weight_decay=0.01),
-        steps=800,
+        data=Data(task="quickstart", inputs_length=128, targets_length=64, batch_size=24, shards=4),
+        optimizer=AdamW(schedule=Cosine(peak=3e-3, warmup=100, steps=QUICK, final=0.05), b2=0.98, weight_decay=0.01),
+        steps=QUICK,
+        log_every=50,
         loss=Loss(z_loss=1e-4),
-        checkpoint=CheckpointConfig(every=400),
-        evaluation=Evaluation(tasks=("quickstart",), every=400, examples=100),
+        checkpoint=CheckpointConfig(every=300),
+        evaluation=Evaluation(tasks=("quickstart",), every=300, examples=100),
     )
 
 
@@ -40,11 +44,12 @@ def quickstart_gpt() -> Experiment:
     """A small GPT on bytes: causal language modelling over documentation, and tasks with prefixes. Minutes on a laptop."""
     return Experiment(
         model=models.gpt.gpt(layers=4, embed=128, heads=4, vocab_size=BYTES, max_length=128, dropout=0.0),
-        data=Data(task="quickstart_decoder", inputs_length=48, targets_length=80, batch_size=32, shards=4),
-        optimizer=AdamW(schedule=InverseSquareRoot(peak=3e-3, warmup=200), weight_decay=0.01),
-        steps=800,
-        checkpoint=CheckpointConfig(every=400),
-        evaluation=Evaluation(tasks=("quickstart_decoder",), every=400, examples=100),
+        data=Data(task="quickstart_decoder", inputs_length=48, targets_length=80, batch_size=24, shards=4),
+        optimizer=AdamW(schedule=Cosine(peak=3e-3, warmup=100, steps=QUICK, final=0.05), b2=0.98, weight_decay=0.01),
+        steps=QUICK,
+        log_every=50,
+        checkpoint=CheckpointConfig(every=300),
+        evaluation=Evaluation(tasks=("quickstart_decoder",), every=300, examples=100),
     )
 
 
@@ -61,11 +66,12 @@ def quickstart_bert() -> Experiment:
             norm_place="pre",
             final_norm=True,
         ),
-        data=Data(task="quickstart_encoder", inputs_length=128, targets_length=128, batch_size=32, shards=4),
-        optimizer=AdamW(schedule=InverseSquareRoot(peak=3e-3, warmup=200), weight_decay=0.01),
-        steps=800,
-        checkpoint=CheckpointConfig(every=400),
-        evaluation=Evaluation(tasks=("quickstart_encoder",), every=400, examples=100),
+        data=Data(task="quickstart_encoder", inputs_length=128, targets_length=128, batch_size=24, shards=4),
+        optimizer=AdamW(schedule=Cosine(peak=3e-3, warmup=100, steps=QUICK, final=0.05), b2=0.98, weight_decay=0.01),
+        steps=QUICK,
+        log_every=50,
+        checkpoint=CheckpointConfig(every=300),
+        evaluation=Evaluation(tasks=("quickstart_encoder",), every=300, examples=100),
     )
 
 

@@ -7,9 +7,11 @@ from t2t.tasks.mixing import mix
 
 def register() -> None:
     """Register `quickstart` (encoder-decoder), `quickstart_decoder` and `quickstart_encoder`."""
-    mix("quickstart", {"docs_span_corruption": 2, "docs_signature": 1, "reverse_words": 6, "sort_numbers": 2})
-    mix("quickstart_decoder", {"docs_causal_lm": 2, "docs_signature": 1, "reverse_words": 6, "sort_numbers": 2})
-    mix("quickstart_encoder", {"docs_masked_lm": 2, "reverse_words_fill_mask": 6, "copy_words_fill_mask": 2})
+    # By examples: a text of the documentation is several times as long as a generated example.
+    generated = {"reverse_words": 48, "copy_words": 6}
+    mix("quickstart", {"docs_span_corruption": 6, "docs_signature": 3, **generated})
+    mix("quickstart_decoder", {"docs_causal_lm": 6, "docs_signature": 3, **generated})
+    mix("quickstart_encoder", {"docs_masked_lm": 6, "reverse_words_fill_mask": 48, "copy_words_fill_mask": 6})
 
 
 register()
