@@ -15,6 +15,11 @@ from t2t.launch.report import write_report
 from t2t.train.evaluation import EvalResult, Evaluator, write
 from t2t.train.run import Run
 
+SAMPLES = 3
+"""Predictions of each task that are printed."""
+WIDEST = 60
+"""Characters of a text that are printed."""
+
 
 def evaluate(
     run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")],
@@ -66,3 +71,16 @@ def _show(run: Run, results: list[EvalResult]) -> None:
         shown.add_row(result.task, result.split, f"{result.examples:,}", metrics)
     out.print(f"{run.directory}, step {run.step:,}")
     out.print(shown)
+    samples = table(out, "task", "", "inputs", "target", "prediction")
+    for result in results:
+        for row in result.predictions[:SAMPLES]:
+            mark = {True: "right", False: "wrong"}.get(row.get("correct"), "")
+            samples.add_row(result.task, mark, *(_short(row.get(name)) for name in ("inputs", "targets", "prediction")))
+    if samples.row_count:
+        out.print()
+        out.print(samples)
+
+
+def _short(text: object) -> str:
+    line = " ".join(str(text).split())
+    return line if len(line) <= WIDEST else line[: WIDEST - 3] + "..."

@@ -151,6 +151,12 @@ def recipes() -> Mapping[str, Recipe]:
     return named
 
 
+def is_own(name: str) -> bool:
+    """Whether the name is of a function of the user's rather than of a recipe that comes with the stack, there or not."""
+    source, colon, _ = name.rpartition(":")
+    return bool(colon) and source not in {known.partition(":")[0] for known in recipes()}
+
+
 def find(name: str) -> Recipe:
     """Return a recipe by its name, or a function of the user's: "module:function" or "file.py:function".
 
@@ -159,9 +165,9 @@ def find(name: str) -> Recipe:
     known = recipes()
     if name in known:
         return known[name]
-    source, colon, function = name.rpartition(":")
-    if not colon or (not source.endswith(".py") and source in {recipe.partition(":")[0] for recipe in known}):
+    if not is_own(name):
         raise UserError(f"unknown recipe {name!r}.{nearest(name, known)}")
+    source, _, function = name.rpartition(":")
     module = load(source, option="recipe")
     recipe = getattr(module, function, None)
     if not callable(recipe):

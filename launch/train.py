@@ -13,7 +13,7 @@ from t2t.launch import parse
 from t2t.launch.main import DONE, STOPPED
 from t2t.launch.progress import Progress
 from t2t.launch.quiet import import_tensorflow, register_tasks
-from t2t.launch.recipes import find, recipes
+from t2t.launch.recipes import find, is_own
 from t2t.launch.report import write_report
 from t2t.launch.vocabulary_file import vocabulary_of
 from t2t.train.experiment import Experiment, check, check_vocabulary
@@ -39,7 +39,7 @@ def command(arguments: Sequence[str], imports: tuple[str, ...]) -> int:
         raise UserError(f"t2t train: {error}") from None
     if given.recipe is None or given.recipe.startswith("-"):
         raise UserError("t2t train: which recipe? t2t recipes lists them: t2t train t5:quickstart --dir RUN")
-    if given.recipe not in recipes():
+    if is_own(given.recipe):
         import_tensorflow()  # a recipe of the user's own is likely to register tasks
     recipe = find(given.recipe)
     prog = f"t2t train {given.recipe}"
@@ -75,6 +75,7 @@ def _train(directory: Path, recipe: str, experiment: Experiment, imports: tuple[
         directory, RunRecord(recipe=recipe, experiment=experiment, vocabulary=vocabulary, imports=imports)
     )
     with Progress() as progress:
+        _tell_of_schedule(experiment, progress)
         outcome = train(directory, record, progress)
     report = write_report(directory)
     print(f"report: {report}", file=sys.stderr)
@@ -82,3 +83,11 @@ def _train(directory: Path, recipe: str, experiment: Experiment, imports: tuple[
         print(f"stopped at step {outcome.step} with everything saved; the same command goes on", file=sys.stderr)
         return STOPPED
     return DONE
+
+
+def _tell_of_schedule(experiment: Experiment, progress: Progress) -> None:
+    planned = getattr(experiment.optimizer.schedule, "steps", experiment.steps)
+    if planned != experiment.steps:
+        progress.message(
+            f"note: the learning rate is planned for {planned:,} steps (--optimizer.schedule.steps), the run has {experiment.steps:,} (--steps)"
+        )

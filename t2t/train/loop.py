@@ -78,7 +78,7 @@ def train(directory: Path, record: RunRecord, observer: Observer) -> Outcome:
             state = checkpoints.restore(start, abstract_state(model, transform, shardings))
             observer.on_message(f"going on from step {start} of {directory}")
         else:
-            state = initial_state(experiment, model, transform, shardings, observer.on_message)
+            state = initial_state(record, directory, model, transform, shardings, observer.on_message)
         update = _compiled(experiment, model, transform, shardings, mesh)
         data = opening.result()
         stack.callback(data.close)

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import jax
 import optax
 
 from t2t.checkpoint import initialise
+from t2t.errors import UserError
 from t2t.nn.model import Model
-from t2t.train.experiment import Experiment
-from t2t.train.run import Run
+from t2t.optim.paths import flatten_specs
+from t2t.train.run import VOCABULARY, Run, RunRecord
 from t2t.train.state import TrainState, create_state
+from t2t.vocabularies import Vocabulary
 
 
 def initial_state(
-    experiment: Experiment,
+    record: RunRecord,
+    directory: Path,
     model: Model,
     transform: optax.GradientTransformation,
     shardings: TrainState,
@@ -26,14 +30,33 @@ def initial_state(
     Raises UserError where `start_from` names no run, or parameters that do not fit this model.
     """
     create = jax.jit(lambda seed: create_state(model, transform, seed), out_shardings=shardings)
-    state = create(experiment.seed)
-    begin = experiment.start_from
+    state = create(record.experiment.seed)
+    begin = record.experiment.start_from
     if begin.run is None:
         return state
     source = Run.load(begin.run, begin.step)
     begun = initialise(state.params, source.params(), include=begin.include, exclude=begin.exclude)
+    _check_vocabulary(record.vocabulary.in_directory(str(directory / VOCABULARY)), source, model, begun.taken)
     say(f"starting from step {source.step} of {begin.run}: {begun.report()}")
     params = jax.tree.map(jax.device_put, begun.params, shardings.params)
     # The optimizer's state may depend on the parameters it begins with.
     restart = jax.jit(transform.init, out_shardings=shardings.opt_state)
     return TrainState(step=state.step, params=params, opt_state=restart(params), key=state.key)
+
+
+def _check_vocabulary(own: Vocabulary, source: Run, model: Model, taken: Sequence[str]) -> None:
+    """Refuse rows of an embedding, or columns of a head, that were trained for other tokens. Raises UserError."""
+    other = source.vocabulary
+    if _content(own) == _content(other):
+        return
+    specs = flatten_specs(model.specs)
+    for path in taken:
+        if "vocab" in specs[path].axes:
+            raise UserError(
+                f"start_from.run {source.directory}: its vocabulary is not this run's, but {path} would be taken from it;"
+                f" train with the same --vocabulary, or exclude it (--start-from.exclude {path})"
+            )
+
+
+def _content(vocabulary: Vocabulary) -> tuple[object, ...]:
+    return (type(vocabulary), vocabulary.size, *(Path(name).read_bytes() for name in vocabulary.files()))

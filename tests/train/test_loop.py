@@ -24,6 +24,7 @@ from t2t.train.evaluation import Evaluation
 from t2t.train.experiment import Experiment, StartFrom
 from t2t.train.loop import Outcome, train
 from t2t.train.run import Run, RunRecord, open_run
+from t2t.vocabularies import WordPiece
 
 TINY = Experiment(
     model=models.t5.t5(layers=1, embed=16, heads=2, mlp=32, vocab_size=384, dropout=0.1),
@@ -171,6 +172,17 @@ def test_fine_tuning_starts_from_another_runs_parameters(whole, tmp_path):
 def test_a_pattern_that_matches_nothing_is_refused(whole, tmp_path):
     with pytest.raises(UserError, match="encodr"):
         run(tmp_path / "r", replace(TINY, start_from=StartFrom(run=str(whole), include=("encodr/**",))))
+
+
+def test_a_vocabulary_that_is_not_the_checkpoints_is_refused(whole, tmp_path):
+    words = tmp_path / "vocab.txt"
+    words.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvwxyz0123456789"]))
+    data = replace(TINY.data, vocabulary=WordPiece(path=str(words)))
+    other = replace(TINY, data=data, steps=1, evaluation=replace(TINY.evaluation, split=None))
+    with pytest.raises(UserError, match=r"its vocabulary is not this run's, but .*table would be taken"):
+        run(tmp_path / "all", replace(other, start_from=StartFrom(run=str(whole))))
+    layers = StartFrom(run=str(whole), include=("encoder/**", "decoder/**"))
+    assert run(tmp_path / "layers", replace(other, start_from=layers)).step == 1
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
