@@ -84,6 +84,11 @@ def check(experiment: Experiment, device_count: int) -> None:
     _check_divides(rows, parts, f"mesh data={sizes['data']} x fsdp={sizes['fsdp']}")
     _check_divides(rows, parts * experiment.microbatches, f"{experiment.microbatches} microbatches on {parts} devices")
     _check_lengths(experiment)
+    if experiment.data.loss_on_inputs and getattr(experiment.model, "mask", None) == "prefix":
+        raise UserError(
+            "data.loss_on_inputs True (--data.loss-on-inputs): a decoder with a non-causal prefix (model.mask 'prefix') sees its inputs,"
+            " there is nothing to predict. Nearest: False, or --model.mask causal."
+        )
 
 
 def check_vocabulary(experiment: Experiment, vocabulary: Vocabulary) -> None:
