@@ -11,7 +11,7 @@ import pytest
 
 from t2t import models
 from t2t.losses import Loss
-from t2t.optim import Adafactor, AdamW, Constant
+from t2t.optim import AdamW, Constant
 from t2t.sharding import MeshConfig, activate
 from t2t.train.state import abstract_state, create_state, state_shardings
 from t2t.train.step import make_step
@@ -86,10 +86,17 @@ def reference(kind):
     return jax.device_get(state.params), losses
 
 
-@pytest.mark.parametrize("kind", CONFIGS)
 @pytest.mark.parametrize(
-    "mesh",
-    [MeshConfig(), MeshConfig(data=1, fsdp=8), MeshConfig(data=2, fsdp=2, tensor=2), MeshConfig(data=2, tensor=4)],
+    ("kind", "mesh"),
+    [
+        ("encoder_decoder", MeshConfig()),
+        ("encoder_decoder", MeshConfig(data=1, fsdp=8)),
+        ("encoder_decoder", MeshConfig(data=2, fsdp=2, tensor=2)),
+        ("decoder", MeshConfig(data=2, tensor=4)),
+        ("decoder", MeshConfig(data=2, fsdp=2, tensor=2)),
+        ("encoder", MeshConfig(data=4, fsdp=2)),
+        ("encoder", MeshConfig(data=2, fsdp=2, tensor=2)),
+    ],
     ids=str,
 )
 def test_sharded_equals_unsharded(kind, mesh):
@@ -101,18 +108,16 @@ def test_sharded_equals_unsharded(kind, mesh):
 
 
 def test_state_is_divided_over_the_mesh():
-    state, _ = run(
-        CONFIGS["encoder_decoder"], mesh=MeshConfig(data=1, fsdp=4, tensor=2), optimizer=Adafactor(min_dimension=4)
-    )
+    state, _ = run(CONFIGS["decoder"], mesh=MeshConfig(data=1, fsdp=4, tensor=2), steps=1)
     kernel = max(jax.tree.leaves(state.params), key=lambda x: x.size)
     assert kernel.addressable_shards[0].data.size == kernel.size // 8
-    moments = [x for x in jax.tree.leaves(state.opt_state) if x.ndim > 1 and x.size > 64]
-    assert moments
-    assert any(x.addressable_shards[0].data.size < x.size for x in moments)
+    moments = [x for x in jax.tree.leaves(state.opt_state) if x.shape == kernel.shape]
+    assert len(moments) >= 2
+    assert all(x.addressable_shards[0].data.size == x.size // 8 for x in moments)
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
-@pytest.mark.parametrize("microbatches", [2, 8])
+@pytest.mark.parametrize("microbatches", [4])
 def test_microbatches_do_not_change_the_loss(kind, microbatches):
     params, losses = reference(kind)
     state, parts = run(CONFIGS[kind], microbatches=microbatches)
@@ -122,7 +127,7 @@ def test_microbatches_do_not_change_the_loss(kind, microbatches):
 
 
 def test_a_batch_is_learned():
-    _, losses = run(CONFIGS["encoder_decoder"], steps=60)
+    _, losses = run(CONFIGS["decoder"], steps=60)
     assert losses[-1]["loss"] < 0.3 * losses[0]["loss"]
 
 
@@ -138,11 +143,11 @@ def test_an_empty_batch_changes_nothing_but_the_count():
 
 
 def test_dropout_depends_on_the_step_and_the_seed_alone():
-    config = replace(CONFIGS["encoder_decoder"], dropout=0.5)
-    _, once = run(config)
-    _, again = run(config)
+    config = replace(CONFIGS["decoder"], dropout=0.5)
+    _, once = run(config, steps=2)
+    _, again = run(config, steps=2)
     assert once == again
-    assert run(CONFIGS["encoder_decoder"])[1] != once
+    assert reference("decoder")[1][:2] != once
 
 
 def test_the_abstract_state_is_that_of_the_real_one():
