@@ -13,7 +13,22 @@ from t2t.launch.main import run
 ROOT = Path(__file__).parents[2]
 FENCE = re.compile(r"^```(python|console)\n(.*?)^```$", re.M | re.S)
 # Trainings are cut short; all else is run as it stands.
-SHORT = "--steps 2 --eval-every 0 --checkpoint-every 2 --log-every 1 --evaluation.examples 2 --evaluation.length 8 --batch-size 8".split()
+SHORT = [
+    "--steps",
+    "2",
+    "--eval-every",
+    "0",
+    "--checkpoint-every",
+    "2",
+    "--log-every",
+    "1",
+    "--evaluation.examples",
+    "2",
+    "--evaluation.length",
+    "8",
+    "--batch-size",
+    "8",
+]
 EVALUATED = ["--evaluation.tasks", "reverse_words"]
 FILES = sorted(path for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")] if FENCE.search(path.read_text()))
 
