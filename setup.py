@@ -10,9 +10,7 @@ from setuptools import find_packages, setup
 
 FOLDERS = ("models", "tasks", "launch")
 
-engine = ["t2t"] + [
-    f"t2t.{name}" for name in find_packages("t2t") if name.split(".")[0] not in FOLDERS
-]
+engine = ["t2t"] + [f"t2t.{name}" for name in find_packages("t2t") if name.split(".")[0] not in FOLDERS]
 mapped = [
     package
     for folder in FOLDERS
