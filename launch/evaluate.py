@@ -74,7 +74,7 @@ def _show(run: Run, results: list[EvalResult]) -> None:
     samples = table(out, "task", "", "inputs", "target", "prediction")
     for result in results:
         for row in result.predictions[:SAMPLES]:
-            mark = {True: "right", False: "wrong"}.get(row.get("correct"), "")
+            mark = {True: "right", False: "wrong"}.get(bool(row["correct"])) if "correct" in row else ""
             samples.add_row(result.task, mark, *(_short(row.get(name)) for name in ("inputs", "targets", "prediction")))
     if samples.row_count:
         out.print()
