@@ -10,7 +10,7 @@ SOURCES = setup.py t2t models tasks launch tests docs
 quickstart: $(VENV)/installed
 	$(BIN)/t2t train t5:quickstart --dir $(RUN)
 	$(BIN)/t2t eval $(RUN) --split test
-	$(BIN)/t2t infer $(RUN) --text "reverse: big old map" --text "copy: one two three" --text "describe: def sort_values(self)"
+	$(BIN)/t2t infer $(RUN) --text "reverse: big old map" --text "copy: fox sun net" --text "describe: def sort_values(self)"
 	$(BIN)/t2t export $(RUN) --format stablehlo --out $(RUN)/export --overwrite
 	@echo "The report is $(RUN)/report.html"
 

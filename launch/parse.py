@@ -27,7 +27,7 @@ def call(function: Callable[..., T], arguments: Sequence[str], *, prog: str) -> 
         return functools.partial(function, *args, **kwargs)
 
     # Called after parsing, when standard error is no longer caught.
-    return _one_line(functools.partial(tyro.cli, bound), arguments, prog)()
+    return _one_line(functools.partial(tyro.cli, bound), arguments, prog, tyro.conf.AvoidSubcommands)()
 
 
 def override(
@@ -50,13 +50,11 @@ def _lengthen(word: str, short: Mapping[str, str]) -> str:
     return short.get(name.replace("_", "-"), name) + equals + value if name.startswith("--") else word
 
 
-def _one_line(parse: Callable[..., T], arguments: Sequence[str], prog: str) -> T:
+def _one_line(parse: Callable[..., T], arguments: Sequence[str], prog: str, *config: Any) -> T:
     errors = io.StringIO()
     try:
         with contextlib.redirect_stderr(errors):
-            return parse(
-                args=list(arguments), prog=prog, config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff)
-            )
+            return parse(args=list(arguments), prog=prog, config=config)
     except SystemExit as stop:
         if stop.code in (0, None):
             raise

@@ -22,7 +22,7 @@ Recipe = Callable[[], Experiment]
 BYTES = 384
 """Rows of a byte model's embedding: 259 bytes and specials and 100 sentinels, rounded up to a multiple of 128."""
 
-QUICK = 900
+QUICK = 1000
 """Steps of the quickstarts."""
 
 
@@ -35,8 +35,8 @@ def quickstart_t5() -> Experiment:
         steps=QUICK,
         log_every=50,
         loss=Loss(z_loss=1e-4),
-        checkpoint=CheckpointConfig(every=300),
-        evaluation=Evaluation(tasks=("quickstart",), every=300, examples=100),
+        checkpoint=CheckpointConfig(every=500),
+        evaluation=Evaluation(tasks=("quickstart",), every=500, examples=100),
     )
 
 
@@ -48,8 +48,8 @@ def quickstart_gpt() -> Experiment:
         optimizer=AdamW(schedule=Cosine(peak=3e-3, warmup=100, steps=QUICK, final=0.05), b2=0.98, weight_decay=0.01),
         steps=QUICK,
         log_every=50,
-        checkpoint=CheckpointConfig(every=300),
-        evaluation=Evaluation(tasks=("quickstart_decoder",), every=300, examples=100),
+        checkpoint=CheckpointConfig(every=500),
+        evaluation=Evaluation(tasks=("quickstart_decoder",), every=500, examples=100),
     )
 
 
@@ -70,8 +70,8 @@ def quickstart_bert() -> Experiment:
         optimizer=AdamW(schedule=Cosine(peak=3e-3, warmup=100, steps=QUICK, final=0.05), b2=0.98, weight_decay=0.01),
         steps=QUICK,
         log_every=50,
-        checkpoint=CheckpointConfig(every=300),
-        evaluation=Evaluation(tasks=("quickstart_encoder",), every=300, examples=100),
+        checkpoint=CheckpointConfig(every=500),
+        evaluation=Evaluation(tasks=("quickstart_encoder",), every=500, examples=100),
     )
 
 

@@ -8,10 +8,10 @@ from t2t.tasks.mixing import mix
 def register() -> None:
     """Register `quickstart` (encoder-decoder), `quickstart_decoder` and `quickstart_encoder`."""
     # By examples: a text of the documentation is several times as long as a generated example.
-    generated = {"reverse_words": 48, "copy_words": 6}
-    mix("quickstart", {"docs_span_corruption": 6, "docs_signature": 3, **generated})
-    mix("quickstart_decoder", {"docs_causal_lm": 6, "docs_signature": 3, **generated})
-    mix("quickstart_encoder", {"docs_masked_lm": 6, "reverse_words_fill_mask": 48, "copy_words_fill_mask": 6})
+    generated = {"reverse_words": 60, "copy_words": 4}
+    mix("quickstart", {"docs_span_corruption": 5, "docs_signature": 2, **generated})
+    mix("quickstart_decoder", {"docs_causal_lm": 5, "docs_signature": 2, **generated})
+    mix("quickstart_encoder", {"docs_masked_lm": 5, "reverse_words_fill_mask": 60, "copy_words_fill_mask": 4})
 
 
 register()

@@ -99,7 +99,7 @@ def test_sampling_is_repeated_by_its_seed(load, capsys):
 
 def test_language_models_go_on_with_a_text(load, capsys):
     run = load(ToyConfig(vocab_size=384))
-    call("RUN", "--text", "abc", "--continue-text", "True")
+    call("RUN", "--text", "abc", "--continue-text")
     params = run.params()
     (going_on,) = generate_texts(run.model, params, run.vocabulary, ["abc"], Greedy(), length=5, closed=False)
     (answering,) = generate_texts(run.model, params, run.vocabulary, ["abc"], Greedy(), length=5)
@@ -150,7 +150,7 @@ def test_options_say_how_to_decode(given, expected):
         (["--text", "a", "--beams", "2", "--top-k", "3"], "--top-k 3"),
         (["--text", "a", "--decoding", "greedy", "--samples", "3"], "--samples 3"),
         (["--text", "a", "--top", "3"], "for encoders"),
-        (["--text", "a", "--continue-text", "True"], "only decoders"),
+        (["--text", "a", "--continue-text"], "only decoders"),
         (["--text", "a", "--max-length", "0"], "--max-length 0"),
         (["--text", "a", "--batch-size", "0"], "--batch-size 0"),
         (["--input", "missing.txt"], "missing.txt"),
