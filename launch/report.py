@@ -107,6 +107,8 @@ def plots_of(run: RunFiles) -> list[Plot]:
     """Return the page's pictures: training metrics, the loss with the evaluations' beside it, then one for each metric of the evaluations."""
     by_metric: dict[str, dict[str, Series]] = {}
     for task, steps in run.evaluations.items():
+        if "@" in task:  # another split, evaluated once: a point is no curve; the tables have it
+            continue
         for step, values in steps.items():
             for name, value in values.items():
                 by_metric.setdefault(name, {}).setdefault(task, []).append((step, value))
