@@ -29,7 +29,7 @@ def check(out: Path, *, overwrite: bool) -> None:
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} (--out) is a file, not a directory")
     if out.is_dir() and any(out.iterdir()) and not overwrite:
-        raise UserError(f"{out} (--out) is not empty. Give another --out, or --overwrite True to replace files in it.")
+        raise UserError(f"{out} (--out) is not empty. Give another --out, or --overwrite to replace files in it.")
 
 
 @contextlib.contextmanager

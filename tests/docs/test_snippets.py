@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -46,8 +47,9 @@ def test_there_are_snippets():
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
-def test_snippets_run(path, workplace, monkeypatch, capsys):
-    monkeypatch.chdir(workplace)
+def test_snippets_run(path, workplace, tmp_path, monkeypatch, capsys):
+    shutil.copytree(workplace, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
     names: dict = {"__name__": "__main__"}
     for language, body in FENCE.findall(path.read_text(encoding="utf-8")):
         if language == "python":
