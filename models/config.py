@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -186,9 +187,9 @@ class TransformerConfig(ModelConfig):
                 )
 
     @property
+    @abc.abstractmethod
     def stacks(self) -> tuple[StackConfig, ...]:
         """The stacks of blocks."""
-        raise NotImplementedError
 
     @property
     def attention_rate(self) -> float:

@@ -17,7 +17,7 @@ SUPERVISED = [
 ]
 LENGTHS = {"inputs": 256, "targets": 64}
 
-# Each as the dataset has it -> the text that T5's paper, appendix D, shows (its shorter examples), or by its rule.
+# Each as the dataset has it -> the text that the prefixes and rules of T5's released code make of it.
 EXAMPLES = {
     "glue_cola": (
         {"sentence": "John made Bill master of himself.", "label": 1, "idx": 0},
@@ -251,7 +251,7 @@ def _arrays(example):
 
 
 @pytest.mark.parametrize("name", SUPERVISED)
-def test_the_texts_are_those_of_the_paper(name):
+def test_the_texts_are_those_of_t5s_rules(name):
     example, inputs, targets = EXAMPLES[name]
     made = formatted(name, [example])
     assert (made[0]["inputs"].decode(), made[0]["targets"].decode()) == (inputs, targets)
