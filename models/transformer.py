@@ -199,7 +199,8 @@ class Stack(nnx.Module):
             relative = self.relative_bias
             return _replace(context, bias=lambda start, rows: relative.block(start, rows, length))
         # One array for all layers: each layer's own would be made, and have its gradient taken, anew.
-        return _replace(context, bias=self.relative_bias.block(0, length, length))
+        bias = constrain(self.relative_bias.block(0, length, length), (None, "heads", "length", None))
+        return _replace(context, bias=bias)
 
     def _layer_keys(self, keys: Keys) -> jax.Array | None:
         key = keys.next()

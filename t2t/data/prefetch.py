@@ -16,14 +16,18 @@ if TYPE_CHECKING:
     from t2t.data.pipeline import BatchIterator
 
 
-def to_device(batch: Batch, sharding: Sharding, batch_size: int) -> Batch:
+def to_device(batch: Batch, sharding: Sharding, batch_size: int, *, first: int = 0) -> Batch:
     """Return the global batch, [batch_size, ...] arrays of which this host's devices get their part.
 
-    batch: this host's rows, or the whole global batch where every host has all of it.
+    batch: this host's rows, those from row `first` of the global batch on.
     """
 
     def place(array: np.ndarray) -> jax.Array:
-        return jax.make_array_from_process_local_data(sharding, array, (batch_size, *array.shape[1:]))
+        def part(index: tuple[slice, ...]) -> np.ndarray:
+            start, stop, _ = index[0].indices(batch_size)
+            return array[(slice(start - first, stop - first), *index[1:])]
+
+        return jax.make_array_from_callback((batch_size, *array.shape[1:]), sharding, part)
 
     return jax.tree.map(place, batch)
 
@@ -33,9 +37,13 @@ class DeviceBatches:
 
     Copies to devices are asynchronous; no thread is needed beside the host iterator's own. `position` is that of the
     batches the caller has had, whatever is on the devices already.
+
+    first: the global batch's row that the host's rows begin with.
     """
 
-    def __init__(self, host: BatchIterator, sharding: Sharding, batch_size: int, *, ahead: int = 2) -> None:
+    def __init__(
+        self, host: BatchIterator, sharding: Sharding, batch_size: int, *, first: int = 0, ahead: int = 2
+    ) -> None:
         from t2t.data.pipeline import KEPT
 
         if not 0 <= ahead < KEPT:
@@ -43,6 +51,7 @@ class DeviceBatches:
         self._host = host
         self._sharding = sharding
         self._batch_size = batch_size
+        self._first = first
         self._ahead = ahead
         self._placed: deque[Batch] = deque()
         self.wait_seconds = 0.0
@@ -83,7 +92,7 @@ class DeviceBatches:
         self._host.close()
 
     def _place(self) -> None:
-        self._placed.append(to_device(next(self._host), self._sharding, self._batch_size))
+        self._placed.append(to_device(next(self._host), self._sharding, self._batch_size, first=self._first))
 
     def _top_up(self) -> None:
         """Put on the devices what is there already; a fault or the end is left to the call that comes to it."""

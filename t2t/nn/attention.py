@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 from t2t.errors import UserError, nearest
 from t2t.nn.dropout import dropout as drop
 from t2t.nn.masks import Mask
+from t2t.sharding import axis_size
 
 Backend = Literal["einsum", "chunked", "cudnn"]
 Bias = Callable[[int | jax.Array, int], Float[Array, "#B H rows k"]]
@@ -105,17 +106,21 @@ def _einsum(call: _Call) -> Float[Array, "B q H D"]:
 
 
 def _chunked(call: _Call) -> Float[Array, "B q H D"]:
-    length, size = call.q.shape[1], call.block
-    if length <= size:
+    # Where the mesh divides the queries' length, each device goes through blocks of its own strip of them.
+    length, size, strips = call.q.shape[1], call.block, axis_size("context")
+    strip = length // strips
+    if strip <= size:
         return _einsum(call)
-    count = -(-length // size)
-    spare = count * size - length
+    count = -(-strip // size)
 
     def split(x: jax.Array, axis: int) -> jax.Array:
+        """Return x with its queries' axis as [strips * size], and an axis of the blocks in front."""
+        before, after = x.shape[:axis], x.shape[axis + 1 :]
+        x = x.reshape(*before, strips, strip, *after)
         widths = [(0, 0)] * x.ndim
-        widths[axis] = (0, spare)
-        x = jnp.pad(x, widths)
-        return jnp.moveaxis(x.reshape(*x.shape[:axis], count, size, *x.shape[axis + 1 :]), axis, 0)
+        widths[axis + 1] = (0, count * size - strip)
+        x = jnp.pad(x, widths).reshape(*before, strips, count, size, *after)
+        return jnp.moveaxis(x, axis + 1, 0).reshape(count, *before, strips * size, *after)
 
     blocks = {
         "start": jnp.arange(count) * size,
@@ -129,16 +134,20 @@ def _chunked(call: _Call) -> Float[Array, "B q H D"]:
     if call.bias is not None and not callable(call.bias):
         blocks["bias"] = split(call.bias, 2)
 
-    def attend(part: dict[str, jax.Array]) -> Float[Array, "B size H D"]:
+    def bias_from(bias: Bias, start: jax.Array) -> Float[Array, "#B H rows k"]:
+        of_strips = jax.vmap(lambda first: bias(first, size), out_axes=2)(start + jnp.arange(strips) * strip)
+        return of_strips.reshape(*of_strips.shape[:2], strips * size, of_strips.shape[-1])
+
+    def attend(part: dict[str, jax.Array]) -> Float[Array, "B rows H D"]:
         mask = dataclasses.replace(call.mask, queries=part["queries"], index=part.get("index"))
-        bias = call.bias(part["start"], size) if callable(call.bias) else part.get("bias")
-        own = _Call(
-            q=part["q"], k=call.k, v=call.v, mask=mask, bias=None, dropout=call.dropout, key=part.get("key"), block=size
-        )
+        bias = bias_from(call.bias, part["start"]) if callable(call.bias) else part.get("bias")
+        own = dataclasses.replace(call, q=part["q"], mask=mask, bias=None, key=part.get("key"))
         return _weigh(own, bias)
 
-    out = jnp.moveaxis(jax.lax.map(jax.checkpoint(attend), blocks), 0, 1)
-    return out.reshape(out.shape[0], count * size, *out.shape[3:])[:, :length]
+    out = jax.lax.map(jax.checkpoint(attend), blocks)
+    out = out.reshape(count, out.shape[1], strips, size, *out.shape[3:])
+    out = jnp.moveaxis(out, 0, 2).reshape(out.shape[1], strips, count * size, *out.shape[4:])
+    return out[:, :, :strip].reshape(call.q.shape[0], length, *out.shape[3:])
 
 
 def _cudnn(call: _Call) -> Float[Array, "B q H D"]:

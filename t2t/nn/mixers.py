@@ -120,7 +120,8 @@ class Attention(Mixer):
 
     def keys_values(self, x: Float[Array, "B k D"]) -> tuple[Float[Array, "B k K D"], Float[Array, "B k K D"]]:
         """Return the keys and values of positions."""
-        return self._split(self.key(x), self.kv_heads), self._split(self.value(x), self.kv_heads)
+        # Whole rows on every device: where the mesh divides their length, this is where the parts are gathered.
+        return self._split(self.key(x), self.kv_heads, None), self._split(self.value(x), self.kv_heads, None)
 
     def cross(
         self, x: Float[Array, "B q D"], keys: Float[Array, "B k K D"], values: Float[Array, "B k K D"], context: Context
@@ -159,5 +160,5 @@ class Attention(Mixer):
         )
         return self.out(out.reshape(*out.shape[:2], -1))
 
-    def _split(self, x: Float[Array, "B L HD"], heads: int) -> Float[Array, "B L H D"]:
-        return constrain(x.reshape(*x.shape[:2], heads, self.head_dim), ("batch", "length", "heads", None))
+    def _split(self, x: Float[Array, "B L HD"], heads: int, length: str | None = "length") -> Float[Array, "B L H D"]:
+        return constrain(x.reshape(*x.shape[:2], heads, self.head_dim), ("batch", length, "heads", None))

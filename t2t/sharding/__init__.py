@@ -1,6 +1,17 @@
 """Meshes, and the table that says which logical axis of an array lies along which axis of the mesh."""
 
-from t2t.sharding.mesh import MeshConfig
-from t2t.sharding.rules import DEFAULT_RULES, Rules, activate, constrain
+from t2t.sharding.hosts import Share, share_of_rows
+from t2t.sharding.mesh import AXES, MeshConfig
+from t2t.sharding.rules import DEFAULT_RULES, Rules, activate, axis_size, constrain
 
-__all__ = ["DEFAULT_RULES", "MeshConfig", "Rules", "activate", "constrain"]
+__all__ = [
+    "AXES",
+    "DEFAULT_RULES",
+    "MeshConfig",
+    "Rules",
+    "Share",
+    "activate",
+    "axis_size",
+    "constrain",
+    "share_of_rows",
+]

@@ -61,6 +61,10 @@ class Rules:
             entries.pop()
         return PartitionSpec(*entries)
 
+    def partition(self, axes: Axes, mesh: Mesh) -> PartitionSpec:
+        """Return `spec` for arrays whose sizes are known to divide."""
+        return self.spec(axes, tuple(mesh.size for _ in axes), mesh)
+
     def sharding(self, axes: Axes, shape: tuple[int, ...], mesh: Mesh, *, name: str = "array") -> NamedSharding:
         """Return `spec` on the mesh."""
         return NamedSharding(mesh, self.spec(axes, shape, mesh, name=name))
@@ -70,7 +74,7 @@ DEFAULT_RULES = Rules(
     {
         # activations
         "batch": ("data", "fsdp"),
-        "length": (),
+        "length": ("context",),
         # parameters
         "vocab": ("tensor",),
         "embed": ("fsdp",),
@@ -95,6 +99,12 @@ def activate(mesh: Mesh, rules: Rules = DEFAULT_RULES) -> Iterator[None]:
         yield
     finally:
         _active.reset(token)
+
+
+def axis_size(axis: str) -> int:
+    """Return the size of an axis of the mesh that is active; 1 outside `activate`, and of an axis it does not have."""
+    active = _active.get()
+    return 1 if active is None else int(active[0].shape.get(axis, 1))
 
 
 def constrain(x: jax.Array, axes: Axes) -> jax.Array:

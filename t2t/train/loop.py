@@ -9,25 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-import jax
-import optax
-from jax.sharding import Mesh
-
 from t2t.checkpoint import Checkpoints
 from t2t.data.prefetch import DeviceBatches
 from t2t.metrics import MetricsWriter
-from t2t.nn.model import Model
-from t2t.sharding import DEFAULT_RULES, activate
+from t2t.sharding import share_of_rows
 from t2t.train.evaluation import EvalResult, Evaluator, summary, write
-from t2t.train.experiment import Experiment
 from t2t.train.machine import machine
 from t2t.train.meter import Meter
+from t2t.train.program import Program
 from t2t.train.run import CHECKPOINTS, RunRecord
 from t2t.train.start import initial_state
-from t2t.train.state import TrainState, abstract_state, state_shardings
-from t2t.train.step import Metrics, Step, make_step
 from t2t.train.stop import StopOnSignal
-from t2t.types import Batch
 
 
 class Observer(Protocol):
@@ -64,22 +56,21 @@ def train(directory: Path, record: RunRecord, observer: Observer) -> Outcome:
     """
     experiment = record.experiment
     mesh = experiment.mesh.build()
-    model = experiment.model.build()
-    transform = experiment.optimizer.build(model.specs)
-    shardings = state_shardings(model, transform, mesh)
+    program = Program.of(experiment, mesh)
+    model = program.model
 
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(StopOnSignal())
         # Reading data begins with building TensorFlow's graphs: seconds in which the devices' programs can compile.
-        opening = stack.enter_context(ThreadPoolExecutor(1)).submit(_open_data, experiment, model, mesh)
+        opening = stack.enter_context(ThreadPoolExecutor(1)).submit(_open_data, program)
         checkpoints = stack.enter_context(Checkpoints(directory / CHECKPOINTS, experiment.checkpoint))
         start = checkpoints.latest() or 0
         if start:
-            state = checkpoints.restore(start, abstract_state(model, transform, shardings))
+            state = checkpoints.restore(start, program.abstract_state())
             observer.on_message(f"going on from step {start} of {directory}")
         else:
-            state = initial_state(record, directory, model, transform, shardings, observer.on_message)
-        update = _compiled(experiment, model, transform, shardings, mesh)
+            state = initial_state(record, directory, program, observer.on_message)
+        update = program.step()
         data = opening.result()
         stack.callback(data.close)
         if start:
@@ -121,30 +112,14 @@ def train(directory: Path, record: RunRecord, observer: Observer) -> Outcome:
         return Outcome(step=step, stopped=step < experiment.steps)
 
 
-def _compiled(
-    experiment: Experiment, model: Model, transform: optax.GradientTransformation, shardings: TrainState, mesh: Mesh
-) -> Step:
-    step = make_step(
-        model,
-        transform,
-        experiment.loss,
-        learning_rate=experiment.optimizer.schedule.build(),
-        microbatches=experiment.microbatches,
-    )
-
-    def sharded(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        with activate(mesh):
-            return step(state, batch)
-
-    return jax.jit(sharded, out_shardings=(shardings, None), donate_argnums=0)
-
-
-def _open_data(experiment: Experiment, model: Model, mesh: Mesh) -> DeviceBatches:
+def _open_data(program: Program) -> DeviceBatches:
     from t2t.data.pipeline import batches  # loads TensorFlow
 
-    data = experiment.resolved_data()
-    host = batches(data, model.config.kind, process_index=jax.process_index(), process_count=jax.process_count())
-    return DeviceBatches(host, DEFAULT_RULES.sharding(("batch",), (data.batch_size,), mesh), data.batch_size)
+    data = program.experiment.resolved_data()
+    sharding = program.batch_sharding()
+    share = share_of_rows(sharding, data.batch_size)
+    host = batches(data, program.model.config.kind, process_index=share.index, process_count=share.count)
+    return DeviceBatches(host, sharding, data.batch_size, first=share.index * (data.batch_size // share.count))
 
 
 def _tell_trimmed(data: DeviceBatches, observer: Observer) -> None:

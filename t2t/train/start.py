@@ -6,41 +6,33 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
-import optax
 
 from t2t.checkpoint import initialise
 from t2t.errors import UserError
 from t2t.nn.model import Model
 from t2t.optim.paths import flatten_specs
+from t2t.train.program import Program
 from t2t.train.run import VOCABULARY, Run, RunRecord
-from t2t.train.state import TrainState, create_state
+from t2t.train.state import TrainState
 from t2t.vocabularies import Vocabulary
 
 
-def initial_state(
-    record: RunRecord,
-    directory: Path,
-    model: Model,
-    transform: optax.GradientTransformation,
-    shardings: TrainState,
-    say: Callable[[str], None],
-) -> TrainState:
+def initial_state(record: RunRecord, directory: Path, program: Program, say: Callable[[str], None]) -> TrainState:
     """Return the state at step 0, divided over the mesh as it is created.
 
     Raises UserError where `start_from` names no run, or parameters that do not fit this model.
     """
-    create = jax.jit(lambda seed: create_state(model, transform, seed), out_shardings=shardings)
-    state = create(record.experiment.seed)
+    state = program.create(record.experiment.seed)
     begin = record.experiment.start_from
     if begin.run is None:
         return state
     source = Run.load(begin.run, begin.step)
     begun = initialise(state.params, source.params(), include=begin.include, exclude=begin.exclude)
-    _check_vocabulary(record.vocabulary.in_directory(str(directory / VOCABULARY)), source, model, begun.taken)
+    _check_vocabulary(record.vocabulary.in_directory(str(directory / VOCABULARY)), source, program.model, begun.taken)
     say(f"starting from step {source.step} of {begin.run}: {begun.report()}")
-    params = jax.tree.map(jax.device_put, begun.params, shardings.params)
+    params = jax.tree.map(jax.device_put, begun.params, program.shardings.params)
     # The optimizer's state may depend on the parameters it begins with.
-    restart = jax.jit(transform.init, out_shardings=shardings.opt_state)
+    restart = jax.jit(program.transform.init, out_shardings=program.shardings.opt_state)
     return TrainState(step=state.step, params=params, opt_state=restart(params), key=state.key)
 
 

@@ -7,15 +7,16 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from t2t.errors import UserError
-from t2t.sharding import DEFAULT_RULES, MeshConfig, Rules, activate, constrain
+from t2t.sharding import DEFAULT_RULES, MeshConfig, Rules, activate, constrain, share_of_rows
 
 
 @pytest.mark.parametrize(
     ("config", "sizes"),
     [
-        (MeshConfig(), (8, 1, 1)),
-        (MeshConfig(data=2, fsdp=-1, tensor=2), (2, 2, 2)),
-        (MeshConfig(data=1, fsdp=1, tensor=8), (1, 1, 8)),
+        (MeshConfig(), (8, 1, 1, 1)),
+        (MeshConfig(data=2, fsdp=-1, tensor=2), (2, 2, 1, 2)),
+        (MeshConfig(data=1, context=8), (1, 1, 8, 1)),
+        (MeshConfig(data=1, fsdp=8, slices=4, between="fsdp"), (1, 8, 1, 1)),
     ],
 )
 def test_one_axis_takes_what_is_left(config, sizes):
@@ -30,11 +31,48 @@ def test_one_axis_takes_what_is_left(config, sizes):
         (MeshConfig(data=4), "needs 4 devices, there are 8"),
         (MeshConfig(data=-1, fsdp=-1), "at most one is -1"),
         (MeshConfig(data=0), "sizes are positive"),
+        (MeshConfig(data=1, fsdp=8, slices=2), "2 slices .* do not divide data=1, .* Nearest: 1"),
+        (MeshConfig(slices=3), "3 slices .* do not divide data=8"),
     ],
 )
 def test_a_mesh_that_does_not_fit_is_refused(config, message):
     with pytest.raises(UserError, match=message):
         config.build()
+
+
+class Device:
+    """As much of a device as layout asks for: two slices of four, given in an order that mixes them."""
+
+    platform, device_kind = "cpu", "cpu"
+
+    def __init__(self, number):
+        self.id, self.slice_index, self.process_index = number, number % 2, number % 2
+
+
+def test_slices_hold_whole_rows_of_the_inner_axes():
+    devices = [Device(number) for number in range(8)]
+    mesh = MeshConfig(data=4, tensor=2, slices=2).build(devices)
+    slices = np.vectorize(lambda device: device.slice_index)(mesh.devices)[:, 0, 0]
+    np.testing.assert_array_equal(slices, [[0, 0], [0, 0], [1, 1], [1, 1]])
+    with pytest.raises(UserError, match=r"4 slices .* in 2 of 4, 4. Nearest: 2"):
+        MeshConfig(data=4, tensor=2, slices=4).build(devices)
+
+
+@pytest.mark.parametrize(
+    ("config", "shares"),
+    [
+        (MeshConfig(data=8), [(0, 4), (1, 4), (2, 4), (3, 4)]),
+        (MeshConfig(data=1, fsdp=8), [(0, 4), (1, 4), (2, 4), (3, 4)]),
+        (MeshConfig(data=2, tensor=4), [(0, 2), (0, 2), (1, 2), (1, 2)]),
+        (MeshConfig(data=1, context=2, tensor=4), [(0, 1)] * 4),
+    ],
+)
+def test_processes_hold_shares_of_the_rows(config, shares, monkeypatch):
+    mesh = config.build()
+    sharding = DEFAULT_RULES.sharding(("batch", "length"), (16, 16), mesh)
+    belongs = {device: device.id // 2 for device in jax.devices()}  # four processes of two devices
+    monkeypatch.setattr("t2t.sharding.hosts._process_of", belongs.__getitem__)
+    assert [share_of_rows(sharding, 16, process) for process in range(4)] == shares
 
 
 @pytest.fixture(scope="module")

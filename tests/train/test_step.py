@@ -19,9 +19,9 @@ from t2t.types import Batch, Tokens
 
 VOCAB, ROWS = 64, 8
 CONFIGS = {
-    "encoder_decoder": models.t5.t5(layers=2, embed=16, heads=4, mlp=32, vocab_size=VOCAB),
-    "decoder": models.gpt.gpt(layers=2, embed=16, heads=4, max_length=16, vocab_size=VOCAB, dropout=0.0),
-    "encoder": models.bert.bert(layers=2, embed=16, heads=4, max_length=16, vocab_size=VOCAB, dropout=0.0),
+    "encoder_decoder": models.t5.t5(layers=2, embed=16, heads=8, mlp=32, vocab_size=VOCAB),
+    "decoder": models.gpt.gpt(layers=2, embed=16, heads=8, max_length=16, vocab_size=VOCAB, dropout=0.0),
+    "encoder": models.bert.bert(layers=2, embed=16, heads=8, max_length=16, vocab_size=VOCAB, dropout=0.0),
 }
 
 
@@ -89,13 +89,9 @@ def reference(kind):
 @pytest.mark.parametrize(
     ("kind", "mesh"),
     [
-        ("encoder_decoder", MeshConfig()),
-        ("encoder_decoder", MeshConfig(data=1, fsdp=8)),
         ("encoder_decoder", MeshConfig(data=2, fsdp=2, tensor=2)),
-        ("decoder", MeshConfig(data=2, tensor=4)),
-        ("decoder", MeshConfig(data=2, fsdp=2, tensor=2)),
-        ("encoder", MeshConfig(data=4, fsdp=2)),
-        ("encoder", MeshConfig(data=2, fsdp=2, tensor=2)),
+        ("decoder", MeshConfig(data=1, fsdp=2, context=2, tensor=2)),
+        ("encoder", MeshConfig(data=1, fsdp=8)),
     ],
     ids=str,
 )

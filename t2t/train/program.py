@@ -1,0 +1,97 @@
+"""What a run compiles: its model, optimizer and step laid over a mesh. Holds no data and no arrays, and runs without the devices being there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+import optax
+from jax.sharding import Mesh, NamedSharding
+from jaxtyping import Array, Float, Int
+
+from t2t.data.converters import Layout
+from t2t.nn.model import Model
+from t2t.sharding import DEFAULT_RULES, activate
+from t2t.train.experiment import Experiment
+from t2t.train.state import TrainState, create_state, state_shardings
+from t2t.train.state import abstract_state as _abstract_state
+from t2t.train.step import Metrics, Step, make_step
+from t2t.types import Batch
+
+
+@dataclass(frozen=True)
+class Program:
+    """An experiment's pure functions, and how what they map is divided over `mesh`.
+
+    mesh:      of real devices, or of a topology's that are not there (to compile ahead of time).
+    shardings: of the state, a TrainState of NamedShardings.
+    """
+
+    experiment: Experiment
+    mesh: Mesh
+    model: Model
+    transform: optax.GradientTransformation
+    shardings: TrainState
+
+    @classmethod
+    def of(cls, experiment: Experiment, mesh: Mesh) -> Program:
+        """Return the program. Raises UserError, naming the parameter, where one does not divide over the mesh."""
+        model = experiment.model.build()
+        transform = experiment.optimizer.build(model.specs)
+        return cls(experiment, mesh, model, transform, state_shardings(model, transform, mesh))
+
+    @property
+    def learning_rate(self) -> Callable[[Int[Array, ""]], Float[Array, ""]]:
+        """The schedule, step -> learning rate."""
+        return self.experiment.optimizer.schedule.build()
+
+    def abstract_state(self) -> TrainState:
+        """Return the state as ShapeDtypeStructs that carry their shardings."""
+        return _abstract_state(self.model, self.transform, self.shardings)
+
+    def batch_sharding(self) -> NamedSharding:
+        """Return how the arrays of a batch, [B L], are divided."""
+        return batch_sharding(self.mesh)
+
+    def abstract_batch(self, *, has_inputs: bool = True) -> Batch:
+        """Return a batch as ShapeDtypeStructs that carry their shardings. has_inputs: see `Layout`, as the task has it."""
+        data = self.experiment.data
+        layout = Layout(
+            kind=self.model.config.kind,
+            inputs_length=data.inputs_length,
+            targets_length=data.targets_length,
+            has_inputs=has_inputs,
+            loss_on_inputs=data.loss_on_inputs,
+        )
+        sharding = self.batch_sharding()
+        return jax.tree.map(
+            lambda row: jax.ShapeDtypeStruct((data.batch_size, *row.shape[1:]), row.dtype, sharding=sharding),
+            layout.batch([[]]),
+        )
+
+    def create(self, seed: int) -> TrainState:
+        """Return the state at step 0, each device making its own part."""
+        create = jax.jit(lambda seed: create_state(self.model, self.transform, seed), out_shardings=self.shardings)
+        return create(seed)
+
+    def step(self) -> Step:
+        """Return the jitted update, (state, batch) -> (state, metrics); it takes the state's memory for the next."""
+        step = make_step(
+            self.model,
+            self.transform,
+            self.experiment.loss,
+            learning_rate=self.learning_rate,
+            microbatches=self.experiment.microbatches,
+        )
+
+        def sharded(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+            with activate(self.mesh):
+                return step(state, batch)
+
+        return jax.jit(sharded, out_shardings=(self.shardings, None), donate_argnums=0)
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Return how the arrays of a batch, [B L], are divided: by rows, and along the rows where the mesh has a context axis."""
+    return NamedSharding(mesh, DEFAULT_RULES.partition(("batch", "length"), mesh))
