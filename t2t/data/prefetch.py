@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -23,7 +23,7 @@ def to_device(batch: Batch, sharding: Sharding, batch_size: int, *, first: int =
     """
 
     def place(array: np.ndarray) -> jax.Array:
-        def part(index: tuple[slice, ...]) -> np.ndarray:
+        def part(index: Any) -> np.ndarray:
             start, stop, _ = index[0].indices(batch_size)
             return array[(slice(start - first, stop - first), *index[1:])]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
@@ -10,7 +10,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 from t2t.errors import UserError
 
 
-class Share(NamedTuple):
+@dataclass(frozen=True)
+class Share:
     """A part of the rows: number `index` of `count` equal, contiguous ones. Processes whose devices hold the same rows have the same share."""
 
     index: int

@@ -7,7 +7,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from t2t.errors import UserError
-from t2t.sharding import DEFAULT_RULES, MeshConfig, Rules, activate, constrain, share_of_rows
+from t2t.sharding import DEFAULT_RULES, MeshConfig, Rules, Share, activate, constrain, share_of_rows
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_processes_hold_shares_of_the_rows(config, shares, monkeypatch):
     sharding = DEFAULT_RULES.sharding(("batch", "length"), (16, 16), mesh)
     belongs = {device: device.id // 2 for device in jax.devices()}  # four processes of two devices
     monkeypatch.setattr("t2t.sharding.hosts._process_of", belongs.__getitem__)
-    assert [share_of_rows(sharding, 16, process) for process in range(4)] == shares
+    assert [share_of_rows(sharding, 16, process) for process in range(4)] == [Share(*share) for share in shares]
 
 
 @pytest.fixture(scope="module")
