@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 import os
 import re
-import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import jax
+import numpy as np
 from etils import epath
+from jax.experimental import multihost_utils
 
-from t2t.checkpoint import store
+from t2t.checkpoint import checksums, store
 from t2t.checkpoint.retention import CheckpointConfig, expired, ranking
 from t2t.checkpoint.tree import check, from_plain, nested, to_plain, to_plain_struct
 from t2t.errors import UserError
@@ -26,6 +27,7 @@ State = TypeVar("State")
 _PARAMS, _TRAINING, _POSITION, _ABOUT = "params", "training", "position", "about"
 _METRICS_FILE = "metrics.json"
 _DELETED = ".deleted"
+_DAMAGED = ".damaged"
 _ENTRY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
@@ -90,7 +92,7 @@ class Checkpoints:
         if step in store.committed(self.directory):
             return False
         files: dict[str, dict[str, bytes]] = {
-            _POSITION: {name: _sealed(content) for name, content in entries.items()},
+            _POSITION: entries,
             _ABOUT: {},
         }
         if jax.process_index() == 0:
@@ -103,7 +105,7 @@ class Checkpoints:
             write = store.start_write(self.directory / str(step), _trees(nested(state, to_plain)), files)
         except Exception as error:
             raise self._failure(step, error) from error
-        self._pending, self._pending_step = self._worker.submit(self._finish, write), step
+        self._pending, self._pending_step = self._worker.submit(self._finish, step, write), step
         return True
 
     def restore(self, step: int, abstract_state: State) -> State:
@@ -141,16 +143,59 @@ class Checkpoints:
         folder = self._path(step) / _POSITION
         if not folder.is_dir():
             raise UserError(f"{folder}: the checkpoint is damaged, the data position is missing")
-        return {file.name: _unsealed(file) for file in sorted(folder.iterdir())}
+        return {file.name: file.read_bytes() for file in sorted(folder.iterdir())}
 
     def metrics(self, step: int) -> dict[str, float]:
         """Return the metrics saved with a step. UserError, naming the file, on damage."""
         return _read_metrics(self._path(step))
 
     def steps(self) -> list[int]:
-        """Return the steps that are wholly written, ascending."""
+        """Return the steps that are wholly written and have their checksums, ascending."""
         self._raise_failed()
-        return list(store.committed(self.directory))
+        return list(self._finished())
+
+    def damage(self, step: int, *, params_only: bool = False) -> list[str]:
+        """Return a line, with its path, for each of a step's files that is not as it was written; reads them all.
+
+        On several processes each reads its part, and all return what any found.
+        """
+        path = store.committed(self.directory)[step]
+        process, processes = jax.process_index(), jax.process_count()
+        folders = (_PARAMS,) if params_only else None
+        return _agreed(checksums.damage(path, folders, process=process, processes=processes))
+
+    def newest_good(self, say: Callable[[str], None], *, params_only: bool = False) -> int | None:
+        """Return the newest step that is whole by its checksums, or None where no step was ever saved; `say` names what is not.
+
+        Changes nothing on disk. Raises UserError where there are steps and none is good.
+        """
+        self._raise_failed()
+        steps = sorted(store.committed(self.directory), reverse=True)
+        for step in steps:
+            found = self.damage(step, params_only=params_only)
+            if not found:
+                return step
+            say(f"{found[0]}{f' (and {len(found) - 1} more)' if len(found) > 1 else ''}")
+        if any(checksums.is_sealed(store.committed(self.directory)[step]) for step in steps):
+            raise UserError(f"{self.directory}: none of its checkpoints is undamaged ({', '.join(map(str, steps))})")
+        return None
+
+    def set_aside(self, after: int | None) -> list[str]:
+        """Rename the steps after `after` (None: all of them), which are damaged or unfinished, out of the way; return their new paths.
+
+        They would otherwise stand where the run, gone on with, saves these steps again. To be called on all processes.
+        """
+        later = {s: path for s, path in store.committed(self.directory).items() if after is None or s > after}
+        moved = []
+        for path in later.values():
+            other = path.with_name(f"{path.name}{_DAMAGED}")
+            if jax.process_index() == 0:
+                if other.exists():
+                    other.rmtree()
+                path.rename(other)
+            moved.append(str(other))
+        _together("checkpoints set aside")
+        return moved
 
     def latest(self) -> int | None:
         """Return the newest step, or None where there is none."""
@@ -183,7 +228,7 @@ class Checkpoints:
         if step == self._pending_step:
             self.wait()
         self._raise_failed()
-        paths = store.committed(self.directory)
+        paths = self._finished()
         if step in paths:
             return paths[step]
         if not paths:
@@ -193,6 +238,10 @@ class Checkpoints:
             f"{self.directory}: there is no checkpoint of step {step}. Nearest: {', '.join(map(str, near))}."
         )
 
+    def _finished(self) -> dict[int, epath.Path]:
+        found = store.committed(self.directory)
+        return {step: path for step, path in found.items() if checksums.is_sealed(path)}
+
     def _raise_failed(self) -> None:
         if self._pending is not None and self._pending.done():
             self.wait()
@@ -201,12 +250,15 @@ class Checkpoints:
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         return CheckpointError(f"{self.directory / str(step)}: the checkpoint could not be written ({reason})")
 
-    def _finish(self, write: store.Pending) -> None:
+    def _finish(self, step: int, write: store.Pending) -> None:
         write.result()
+        path = store.committed(self.directory)[step]
+        checksums.seal(path, process=jax.process_index(), processes=jax.process_count())
         if jax.process_index() != 0:
             return
+        checksums.wait_for_seal(path)  # the old ones go only when the new one is whole
         # A directory that is not ours is neither ranked nor deleted.
-        ours = {s: p for s, p in store.committed(self.directory).items() if (p / _ABOUT / _METRICS_FILE).exists()}
+        ours = {s: p for s, p in self._finished().items() if (p / _ABOUT / _METRICS_FILE).exists()}
         for step in expired({step: _read_metrics(path) for step, path in ours.items()}, self.config):
             _delete(ours[step])
 
@@ -215,6 +267,23 @@ class Checkpoints:
         if jax.process_index() == 0 and self.directory.is_dir():
             for path in [*store.leftovers(self.directory), *self.directory.glob(f"*{_DELETED}")]:
                 path.rmtree()
+
+
+def _agreed(lines: list[str]) -> list[str]:
+    """Return what all processes found, the same on each."""
+    if jax.process_count() == 1:
+        return lines
+    room = 4096
+    text = np.frombuffer("\n".join(lines).encode()[:room].ljust(room, b"\0"), np.uint8)
+    gathered = np.asarray(multihost_utils.process_allgather(text)).reshape(-1, room)
+    return [
+        line for row in gathered for line in row.tobytes().rstrip(b"\0").decode(errors="replace").split("\n") if line
+    ]
+
+
+def _together(what: str) -> None:
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(what)
 
 
 def _trees(state: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -237,15 +306,3 @@ def _delete(path: epath.Path) -> None:
         path.rmtree()
     else:
         path.rename(path.with_name(path.name + _DELETED)).rmtree()
-
-
-def _sealed(content: bytes) -> bytes:
-    return content + zlib.crc32(content).to_bytes(4, "big")
-
-
-def _unsealed(file: epath.Path) -> bytes:
-    data = file.read_bytes()
-    content, seal = data[:-4], data[-4:]
-    if len(data) < 4 or zlib.crc32(content).to_bytes(4, "big") != seal:
-        raise UserError(f"{file}: the checkpoint is damaged, the data position has a wrong checksum")
-    return content

@@ -16,6 +16,8 @@ class Share:
 
     index: int
     count: int
+    leads: bool = True
+    """Whether this process is the first of those with this share: it alone writes what is one for all of them."""
 
 
 def share_of_rows(sharding: NamedSharding, rows: int, process: int | None = None) -> Share:
@@ -37,7 +39,8 @@ def share_of_rows(sharding: NamedSharding, rows: int, process: int | None = None
             f"mesh {' x '.join(f'{name}={n}' for name, n in sharding.mesh.shape.items())} (--mesh): process {process} would hold rows that are"
             " not together. Nearest: a mesh whose data and fsdp axes are multiples of the processes, or divide them."
         )
-    return Share(first // size, rows // size)
+    leads = process == min(other for other, held in spans.items() if held == spans[process])
+    return Share(first // size, rows // size, leads)
 
 
 def _process_of(device: jax.Device) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from t2t.train.experiment import ADJUSTABLE, Experiment
 from t2t.train.state import param_shardings
 from t2t.types import Params
 from t2t.vocabularies import Vocabulary
+
+log = logging.getLogger(__name__)
 
 RECORD = "run.json"
 VOCABULARY = "vocabulary"
@@ -116,12 +119,17 @@ class Run:
         record = read_record(directory)
         with Checkpoints(directory / CHECKPOINTS, record.experiment.checkpoint) as checkpoints:
             steps = checkpoints.steps()
-        if not steps:
-            raise UserError(f"{directory} has no finished checkpoint yet")
-        if step is not None and step not in steps:
-            close = min(steps, key=lambda have: abs(have - step))
-            raise UserError(f"{directory} has no checkpoint of step {step} (--step). Nearest: {close}.")
-        return cls(directory, record, steps[-1] if step is None else step)
+            if not steps:
+                raise UserError(f"{directory} has no finished checkpoint yet")
+            if step is None:
+                step = checkpoints.newest_good(log.warning, params_only=True)
+            elif step not in steps:
+                close = min(steps, key=lambda have: abs(have - step))
+                raise UserError(f"{directory} has no checkpoint of step {step} (--step). Nearest: {close}.")
+            elif damage := checkpoints.damage(step, params_only=True):
+                raise UserError(damage[0])
+        assert step is not None, "there are finished steps"
+        return cls(directory, record, step)
 
     @property
     def experiment(self) -> Experiment:

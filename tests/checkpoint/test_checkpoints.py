@@ -157,10 +157,6 @@ def test_other_shapes_and_names_are_told(saved):
 
 def test_damage_is_told_with_the_file(damaged):
     checkpoints = Checkpoints(damaged)
-    position = damaged / "7" / "position" / "shard-0"
-    position.write_bytes(position.read_bytes()[:3])
-    with pytest.raises(UserError, match=rf"{position}: the checkpoint is damaged"):
-        checkpoints.restore_position(7)
     metrics = damaged / "7" / "about" / "metrics.json"
     metrics.write_text('{"eval/loss": ')
     with pytest.raises(UserError, match=rf"{metrics}: the checkpoint is damaged"):
@@ -194,6 +190,73 @@ def test_damage_is_told_with_the_file(damaged):
 def test_impossible_configurations_are_refused(options, message):
     with pytest.raises(UserError, match=message):
         CheckpointConfig(**options)
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0x10
+    path.write_bytes(content)
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+@pytest.mark.parametrize(
+    ("harm", "said"),
+    [(flip, "checksum is not what was written"), (cut, "bytes and was written"), (os.unlink, "missing")],
+)
+def test_every_damaged_file_is_found_by_its_name(damaged, harm, said):
+    files = [path for path in sorted((damaged / "7").rglob("*")) if path.is_file() and path.stat().st_size]
+    files = [path for path in files if not path.name.startswith("checksums-")]
+    assert {path.relative_to(damaged / "7").parts[0] for path in files} >= {"params", "training", "position", "about"}
+    for path in files:
+        whole = path.read_bytes()
+        harm(path)
+        (line,) = Checkpoints(damaged).damage(7)
+        assert line.startswith(f"{path}: ")
+        assert said in line
+        assert bool(Checkpoints(damaged).damage(7, params_only=True)) == (
+            path.relative_to(damaged / "7").parts[0] == "params"
+        )
+        path.write_bytes(whole)
+    assert Checkpoints(damaged).damage(7) == []
+
+
+def test_the_newest_good_one_is_used_and_the_others_are_set_aside(damaged):
+    with Checkpoints(damaged) as checkpoints:
+        for step in (8, 9, 10):
+            checkpoints.save(step, make(step))
+    flip(max((damaged / "9" / "params").rglob("d/*"), key=lambda path: path.stat().st_size))
+    (damaged / "10" / "checksums-00000-of-00001.json").unlink()  # cut off between its arrays and its seal
+    said = []
+    with Checkpoints(damaged) as checkpoints:
+        assert checkpoints.steps() == [7, 8, 9]
+        assert checkpoints.newest_good(said.append) == 8
+        assert ["10: not finished" in said[0], "/9/params/" in said[1], len(said)] == [True, True, 2]
+        assert checkpoints.set_aside(8) == [f"{damaged}/9.damaged", f"{damaged}/10.damaged"]
+        assert checkpoints.steps() == [7, 8]
+        assert checkpoints.save(9, make(90))
+        assert_same(checkpoints.restore(9, abstract(make())), make(90))
+        for step in (7, 8, 9):
+            flip(damaged / str(step) / "about" / "metrics.json")
+        with pytest.raises(UserError, match=r"none of its checkpoints is undamaged \(9, 8, 7\)"):
+            checkpoints.newest_good(said.append)
+
+
+def test_old_ones_go_only_after_the_new_one_has_its_checksums(tmp_path, monkeypatch):
+    from t2t.checkpoint import checksums
+
+    with Checkpoints(tmp_path, CheckpointConfig(keep_last=1, keep_best=0)) as checkpoints:
+        checkpoints.save(1, make(1))
+        checkpoints.wait()
+        with monkeypatch.context() as patch:
+            patch.setattr(checksums, "_digest", lambda file: (_ for _ in ()).throw(OSError(5, "Input/output error")))
+            checkpoints.save(2, make(2))
+            with pytest.raises(CheckpointError, match="2: the checkpoint could not be written .*Input/output error"):
+                checkpoints.wait()
+        assert checkpoints.steps() == [1]
+        assert checkpoints.damage(1) == []
 
 
 KILLED = """

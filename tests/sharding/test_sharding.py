@@ -72,7 +72,9 @@ def test_processes_hold_shares_of_the_rows(config, shares, monkeypatch):
     sharding = DEFAULT_RULES.sharding(("batch", "length"), (16, 16), mesh)
     belongs = {device: device.id // 2 for device in jax.devices()}  # four processes of two devices
     monkeypatch.setattr("t2t.sharding.hosts._process_of", belongs.__getitem__)
-    assert [share_of_rows(sharding, 16, process) for process in range(4)] == [Share(*share) for share in shares]
+    assert [share_of_rows(sharding, 16, process) for process in range(4)] == [
+        Share(*share, leads=share not in shares[:i]) for i, share in enumerate(shares)
+    ]
 
 
 @pytest.fixture(scope="module")
