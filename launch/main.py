@@ -6,6 +6,7 @@ import importlib
 import logging
 import os
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +15,8 @@ from t2t.errors import UserError, nearest
 from t2t.launch.memory import use_huge_pages
 
 DONE, FAILED, MISTAKE, STOPPED = 0, 1, 2, 75
+STARTED = time.time()
+"""When the process began, near enough: for the ledger of a run's time."""
 
 
 class Command(NamedTuple):

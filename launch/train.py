@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,7 +11,7 @@ from pathlib import Path
 
 from t2t.errors import UserError
 from t2t.launch import parse
-from t2t.launch.main import DONE, STOPPED
+from t2t.launch.main import DONE, STARTED, STOPPED
 from t2t.launch.progress import Progress
 from t2t.launch.quiet import import_tensorflow, register_tasks
 from t2t.launch.recipes import find, is_own
@@ -18,7 +19,7 @@ from t2t.launch.report import write_report
 from t2t.launch.vocabulary_file import vocabulary_of
 from t2t.train.experiment import Experiment, check, check_vocabulary
 from t2t.train.loop import train
-from t2t.train.run import RunRecord, open_run
+from t2t.train.run import RunRecord, open_run_on_all
 
 SHORT = {
     "--batch-size": "--data.batch-size",
@@ -71,14 +72,16 @@ def _train(directory: Path, recipe: str, experiment: Experiment, imports: tuple[
 
     vocabulary = task_vocabulary(experiment.data)
     check_vocabulary(experiment, vocabulary)
-    record = open_run(
+    record = open_run_on_all(
         directory, RunRecord(recipe=recipe, experiment=experiment, vocabulary=vocabulary, imports=imports)
     )
-    with Progress() as progress:
-        _tell_of_schedule(experiment, progress)
-        outcome = train(directory, record, progress)
-    report = write_report(directory)
-    print(f"report: {report}", file=sys.stderr)
+    leads = jax.process_index() == 0
+    with Progress() if leads else contextlib.nullcontext(Progress()) as progress:
+        if leads:
+            _tell_of_schedule(experiment, progress)
+        outcome = train(directory, record, progress, began=STARTED)
+    if leads:
+        print(f"report: {write_report(directory)}", file=sys.stderr)
     if outcome.stopped:
         print(f"stopped at step {outcome.step} with everything saved; the same command goes on", file=sys.stderr)
         return STOPPED

@@ -11,10 +11,9 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import jax
-import numpy as np
 from etils import epath
-from jax.experimental import multihost_utils
 
+from t2t.agreement import gathered, together
 from t2t.checkpoint import checksums, store
 from t2t.checkpoint.retention import CheckpointConfig, expired, ranking
 from t2t.checkpoint.tree import check, from_plain, nested, to_plain, to_plain_struct
@@ -162,7 +161,7 @@ class Checkpoints:
         path = store.committed(self.directory)[step]
         process, processes = jax.process_index(), jax.process_count()
         folders = (_PARAMS,) if params_only else None
-        return _agreed(checksums.damage(path, folders, process=process, processes=processes))
+        return gathered(checksums.damage(path, folders, process=process, processes=processes))
 
     def newest_good(self, say: Callable[[str], None], *, params_only: bool = False) -> int | None:
         """Return the newest step that is whole by its checksums, or None where no step was ever saved; `say` names what is not.
@@ -194,7 +193,7 @@ class Checkpoints:
                     other.rmtree()
                 path.rename(other)
             moved.append(str(other))
-        _together("checkpoints set aside")
+        together("checkpoints set aside")
         return moved
 
     def latest(self) -> int | None:
@@ -267,23 +266,6 @@ class Checkpoints:
         if jax.process_index() == 0 and self.directory.is_dir():
             for path in [*store.leftovers(self.directory), *self.directory.glob(f"*{_DELETED}")]:
                 path.rmtree()
-
-
-def _agreed(lines: list[str]) -> list[str]:
-    """Return what all processes found, the same on each."""
-    if jax.process_count() == 1:
-        return lines
-    room = 4096
-    text = np.frombuffer("\n".join(lines).encode()[:room].ljust(room, b"\0"), np.uint8)
-    gathered = np.asarray(multihost_utils.process_allgather(text)).reshape(-1, room)
-    return [
-        line for row in gathered for line in row.tobytes().rstrip(b"\0").decode(errors="replace").split("\n") if line
-    ]
-
-
-def _together(what: str) -> None:
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(what)
 
 
 def _trees(state: dict[str, Any]) -> dict[str, dict[str, Any]]:

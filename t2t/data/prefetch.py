@@ -39,10 +39,18 @@ class DeviceBatches:
     batches the caller has had, whatever is on the devices already.
 
     first: the global batch's row that the host's rows begin with.
+    leads: whether this process tells the position, of those that read the same rows.
     """
 
     def __init__(
-        self, host: BatchIterator, sharding: Sharding, batch_size: int, *, first: int = 0, ahead: int = 2
+        self,
+        host: BatchIterator,
+        sharding: Sharding,
+        batch_size: int,
+        *,
+        first: int = 0,
+        leads: bool = True,
+        ahead: int = 2,
     ) -> None:
         from t2t.data.pipeline import KEPT
 
@@ -52,6 +60,7 @@ class DeviceBatches:
         self._sharding = sharding
         self._batch_size = batch_size
         self._first = first
+        self._leads = leads
         self._ahead = ahead
         self._placed: deque[Batch] = deque()
         self.wait_seconds = 0.0
@@ -78,8 +87,8 @@ class DeviceBatches:
             self.wait_seconds += time.perf_counter() - began
 
     def position(self) -> dict[str, bytes]:
-        """Return the place after the last batch returned, see `BatchIterator.position`."""
-        return self._host.position(unused=len(self._placed))
+        """Return the place after the last batch returned, see `BatchIterator.position`; nothing where another process tells it."""
+        return self._host.position(unused=len(self._placed)) if self._leads else {}
 
     def restore(self, position: dict[str, bytes]) -> None:
         """Go to a place, see `BatchIterator.restore`."""

@@ -12,6 +12,7 @@ from t2t.nn.model import ModelConfig
 from t2t.optim import OptimizerConfig
 from t2t.sharding import MeshConfig
 from t2t.train.evaluation import Evaluation
+from t2t.train.guard import Guard
 from t2t.vocabularies import Vocabulary
 
 
@@ -52,6 +53,7 @@ class Experiment:
     mesh: MeshConfig = MeshConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     evaluation: Evaluation = Evaluation()
+    guard: Guard = Guard()
     start_from: StartFrom = StartFrom()
 
     def resolved_data(self) -> Data:
@@ -65,6 +67,7 @@ ADJUSTABLE = (
     "mesh.",
     "checkpoint.",
     "evaluation.",
+    "guard.",
     "microbatches",
     "model.remat",
     "model.attention",

@@ -3,42 +3,24 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from t2t.checkpoint import Checkpoints
 from t2t.data.prefetch import DeviceBatches
-from t2t.metrics import MetricsWriter
 from t2t.sharding import share_of_rows
-from t2t.train.evaluation import EvalResult, Evaluator, summary, write
-from t2t.train.machine import machine
+from t2t.train.evaluation import Evaluator
+from t2t.train.guard import BadStep, Judge, bad_parameter
+from t2t.train.ledger import Ledger
 from t2t.train.meter import Meter
 from t2t.train.program import Program
+from t2t.train.records import Observer, Records
 from t2t.train.run import CHECKPOINTS, RunRecord
 from t2t.train.start import initial_state
+from t2t.train.state import TrainState
 from t2t.train.stop import StopOnSignal
-
-
-class Observer(Protocol):
-    """Whoever wants to show how it goes."""
-
-    def on_start(self, total: int, start: int) -> None:
-        """Training begins at step `start` of `total`."""
-
-    def on_log(self, step: int, metrics: dict[str, float]) -> None:
-        """Metrics of the steps since the last call."""
-
-    def on_eval(self, step: int, results: list[EvalResult]) -> None:
-        """An evaluation ended."""
-
-    def on_message(self, text: str) -> None:
-        """Something worth a line."""
-
-    def on_end(self) -> None:
-        """Training ended."""
+from t2t.train.watchdog import Watchdog
 
 
 @dataclass(frozen=True)
@@ -49,67 +31,116 @@ class Outcome:
     stopped: bool
 
 
-def train(directory: Path, record: RunRecord, observer: Observer) -> Outcome:
-    """Train the run in `directory` from its newest checkpoint, or from the start, to its last step.
+def train(directory: Path, record: RunRecord, observer: Observer, *, began: float | None = None) -> Outcome:
+    """Train the run in `directory` from its newest undamaged checkpoint, or from the start, to its last step.
 
-    Raises UserError for a configuration that does not fit the data, the checkpoint or the machine.
+    To be called on all processes of a run. began: when the process began (time.time()), for the ledger.
+    Raises UserError for a configuration that does not fit the data, the checkpoint or the machine, Diverged as `Guard` says.
     """
     experiment = record.experiment
-    mesh = experiment.mesh.build()
-    program = Program.of(experiment, mesh)
-    model = program.model
-
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(StopOnSignal())
+        watchdog = stack.enter_context(Watchdog(experiment.guard.step_seconds))
+        times = Ledger(began)
+        records = stack.enter_context(Records(directory, observer, times))
+        program = Program.of(experiment, experiment.mesh.build())
         # Reading data begins with building TensorFlow's graphs: seconds in which the devices' programs can compile.
         opening = stack.enter_context(ThreadPoolExecutor(1)).submit(_open_data, program)
         checkpoints = stack.enter_context(Checkpoints(directory / CHECKPOINTS, experiment.checkpoint))
-        start = checkpoints.latest() or 0
-        if start:
-            state = checkpoints.restore(start, program.abstract_state())
-            observer.on_message(f"going on from step {start} of {directory}")
-        else:
-            state = initial_state(record, directory, program, observer.on_message)
+        begin = _Beginning(record, directory, program, checkpoints, records, times)
+        start, state = begin.newest()
         update = program.step()
         data = opening.result()
         stack.callback(data.close)
         if start:
-            data.restore(checkpoints.restore_position(start))
-
-        writer = MetricsWriter(directory, start=start)
-        stack.callback(writer.close)
-        (directory / "machine.json").write_text(json.dumps(machine(), indent=2) + "\n", encoding="utf-8")
-        evaluator = Evaluator(model, experiment.evaluation, experiment.resolved_data())
-        meter = Meter(data)
-        observer.on_start(experiment.steps, start)
-        stack.callback(observer.on_end)
-        step = saved = start
-        while step < experiment.steps and not stop.requested:
-            state, metrics = update(state, next(data))
+            with times.time("restore"):
+                data.restore(checkpoints.restore_position(start))
+        evaluator = Evaluator(program.model, experiment.evaluation, experiment.resolved_data())
+        judge = Judge(experiment.guard, program.model.specs)
+        meter = Meter(data, judge)
+        records.begin(experiment.steps, start)
+        times.training()
+        step, saved, compiled = start, start, False
+        while step < experiment.steps and not stop.before(step):
+            watchdog.tick(f"step {step + 1}")
+            batch = next(data)
+            with contextlib.nullcontext() if compiled else times.time("compile"):
+                state, metrics = update(state, batch)
+            compiled = True
             step += 1
-            meter.add(metrics)
-            last = step == experiment.steps
-            if last or step % experiment.log_every == 0:
-                values = meter.read()
-                writer.write(step, values)
-                observer.on_log(step, values)
+            meter.add(step, metrics)
+            last, due = step == experiment.steps, checkpoints.due(step)
+            if last or due or step % experiment.log_every == 0:
+                reading = meter.read()
+                records.log(step, reading.values, data.wait_seconds)
+                _tell(reading.bad, state, program, records)
+                if judge.action(reading.bad, reading.row) == "rewind":
+                    step, state = begin.again(before=reading.bad[0].step)
+                    saved = step
+                    continue
             evaluated: dict[str, float] = {}
             if experiment.evaluation.due(step, last=last):
-                with meter.paused(state):
-                    results = evaluator.evaluate(state.params)
-                    evaluated = summary(results)
-                    write(directory, step, results)
-                    writer.write(step, evaluated)
-                    observer.on_eval(step, results)
-            if last or checkpoints.due(step) or stop.requested:
-                with meter.paused(state):
+                watchdog.tick(f"the evaluation after step {step}")
+                with meter.paused(state), times.time("eval"):
+                    evaluated = records.evaluated(step, evaluator.evaluate(state.params))
+            if last or due:
+                watchdog.tick(f"saving step {step}")
+                with meter.paused(state), times.time("save"):
                     checkpoints.save(step, state, data.position(), evaluated)
-                    saved = step
-        if saved < step:  # a signal came after the last look
-            checkpoints.save(step, state, data.position())
-        checkpoints.wait()
-        _tell_trimmed(data, observer)
+                saved = step
+        if saved < step:  # asked to stop
+            watchdog.tick(f"saving step {step}")
+            if meter.unread:
+                reading = meter.read()
+                records.log(step, reading.values, data.wait_seconds)
+                _tell(reading.bad, state, program, records)
+            with times.time("save"):
+                checkpoints.save(step, state, data.position())
+        with times.time("save"):
+            checkpoints.wait()
+        if step > start:
+            records.account(step, data.wait_seconds)
+        _tell_trimmed(data, records)
         return Outcome(step=step, stopped=step < experiment.steps)
+
+
+@dataclass(frozen=True)
+class _Beginning:
+    """The states a run can begin from."""
+
+    record: RunRecord
+    directory: Path
+    program: Program
+    checkpoints: Checkpoints
+    records: Records
+    times: Ledger
+
+    def newest(self) -> tuple[int, TrainState]:
+        """Return the newest undamaged checkpoint's step and state, or 0 and a new one; what is damaged is told and set aside."""
+        with self.times.time("restore"):
+            step = self.checkpoints.newest_good(self.records.say)
+            for path in self.checkpoints.set_aside(after=step):
+                self.records.say(f"set aside as {path}")
+        if step:
+            self.records.say(f"going on from step {step} of {self.directory}")
+        return self._at(step)
+
+    def again(self, before: int) -> tuple[int, TrainState]:
+        """Return the newest checkpoint's step and state, all of them being from before the bad step `before`; the data goes on."""
+        with self.times.time("restore"):
+            self.checkpoints.wait()
+            step = self.checkpoints.latest()
+        self.records.say(
+            f"going back to step {step or 0} because of step {before}; the data that came since is left out"
+        )
+        self.records.rewind(step or 0)
+        return self._at(step)
+
+    def _at(self, step: int | None) -> tuple[int, TrainState]:
+        if not step:
+            return 0, initial_state(self.record, self.directory, self.program, self.records.say)
+        with self.times.time("restore"):
+            return step, self.checkpoints.restore(step, self.program.abstract_state())
 
 
 def _open_data(program: Program) -> DeviceBatches:
@@ -119,13 +150,27 @@ def _open_data(program: Program) -> DeviceBatches:
     sharding = program.batch_sharding()
     share = share_of_rows(sharding, data.batch_size)
     host = batches(data, program.model.config.kind, process_index=share.index, process_count=share.count)
-    return DeviceBatches(host, sharding, data.batch_size, first=share.index * (data.batch_size // share.count))
+    first = share.index * (data.batch_size // share.count)
+    return DeviceBatches(host, sharding, data.batch_size, first=first, leads=share.leads)
 
 
-def _tell_trimmed(data: DeviceBatches, observer: Observer) -> None:
+def _tell(bad: list[BadStep], state: TrainState, program: Program, records: Records) -> None:
+    if not bad:
+        return
+    culprit = None
+    if bad[0].kind == "nonfinite":
+        culprit = bad_parameter(state.params, program.model.specs)  # on all processes
+    for found in bad[:5]:
+        what = found.what if culprit is None else f"parameter {culprit} is not finite"
+        records.say(f"step {found.step}: {what}; its update was left out")
+    if len(bad) > 5:
+        records.say(f"and {len(bad) - 5} more, up to step {bad[-1].step}")
+
+
+def _tell_trimmed(data: DeviceBatches, records: Records) -> None:
     counts = data.host.counts
     if counts.trimmed or counts.empty:
-        observer.on_message(
+        records.say(
             f"of {counts.examples:,} examples read, {counts.trimmed:,} were longer than the lengths and lost their end, "
             f"{counts.empty:,} had nothing to predict and were left out"
         )

@@ -5,27 +5,51 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import jax
 
 from t2t.data.prefetch import DeviceBatches
+from t2t.train.guard import BadStep, Judge, mean_of_good
 from t2t.train.step import Metrics
+
+_OF_GUARD = ("bad", "bad_tensor", "bad_row", "loss_mean")
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What steps did since the last reading.
+
+    values: means over the good steps (all of them where none was good), and rates. bad: the others. row: how many bad ones in a row, till now.
+    """
+
+    values: dict[str, float]
+    bad: list[BadStep]
+    row: int
 
 
 class Meter:
     """Collects each step's metrics as device arrays; `read` waits for them. Evaluations and checkpoints do not count as time of steps."""
 
-    def __init__(self, data: DeviceBatches) -> None:
-        self._data = data
+    def __init__(self, data: DeviceBatches, judge: Judge) -> None:
+        self._data, self._judge = data, judge
+        self._steps: list[int] = []
         self._metrics: list[Metrics] = []
         self._restart()
 
     def _restart(self) -> None:
+        self._steps, self._metrics = [], []
         self._began, self._waited, self._left_out = time.perf_counter(), self._data.wait_seconds, 0.0
 
-    def add(self, metrics: Metrics) -> None:
+    @property
+    def unread(self) -> bool:
+        """Whether there are steps since the last reading."""
+        return bool(self._steps)
+
+    def add(self, step: int, metrics: Metrics) -> None:
         """Take the metrics of one more step."""
+        self._steps.append(step)
         self._metrics.append(metrics)
 
     @contextlib.contextmanager
@@ -36,26 +60,29 @@ class Meter:
         yield
         self._left_out += time.perf_counter() - began
 
-    def read(self) -> dict[str, float]:
-        """Return the means over the steps since the last reading, and their rates.
+    def read(self) -> Reading:
+        """Return what the steps since the last reading did.
 
         tokens_per_second: inputs and targets that are not padding. step_seconds: a step's time. data_wait: the share of it spent waiting
-        for data. learning_rate is the last step's.
+        for data. skipped: bad steps since the run began. learning_rate is the last step's.
         """
         collected = jax.device_get(self._metrics)
+        bad = self._judge.bad_steps(self._steps, collected)
         seconds = max(time.perf_counter() - self._began - self._left_out, 1e-9)
         tokens = sum(float(metrics["tokens"]) for metrics in collected)
+        wrong = [bool(metrics["bad"]) for metrics in collected]
+        counted = [False] * len(wrong) if all(wrong) else wrong
         values = {
-            name: sum(float(metrics[name]) for metrics in collected) / len(collected)
+            name: mean_of_good([float(metrics[name]) for metrics in collected], counted)
             for name in collected[0]
-            if name != "tokens"
+            if name not in (*_OF_GUARD, "tokens")
         }
-        values["learning_rate"] = float(collected[-1]["learning_rate"])
+        values |= {name: float(collected[-1][name]) for name in ("learning_rate", "skipped")}
         values |= {
             "tokens_per_second": tokens / seconds,
             "step_seconds": seconds / len(collected),
             "data_wait": min(1.0, (self._data.wait_seconds - self._waited) / seconds),
         }
-        self._metrics = []
+        row = int(collected[-1]["bad_row"])
         self._restart()
-        return values
+        return Reading(values, bad, row)

@@ -83,6 +83,7 @@ class Program:
             self.experiment.loss,
             learning_rate=self.learning_rate,
             microbatches=self.experiment.microbatches,
+            guard=self.experiment.guard,
         )
 
         def sharded(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:

@@ -11,6 +11,7 @@ import jax
 
 import t2t
 from t2t import config
+from t2t.agreement import gathered
 from t2t.checkpoint import Checkpoints
 from t2t.errors import UserError, nearest
 from t2t.nn.model import Model
@@ -88,6 +89,19 @@ def open_run(directory: Path, record: RunRecord) -> RunRecord:
     partial.write_text(config.dumps(record), encoding="utf-8")
     partial.replace(directory / RECORD)
     return record
+
+
+def open_run_on_all(directory: Path, record: RunRecord) -> RunRecord:
+    """Open the run on process 0, and return its record on all; what it refuses is refused on all. To be called on all processes."""
+    opened, refused = record, []
+    if jax.process_index() == 0:
+        try:
+            opened = open_run(directory, record)
+        except UserError as error:
+            refused = [" ".join(str(error).split())]
+    if told := gathered(refused):
+        raise UserError(told[0])
+    return opened if jax.process_index() == 0 else read_record(directory)
 
 
 def _has_begun(directory: Path) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -33,7 +34,7 @@ def initial_state(record: RunRecord, directory: Path, program: Program, say: Cal
     params = jax.tree.map(jax.device_put, begun.params, program.shardings.params)
     # The optimizer's state may depend on the parameters it begins with.
     restart = jax.jit(program.transform.init, out_shardings=program.shardings.opt_state)
-    return TrainState(step=state.step, params=params, opt_state=restart(params), key=state.key)
+    return dataclasses.replace(state, params=params, opt_state=restart(params))
 
 
 def _check_vocabulary(own: Vocabulary, source: Run, model: Model, taken: Sequence[str]) -> None:

@@ -15,6 +15,7 @@ from t2t.nn.model import Model, ParamSpec
 from t2t.optim import state_axes
 from t2t.optim.paths import path_name
 from t2t.sharding import DEFAULT_RULES, Rules
+from t2t.train.guard import Health, healthy
 from t2t.types import Params
 
 
@@ -22,21 +23,25 @@ from t2t.types import Params
 class TrainState:
     """The state a step maps to the next.
 
-    step: how many updates have been made.
+    step: how many batches have been trained on.
     key:  the run's random key; step i draws from fold_in(key, i), so nothing but the step needs to advance.
+    health: what tells bad steps from good ones.
     """
 
     step: Int[Array, ""]
     params: Params
     opt_state: Any
     key: PRNGKeyArray
+    health: Health
 
 
 def create_state(model: Model, transform: optax.GradientTransformation, seed: jax.Array | int) -> TrainState:
     """Return the state at step 0. Under jit with out_shardings it is created divided over the mesh, never whole."""
     init_key, run_key = jax.random.split(jax.random.key(seed))
     params = model.init(init_key)
-    return TrainState(step=jnp.zeros((), jnp.int32), params=params, opt_state=transform.init(params), key=run_key)
+    return TrainState(
+        step=jnp.zeros((), jnp.int32), params=params, opt_state=transform.init(params), key=run_key, health=healthy()
+    )
 
 
 def param_shardings(model: Model, mesh: Mesh, rules: Rules = DEFAULT_RULES) -> Any:
@@ -64,6 +69,7 @@ def state_shardings(
         params=param_shardings(model, mesh, rules),
         opt_state=jax.tree_util.tree_map_with_path(one, abstract.opt_state, axes),
         key=whole,  # type: ignore[arg-type]
+        health=jax.tree.map(lambda _: whole, abstract.health),
     )
 
 

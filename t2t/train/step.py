@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from t2t.losses import Loss, LossSums, cross_entropy
 from t2t.nn.model import Model
+from t2t.train.guard import Guard, examine, layered, squares
 from t2t.train.state import TrainState
 from t2t.types import Batch, Params
 
@@ -25,11 +26,15 @@ def make_step(
     *,
     learning_rate: Callable[[Int[Array, ""]], Float[Array, ""]],
     microbatches: int = 1,
+    guard: Guard | None = None,
 ) -> Step:
     """Return the function (state, batch) -> (next state, metrics), to be jitted with shardings.
 
-    The gradient is that of the batch's summed objective over its summed weight, whatever the number of microbatches.
+    The gradient is that of the batch's summed objective over its summed weight, whatever the number of microbatches. A bad step (`guard`) counts
+    as a step and changes neither parameters nor optimizer.
     """
+    guard = guard or Guard()
+    stacked = layered(model.specs)
 
     def sums(params: Params, batch: Batch, key: PRNGKeyArray) -> LossSums:
         logits = model.logits(params, batch, dropout_key=key)
@@ -47,16 +52,28 @@ def make_step(
         grads, total = _accumulate(jax.grad(objective, has_aux=True), state.params, batch, key, microbatches)
         updates, opt_state = transform.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
+        value, squared = total.loss / weight, squares(grads, stacked)
+        finding, health = examine(guard, state.health, value, squared)
+        params, opt_state = jax.tree.map(
+            lambda new, old: jnp.where(finding.bad, old, new), (params, opt_state), (state.params, state.opt_state)
+        )
         metrics = {
-            "loss": total.loss / weight,
+            "loss": value,
             "accuracy": total.correct / weight,
-            "grad_norm": optax.global_norm(grads),
-            "learning_rate": jnp.asarray(learning_rate(state.step), jnp.float32),
+            "grad_norm": jnp.sqrt(jnp.sum(squared)),
+            # The optimizer counts the updates that it made.
+            "learning_rate": jnp.asarray(learning_rate(state.step - state.health.skipped), jnp.float32),
             "tokens": _token_count(batch),
+            "bad": finding.kind,
+            "bad_tensor": finding.at,
+            "bad_row": health.row,
+            "skipped": health.skipped,
+            "loss_mean": state.health.mean,
         }
         if loss.z_loss:
             metrics["z_loss"] = total.z_loss / weight
-        return TrainState(step=state.step + 1, params=params, opt_state=opt_state, key=state.key), metrics
+        after = TrainState(step=state.step + 1, params=params, opt_state=opt_state, key=state.key, health=health)
+        return after, metrics
 
     return step
 

@@ -253,7 +253,7 @@ def test_old_ones_go_only_after_the_new_one_has_its_checksums(tmp_path, monkeypa
         with monkeypatch.context() as patch:
             patch.setattr(checksums, "_digest", lambda file: (_ for _ in ()).throw(OSError(5, "Input/output error")))
             checkpoints.save(2, make(2))
-            with pytest.raises(CheckpointError, match="2: the checkpoint could not be written .*Input/output error"):
+            with pytest.raises(CheckpointError, match=r"2: the checkpoint could not be written .*Input/output error"):
                 checkpoints.wait()
         assert checkpoints.steps() == [1]
         assert checkpoints.damage(1) == []

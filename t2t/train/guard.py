@@ -1,0 +1,201 @@
+"""Steps that go bad: a loss or a gradient that is no number, a loss that leaps. What is done about them, and which tensor it was."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jaxtyping import Array, Bool, Float, Int
+
+from t2t.errors import UserError
+from t2t.nn.model import ParamSpec
+from t2t.optim.paths import flatten_specs, path_name
+from t2t.types import Params
+
+
+@dataclass(frozen=True, kw_only=True)
+class Guard:
+    """What to do with a bad step. Its update is never applied; then the run goes on ("skip"), goes back to its newest checkpoint with the data
+    that led here left out ("rewind"), or ends ("stop").
+
+    nonfinite:    for a loss, parameter or gradient that is NaN or infinite.
+    spike:        for a loss above `spike_factor` times its running mean; "ignore" applies the update as any other.
+    spike_factor: see `spike`.
+    window:       good steps that the running mean is over (an exponential mean); there are no spikes before so many.
+    limit:        bad steps in a row, or rewinds, after which a run that skips or rewinds ends all the same.
+    step_seconds: a step that takes longer ends the process, with every thread's stack on standard error; 0 for no limit. The first includes
+                  compilation.
+    """
+
+    nonfinite: Literal["skip", "rewind", "stop"] = "skip"
+    spike: Literal["ignore", "skip", "rewind", "stop"] = "ignore"
+    spike_factor: float = 3.0
+    window: int = 100
+    limit: int = 20
+    step_seconds: float = 1800.0
+
+    def __post_init__(self) -> None:
+        for name, least in (("window", 1), ("limit", 1), ("step_seconds", 0)):
+            if getattr(self, name) < least:
+                option = name.replace("_", "-")
+                raise UserError(
+                    f"{name} {getattr(self, name)} (--guard.{option}) is less than {least}. Nearest: {least}."
+                )
+        if self.spike_factor <= 1:
+            raise UserError(f"spike_factor {self.spike_factor} (--guard.spike-factor) is not above 1. Nearest: 2.0.")
+
+
+class Diverged(RuntimeError):
+    """Training was ended because of bad steps. The newest checkpoint is from before them."""
+
+
+@struct.dataclass
+class Health:
+    """What a run remembers of its steps to tell bad ones.
+
+    mean: running mean of the loss over good steps. good: how many there were. skipped: how many bad ones. row: bad ones in a row, till now.
+    """
+
+    mean: Float[Array, ""]
+    good: Int[Array, ""]
+    skipped: Int[Array, ""]
+    row: Int[Array, ""]
+
+
+@struct.dataclass
+class Finding:
+    """What a step's check found.
+
+    bad:  whether the update is left out.
+    kind: 0 nothing, 1 not finite, 2 a spike.
+    at:   first tensor that is not finite: 0 the loss, then gradients as `tensors` has them; -1 for none.
+    """
+
+    bad: Bool[Array, ""]
+    kind: Int[Array, ""]
+    at: Int[Array, ""]
+
+
+def healthy() -> Health:
+    """Return the health of a run that begins."""
+    zero = jnp.zeros((), jnp.int32)
+    return Health(mean=jnp.zeros((), jnp.float32), good=zero, skipped=zero, row=zero)
+
+
+def squares(tree: Params, layered: Mapping[str, bool]) -> Float[Array, "N"]:
+    """Return each parameter's sum of squares in float32, of stacked ones each layer's, in `tensors`' order. A NaN or infinity shows in its sum."""
+
+    def one(path: Any, leaf: jax.Array) -> Float[Array, "n"]:
+        square = jnp.square(leaf.astype(jnp.float32))
+        return jnp.sum(square, axis=tuple(range(1, leaf.ndim))) if layered[path_name(path)] else jnp.sum(square)[None]
+
+    return jnp.concatenate([one(path, leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)])
+
+
+def examine(guard: Guard, health: Health, loss: Float[Array, ""], grads: Float[Array, "N"]) -> tuple[Finding, Health]:
+    """Return what is wrong with a step, and the health after it. grads: their `squares`."""
+    finite = jnp.concatenate([jnp.isfinite(loss)[None], jnp.isfinite(grads)])
+    nonfinite = ~jnp.all(finite)
+    spike = jnp.zeros((), bool)
+    if guard.spike != "ignore":
+        spike = ~nonfinite & (health.good >= guard.window) & (loss > guard.spike_factor * health.mean)
+    bad = nonfinite | spike
+    kind = jnp.where(nonfinite, 1, jnp.where(spike, 2, 0))
+    at = jnp.where(nonfinite, jnp.argmin(finite), -1)
+    share = 1.0 / jnp.minimum(health.good + 1, guard.window).astype(jnp.float32)
+    one = bad.astype(jnp.int32)
+    after = Health(
+        mean=jnp.where(bad, health.mean, health.mean + share * (loss - health.mean)),
+        good=health.good + 1 - one,
+        skipped=health.skipped + one,
+        row=jnp.where(bad, health.row + 1, 0),
+    )
+    return Finding(bad=bad, kind=kind, at=at.astype(jnp.int32)), after
+
+
+def layered(specs: Params) -> dict[str, bool]:
+    """Return for each parameter's path whether it is stacked over layers."""
+    return {path: spec.axes[:1] == ("layers",) for path, spec in flatten_specs(specs).items()}
+
+
+def tensors(specs: Params) -> list[str]:
+    """Return the names behind the entries of `squares`."""
+    leaves = jax.tree_util.tree_leaves_with_path(specs, is_leaf=lambda leaf: isinstance(leaf, ParamSpec))
+    return [
+        f"{path_name(path)}, layer {layer}" if spec.axes[:1] == ("layers",) else path_name(path)
+        for path, spec in leaves
+        for layer in range(spec.shape[0] if spec.axes[:1] == ("layers",) else 1)
+    ]
+
+
+def bad_parameter(params: Params, specs: Params) -> str | None:
+    """Return the name of the first parameter that is not finite, or None. Waits for the devices."""
+    finite = np.asarray(jax.jit(lambda tree: jnp.isfinite(squares(tree, layered(specs))))(params))
+    return None if finite.all() else tensors(specs)[int(np.argmin(finite))]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BadStep:
+    """A step whose update was left out. kind: "nonfinite" or "spike"."""
+
+    step: int
+    kind: Literal["nonfinite", "spike"]
+    what: str
+
+
+class Judge:
+    """Decides, from the metrics of steps, what becomes of the run. Same metrics, same decision: all processes decide alike."""
+
+    def __init__(self, guard: Guard, specs: Params) -> None:
+        self._guard, self._names = guard, tensors(specs)
+        self._rewinds = 0
+
+    def bad_steps(self, steps: Sequence[int], metrics: Sequence[Mapping[str, Any]]) -> list[BadStep]:
+        """Return the bad ones among steps, given what each step's update returned (on the host)."""
+        found = []
+        for step, values in zip(steps, metrics, strict=True):
+            kind, loss = int(values["bad"]), float(values["loss"])
+            if kind == 1:
+                found.append(
+                    BadStep(step=step, kind="nonfinite", what=f"{self._names[int(values['bad_tensor'])]} is not finite")
+                )
+            elif kind == 2:
+                mean = float(values["loss_mean"])
+                found.append(BadStep(step=step, kind="spike", what=f"loss {loss:.4g}, its running mean {mean:.4g}"))
+        return found
+
+    def action(self, bad: Sequence[BadStep], row: int) -> Literal["go on", "rewind"]:
+        """Return what to do about the bad steps since the last call. row: bad steps in a row, till now.
+
+        Raises Diverged where the run is to end.
+        """
+        if not bad:
+            return "go on"
+        wanted = {getattr(self._guard, step.kind) for step in bad}
+        first = bad[0]
+        if "stop" in wanted:
+            raise Diverged(f"step {first.step}: {first.what} (--guard.{first.kind} stop)")
+        if "rewind" in wanted:
+            self._rewinds += 1
+            if self._rewinds > self._guard.limit:
+                raise Diverged(
+                    f"step {first.step}: {first.what}; rewound {self._guard.limit} times already (--guard.limit)"
+                )
+            return "rewind"
+        if row >= self._guard.limit:
+            raise Diverged(
+                f"step {bad[-1].step}: {bad[-1].what}; {row} bad steps in a row (--guard.limit {self._guard.limit})"
+            )
+        return "go on"
+
+
+def mean_of_good(values: Sequence[float], bad: Sequence[bool]) -> float:
+    """Return the mean over the steps that were not bad; NaN where none was good."""
+    good = [value for value, is_bad in zip(values, bad, strict=True) if not is_bad]
+    return sum(good) / len(good) if good else math.nan

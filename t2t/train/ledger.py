@@ -1,0 +1,97 @@
+"""Where a run's time went, over all its restarts: RUN/ledger.jsonl, and goodput, the share of it that trained.
+
+A line holds, in seconds since its process began, what each kind of work took so far. What was trained after a checkpoint that a later process
+began from counts as lost.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+FILE = "ledger.jsonl"
+KINDS = ("start", "compile", "restore", "data", "eval", "save")
+"""What is measured; "train" is the rest of the time from the first step on, "lost" and "down" come from comparing processes' lines."""
+
+
+class Ledger:
+    """Adds up the seconds of one process, since `began` (time.time())."""
+
+    def __init__(self, began: float | None = None) -> None:
+        self.began = time.time() if began is None else began
+        self.seconds = dict.fromkeys(KINDS, 0.0)
+        self._training_since: float | None = None
+
+    @contextlib.contextmanager
+    def time(self, kind: str) -> Iterator[None]:
+        """Add what is done inside to a kind."""
+        before = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[kind] += time.perf_counter() - before
+
+    def training(self) -> None:
+        """From here on time is of steps; what was not measured before is "start"."""
+        if self._training_since is None:
+            self._training_since = time.time()
+            self.seconds["start"] = max(0.0, self._training_since - self.began - sum(self.seconds.values()))
+
+    def totals(self, waited: float) -> dict[str, float]:
+        """Return the seconds of each kind till now. waited: those spent waiting for data."""
+        seconds = {**self.seconds, "data": waited}
+        elapsed = time.time() - self.began
+        return {**seconds, "train": max(0.0, elapsed - sum(seconds.values())) if self._training_since else 0.0}
+
+    def line(self, step: int, start: int, waited: float) -> str:
+        """Return a line of the file. start: the step this process began from."""
+        seconds = {kind: round(value, 3) for kind, value in self.totals(waited).items()}
+        record = {"began": round(self.began, 3), "time": round(time.time(), 3), "start": start, "step": step}
+        return json.dumps({**record, "seconds": seconds}) + "\n"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Account:
+    """A run's whole time, in seconds.
+
+    seconds:   of each kind; "lost" was trained and done again after a failure, "down" is the time between processes.
+    processes: how often the run was started.
+    """
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    processes: int = 0
+
+    @property
+    def goodput(self) -> float:
+        """The share of all time that trained what was kept; 0 where there is none."""
+        whole = sum(self.seconds.values())
+        return self.seconds.get("train", 0.0) / whole if whole else 0.0
+
+
+def read(directory: Path) -> Account:
+    """Return what RUN/ledger.jsonl adds up to; a torn line is left out."""
+    sittings: dict[float, list[dict]] = {}
+    path = directory / FILE
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            record = json.loads(line)
+            sittings.setdefault(record["began"], []).append(record)
+    seconds = dict.fromkeys((*KINDS, "train", "lost", "down"), 0.0)
+    ordered = [sittings[began] for began in sorted(sittings)]
+    for number, lines in enumerate(ordered):
+        last = lines[-1]
+        for kind, value in last["seconds"].items():
+            seconds[kind] = seconds.get(kind, 0.0) + value
+        if number + 1 == len(ordered):
+            continue
+        following = ordered[number + 1][0]
+        kept = [line["seconds"]["train"] for line in lines if line["step"] <= following["start"]]
+        lost = last["seconds"]["train"] - (max(kept) if kept else 0.0)
+        seconds["train"] -= lost
+        seconds["lost"] += lost
+        seconds["down"] += max(0.0, following["began"] - last["time"])
+    return Account(seconds=seconds, processes=len(ordered))
