@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import socket
 import sys
+import time
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +17,9 @@ from t2t.distributed.end import end_with_launcher, leave, several
 from t2t.errors import UserError, nearest
 from t2t.launch.codes import DONE, FAILED, MISTAKE, STOPPED
 from t2t.launch.memory import use_huge_pages
+
+LINGER = 1.0
+"""Seconds that process 0 stays after a mistake, so that the others end before it."""
 
 __all__ = ["DONE", "FAILED", "MISTAKE", "STOPPED", "main", "run"]
 
@@ -94,7 +99,7 @@ def run(arguments: Sequence[str]) -> int:
     except UserError as mistake:
         if debug:
             raise
-        print(f"error: {' '.join(str(mistake).split())}", file=sys.stderr)
+        _tell(mistake)
         return MISTAKE
     except SystemExit as stop:  # tyro's --help
         return stop.code if isinstance(stop.code, int) else DONE
@@ -104,6 +109,26 @@ def run(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+
+
+def _tell(mistake: UserError) -> None:
+    """Print a mistake in one line; of several processes that make the same one, process 0 does it."""
+    which = ""
+    if several():
+        import jax
+
+        from t2t.distributed.preflight import AgreedError, passed, report_mistake
+
+        if not passed() and not isinstance(mistake, AgreedError):
+            mistake = report_mistake(mistake)
+        if isinstance(mistake, AgreedError) and jax.process_index() != 0:
+            time.sleep(LINGER / 2)  # whoever ends all where one has ended must not come before process 0 has told
+            return
+        if not isinstance(mistake, AgreedError):
+            which = f" (process {jax.process_index()} of {jax.process_count()} on {socket.gethostname()})"
+    print(f"error{which}: {' '.join(str(mistake).split())}", file=sys.stderr, flush=True)
+    if several():
+        time.sleep(LINGER)  # JAX aborts the others, with a stack trace, as soon as process 0 has ended
 
 
 def _common(arguments: Sequence[str]) -> tuple[list[str], tuple[str, ...], bool]:

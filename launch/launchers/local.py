@@ -22,7 +22,7 @@ from t2t.errors import UserError
 from t2t.launch.codes import DONE, FAILED, MISTAKE, STOPPED
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-GRACE = 5.0
+GRACE = 3.0
 """Seconds that the others have, after one has failed, to say what they saw of it."""
 
 
@@ -215,9 +215,9 @@ class _Attempt:
             if code in (DONE, STOPPED) or self._failed is not None:
                 continue
             self._failed = index
-            if code != MISTAKE:
+            if code != MISTAKE:  # of which the processes themselves tell
                 _say(f"process {index} of {len(self._processes)} (pid {process.pid}) {_spell(code)}; ending the others")
-            self._signal_all(signal.SIGTERM)
+                self._signal_all(signal.SIGTERM)
             self._deadline = time.monotonic() + GRACE
 
     def _signal_all(self, number: signal.Signals) -> None:
@@ -239,6 +239,10 @@ class _Attempt:
         return STOPPED if STOPPED in self._ended.values() else DONE
 
 
+_CHATTER = b"[Gloo] Rank "
+"""How the lines begin that Gloo writes to standard output, among the results, for each group of processes it connects."""
+
+
 class _Lines:
     """Whole lines of a process, with its prefix, on the launcher's own output of that kind."""
 
@@ -252,6 +256,8 @@ class _Lines:
             lines, self._rest = [*lines, self._rest], b""
         with suppress(BrokenPipeError):  # nobody reads: the processes go on all the same
             for line in lines:
+                if line.startswith(_CHATTER):
+                    continue
                 self._target.write((self._prefix + line).decode(errors="replace") + "\n")
             self._target.flush()
 
