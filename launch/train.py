@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from t2t.distributed.preflight import preflight
 from t2t.errors import UserError
 from t2t.launch import parse
 from t2t.launch.main import DONE, STOPPED
@@ -71,6 +72,7 @@ def _train(directory: Path, recipe: str, experiment: Experiment, imports: tuple[
 
     vocabulary = task_vocabulary(experiment.data)
     check_vocabulary(experiment, vocabulary)
+    preflight(experiment, directory)
     record = open_run(
         directory, RunRecord(recipe=recipe, experiment=experiment, vocabulary=vocabulary, imports=imports)
     )
