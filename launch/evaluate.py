@@ -7,6 +7,7 @@ from typing import Annotated
 
 import tyro
 
+from t2t.distributed.preflight import preflight
 from t2t.launch.loading import load_run
 from t2t.launch.output import console, table
 from t2t.launch.progress import number
@@ -45,6 +46,7 @@ def evaluate(
     """
     loaded = load_run(run, step)
     register_tasks()
+    preflight(loaded.record, loaded.directory)
 
     own = loaded.experiment.evaluation
     evaluation = replace(

@@ -5,38 +5,51 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import socket
 import sys
 import time
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from t2t.distributed.end import end_with_launcher, leave, several
 from t2t.errors import UserError, nearest
+from t2t.launch.codes import DONE, FAILED, MISTAKE, STOPPED
 from t2t.launch.memory import use_huge_pages
 
-DONE, FAILED, MISTAKE, STOPPED = 0, 1, 2, 75
 STARTED = time.time()
 """When the process began, near enough: for the ledger of a run's time."""
+LINGER = 1.0
+"""Seconds that process 0 stays after a mistake, so that the others end before it."""
+
+__all__ = ["DONE", "FAILED", "MISTAKE", "STOPPED", "main", "run"]
 
 
 class Command(NamedTuple):
-    """Where a command's function is, imported only when it is called, a line on what it does, and whether it reads data."""
+    """Where a command's function is, imported only when it is called, and a line on what it does.
+
+    data:    whether it reads data.
+    several: whether several processes may do it together.
+    """
 
     module: str
     function: str
     about: str
     data: bool = False
+    several: bool = False
 
 
 COMMANDS = {
-    "train": Command("t2t.launch.train", "command", "train a recipe in a run directory, or go on with one", True),
-    "eval": Command("t2t.launch.evaluate", "evaluate", "evaluate a run's checkpoint", True),
+    "train": Command("t2t.launch.train", "command", "train a recipe in a run directory, or go on with one", True, True),
+    "eval": Command("t2t.launch.evaluate", "evaluate", "evaluate a run's checkpoint", True, True),
     "infer": Command("t2t.launch.infer", "command", "ask a run: text in, text out"),
     "export": Command("t2t.launch.export", "export", "write a run's model for use elsewhere"),
     "tasks": Command("t2t.launch.show_tasks", "tasks", "list the tasks, or show a task's examples", True),
     "models": Command("t2t.launch.show_models", "models", "list the model presets, or show a preset's parameters"),
     "recipes": Command("t2t.launch.show_recipes", "recipes", "list what train can be given"),
     "vocab": Command("t2t.launch.vocab", "vocab", "train a vocabulary on a task's text", True),
+    "launch": Command("t2t.launch.launch", "command", "start several processes, here or on a cluster"),
 }
 
 USAGE = """usage: t2t COMMAND ... [--import MODULE_OR_FILE ...] [--debug]
@@ -50,8 +63,18 @@ Exit codes: 0 done, 2 a mistake in what was asked for, 75 stopped on request wit
 
 def main() -> None:
     """Run the command line and exit with its code."""
+    end_with_launcher()
     use_huge_pages()
-    sys.exit(run(sys.argv[1:]))
+    try:
+        code = run(sys.argv[1:])
+    except BaseException:
+        if not several():
+            raise
+        traceback.print_exc()
+        leave(FAILED)
+    if several() and code in (FAILED, MISTAKE):
+        leave(code)
+    sys.exit(code)
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -78,7 +101,7 @@ def run(arguments: Sequence[str]) -> int:
     except UserError as mistake:
         if debug:
             raise
-        print(f"error: {' '.join(str(mistake).split())}", file=sys.stderr)
+        _tell(mistake)
         return MISTAKE
     except SystemExit as stop:  # tyro's --help
         return stop.code if isinstance(stop.code, int) else DONE
@@ -90,24 +113,52 @@ def run(arguments: Sequence[str]) -> int:
         return 130
 
 
+def _tell(mistake: UserError) -> None:
+    """Print a mistake in one line; of several processes that make the same one, process 0 does it."""
+    which = ""
+    if several():
+        import jax
+
+        from t2t.distributed.preflight import AgreedError, passed, report_mistake
+
+        if not passed() and not isinstance(mistake, AgreedError):
+            mistake = report_mistake(mistake)
+        if isinstance(mistake, AgreedError) and jax.process_index() != 0:
+            time.sleep(LINGER / 2)  # whoever ends all where one has ended must not come before process 0 has told
+            return
+        if not isinstance(mistake, AgreedError):
+            which = f" (process {jax.process_index()} of {jax.process_count()} on {socket.gethostname()})"
+    print(f"error{which}: {' '.join(str(mistake).split())}", file=sys.stderr, flush=True)
+    if several():
+        time.sleep(LINGER)  # JAX aborts the others, with a stack trace, as soon as process 0 has ended
+
+
 def _common(arguments: Sequence[str]) -> tuple[list[str], tuple[str, ...], bool]:
     """Take --import and --debug, which every command has, out of the words."""
     words: list[str] = []
     imports: list[str] = []
     rest = iter(arguments)
     for word in rest:
-        if word == "--import":
+        if word == "--":  # what follows is another command's
+            words += [word, *rest]
+        elif word == "--import":
             imports.append(next(rest, ""))
         elif word.startswith("--import="):
             imports.append(word.partition("=")[2])
         elif word != "--debug":
             words.append(word)
-    return words, tuple(imports), "--debug" in arguments
+    own = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    return words, tuple(imports), "--debug" in own
 
 
 def _call(command: Command, rest: Sequence[str], imports: tuple[str, ...], prog: str) -> int:
     from t2t.launch import parse
     from t2t.launch.imports import use
+
+    if command.several:
+        from t2t.distributed.start import initialise
+
+        initialise()
 
     if command.data and imports:  # which register tasks, most likely
         from t2t.launch.quiet import import_tensorflow
@@ -117,6 +168,8 @@ def _call(command: Command, rest: Sequence[str], imports: tuple[str, ...], prog:
     function = getattr(importlib.import_module(command.module), command.function)
     if command.module == "t2t.launch.train":  # its options are those of the recipe it is given
         return function(rest, imports)
+    if command.module == "t2t.launch.launch":  # its options are those of the launcher, and another command's
+        return function(rest)
     result = parse.call(function, rest, prog=prog)
     return result if isinstance(result, int) else DONE
 

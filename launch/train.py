@@ -9,9 +9,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from t2t.distributed.preflight import preflight
 from t2t.errors import UserError
 from t2t.launch import parse
-from t2t.launch.main import DONE, STARTED, STOPPED
+from t2t.launch.codes import DONE, STOPPED
+from t2t.launch.main import STARTED
 from t2t.launch.progress import Progress
 from t2t.launch.quiet import import_tensorflow, register_tasks
 from t2t.launch.recipes import find, is_own
@@ -72,6 +74,7 @@ def _train(directory: Path, recipe: str, experiment: Experiment, imports: tuple[
 
     vocabulary = task_vocabulary(experiment.data)
     check_vocabulary(experiment, vocabulary)
+    preflight(experiment, directory)
     record = open_run_on_all(
         directory, RunRecord(recipe=recipe, experiment=experiment, vocabulary=vocabulary, imports=imports)
     )

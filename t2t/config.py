@@ -59,7 +59,12 @@ def fingerprint(config: Any) -> str:
 
 def differences(old: Any, new: Any) -> list[str]:
     """Return a line "path: old -> new" for each value in which two configurations differ."""
-    before, after = dict(_leaves(to_json(old), "")), dict(_leaves(to_json(new), ""))
+    return json_differences(to_json(old), to_json(new))
+
+
+def json_differences(old: Any, new: Any) -> list[str]:
+    """Return what `differences` does for two configurations that are JSON values already."""
+    before, after = dict(_leaves(old, "")), dict(_leaves(new, ""))
     lines = []
     for path in dict.fromkeys([*before, *after]):
         left, right = before.get(path, "(none)"), after.get(path, "(none)")

@@ -13,10 +13,10 @@ from typing import Any, Self, TypeVar
 import jax
 from etils import epath
 
-from t2t.agreement import gathered, together
 from t2t.checkpoint import checksums, store
 from t2t.checkpoint.retention import CheckpointConfig, expired, ranking
 from t2t.checkpoint.tree import check, from_plain, nested, to_plain, to_plain_struct
+from t2t.distributed.gather import gather
 from t2t.errors import UserError
 from t2t.types import Params
 
@@ -161,7 +161,8 @@ class Checkpoints:
         path = store.committed(self.directory)[step]
         process, processes = jax.process_index(), jax.process_count()
         folders = (_PARAMS,) if params_only else None
-        return gathered(checksums.damage(path, folders, process=process, processes=processes))
+        found = checksums.damage(path, folders, process=process, processes=processes)
+        return [line for lines in gather(found) for line in lines]
 
     def newest_good(self, say: Callable[[str], None], *, params_only: bool = False) -> int | None:
         """Return the newest step that is whole by its checksums, or None where no step was ever saved; `say` names what is not.
@@ -193,7 +194,7 @@ class Checkpoints:
                     other.rmtree()
                 path.rename(other)
             moved.append(str(other))
-        together("checkpoints set aside")
+        gather("checkpoints are set aside")
         return moved
 
     def latest(self) -> int | None:

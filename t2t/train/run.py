@@ -11,8 +11,9 @@ import jax
 
 import t2t
 from t2t import config
-from t2t.agreement import gathered
 from t2t.checkpoint import Checkpoints
+from t2t.distributed.gather import gather
+from t2t.distributed.preflight import AgreedError
 from t2t.errors import UserError, nearest
 from t2t.nn.model import Model
 from t2t.sharding import MeshConfig
@@ -93,14 +94,14 @@ def open_run(directory: Path, record: RunRecord) -> RunRecord:
 
 def open_run_on_all(directory: Path, record: RunRecord) -> RunRecord:
     """Open the run on process 0, and return its record on all; what it refuses is refused on all. To be called on all processes."""
-    opened, refused = record, []
+    opened, refused = record, None
     if jax.process_index() == 0:
         try:
             opened = open_run(directory, record)
         except UserError as error:
-            refused = [" ".join(str(error).split())]
-    if told := gathered(refused):
-        raise UserError(told[0])
+            refused = str(error)
+    if told := gather(refused)[0]:
+        raise AgreedError(told)
     return opened if jax.process_index() == 0 else read_record(directory)
 
 

@@ -1,0 +1,3 @@
+"""What the exit codes mean."""
+
+DONE, FAILED, MISTAKE, STOPPED = 0, 1, 2, 75

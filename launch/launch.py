@@ -1,0 +1,54 @@
+"""`t2t launch WHERE [--option value ...] -- train RECIPE ...`."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Sequence
+
+from t2t.errors import UserError, nearest
+from t2t.launch import parse
+from t2t.launch.main import COMMANDS
+
+LAUNCHERS = {
+    "local": ("t2t.launch.launchers.local", "Local"),
+}
+"""Where to -> the module and the class of its options, imported only when it is asked for."""
+
+USAGE = "t2t launch {local} [--option value ...] -- train RECIPE --dir RUN [--option value ...]"
+
+
+def command(arguments: Sequence[str]) -> int:
+    """Start the processes of a training, or write what starts them."""
+    arguments = list(arguments)
+    at = arguments.index("--") if "--" in arguments else len(arguments)
+    own, words = arguments[:at], arguments[at + 1 :]
+    if own and own[0] in ("-h", "--help"):
+        print(f"usage: {USAGE}\n\nt2t launch {next(iter(LAUNCHERS))} --help tells its options.")
+        return 0
+    if not own:
+        raise UserError(f"t2t launch: where? {USAGE}")
+    where, *options = own
+    if where not in LAUNCHERS:
+        raise UserError(f"t2t launch: unknown launcher {where!r}.{nearest(where, LAUNCHERS)}")
+    module, name = LAUNCHERS[where]
+    launcher = getattr(importlib.import_module(module), name)()
+    prog = f"t2t launch {where}"
+    launcher = parse.override(
+        launcher, options, prog=prog, description=(inspect.getdoc(type(launcher)) or "").partition("Args:")[0]
+    )
+    _check(words, prog)
+    return launcher.launch(words)
+
+
+def _check(words: Sequence[str], prog: str) -> None:
+    startable = [name for name, it in COMMANDS.items() if it.several]
+    if not words:
+        raise UserError(
+            f"{prog}: launch what? The command stands behind --, as in {prog} -- train t5:quickstart --dir RUN"
+        )
+    first = next((word for word in words if not word.startswith("-")), words[0])
+    if first not in startable:
+        raise UserError(
+            f"{prog}: {first!r} (behind --) is not a command for several processes.{nearest(first, startable)}"
+        )
