@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 RUN ?= runs/quickstart
 SOURCES = setup.py t2t models tasks launch tests docs
 
-.PHONY: quickstart test lint types imports check format lock slow clean
+.PHONY: quickstart test faults lint types imports check format lock slow clean
 
 quickstart: $(VENV)/installed
 	$(BIN)/t2t train t5:quickstart --dir $(RUN)
@@ -16,6 +16,11 @@ quickstart: $(VENV)/installed
 
 test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST)
+
+# Trainings killed at random moments and started again: each must end as if nothing had happened.
+faults: $(VENV)/installed-dev
+	$(BIN)/python -m tests.faults.rounds --rounds 200
+	$(BIN)/python -m tests.faults.rounds --rounds 20 --processes 2
 
 check: lint types imports
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Annotated
 
+import jax
 import tyro
 
 from t2t.distributed.preflight import preflight
@@ -61,8 +62,9 @@ def evaluate(
     if evaluation.split != own.split:
         results = [replace(result, task=f"{result.task}@{evaluation.split}") for result in results]
     write(loaded.directory, loaded.step, results)
-    _show(loaded, results)
-    write_report(loaded.directory)
+    if jax.process_index() == 0:
+        _show(loaded, results)
+        write_report(loaded.directory)
 
 
 def _show(run: Run, results: list[EvalResult]) -> None:

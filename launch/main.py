@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from t2t.distributed.end import end_with_launcher, leave, several
-from t2t.errors import UserError, nearest
+from t2t.errors import UserError, in_one_line, nearest
 from t2t.launch.codes import DONE, FAILED, MISTAKE, STOPPED
 from t2t.launch.memory import use_huge_pages
 
@@ -111,6 +111,12 @@ def run(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+    except Exception as error:
+        line = in_one_line(error)
+        if debug or line is None:
+            raise
+        print(f"error: {line}", file=sys.stderr, flush=True)
+        return FAILED
 
 
 def _tell(mistake: UserError) -> None:

@@ -14,7 +14,9 @@ from typing import Any
 
 from t2t.launch.curves import COLOURS, Plot, svg
 from t2t.launch.progress import GENERAL, duration, headline, large, number
-from t2t.launch.run_files import Predictions, RunFiles, Series, Time, read_run, where_time_went
+from t2t.launch.run_files import Predictions, RunFiles, Series, read_run
+from t2t.train import ledger
+from t2t.train.ledger import Account
 
 FILE = "report.html"
 CURVES = {
@@ -30,6 +32,18 @@ BESIDE = {"loss": "loss", "accuracy": "token_accuracy"}
 """Training metric -> that of the evaluations which is drawn beside it."""
 LOG = ("loss", "grad_norm", "perplexity")
 """Metrics that a logarithmic axis suits; the others' begins at 0."""
+TIMES = {
+    "train": "computing steps",
+    "data": "waiting for data",
+    "start": "starting",
+    "compile": "compiling",
+    "restore": "restoring",
+    "eval": "evaluating",
+    "save": "saving",
+    "lost": "steps done again after a failure",
+    "down": "between two starts",
+}
+"""Kinds of the ledger, in the page's order."""
 EVALUATIONS = 12
 """Rows that an evaluation table has at most."""
 TEXT = 600
@@ -60,7 +74,7 @@ def render(run: RunFiles) -> str:
 
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     template = environment.from_string(resources.files("t2t.launch").joinpath(FILE).read_text(encoding="utf-8"))
-    time = where_time_went(run.log)
+    time = ledger.read(run.directory)
     plots = [{"title": plot.name, "note": _remark(plot), "svg": Markup(svg(plot))} for plot in plots_of(run)]
     return template.render(
         title=_title(run),
@@ -71,6 +85,8 @@ def render(run: RunFiles) -> str:
         evaluations=[_table(task, steps, run.evaluated.get(task, "")) for task, steps in run.evaluations.items()],
         samples=[_samples(predictions, run.directory) for predictions in run.predictions],
         times=_times(time),
+        goodput=f"{time.goodput:.1%}",
+        starts=time.processes,
         config=_tree(run.config, depth=0) if run.config else None,
         machine=[(name, _plain(value)) for name, value in run.machine.items()],
         footer=f"Made from the files of {run.directory.resolve().name}/ on {datetime.now().astimezone():%Y-%m-%d %H:%M %Z}.",
@@ -95,7 +111,7 @@ def sentence(run: RunFiles) -> str:
     kinds = [_dict(device) for device in found] if isinstance(found, list) else []
     devices = ", ".join(f"{device.get('count', 1)} {device['kind']}" for device in kinds if device.get("kind"))
     text = f"{start}{of} trained{on} for {steps}"
-    total = where_time_went(run.log).total
+    total = ledger.read(run.directory).total
     text += (f" in {duration(total)}" if total else "") + (f" on {devices}" if devices else "") + "."
     results = _final(run)
     if results:
@@ -114,8 +130,10 @@ def plots_of(run: RunFiles) -> list[Plot]:
                 by_metric.setdefault(name, {}).setdefault(task, []).append((step, value))
     plots = []
     for name in [*(name for name in CURVES if name in run.series), *sorted(set(run.series) - set(CURVES))]:
-        if name == "step_seconds":
-            continue  # the tokens a second say the same
+        if name in ("step_seconds", "goodput"):
+            continue  # the tokens a second, and the table of times, say the same
+        if name in ("skipped", "rewinds") and not any(value for _, value in run.series[name]):
+            continue
         title = CURVES.get(name, name.replace("_", " ").capitalize())
         lines = {"training": run.series[name]}
         if name in BESIDE:
@@ -158,7 +176,7 @@ def _title(run: RunFiles) -> str:
     )
 
 
-def _tiles(run: RunFiles, time: Time) -> list[tuple[str, str]]:
+def _tiles(run: RunFiles, time: Account) -> list[tuple[str, str]]:
     tiles = []
     if run.log:
         tiles.append((f"{run.log[-1]['step']:,}", "steps"))
@@ -168,7 +186,8 @@ def _tiles(run: RunFiles, time: Time) -> list[tuple[str, str]]:
     if rates:
         tiles.append((large(sorted(rates)[len(rates) // 2]), "tokens/s, median"))
     if time.total:
-        tiles.append((duration(time.total), "training, evaluation included"))
+        tiles.append((duration(time.total), "in all, starts and evaluations included"))
+        tiles.append((f"{time.goodput:.0%}", "goodput"))
     for task, steps in list(run.evaluations.items())[:6]:
         values = steps[max(steps)]
         if values:
@@ -222,24 +241,19 @@ def marked(other: str, text: str) -> list[tuple[bool, str]]:
     return pieces
 
 
-def _times(time: Time) -> list[dict[str, Any]]:
-    parts = {
-        "computing steps": time.computing,
-        "waiting for data": time.waiting,
-        "starting and compiling": time.starting,
-        "evaluating": time.evaluating,
-        "saving and the rest": time.other,
-    }
+def _times(time: Account) -> list[dict[str, Any]]:
+    parts = {title: time.seconds.get(kind, 0.0) for kind, title in TIMES.items()}
+    always = ("train", "data", "start")  # the others where there is anything to show
     return [
         {
             "name": name,
             "duration": duration(seconds),
             "share": f"{seconds / time.total:.1%}",
             "percent": f"{100 * seconds / time.total:.3f}",
-            "colour": COLOURS[index],
+            "colour": COLOURS[index % len(COLOURS)],
         }
         for index, (name, seconds) in enumerate(parts.items())
-        if time.total > 0
+        if time.total > 0 and (seconds > 0 or name in [TIMES[kind] for kind in always])
     ]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -206,54 +205,3 @@ def _first_rows(path: Path, rows: int) -> tuple[list[dict[str, Any]], int, int]:
             else:
                 broken += 1
     return kept, total - broken, broken
-
-
-@dataclass(frozen=True, kw_only=True)
-class Time:
-    """Seconds of a run by what they went to, over all its stretches; from metrics.jsonl alone."""
-
-    starting: float = 0.0
-    computing: float = 0.0
-    waiting: float = 0.0
-    evaluating: float = 0.0
-    other: float = 0.0
-
-    @property
-    def total(self) -> float:
-        """All of it."""
-        return self.starting + self.computing + self.waiting + self.evaluating + self.other
-
-
-def where_time_went(log: list[dict[str, Any]]) -> Time:
-    """Divide a run's seconds by its lines' `elapsed`, which begins anew in each stretch, and `step_seconds` and `data_wait`.
-
-    A line's own seconds are those since the line before it. Of a training line's, steps x step_seconds were spent in
-    steps, the share `data_wait` of that waiting for data, and the rest saving and the like; the first line's of a stretch
-    hold compilation, told from the steps by the run's median step.
-    """
-    steps_taken = [line["step_seconds"] for line in log if _finite(line, "step_seconds")]
-    median = sorted(steps_taken)[len(steps_taken) // 2] if steps_taken else 0.0
-    sums = dict.fromkeys(("starting", "computing", "waiting", "evaluating", "other"), 0.0)
-    elapsed, step = 0.0, 0
-    for line in log:
-        if not _finite(line, "elapsed"):
-            continue
-        first = line["elapsed"] < elapsed or elapsed == 0.0
-        if first:
-            elapsed = 0.0
-        seconds, elapsed = line["elapsed"] - elapsed, line["elapsed"]
-        if not _finite(line, "step_seconds"):
-            sums["starting" if first else "evaluating"] += seconds
-            continue
-        taken, step = max(line["step"] - step, 0), line["step"]
-        per_step = min(line["step_seconds"], median) if first else line["step_seconds"]
-        stepping = min(taken * per_step, seconds)
-        waiting = stepping * (line["data_wait"] if _finite(line, "data_wait") else 0.0)
-        sums["waiting"] += waiting
-        sums["computing"] += stepping - waiting
-        sums["starting" if first else "other"] += seconds - stepping
-    return Time(**sums)
-
-
-def _finite(line: dict[str, Any], name: str) -> bool:
-    return _is_number(line.get(name)) and math.isfinite(line[name])

@@ -3,11 +3,28 @@
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable
 
 
 class UserError(Exception):
     """A mistake in what was asked for. Its text names the value, where it came from and the nearest valid one."""
+
+
+class Failure(RuntimeError):
+    """What ended a run without being anybody's mistake in what was asked for, told in one line. Exit code 1."""
+
+
+_OF_THE_MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES, errno.ESTALE, errno.ENOTCONN}
+
+
+def in_one_line(error: BaseException) -> str | None:
+    """Return what to tell of a failure: a `Failure`'s text, or that of a disk that is full, read-only or gone; None for what is a bug."""
+    if isinstance(error, Failure):
+        return " ".join(str(error).split())
+    if isinstance(error, OSError) and error.errno in _OF_THE_MACHINE:
+        return f"{error.filename or 'writing or reading'}: {error.strerror}"
+    return None
 
 
 def nearest(value: str, choices: Iterable[str], *, at_most: int = 3) -> str:

@@ -17,7 +17,7 @@ from t2t.checkpoint import checksums, store
 from t2t.checkpoint.retention import CheckpointConfig, expired, ranking
 from t2t.checkpoint.tree import check, from_plain, nested, to_plain, to_plain_struct
 from t2t.distributed.gather import gather
-from t2t.errors import UserError
+from t2t.errors import Failure, UserError
 from t2t.types import Params
 
 State = TypeVar("State")
@@ -30,7 +30,7 @@ _DAMAGED = ".damaged"
 _ENTRY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(Failure):
     """A checkpoint could not be written. The steps saved before it are untouched."""
 
 

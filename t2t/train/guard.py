@@ -13,7 +13,7 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
-from t2t.errors import UserError
+from t2t.errors import Failure, UserError
 from t2t.nn.model import ParamSpec
 from t2t.optim.paths import flatten_specs, path_name
 from t2t.types import Params
@@ -51,7 +51,7 @@ class Guard:
             raise UserError(f"spike_factor {self.spike_factor} (--guard.spike-factor) is not above 1. Nearest: 2.0.")
 
 
-class Diverged(RuntimeError):
+class Diverged(Failure):
     """Training was ended because of bad steps. The newest checkpoint is from before them."""
 
 
@@ -154,7 +154,7 @@ class Judge:
 
     def __init__(self, guard: Guard, specs: Params) -> None:
         self._guard, self._names = guard, tensors(specs)
-        self._rewinds = 0
+        self.rewinds = 0
 
     def bad_steps(self, steps: Sequence[int], metrics: Sequence[Mapping[str, Any]]) -> list[BadStep]:
         """Return the bad ones among steps, given what each step's update returned (on the host)."""
@@ -182,8 +182,8 @@ class Judge:
         if "stop" in wanted:
             raise Diverged(f"step {first.step}: {first.what} (--guard.{first.kind} stop)")
         if "rewind" in wanted:
-            self._rewinds += 1
-            if self._rewinds > self._guard.limit:
+            self.rewinds += 1
+            if self.rewinds > self._guard.limit:
                 raise Diverged(
                     f"step {first.step}: {first.what}; rewound {self._guard.limit} times already (--guard.limit)"
                 )

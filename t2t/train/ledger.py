@@ -66,10 +66,14 @@ class Account:
     processes: int = 0
 
     @property
+    def total(self) -> float:
+        """All of it, from the first start to the last line."""
+        return sum(self.seconds.values())
+
+    @property
     def goodput(self) -> float:
         """The share of all time that trained what was kept; 0 where there is none."""
-        whole = sum(self.seconds.values())
-        return self.seconds.get("train", 0.0) / whole if whole else 0.0
+        return self.seconds.get("train", 0.0) / self.total if self.total else 0.0
 
 
 def read(directory: Path) -> Account:

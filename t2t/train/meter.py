@@ -64,7 +64,8 @@ class Meter:
         """Return what the steps since the last reading did.
 
         tokens_per_second: inputs and targets that are not padding. step_seconds: a step's time. data_wait: the share of it spent waiting
-        for data. skipped: bad steps since the run began. learning_rate is the last step's.
+        for data. skipped: bad steps since the run began, without those it went back to
+        before; rewinds: how often this process went back. learning_rate is the last step's.
         """
         collected = jax.device_get(self._metrics)
         bad = self._judge.bad_steps(self._steps, collected)
@@ -79,6 +80,7 @@ class Meter:
         }
         values |= {name: float(collected[-1][name]) for name in ("learning_rate", "skipped")}
         values |= {
+            "rewinds": float(self._judge.rewinds),
             "tokens_per_second": tokens / seconds,
             "step_seconds": seconds / len(collected),
             "data_wait": min(1.0, (self._data.wait_seconds - self._waited) / seconds),

@@ -20,7 +20,7 @@ from t2t import tasks as _tasks
 from t2t.checkpoint import CheckpointConfig, Checkpoints
 from t2t.data import Data
 from t2t.data import pipeline as _pipeline
-from t2t.errors import UserError
+from t2t.errors import UserError, in_one_line
 from t2t.optim import AdamW, Constant
 from t2t.sharding import MeshConfig
 from t2t.train import loop as _loop
@@ -71,7 +71,8 @@ class Marks:
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """How a training is run. cache: where compiled programs are kept between processes. prepare: "module:function" called first, in each worker."""
+    """How a training is run. cache: where compiled programs are kept between processes. prepare: "module:function" called first, in each worker.
+    aside: where the marks and the log go; None for beside the directory."""
 
     directory: Path
     experiment: Experiment = TINY
@@ -79,14 +80,15 @@ class Setting:
     devices: int = 1
     cache: Path | None = None
     prepare: str | None = None
+    aside: Path | None = None
 
     @property
     def marks(self) -> Path:
-        return self.directory.with_suffix(".marks")
+        return (self.aside or self.directory.parent) / f"{self.directory.name}.marks"
 
     @property
     def log(self) -> Path:
-        return self.directory.with_suffix(".log")
+        return (self.aside or self.directory.parent) / f"{self.directory.name}.log"
 
 
 class Training:
@@ -151,8 +153,12 @@ def work(setting: Setting, rank: int, port: int) -> None:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         code = 2
-    except BaseException:
-        traceback.print_exc()
+    except BaseException as error:
+        line = in_one_line(error)
+        if line is None:
+            traceback.print_exc()
+        else:
+            print(f"error: {line}", file=sys.stderr)
     sys.stderr.flush()
     os._exit(code)  # ending the usual way waits for processes that may be dead
 

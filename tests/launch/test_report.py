@@ -73,6 +73,10 @@ def run(tmp_path):
     (directory / "machine.json").write_text(
         json.dumps({"cpu": "a processor", "devices": [{"platform": "cpu", "kind": "cpu", "count": 8}]})
     )
+    (directory / "ledger.jsonl").write_text(
+        '{"began": 0, "time": 60, "start": 0, "step": 60, "seconds": {"start": 10, "train": 45, "data": 5}}\n'
+        '{"began": 70, "time": 100, "start": 60, "step": 100, "seconds": {"start": 10, "train": 20}}\n'
+    )
     rows = [
         {"inputs": "add: 1 + 1", "targets": "2", "prediction": "2", "correct": True},
         {"inputs": "add: 1 + 2", "targets": "3", "prediction": "4", "correct": False},
@@ -99,6 +103,9 @@ def test_a_run_in_full(run):
         "≠ differs sum up one two one three",
         "optimizer Adafactor decay_rate 0.8",
         "cpu a processor",
+        "Of all time since the run began, 65.0% trained what was kept (goodput), over 2 starts.",
+        "computing steps 1:05 65.0%",
+        "between two starts 10s 10.0%",
         "step exact_match loss 50 0.250 1.000 100 0.500 1.000",
         "3 of 3 (eval/100/add.jsonl)",
         "add 3 examples of validation, 1 of them trimmed to fit",

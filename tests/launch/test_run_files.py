@@ -6,7 +6,7 @@ import math
 import pytest
 
 from t2t.errors import UserError
-from t2t.launch.run_files import by_task, read_run, where_time_went
+from t2t.launch.run_files import by_task, read_run
 
 
 def write_lines(path, lines):
@@ -73,28 +73,6 @@ def test_each_task_has_its_newest_predictions_by_number_not_by_name(tmp_path):
     run = read_run(tmp_path, rows=3)
     assert [(p.task, p.step, len(p.rows), p.total) for p in run.predictions] == [("add", 100, 3, 20), ("sort", 9, 1, 1)]
     assert run.predictions[0].rows[0] == {"prediction": 100}
-
-
-def test_where_the_time_went():
-    def line(step, elapsed, **values):
-        return {"step": step, "elapsed": elapsed} | values
-
-    log = [
-        line(10, 30.0, step_seconds=2.5, data_wait=0.0),  # ten steps of 1 s, 20 s compiling
-        line(20, 40.0, step_seconds=1.0, data_wait=0.5),
-        line(20, 46.0, **{"eval/add/loss": 1.0}),
-        line(30, 60.0, step_seconds=1.0, data_wait=0.0),  # 4 s more than the steps: a checkpoint
-        line(40, 15.0, step_seconds=1.5, data_wait=0.0),  # begun anew: ten steps of 1 s, 5 s compiling
-        line(50, 25.0, step_seconds=1.0, data_wait=0.0),
-    ]
-    time = where_time_went(log)
-    assert time.starting == pytest.approx(25)
-    assert time.waiting == pytest.approx(5)
-    assert time.computing == pytest.approx(45)
-    assert time.evaluating == pytest.approx(6)
-    assert time.other == pytest.approx(4)
-    assert time.total == pytest.approx(60 + 25)
-    assert where_time_went([{"step": 1, "loss": 1.0}]).total == 0
 
 
 def test_tasks_may_have_slashes():

@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from t2t.train import ledger
+
+
+def line(began, time, start, step, **seconds):
+    return json.dumps({"began": began, "time": time, "start": start, "step": step, "seconds": seconds}) + "\n"
+
+
+def test_time_that_was_trained_again_is_lost_and_time_between_processes_is_down(tmp_path):
+    (tmp_path / ledger.FILE).write_text(
+        line(100, 120, 0, 10, start=5, train=15)
+        + line(100, 130, 0, 20, start=5, train=25)
+        + line(100, 140, 0, 30, start=5, train=33, save=2)  # killed here; its newest checkpoint was of step 20
+        + line(150, 170, 20, 40, start=4, train=16)
+        + '{"began": 150, "ti'  # cut off
+    )
+    account = ledger.read(tmp_path)
+    assert account.processes == 2
+    assert account.seconds["lost"] == 8
+    assert account.seconds["train"] == 25 + 16
+    assert account.seconds["down"] == 10
+    assert account.seconds["start"] == 9
+    assert sum(account.seconds.values()) == 70
+    assert account.goodput == pytest.approx(41 / 70)
+
+
+def test_kinds_add_up_to_the_time_that_passed():
+    times = ledger.Ledger(began=0.0)
+    with times.time("restore"):
+        pass
+    times.training()
+    with times.time("eval"):
+        pass
+    record = json.loads(times.line(7, 0, waited=1.5))
+    assert record["seconds"]["data"] == 1.5
+    assert sum(record["seconds"].values()) == pytest.approx(record["time"], abs=0.1)
+    assert ledger.read(__import__("pathlib").Path("nowhere")).goodput == 0
