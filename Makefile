@@ -19,6 +19,7 @@ test: $(VENV)/installed-dev
 
 # Trainings killed at random moments and started again: each must end as if nothing had happened.
 faults: $(VENV)/installed-dev
+	$(BIN)/python -m pytest -m faults tests/faults
 	$(BIN)/python -m tests.faults.rounds --rounds 200
 	$(BIN)/python -m tests.faults.rounds --rounds 20 --processes 2
 

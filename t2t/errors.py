@@ -1,10 +1,11 @@
-"""Errors that are the user's to mend: one line, no traceback, exit code 2."""
+"""Errors told in one line: a mistake of the user's (exit code 2), or what the machine did (1); nearest names."""
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import errno
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 
 class UserError(Exception):
@@ -23,8 +24,19 @@ def in_one_line(error: BaseException) -> str | None:
     if isinstance(error, Failure):
         return " ".join(str(error).split())
     if isinstance(error, OSError) and error.errno in _OF_THE_MACHINE:
-        return f"{error.filename or 'writing or reading'}: {error.strerror}"
+        return f"{f'{error.filename}: ' if error.filename else ''}{error.strerror}"
     return None
+
+
+@contextlib.contextmanager
+def writing(path: object) -> Iterator[None]:
+    """Give an OSError raised inside the path that was written to: the system's own names none where a write fails."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def nearest(value: str, choices: Iterable[str], *, at_most: int = 3) -> str:

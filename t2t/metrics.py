@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from t2t.errors import UserError
+from t2t.errors import UserError, writing
 
 FILE = "metrics.jsonl"
 RESERVED = ("step", "time", "elapsed")
@@ -37,8 +37,6 @@ class MetricsWriter:
     """
 
     def __init__(self, run_dir: str | Path, *, start: int | None = None) -> None:
-        from tensorboardX import SummaryWriter
-
         directory = Path(run_dir)
         directory.mkdir(parents=True, exist_ok=True)
         self._opened = time.monotonic()
@@ -46,11 +44,7 @@ class MetricsWriter:
         if path.exists():
             _rewind(path, start)
         self._file = path.open("a", encoding="utf-8")
-        purge = None if start is None else start + 1
-        unlike = f".{time.time_ns()}"  # files are named by the second, and one of the same name would be overwritten
-        self._board = SummaryWriter(
-            str(directory / "tensorboard"), purge_step=purge, flush_secs=10, filename_suffix=unlike
-        )
+        self._board = _Board(directory / "tensorboard", purge=None if start is None else start + 1)
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
         """Add the numbers of one step; anything that `float` takes will do. The line is on disk on return.
@@ -69,11 +63,12 @@ class MetricsWriter:
             "elapsed": round(time.monotonic() - self._opened, 3),
         }
         line |= {name: value if math.isfinite(value) else str(value) for name, value in numbers.items()}
-        self._file.write(json.dumps(line, allow_nan=False) + "\n")
-        self._file.flush()
-        for name, value in numbers.items():
-            if math.isfinite(value):  # a board has no place for the others; the record keeps them
-                self._board.add_scalar(name, value, int(step), walltime=now)
+        with writing(self._file.name):
+            self._file.write(json.dumps(line, allow_nan=False) + "\n")
+            self._file.flush()
+        # A board has no place for what is not finite; the record keeps it.
+        with writing(self._board.directory):
+            self._board.write(int(step), now, {name: value for name, value in numbers.items() if math.isfinite(value)})
 
     def close(self) -> None:
         """Flush and close both. May be called twice."""
@@ -88,6 +83,35 @@ class MetricsWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+class _Board:
+    """TensorBoard's event file, written at once: a thread that writes later would keep a full disk to itself, and block who waits for it.
+
+    purge: events of this step and later in earlier files are to be hidden.
+    """
+
+    def __init__(self, directory: Path, *, purge: int | None) -> None:
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto import event_pb2, summary_pb2
+
+        directory.mkdir(parents=True, exist_ok=True)
+        self.directory = directory
+        self._event, self._summary = event_pb2.Event, summary_pb2.Summary
+        unlike = f".{time.time_ns()}"  # files are named by the second, and one of the same name would be overwritten
+        self._file = EventsWriter(str(directory / "events"), unlike)
+        if purge is not None:
+            started = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+            self._file.write_event(self._event(step=purge, wall_time=time.time(), session_log=started))
+        self._file.flush()
+
+    def write(self, step: int, now: float, values: Mapping[str, float]) -> None:
+        entries = [self._summary.Value(tag=name, simple_value=value) for name, value in values.items()]
+        self._file.write_event(self._event(step=step, wall_time=now, summary=self._summary(value=entries)))
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
 
 
 def read(run_dir: str | Path) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ from typing import Protocol
 
 import jax
 
+from t2t.errors import writing
 from t2t.metrics import MetricsWriter
 from t2t.train import ledger
 from t2t.train.evaluation import EvalResult, summary, write
@@ -90,7 +91,8 @@ class Records:
     def account(self, step: int, waited: float) -> None:
         """Add a line to the ledger."""
         if self._leads:
-            with (self._directory / ledger.FILE).open("a", encoding="utf-8") as file:
+            path = self._directory / ledger.FILE
+            with writing(path), path.open("a", encoding="utf-8") as file:
                 file.write(self._times.line(step, self._start, waited))
 
     def rewind(self, step: int) -> None:

@@ -31,13 +31,13 @@ def hang(setting, rank):
 
 
 def test_a_step_that_takes_too_long_ends_the_process_and_shows_every_threads_stack(tmp_path, compiled):
-    experiment = replace(TINY, guard=Guard(step_seconds=15))
+    experiment = replace(TINY, guard=Guard(step_seconds=8))
     setting = Setting(
         directory=tmp_path / "run", experiment=experiment, cache=compiled, prepare="tests.faults.test_faults:hang"
     )
     training = Training(setting)
     assert training.join(120) == [1]
-    assert "took longer than 15 s (--guard.step-seconds)" in training.text()
+    assert "took longer than 8 s (--guard.step-seconds)" in training.text()
     assert "in train" in training.text()
     assert "in stuck" in training.text()
 
@@ -86,6 +86,7 @@ def test_a_full_disk_ends_the_run_with_one_clear_error_and_the_last_checkpoint_w
     assert any(line.startswith(f"going on from step {steps[-1]}") for line in training.marked())
 
 
+@pytest.mark.faults
 def test_a_directory_that_turns_read_only_ends_the_run_with_one_clear_error(disk, tmp_path, compiled):
     setting = Setting(directory=disk / "run", experiment=LONG, cache=compiled, aside=tmp_path)
     training = Training(setting)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -12,6 +13,7 @@ import pytest
 
 from t2t.checkpoint import CheckpointConfig
 from t2t.sharding import MeshConfig
+from t2t.train.evaluation import Evaluation
 from tests.faults import rounds
 from tests.faults.training import TINY, Setting, Training, arrays, losses
 
@@ -30,7 +32,7 @@ def close(one, other):
         np.testing.assert_allclose(value, other[path], rtol=2e-3, atol=2e-5, err_msg=path)
 
 
-@pytest.mark.parametrize("stopped_by", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("stopped_by", [signal.SIGTERM, pytest.param(signal.SIGUSR1, marks=pytest.mark.faults)])
 def test_a_signal_to_one_process_stops_all_after_one_step_and_another_number_of_them_goes_on(
     whole, tmp_path, compiled, stopped_by
 ):
@@ -57,15 +59,19 @@ def test_a_signal_to_one_process_stops_all_after_one_step_and_another_number_of_
     close(arrays(whole), arrays(setting.directory))
 
 
+@pytest.mark.faults
 def test_a_mesh_across_processes_in_tensor_and_context_reads_each_row_once(whole, tmp_path, compiled):
     # Both processes hold the same rows; one of them tells the position.
-    experiment = replace(TINY, mesh=MeshConfig(data=1, context=2, tensor=2), steps=10)
+    evaluation = Evaluation(tasks=("reverse_words",), every=0, examples=4, batch_size=4, length=8)
+    experiment = replace(TINY, mesh=MeshConfig(data=1, context=2, tensor=2), steps=10, evaluation=evaluation)
     setting = Setting(directory=tmp_path / "run", experiment=experiment, processes=2, devices=2, cache=compiled)
     training = Training(setting)
     assert training.join() == [0, 0], training.text()
     for step, loss in losses(setting.directory).items():
         assert loss == pytest.approx(losses(whole)[step], rel=1e-3)
     assert len(os.listdir(setting.directory / "checkpoints" / "10" / "position")) == TINY.data.shards
+    assert training.marked().count("eval 10") == 1
+    assert json.loads((setting.directory / "eval" / "10.json").read_text())["tasks"]["reverse_words"]["examples"] == 4
 
 
 def test_a_killed_process_ends_the_others(tmp_path, compiled):
@@ -85,7 +91,7 @@ def test_a_killed_process_ends_the_others(tmp_path, compiled):
     assert "heartbeat" in training.text() or "Connection" in training.text() or "peer" in training.text()
 
 
-@pytest.mark.parametrize("number", [2, 3, 4])
+@pytest.mark.parametrize("number", [3, *(pytest.param(number, marks=pytest.mark.faults) for number in (1, 2, 4))])
 def test_rounds_of_kills_end_as_if_nothing_had_happened(number, tmp_path):
     (result,) = rounds.rounds(1, seed=0, processes=1, work=tmp_path, first=number)
     assert result.struck
