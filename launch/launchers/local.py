@@ -239,8 +239,8 @@ class _Attempt:
         return STOPPED if STOPPED in self._ended.values() else DONE
 
 
-_CHATTER = b"[Gloo] Rank "
-"""How the lines begin that Gloo writes to standard output, among the results, for each group of processes it connects."""
+_CHATTER = b" peer ranks. Expected number of connected peer ranks is : "
+"""What lines hold that Gloo writes to standard output, among the results, for each group of processes it connects."""
 
 
 class _Lines:
@@ -256,7 +256,7 @@ class _Lines:
             lines, self._rest = [*lines, self._rest], b""
         with suppress(BrokenPipeError):  # nobody reads: the processes go on all the same
             for line in lines:
-                if line.startswith(_CHATTER):
+                if _CHATTER in line:
                     continue
                 self._target.write((self._prefix + line).decode(errors="replace") + "\n")
             self._target.flush()
