@@ -62,6 +62,7 @@ def test_preflight(tmp_path):
         "settings": r"preflight: host \S+ \(process 1\) has XLA_FLAGS --xla_a=1 --xla_b=2 instead of --xla_a=1\. Nothing",
         "directory": r"preflight: host \S+ \(process 2\) does not see in \S+/run1 \(--dir\) what process 0 on host \S+ wrote in \S+/run0\.",
         "unwritable": r"host \S+ \(process 0\): \S+/file/run \(--dir\) cannot be written to: Not a directory",
+        "platform": r"preflight: host \S+ \(process 1\) has no cuda device that JAX can use, only 2 cpu, and JAX_PLATFORMS=cuda,cpu asks",
         "mistake": r"process 1 on host \S+: no such file",
         "everyone's": r"no such option",
     }.items():

@@ -65,6 +65,9 @@ def _preflights(me: int, directory: Path) -> None:
     attempt("unwritable", {}, blocked / "run")
     attempt("mistake", {}, directory / "run", UserError("no such file") if me == 1 else None)
     attempt("everyone's", {}, directory / "run", UserError("no such option"))
+    os.environ["JAX_PLATFORMS"] = "cpu,cuda" if me == 0 else "cuda,cpu"
+    attempt("platform", {}, directory / "run")
+    os.environ["JAX_PLATFORMS"] = "cpu"
     attempt("again", {}, directory / "run")
 
 
