@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 RUN ?= runs/quickstart
 SOURCES = setup.py t2t models tasks launch tests docs
 
-.PHONY: quickstart test lint types imports check format lock slow clean
+.PHONY: quickstart test test-slurm lint types imports check format lock slow clean
 
 quickstart: $(VENV)/installed
 	$(BIN)/t2t train t5:quickstart --dir $(RUN)
@@ -16,6 +16,10 @@ quickstart: $(VENV)/installed
 
 test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST)
+
+# A training on a SLURM cluster of this machine; as root, with the packages slurmctld, slurmd, slurm-client and munge. Ten minutes.
+test-slurm: $(VENV)/installed-dev
+	PYTHON=$(BIN)/python tests/slurm/test.sh
 
 check: lint types imports
 

@@ -58,6 +58,8 @@ def facts(configuration: Any) -> dict[str, Any]:
         "process": jax.process_index(),
         "processes": jax.process_count(),
         "devices": jax.device_count(),
+        "platform": jax.default_backend(),
+        "JAX_PLATFORMS": os.environ.get("JAX_PLATFORMS", ""),
         "local devices": ", ".join(f"{count} {kind}" for kind, count in devices.items()),
         "python": platform.python_version(),
         **{name: _version(name) for name in PACKAGES},
@@ -84,11 +86,13 @@ def preflight(
     global _passed
     own = facts(configuration)
     if jax.process_count() == 1:
+        _check_platform([own])
         return [own]
     with _Patience("preflight"):
         found = gather({"facts": own, "nonce": secrets.token_hex(8)})
         _raise_mistakes(found)
         everyone = [message["facts"] for message in found]
+        _check_platform(everyone)
         _check_equal(everyone, configuration)
         _check_directory(directory, everyone, found[0]["nonce"], seen_within)
     _passed = True
@@ -121,6 +125,17 @@ def _raise_mistakes(found: Sequence[Mapping[str, Any]]) -> None:
         index, message = next(iter(told.items()))
         more = f" (and {len(told) - 1} more of {len(found)} processes)" if len(told) > 1 else ""
         raise AgreedError(f"process {index} on host {message['host']}{more}: {message['mistake']}")
+
+
+def _check_platform(everyone: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse CPUs where JAX_PLATFORMS asks for other devices first: JAX takes what is next in it where a plugin is not installed."""
+    for one in everyone:
+        asked = one["JAX_PLATFORMS"].partition(",")[0]
+        if asked in ("cuda", "rocm", "gpu", "tpu") and one["platform"] == "cpu":
+            raise AgreedError(
+                f"preflight: host {one['host']} (process {one['process']}) has no {asked} device that JAX can use, only {one['local devices']}, and"
+                f" JAX_PLATFORMS={one['JAX_PLATFORMS']} asks for one. Is t2t[{'tpu' if asked == 'tpu' else 'gpu'}] installed there?"
+            )
 
 
 def _check_equal(everyone: Sequence[Mapping[str, Any]], configuration: Any) -> None:

@@ -50,7 +50,7 @@ told() { [ "$(grep -c "$1" "$place/t2t-$job.log")" -ge "$2" ]; }
 shown sinfo
 shown "$python" -m t2t.launch launch slurm --gpus-per-node 0 --tasks-per-node 2 --partition low --time 1:00:00 --signal-before 60 \
     --output "$place/%x-%j.log" -- train t5:quickstart --dir "$run" --steps "$steps" --batch-size 8 \
-    --data.task reverse_words --data.inputs-length 64 --data.targets-length 32 --data.shards 2 --eval-every 0 --checkpoint-every 100000 --log-every 5
+    --data.task reverse_words --data.inputs-length 64 --data.targets-length 32 --data.shards 2 --evaluation.tasks reverse_words --eval-every 0 --checkpoint-every 100000 --log-every 5
 job=$(squeue -h -o %A)
 
 wait_for "the first steps" 600 beyond 9
