@@ -62,6 +62,11 @@ class Local:
             raise UserError(
                 "t2t launch local: --devices-per-process is of CPU devices, --gpus-per-process of GPUs: give one of them"
             )
+        if self.gpus_per_process is not None and self.processes == 1:
+            raise UserError(
+                f"t2t launch local: --gpus-per-process {self.gpus_per_process} deals GPUs out to several processes, --processes is 1. Nearest:"
+                " CUDA_VISIBLE_DEVICES, or --processes 2."
+            )
 
     def launch(self, words: Sequence[str]) -> int:
         """Run `t2t WORDS` in each process and return the exit code of all together. Raises UserError for options that cannot be."""

@@ -157,6 +157,7 @@ def test_no_process_outlives_a_launcher_killed_with_sigkill(tmp_path):
         ("launch local -n 0 -- train", "--processes 0 is less than 1. Nearest: 1"),
         ("launch local --restart 1 -- train", "unknown option --restart. Nearest: --restarts"),
         ("launch local --devices-per-process 2 --gpus-per-process 1 -- train", "give one of them"),
+        ("launch local -n 1 --gpus-per-process 1 -- train", "--processes is 1. Nearest: CUDA_VISIBLE_DEVICES"),
     ],
 )
 def test_a_mistake_is_one_line_and_code_2(words, message, capsys):
