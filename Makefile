@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 RUN ?= runs/quickstart
 SOURCES = setup.py t2t models tasks launch tests docs
 
-.PHONY: quickstart test faults lint types imports check format lock slow clean
+.PHONY: quickstart test faults test-slurm lint types imports check format lock clean
 
 quickstart: $(VENV)/installed
 	$(BIN)/t2t train t5:quickstart --dir $(RUN)
@@ -22,6 +22,10 @@ faults: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -m faults tests/faults
 	$(BIN)/python -m tests.faults.rounds --rounds 200
 	$(BIN)/python -m tests.faults.rounds --rounds 20 --processes 2
+
+# A training on a SLURM cluster of this machine; as root, with the packages slurmctld, slurmd, slurm-client and munge. Ten minutes.
+test-slurm: $(VENV)/installed-dev
+	PYTHON=$(BIN)/python tests/slurm/test.sh
 
 check: lint types imports
 

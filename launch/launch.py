@@ -12,10 +12,13 @@ from t2t.launch.main import COMMANDS
 
 LAUNCHERS = {
     "local": ("t2t.launch.launchers.local", "Local"),
+    "slurm": ("t2t.launch.launchers.slurm", "Slurm"),
+    "kubernetes": ("t2t.launch.launchers.kubernetes", "Kubernetes"),
+    "tpu-vm": ("t2t.launch.launchers.tpu_vm", "TpuVm"),
 }
 """Where to -> the module and the class of its options, imported only when it is asked for."""
 
-USAGE = "t2t launch {local} [--option value ...] -- train RECIPE --dir RUN [--option value ...]"
+USAGE = "t2t launch {local|slurm|kubernetes|tpu-vm} [--option value ...] -- train RECIPE --dir RUN [--option value ...]"
 
 
 def command(arguments: Sequence[str]) -> int:
@@ -24,7 +27,7 @@ def command(arguments: Sequence[str]) -> int:
     at = arguments.index("--") if "--" in arguments else len(arguments)
     own, words = arguments[:at], arguments[at + 1 :]
     if own and own[0] in ("-h", "--help"):
-        print(f"usage: {USAGE}\n\nt2t launch {next(iter(LAUNCHERS))} --help tells its options.")
+        print(f"usage: {USAGE}\n\nt2t launch local --help tells the options of each.")
         return 0
     if not own:
         raise UserError(f"t2t launch: where? {USAGE}")

@@ -62,6 +62,11 @@ class Local:
             raise UserError(
                 "t2t launch local: --devices-per-process is of CPU devices, --gpus-per-process of GPUs: give one of them"
             )
+        if self.gpus_per_process is not None and self.processes == 1:
+            raise UserError(
+                f"t2t launch local: --gpus-per-process {self.gpus_per_process} deals GPUs out to several processes, --processes is 1. Nearest:"
+                " CUDA_VISIBLE_DEVICES, or --processes 2."
+            )
 
     def launch(self, words: Sequence[str]) -> int:
         """Run `t2t WORDS` in each process and return the exit code of all together. Raises UserError for options that cannot be."""
@@ -239,8 +244,8 @@ class _Attempt:
         return STOPPED if STOPPED in self._ended.values() else DONE
 
 
-_CHATTER = b"[Gloo] Rank "
-"""How the lines begin that Gloo writes to standard output, among the results, for each group of processes it connects."""
+_CHATTER = b" peer ranks. Expected number of connected peer ranks is : "
+"""What lines hold that Gloo writes to standard output, among the results, for each group of processes it connects."""
 
 
 class _Lines:
@@ -256,7 +261,7 @@ class _Lines:
             lines, self._rest = [*lines, self._rest], b""
         with suppress(BrokenPipeError):  # nobody reads: the processes go on all the same
             for line in lines:
-                if line.startswith(_CHATTER):
+                if _CHATTER in line:
                     continue
                 self._target.write((self._prefix + line).decode(errors="replace") + "\n")
             self._target.flush()

@@ -40,7 +40,7 @@ def end_with_launcher() -> None:
 
     Linux sends the signal itself; elsewhere a thread looks once a second. Without a launcher on this machine nothing is done.
     """
-    value = os.environ.get(LAUNCHER, "")
+    value = os.environ.pop(LAUNCHER, "")  # it is no matter of the processes that this one starts
     if not value.isdigit():
         return
     parent = int(value)

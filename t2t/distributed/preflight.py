@@ -34,8 +34,6 @@ SETTINGS = (
 )
 """Environment variables that make other programs, or other numbers, of the same code."""
 
-SEEN_WITHIN = 10.0
-"""Seconds within which a file that process 0 writes must be seen by all: network file systems remember what was not there."""
 PATIENCE = 60.0
 """Seconds after which a process says that it waits for others."""
 
@@ -60,6 +58,8 @@ def facts(configuration: Any) -> dict[str, Any]:
         "process": jax.process_index(),
         "processes": jax.process_count(),
         "devices": jax.device_count(),
+        "platform": jax.default_backend(),
+        "JAX_PLATFORMS": os.environ.get("JAX_PLATFORMS", ""),
         "local devices": ", ".join(f"{count} {kind}" for kind, count in devices.items()),
         "python": platform.python_version(),
         **{name: _version(name) for name in PACKAGES},
@@ -69,11 +69,15 @@ def facts(configuration: Any) -> dict[str, Any]:
     }
 
 
-def preflight(configuration: Any, directory: Path, say: Callable[[str], None] | None = None) -> list[dict[str, Any]]:
+def preflight(
+    configuration: Any, directory: Path, say: Callable[[str], None] | None = None, *, seen_within: float = 10.0
+) -> list[dict[str, Any]]:
     """Check that all processes agree and reach one run directory; return the facts of each. To be called on all processes.
 
     configuration: what is to be run, to be equal on all processes.
     directory:     the run's directory; it is made where there is none.
+    seen_within:   seconds within which all must see a file that process 0 has written; network file systems remember for a while that it was
+                   not there.
     say:           gets the report, a line at a time, on process 0; None prints it to standard error.
 
     Raises AgreedError, on all processes and with the same text, naming the host that differs and what in, or that does not see what
@@ -82,13 +86,15 @@ def preflight(configuration: Any, directory: Path, say: Callable[[str], None] | 
     global _passed
     own = facts(configuration)
     if jax.process_count() == 1:
+        _check_platform([own])
         return [own]
     with _Patience("preflight"):
         found = gather({"facts": own, "nonce": secrets.token_hex(8)})
         _raise_mistakes(found)
         everyone = [message["facts"] for message in found]
+        _check_platform(everyone)
         _check_equal(everyone, configuration)
-        _check_directory(directory, everyone, found[0]["nonce"])
+        _check_directory(directory, everyone, found[0]["nonce"], seen_within)
     _passed = True
     if jax.process_index() == 0:
         for line in table(everyone):
@@ -119,6 +125,17 @@ def _raise_mistakes(found: Sequence[Mapping[str, Any]]) -> None:
         index, message = next(iter(told.items()))
         more = f" (and {len(told) - 1} more of {len(found)} processes)" if len(told) > 1 else ""
         raise AgreedError(f"process {index} on host {message['host']}{more}: {message['mistake']}")
+
+
+def _check_platform(everyone: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse CPUs where JAX_PLATFORMS asks for other devices first: JAX takes what is next in it where a plugin is not installed."""
+    for one in everyone:
+        asked = one["JAX_PLATFORMS"].partition(",")[0]
+        if asked in ("cuda", "rocm", "gpu", "tpu") and one["platform"] == "cpu":
+            raise AgreedError(
+                f"preflight: host {one['host']} (process {one['process']}) has no {asked} device that JAX can use, only {one['local devices']}, and"
+                f" JAX_PLATFORMS={one['JAX_PLATFORMS']} asks for one. Is t2t[{'tpu' if asked == 'tpu' else 'gpu'}] installed there?"
+            )
 
 
 def _check_equal(everyone: Sequence[Mapping[str, Any]], configuration: Any) -> None:
@@ -154,7 +171,7 @@ def _differences(
     return f"another configuration ({shown})"
 
 
-def _check_directory(directory: Path, everyone: Sequence[Mapping[str, Any]], nonce: str) -> None:
+def _check_directory(directory: Path, everyone: Sequence[Mapping[str, Any]], nonce: str, seen_within: float) -> None:
     """Process 0 writes a file, all look for it; it is gone again before anyone goes on."""
     probe = directory / f".preflight-{nonce}"
     trouble = ""
@@ -165,10 +182,10 @@ def _check_directory(directory: Path, everyone: Sequence[Mapping[str, Any]], non
         except OSError as error:
             trouble = f"{directory} (--dir) cannot be written to: {error.strerror}"
     written = gather(trouble)[0]
-    seen = not written and _sees(probe)
+    seen = not written and _sees(probe, seen_within)
     sights = gather({"seen": seen, "path": str(directory.absolute())})
-    if jax.process_index() == 0:
-        probe.unlink(missing_ok=True)
+    if jax.process_index() == 0 and not written:
+        probe.unlink()
     gather(None)  # nobody takes the file for a part of the run
     if written:
         raise AgreedError(f"host {everyone[0]['host']} (process 0): {written}")
@@ -181,8 +198,8 @@ def _check_directory(directory: Path, everyone: Sequence[Mapping[str, Any]], non
         )
 
 
-def _sees(probe: Path) -> bool:
-    limit = time.monotonic() + SEEN_WITHIN
+def _sees(probe: Path, within: float) -> bool:
+    limit = time.monotonic() + within
     while True:
         try:
             os.listdir(

@@ -117,6 +117,7 @@ def test_a_run_in_full(run):
     )  # loss, learning rate, tokens, waiting, exact match: and no picture of the steps' seconds
     assert sorted(entry.name for entry in run.iterdir()) == [
         "eval",
+        "ledger.jsonl",
         "machine.json",
         "metrics.jsonl",
         "report.html",

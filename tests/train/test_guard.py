@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from t2t import tasks  # noqa: F401  registers them
 from t2t.checkpoint import CheckpointConfig, Checkpoints
 from t2t.data import Data
 from t2t.data.prefetch import DeviceBatches
@@ -47,7 +48,7 @@ def poisoned(monkeypatch):
             if next(count) not in numbers:
                 return batch
             if np.isnan(factor):
-                return replace(batch, weights=batch.weights * jnp.nan)
+                return replace(batch, weights=batch.weights * jnp.inf)
             return replace(batch, targets=jax.device_put(jnp.full_like(batch.targets, 383), batch.targets.sharding))
 
         monkeypatch.setattr(DeviceBatches, "__next__", bad)
@@ -99,9 +100,9 @@ def test_too_many_bad_steps_in_a_row_end_the_run(poisoned, tmp_path):
 
 def test_a_spike_is_told_from_ordinary_losses(poisoned, tmp_path):
     poisoned({9}, factor=1.0)
-    guard = Guard(spike="skip", spike_factor=1.02, window=4)
+    guard = Guard(spike="skip", spike_factor=1.3, window=4)
     observer = Silent()
-    run(tmp_path / "run", replace(TINY, guard=guard), observer)
+    run(tmp_path / "run", replace(TINY, guard=guard, optimizer=AdamW(schedule=Constant(peak=3e-2))), observer)
     told = [message for message in observer.messages if "left out" in message]
     assert told
     assert told[0].startswith("step 9: loss ")
@@ -112,10 +113,10 @@ def test_what_is_found_is_the_first_tensor_and_its_layer():
     model, params = params_of(MODEL)
     names, stacked = tensors(model.specs), layered(model.specs)
     assert len(names) == squares(params, stacked).shape[0]
-    wanted = "decoder/layers/mlp/out/kernel, layer 1"
+    wanted = "decoder/layers/attention/out/kernel, layer 1"
     broken = jax.tree.map(lambda x: x, params)
-    kernel = broken["decoder"]["layers"]["mlp"]["out"]["kernel"]
-    broken["decoder"]["layers"]["mlp"]["out"]["kernel"] = kernel.at[1, 0, 0].set(jnp.inf)
+    kernel = broken["decoder"]["layers"]["attention"]["out"]["kernel"]
+    broken["decoder"]["layers"]["attention"]["out"]["kernel"] = kernel.at[1, 0, 0].set(jnp.inf)
     assert bad_parameter(params, model.specs) is None
     assert bad_parameter(broken, model.specs) == wanted
     finding, health = examine(Guard(), healthy(), jnp.float32(1.0), squares(broken, stacked))

@@ -1,0 +1,166 @@
+"""`t2t launch kubernetes`: a JobSet of one indexed pod a host, behind a headless service."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+from t2t.errors import UserError
+from t2t.launch.launchers.templates import check_dns, check_least, check_plain, render
+from t2t.launch.launchers.tpu import GKE, Slice
+
+_LABEL = re.compile(
+    r"([A-Za-z0-9.-]+/)?[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?=[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kubernetes:
+    """Create a JobSet on Kubernetes with kubectl, or with --dry-run print its manifest.
+
+    Each host has a pod, which is one process with all the host's devices. A pod that fails, or whose node goes away, starts all again from
+    the last checkpoint; on SIGTERM the training saves first. The cluster needs JobSet (https://jobset.sigs.k8s.io), 0.6 or newer.
+
+    Args:
+        name: of the JobSet.
+        image: container image in which `python -m t2t.launch` runs.
+        volume_claim: persistent volume claim, of mode ReadWriteMany, that keeps the run directory.
+        mount: where it is in the pods; --dir of the training is in there.
+        hosts: pods; for a TPU as its topology says.
+        gpus_per_host: GPUs of each; 0 trains on CPUs.
+        tpu: a TPU slice on GKE instead, as v5e:4x4.
+        slices: TPU slices.
+        cpus: cores of each host to ask for.
+        memory: of each host to ask for, as Kubernetes spells it (64Gi).
+        node_selector: labels of the nodes, each KEY=VALUE (cloud.google.com/gke-accelerator=nvidia-h100-80gb).
+        restarts: how often to start again.
+        grace: seconds between SIGTERM and SIGKILL: time to save.
+        heartbeat: seconds without a sign of life after which a process counts as dead.
+        port: of process 0, at which the others find it.
+        namespace: kubectl's own by default.
+        priority_class: of the pods.
+        service_account: of the pods.
+        queue: Kueue's local queue.
+        dry_run: print the manifest, create nothing.
+    """
+
+    name: str = "t2t"
+    image: str | None = None
+    volume_claim: str | None = None
+    mount: str = "/runs"
+    hosts: int | None = None
+    gpus_per_host: int = 8
+    tpu: str | None = None
+    slices: int = 1
+    cpus: int | None = None
+    memory: str | None = None
+    node_selector: tuple[str, ...] = ()
+    restarts: int = 100
+    grace: int = 300
+    heartbeat: int = 10
+    port: int = 8476
+    namespace: str | None = None
+    priority_class: str | None = None
+    service_account: str | None = None
+    queue: str | None = None
+    dry_run: bool = False
+
+    def check(self, words: Sequence[str]) -> None:
+        """Refuse what cannot be. Raises UserError."""
+        for option, number, least in (
+            ("--hosts", self.hosts, 1),
+            ("--gpus-per-host", self.gpus_per_host, 0),
+            ("--slices", self.slices, 1),
+            ("--cpus", self.cpus, 1),
+            ("--restarts", self.restarts, 0),
+            ("--grace", self.grace, 1),
+            ("--heartbeat", self.heartbeat, 1),
+            ("--port", self.port, 1024),
+        ):
+            check_least(number, least, option, "kubernetes")
+        for name in ("name", "volume_claim", "namespace", "priority_class", "service_account", "queue"):
+            check_dns(getattr(self, name), f"--{name.replace('_', '-')}", "kubernetes")
+        for name in ("image", "memory", "mount"):
+            check_plain(getattr(self, name), f"--{name}", "kubernetes")
+        if self.image is None:
+            raise UserError("t2t launch kubernetes: which container image? --image REGISTRY/NAME:TAG")
+        if self.volume_claim is None:
+            raise UserError(
+                "t2t launch kubernetes: where is the run kept? --volume-claim names a persistent volume claim: a pod's own disk goes with it"
+            )
+        for label in self.node_selector:
+            if not _LABEL.fullmatch(label):
+                raise UserError(
+                    f"t2t launch kubernetes: --node-selector {label!r} is not KEY=VALUE. Nearest: cloud.google.com/gke-accelerator=nvidia-h100-80gb."
+                )
+        if self.slices > 1 and self.tpu is None:
+            raise UserError(
+                f"t2t launch kubernetes: --slices {self.slices} are of TPUs (--tpu). Nearest: --hosts {self.slices}."
+            )
+        _check_directory(words, self.mount)
+
+    def manifest(self, words: Sequence[str]) -> str:
+        """Return the manifest of a JobSet that runs `t2t WORDS`. Raises UserError for options that cannot be."""
+        self.check(words)
+        selectors = [tuple(label.split("=", 1)) for label in self.node_selector]
+        hosts, limits = self.hosts or 1, {}
+        if self.tpu is not None:
+            slice_ = Slice.parse(self.tpu, "t2t launch kubernetes: --tpu")
+            hosts = self.hosts or slice_.hosts
+            if slice_.chips % hosts:
+                raise UserError(
+                    f"t2t launch kubernetes: --hosts {hosts} do not divide the {slice_.chips} chips of --tpu {self.tpu}. Nearest: {slice_.hosts}."
+                )
+            limits["google.com/tpu"] = slice_.chips // hosts
+            selectors = [
+                ("cloud.google.com/gke-tpu-accelerator", GKE[slice_.generation]),
+                ("cloud.google.com/gke-tpu-topology", slice_.topology),
+                *selectors,
+            ]
+        elif self.gpus_per_host:
+            limits["nvidia.com/gpu"] = self.gpus_per_host
+        requests: dict[str, Any] = {"cpu": self.cpus, "memory": self.memory}
+        values = {
+            **{name: getattr(self, name) for name in self.__dataclass_fields__},
+            "hosts": hosts,
+            "gpus_per_host": 0 if self.tpu else self.gpus_per_host,
+            "selectors": selectors,
+            "limits": limits,
+            "requests": {name: value for name, value in requests.items() if value is not None},
+            "command": ["python", "-m", "t2t.launch", *words],
+        }
+        return render("jobset.yaml.jinja", **values)
+
+    def launch(self, words: Sequence[str]) -> int:
+        """Create the JobSet, or print it, and return the exit code. Raises UserError where Kubernetes refuses it."""
+        manifest = self.manifest(words)
+        if self.dry_run:
+            print(manifest, end="")
+            return 0
+        try:
+            done = subprocess.run(["kubectl", "create", "-f", "-"], input=manifest, capture_output=True, text=True)
+        except FileNotFoundError:
+            raise UserError(
+                "t2t launch kubernetes: there is no kubectl here. Nearest: --dry-run, which prints the manifest."
+            ) from None
+        if done.returncode:
+            raise UserError(f"t2t launch kubernetes: kubectl refused it: {done.stderr.strip()}")
+        print(done.stdout.strip())
+        return 0
+
+
+def _check_directory(words: Sequence[str], mount: str) -> None:
+    """Refuse a run directory outside of what the pods share. Raises UserError."""
+    given = [word.partition("=")[2] for word in words if word.startswith("--dir=")]
+    given += [after for word, after in itertools.pairwise(words) if word == "--dir"]
+    for directory in given:
+        if PurePosixPath(mount) not in PurePosixPath(directory).parents or ".." in PurePosixPath(directory).parts:
+            name = PurePosixPath(directory).name or "run"
+            raise UserError(
+                f"t2t launch kubernetes: --dir {directory!r} is not in what the pods share, --mount {mount}. Nearest: {mount}/{name}."
+            )

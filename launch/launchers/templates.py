@@ -1,0 +1,56 @@
+"""Scripts and manifests out of templates, and the names that may stand in them."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from importlib import resources
+from typing import Any
+
+import jinja2
+
+from t2t.errors import UserError
+
+_PLAIN = re.compile(r"[A-Za-z0-9%/._][A-Za-z0-9._@:/=,+%-]*")
+_DNS = re.compile(r"[a-z]([a-z0-9-]*[a-z0-9])?")
+
+
+def render(template: str, **values: Any) -> str:
+    """Return the template of that file name, filled in. In it, `quote` is the shell's, `json` makes a value that YAML reads."""
+    environment = jinja2.Environment(
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,
+    )
+    environment.filters["quote"] = shlex.quote
+    environment.filters["json"] = lambda value: json.dumps(value, ensure_ascii=False)
+    text = resources.files("t2t.launch.launchers").joinpath(template).read_text(encoding="utf-8")
+    return environment.from_string(text).render(**values)
+
+
+def check_plain(value: str | None, option: str, launcher: str) -> None:
+    """Refuse what would not stand as one word in a script. Raises UserError."""
+    if value is not None and not _PLAIN.fullmatch(value):
+        close = re.sub(r"[^A-Za-z0-9._@:/=,+%-]+", "-", value).lstrip("-@:=,+") or "t2t"
+        raise UserError(
+            f"t2t launch {launcher}: {option} {value!r} has characters that cannot stand in a script. Nearest: {close}."
+        )
+
+
+def check_dns(value: str | None, option: str, launcher: str, *, longest: int = 40) -> None:
+    """Refuse what is no name of a Kubernetes object or cloud resource. Raises UserError."""
+    if value is not None and (not _DNS.fullmatch(value) or len(value) > longest):
+        close = re.sub(r"[^a-z0-9]+", "-", value.lower()).strip("-0123456789")[:longest].strip("-") or "t2t"
+        raise UserError(
+            f"t2t launch {launcher}: {option} {value!r} is no name: lower-case letters, digits and '-' inside, beginning with a letter, at most"
+            f" {longest}. Nearest: {close}."
+        )
+
+
+def check_least(value: int | None, least: int, option: str, launcher: str) -> None:
+    """Refuse a number that is too small. Raises UserError."""
+    if value is not None and value < least:
+        raise UserError(f"t2t launch {launcher}: {option} {value} is less than {least}. Nearest: {least}.")
