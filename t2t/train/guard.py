@@ -162,9 +162,9 @@ class Judge:
         for step, values in zip(steps, metrics, strict=True):
             kind, loss = int(values["bad"]), float(values["loss"])
             if kind == 1:
-                found.append(
-                    BadStep(step=step, kind="nonfinite", what=f"{self._names[int(values['bad_tensor'])]} is not finite")
-                )
+                at = int(values["bad_tensor"])
+                what = "the loss" if at == 0 else f"the gradient of {self._names[at - 1]}"
+                found.append(BadStep(step=step, kind="nonfinite", what=f"{what} is not finite"))
             elif kind == 2:
                 mean = float(values["loss_mean"])
                 found.append(BadStep(step=step, kind="spike", what=f"loss {loss:.4g}, its running mean {mean:.4g}"))
