@@ -1,0 +1,72 @@
+"""Compiling a step for devices that are not there."""
+
+from __future__ import annotations
+
+import re
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+
+from t2t.plan.hlo import Program as Hlo
+from t2t.train.program import Program
+
+_SIZE = r"([\d.]+)\s*([KMGT]?)i?B?"
+_FORMS = (
+    re.compile(rf"\({_SIZE}\) exceeds available \w+ \({_SIZE}\)"),
+    re.compile(rf"[Uu]sed {_SIZE} of {_SIZE} hbm"),
+)
+_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A step's program.
+
+    analysis: `Compiled.memory_analysis()`, bytes of one device.
+    seconds:  tracing and compiling took.
+    """
+
+    hlo: Hlo
+    analysis: Any
+    seconds: float
+
+
+@dataclass(frozen=True)
+class OutOfMemory:
+    """The compiler gave up.
+
+    needed:    bytes, for what the compiler was at when it did: what a step needs is at least that; None where it does not say.
+    available: bytes a chip has.
+    message:   its words.
+    """
+
+    needed: float | None
+    available: float | None
+    message: str
+    seconds: float
+
+
+def compile_step(program: Program) -> Compiled | OutOfMemory:
+    """Compile the update that training runs, from shapes alone."""
+    started = time.perf_counter()
+    lowered = program.step().lower(program.abstract_state(), program.abstract_batch())
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        return out_of_memory(str(error), time.perf_counter() - started)
+    return Compiled(Hlo(compiled.as_text() or ""), compiled.memory_analysis(), time.perf_counter() - started)
+
+
+def out_of_memory(message: str, seconds: float = 0.0) -> OutOfMemory:
+    """Read the sizes in the compiler's message."""
+    line = " ".join(message.split())
+    for form in _FORMS:
+        found = form.search(line)
+        if found:
+            needed, available = (float(found[i]) * _UNITS[found[i + 1]] for i in (1, 3))
+            return OutOfMemory(needed, available, line[:400], seconds)
+    return OutOfMemory(None, None, line[:400], seconds)
