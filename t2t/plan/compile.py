@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import jax
 
@@ -51,7 +51,8 @@ class OutOfMemory:
 def compile_step(program: Program) -> Compiled | OutOfMemory:
     """Compile the update that training runs, from shapes alone."""
     started = time.perf_counter()
-    lowered = program.step().lower(program.abstract_state(), program.abstract_batch())
+    step = cast(jax.stages.Wrapped, program.step())
+    lowered = step.lower(program.abstract_state(), program.abstract_batch())
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:

@@ -10,12 +10,12 @@ from typing import Any
 
 import jax
 
+from t2t.losses import cross_entropy
 from t2t.optim.paths import flatten_specs
 from t2t.plan import flops
 from t2t.plan.collectives import Collective
 from t2t.plan.memory import Memory, bytes_a_device, state_bytes
 from t2t.plan.topology import Topology
-from t2t.losses import cross_entropy
 from t2t.sharding import AXES, DEFAULT_RULES, MeshConfig
 from t2t.train.experiment import Experiment
 from t2t.train.program import Program

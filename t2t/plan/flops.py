@@ -70,13 +70,14 @@ def dots(function: Callable[..., Any], *arguments: Any) -> Counter[str]:
 
 def _count(jaxpr: core.Jaxpr) -> Counter[str]:
     total: Counter[str] = Counter()
+    equation: Any
     for equation in jaxpr.eqns:
         name = equation.primitive.name
         if name == "dot_general":
-            total[equation.invars[0].aval.dtype.name] += _dot(equation)
+            total[str(equation.invars[0].aval.dtype)] += _dot(equation)
         elif name == "cond":
             branches = [_count(branch.jaxpr) for branch in equation.params["branches"]]
-            total += max(branches, key=lambda counts: sum(counts.values()))
+            total.update(max(branches, key=_total))
         elif name == "while":
             if _count(equation.params["body_jaxpr"].jaxpr):
                 raise ValueError("a while loop with matrix products: how often it runs is not known while tracing")
@@ -86,6 +87,10 @@ def _count(jaxpr: core.Jaxpr) -> Counter[str]:
                 for dtype, operations in _count(inner).items():
                     total[dtype] += times * operations
     return total
+
+
+def _total(counts: Any) -> int:
+    return sum(counts.values())
 
 
 def _inner(equation: Any) -> list[core.Jaxpr]:

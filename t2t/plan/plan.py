@@ -6,7 +6,6 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-
 from t2t.errors import UserError
 from t2t.plan import flops
 from t2t.plan.collectives import Collective, Layout, collectives

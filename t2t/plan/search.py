@@ -23,7 +23,8 @@ def search(experiment: Experiment, topology: Topology, devices: list[Any]) -> li
     for mesh in _meshes(experiment, topology):
         for remat in _remats(experiment):
             for parts in _microbatches(experiment, mesh):
-                tried = _try(_with(experiment, mesh=mesh, remat=remat, microbatches=parts), topology, devices)
+                changed = dataclasses.replace(_with(experiment, mesh=mesh, remat=remat), microbatches=parts)
+                tried = _try(changed, topology, devices)
                 if tried is None:
                     break
                 if tried.fits:
@@ -38,49 +39,35 @@ def remedies(
     """Return changes that would make an experiment fit, as foreseen, each as options of the command line; the smallest changes first."""
     found: list[tuple[str, Plan]] = []
     for options, changed in _changes(experiment, topology):
-        tried = _try(changed, topology, devices)
-        if tried is not None and tried.fits:
-            found.append((options, tried))
-            if len(found) == at_most:
+        for parts in _microbatches(experiment, changed.mesh):
+            own = [*options, f"--microbatches {parts}"] if parts != experiment.microbatches else options
+            tried = _try(dataclasses.replace(changed, microbatches=parts), topology, devices)
+            if tried is None:
                 break
+            if own and tried.fits:
+                found.append((" ".join(own), tried))
+                break
+        if len(found) == at_most:
+            break
     return found
 
 
-def _changes(experiment: Experiment, topology: Topology) -> Iterator[tuple[str, Experiment]]:
-    """Yield changes, from those that change nothing of the result and little of the speed to those that change much."""
+def _changes(experiment: Experiment, topology: Topology) -> Iterator[tuple[list[str], Experiment]]:
+    """Yield options and what they make of an experiment, from those that change little to those that change much."""
     sizes = experiment.mesh.sizes(topology.size)
-    chunked = _chunked(experiment)
-    own = (sizes["data"], sizes["fsdp"], sizes["tensor"])
-    meshes = [own]
-    ways = sizes["data"] * sizes["fsdp"]
-    if sizes["data"] > 1 and ways // topology.slices > 1:
-        meshes.append((topology.slices, ways // topology.slices, sizes["tensor"]))
-    meshes += [
-        (topology.slices, topology.size // topology.slices // tensor // sizes["context"], tensor)
-        for tensor in (2, 4, 8, 16)
-        if tensor > sizes["tensor"]
-    ]
-    remat = getattr(experiment.model, "remat", None)
-    for data, fsdp, tensor in meshes:
-        for attention in (None, chunked) if chunked else (None,):
-            for policy in dict.fromkeys((remat, "full")):
-                mesh = dataclasses.replace(experiment.mesh, data=data, fsdp=fsdp, tensor=tensor)
-                for parts in _microbatches(experiment, mesh):
-                    if parts > 64 * experiment.microbatches:
-                        break
-                    changed = _with(experiment, mesh=mesh, remat=policy, microbatches=parts)
-                    options = _mesh_options(own, (data, fsdp, tensor))
-                    if policy != remat:
-                        options.append(f"--model.remat {policy}")
-                    if attention is not None:
-                        changed = dataclasses.replace(
-                            changed, model=dataclasses.replace(changed.model, attention=attention)
-                        )
-                        options.append(f"--model.attention {attention}")
-                    if parts != experiment.microbatches:
-                        options.append(f"--microbatches {parts}")
-                    if options:
-                        yield " ".join(options), changed
+    old = (sizes["data"], sizes["fsdp"], sizes["tensor"])
+    each = topology.size // sizes["context"] // topology.slices
+    divided = [(topology.slices, each // tensor, tensor) for tensor in (1, 2, 4, 8, 16) if tensor >= old[2]]
+    remat, own = (getattr(experiment.model, name, None) for name in ("remat", "attention"))
+    for sized in dict.fromkeys((old, *divided)):
+        for attention in dict.fromkeys((own, _chunked(experiment) or own)):
+            for policy in dict.fromkeys((remat, "full" if remat else None)):
+                mesh = dataclasses.replace(experiment.mesh, data=sized[0], fsdp=sized[1], tensor=sized[2])
+                changed = _with(experiment, mesh=mesh, remat=policy, attention=attention)
+                options = _mesh_options(old, sized)
+                options += [f"--model.remat {policy}"] if policy != remat else []
+                options += [f"--model.attention {attention}"] if attention != own else []
+                yield options, changed
 
 
 def _mesh_options(old: tuple[int, int, int], new: tuple[int, int, int]) -> list[str]:
@@ -96,9 +83,10 @@ def _try(experiment: Experiment, topology: Topology, devices: list[Any]) -> Plan
         return None
 
 
-def _with(experiment: Experiment, *, mesh: Any, remat: str | None, microbatches: int) -> Experiment:
-    model = experiment.model if remat is None else dataclasses.replace(experiment.model, remat=remat)  # type: ignore[call-arg]
-    return dataclasses.replace(experiment, mesh=mesh, model=model, microbatches=microbatches)
+def _with(experiment: Experiment, *, mesh: Any, remat: str | None, attention: str | None = None) -> Experiment:
+    changes: dict[str, Any] = {"remat": remat, "attention": attention}
+    given = {name: value for name, value in changes.items() if value is not None}
+    return dataclasses.replace(experiment, mesh=mesh, model=dataclasses.replace(experiment.model, **given))
 
 
 def _remats(experiment: Experiment) -> Iterable[str | None]:
