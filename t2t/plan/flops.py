@@ -27,7 +27,7 @@ class Flops:
     """Operations of one step, over all devices.
 
     model:    three times the forward pass's: what the mathematics asks for (6 a parameter and token, and attention).
-    hardware: type of the operands -> operations of the step as it is computed, what rematerialisation computes again included.
+    hardware: type of the operands, the wider where they differ -> operations of the step as it is computed, what rematerialisation computes again included.
     """
 
     model: float
@@ -74,7 +74,8 @@ def _count(jaxpr: core.Jaxpr) -> Counter[str]:
     for equation in jaxpr.eqns:
         name = equation.primitive.name
         if name == "dot_general":
-            total[str(equation.invars[0].aval.dtype)] += _dot(equation)
+            widest = max((variable.aval.dtype for variable in equation.invars), key=lambda dtype: dtype.itemsize)
+            total[widest.name] += _dot(equation)
         elif name == "cond":
             branches = [_count(branch.jaxpr) for branch in equation.params["branches"]]
             total.update(max(branches, key=_total))
