@@ -6,8 +6,10 @@ from t2t.optim import AdamW, Constant
 from t2t.sharding import MeshConfig
 from t2t.train.experiment import Experiment
 
+AS_MANY_AS_THERE_ARE = MeshConfig()
 
-def decoder(*, mesh=MeshConfig(), batch_size=8, length=16, microbatches=1, **model):
+
+def decoder(*, mesh=AS_MANY_AS_THERE_ARE, batch_size=8, length=16, microbatches=1, **model):
     """A GPT of few, even sizes, none of which is another's."""
     sizes = {"layers": 3, "embed": 64, "heads": 4, "mlp": 160, "vocab_size": 96, "max_length": length, "dropout": 0.0}
     return Experiment(

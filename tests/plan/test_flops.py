@@ -57,4 +57,5 @@ def test_it_agrees_with_xla_where_no_layer_is_hidden_in_a_loop(remat):
     program = Program.of(experiment, experiment.mesh.build(jax.devices()[:1]))
     compiled = program.step().lower(program.abstract_state(), program.abstract_batch()).compile()
     ours, theirs = flops.count(program).total, compiled.cost_analysis()["flops"]
-    assert ours <= theirs < 1.25 * ours or remat == "full" and 0.7 * ours < theirs
+    # XLA may find that what rematerialisation computes again is there already.
+    assert (ours if remat == "none" else 0.7 * ours) <= theirs < 1.25 * ours
