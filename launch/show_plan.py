@@ -107,6 +107,11 @@ def _show_time(plan: Plan) -> None:
         " and none of what is sent hidden behind computing. Tokens include padding.",
         style="dim",
     )
+    if plan.replicated:
+        out.print(
+            f"The compiler gathers whole, for want of a better way from one layout to another: {', '.join(plan.replicated)}",
+            style="yellow",
+        )
     if plan.unknown:
         out.print(f"{plan.unknown} loops of the program are counted as one round", style="dim")
 

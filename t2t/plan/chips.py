@@ -82,7 +82,8 @@ CHIPS = {
     ),
     "h100": Chip(
         name="H100 SXM 80GB",
-        hbm=79.1 * GIB * 0.95,
+        hbm=0.95
+        * 84_942_979_072,  # CUDA and its libraries keep some; XLA_PYTHON_CLIENT_MEM_FRACTION must let JAX have the rest
         flops=989.4e12,
         flops_float32=494.7e12,
         bandwidth=3352e9,

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
+import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -17,6 +22,8 @@ _FORMS = (
     re.compile(rf"\({_SIZE}\) exceeds available \w+ \({_SIZE}\)"),
     re.compile(rf"[Uu]sed {_SIZE} of {_SIZE} hbm"),
 )
+_LOGGED = re.compile(r"^([WIE]\d{4} |WARNING: All log messages|[WIE]\d{8} |\s*$)")
+_REPLICATED = re.compile(r"Involuntary full rematerialization.*? for HLO operation %\S+ = (\S+? [\w-]+)\(")
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
@@ -25,11 +32,13 @@ class Compiled:
     """A step's program.
 
     analysis: `Compiled.memory_analysis()`, bytes of one device.
+    replicated: arrays that the compiler found no way to bring from one layout to another but to gather them whole on every device.
     seconds:  tracing and compiling took.
     """
 
     hlo: Hlo
     analysis: Any
+    replicated: tuple[str, ...]
     seconds: float
 
 
@@ -53,13 +62,39 @@ def compile_step(program: Program) -> Compiled | OutOfMemory:
     started = time.perf_counter()
     step = cast(jax.stages.Wrapped, program.step())
     lowered = step.lower(program.abstract_state(), program.abstract_batch())
+    log: list[str] = []
     try:
-        compiled = lowered.compile()
+        with _log_into(log):
+            compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         return out_of_memory(str(error), time.perf_counter() - started)
-    return Compiled(Hlo(compiled.as_text() or ""), compiled.memory_analysis(), time.perf_counter() - started)
+    replicated = tuple(dict.fromkeys(found[1] for line in log if (found := _REPLICATED.search(line))))
+    seconds = time.perf_counter() - started
+    return Compiled(Hlo(compiled.as_text() or ""), compiled.memory_analysis(), replicated, seconds)
+
+
+@contextlib.contextmanager
+def _log_into(lines: list[str]) -> Iterator[None]:
+    """Keep what the compilers write to standard error; what is no line of their log comes through.
+
+    The file descriptor is redirected, since the lines come from compiled code that no setting reaches.
+    """
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as caught:
+        os.dup2(caught.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            caught.seek(0)
+            lines += caught.read().decode(errors="replace").splitlines()
+            for line in lines:
+                if not _LOGGED.match(line):
+                    print(line, file=sys.stderr)
 
 
 def out_of_memory(message: str, seconds: float = 0.0) -> OutOfMemory:

@@ -31,6 +31,7 @@ class Plan:
     moved:    bytes to and from a device's memory.
     sent:     what a device sends.
     tokens:   positions in a batch, padding included.
+    replicated: see `Compiled`.
     unknown:  loops of the program that were counted as one round because their number could not be read.
     """
 
@@ -48,6 +49,7 @@ class Plan:
     tokens: int
     message: str = ""
     unknown: int = 0
+    replicated: tuple[str, ...] = ()
 
     @property
     def fits(self) -> bool:
@@ -99,6 +101,7 @@ class Plan:
             "mfu": self.mfu,
             "tokens_per_second": self.tokens_per_second,
             "tokens": self.tokens,
+            "replicated": self.replicated,
         }
 
 
@@ -155,7 +158,9 @@ def plan(program: Program, topology: Topology) -> Plan:
         moved=traffic(compiled.hlo),
         sent=tuple(collectives(compiled.hlo, layout)),
     )
-    return dataclasses.replace(made, compiled=True, seconds=compiled.seconds, unknown=compiled.hlo.unknown)
+    return dataclasses.replace(
+        made, compiled=True, seconds=compiled.seconds, unknown=compiled.hlo.unknown, replicated=compiled.replicated
+    )
 
 
 def _plan(
