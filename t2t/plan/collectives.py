@@ -129,7 +129,7 @@ def collectives(program: Program, layout: Layout) -> list[Collective]:
                 continue
             entry = found[kind, axes, group, domains, spans]
             entry[0] += region.runs
-            entry[1] += region.runs * _bytes(instruction, group)
+            entry[1] += region.runs * _bytes(instruction, kind, group)
     made = [
         Collective(kind=kind, axes=axes, group=group, domains=domains, spans=spans, times=times, bytes=size)
         for (kind, axes, group, domains, spans), (times, size) in found.items()
@@ -144,11 +144,9 @@ def _kind(instruction: Instruction, computation: str) -> str | None:
     return opcode if opcode in KINDS else None
 
 
-def _bytes(instruction: Instruction, group: int) -> float:
+def _bytes(instruction: Instruction, kind: str, group: int) -> float:
     shapes = [shape for shape in instruction.shapes if shape.sizes or len(instruction.shapes) == 1]
-    if instruction.opcode == "all-gather-start" or (
-        instruction.opcode == "collective-permute-start" and len(shapes) > 1
-    ):
+    if instruction.opcode.endswith("-start") and kind != "all-reduce" and len(shapes) > 1:
         shapes = shapes[len(shapes) // 2 :]  # the operands stand before the results
     total = sum(shape.bytes for shape in shapes)
     return total * group if instruction.opcode.startswith("reduce-scatter") else total

@@ -155,7 +155,8 @@ def plan(program: Program, topology: Topology) -> Plan:
         topology,
         memory=compiled_memory(program, compiled.hlo, compiled.analysis),
         operations=flops.count(program),
-        moved=traffic(compiled.hlo),
+        # Without a GPU the compiler cannot try which kernels are fast, and takes some that move much more than those it would find.
+        moved=traffic(compiled.hlo) if topology.is_tpu else estimate(program, topology).moved,
         sent=tuple(collectives(compiled.hlo, layout)),
     )
     return dataclasses.replace(

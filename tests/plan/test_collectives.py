@@ -85,6 +85,8 @@ def test_what_runs_asynchronously_counts_once():
     groups = "replica_groups=[2,4]<=[8]"
     start = spelled(groups, "all-gather-start", "(f32[2]{0}, f32[8]{0})")
     assert (start.kind, start.times, start.bytes) == ("all-gather", 1, 32)
+    scatter = spelled(groups, "reduce-scatter-start", "((f32[8]{0}, f32[4]{0}), (f32[2]{0}, f32[1]{0}))")
+    assert (scatter.kind, scatter.times, scatter.bytes) == ("reduce-scatter", 1, 4 * 3 * 4)
     text = f"""
 %piece.1 (p: f32[2]) -> f32[8] {{
   ROOT %g.1 = f32[8]{{0}} all-gather(%p), channel_id=3, {groups}, dimensions={{0}}
