@@ -85,7 +85,7 @@ def pretrain(preset: str) -> Experiment:
     return {"t5": _pretrain_t5, "gpt": _pretrain_gpt, "bert": _pretrain_bert}[family](config, mesh_for(config))
 
 
-LARGE, HUGE = 1_000_000_000, 50_000_000_000
+LARGE, HUGE = 1_000_000_000, 5_000_000_000
 """Parameters from which a model's state is divided over all devices, and from which its matrices are too. See docs/planning.md."""
 
 
@@ -104,12 +104,14 @@ def mesh_for(config: ModelConfig) -> MeshConfig:
 def for_accelerators(config: TransformerConfig) -> TransformerConfig:
     """Return a preset as it is trained: what has a billion parameters runs on accelerators alone, and without these does not fit on them.
 
-    bfloat16 and full rematerialisation; where rows are long, attention a block of queries at a time.
+    bfloat16 and full rematerialisation; where rows are long, attention a block of queries at a time. The vocabulary is rounded up to a multiple of
+    128, so that it divides over any mesh: GPT's 50,257 words divide over none.
     """
     if models.count(config) < LARGE:
         return config
     attention: Backend = "chunked" if (config.max_length or 0) >= 2048 else config.attention
-    return replace(config, dtype="bfloat16", remat="full", attention=attention)
+    rows = -(-config.vocab_size // 128) * 128
+    return replace(config, vocab_size=rows, dtype="bfloat16", remat="full", attention=attention)
 
 
 def _pretrain_t5(config: ModelConfig, mesh: MeshConfig) -> Experiment:

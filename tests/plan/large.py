@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 PLANS = {
-    "t5-11b-v5e-256": "t5:1.0-11b --topology v5e-256 --mesh.fsdp 64 --mesh.tensor 4",
+    "t5-11b-v5e-256": "t5:1.0-11b --topology v5e-256 --mesh.tensor 16",
     "t5-11b-v5p-128": "t5:1.0-11b --topology v5p-128",
     "t5-11b-h100-32": "t5:1.0-11b --topology h100:4x8",
     "gpt-175b-v5p-1024": "gpt:3-175b --topology v5p-1024",
