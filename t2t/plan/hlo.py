@@ -44,7 +44,7 @@ class Instruction:
 
     shapes:   of the result, the parts of a tuple one after the other.
     operands: names.
-    rest:     what stands behind the operands.
+    rest:     what stands behind the operands; of a constant its value, of a parameter its number.
     """
 
     name: str
@@ -167,8 +167,9 @@ def _instruction(line: str) -> Instruction | None:
         Shape(dtype, tuple(int(size) for size in re.findall(r"\d+", sizes)), "S(" in layout and "S(5)" not in layout)
         for dtype, sizes, layout in _SHAPE.findall(shape)
     )
-    behind = inside.strip() if opcode == "constant" and inside.strip().isdigit() else tail[closing + 1 :]
-    operands = () if opcode == "constant" else tuple(_NAME.findall(inside))
+    plain = opcode in ("constant", "parameter")
+    behind = inside.strip() if plain and inside.strip().isdigit() else tail[closing + 1 :]
+    operands = () if plain else tuple(_NAME.findall(inside))
     return Instruction(head[2], opcode, shapes, operands, behind, bool(head[1]))
 
 

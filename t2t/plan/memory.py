@@ -120,7 +120,8 @@ def _written(body: list[Instruction], trips: int) -> float:
 def traffic(hlo: Hlo) -> float:
     """Return the bytes that a step moves to and from a device's main memory, after the compiled program.
 
-    What each instruction reads and writes, fusions as one. In a loop of n rounds, an array with n parts counts a part a round.
+    What each instruction reads and writes, fusions as one. Where a fusion reads a slice of an operand, or writes one into it in place, the slice counts;
+    so does a part of n of an array with n parts in a loop of n rounds.
     """
     total = 0.0
     for region in hlo.regions:
@@ -129,15 +130,56 @@ def traffic(hlo: Hlo) -> float:
         for instruction in body:
             if instruction.opcode in _FREE or instruction.opcode.endswith("-done"):
                 continue
-            moved = _moved(instruction, region.trips)
-            if instruction.opcode in ("gather", "dynamic-slice"):
-                moved *= 2
-            else:
-                moved += sum(_moved(by_name[name], region.trips) for name in instruction.operands if name in by_name)
+            reads, writes = _parts(hlo, instruction)
+            operands = [by_name.get(name) for name in instruction.operands]
+            moved = _moved(instruction, region.trips) if writes is None else writes
+            for place, operand in enumerate(operands):
+                if operand is not None:
+                    moved += reads[place] if place in reads else _moved(operand, region.trips)
             total += region.runs * moved
     return total
 
 
+def _parts(hlo: Hlo, instruction: Instruction) -> tuple[dict[int, float], float | None]:
+    """Return, of operands read or written in part alone, how many bytes by their place; and the bytes written where that is a part of the result."""
+    if instruction.opcode in ("dynamic-slice", "gather"):
+        return {0: sum(shape.bytes for shape in instruction.shapes)}, None
+    called = instruction.attribute("calls") if instruction.opcode == "fusion" else None
+    inner = hlo.computations.get(called or "", [])
+    by_name = {item.name: item for item in inner}
+    users: dict[str, list[tuple[Instruction, int]]] = {}
+    for item in inner:
+        for place, name in enumerate(item.operands):
+            users.setdefault(name, []).append((item, place))
+    reads: dict[int, float] = {}
+    writes: float | None = None
+    for item in inner:
+        if item.opcode == "parameter" and item.rest.isdigit() and (used := _ends(item.name, users)):
+            if all(user.opcode in ("dynamic-slice", "gather") and place == 0 for user, place in used):
+                reads[int(item.rest)] = sum(
+                    shape.bytes for user, _ in used for shape in user.shapes if not item.shapes[0].fast
+                )
+            elif all(user.opcode == "dynamic-update-slice" and place == 0 for user, place in used):
+                reads[int(item.rest)] = 0.0
+        if item.root:
+            last = item
+            while last.opcode in _VIEWS and last.operands and last.operands[0] in by_name:
+                last = by_name[last.operands[0]]
+            if last.opcode == "dynamic-update-slice" and len(last.operands) > 1 and last.operands[1] in by_name:
+                fast = all(shape.fast for shape in instruction.shapes)
+                writes = 0.0 if fast else sum(shape.bytes for shape in by_name[last.operands[1]].shapes)
+    return reads, writes
+
+
+def _ends(name: str, users: dict[str, list[tuple[Instruction, int]]]) -> list[tuple[Instruction, int]]:
+    """Return who uses a value, through what only looks at it otherwise."""
+    found: list[tuple[Instruction, int]] = []
+    for user, place in users.get(name, []):
+        found += _ends(user.name, users) if user.opcode in _VIEWS else [(user, place)]
+    return found
+
+
+_VIEWS = frozenset(("bitcast", "reshape"))
 _FREE = frozenset(
     ("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "iota", "after-all")
 )

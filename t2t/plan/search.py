@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import jax
+
 from t2t.errors import UserError
 from t2t.plan.plan import Plan, foresee, prepare
 from t2t.plan.topology import Topology
@@ -20,7 +22,13 @@ def search(experiment: Experiment, topology: Topology, devices: list[Any]) -> li
     Of plans that differ in microbatches alone the one with the fewest is kept: more only take longer.
     """
     found: list[Plan] = []
+    traced: dict[int, bool] = {}
     for mesh in _meshes(experiment, topology):
+        if mesh.tensor not in traced:
+            changed = dataclasses.replace(experiment, mesh=mesh)
+            traced[mesh.tensor] = traces(changed, topology, devices)
+        if not traced[mesh.tensor]:
+            continue
         for remat in _remats(experiment):
             for parts in _microbatches(experiment, mesh):
                 changed = dataclasses.replace(_with(experiment, mesh=mesh, remat=remat), microbatches=parts)
@@ -38,7 +46,7 @@ def remedies(
 ) -> list[tuple[str, Plan]]:
     """Return changes that would make an experiment fit, as foreseen, each as options of the command line; the smallest changes first."""
     found: list[tuple[str, Plan]] = []
-    for options, changed in _changes(experiment, topology):
+    for options, changed in _changes(experiment, topology, devices):
         for parts in _microbatches(experiment, changed.mesh):
             own = [*options, f"--microbatches {parts}"] if parts != experiment.microbatches else options
             tried = _try(dataclasses.replace(changed, microbatches=parts), topology, devices)
@@ -52,7 +60,17 @@ def remedies(
     return found
 
 
-def _changes(experiment: Experiment, topology: Topology) -> Iterator[tuple[list[str], Experiment]]:
+def traces(experiment: Experiment, topology: Topology, devices: list[Any]) -> bool:
+    """Whether the step can be traced on its mesh: parameters may divide where activations (heads) do not."""
+    try:
+        program = prepare(dataclasses.replace(experiment, microbatches=1), topology, devices)
+        jax.eval_shape(program.step(), program.abstract_state(), program.abstract_batch())
+    except UserError:
+        return False
+    return True
+
+
+def _changes(experiment: Experiment, topology: Topology, devices: list[Any]) -> Iterator[tuple[list[str], Experiment]]:
     """Yield options and what they make of an experiment, from those that change little to those that change much."""
     sizes = experiment.mesh.sizes(topology.size)
     old = (sizes["data"], sizes["fsdp"], sizes["tensor"])
@@ -60,9 +78,11 @@ def _changes(experiment: Experiment, topology: Topology) -> Iterator[tuple[list[
     divided = [(topology.slices, each // tensor, tensor) for tensor in (1, 2, 4, 8, 16) if tensor >= old[2]]
     remat, own = (getattr(experiment.model, name, None) for name in ("remat", "attention"))
     for sized in dict.fromkeys((old, *divided)):
+        mesh = dataclasses.replace(experiment.mesh, data=sized[0], fsdp=sized[1], tensor=sized[2])
+        if sized != old and not traces(dataclasses.replace(experiment, mesh=mesh), topology, devices):
+            continue
         for attention in dict.fromkeys((own, _chunked(experiment) or own)):
             for policy in dict.fromkeys((remat, "full" if remat else None)):
-                mesh = dataclasses.replace(experiment.mesh, data=sized[0], fsdp=sized[1], tensor=sized[2])
                 changed = _with(experiment, mesh=mesh, remat=policy, attention=attention)
                 options = _mesh_options(old, sized)
                 options += [f"--model.remat {policy}"] if policy != remat else []

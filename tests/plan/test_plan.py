@@ -60,7 +60,7 @@ def test_a_search_ranks_what_fits():
 
 
 def test_slices_of_the_mesh_are_those_of_the_topology():
-    with pytest.raises(UserError, match=r"mesh.slices 4 .* has 2 slices. Nearest: 2"):
+    with pytest.raises(UserError, match=r"mesh.slices 4 .* has 2. Nearest: 2"):
         prepare(decoder(mesh=MeshConfig(slices=4)), Topology.parse("v5e:2x2*2"), jax.devices())
 
 
