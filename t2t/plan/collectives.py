@@ -16,6 +16,7 @@ KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective
 _MESH = re.compile(r"replica_groups=\w*\[(?P<axes>[^\]]*)\](?:, device_ids=\((?P<ids>[^{]*?)\))? \{(?P<used>[^}]*)\}")
 _IOTA = re.compile(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
 _LISTS = re.compile(r"replica_groups=\{((?:\{[\d,\s]*\},?\s*)*)\}")
+_MEGASCALE = re.compile(r'_xla_megascale_transfer_type="(\w+)"')
 _PAIRS = re.compile(r"source_target_pairs=\{((?:\{[\d,\s]*\},?\s*)*)\}")
 
 
@@ -90,6 +91,12 @@ class Layout:
             wraps,
         )
 
+    def across(self) -> np.ndarray:
+        """Return [groups, members] of places in the mesh that are each other's like in different domains."""
+        count = len(set(self.domains.tolist()))
+        order = np.argsort(self.domains, kind="stable")
+        return order.reshape(count, -1).T
+
     def describe(self, groups: np.ndarray) -> tuple[tuple[str, ...], int, tuple[bool, ...]]:
         """Return the axes along which the devices of a group differ, how many domains they are in, and the torus dimensions they span."""
         coordinates = np.array(np.unravel_index(groups, self.sizes))  # [axis, group, member]
@@ -120,9 +127,10 @@ def collectives(program: Program, layout: Layout) -> list[Collective]:
             if key in seen:
                 continue
             seen.add(key)
-            spelled = _spelled(instruction)
+            spelled = "between" if instruction.opcode == "send" else _spelled(instruction)
             if spelled not in described:
-                groups = _groups(instruction, int(np.prod(layout.sizes)))
+                sending = instruction.opcode == "send"
+                groups = layout.across() if sending else _groups(instruction, int(np.prod(layout.sizes)))
                 described[spelled] = (*layout.describe(groups), groups.shape[1])
             axes, domains, spans, group = described[spelled]
             if group <= 1:
@@ -141,10 +149,16 @@ def _kind(instruction: Instruction, computation: str) -> str | None:
     opcode = instruction.opcode.removesuffix("-start")
     if opcode == "all-reduce" and computation.startswith("all-reduce-scatter"):
         return "reduce-scatter"  # the TPU compiler writes one as a fusion of an all-reduce and the slice that a device keeps
+    if opcode == "send" and (sent := _MEGASCALE.search(instruction.rest)):
+        # Between slices a TPU sends through its host: each chip a collective with its like in the other slices.
+        named = sent[1].lower().replace("_", "-")
+        return named if named in KINDS else "collective-permute"
     return opcode if opcode in KINDS else None
 
 
 def _bytes(instruction: Instruction, kind: str, group: int) -> float:
+    if instruction.opcode == "send":
+        return instruction.shapes[0].bytes * (group if kind == "reduce-scatter" else 1)
     shapes = [shape for shape in instruction.shapes if shape.sizes or len(instruction.shapes) == 1]
     if instruction.opcode.endswith("-start") and kind != "all-reduce" and len(shapes) > 1:
         shapes = shapes[len(shapes) // 2 :]  # the operands stand before the results

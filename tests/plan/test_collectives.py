@@ -81,6 +81,19 @@ def test_a_part_of_an_axis():
     assert sorted(map(sorted, groups.tolist())) == [[0, 1], [2, 3], [4, 5], [6, 7]]
 
 
+def test_between_slices_a_chip_sends_through_its_host():
+    text = """
+ENTRY %main (p: f32[8]) -> f32[8] {
+  %send = (f32[32,8]{1,0}, u32[], token[]) send(%p, %t), channel_id=5, is_host_transfer=true, frontend_attributes={_xla_megascale_transfer_type="ALL_REDUCE"}
+  ROOT %recv = (f32[32,8]{1,0}, u32[], token[]) recv(%t), channel_id=4, is_host_transfer=true, frontend_attributes={_xla_megascale_transfer_type="ALL_REDUCE"}
+}
+"""
+    layout = Layout(("data", "fsdp"), (2, 4), np.zeros((8, 0)), np.repeat([0, 1], 4), (), 1)
+    (found,) = collectives(Program(text), layout)
+    assert (found.kind, found.axes, found.group, found.domains) == ("all-reduce", ("data",), 2, 2)
+    assert found.sent == found.bytes == 32 * 8 * 4
+
+
 def test_what_runs_asynchronously_counts_once():
     groups = "replica_groups=[2,4]<=[8]"
     start = spelled(groups, "all-gather-start", "(f32[2]{0}, f32[8]{0})")
