@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 RUN ?= runs/quickstart
 SOURCES = setup.py t2t models tasks launch tests docs
 
-.PHONY: quickstart test faults test-slurm lint types imports check format lock clean
+.PHONY: quickstart test faults test-slurm lint types imports check format lock clean plans
 
 quickstart: $(VENV)/installed
 	$(BIN)/t2t train t5:quickstart --dir $(RUN)
@@ -13,6 +13,10 @@ quickstart: $(VENV)/installed
 	$(BIN)/t2t infer $(RUN) --text "reverse: big old map" --text "copy: fox sun net" --text "describe: def sort_values(self)"
 	$(BIN)/t2t export $(RUN) --format stablehlo --out $(RUN)/export --overwrite
 	@echo "The report is $(RUN)/report.html"
+
+# Real plans of large presets, for docs/planning.md; an hour on two cores, and the compilers: see there.
+plans: $(VENV)/installed
+	$(BIN)/python -m tests.plan.large plans
 
 test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST)

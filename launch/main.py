@@ -44,6 +44,7 @@ COMMANDS = {
     "train": Command("t2t.launch.train", "command", "train a recipe in a run directory, or go on with one", True, True),
     "eval": Command("t2t.launch.evaluate", "evaluate", "evaluate a run's checkpoint", True, True),
     "infer": Command("t2t.launch.infer", "command", "ask a run: text in, text out"),
+    "plan": Command("t2t.launch.plan", "command", "foresee memory and speed on hardware that is not there"),
     "export": Command("t2t.launch.export", "export", "write a run's model for use elsewhere"),
     "tasks": Command("t2t.launch.show_tasks", "tasks", "list the tasks, or show a task's examples", True),
     "models": Command("t2t.launch.show_models", "models", "list the model presets, or show a preset's parameters"),
@@ -172,7 +173,10 @@ def _call(command: Command, rest: Sequence[str], imports: tuple[str, ...], prog:
         import_tensorflow()
     use(imports)
     function = getattr(importlib.import_module(command.module), command.function)
-    if command.module == "t2t.launch.train":  # its options are those of the recipe it is given
+    if command.module in (
+        "t2t.launch.train",
+        "t2t.launch.plan",
+    ):  # their options are those of the recipe they are given
         return function(rest, imports)
     if command.module == "t2t.launch.launch":  # its options are those of the launcher, and another command's
         return function(rest)

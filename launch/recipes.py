@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial, update_wrapper
 
 from t2t import models
@@ -11,6 +12,8 @@ from t2t.data import Data
 from t2t.errors import UserError, nearest
 from t2t.launch.imports import load
 from t2t.losses import Loss
+from t2t.models import TransformerConfig
+from t2t.nn.attention import Backend
 from t2t.nn.model import ModelConfig
 from t2t.optim import Adafactor, AdamW, Cosine, InverseSquareRoot, Linear
 from t2t.sharding import MeshConfig
@@ -77,14 +80,38 @@ def quickstart_bert() -> Experiment:
 
 def pretrain(preset: str) -> Experiment:
     """Pretrain a preset as its paper did, on C4: T5 by span corruption, GPT as a causal language model, BERT by masked language modelling."""
-    config = models.preset(preset)
+    config = for_accelerators(models.preset(preset))
     family = preset.partition(":")[0]
     return {"t5": _pretrain_t5, "gpt": _pretrain_gpt, "bert": _pretrain_bert}[family](config, mesh_for(config))
 
 
+LARGE, HUGE = 1_000_000_000, 5_000_000_000
+"""Parameters from which a model's state is divided over all devices, and from which its matrices are too. See docs/planning.md."""
+
+
 def mesh_for(config: ModelConfig) -> MeshConfig:
-    """Return a mesh on which parameters and AdamW's state take no more than some gigabytes a device, on as many devices as there are."""
-    return MeshConfig() if models.count(config) < 1_000_000_000 else MeshConfig(data=1, fsdp=-1)  # type: ignore[arg-type]
+    """Return the mesh that planning found good for a model of that size, on as many devices as there are.
+
+    Small ones are replicated; large ones divided by `fsdp`, which sends the parameters twice and their gradients once a step; of huge ones that is
+    so much that their matrices are divided over eight neighbours besides.
+    """
+    size = models.count(config)  # type: ignore[arg-type]
+    if size < LARGE:
+        return MeshConfig()
+    return MeshConfig(data=1, fsdp=-1, tensor=8 if size >= HUGE else 1)
+
+
+def for_accelerators(config: TransformerConfig) -> TransformerConfig:
+    """Return a preset as it is trained: what has a billion parameters runs on accelerators alone, and without these does not fit on them.
+
+    bfloat16 and full rematerialisation; where rows are long, attention a block of queries at a time. The vocabulary is rounded up to a multiple of
+    128, so that it divides over any mesh: GPT's 50,257 words divide over none.
+    """
+    if models.count(config) < LARGE:
+        return config
+    attention: Backend = "chunked" if (config.max_length or 0) >= 2048 else config.attention
+    rows = -(-config.vocab_size // 128) * 128
+    return replace(config, vocab_size=rows, dtype="bfloat16", remat="full", attention=attention)
 
 
 def _pretrain_t5(config: ModelConfig, mesh: MeshConfig) -> Experiment:

@@ -1,0 +1,116 @@
+"""Accelerators, as their makers publish them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+GIB = 2**30
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chip:
+    """One accelerator: what JAX calls a device.
+
+    hbm:            bytes of memory a program may use (what is published less what the system keeps, as the compiler tells it).
+    flops:          peak of bfloat16 matrix products, FLOP/s, a multiply-add being two.
+    flops_float32:  rate of float32 matrix products in JAX's default precision, FLOP/s: TPUs round their operands to bfloat16, NVIDIA's to TF32.
+    bandwidth:      of the memory, bytes/s.
+    link:           bytes/s one way over one link inside a domain (an ICI link; all of a GPU's NVLinks together).
+    dimensions:     of the torus inside a domain: 2 or 3, or 1 where any two chips are joined by a switch.
+    wraps:          sizes of a torus dimension that are multiples of this are closed to a ring.
+    between:        bytes/s one way a chip to other domains (the data-centre network; InfiniBand).
+    domain:         what chips with fast links among themselves are called.
+    sources:        where the numbers are published.
+    """
+
+    name: str
+    hbm: float
+    flops: float
+    flops_float32: float
+    bandwidth: float
+    link: float
+    dimensions: int
+    wraps: int
+    between: float
+    domain: str
+    sources: tuple[str, ...]
+
+
+_SCALING = (
+    "Austin et al. 2025, How to Scale Your Model, jax-ml.github.io/scaling-book/tpus (links, data-centre network)"
+)
+
+CHIPS = {
+    "v5e": Chip(
+        name="TPU v5e",
+        hbm=15.75 * GIB,
+        flops=197e12,
+        flops_float32=197e12,
+        bandwidth=819e9,
+        link=45e9,
+        dimensions=2,
+        wraps=16,
+        between=3.125e9,
+        domain="slice",
+        sources=("cloud.google.com/tpu/docs/v5e (a pod of 256 chips has 6.4 Tbit/s to the outside)", _SCALING),
+    ),
+    "v5p": Chip(
+        name="TPU v5p",
+        hbm=95.74 * GIB,
+        flops=459e12,
+        flops_float32=459e12,
+        bandwidth=2765e9,
+        link=90e9,
+        dimensions=3,
+        wraps=4,
+        between=6.25e9,
+        domain="slice",
+        sources=("cloud.google.com/tpu/docs/v5p", _SCALING),
+    ),
+    "v6e": Chip(
+        name="TPU v6e",
+        hbm=31.25 * GIB,
+        flops=918e12,
+        flops_float32=918e12,
+        bandwidth=1600e9,
+        link=90e9,
+        dimensions=2,
+        wraps=16,
+        between=12.5e9,
+        domain="slice",
+        sources=("cloud.google.com/tpu/docs/v6e (a pod of 256 chips has 25.6 Tbit/s to the outside)", _SCALING),
+    ),
+    "h100": Chip(
+        name="H100 SXM 80GB",
+        hbm=0.95
+        * 84_942_979_072,  # CUDA and its libraries keep some; XLA_PYTHON_CLIENT_MEM_FRACTION must let JAX have the rest
+        flops=989.4e12,
+        flops_float32=494.7e12,
+        bandwidth=3352e9,
+        link=450e9,
+        dimensions=1,
+        wraps=1,
+        between=50e9,
+        domain="node",
+        sources=(
+            "NVIDIA H100 datasheet (dense rates; NVLink 900 GB/s both ways)",
+            "NVIDIA DGX H100 datasheet (a 400 Gbit/s adapter a GPU)",
+        ),
+    ),
+}
+
+H100_TARGET = """
+gpu_device_info {
+  core_count: 132  fpus_per_core: 128  clock_rate_ghz: 1.98
+  threads_per_warp: 32  threads_per_block_limit: 1024  threads_per_core_limit: 2048
+  shared_memory_per_block: 49152  shared_memory_per_block_optin: 232448  shared_memory_per_core: 233472
+  registers_per_block_limit: 65536  registers_per_core_limit: 65536
+  block_dim_limit_x: 2147483647  block_dim_limit_y: 65535  block_dim_limit_z: 65535
+  device_memory_size: 84942979072  memory_bandwidth: 3352320000000  l2_cache_size: 52428800
+  cuda_compute_capability { major: 9 }
+}
+platform_name: "CUDA"
+dnn_version_info { major: 9  minor: 10 }
+device_description_str: "NVIDIA H100 80GB HBM3"
+"""
+"""An H100 as XLA's GPU compiler wants one described (xla.GpuTargetConfigProto in text form); the values are those of CUDA's device query."""

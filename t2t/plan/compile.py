@@ -1,0 +1,108 @@
+"""Compiling a step for devices that are not there."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, cast
+
+import jax
+
+from t2t.plan.hlo import Program as Hlo
+from t2t.train.program import Program
+
+_SIZE = r"([\d.]+)\s*([KMGT]?)i?B?"
+_FORMS = (
+    re.compile(rf"\({_SIZE}\) exceeds available \w+ \({_SIZE}\)"),
+    re.compile(rf"[Uu]sed {_SIZE} of {_SIZE} hbm"),
+)
+_LOGGED = re.compile(r"^([WIE]\d{4} |WARNING: All log messages|[WIE]\d{8} |\s*$)")
+_REPLICATED = re.compile(r"Involuntary full rematerialization.*? for HLO operation %\S+ = (\S+? [\w-]+)\(")
+_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A step's program.
+
+    analysis: `Compiled.memory_analysis()`, bytes of one device.
+    replicated: arrays that the compiler found no way to bring from one layout to another but to gather them whole on every device.
+    seconds:  tracing and compiling took.
+    """
+
+    hlo: Hlo
+    analysis: Any
+    replicated: tuple[str, ...]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class OutOfMemory:
+    """The compiler gave up.
+
+    needed:    bytes, for what the compiler was at when it did: what a step needs is at least that; None where it does not say.
+    available: bytes a chip has.
+    message:   its words.
+    """
+
+    needed: float | None
+    available: float | None
+    message: str
+    seconds: float
+
+
+def compile_step(program: Program) -> Compiled | OutOfMemory:
+    """Compile the update that training runs, from shapes alone."""
+    started = time.perf_counter()
+    step = cast(jax.stages.Wrapped, program.step())
+    lowered = step.lower(program.abstract_state(), program.abstract_batch())
+    log: list[str] = []
+    try:
+        with _log_into(log):
+            compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        return out_of_memory(str(error), time.perf_counter() - started)
+    replicated = tuple(dict.fromkeys(found[1] for line in log if (found := _REPLICATED.search(line))))
+    seconds = time.perf_counter() - started
+    return Compiled(Hlo(compiled.as_text() or ""), compiled.memory_analysis(), replicated, seconds)
+
+
+@contextlib.contextmanager
+def _log_into(lines: list[str]) -> Iterator[None]:
+    """Keep what the compilers write to standard error; what is no line of their log comes through.
+
+    The file descriptor is redirected, since the lines come from compiled code that no setting reaches.
+    """
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as caught:
+        os.dup2(caught.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            caught.seek(0)
+            lines += caught.read().decode(errors="replace").splitlines()
+            for line in lines:
+                if not _LOGGED.match(line):
+                    print(line, file=sys.stderr)
+
+
+def out_of_memory(message: str, seconds: float = 0.0) -> OutOfMemory:
+    """Read the sizes in the compiler's message."""
+    line = " ".join(message.split())
+    for form in _FORMS:
+        found = form.search(line)
+        if found:
+            needed, available = (float(found[i]) * _UNITS[found[i + 1]] for i in (1, 3))
+            return OutOfMemory(needed, available, line[:400], seconds)
+    return OutOfMemory(None, None, line[:400], seconds)

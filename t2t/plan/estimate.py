@@ -1,0 +1,192 @@
+"""What a step would need, without compiling it: coarse, and fast enough to go through hundreds of configurations."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+
+from t2t.losses import cross_entropy
+from t2t.optim.paths import flatten_specs
+from t2t.plan import flops
+from t2t.plan.collectives import Collective
+from t2t.plan.memory import Memory, bytes_a_device, state_bytes
+from t2t.plan.topology import Topology
+from t2t.sharding import AXES, DEFAULT_RULES, MeshConfig
+from t2t.train.experiment import Experiment
+from t2t.train.program import Program
+
+MARGIN = 1.15
+"""On estimated activations and temporaries, for what is not foreseen; compiled programs decide."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """A step's needs as foreseen: memory and traffic of one device, what it sends, and operations over all of them."""
+
+    memory: Memory
+    moved: float
+    sent: tuple[Collective, ...]
+    flops: flops.Flops
+
+
+@dataclass(frozen=True)
+class _Row:
+    """What one row of the batch costs with one policy of rematerialisation: bytes kept for the backward pass, whole and divisible by `tensor`."""
+
+    whole: float
+    divided: float
+    operations: flops.Flops
+
+
+_rows: dict[str, _Row] = {}
+
+
+def _row(experiment: Experiment) -> _Row:
+    key = repr((experiment.model, experiment.data, experiment.loss))
+    if key not in _rows:
+        _rows[key] = _trace(experiment)
+    return _rows[key]
+
+
+def _trace(experiment: Experiment) -> _Row:
+    program = Program.of(experiment, _one_device_mesh())
+    model = program.model
+    embed = {
+        size
+        for spec in flatten_specs(model.specs).values()
+        for size, axis in zip(spec.shape, spec.axes, strict=True)
+        if axis == "embed"
+    }
+    shapes = {spec.shape for spec in flatten_specs(model.specs).values()}
+    state, batch = flops.plain(program.abstract_state()), flops.plain(program.abstract_batch())
+
+    def residuals(params: Any, key: Any, batch: Any) -> Any:
+        def objective(params: Any) -> jax.Array:
+            logits = model.logits(params, batch, dropout_key=key)
+            return cross_entropy(logits, batch.targets, batch.weights, experiment.loss).objective
+
+        return jax.vjp(objective, params)[1]
+
+    whole = divided = 0.0
+    layers = {spec.shape[0] for spec in flatten_specs(model.specs).values() if spec.axes[:1] == ("layers",)}
+    for leaf in jax.tree.leaves(jax.eval_shape(residuals, state.params, state.key, batch)):
+        stacked = len(leaf.shape) > 2 and leaf.shape[0] in layers
+        if not stacked or leaf.shape in shapes or jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            continue
+        size = math.prod(leaf.shape) * leaf.dtype.itemsize
+        if leaf.shape[-1] in embed or leaf.shape[-1] == 1:
+            whole += size
+        else:
+            divided += size
+    return _Row(whole, divided, flops.count(program))
+
+
+@functools.cache
+def _one_device_mesh() -> Any:
+    return MeshConfig(data=1).build(jax.devices()[:1])
+
+
+def _one_row(experiment: Experiment, **changes: Any) -> _Row:
+    data = dataclasses.replace(experiment.data, batch_size=1)
+    model = dataclasses.replace(experiment.model, **changes) if changes else experiment.model
+    mesh = MeshConfig(data=1)
+    return _row(dataclasses.replace(experiment, data=data, model=model, mesh=mesh, microbatches=1))
+
+
+def estimate(program: Program, topology: Topology) -> Estimate:
+    """Return what a program's step would need.
+
+    Activations follow from the trace of one row; temporaries are logits, one layer computed whole, gathered parameters; what is sent follows from how
+    parameters are divided (gathered before use, gradients scattered, partial sums of products with divided kernels added up).
+    """
+    experiment, mesh = program.experiment, program.mesh
+    sizes = {name: mesh.shape[name] for name in AXES}
+    rows = experiment.data.batch_size / sizes["data"] / sizes["fsdp"] / experiment.microbatches
+    kept = _one_row(experiment)
+    layer = kept if getattr(experiment.model, "remat", "none") == "none" else _one_row(experiment, remat="none")
+    length = sizes["context"]
+
+    def held(row: _Row) -> float:
+        return rows / length * (row.whole + row.divided / sizes["tensor"])
+
+    specs = flatten_specs(program.model.specs)
+    depth = max((spec.shape[0] for spec in specs.values() if spec.axes[:1] == ("layers",)), default=1)
+    wide = 2 if getattr(experiment.model, "dtype", "float32") == "bfloat16" else 4
+    batch = flops.plain(program.abstract_batch())
+    predicted = rows * batch.targets.shape[1] / length
+    logits = 3 * 4 * predicted * experiment.model.vocab_size / sizes["tensor"]
+    gathered = _gathered(program) * wide
+    state = state_bytes(program)
+    temporaries = logits + held(layer) / depth + 3 * gathered / depth
+    memory = dataclasses.replace(state, activations=MARGIN * held(kept), temporaries=MARGIN * temporaries)
+    operations = flops.Flops(
+        model=kept.operations.model * experiment.data.batch_size,
+        hardware={dtype: n * experiment.data.batch_size for dtype, n in kept.operations.hardware.items()},
+    )
+    times = experiment.microbatches
+    moved = times * (3 * gathered + 3 * held(layer) + 2 * logits) + 2 * (
+        state.parameters + state.optimizer + times * state.gradients
+    )
+    return Estimate(memory=memory, moved=moved, sent=_sent(program, topology, rows, wide, gathered), flops=operations)
+
+
+def _gathered(program: Program) -> float:
+    """Return how many parameters a device multiplies with: all, divided along `tensor` alone."""
+    total = 0.0
+    for spec in flatten_specs(program.model.specs).values():
+        used = [axis for logical in spec.axes if logical for axis in DEFAULT_RULES.table[logical]]
+        total += math.prod(spec.shape) / (program.mesh.shape["tensor"] if "tensor" in used else 1)
+    return total
+
+
+def _sent(program: Program, topology: Topology, rows: float, wide: int, gathered: float) -> tuple[Collective, ...]:
+    mesh, times = program.mesh, program.experiment.microbatches
+    between = program.experiment.mesh.between
+    found: list[Collective] = []
+
+    def add(kind: str, axis: str, size: float, count: float) -> None:
+        group = mesh.shape[axis]
+        if group > 1 and size:
+            inner = math.prod(mesh.shape[name] for name in AXES[AXES.index(axis) + 1 :])
+            if topology.is_tpu:
+                domains = topology.slices if axis == between else 1
+            else:
+                domains = min(max(group * inner // max(topology.domain, inner), 1), group)
+            spans = (topology.is_tpu and group >= topology.chip.wraps,) if topology.is_tpu else ()
+            found.append(
+                Collective(kind=kind, axes=(axis,), group=group, domains=domains, spans=spans, times=count, bytes=size)
+            )
+
+    add("all-gather", "fsdp", 2 * times * gathered, 2 * times)
+    add("reduce-scatter", "fsdp", times * gathered, times)
+    add("all-reduce", "data", times * bytes_a_device(program.abstract_state().params), times)
+    sums = 0.0
+    batch = flops.plain(program.abstract_batch())
+    lengths = [tokens.ids.shape[1] for tokens in (batch.encoder, batch.decoder) if tokens is not None]
+    length = sum(lengths) / len(lengths)
+    for spec in flatten_specs(program.model.specs).values():
+        if len(spec.shape) > 1 and spec.axes[-1] == "embed" and spec.axes[-2] in ("heads", "mlp"):
+            sums += spec.shape[0] if spec.axes[0] == "layers" else 1
+    passes = 3 if getattr(program.experiment.model, "remat", "none") == "full" else 2
+    add(
+        "all-reduce",
+        "tensor",
+        times * passes * sums * rows * length / mesh.shape["context"] * wide * _embed(program),
+        1,
+    )
+    return tuple(sorted(found, key=lambda item: -item.sent))
+
+
+def _embed(program: Program) -> int:
+    sizes = [
+        size
+        for spec in flatten_specs(program.model.specs).values()
+        for size, axis in zip(spec.shape, spec.axes, strict=True)
+        if axis == "embed"
+    ]
+    return max(sizes, default=0)

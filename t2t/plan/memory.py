@@ -1,0 +1,194 @@
+"""Memory a device, by what it is for."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+
+from t2t.plan.hlo import Instruction, Region
+from t2t.plan.hlo import Program as Hlo
+from t2t.train.program import Program
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memory:
+    """Bytes a device holds at its worst moment.
+
+    parameters, optimizer, batch: what goes in, exact.
+    gradients:   in float32, laid out as the parameters.
+    activations: what the forward pass's loops over layers keep for the backward pass.
+    temporaries: what the compiler asks for besides: logits, one layer's intermediates, gathered parameters, fragmentation.
+    code:        the program itself.
+    """
+
+    parameters: float
+    optimizer: float
+    batch: float
+    gradients: float
+    activations: float
+    temporaries: float
+    code: float = 0.0
+
+    @property
+    def total(self) -> float:
+        """All of it."""
+        state = self.parameters + self.optimizer + self.batch
+        return state + self.gradients + self.activations + self.temporaries + self.code
+
+
+def bytes_a_device(tree: Any) -> float:
+    """Return what one device holds of a tree of ShapeDtypeStructs that carry their shardings, in bytes; keys of random numbers not counted."""
+    total = 0.0
+    for leaf in jax.tree.leaves(tree):
+        if not jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            total += math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+    return total
+
+
+def state_bytes(program: Program) -> Memory:
+    """Return what of a step's memory follows from shapes and shardings alone; the rest 0."""
+    state = program.abstract_state()
+    parameters = bytes_a_device(state.params)
+    return Memory(
+        parameters=parameters,
+        optimizer=bytes_a_device(state.opt_state),
+        batch=bytes_a_device(program.abstract_batch()),
+        gradients=parameters,
+        activations=0.0,
+        temporaries=0.0,
+    )
+
+
+def compiled_memory(program: Program, hlo: Hlo, analysis: Any) -> Memory:
+    """Divide what the compiler says it needs (`Compiled.memory_analysis()`).
+
+    The compiler tells the whole of temporaries; how much of that are gradients follows from shapes, and activations from what its loops carry. Where it
+    reuses memory so well that these are more than the whole, they are what is cut.
+    """
+    state = state_bytes(program)
+    held = analysis.argument_size_in_bytes + analysis.output_size_in_bytes - analysis.alias_size_in_bytes
+    spare = float(analysis.temp_size_in_bytes) + max(held - state.parameters - state.optimizer - state.batch, 0.0)
+    activations = min(kept_for_backward(hlo), spare)
+    gradients = min(state.gradients, spare - activations)
+    return Memory(
+        parameters=state.parameters,
+        optimizer=state.optimizer,
+        batch=state.batch,
+        gradients=gradients,
+        activations=activations,
+        temporaries=spare - activations - gradients,
+        code=float(analysis.generated_code_size_in_bytes),
+    )
+
+
+def kept_for_backward(hlo: Hlo) -> float:
+    """Return the bytes that the forward pass's loops over layers leave for the backward pass, a microbatch's."""
+    total = 0.0
+    loops = {region.name: region for region in hlo.regions}
+    for region in hlo.regions:
+        if region.trips > 1 and _is_forward(region) and not any(_is_forward(loops[name]) for name in region.around):
+            total += _written(hlo.computations[region.name], region.trips)
+    return total
+
+
+def _is_forward(region: Region) -> bool:
+    # JAX names what it differentiates jvp(...), and what runs backward transpose(jvp(...)).
+    return "jvp(" in region.source and "transpose(" not in region.source
+
+
+def _written(body: list[Instruction], trips: int) -> float:
+    """Bytes of what a loop carries that has a part for each round, and that it changes."""
+    by_name = {instruction.name: instruction for instruction in body}
+    root = next((instruction for instruction in body if instruction.root), None)
+    if root is None or root.opcode != "tuple":
+        return 0.0
+    total = 0.0
+    for place, name in enumerate(root.operands):
+        shapes = root.shapes[place : place + 1] if len(root.shapes) == len(root.operands) else by_name[name].shapes
+        source = by_name.get(name)
+        kept = (
+            source is not None and source.opcode == "get-tuple-element" and f"index={place}" in source.rest.split(", ")
+        )
+        if not kept and shapes and len(shapes[0].sizes) > 1 and shapes[0].sizes[0] == trips:
+            total += shapes[0].bytes
+    return total
+
+
+def traffic(hlo: Hlo) -> float:
+    """Return the bytes that a step moves to and from a device's main memory, after the compiled program.
+
+    What each instruction reads and writes, fusions as one. Where a fusion reads a slice of an operand, or writes one into it in place, the slice counts;
+    so does a part of n of an array with n parts in a loop of n rounds.
+    """
+    total = 0.0
+    for region in hlo.regions:
+        body = hlo.computations[region.name]
+        by_name = {instruction.name: instruction for instruction in body}
+        for instruction in body:
+            if instruction.opcode in _FREE or instruction.opcode.endswith("-done"):
+                continue
+            reads, writes = _parts(hlo, instruction)
+            operands = [by_name.get(name) for name in instruction.operands]
+            moved = _moved(instruction, region.trips) if writes is None else writes
+            for place, operand in enumerate(operands):
+                if operand is not None:
+                    moved += reads[place] if place in reads else _moved(operand, region.trips)
+            total += region.runs * moved
+    return total
+
+
+def _parts(hlo: Hlo, instruction: Instruction) -> tuple[dict[int, float], float | None]:
+    """Return, of operands read or written in part alone, how many bytes by their place; and the bytes written where that is a part of the result."""
+    if instruction.opcode in ("dynamic-slice", "gather"):
+        return {0: sum(shape.bytes for shape in instruction.shapes)}, None
+    called = instruction.attribute("calls") if instruction.opcode == "fusion" else None
+    inner = hlo.computations.get(called or "", [])
+    by_name = {item.name: item for item in inner}
+    users: dict[str, list[tuple[Instruction, int]]] = {}
+    for item in inner:
+        for place, name in enumerate(item.operands):
+            users.setdefault(name, []).append((item, place))
+    reads: dict[int, float] = {}
+    writes: float | None = None
+    for item in inner:
+        if item.opcode == "parameter" and item.rest.isdigit() and (used := _ends(item.name, users)):
+            if all(user.opcode in ("dynamic-slice", "gather") and place == 0 for user, place in used):
+                reads[int(item.rest)] = sum(
+                    shape.bytes for user, _ in used for shape in user.shapes if not item.shapes[0].fast
+                )
+            elif all(user.opcode == "dynamic-update-slice" and place == 0 for user, place in used):
+                reads[int(item.rest)] = 0.0
+        if item.root:
+            last = item
+            while last.opcode in _VIEWS and last.operands and last.operands[0] in by_name:
+                last = by_name[last.operands[0]]
+            if last.opcode == "dynamic-update-slice" and len(last.operands) > 1 and last.operands[1] in by_name:
+                fast = all(shape.fast for shape in instruction.shapes)
+                writes = 0.0 if fast else sum(shape.bytes for shape in by_name[last.operands[1]].shapes)
+    return reads, writes
+
+
+def _ends(name: str, users: dict[str, list[tuple[Instruction, int]]]) -> list[tuple[Instruction, int]]:
+    """Return who uses a value, through what only looks at it otherwise."""
+    found: list[tuple[Instruction, int]] = []
+    for user, place in users.get(name, []):
+        found += _ends(user.name, users) if user.opcode in _VIEWS else [(user, place)]
+    return found
+
+
+_VIEWS = frozenset(("bitcast", "reshape"))
+_FREE = frozenset(
+    ("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "iota", "after-all")
+)
+
+
+def _moved(instruction: Instruction, trips: int) -> float:
+    total = 0.0
+    for shape in instruction.shapes:
+        if not shape.fast:
+            stacked = trips > 1 and len(shape.sizes) > 1 and shape.sizes[0] == trips
+            total += shape.bytes / trips if stacked else shape.bytes
+    return total

@@ -1,0 +1,152 @@
+"""Which mesh, rematerialisation and microbatches: all that fit, ranked as foreseen; and what would make a plan fit."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import jax
+
+from t2t.errors import UserError
+from t2t.plan.plan import Plan, foresee, prepare
+from t2t.plan.topology import Topology
+from t2t.train.experiment import Experiment
+
+REMAT = ("none", "dots", "dots_no_batch", "full")
+
+
+def search(experiment: Experiment, topology: Topology, devices: list[Any]) -> list[Plan]:
+    """Return plans as foreseen that fit, the fastest first: over meshes (powers of two), remat policies and microbatches.
+
+    Of plans that differ in microbatches alone the one with the fewest is kept: more only take longer.
+    """
+    found: list[Plan] = []
+    traced: dict[int, bool] = {}
+    for mesh in _meshes(experiment, topology):
+        if mesh.tensor not in traced:
+            changed = dataclasses.replace(experiment, mesh=mesh)
+            traced[mesh.tensor] = traces(changed, topology, devices)
+        if not traced[mesh.tensor]:
+            continue
+        for remat in _remats(experiment):
+            for parts in _microbatches(experiment, mesh):
+                changed = dataclasses.replace(_with(experiment, mesh=mesh, remat=remat), microbatches=parts)
+                tried = _try(changed, topology, devices)
+                if tried is None:
+                    break
+                if tried.fits:
+                    found.append(tried)
+                    break
+    return sorted(found, key=lambda it: (it.roofline.slowest, it.memory.total))
+
+
+def remedies(
+    experiment: Experiment, topology: Topology, devices: list[Any], *, at_most: int = 4
+) -> list[tuple[str, Plan]]:
+    """Return changes that would make an experiment fit, as foreseen, each as options of the command line; the smallest changes first."""
+    found: list[tuple[str, Plan]] = []
+    for options, changed in _changes(experiment, topology, devices):
+        for parts in _microbatches(experiment, changed.mesh):
+            own = [*options, f"--microbatches {parts}"] if parts != experiment.microbatches else options
+            tried = _try(dataclasses.replace(changed, microbatches=parts), topology, devices)
+            if tried is None:
+                break
+            if own and tried.fits:
+                found.append((" ".join(own), tried))
+                break
+        if len(found) == at_most:
+            break
+    return found
+
+
+def traces(experiment: Experiment, topology: Topology, devices: list[Any]) -> bool:
+    """Whether the step can be traced on its mesh: parameters may divide where activations (heads) do not."""
+    try:
+        program = prepare(dataclasses.replace(experiment, microbatches=1), topology, devices)
+        jax.eval_shape(program.step(), program.abstract_state(), program.abstract_batch())
+    except UserError:
+        return False
+    return True
+
+
+def _changes(experiment: Experiment, topology: Topology, devices: list[Any]) -> Iterator[tuple[list[str], Experiment]]:
+    """Yield options and what they make of an experiment, from those that change little to those that change much."""
+    sizes = experiment.mesh.sizes(topology.size)
+    old = (sizes["data"], sizes["fsdp"], sizes["tensor"])
+    each = topology.size // sizes["context"] // topology.slices
+    divided = [(topology.slices, each // tensor, tensor) for tensor in (1, 2, 4, 8, 16) if tensor >= old[2]]
+    remat, own = (getattr(experiment.model, name, None) for name in ("remat", "attention"))
+    for sized in dict.fromkeys((old, *divided)):
+        mesh = dataclasses.replace(experiment.mesh, data=sized[0], fsdp=sized[1], tensor=sized[2])
+        if sized != old and not traces(dataclasses.replace(experiment, mesh=mesh), topology, devices):
+            continue
+        for attention in dict.fromkeys((own, _chunked(experiment) or own)):
+            for policy in dict.fromkeys((remat, "full" if remat else None)):
+                changed = _with(experiment, mesh=mesh, remat=policy, attention=attention)
+                options = _mesh_options(old, sized)
+                options += [f"--model.remat {policy}"] if policy != remat else []
+                options += [f"--model.attention {attention}"] if attention != own else []
+                yield options, changed
+
+
+def _mesh_options(old: tuple[int, int, int], new: tuple[int, int, int]) -> list[str]:
+    if old == new:
+        return []
+    return [f"--mesh.{name} {size}" for name, size in zip(("data", "fsdp", "tensor"), new, strict=True)]
+
+
+def _try(experiment: Experiment, topology: Topology, devices: list[Any]) -> Plan | None:
+    try:
+        return foresee(prepare(experiment, topology, devices), topology)
+    except UserError:  # something does not divide
+        return None
+
+
+def _with(experiment: Experiment, *, mesh: Any, remat: str | None, attention: str | None = None) -> Experiment:
+    changes: dict[str, Any] = {"remat": remat, "attention": attention}
+    given = {name: value for name, value in changes.items() if value is not None}
+    return dataclasses.replace(experiment, mesh=mesh, model=dataclasses.replace(experiment.model, **given))
+
+
+def _remats(experiment: Experiment) -> Iterable[str | None]:
+    return REMAT if hasattr(experiment.model, "remat") else (None,)
+
+
+def _chunked(experiment: Experiment) -> str | None:
+    return "chunked" if getattr(experiment.model, "attention", None) == "einsum" else None
+
+
+def _meshes(experiment: Experiment, topology: Topology) -> Iterator[Any]:
+    context = experiment.mesh.sizes(topology.size)["context"]
+    rest = topology.size // context
+    for tensor in _powers(min(rest, 16 if topology.is_tpu else 8)):
+        for data in _powers(rest // tensor):
+            ways = rest // tensor
+            if rest % tensor == 0 and ways % data == 0 and data % topology.slices == 0:
+                yield dataclasses.replace(
+                    experiment.mesh, data=data, fsdp=ways // data, tensor=tensor, context=context, between="data"
+                )
+
+
+def _microbatches(experiment: Experiment, mesh: Any) -> Iterator[int]:
+    ways = max(mesh.data, 1) * max(mesh.fsdp, 1)
+    rows = experiment.data.batch_size // ways
+    yield from (parts for parts in _powers(rows) if rows % parts == 0 and parts >= experiment.microbatches)
+
+
+def _powers(limit: int) -> Iterator[int]:
+    size = 1
+    while size <= limit:
+        yield size
+        size *= 2
+
+
+def describe(experiment: Experiment, mesh: dict[str, int]) -> str:
+    """Return the options of the command line that choose a plan's mesh, remat policy and microbatches."""
+    options = [f"--mesh.{name} {mesh[name]}" for name in ("data", "fsdp", "context", "tensor") if mesh[name] > 1]
+    if "data" in mesh and mesh["data"] == 1:
+        options.insert(0, "--mesh.data 1")
+    if hasattr(experiment.model, "remat"):
+        options.append(f"--model.remat {experiment.model.remat}")
+    return " ".join([*options, f"--microbatches {experiment.microbatches}"])

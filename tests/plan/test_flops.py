@@ -1,0 +1,61 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from t2t.nn.model import ParamSpec
+from t2t.plan import flops
+from t2t.sharding import MeshConfig
+from t2t.train.program import Program
+from tests.plan.experiments import decoder
+
+
+def counted(experiment):
+    mesh = dataclasses.replace(experiment, mesh=MeshConfig(data=1)).mesh.build(jax.devices()[:1])
+    return flops.count(Program.of(experiment, mesh))
+
+
+def test_a_loop_counts_as_often_as_it_runs():
+    def function(x, w):
+        return jax.lax.scan(lambda carry, kernel: (carry @ kernel, None), x, w)[0]
+
+    x, w = jnp.zeros((2, 8)), jnp.zeros((5, 8, 8))
+    assert flops.dots(function, x, w) == {"float32": 5 * 2 * 2 * 8 * 8}
+
+
+def test_six_a_parameter_and_token_and_attention():
+    experiment = decoder()
+    rows, length, layers, embed = 8, 16, 3, 64
+    kernels = sum(
+        spec.shape[-1] * spec.shape[-2] * (spec.shape[0] if len(spec.shape) == 3 else 1)
+        for spec in jax.tree.leaves(experiment.model.build().specs, is_leaf=lambda x: isinstance(x, ParamSpec))
+        if len(spec.shape) - ("layers" in spec.axes) == 2 and "positions" not in spec.axes
+    )  # the table of tokens counts once, as the head
+    attention = 12 * layers * embed * length  # Chowdhery et al. 2022, appendix B: 12 L H Q T a token
+    assert counted(experiment).model == rows * length * (6 * kernels + attention)
+
+
+def test_remat_computes_the_forward_pass_again_and_no_microbatch_changes_anything():
+    plain, again = counted(decoder()), counted(decoder(remat="full"))
+    assert plain.model == again.model == plain.total
+    assert 1.15 < again.total / again.model < 4 / 3
+    assert counted(decoder(microbatches=4)) == plain
+
+
+def test_products_count_by_the_type_they_are_computed_in():
+    narrow = counted(decoder(dtype="bfloat16")).hardware
+    # Logits are float32, and so are the products of their gradients.
+    assert narrow["bfloat16"] > 2 * narrow["float32"] > 0
+    assert sum(narrow.values()) == counted(decoder()).total
+
+
+@pytest.mark.parametrize("remat", ["none", "full"])
+def test_it_agrees_with_xla_where_no_layer_is_hidden_in_a_loop(remat):
+    # One layer: XLA's count of a scan's body is the whole. It counts sums, exponentials and Adam besides.
+    experiment = decoder(layers=1, embed=128, mlp=512, remat=remat, mesh=MeshConfig(data=1))
+    program = Program.of(experiment, experiment.mesh.build(jax.devices()[:1]))
+    compiled = program.step().lower(program.abstract_state(), program.abstract_batch()).compile()
+    ours, theirs = flops.count(program).total, compiled.cost_analysis()["flops"]
+    # XLA may find that what rematerialisation computes again is there already.
+    assert (ours if remat == "none" else 0.7 * ours) <= theirs < 1.25 * ours

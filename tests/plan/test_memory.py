@@ -1,0 +1,51 @@
+import jax
+import pytest
+
+from t2t.plan.compile import compile_step, out_of_memory
+from t2t.plan.memory import compiled_memory, state_bytes
+from t2t.sharding import MeshConfig
+from t2t.train.program import Program
+from tests.plan.experiments import decoder
+
+
+def on_each_device(tree):
+    held = dict.fromkeys(jax.devices(), 0)
+    for leaf in jax.tree.leaves(tree):
+        for shard in leaf.addressable_shards:
+            held[shard.device] += shard.data.nbytes
+    return set(held.values())
+
+
+@pytest.mark.parametrize("mesh", [MeshConfig(), MeshConfig(data=2, fsdp=2, tensor=2), MeshConfig(data=1, fsdp=8)])
+def test_parameters_and_optimizer_are_what_real_arrays_take(mesh):
+    program = Program.of(decoder(mesh=mesh), mesh.build())
+    state, foreseen = program.create(0), state_bytes(program)
+    assert on_each_device(state.params) == {foreseen.parameters}
+    assert on_each_device(state.opt_state) == {foreseen.optimizer}
+
+
+@pytest.mark.parametrize("microbatches", [1, 2])
+def test_activations_kept_are_read_from_the_program(microbatches):
+    # With full rematerialisation a layer keeps its input alone: layers x rows x length x width.
+    mesh = MeshConfig(data=4, tensor=2)
+    program = Program.of(decoder(mesh=mesh, remat="full", microbatches=microbatches), mesh.build())
+    compiled = compile_step(program)
+    memory = compiled_memory(program, compiled.hlo, compiled.analysis)
+    assert memory.activations == 3 * (8 / 4 / microbatches) * 16 * 64 * 4
+    assert memory.gradients == memory.parameters
+    assert memory.total == pytest.approx(
+        compiled.analysis.argument_size_in_bytes + compiled.analysis.temp_size_in_bytes, rel=0.05
+    )
+
+
+def test_the_compilers_sizes_are_read():
+    gib = 2**30
+    temporaries = out_of_memory(
+        "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO temporaries (281.50G) exceeds available HBM (15.75G)."
+    )
+    assert (temporaries.needed, temporaries.available) == (281.5 * gib, 15.75 * gib)
+    whole = out_of_memory(
+        "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 18.54G of 15.75G hbm. Exceeded hbm capacity by 2.79G."
+    )
+    assert (whole.needed, whole.available) == (18.54 * gib, 15.75 * gib)
+    assert out_of_memory("RESOURCE_EXHAUSTED: too bad").needed is None

@@ -1,0 +1,123 @@
+"""Whole plans: estimates on devices that are there, and programs compiled for devices that are not."""
+
+import dataclasses
+
+import jax
+import pytest
+
+from t2t.errors import UserError
+from t2t.plan.plan import foresee, plan, prepare
+from t2t.plan.search import remedies, search
+from t2t.plan.topology import Topology, missing
+from t2t.sharding import MeshConfig
+from tests.plan.experiments import decoder
+
+EIGHT = Topology.parse("h100:1x8")
+
+
+def small(topology, gib):
+    """The topology with chips of less memory."""
+
+    class Small(Topology):
+        chip = dataclasses.replace(topology.chip, hbm=gib * 2**30)
+
+    return Small(kind=topology.kind, shape=topology.shape)
+
+
+def test_an_estimate_is_near_the_compiled_program():
+    mesh = MeshConfig(data=2, fsdp=2, tensor=2)
+    program = prepare(decoder(mesh=mesh, remat="full"), EIGHT, jax.devices())
+    foreseen, compiled = foresee(program, EIGHT), plan(program, EIGHT)
+    assert compiled.compiled
+    assert not foreseen.compiled
+    assert foreseen.flops == compiled.flops
+    for name in ("parameters", "optimizer", "batch", "gradients"):
+        assert getattr(foreseen.memory, name) == getattr(compiled.memory, name)
+    assert foreseen.memory.activations == pytest.approx(1.15 * compiled.memory.activations)
+    assert {axes for item in compiled.sent for axes in item.axes} == {"data", "fsdp", "tensor"}
+    assert compiled.roofline.fastest <= compiled.roofline.slowest
+    assert compiled.to_json()["memory"]["total"] == compiled.memory.total
+
+
+def test_what_is_too_large_is_mended_by_options_that_fit():
+    experiment = decoder(batch_size=4096, length=256, mesh=MeshConfig(data=8))
+    topology = small(EIGHT, 4)
+    assert not foresee(prepare(experiment, topology, jax.devices()), topology).fits
+    found = remedies(experiment, topology, jax.devices())
+    assert found
+    assert all(it.fits for _, it in found)
+    assert any("--model.remat full" in options for options, _ in found)
+    assert any("--microbatches" in options for options, _ in found)
+
+
+def test_a_search_ranks_what_fits():
+    topology = small(EIGHT, 4)
+    found = search(decoder(batch_size=512, length=64), topology, jax.devices())
+    assert len(found) > 8
+    assert [it.roofline.slowest for it in found] == sorted(it.roofline.slowest for it in found)
+    assert all(it.fits for it in found)
+    assert {it.mesh["tensor"] for it in found} == {1, 2, 4}  # 8 do not divide four heads
+
+
+def test_slices_of_the_mesh_are_those_of_the_topology():
+    with pytest.raises(UserError, match=r"mesh.slices 4 .* has 2. Nearest: 2"):
+        prepare(decoder(mesh=MeshConfig(slices=4)), Topology.parse("v5e:2x2*2"), jax.devices())
+
+
+@pytest.mark.parametrize("kind", ["v5e", "h100"])
+def test_what_is_missing_is_told(kind, monkeypatch):
+    monkeypatch.delenv("TPU_LIBRARY_PATH", raising=False)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    topology = Topology.parse(f"{kind}:2x2")
+    with pytest.raises(UserError, match=r"compiler is not installed: pip install .*jax"):
+        topology.devices()
+
+
+def devices(topology):
+    why = missing(topology.kind)
+    if why:
+        pytest.skip(why)
+    return topology.devices()
+
+
+MODEL = {"layers": 2, "embed": 256, "mlp": 1024, "vocab_size": 512, "dtype": "bfloat16", "remat": "full"}
+
+
+@pytest.mark.parametrize(
+    ("name", "mesh"), [("v5e:2x2", MeshConfig(data=1, fsdp=4)), ("h100:1x4", MeshConfig(data=1, fsdp=2, tensor=2))]
+)
+def test_compiled_for_what_is_not_there(name, mesh):
+    topology = Topology.parse(name)
+    found = devices(topology)
+    made = plan(prepare(decoder(mesh=mesh, length=128, batch_size=8, **MODEL), topology, found), topology)
+    assert made.compiled
+    assert made.fits
+    assert made.unknown == 0
+    # Both layers' inputs, in bfloat16.
+    assert made.memory.activations == 2 * (8 / made.mesh["fsdp"]) * 128 * 256 * 2
+    assert made.memory.total < 2**30
+    gathered = sum(item.bytes for item in made.sent if item.kind == "all-gather" and item.axes == ("fsdp",))
+    kernels = 2 * (4 * 256 * 256 + 2 * 256 * 1024) / made.mesh["tensor"]
+    # Each kernel is gathered for the forward and for the backward pass, as bfloat16 or as float32.
+    assert 1.8 * 2 * kernels < gathered < 3 * 4 * (kernels + 512 * 256)
+    tensor = [item for item in made.sent if item.axes == ("tensor",)]
+    assert bool(tensor) == (made.mesh["tensor"] > 1)
+
+
+def test_too_large_a_step_is_refused_by_the_tpu_compiler():
+    topology = Topology.parse("v5e:2x2")
+    found = devices(topology)
+    experiment = decoder(mesh=MeshConfig(data=4), length=2048, batch_size=64, heads=16)
+    made = plan(prepare(experiment, topology, found), topology)
+    assert not made.fits
+    assert made.needed > topology.chip.hbm
+    assert remedies(experiment, topology, found, at_most=1)
+
+
+def test_two_slices_are_told_from_one():
+    topology = Topology.parse("v5e:2x2*2")
+    experiment = decoder(mesh=MeshConfig(data=2, fsdp=4), length=128, **MODEL)
+    made = plan(prepare(experiment, topology, devices(topology)), topology)
+    assert {item.domains for item in made.sent if item.axes == ("data",)} == {2}
+    assert {item.domains for item in made.sent if item.axes == ("fsdp",)} == {1}
+    assert made.roofline.between > 0
