@@ -52,10 +52,12 @@ setup(
         "rouge-score>=0.1.2,<0.2",
         "scikit-learn>=1.5,<2",
         "scipy>=1.13,<2",
+        "array-record>=0.8.1,<0.9",
     ],
     extras_require={
         "gpu": ["jax[cuda13]>=0.10,<0.13"],
         "tpu": ["jax[tpu]>=0.10,<0.13"],
+        "cache": ["apache-beam>=2.70,<3"],
         "dev": [
             "pytest>=8",
             "pytest-xdist>=3.6",
