@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 RUN ?= runs/quickstart
 SOURCES = setup.py t2t models tasks launch tests docs
 
-.PHONY: quickstart test lint types imports check format lock slow clean
+.PHONY: quickstart test test-memory lint types imports check format lock slow clean
 
 quickstart: $(VENV)/installed
 	$(BIN)/t2t train t5:quickstart --dir $(RUN)
@@ -16,6 +16,11 @@ quickstart: $(VENV)/installed
 
 test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST)
+
+# A corpus of MEMORY_GB is cached, read and trained on in processes that may take half as much. About ten minutes.
+MEMORY_GB ?= 3
+test-memory: $(VENV)/installed-dev
+	$(BIN)/python -m tests.data.cached.larger_than_memory $(MEMORY_GB)
 
 check: lint types imports
 

@@ -13,7 +13,6 @@ from types import ModuleType
 
 from t2t.errors import UserError, nearest
 
-
 _used: dict[str, None] = {}
 
 

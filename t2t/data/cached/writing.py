@@ -9,7 +9,6 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import seqio
 import tensorflow as tf
@@ -73,7 +72,7 @@ def cache(
       splits: those to cache; all if empty.
       shards: files a split has at most; one for every `SMALLEST` examples where that is fewer.
       vocabulary: replaces the task's own.
-      workers: processes of Beam's own direct runner, where `beam_options` name no other.
+      workers: processes of Beam's direct runner, where `beam_options` name no other; with 1 and no options all is done here.
       beam_options: Beam's own, "--runner=FlinkRunner" for example.
       prepare: called on each worker to register what `name` needs; must be picklable.
       tell: gets a line on what is kept and what is to be made.
@@ -159,9 +158,7 @@ def write(job: Job) -> Shard:
             tokens += sum(len(example[name]) for name in features)
     finally:
         writer.close()
-    made = Shard(
-        file=file, examples=count, tokens=tokens, size=part.stat().st_size, sha256=manifests.checksum(part)
-    )
+    made = Shard(file=file, examples=count, tokens=tokens, size=part.stat().st_size, sha256=manifests.checksum(part))
     os.replace(part, directory / file)
     manifests.write(directory, manifests.record_of(file), made)
     return made
@@ -232,14 +229,19 @@ def _finish(directory: Path, wanted: Manifest) -> Manifest:
     return made
 
 
-def _run(
-    jobs: Sequence[Job], workers: int, beam_options: Sequence[str], prepare: Callable[[], None] | None
-) -> None:
+def _run(jobs: Sequence[Job], workers: int, beam_options: Sequence[str], prepare: Callable[[], None] | None) -> None:
+    if workers == 1 and not beam_options:
+        # Beam would do the same behind several seconds of its own, and need not be installed for it.
+        for job in jobs:
+            write(job)
+        return
     try:
         import apache_beam as beam
         from apache_beam.options.pipeline_options import PipelineOptions
     except ImportError:
-        raise UserError("t2t cache needs Apache Beam, which is not installed: pip install 't2t[cache]'.") from None
+        raise UserError(
+            "Apache Beam, which runs more workers than one (--workers), is not installed: pip install 't2t[cache]'. Nearest: --workers 1."
+        ) from None
 
     words = list(beam_options)
     if not any(word == "--runner" or word.startswith("--runner=") for word in words):
