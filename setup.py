@@ -17,8 +17,8 @@ mapped = [
     for package in [f"t2t.{folder}", *(f"t2t.{folder}.{name}" for name in find_packages(folder))]
 ]
 
-# Beam holds protobuf below 7, which the stack would take otherwise.
-cache = ["apache-beam>=2.70,<3"]
+# Beam holds protobuf below 7, and SentencePiece from 0.2.3 on wants 7 without saying so.
+cache = ["apache-beam>=2.70,<3", "sentencepiece<0.2.3"]
 
 setup(
     name="t2t",

@@ -20,11 +20,7 @@ from t2t.data.vocabularies import from_seqio
 from t2t.errors import UserError
 
 # The same ids for the same text, whatever the lengths of a run and its seed.
-DETERMINISTIC = (
-    seqio.preprocessors.tokenize,
-    seqio.preprocessors.rekey,
-    seqio.preprocessors.parse_tsv,
-)
+DETERMINISTIC = (seqio.preprocessors.rekey, seqio.preprocessors.tokenize)
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 
 
