@@ -11,7 +11,7 @@ def register() -> None:
     generated = {"reverse_words": 60, "copy_words": 4}
     mix("quickstart", {"docs_span_corruption": 5, "docs_signature": 2, **generated})
     mix("quickstart_decoder", {"docs_causal_lm": 5, "docs_signature": 2, **generated})
-    mix("quickstart_encoder", {"docs_masked_lm": 5, "reverse_words_fill_mask": 60, "copy_words_fill_mask": 4})
+    mix("quickstart_encoder", {"docs_masked_lm": 40, "reverse_words_fill_mask": 40, "copy_words_fill_mask": 4})
 
 
 register()
