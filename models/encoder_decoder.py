@@ -61,8 +61,12 @@ class EncoderDecoderNetwork(Network):
 
     def hidden(self, batch: Batch, keys: Keys) -> Float[Array, "B L D"]:
         """Run the encoder on `batch.encoder`, then the decoder on `batch.decoder`."""
-        memory = encode(self.embeddings, self.encoder, batch, keys)
+        memory = self.encoded(batch, keys)
         return self.decoder(self.embeddings(prompt(batch), keys), self._context(batch, memory, keys))
+
+    def encoded(self, batch: Batch, keys: Keys) -> Float[Array, "B k D"]:
+        """Run the encoder alone."""
+        return encode(self.embeddings, self.encoder, batch, keys)
 
     def head(self, hidden: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
         """Return float32 logits."""
@@ -73,7 +77,7 @@ class EncoderDecoderNetwork(Network):
         tokens = prompt(batch)
         check_room(self.embeddings, tokens, length)
         keys = Keys(None)
-        memory = encode(self.embeddings, self.encoder, batch, keys)
+        memory = self.encoded(batch, keys)
         context = self._context(batch, memory, keys)
         x, cache, memories = self.decoder.prefill(self.embeddings(tokens, keys), context, length)
         count = lengths(tokens)

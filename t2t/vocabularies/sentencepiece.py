@@ -43,7 +43,7 @@ class SentencePiece(FileVocabulary):
     def bos_id(self) -> int:
         """The model's beginning of a sequence; padding where it has none."""
         own = self._processor.bos_id()
-        return own if own >= 0 else self.pad_id
+        return own if own >= 0 else 0
 
     @property
     def mask_id(self) -> int | None:

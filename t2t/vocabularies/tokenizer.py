@@ -96,6 +96,10 @@ class Tokenizer(FileVocabulary):
         found = self._tokenizer.token_to_id(f"<extra_id_{index}>")
         return super().sentinel(index) if found is None else found
 
+    def serialised(self) -> str:
+        """Return a tokenizer.json with the sentinels in it."""
+        return self._tokenizer.to_str(pretty=True)
+
     def encode(self, text: str) -> list[int]:
         """Return the ids without BOS and EOS; special tokens written out in the text stand for themselves."""
         return self._tokenizer.encode(text, add_special_tokens=False).ids
