@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 RUN ?= runs/quickstart
 SOURCES = setup.py t2t models tasks launch tests docs
 
-.PHONY: quickstart test lint types imports check format lock slow clean
+.PHONY: quickstart test test-interop goldens lint types imports check format lock slow clean
 
 quickstart: $(VENV)/installed
 	$(BIN)/t2t train t5:quickstart --dir $(RUN)
@@ -16,6 +16,20 @@ quickstart: $(VENV)/installed
 
 test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST)
+
+# Against transformers itself, in an environment of its own: the CPU build of torch first, or pip takes gigabytes of CUDA.
+INTEROP ?= .venv-interop
+test-interop: $(INTEROP)/installed
+	$(INTEROP)/bin/python -m tests.interop.compare $(CASES)
+
+goldens: $(INTEROP)/installed
+	$(INTEROP)/bin/python -m tests.interop.write_goldens
+
+$(INTEROP)/installed: setup.py constraints.txt
+	$(PYTHON) -m venv $(INTEROP)
+	$(INTEROP)/bin/pip install -q --disable-pip-version-check torch==2.13.0
+	$(INTEROP)/bin/pip install -q --disable-pip-version-check -c constraints.txt -e ".[dev,interop]"
+	touch $@
 
 check: lint types imports
 

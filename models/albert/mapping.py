@@ -20,6 +20,7 @@ class Albert(Family):
     model_types = ("albert",)
     prefix = "albert."
     left_out: ClassVar[Mapping[str, str]] = {
+        r"predictions\.bias": "decoder.bias is what counts where the head is untied",
         r"(albert\.)?pooler\.(weight|bias)": POOLER,
         r"predictions\.sop_classifier\..*|sop_classifier\..*": "sentence-order prediction",
         r"(albert\.)?embeddings\.position_ids": "the numbers from 0 on",

@@ -22,6 +22,7 @@ class Bert(Family):
     prefix = "bert."
     left_out: ClassVar[Mapping[str, str]] = {
         r"(bert\.)?pooler\.dense\.(weight|bias)": POOLER,
+        r"cls\.predictions\.bias": "decoder.bias is what counts where the head is untied",
         r"cls\.seq_relationship\.(weight|bias)": "next-sentence prediction",
         r"(bert\.)?embeddings\.position_ids": "the numbers from 0 on",
     }
@@ -130,8 +131,10 @@ def head(config: EncoderConfig, transform: str, norm: str, whole: str) -> list[E
     table = [
         *linear(f"{transform}.dense", "transform/dense", bias=True),
         *normalised(f"{transform}.{norm}", "transform/norm", bias=True),
-        same(f"{whole}.bias", "lm_head/bias", f"{whole}.decoder.bias"),
     ]
-    if not config.tied:
+    if config.tied:
+        table.append(same(f"{whole}.bias", "lm_head/bias", f"{whole}.decoder.bias"))
+    else:
+        table.append(same(f"{whole}.decoder.bias", "lm_head/bias"))
         table.append(Entry(f"{whole}.decoder.weight", ("lm_head/kernel",), Transposed()))
     return table

@@ -21,6 +21,7 @@ class Roberta(Family):
     model_types = ("roberta", "xlm-roberta")
     prefix = "roberta."
     left_out: ClassVar[Mapping[str, str]] = {
+        r"lm_head\.bias": "decoder.bias is what counts where the head is untied",
         r"(roberta\.)?pooler\.dense\.(weight|bias)": POOLER,
         r"(roberta\.)?embeddings\.position_ids": "the numbers from 0 on",
     }

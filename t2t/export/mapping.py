@@ -1,7 +1,7 @@
 """Tables between our parameters and the tensors of another library's checkpoint: one a family, read in both directions.
 
 A table is a list of entries. Each says which tensor of theirs holds which of our parameters, and by which invertible operation; "{layer}" in a name stands for the
-index into our parameters' leading axis "layers". Tensors pass one at a time.
+index into our parameters' leading axis "layers" ("block_{layer}" for one of three digits, as T5's first checkpoints have it). Tensors pass one at a time.
 """
 
 from __future__ import annotations
@@ -162,7 +162,9 @@ def tensors(entries: Iterable[Entry], specs: Mapping[str, Any]) -> list[Tensor]:
         for layer in layers:
 
             def named(name: str, layer: int | None = layer) -> str:
-                return name.replace(LAYER, str(layer))
+                if layer is None:
+                    return name
+                return name.replace(f"block_{LAYER}", f"block_{layer:03d}").replace(LAYER, str(layer))
 
             aliases = tuple(map(named, entry.aliases))
             shape = entry.operation.shape(shapes)

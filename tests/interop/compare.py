@@ -137,6 +137,7 @@ HEAD = """| case | parameters | logits | logits, exported | greedy | beam | grad
 def main() -> None:
     """Print the table, of all cases or of those whose names hold one of the words given; exit 1 where one is out of bounds."""
     transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
     torch.set_num_threads(2)
     wanted = [case for case in CASES if not sys.argv[1:] or any(word in case.name for word in sys.argv[1:])]
     print(HEAD, flush=True)
