@@ -22,6 +22,7 @@ def import_model(
     source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")],
     *,
     dir: str,
+    preset: str | None = None,
     vocabulary: str | None = None,
     accept_option: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
     check: bool = True,
@@ -33,6 +34,7 @@ def import_model(
     Args:
         source: the directory with config.json, or a .gguf file of a LLaMA (needs the package gguf).
         dir: the run's directory, which must not be there yet.
+        preset: the model (t5:1.1-small, ...) of a T5X checkpoint, its own layout or the legacy one of TensorFlow, neither of which says it.
         vocabulary: a tokenizer file (.model, .txt, .json) in place of the directory's.
         accept_option: an option of config.json to pass over though it is not known here; may be given again.
         check: read the saved run back and compare every tensor, bit for bit, and the logits of a short input.
@@ -43,17 +45,29 @@ def import_model(
     run = Path(dir)
     if run.exists() and (not run.is_dir() or any(run.iterdir())):
         raise UserError(f"{run} (--dir) is there already. Give another --dir.")
-    from t2t.export.huggingface import opened
-    from t2t.models.families import family_of
-
-    with _directory(Path(source)) as directory, opened(directory, family_of, accepted=accept_option) as model:
+    with _opened(Path(source), preset, accept_option) as model:
         for name, reason in model.left_out.items():
             print(f"note: left out: {name} ({reason})", file=sys.stderr)
         try:
-            _make(model, Path(source), run, vocabulary, check=check)
+            _make(model, source, run, vocabulary, check=check)
         except BaseException:
             shutil.rmtree(run, ignore_errors=True)
             raise
+
+
+@contextlib.contextmanager
+def _opened(source: Path, preset: str | None, accepted: tuple[str, ...]) -> Iterator[Any]:
+    from t2t import models
+    from t2t.export.huggingface import opened
+    from t2t.models.families import family_of
+
+    if preset is not None:
+        from t2t.models.t5.t5x import open_checkpoint
+
+        yield open_checkpoint(source, models.preset(preset))
+        return
+    with _directory(source) as directory, opened(directory, family_of, accepted=accepted) as model:
+        yield model
 
 
 @contextlib.contextmanager
@@ -69,7 +83,7 @@ def _directory(source: Path) -> Iterator[Path]:
         yield Path(made)
 
 
-def _make(model: Any, source: Path, run: Path, vocabulary_file: str | None, *, check: bool) -> None:
+def _make(model: Any, source: str, run: Path, vocabulary_file: str | None, *, check: bool) -> None:
     from t2t.checkpoint import Checkpoints
     from t2t.export.huggingface import read_options, short_logits
     from t2t.export.tokenizer_files import KEPT as FILES
@@ -85,6 +99,8 @@ def _make(model: Any, source: Path, run: Path, vocabulary_file: str | None, *, c
         vocabulary = vocabulary_of(vocabulary_file)
     else:
         directory = model.files.directory
+        if not (directory / "config.json").is_file():
+            raise UserError(f"{source}: a checkpoint of T5X has no tokenizer. Give --vocabulary FILE (spiece.model).")
         vocabulary = read_vocabulary(directory, read_options(directory), scratch=kept)
         for name in FILES:
             if (directory / name).is_file():

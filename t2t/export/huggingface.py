@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -46,15 +46,33 @@ def read_options(directory: Path) -> dict[str, Any]:
     return options
 
 
+class Files(Protocol):
+    """Named tensors that can be read one at a time."""
+
+    @property
+    def directory(self) -> Path:
+        """Where they are."""
+
+    @property
+    def names(self) -> list[str]:
+        """What they are called."""
+
+    def equal(self, one: str, other: str) -> bool:
+        """Whether two are equal."""
+
+    def read(self, name: str) -> np.ndarray:
+        """Return one."""
+
+
 @dataclass(frozen=True)
 class Source:
-    """A directory of `transformers`, opened and understood, nothing of it read yet.
+    """A directory of `transformers` (or a checkpoint of T5X), opened and understood, nothing of it read yet.
 
     names:    under which names each tensor is there.
     left_out: the names of what is not read, with the reason.
     """
 
-    files: TensorFiles
+    files: Files
     family: Family
     config: ModelConfig
     model: Model

@@ -194,7 +194,7 @@ def resolve(
     read = {name for found in real.values() for name in found}
     if missing:
         raise UserError(
-            f"{where}: {_some(missing)} {'is' if len(missing) == 1 else 'are'} missing from the weights, and config.json asks for it.{nearest(missing[0], have - read)}"
+            f"{where}: {_some(missing)} {'is' if len(missing) == 1 else 'are'} missing from the weights, which the configuration asks for.{nearest(missing[0], have - read)}"
         )
     rest = sorted(have - read)
     known = [name for name in rest if any(re.fullmatch(pattern, name) for pattern in left_out)]
@@ -232,7 +232,7 @@ def read_params(
         value = read(tensor.name)
         if value.shape != tensor.shape:
             raise UserError(
-                f"tensor {tensor.name} is {_shape(value.shape)}, and {_shape(tensor.shape)} by config.json ({path})"
+                f"tensor {tensor.name} is {_shape(value.shape)}, and {_shape(tensor.shape)} by the configuration ({path})"
             )
         return tensor.operation.to_ours(value, tensor.shapes)[part]
 

@@ -25,14 +25,25 @@ _SLOT = "_slot_"
 class Arrays:
     """Named arrays, opened for reading. legacy: of the Mesh TensorFlow layout, whose names are others."""
 
-    def __init__(self, directory: Path, shapes: Mapping[str, tuple[int, ...]], read: Callable[[str], Any], *, legacy: bool):
+    def __init__(
+        self, directory: Path, shapes: Mapping[str, tuple[int, ...]], read: Callable[[str], Any], *, legacy: bool
+    ):
         self.directory = directory
         self.shapes = dict(shapes)
         self.legacy = legacy
         self._read = read
 
+    @property
+    def names(self) -> list[str]:
+        """The names of all arrays."""
+        return sorted(self.shapes)
+
+    def equal(self, one: str, other: str) -> bool:
+        """Whether two arrays are equal."""
+        return np.array_equal(self.read(one), self.read(other))
+
     def read(self, name: str) -> np.ndarray:
-        """Return an array, as float32 unless it is of a smaller floating type."""
+        """Return an array in its own type."""
         return np.asarray(self._read(name))
 
 

@@ -45,14 +45,11 @@ def read_vocabulary(directory: Path, options: Mapping[str, Any], *, scratch: Pat
         has_sentinels = own.encode("<extra_id_0>")[-1:] == [own.size - 1]
         return SentencePiece(path=str(spiece), extra_ids=0 if has_sentinels else settings.get("extra_ids", 100))
     if fast.is_file():
-        model = _json(fast).get("model", {})
-        if model.get("type") == "WordPiece":
-            return _checked(WordPiece(path=str(fast)))
-        return _tokenizer(fast, directory, settings, options)
+        return tokenizer_of(fast, options)
     if (directory / "vocab.txt").is_file():
         return _checked(WordPiece(path=str(directory / "vocab.txt"), lowercase=settings.get("do_lower_case", True)))
     if (directory / "vocab.json").is_file() and (directory / "merges.txt").is_file():
-        return _tokenizer(_byte_level(directory, scratch), directory, settings, options)
+        return _tokenizer(_byte_level(directory, scratch), directory, options)
     if not kind and options.get("model_type") in ("t5", "mt5") and options.get("vocab_size") == 384:
         return Bytes(extra_ids=_BYT5_EXTRA_IDS)
     there = ", ".join(sorted(path.name for path in directory.iterdir())[:12])
@@ -60,6 +57,16 @@ def read_vocabulary(directory: Path, options: Mapping[str, Any], *, scratch: Pat
         f"{directory}: no tokenizer that can be read (tokenizer.json, spiece.model of a T5, vocab.txt, vocab.json with merges.txt); there are {there}."
         " --vocabulary FILE gives one; transformers' AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR) writes a tokenizer.json"
     )
+
+
+def tokenizer_of(file: Path, options: Mapping[str, Any] | None = None) -> WordPiece | Tokenizer:
+    """Return the vocabulary of a tokenizer.json, special tokens as tokenizer_config.json beside it names them.
+
+    options: those of config.json, which has their ids.
+    """
+    if _json(file).get("model", {}).get("type") == "WordPiece":
+        return _checked(WordPiece(path=str(file)))
+    return _tokenizer(file, file.parent, options or {})
 
 
 def _checked(vocabulary: WordPiece) -> WordPiece:
@@ -83,14 +90,14 @@ def _byte_level(directory: Path, scratch: Path) -> Path:
     return scratch / "tokenizer.json"
 
 
-def _tokenizer(file: Path, directory: Path, settings: Mapping[str, Any], options: Mapping[str, Any]) -> Tokenizer:
+def _tokenizer(file: Path, directory: Path, options: Mapping[str, Any]) -> Tokenizer:
     from tokenizers import Tokenizer as Library
 
     try:
         library = Library.from_file(str(file))
     except Exception as error:  # the library raises bare Exception
         raise UserError(f"{file}: not a tokenizer.json ({error})") from None
-    named = {**_json(directory / "special_tokens_map.json"), **settings}
+    named = {**_json(directory / "special_tokens_map.json"), **_json(directory / "tokenizer_config.json")}
     known = library.get_vocab(with_added_tokens=True)
 
     def token(role: str) -> str | None:
