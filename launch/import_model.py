@@ -160,13 +160,15 @@ def _count(model: Any) -> int:
 
 def parameters_alone(params: Any) -> Any:
     """Return what a checkpoint saves of a model that no optimizer of ours has trained."""
+    import jax.numpy as jnp
     from flax import struct
 
     @struct.dataclass
     class Parameters:
         params: Any
+        step: Any
 
-    return Parameters(params=params)
+    return Parameters(params=params, step=jnp.zeros((), jnp.int32))
 
 
 def experiment_for(config: Any) -> Any:

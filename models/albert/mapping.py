@@ -40,7 +40,7 @@ class Albert(Family):
             types=options.number("type_vocab_size", 2),
             head_transform=headed,
             head_bias=headed,
-            tied=headed and options.take("tie_word_embeddings", True),
+            tied=options.take("tie_word_embeddings", True) and headed,
         )
 
     def options(self, config: ModelConfig) -> dict[str, Any] | None:

@@ -36,7 +36,7 @@ class Bert(Family):
             types=options.number("type_vocab_size", 2),
             head_transform=headed,
             head_bias=headed,
-            tied=not headed or options.take("tie_word_embeddings", True),
+            tied=options.take("tie_word_embeddings", True) or not headed,
         )
 
     def options(self, config: ModelConfig) -> dict[str, Any] | None:

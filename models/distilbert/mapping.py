@@ -38,7 +38,7 @@ class DistilBert(Family):
             types=0,
             head_transform=headed,
             head_bias=headed,
-            tied=not headed or options.take("tie_word_embeddings", True),
+            tied=options.take("tie_word_embeddings", True) or not headed,
         )
 
     def options(self, config: ModelConfig) -> dict[str, Any] | None:

@@ -39,7 +39,7 @@ class Roberta(Family):
             head_transform=headed,
             head_activation="gelu" if headed else None,
             head_bias=headed,
-            tied=not headed or options.take("tie_word_embeddings", True),
+            tied=options.take("tie_word_embeddings", True) or not headed,
         )
 
     def options(self, config: ModelConfig) -> dict[str, Any] | None:

@@ -93,7 +93,7 @@ def changed_tensors(directory, change):
         (lambda t: t.update(extra=np.ones(3, np.float32)), r"no place in the model for extra"),
         (
             lambda t: t.update({"model.norm.weight": np.ones(3, np.float32)}),
-            r"model.norm.weight is 3, and 32 by config",
+            r"model.norm.weight is 3, and 32 by the configuration",
         ),
         (lambda t: t.update({"model.norm.weight": np.ones(32, np.int8)}), r"model.norm.weight is of type I8"),
     ],
