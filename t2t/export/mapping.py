@@ -7,13 +7,16 @@ index into our parameters' leading axis "layers" ("block_{layer}" for one of thr
 from __future__ import annotations
 
 import abc
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
 from t2t.errors import UserError, nearest
 from t2t.export.directory import flatten, unflatten
@@ -22,6 +25,8 @@ from t2t.types import Params
 
 Shape = tuple[int, ...]
 LAYER = "{layer}"
+LARGE = 2**28
+"""Bytes from which a stacked parameter is filled a layer at a time."""
 
 
 class Operation(abc.ABC):
@@ -217,7 +222,7 @@ def _some(names: Sequence[str]) -> str:
 def read_params(
     wanted: Sequence[Tensor], specs: Mapping[str, Any], shardings: Mapping[str, Any], read: Callable[[str], np.ndarray]
 ) -> Params:
-    """Return the parameters in float32, each straight to its sharding: no more than one of ours is on the host at a time.
+    """Return the parameters in float32, each straight to its sharding: no more than one of ours, of a large one a layer, is on the host at a time.
 
     read: name -> tensor, of any floating type.
     Raises UserError where a tensor has another shape than the configuration says.
@@ -237,23 +242,42 @@ def read_params(
         return tensor.operation.to_ours(value, tensor.shapes)[part]
 
     def make(path: str, spec: ParamSpec) -> jax.Array:
-        def block(index: tuple[slice, ...] | None) -> np.ndarray:
-            assert index is not None
-            if None in places[path]:
-                return np.array(piece(path, None)[index], np.float32, order="C")
-            layers = range(*index[0].indices(spec.shape[0]))
-            first = np.array(piece(path, layers[0])[index[1:]], np.float32)
-            out = np.empty((len(layers), *first.shape), np.float32)
-            out[0] = first
-            for place, layer in enumerate(layers[1:], start=1):
-                out[place] = piece(path, layer)[index[1:]]
+        if None in places[path]:
+            return _placed(spec.shape, sharding[path], lambda: piece(path, None))
+        if 4 * math.prod(spec.shape) >= LARGE:
+            return _by_layer(spec.shape, sharding[path], lambda layer: piece(path, layer))
+
+        def whole() -> np.ndarray:
+            out = np.empty(spec.shape, np.float32)
+            for layer in range(spec.shape[0]):
+                out[layer] = piece(path, layer)
             return out
 
-        array = jax.make_array_from_callback(spec.shape, sharding[path], block)
-        return array.block_until_ready()
+        return _placed(spec.shape, sharding[path], whole)
 
     sharding = flatten(dict(shardings))
     return unflatten({path: make(path, spec) for path, spec in flatten(dict(specs)).items()})
+
+
+def _placed(shape: Shape, sharding: Any, make: Callable[[], np.ndarray]) -> jax.Array:
+    value = np.array(make(), np.float32, order="C")
+    return jax.make_array_from_callback(shape, sharding, lambda index: value[index]).block_until_ready()
+
+
+def _by_layer(shape: Shape, sharding: NamedSharding, make: Callable[[int], np.ndarray]) -> jax.Array:
+    """Fill a stacked array on its devices a layer at a time, so that never the whole is on the host besides."""
+    spec = (*sharding.spec, *(None,) * (len(shape) - len(sharding.spec)))
+    of_layer = NamedSharding(sharding.mesh, PartitionSpec(*spec[1:]))
+
+    def put(whole: jax.Array, part: jax.Array, layer: jax.Array) -> jax.Array:
+        return jax.lax.dynamic_update_index_in_dim(whole, part, layer, 0)
+
+    put = jax.jit(put, donate_argnums=0, out_shardings=sharding)
+    whole = jax.jit(lambda: jnp.zeros(shape, jnp.float32), out_shardings=sharding)()
+    for layer in range(shape[0]):
+        part = _placed(shape[1:], of_layer, lambda layer=layer: make(layer))  # type: ignore[misc]
+        whole = put(whole, part, jnp.int32(layer)).block_until_ready()
+    return whole
 
 
 def write_tensor(tensor: Tensor, flat: Mapping[str, Any]) -> np.ndarray:

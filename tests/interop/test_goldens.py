@@ -59,6 +59,15 @@ def weight_of(found, tensor, names, folder):
     return load_file(folder / "theirs" / "model.safetensors")[there]
 
 
+def test_large_parameters_are_filled_by_layers(tmp_path, monkeypatch):
+    write_directory(LLAMA, tmp_path)
+    with opened(tmp_path, family_of) as source:
+        whole = source.params(MeshConfig().build())
+        monkeypatch.setattr("t2t.export.mapping.LARGE", 1)
+        parts = source.params(MeshConfig().build())
+    jax.tree.map(np.testing.assert_array_equal, whole, parts)
+
+
 def test_a_base_model_lacks_the_prefix(tmp_path):
     write_directory(GPT, tmp_path / "whole")
     write_directory(GPT, tmp_path / "base", prefix="transformer.")
