@@ -18,9 +18,10 @@ test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST)
 
 # Against transformers itself, in an environment of its own: the CPU build of torch first, or pip takes gigabytes of CUDA.
+# Much is compiled and little computed, so the compiler is told not to try hard.
 INTEROP ?= .venv-interop
 test-interop: $(INTEROP)/installed
-	$(INTEROP)/bin/python -m tests.interop.compare $(CASES)
+	XLA_FLAGS="--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true" $(INTEROP)/bin/python -m tests.interop.compare $(CASES)
 
 goldens: $(INTEROP)/installed
 	$(INTEROP)/bin/python -m tests.interop.write_goldens
