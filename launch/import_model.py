@@ -8,11 +8,18 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+import numpy as np
 import tyro
 
 from t2t.errors import UserError
+
+if TYPE_CHECKING:
+    from t2t.export.huggingface import Source
+    from t2t.nn.model import ModelConfig
+    from t2t.train.experiment import Experiment
+    from t2t.vocabularies import Vocabulary
 
 KEPT = "huggingface"
 """Folder of a run for the tokenizer's files as an import found them."""
@@ -56,15 +63,19 @@ def import_model(
 
 
 @contextlib.contextmanager
-def _opened(source: Path, preset: str | None, accepted: tuple[str, ...]) -> Iterator[Any]:
+def _opened(source: Path, preset: str | None, accepted: tuple[str, ...]) -> Iterator[Source]:
     from t2t import models
     from t2t.export.huggingface import opened
     from t2t.models.families import family_of
 
     if preset is not None:
-        from t2t.models.t5.t5x import open_checkpoint
+        from t2t.export import t5x
+        from t2t.launch import tensorflow_checkpoint
+        from t2t.models.t5.t5x import understood
 
-        yield open_checkpoint(source, models.preset(preset))
+        legacy = tensorflow_checkpoint.prefix_of(source)
+        arrays = t5x.open_arrays(source) if legacy is None else tensorflow_checkpoint.open_arrays(legacy)
+        yield understood(arrays, models.preset(preset))
         return
     with _directory(source) as directory, opened(directory, family_of, accepted=accepted) as model:
         yield model
@@ -83,57 +94,55 @@ def _directory(source: Path) -> Iterator[Path]:
         yield Path(made)
 
 
-def _make(model: Any, source: str, run: Path, vocabulary_file: str | None, *, check: bool) -> None:
+def _make(model: Source, source: str, run: Path, vocabulary_file: str | None, *, check: bool) -> None:
+    from t2t import models
     from t2t.checkpoint import Checkpoints
-    from t2t.export.huggingface import read_options, short_logits
-    from t2t.export.tokenizer_files import KEPT as FILES
-    from t2t.export.tokenizer_files import read_vocabulary
-    from t2t.launch.vocabulary_file import vocabulary_of
+    from t2t.export.huggingface import short_logits
     from t2t.sharding import MeshConfig
     from t2t.train.experiment import check_vocabulary
     from t2t.train.run import CHECKPOINTS, RunRecord, open_run
 
-    kept = run / KEPT
-    kept.mkdir(parents=True)
-    if vocabulary_file is not None:
-        vocabulary = vocabulary_of(vocabulary_file)
-    else:
-        directory = model.files.directory
-        if not (directory / "config.json").is_file():
-            raise UserError(f"{source}: a checkpoint of T5X has no tokenizer. Give --vocabulary FILE (spiece.model).")
-        vocabulary = read_vocabulary(directory, read_options(directory), scratch=kept)
-        for name in FILES:
-            if (directory / name).is_file():
-                shutil.copyfile(directory / name, kept / name)
     experiment = experiment_for(model.config)
-    check_vocabulary(experiment, vocabulary)
-    params = model.params(MeshConfig().build())
-    before = short_logits(model.model, params) if check else None
-    _record(run, RunRecord(recipe=f"import {source}", experiment=experiment, vocabulary=vocabulary), open_run)
+    with tempfile.TemporaryDirectory(prefix="t2t-tokenizer-") as scratch:
+        vocabulary = _vocabulary(model, source, vocabulary_file, Path(scratch))
+        check_vocabulary(experiment, vocabulary)
+        params = model.params(MeshConfig().build())
+        before = short_logits(model.model, params) if check else None
+        open_run(run, RunRecord(recipe=f"import {source}", experiment=experiment, vocabulary=vocabulary))
+        size = vocabulary.size
+    if vocabulary_file is None:
+        _keep(model.files.directory, run / KEPT)
     with Checkpoints(run / CHECKPOINTS, experiment.checkpoint) as checkpoints:
         checkpoints.save(0, parameters_alone(params), {}, {})
     del params
     if before is not None:
         _compare(model, run, before)
-    print(f"{run}: {model.family.name}, {_count(model):,} parameters, {vocabulary.size:,} ids")
+    print(f"{run}: {model.family.name}, {models.count(model.config):,} parameters, {size:,} ids")
 
 
-def _record(run: Path, record: Any, open_run: Any) -> None:
-    """Write the run's record where only the import's own folder is yet."""
-    hidden = run.with_name(f".{run.name}.{KEPT}")
-    shutil.rmtree(hidden, ignore_errors=True)
-    (run / KEPT).rename(hidden)
-    run.rmdir()
-    try:
-        open_run(run, record)
-    finally:
-        run.mkdir(exist_ok=True)
-        hidden.rename(run / KEPT)
+def _vocabulary(model: Source, source: str, file: str | None, scratch: Path) -> Vocabulary:
+    from t2t.export.huggingface import CONFIG, read_options
+    from t2t.export.tokenizer_files import read_vocabulary
+    from t2t.launch.vocabulary_file import vocabulary_of
+
+    if file is not None:
+        return vocabulary_of(file)
+    directory = model.files.directory
+    if not (directory / CONFIG).is_file():
+        raise UserError(f"{source}: a checkpoint of T5X has no tokenizer. Give --vocabulary FILE (spiece.model).")
+    return read_vocabulary(directory, read_options(directory), scratch=scratch)
 
 
-def _compare(model: Any, run: Path, before: Any) -> None:
-    import numpy as np
+def _keep(directory: Path, kept: Path) -> None:
+    from t2t.export.tokenizer_files import KEPT as FILES
 
+    kept.mkdir()
+    for name in FILES:
+        if (directory / name).is_file():
+            shutil.copyfile(directory / name, kept / name)
+
+
+def _compare(model: Source, run: Path, before: np.ndarray) -> None:
     from t2t.export.huggingface import differing, short_logits
     from t2t.train.run import Run
 
@@ -152,12 +161,6 @@ def _compare(model: Any, run: Path, before: Any) -> None:
     )
 
 
-def _count(model: Any) -> int:
-    from t2t import models
-
-    return models.count(model.config)
-
-
 def parameters_alone(params: Any) -> Any:
     """Return what a checkpoint saves of a model that no optimizer of ours has trained."""
     import jax.numpy as jnp
@@ -171,7 +174,7 @@ def parameters_alone(params: Any) -> Any:
     return Parameters(params=params, step=jnp.zeros((), jnp.int32))
 
 
-def experiment_for(config: Any) -> Any:
+def experiment_for(config: ModelConfig) -> Experiment:
     """Return the experiment that a run of imported parameters records, and `from:RUN` begins with: fine-tuning on the quickstart's tasks."""
     from t2t.data import Data
     from t2t.optim import AdamW, Linear

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from t2t.errors import UserError
 from t2t.export.huggingface import Source
 from t2t.export.mapping import Entry, Transposed, resolve, same, tensors
-from t2t.export.t5x import open_arrays
+from t2t.export.t5x import Arrays
 from t2t.models.config import StackConfig
 from t2t.models.encoder_decoder import EncoderDecoderConfig
 from t2t.models.t5.mapping import T5
@@ -17,19 +15,18 @@ _ATTENTION = ("query", "key", "value", "out")
 _LETTERS = {"query": "q", "key": "k", "value": "v", "out": "o"}
 
 
-def open_checkpoint(path: Path, config: ModelConfig) -> Source:
-    """Open a checkpoint of T5X, of either layout; it does not say its configuration, which must be given.
+def understood(arrays: Arrays, config: ModelConfig) -> Source:
+    """Return a checkpoint of T5X, of either layout, as a source; it does not say its configuration, which must be given.
 
-    Raises UserError where there is none, the model is no T5, or arrays are missing or left over.
+    Raises UserError where the model is no T5, or arrays are missing or left over.
     """
     if not isinstance(config, EncoderDecoderConfig):
         raise UserError(
-            f"{path}: checkpoints of T5X are read as a T5; the preset is a model of kind {config.kind}. Nearest: t5:1.1-small."
+            f"{arrays.directory}: checkpoints of T5X are read as a T5; the preset is a model of kind {config.kind}. Nearest: t5:1.1-small."
         )
-    arrays = open_arrays(path)
     model = config.build()
     wanted = tensors(legacy(config) if arrays.legacy else native(config), model.specs)
-    names, _ = resolve(wanted, arrays.names, where=path)
+    names, _ = resolve(wanted, arrays.names, where=arrays.directory)
     return Source(arrays, T5(), config, model, wanted, names, {})
 
 

@@ -1,10 +1,7 @@
-"""Checkpoints of T5X and of the T5 before it: named arrays, read one at a time.
+"""Checkpoints of T5X: named arrays, read one at a time.
 
-- T5X's own layout: CHECKPOINT/checkpoint (msgpack: small arrays, and a description of each large one) and a zarr folder for each large array,
-  CHECKPOINT/target.encoder.layers_0.attention.query.kernel.
-- The legacy layout of Mesh TensorFlow: a TensorFlow checkpoint, model.ckpt-1000000.index beside its data.
-
-Names are given without "target/", "/" between the parts.
+CHECKPOINT/checkpoint (msgpack) has the small arrays, and a description of each large one, which is a zarr folder:
+CHECKPOINT/target.encoder.layers_0.attention.query.kernel. Names are given without "target/", "/" between the parts.
 """
 
 from __future__ import annotations
@@ -18,12 +15,13 @@ import numpy as np
 from t2t.errors import UserError
 
 MSGPACK = "checkpoint"
-_SLOT = "_slot_"
-"""In the names of what Mesh TensorFlow's optimizer keeps."""
 
 
 class Arrays:
-    """Named arrays, opened for reading. legacy: of the Mesh TensorFlow layout, whose names are others."""
+    """Named arrays, opened for reading.
+
+    legacy: of the layout of Mesh TensorFlow, which the T5 before T5X was trained with and whose names are others.
+    """
 
     def __init__(
         self, directory: Path, shapes: Mapping[str, tuple[int, ...]], read: Callable[[str], Any], *, legacy: bool
@@ -48,25 +46,13 @@ class Arrays:
 
 
 def open_arrays(path: Path) -> Arrays:
-    """Open a checkpoint: T5X's directory, or the common beginning of the files of a TensorFlow checkpoint.
-
-    Raises UserError where it is neither.
-    """
-    if path.is_dir() and (path / MSGPACK).is_file():
-        try:
-            return _native(path)
-        except (ValueError, KeyError, TypeError) as error:
-            if not list(path.glob("*.index")):
-                raise UserError(f"{path / MSGPACK}: not a checkpoint of T5X ({error})") from None
-    prefix = path
-    if path.is_dir():
-        found = sorted(path.glob("*.index"), key=lambda index: (len(index.name), index.name))
-        if not found:
-            raise UserError(f"{path}: neither a checkpoint of T5X ({MSGPACK} is missing) nor of TensorFlow (*.index)")
-        prefix = found[-1].with_suffix("")
-    if not prefix.with_name(prefix.name + ".index").is_file():
-        raise UserError(f"{path}: no checkpoint of T5X or TensorFlow")
-    return _legacy(prefix)
+    """Open a checkpoint of T5X. Raises UserError where it is none."""
+    if not (path / MSGPACK).is_file():
+        raise UserError(f"{path}: neither a checkpoint of T5X ({MSGPACK} is missing) nor of TensorFlow (*.index)")
+    try:
+        return _native(path)
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path / MSGPACK}: not a checkpoint of T5X ({error})") from None
 
 
 def _native(path: Path) -> Arrays:
@@ -105,15 +91,3 @@ def _native(path: Path) -> Arrays:
             raise UserError(f"{folder}: cannot be read ({str(error).splitlines()[0]})") from None
 
     return Arrays(path, shapes, read, legacy=False)
-
-
-def _legacy(prefix: Path) -> Arrays:
-    import tensorflow as tf
-
-    reader = tf.train.load_checkpoint(str(prefix))
-    shapes = {
-        name: tuple(shape)
-        for name, shape in reader.get_variable_to_shape_map().items()
-        if _SLOT not in name and name != "global_step"
-    }
-    return Arrays(prefix.parent, shapes, reader.get_tensor, legacy=True)

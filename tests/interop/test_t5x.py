@@ -9,6 +9,8 @@ from flax.serialization import msgpack_serialize
 from t2t.errors import UserError
 from t2t.export.directory import flatten, unflatten
 from t2t.export.mapping import tensors, write_tensor
+from t2t.export.t5x import open_arrays
+from t2t.launch import tensorflow_checkpoint
 from t2t.models import gpt
 from t2t.models.t5 import t5x
 from t2t.sharding import MeshConfig
@@ -50,7 +52,7 @@ def test_the_native_layout_comes_in(name, tmp_path):
     settings, params, arrays = arrays_of(name, t5x.native)
     assert "decoder/layers_1/encoder_decoder_attention/query/kernel" in arrays
     write_native(tmp_path, arrays)
-    source = t5x.open_checkpoint(tmp_path, settings)
+    source = t5x.understood(open_arrays(tmp_path), settings)
     jax.tree.map(np.testing.assert_array_equal, source.params(MeshConfig().build()), params)
 
 
@@ -66,7 +68,9 @@ def test_the_legacy_layout_comes_in(tmp_path):
         tf.compat.v1.get_variable("global_step", initializer=np.int64(7))
         session.run(tf.compat.v1.global_variables_initializer())
         tf.compat.v1.train.Saver().save(session, str(tmp_path / "model.ckpt"), global_step=7)
-    source = t5x.open_checkpoint(tmp_path, settings)
+    prefix = tensorflow_checkpoint.prefix_of(tmp_path)
+    assert prefix == tmp_path / "model.ckpt-7"
+    source = t5x.understood(tensorflow_checkpoint.open_arrays(prefix), settings)
     jax.tree.map(np.testing.assert_array_equal, source.params(MeshConfig().build()), params)
 
 
@@ -75,8 +79,8 @@ def test_what_does_not_fit_is_named(tmp_path):
     arrays.pop("encoder/layers_1/mlp/wo/kernel")
     write_native(tmp_path, arrays)
     with pytest.raises(UserError, match="encoder/layers_1/mlp/wo/kernel is missing"):
-        t5x.open_checkpoint(tmp_path, settings)
-    with pytest.raises(UserError, match="no checkpoint of T5X"):
-        t5x.open_checkpoint(tmp_path / "nothing", settings)
+        t5x.understood(open_arrays(tmp_path), settings)
+    with pytest.raises(UserError, match="neither a checkpoint of T5X"):
+        open_arrays(tmp_path / "nothing")
     with pytest.raises(UserError, match="kind decoder"):
-        t5x.open_checkpoint(tmp_path, gpt.gpt(layers=1, embed=8, heads=2))
+        t5x.understood(open_arrays(tmp_path), gpt.gpt(layers=1, embed=8, heads=2))
