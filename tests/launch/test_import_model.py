@@ -23,7 +23,7 @@ def place(tmp_path_factory):
     place = tmp_path_factory.mktemp("import")
     theirs = place / "theirs"
     theirs.mkdir()
-    (theirs / "config.json").write_text(json.dumps({"model_type": "gpt2", "eos_token_id": 299, **SIZES}))
+    (theirs / "config.json").write_text(json.dumps({"model_type": "gpt2", "eos_token_id": 300, **SIZES}))
     config = gpt.gpt(layers=2, embed=16, heads=2, mlp=32, vocab_size=304, max_length=24)
     save_file({t.name: weight(t.name, t.shape) for t in exportable(config)[2]}, theirs / "model.safetensors")
     byte_level(theirs / "tokenizer.json")
@@ -43,7 +43,7 @@ def test_it_answers_goes_on_with_a_text_and_comes_out_as_it_went_in(place, capsy
     for name in ("tokenizer.json", "tokenizer_config.json"):
         assert (place / "out" / name).read_bytes() == (place / "theirs" / name).read_bytes()
     options = json.loads((place / "out" / "config.json").read_text())
-    assert options["eos_token_id"] == 299
+    assert options["eos_token_id"] == 300
     assert {name: options[name] for name in SIZES} == SIZES
 
 
