@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 RUN ?= runs/quickstart
 SOURCES = setup.py t2t models tasks launch tests docs
 
-.PHONY: quickstart test faults test-slurm lint types imports check format lock clean plans test-memory
+.PHONY: quickstart test faults test-slurm lint types imports check format lock clean plans test-memory test-interop goldens
 
 quickstart: $(VENV)/installed
 	$(BIN)/t2t train t5:quickstart --dir $(RUN)
@@ -35,6 +35,21 @@ test-slurm: $(VENV)/installed-dev
 MEMORY_GB ?= 3
 test-memory: $(VENV)/installed-dev
 	$(BIN)/python -m tests.data.cached.larger_than_memory $(MEMORY_GB)
+
+# Against transformers itself, in an environment of its own: the CPU build of torch first, or pip takes gigabytes of CUDA.
+# Much is compiled and little computed, so the compiler is told not to try hard.
+INTEROP ?= .venv-interop
+test-interop: $(INTEROP)/installed
+	XLA_FLAGS="--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true" $(INTEROP)/bin/python -m tests.interop.compare $(CASES)
+
+goldens: $(INTEROP)/installed
+	$(INTEROP)/bin/python -m tests.interop.write_goldens
+
+$(INTEROP)/installed: setup.py constraints.txt
+	$(PYTHON) -m venv $(INTEROP)
+	$(INTEROP)/bin/pip install -q --disable-pip-version-check torch==2.13.0
+	$(INTEROP)/bin/pip install -q --disable-pip-version-check -c constraints.txt -e ".[dev,interop]"
+	touch $@
 
 check: lint types imports
 

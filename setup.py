@@ -61,6 +61,8 @@ setup(
         "gpu": ["jax[cuda13]>=0.10,<0.13"],
         "tpu": ["jax[tpu]>=0.10,<0.13"],
         "cache": cache,
+        "gguf": ["gguf>=0.17,<1"],
+        "interop": ["torch>=2.6", "transformers>=5.23,<6", "gguf>=0.17,<1"],
         "dev": [
             "pytest>=8",
             "pytest-xdist>=3.6",

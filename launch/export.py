@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from t2t.errors import UserError
 
-FORMATS = ("stablehlo", "safetensors")
+if TYPE_CHECKING:
+    from t2t.train.run import Run
+    from t2t.types import Params
+
+FORMATS = ("stablehlo", "safetensors", "huggingface")
 
 
 def export(
@@ -20,17 +25,24 @@ def export(
     step: int | None = None,
     length: int | None = None,
     platforms: tuple[str, ...] = ("cpu", "cuda", "tpu"),
+    dtype: str = "float32",
+    shard_bytes: int = 5_000_000_000,
+    check: bool = True,
     overwrite: bool = False,
 ) -> None:
     """Write the model of a run's checkpoint for use elsewhere.
 
     Args:
         run: the run's directory.
-        format: stablehlo (programs that JAX alone runs, with their weights) or safetensors (weights and configuration).
+        format: stablehlo (programs that JAX alone runs, with their weights), safetensors (weights and configuration) or huggingface (a directory
+            that from_pretrained of transformers loads).
         out: the directory to write to.
         step: which checkpoint; the newest where none is given.
         length: stablehlo: tokens that the greedy program generates at most; those of the run's targets where not given.
         platforms: stablehlo: what the programs are compiled for.
+        dtype: huggingface: of the weights: float32, bfloat16 or float16.
+        shard_bytes: huggingface: how large a file of weights may become before another is begun.
+        check: huggingface: read the directory back and compare every tensor, bit for bit, and the logits of a short input.
         overwrite: replace files in a directory that is not empty.
 
     Raises:
@@ -39,14 +51,22 @@ def export(
     if format not in FORMATS:
         raise UserError(f"unknown format {format!r} (--format). There are: {', '.join(FORMATS)}.")
     from t2t.export import write_safetensors, write_stablehlo
-    from t2t.export.directory import check
+    from t2t.export.directory import check as check_out
     from t2t.launch.loading import load_run
 
-    check(Path(out), overwrite=overwrite)
+    check_out(Path(out), overwrite=overwrite)
     loaded = load_run(run, step)
     source = {"run": str(loaded.directory), "step": loaded.step, "recipe": loaded.record.recipe}
+    if format == "huggingface":
+        from t2t.models.families import exportable
+
+        exportable(loaded.experiment.model)  # what cannot be is told before anything is read
     model, params, vocabulary = loaded.model, loaded.params(), loaded.vocabulary
-    if format == "safetensors":
+    if format == "huggingface":
+        written = _huggingface(
+            loaded, params, out, dtype=dtype, shard_bytes=shard_bytes, check=check, overwrite=overwrite
+        )
+    elif format == "safetensors":
         written = write_safetensors(model, params, vocabulary, out, overwrite=overwrite, source=source)
     else:
         data = loaded.experiment.data
@@ -69,3 +89,43 @@ def export(
         )
     for path in sorted(written.iterdir()):
         print(f"{path.stat().st_size:>14,}  {path}")
+
+
+def _huggingface(
+    run: Run, params: Params, out: str, *, dtype: str, shard_bytes: int, check: bool, overwrite: bool
+) -> Path:
+    import numpy as np
+
+    from t2t.export.huggingface import differing, opened, short_logits, write_huggingface
+    from t2t.launch.import_model import KEPT
+    from t2t.models.families import exportable, family_of
+    from t2t.sharding import MeshConfig
+
+    _, options, wanted = exportable(run.experiment.model)
+
+    def compare(draft: Path) -> None:
+        with opened(draft, family_of) as source:
+            if wrong := differing(source, params, dtype=dtype):
+                raise RuntimeError(f"{out}: not written as it is: {', '.join(wrong[:4])}")
+            before = short_logits(run.model, params)
+            after = short_logits(source.model, source.params(MeshConfig().build()))
+            difference = float(np.abs(before - after).max())
+            if dtype == "float32" and difference > 1e-5 * max(1.0, float(np.abs(before).max())):
+                raise RuntimeError(f"{out}: logits of the directory read back differ by {difference:.2e}")
+            print(
+                f"check: {len(wanted)} tensors equal bit for bit in {dtype}, logits read back differ by at most {difference:.1e}",
+                file=sys.stderr,
+            )
+
+    return write_huggingface(
+        params,
+        options,
+        wanted,
+        run.vocabulary,
+        out,
+        dtype=dtype,
+        shard_bytes=shard_bytes,
+        kept=run.directory / KEPT,
+        overwrite=overwrite,
+        check=compare if check else None,
+    )

@@ -46,6 +46,10 @@ COMMANDS = {
     "infer": Command("t2t.launch.infer", "command", "ask a run: text in, text out"),
     "plan": Command("t2t.launch.plan", "command", "foresee memory and speed on hardware that is not there"),
     "export": Command("t2t.launch.export", "export", "write a run's model for use elsewhere"),
+    "import": Command("t2t.launch.import_model", "import_model", "make a run of a model of transformers"),
+    "convert-check": Command(
+        "t2t.launch.convert_check", "convert_check", "compare an import with transformers, layer by layer"
+    ),
     "tasks": Command("t2t.launch.show_tasks", "tasks", "list the tasks, or show a task's examples", True),
     "models": Command("t2t.launch.show_models", "models", "list the model presets, or show a preset's parameters"),
     "recipes": Command("t2t.launch.show_recipes", "recipes", "list what train can be given"),
@@ -85,7 +89,7 @@ def run(arguments: Sequence[str]) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     try:
         if not words or words[0] in ("-h", "--help", "help"):
-            print(USAGE.format(commands="\n".join(f"  {name:8} {it.about}" for name, it in COMMANDS.items())))
+            print(USAGE.format(commands="\n".join(f"  {name:13} {it.about}" for name, it in COMMANDS.items())))
             return DONE
         name, *rest = words
         if name in ("--version", "version"):

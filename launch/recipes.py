@@ -18,12 +18,15 @@ from t2t.nn.model import ModelConfig
 from t2t.optim import Adafactor, AdamW, Cosine, InverseSquareRoot, Linear
 from t2t.sharding import MeshConfig
 from t2t.train.evaluation import Evaluation
-from t2t.train.experiment import Experiment
+from t2t.train.experiment import Experiment, StartFrom
 
 Recipe = Callable[[], Experiment]
 
 BYTES = 384
 """Rows of a byte model's embedding: 259 bytes and specials and 100 sentinels, rounded up to a multiple of 128."""
+
+FROM = "from:"
+"""Before a run's directory: the recipe that goes on from it."""
 
 QUICK = 1000
 """Steps of the quickstarts; BERT, which learns from 15% of the tokens only, takes more."""
@@ -85,7 +88,9 @@ def pretrain(preset: str) -> Experiment:
     """Pretrain a preset as its paper did, on C4: T5 by span corruption, GPT as a causal language model, BERT by masked language modelling."""
     config = for_accelerators(models.preset(preset))
     family = preset.partition(":")[0]
-    return {"t5": _pretrain_t5, "gpt": _pretrain_gpt, "bert": _pretrain_bert}[family](config, mesh_for(config))
+    return {"t5": _pretrain_t5, "gpt": _pretrain_gpt, "llama": _pretrain_gpt, "bert": _pretrain_bert}[family](
+        config, mesh_for(config)
+    )
 
 
 LARGE, HUGE = 1_000_000_000, 5_000_000_000
@@ -134,7 +139,8 @@ def _pretrain_t5(config: ModelConfig, mesh: MeshConfig) -> Experiment:
 
 def _pretrain_gpt(config: ModelConfig, mesh: MeshConfig) -> Experiment:
     # Brown et al. 2020, appendix B: Adam 0.9/0.95, decay 0.1, clipping at 1, cosine to a tenth; batches of half a million tokens.
-    length = config.max_length or 1024
+    # Models without a limit, as LLaMA's, are trained on rows of 4,096 tokens.
+    length = config.max_length or 4096
     steps = 600_000
     return Experiment(
         model=config,
@@ -169,6 +175,19 @@ def _pretrain_bert(config: ModelConfig, mesh: MeshConfig) -> Experiment:
     )
 
 
+def from_run(directory: str) -> Experiment:
+    """Go on with another run's model, its parameters and its vocabulary, under this run's own data and optimizer (`from:RUN`)."""
+    from t2t.launch.loading import load_run
+
+    run = load_run(directory)
+    old = run.experiment
+    return replace(
+        old,
+        data=replace(old.data, vocabulary=run.vocabulary),
+        start_from=StartFrom(run=directory, step=run.step),
+    )
+
+
 def recipes() -> Mapping[str, Recipe]:
     """Return the recipes that come with the stack, by name: the quickstarts, and one for each preset."""
     named: dict[str, Recipe] = {
@@ -184,7 +203,7 @@ def recipes() -> Mapping[str, Recipe]:
 def is_own(name: str) -> bool:
     """Whether the name is of a function of the user's rather than of a recipe that comes with the stack, there or not."""
     source, colon, _ = name.rpartition(":")
-    return bool(colon) and source not in {known.partition(":")[0] for known in recipes()}
+    return bool(colon) and not name.startswith(FROM) and source not in {known.partition(":")[0] for known in recipes()}
 
 
 def find(name: str) -> Recipe:
@@ -195,6 +214,8 @@ def find(name: str) -> Recipe:
     known = recipes()
     if name in known:
         return known[name]
+    if name.startswith(FROM):
+        return update_wrapper(partial(from_run, name.removeprefix(FROM)), from_run)
     if not is_own(name):
         raise UserError(f"unknown recipe {name!r}.{nearest(name, known)}")
     source, _, function = name.rpartition(":")

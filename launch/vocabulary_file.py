@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from t2t.errors import UserError
+from t2t.export.tokenizer_files import tokenizer_of
 from t2t.vocabularies import SentencePiece, Vocabulary, WordPiece
 
 
 def vocabulary_of(path: str) -> Vocabulary:
-    """Return the vocabulary of a file, its kind told from the name: .model is SentencePiece, .txt and .json are WordPiece.
+    """Return the vocabulary of a file, its kind told from the name: .model is SentencePiece, .txt is WordPiece, .json what it says (WordPiece, byte-level BPE, ...).
 
     A SentencePiece model without sentinels of its own, T5's for example, gets T5's 100.
 
@@ -22,6 +23,8 @@ def vocabulary_of(path: str) -> Vocabulary:
     if ending == ".model":
         own = SentencePiece(path=path)
         return SentencePiece(path=path, extra_ids=0 if own.encode("<extra_id_0>")[-1:] == [own.size - 1] else 100)
-    if ending in (".txt", ".json"):
+    if ending == ".json":
+        return tokenizer_of(Path(path))
+    if ending == ".txt":
         return WordPiece(path=path)
     raise UserError(f"vocabulary file {path} (--vocabulary): the ending {ending!r} is none of .model, .txt, .json")

@@ -13,7 +13,7 @@ from t2t.models.config import TransformerConfig
 from t2t.nn.dropout import Keys
 from t2t.nn.model import Cache, Model
 from t2t.nn.parameters import Definition
-from t2t.types import Batch, Params
+from t2t.types import Batch, Params, Tokens
 
 
 class Network(nnx.Module, abc.ABC):
@@ -51,6 +51,16 @@ class Bound(Model):
     def hidden(self, params: Params, batch: Batch, *, dropout_key: jax.Array | None = None) -> Float[Array, "B L D"]:
         """Run the stacks; no dropout without a key."""
         return self._definition.bind(params).hidden(batch, Keys(dropout_key))
+
+    def embedded(self, params: Params, tokens: Tokens) -> Float[Array, "B L D"]:
+        """Return what enters the first block."""
+        network: Any = self._definition.bind(params)
+        return network.embeddings(tokens, Keys(None))
+
+    def encoded(self, params: Params, batch: Batch) -> Float[Array, "B L D"]:
+        """Return the output of an encoder-decoder's encoder."""
+        network: Any = self._definition.bind(params)
+        return network.encoded(batch, Keys(None))
 
     def head(self, params: Params, hidden: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
         """Return float32 logits."""

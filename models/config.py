@@ -1,4 +1,4 @@
-"""What a transformer is made of, as data: the choices in which T5, GPT and BERT differ."""
+"""What a transformer is made of, as data: the choices in which T5, GPT, BERT and LLaMA differ."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from t2t.nn.initializers import Initializer, Normal, TruncatedNormal, fan_in
 from t2t.nn.mlp import Activation
 from t2t.nn.model import ModelConfig
 from t2t.nn.norms import NormKind
+from t2t.nn.rotary import Rotary
 
-Positions = Literal["relative", "learned", "none"]
+Positions = Literal["relative", "learned", "rotary", "none"]
 NormPlace = Literal["pre", "post"]
 InitKind = Literal["fan_in", "normal", "truncated_normal"]
 Remat = Literal["none", "full", "dots", "dots_no_batch"]
@@ -33,6 +34,12 @@ def at_least(field: str, value: int, least: int) -> None:
         raise UserError(f"model.{field} is {value}; it must be at least {least}")
 
 
+def no_window(side: str, stack: StackConfig) -> None:
+    """Raise UserError where an encoder's stack has a sliding window: there it would have to look both ways."""
+    if stack.window is not None:
+        raise UserError(f"model.{side}.window is {stack.window}; only decoders have a sliding window. Nearest: None.")
+
+
 def _rate(field: str, value: float) -> None:
     if not 0.0 <= value < 1.0:
         raise UserError(f"model.{field} is {value}; it must be at least 0 and below 1")
@@ -46,13 +53,17 @@ class StackConfig:
     head_dim: width of a head; None for embed / heads.
     kv_heads: heads of keys and values; None for as many as `heads`.
     activation: of the feed-forward networks; "gelu" is exact, "gelu_tanh" the approximation of GPT and T5 v1.1.
-    gated:    feed-forward networks multiply two branches (T5 v1.1).
-    biases:   on every matrix product of the blocks.
-    norm, norm_epsilon: "rms" (T5) or "layer" (GPT, BERT).
+    gated:    feed-forward networks multiply two branches (T5 v1.1, LLaMA).
+    biases:   on every matrix product of the blocks; attention_biases: on attention's, None for as `biases` says.
+    groups:   blocks with parameters of their own, each applied layers / groups times in a row (ALBERT); None for one a layer.
+    norm, norm_epsilon: "rms" (T5, LLaMA) or "layer" (GPT, BERT).
     norm_place: "pre" normalises what enters a sublayer, "post" the sum after it (GPT-1, BERT).
     final_norm: one more norm after the last block.
-    positions: "relative" (T5: `buckets` up to `max_distance`, shared by all layers), "learned" (`max_length` of them, added to the
-              embeddings) or "none".
+    positions: "relative" (T5: `buckets` up to `max_distance`, shared by all layers, or with `relative_per_layer` each layer its own as in umT5),
+              "learned" (`max_length` of them, added to the embeddings), "rotary" (LLaMA, see `rotary`; `max_length` is what training had and
+              limits nothing) or "none".
+    position_offset: rows of the table of learned positions before that of position 0, which nothing reads (RoBERTa: 2).
+    window:   tokens that a token of a decoder sees, itself included; None for all before it (Mistral).
     scaled_attention: logits divided by sqrt(head_dim). T5 draws its queries' kernel that much smaller instead.
     mlp_dropout, final_dropout: dropout also within the feed-forward networks and after the stack, as T5 has it.
     init:     of kernels: "fan_in" (T5), or "normal" (GPT) or "truncated_normal" (BERT) of deviation `init_std`.
@@ -68,6 +79,8 @@ class StackConfig:
     activation: Activation = "gelu_tanh"
     gated: bool = False
     biases: bool = False
+    attention_biases: bool | None = None
+    groups: int | None = None
     norm: NormKind = "layer"
     norm_epsilon: float = 1e-6
     norm_place: NormPlace = "pre"
@@ -75,6 +88,10 @@ class StackConfig:
     positions: Positions = "learned"
     buckets: int = 32
     max_distance: int = 128
+    relative_per_layer: bool = False
+    rotary: Rotary = Rotary()
+    position_offset: int = 0
+    window: int | None = None
     max_length: int = 512
     scaled_attention: bool = True
     mlp_dropout: bool = False
@@ -102,6 +119,13 @@ class StackConfig:
             )
         if self.heads % self.key_heads:
             raise UserError(f"model.kv_heads is {self.kv_heads}, which does not divide model.heads = {self.heads}")
+        at_least("position_offset", self.position_offset, 0)
+        if self.window is not None:
+            at_least("window", self.window, 1)
+        if self.groups is not None and (self.groups < 1 or self.layers % self.groups):
+            raise UserError(f"model.groups is {self.groups}, which does not divide model.layers = {self.layers}")
+        if self.positions == "rotary" and self.head_size % 2:
+            raise UserError(f"model.head_dim is {self.head_size}; rotary positions need an even one")
         if self.positions == "relative":
             at_least("buckets", self.buckets, 4)
             if self.max_distance <= self.buckets // 2:
@@ -118,6 +142,11 @@ class StackConfig:
     def key_heads(self) -> int:
         """Number of heads of keys and values."""
         return self.heads if self.kv_heads is None else self.kv_heads
+
+    @property
+    def blocks(self) -> int:
+        """Number of blocks with parameters of their own."""
+        return self.layers if self.groups is None else self.groups
 
     @property
     def limit(self) -> int | None:
@@ -148,7 +177,8 @@ class TransformerConfig(ModelConfig):
     remat:     what the backward pass computes again: "none"; all but what enters each layer ("full"); all but matrix products ("dots"); all
                but those without a batch axis, which leaves out attention logits ("dots_no_batch").
     tied:      logits come from the embedding table, not from a kernel of their own.
-    scaled_head: logits of a tied head are divided by sqrt(embed) (T5 v1.0).
+    embedding_size: width of the embeddings, brought to the stacks' by a matrix (ALBERT); None for the stacks' own.
+    scaled_head: logits are divided by sqrt(embed) (T5 v1.0).
     embedding_std: deviation of the token embeddings at first; those of positions have `position_std`.
     """
 
@@ -160,6 +190,7 @@ class TransformerConfig(ModelConfig):
     remat: Remat = "none"
     tied: bool = True
     scaled_head: bool = False
+    embedding_size: int | None = None
     embedding_std: float = 0.02
     position_std: float = 0.02
 
@@ -168,6 +199,8 @@ class TransformerConfig(ModelConfig):
             one_of(field, getattr(self, field), choices)
         at_least("vocab_size", self.vocab_size, 1)
         at_least("attention_block", self.attention_block, 1)
+        if self.embedding_size is not None:
+            at_least("embedding_size", self.embedding_size, 1)
         _rate("dropout", self.dropout)
         if self.attention_dropout is not None:
             _rate("attention_dropout", self.attention_dropout)

@@ -59,7 +59,7 @@ class DecoderNetwork(Network):
     def hidden(self, batch: Batch, keys: Keys) -> Float[Array, "B L D"]:
         """Run the stack on `batch.decoder`."""
         tokens = prompt(batch)
-        context = Context(mask=decoder_mask(tokens, prefix=self.prefix), keys=keys)
+        context = self._context(tokens, keys)
         return self.decoder(self.embeddings(tokens, keys), context)
 
     def head(self, hidden: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
@@ -71,7 +71,7 @@ class DecoderNetwork(Network):
         tokens = prompt(batch)
         check_room(self.embeddings, tokens, length)
         keys = Keys(None)
-        context = Context(mask=decoder_mask(tokens, prefix=self.prefix), keys=keys)
+        context = self._context(tokens, keys)
         x, cache, memory = self.decoder.prefill(self.embeddings(tokens, keys), context, length)
         count = lengths(tokens)
         cache = {"rows": {"length": count, "room": room(tokens, length)}, "layers": {"cache": cache, "memory": memory}}
@@ -82,6 +82,10 @@ class DecoderNetwork(Network):
         x, cache = advance(self.embeddings, self.decoder, cache, ids)
         return self.head(x), cache
 
+    def _context(self, tokens: Tokens, keys: Keys) -> Context:
+        mask = decoder_mask(tokens, prefix=self.prefix, window=self.decoder.config.window)
+        return Context(mask=mask, positions=jnp.asarray(tokens.positions), keys=keys)
+
 
 def prompt(batch: Batch) -> Tokens:
     """Return the decoder's tokens."""
@@ -89,7 +93,7 @@ def prompt(batch: Batch) -> Tokens:
     return batch.decoder
 
 
-def decoder_mask(tokens: Tokens, *, prefix: bool = False) -> Mask:
+def decoder_mask(tokens: Tokens, *, prefix: bool = False, window: int | None = None) -> Mask:
     """Return the mask of a decoder's tokens among themselves, in whole rows."""
     return Mask(
         queries=tokens.segments,
@@ -97,6 +101,7 @@ def decoder_mask(tokens: Tokens, *, prefix: bool = False) -> Mask:
         index=whole_rows(tokens.ids.shape[1]),
         prefix=tokens.prefix if prefix else None,
         causal=True,
+        window=window,
     )
 
 
@@ -124,11 +129,11 @@ def advance(
     index, keys_of = cache["rows"]["length"], cache["rows"]["room"]
     own = keys_of[:, :1]
     # A row's tokens stand without gaps from 0 to `index`, so that the causal mask alone hides what is not filled yet.
-    mask = Mask(queries=own, keys=keys_of, index=index[:, None], causal=True)
+    mask = Mask(queries=own, keys=keys_of, index=index[:, None], causal=True, window=stack.config.window)
     memory_mask = None if memory_keys is None else Mask(queries=own, keys=memory_keys)
     keys = Keys(None)
     x = embeddings.at(ids[:, None], index[:, None], None, keys)
-    context = Context(mask=mask, memory_mask=memory_mask, index=index, keys=keys)
+    context = Context(mask=mask, memory_mask=memory_mask, index=index, positions=index[:, None], keys=keys)
     layers = cache["layers"]
     x, caches = stack.step(x, layers["cache"], layers["memory"], context)
     rows = {**cache["rows"], "length": index + 1}

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int
 
 from t2t.errors import UserError
 from t2t.models.bound import Bound, Network
-from t2t.models.config import StackConfig, TransformerConfig
+from t2t.models.config import StackConfig, TransformerConfig, no_window
 from t2t.models.decoder import advance, check_room, decoder_mask, prompt, room
 from t2t.models.encoder import encode
 from t2t.models.inputs import Embeddings, Head, last, lengths
@@ -32,7 +32,8 @@ class EncoderDecoderConfig(TransformerConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for field in ("embed", "positions", "max_length"):
+        no_window("encoder", self.encoder)
+        for field in ("embed", "positions", "max_length", "position_offset"):
             ours, theirs = getattr(self.encoder, field), getattr(self.decoder, field)
             if ours != theirs:
                 raise UserError(
@@ -60,8 +61,12 @@ class EncoderDecoderNetwork(Network):
 
     def hidden(self, batch: Batch, keys: Keys) -> Float[Array, "B L D"]:
         """Run the encoder on `batch.encoder`, then the decoder on `batch.decoder`."""
-        memory = encode(self.embeddings, self.encoder, batch, keys)
+        memory = self.encoded(batch, keys)
         return self.decoder(self.embeddings(prompt(batch), keys), self._context(batch, memory, keys))
+
+    def encoded(self, batch: Batch, keys: Keys) -> Float[Array, "B k D"]:
+        """Run the encoder alone."""
+        return encode(self.embeddings, self.encoder, batch, keys)
 
     def head(self, hidden: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
         """Return float32 logits."""
@@ -72,7 +77,7 @@ class EncoderDecoderNetwork(Network):
         tokens = prompt(batch)
         check_room(self.embeddings, tokens, length)
         keys = Keys(None)
-        memory = encode(self.embeddings, self.encoder, batch, keys)
+        memory = self.encoded(batch, keys)
         context = self._context(batch, memory, keys)
         x, cache, memories = self.decoder.prefill(self.embeddings(tokens, keys), context, length)
         count = lengths(tokens)
@@ -89,4 +94,6 @@ class EncoderDecoderNetwork(Network):
         tokens = prompt(batch)
         assert batch.encoder is not None
         cross = Mask(queries=tokens.segments, keys=batch.encoder.segments)
-        return Context(mask=decoder_mask(tokens), memory=memory, memory_mask=cross, keys=keys)
+        mask = decoder_mask(tokens, window=self.decoder.config.window)
+        positions = jnp.asarray(tokens.positions)
+        return Context(mask=mask, positions=positions, memory=memory, memory_mask=cross, keys=keys)

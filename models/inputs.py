@@ -12,7 +12,7 @@ from t2t.models.config import StackConfig, TransformerConfig
 from t2t.nn.dropout import Keys, dropout
 from t2t.nn.embeddings import Embedding
 from t2t.nn.initializers import ZEROS, Initializer, Normal, TruncatedNormal
-from t2t.nn.linear import matmul
+from t2t.nn.linear import Linear, matmul
 from t2t.nn.norms import norm
 from t2t.nn.parameters import parameter
 from t2t.sharding import constrain
@@ -24,19 +24,18 @@ def _table_init(stack: StackConfig, std: float) -> Initializer:
 
 
 class Embeddings(nnx.Module):
-    """The sum of token, position and type embeddings, normalised where asked (BERT)."""
+    """The sum of token, position and type embeddings, normalised where asked (BERT), widened where they are narrower than the stack (ALBERT)."""
 
     def __init__(self, config: TransformerConfig, stack: StackConfig, *, types: int = 0, normed: bool = False) -> None:
-        self.limit = stack.limit
+        size = stack.embed if config.embedding_size is None else config.embedding_size
+        self.limit, self.offset = stack.limit, stack.position_offset
         self.dropout = config.dropout
         self.dtype = config.dtype
-        self.token = Embedding(
-            config.vocab_size, stack.embed, axis="vocab", init=_table_init(stack, config.embedding_std)
-        )
+        self.token = Embedding(config.vocab_size, size, axis="vocab", init=_table_init(stack, config.embedding_std))
         self.position = (
             Embedding(
-                stack.max_length,
-                stack.embed,
+                stack.max_length + stack.position_offset,
+                size,
                 axis="positions",
                 init=_table_init(stack, config.position_std),
                 decay=False,
@@ -45,11 +44,14 @@ class Embeddings(nnx.Module):
             else None
         )
         self.type = (
-            Embedding(types, stack.embed, axis="types", init=_table_init(stack, config.embedding_std))
-            if types
-            else None
+            Embedding(types, size, axis="types", init=_table_init(stack, config.embedding_std)) if types else None
         )
-        self.norm = norm(stack.norm, stack.embed, stack.norm_epsilon) if normed else None
+        self.norm = norm(stack.norm, size, stack.norm_epsilon) if normed else None
+        self.widen = (
+            None
+            if config.embedding_size is None
+            else Linear(size, stack.embed, (None, "embed"), bias=True, init=stack.kernel_init(size))
+        )
 
     def __call__(self, tokens: Tokens, keys: Keys) -> Float[Array, "B L D"]:
         """Embed rows of tokens.
@@ -75,27 +77,34 @@ class Embeddings(nnx.Module):
         # Summed in float32: each table adds its own rounding otherwise.
         x = self.token(ids, jnp.float32)
         if self.position is not None:
-            x = x + self.position(positions, jnp.float32, outside="clip")
+            x = x + self.position(positions + self.offset, jnp.float32, outside="clip")
         if self.type is not None:
             x = x + self.type(jnp.zeros_like(ids) if types is None else types, jnp.float32)
         if self.norm is not None:
             x = self.norm(x)
         x = dropout(x.astype(self.dtype), self.dropout, keys.next())
-        return constrain(x, ("batch", "length", None))
+        return constrain(x if self.widen is None else self.widen(x), ("batch", "length", None))
 
 
 class Head(nnx.Module):
     """Float32 logits, from the embedding table or from a kernel of its own.
 
+    size: width of what comes in; the stack's where not given.
     bias: one for each word (BERT).
     """
 
-    def __init__(self, config: TransformerConfig, stack: StackConfig, *, bias: bool = False) -> None:
-        self.scale = stack.embed**-0.5 if config.tied and config.scaled_head else 1.0
+    def __init__(
+        self, config: TransformerConfig, stack: StackConfig, *, size: int | None = None, bias: bool = False
+    ) -> None:
+        size = stack.embed if size is None else size
+        if config.tied and size != (config.embedding_size or stack.embed):
+            raise UserError(
+                f"model.tied: logits cannot come from embeddings of width {config.embedding_size} (model.embedding_size), the stack's is {size}."
+                " Set model.tied to False."
+            )
+        self.scale = stack.embed**-0.5 if config.scaled_head else 1.0
         self.kernel = (
-            None
-            if config.tied
-            else parameter((stack.embed, config.vocab_size), ("embed", "vocab"), stack.kernel_init(stack.embed))
+            None if config.tied else parameter((size, config.vocab_size), ("embed", "vocab"), stack.kernel_init(size))
         )
         self.bias = parameter((config.vocab_size,), ("vocab",), ZEROS, decay=False) if bias else None
 

@@ -34,7 +34,11 @@ class Block(nnx.Module):
     attention's keys and values.
     """
 
-    def __init__(self, config: TransformerConfig, stack: StackConfig, *, cross: bool) -> None:
+    def __init__(
+        self, config: TransformerConfig, stack: StackConfig, *, cross: bool, bidirectional: bool = False
+    ) -> None:
+        self.by_block = config.attention == "chunked"
+        self.relative_bias = relative_bias(stack, bidirectional) if stack.relative_per_layer else None
         self.post = stack.norm_place == "post"
         self.dropout = config.dropout
         self.attention = _attention(config, stack)
@@ -55,6 +59,7 @@ class Block(nnx.Module):
 
     def __call__(self, x: Float[Array, "B L D"], context: Context) -> Float[Array, "B L D"]:
         """Apply to whole rows."""
+        context = with_bias(self.relative_bias, context, x.shape[1], by_block=self.by_block)
         x, _ = self._sublayer(x, self.attention_norm, lambda y: (self.attention(y, context), None), context.keys)
         return self._rest(x, self._own_memory(context), context)
 
@@ -62,6 +67,7 @@ class Block(nnx.Module):
         self, x: Float[Array, "B L D"], context: Context, length: int
     ) -> tuple[Float[Array, "B L D"], Any, Any]:
         """Apply to whole rows; also return a cache with room for `length` positions, and the memory."""
+        context = with_bias(self.relative_bias, context, x.shape[1], by_block=self.by_block)
         x, cache = self._sublayer(
             x, self.attention_norm, lambda y: self.attention.prefill(y, context, length), context.keys
         )
@@ -72,6 +78,7 @@ class Block(nnx.Module):
         self, x: Float[Array, "B 1 D"], cache: Any, memory: Any, context: Context
     ) -> tuple[Float[Array, "B 1 D"], Any]:
         """Apply to one more position a row."""
+        context = with_step_bias(self.relative_bias, context)
         x, cache = self._sublayer(
             x, self.attention_norm, lambda y: self.attention.step(y, cache, context), context.keys
         )
@@ -108,7 +115,7 @@ def _attention(config: TransformerConfig, stack: StackConfig) -> Attention:
         kv_heads=stack.key_heads,
         head_dim=stack.head_size,
         scaled=stack.scaled_attention,
-        biases=stack.biases,
+        biases=stack.biases if stack.attention_biases is None else stack.attention_biases,
         attend=Attend(backend=config.attention, block=config.attention_block, dropout=config.attention_rate),
         init=stack.kernel_init(stack.embed),
         query_init=stack.kernel_init(stack.embed, shrink=1.0 if stack.scaled_attention else stack.head_size**-0.5),
@@ -121,6 +128,8 @@ class Stack(nnx.Module):
 
     cross:         blocks also attend on a memory.
     bidirectional: relative positions tell before from after.
+
+    Where the configuration has fewer groups than layers, a group's parameters serve several layers in a row.
     """
 
     def __init__(
@@ -130,25 +139,16 @@ class Stack(nnx.Module):
         self.remat = config.remat
         self.by_block = config.attention == "chunked"
         self.dropout = config.dropout if stack_config.final_dropout else 0.0
-        self.relative_bias = (
-            RelativeBias(
-                stack_config.heads,
-                buckets=stack_config.buckets,
-                max_distance=stack_config.max_distance,
-                bidirectional=bidirectional,
-                init=stack_config.kernel_init(stack_config.embed),
-            )
-            if stack_config.positions == "relative"
-            else None
-        )
-        self.layers = stack(Block(config, stack_config, cross=cross), stack_config.layers)
+        self.relative_bias = None if stack_config.relative_per_layer else relative_bias(stack_config, bidirectional)
+        block = Block(config, stack_config, cross=cross, bidirectional=bidirectional)
+        self.layers = stack(block, stack_config.blocks)
         self.final_norm = (
             norm(stack_config.norm, stack_config.embed, stack_config.norm_epsilon) if stack_config.final_norm else None
         )
 
     def __call__(self, x: Float[Array, "B L D"], context: Context) -> Float[Array, "B L D"]:
         """Apply to whole rows."""
-        context = self._with_bias(context, x.shape[1])
+        context = self._shared(context, x.shape[1])
 
         def body(x: jax.Array, layer: tuple[Any, Any]) -> tuple[jax.Array, None]:
             params, key = layer
@@ -158,49 +158,61 @@ class Stack(nnx.Module):
         policy = POLICIES[self.remat]
         if policy is not None:
             body = jax.checkpoint(body, policy=policy, prevent_cse=False)
-        x, _ = jax.lax.scan(body, x, (params, self._layer_keys(context.keys)))
+        x, _ = self._scan(body, x, params, self._layer_keys(context.keys))
         return self._finish(x, context.keys)
 
     def prefill(
         self, x: Float[Array, "B L D"], context: Context, length: int
     ) -> tuple[Float[Array, "B L D"], Any, Any]:
         """Apply to whole rows; also return caches with room for `length` positions, and memories, all stacked over depth."""
-        context = self._with_bias(context, x.shape[1])
+        context = self._shared(context, x.shape[1])
 
-        def body(x: jax.Array, params: Any) -> tuple[jax.Array, tuple[Any, Any]]:
-            x, cache, memory = rebind(graph, params).prefill(x, context, length)
+        def body(x: jax.Array, layer: tuple[Any, None]) -> tuple[jax.Array, tuple[Any, Any]]:
+            x, cache, memory = rebind(graph, layer[0]).prefill(x, context, length)
             return x, (cache, memory)
 
         graph, params = unbind(self.layers)
-        x, (cache, memory) = jax.lax.scan(body, x, params)
+        x, (cache, memory) = self._scan(body, x, params, None)
         return self._finish(x, context.keys), cache, memory
 
     def step(
         self, x: Float[Array, "B 1 D"], cache: Any, memory: Any, context: Context
     ) -> tuple[Float[Array, "B 1 D"], Any]:
         """Apply to one more position a row, at `context.index`."""
-        if self.relative_bias is not None:
-            assert context.index is not None, "a step needs each row's index"
-            keys = context.mask.keys.shape[1]
-            context = _replace(context, bias=self.relative_bias.at(context.index, keys))
+        context = self._with_turns(with_step_bias(self.relative_bias, context))
 
-        def body(x: jax.Array, layer: tuple[Any, Any, Any]) -> tuple[jax.Array, Any]:
-            params, cache, memory = layer
+        def body(x: jax.Array, layer: tuple[Any, tuple[Any, Any]]) -> tuple[jax.Array, Any]:
+            params, (cache, memory) = layer
             return rebind(graph, params).step(x, cache, memory, context)
 
         graph, params = unbind(self.layers)
-        x, cache = jax.lax.scan(body, x, (params, cache, memory))
+        x, cache = self._scan(body, x, params, (cache, memory))
         return self._finish(x, context.keys), cache
 
-    def _with_bias(self, context: Context, length: int) -> Context:
-        if self.relative_bias is None:
+    def _scan(self, body: Callable[..., tuple[Any, Any]], x: jax.Array, params: Any, each: Any) -> tuple[Any, Any]:
+        """Apply `body(x, (params, each))` for layer after layer; `each` is stacked over layers, `params` over groups of them."""
+        layers, groups = self.config.layers, self.config.blocks
+        if groups == layers:
+            return jax.lax.scan(body, x, (params, each))
+
+        def group(x: jax.Array, item: tuple[Any, Any]) -> tuple[Any, Any]:
+            own, each = item
+            return jax.lax.scan(lambda x, part: body(x, (own, part)), x, each, length=layers // groups)
+
+        parts = jax.tree.map(lambda leaf: leaf.reshape(groups, layers // groups, *leaf.shape[1:]), each)
+        x, made = jax.lax.scan(group, x, (params, parts))
+        return x, jax.tree.map(lambda leaf: leaf.reshape(layers, *leaf.shape[2:]), made)
+
+    def _shared(self, context: Context, length: int) -> Context:
+        """Add what all layers share: one array that each layer would make, and take the gradient of, anew."""
+        return self._with_turns(with_bias(self.relative_bias, context, length, by_block=self.by_block))
+
+    def _with_turns(self, context: Context) -> Context:
+        if self.config.positions != "rotary":
             return context
-        if self.by_block:
-            relative = self.relative_bias
-            return _replace(context, bias=lambda start, rows: relative.block(start, rows, length))
-        # One array for all layers: each layer's own would be made, and have its gradient taken, anew.
-        bias = constrain(self.relative_bias.block(0, length, length), (None, "heads", "length", None))
-        return _replace(context, bias=bias)
+        assert context.positions is not None, "rotary positions need the tokens' positions"
+        turns = self.config.rotary.turns(context.positions, self.config.head_size)
+        return dataclasses.replace(context, turns=turns)
 
     def _layer_keys(self, keys: Keys) -> jax.Array | None:
         key = keys.next()
@@ -212,8 +224,35 @@ class Stack(nnx.Module):
         return dropout(x, self.dropout, keys.next())
 
 
-def _replace(context: Context, *, bias: Any) -> Context:
+def relative_bias(stack: StackConfig, bidirectional: bool) -> RelativeBias | None:
+    """Return the table of relative positions, or None where the stack has others."""
+    if stack.positions != "relative":
+        return None
+    return RelativeBias(
+        stack.heads,
+        buckets=stack.buckets,
+        max_distance=stack.max_distance,
+        bidirectional=bidirectional,
+        init=stack.kernel_init(stack.embed),
+    )
+
+
+def with_bias(relative: RelativeBias | None, context: Context, length: int, *, by_block: bool) -> Context:
+    """Add the bias on rows of `length`, by blocks of queries where asked."""
+    if relative is None:
+        return context
+    if by_block:
+        return dataclasses.replace(context, bias=lambda start, rows: relative.block(start, rows, length))
+    bias = constrain(relative.block(0, length, length), (None, "heads", "length", None))
     return dataclasses.replace(context, bias=bias)
+
+
+def with_step_bias(relative: RelativeBias | None, context: Context) -> Context:
+    """Add the bias of one query a row."""
+    if relative is None:
+        return context
+    assert context.index is not None, "a step needs each row's index"
+    return dataclasses.replace(context, bias=relative.at(context.index, context.mask.keys.shape[1]))
 
 
 def _with_keys(context: Context, key: jax.Array | None) -> Context:

@@ -30,6 +30,7 @@ class Layout:
     has_inputs:     False for a decoder's task that offers `targets` alone, which then have the whole row to themselves.
     loss_on_inputs: decoders: weight 1 on inputs too. `Tokens.prefix` is None then: what sees itself cannot be predicted.
     bos_id:         what a decoder starts from.
+    zero_pads:      whether a 0 at the end of an example is padding; False where id 0 is a word like any other.
     """
 
     kind: Kind
@@ -38,6 +39,7 @@ class Layout:
     has_inputs: bool = True
     loss_on_inputs: bool = False
     bos_id: int = 0
+    zero_pads: bool = True
 
     @property
     def features(self) -> tuple[str, ...]:
@@ -78,9 +80,9 @@ class Layout:
                     + ", ".join(f"{size} {name}" for name, size in sizes.items())
                     + "."
                 )
-            used = dict.fromkeys(self.features, _used(example["inputs"]))
+            used = dict.fromkeys(self.features, self._used(example["inputs"]))
         else:
-            used = {name: _used(example[name]) for name in self.features}
+            used = {name: self._used(example[name]) for name in self.features}
         kept = {name: example[name][: min(used[name], limit)] for name, limit in self.lengths.items()}
         return kept, any(used[name] > limit for name, limit in self.lengths.items())
 
@@ -147,16 +149,17 @@ class Layout:
         zeros = np.zeros_like(decoder.ids)
         return Batch(encoder=batch.encoder, decoder=decoder, targets=zeros, weights=zeros.astype(np.float32))
 
+    def _used(self, ids: np.ndarray) -> int:
+        """Length without the padding at the end; a 0 before another id is a token."""
+        if not self.zero_pads:
+            return len(ids)
+        found = np.flatnonzero(ids)
+        return int(found[-1]) + 1 if found.size else 0
+
     def _joined(self, example: Example) -> np.ndarray:
         if not self.has_inputs:
             return example["targets"]
         return np.concatenate([example["inputs"], example["targets"]])
-
-
-def _used(ids: np.ndarray) -> int:
-    """Length without the padding at the end; a 0 before another id is a token."""
-    found = np.flatnonzero(ids)
-    return int(found[-1]) + 1 if found.size else 0
 
 
 def _rows(rows: Sequence[Sequence[np.ndarray]], length: int, dtype: type) -> np.ndarray:

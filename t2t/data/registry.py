@@ -91,13 +91,15 @@ def layout_of(data: Data, kind: Kind, provider: Provider) -> Layout:
             f"task {data.task!r} has no feature 'inputs', which an encoder-decoder needs; "
             "a decoder trains on targets alone."
         )
+    vocabulary = _vocabulary(data, provider)
     return Layout(
         kind=kind,
         inputs_length=data.inputs_length,
         targets_length=data.targets_length,
         has_inputs="inputs" in offered,
         loss_on_inputs=data.loss_on_inputs,
-        bos_id=_bos_id(data, provider),
+        bos_id=0 if vocabulary is None else vocabulary.bos_id,
+        zero_pads=vocabulary is None or vocabulary.pad_id == 0,
     )
 
 
@@ -168,10 +170,10 @@ def _for_encoders(name: str) -> str:
     )
 
 
-def _bos_id(data: Data, provider: Provider) -> int:
+def _vocabulary(data: Data, provider: Provider) -> Vocabulary | None:
     if data.vocabulary is not None:
-        return data.vocabulary.bos_id
+        return data.vocabulary
     try:
-        return from_seqio(provider.output_features["targets"].vocabulary).bos_id
-    except UserError:  # a vocabulary of another kind: 0, as SeqIO's converters do
-        return 0
+        return from_seqio(provider.output_features["targets"].vocabulary)
+    except UserError:  # a vocabulary of another kind: 0 is padding and starts decoders, as in SeqIO's converters
+        return None

@@ -15,31 +15,31 @@ import tensorflow as tf
 
 from t2t.config import fingerprint
 from t2t.errors import UserError, nearest
-from t2t.vocabularies import Bytes, SentencePiece, Vocabulary, WordPiece
+from t2t.vocabularies import Bytes, SentencePiece, Tokenizer, Vocabulary, WordPiece
 
-_DERIVED = re.compile(r":(bytes|sentencepiece|wordpiece)_[0-9a-f]{12}$")
+_DERIVED = re.compile(r":(bytes|sentencepiece|wordpiece|tokenizer)_[0-9a-f]{12}$")
 
 
-class WordPieceVocabulary(seqio.Vocabulary):
-    """A `t2t.vocabularies.WordPiece` for SeqIO: the same ids in the graph of TensorFlow as in Python."""
+class TokenizerVocabulary(seqio.Vocabulary):
+    """A `t2t.vocabularies` WordPiece or Tokenizer for SeqIO: the same ids in the graph of TensorFlow as in Python."""
 
-    def __init__(self, vocabulary: WordPiece) -> None:
+    def __init__(self, vocabulary: WordPiece | Tokenizer) -> None:
         super().__init__(extra_ids=vocabulary.extra_ids)
         self.wrapped = vocabulary
 
     @property
     def bos_id(self) -> int:
-        """[CLS]."""
+        """[CLS], or what a text begins with."""
         return self.wrapped.bos_id
 
     @property
     def eos_id(self) -> int:
-        """[SEP]."""
+        """[SEP], or what a text ends with."""
         return self.wrapped.eos_id
 
     @property
     def unk_id(self) -> int:
-        """[UNK]."""
+        """What is not in the vocabulary."""
         return self.wrapped.unk_id
 
     @property
@@ -47,7 +47,7 @@ class WordPieceVocabulary(seqio.Vocabulary):
         return self.wrapped.size - self.wrapped.extra_ids
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Return the text of ids up to the first [SEP]; sentinels print as `<extra_id_i>`."""
+        """Return the text of ids up to the first EOS; sentinels print as `<extra_id_i>`."""
         return self.wrapped.decode(np.asarray(ids).tolist())
 
     def _encode(self, s: str | bytes) -> Sequence[int]:
@@ -63,7 +63,7 @@ class WordPieceVocabulary(seqio.Vocabulary):
             return np.fromiter(itertools.chain(*rows), np.int32), np.array([len(row) for row in rows], np.int64)
 
         if s.shape.rank not in (0, 1):
-            raise ValueError(f"text of shape {s.shape}: WordPiece encodes a string or a vector of strings")
+            raise ValueError(f"text of shape {s.shape}: a tokenizer encodes a string or a vector of strings")
         # Stateless, or TensorFlow would refuse to save the state of an iterator over it.
         ids, lengths = tf.numpy_function(encode, [s], [tf.int32, tf.int64], stateful=False)
         ids.set_shape([None])
@@ -85,7 +85,7 @@ class WordPieceVocabulary(seqio.Vocabulary):
         return self._decode_tf(tf.convert_to_tensor(ids))
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, WordPieceVocabulary) and self.wrapped == other.wrapped
+        return isinstance(other, TokenizerVocabulary) and self.wrapped == other.wrapped
 
     def __hash__(self) -> int:
         return hash(self.wrapped)
@@ -106,10 +106,12 @@ def to_seqio(vocabulary: Vocabulary) -> seqio.Vocabulary:
     if isinstance(vocabulary, SentencePiece):
         _ = vocabulary.size  # an unreadable or unfit file is told here, in one line
         return seqio.SentencePieceVocabulary(vocabulary.path, extra_ids=vocabulary.extra_ids)
-    if isinstance(vocabulary, WordPiece):
+    if isinstance(vocabulary, WordPiece | Tokenizer):
         _ = vocabulary.size
-        return WordPieceVocabulary(vocabulary)
-    raise UserError(f"vocabulary {vocabulary}: SeqIO has no counterpart; there are Bytes, SentencePiece and WordPiece.")
+        return TokenizerVocabulary(vocabulary)
+    raise UserError(
+        f"vocabulary {vocabulary}: SeqIO has no counterpart; there are Bytes, SentencePiece, WordPiece and Tokenizer."
+    )
 
 
 def from_seqio(vocabulary: seqio.Vocabulary) -> Vocabulary:
@@ -118,7 +120,7 @@ def from_seqio(vocabulary: seqio.Vocabulary) -> Vocabulary:
     Raises:
       UserError: ids that no text belongs to (PassThroughVocabulary), or a kind or an option there is no counterpart of.
     """
-    if isinstance(vocabulary, WordPieceVocabulary):
+    if isinstance(vocabulary, TokenizerVocabulary):
         return vocabulary.wrapped
     if type(vocabulary) is seqio.ByteVocabulary:
         return Bytes(extra_ids=vocabulary.extra_ids)
@@ -139,7 +141,7 @@ def from_seqio(vocabulary: seqio.Vocabulary) -> Vocabulary:
         )
     raise UserError(
         f"vocabulary {type(vocabulary).__name__} has no counterpart without TensorFlow; there are ByteVocabulary,"
-        " SentencePieceVocabulary and WordPiece."
+        " SentencePieceVocabulary, WordPiece and Tokenizer."
     )
 
 

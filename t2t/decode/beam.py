@@ -64,8 +64,8 @@ def search(
         """Extend all hypotheses by every token and keep the best; also return which hypothesis each one extends."""
         vocab = logits.shape[-1]
         gains = jnp.where(forbidden, -jnp.inf, jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1))
-        # Padding is always forbidden, so its column is free for an ended hypothesis to stay as it is.
-        stay = jnp.where(jnp.arange(vocab) == 0, 0.0, -jnp.inf)
+        # An ended hypothesis stays as it is by one column, that of EOS; its place is filled with 0.
+        stay = jnp.where(jnp.arange(vocab) == eos_id, 0.0, -jnp.inf)
         gains = jnp.where(state.ended[..., None], stay, gains.reshape(batch, size, vocab))
         lengths = state.lengths + ~state.ended
         totals = state.log_probs[..., None] + gains
@@ -74,6 +74,7 @@ def search(
         parent, token = index // vocab, (index % vocab).astype(jnp.int32)
         was_ended = _pick(state.ended, parent)
         ends_now = (token == eos_id) & ~was_ended & jnp.isfinite(scores)
+        token = jnp.where(was_ended, 0, token)
         ids = jax.lax.dynamic_update_index_in_dim(_pick(state.ids, parent), token, state.place, axis=2)
         done_scores, best = jax.lax.top_k(
             jnp.concatenate([state.done_scores, jnp.where(ends_now, scores, -jnp.inf)], axis=1), size

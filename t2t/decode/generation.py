@@ -20,7 +20,7 @@ from t2t.types import Batch, Params, Tokens
 class Generated:
     """Generated tokens, without their prompts.
 
-    ids:    N sequences a prompt; only padding (0) after EOS, and no padding before it.
+    ids:    N sequences a prompt; only 0 after EOS, and no padding before it.
     scores: summed log-probabilities under the model; from `Beam`, divided by the length penalty. Best first from `Beam`, in
             the order of drawing from `Sampling`.
     """
@@ -45,13 +45,15 @@ def generate(
     eos_id: int,
     key: jax.Array | None = None,
     vocab_size: int | None = None,
+    pad_id: int | None = 0,
 ) -> Generated:
     """Continue each row's decoder prompt by at most `length` tokens, EOS included.
 
     batch:      encoder tokens (encoder-decoder) and decoder prompts, padded at the end, of any lengths; targets are not read. A
                 row with an empty prompt yields padding and a score of 0.
     key:        for `Sampling` alone: one random key, or one a row [B], with which a row's draws do not depend on its neighbours.
-    vocab_size: ids from here on are never generated (a model's vocabulary may be padded). Padding never is either.
+    vocab_size: ids from here on are never generated (a model's vocabulary may be padded).
+    pad_id:     padding, which is never generated; None where every id is a word.
 
     Compiled anew for each shape of the batch, `length`, `decoding` and model; callers keep the shapes few. Parameters may have
     any sharding. Raises UserError where the positions do not suffice, and ValueError for a batch without prompts or missing keys.
@@ -75,23 +77,26 @@ def generate(
         raise ValueError(f"decoding must be Greedy, Sampling or Beam, not {type(decoding).__name__}")
     else:
         key = None
-    return _generate(model, decoding, length, eos_id, vocab_size, params, batch, key)
+    return _generate(model, decoding, length, eos_id, vocab_size, pad_id, params, batch, key)
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
+@partial(jax.jit, static_argnums=(0, 1, 2, 3, 4, 5))
 def _generate(
     model: Model,
     decoding: Greedy | Sampling | Beam,
     length: int,
     eos_id: int,
     vocab_size: int | None,
+    pad_id: int | None,
     params: Params,
     batch: Batch,
     key: jax.Array | None,
 ) -> Generated:
     assert batch.decoder is not None
     vocab = jnp.arange(model.config.vocab_size)
-    forbidden = (vocab == 0) if vocab_size is None else (vocab == 0) | (vocab >= vocab_size)
+    forbidden = vocab == (-1 if pad_id is None or pad_id == eos_id else pad_id)
+    if vocab_size is not None:
+        forbidden = forbidden | (vocab >= vocab_size)
     if isinstance(decoding, Beam):
         ids, scores = beam.search(model, params, batch, decoding, length=length, eos_id=eos_id, forbidden=forbidden)
     else:

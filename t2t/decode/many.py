@@ -60,16 +60,17 @@ def generate_many(
     *,
     length: int,
     eos_id: int,
-    bos_id: int = 0,
+    bos_id: int | None = 0,
     batch_size: int = 32,
     key: jax.Array | None = None,
     vocab_size: int | None = None,
+    pad_id: int | None = 0,
     name: Callable[[int], str] = _item,
 ) -> list[list[Continuation]]:
     """Return the N continuations of each of the inputs.
 
-    inputs: ids for the encoder, or what stands before the decoder's continuation; `bos_id` starts the decoder. As training had
-            them: with EOS at the end where it was there.
+    inputs: ids for the encoder, or what stands before the decoder's continuation; `bos_id` starts the decoder, or where it is None, for a
+            decoder alone, nothing does. As training had them: with EOS at the end where it was there.
     length: tokens to generate at most, EOS included.
     key:    for `Sampling`; what is drawn for an input depends on its place in `inputs`, not on batches.
     name:   how to call the i-th input in errors.
@@ -92,20 +93,25 @@ def generate_many(
         most = None if limit is None else limit - length
     _check_fits(inputs, most, limit, name)
     mesh = mesh_of(params)
+    head = [] if bos_id is None else [bos_id]
     if kind == "encoder_decoder":
+        assert head, "an encoder-decoder's output starts from something"
         sizes: list[tuple[int, ...]] = [(bucket(len(ids), limit=limit),) for ids in inputs]
     else:
         room = None if limit is None else limit - length + 1
-        sizes = [(bucket(1 + len(ids), limit=room),) for ids in inputs]
+        sizes = [(bucket(len(head) + len(ids), limit=room),) for ids in inputs]
+        for i, ids in enumerate(inputs):
+            if not head and not ids:
+                raise UserError(f"{name(i)} is empty: there is nothing to go on with.")
     found: list[list[Continuation]] = [[] for _ in inputs]
     for group in groups(sizes, batch_size, row_parts(mesh)):
         chosen = [inputs[i] for i in group.indices]
         shape = (group.rows, max(sizes[i][0] for i in group.indices))
         if kind == "encoder_decoder":
-            starts = tokens([[bos_id]] * len(chosen), (group.rows, 1))
+            starts = tokens([head] * len(chosen), (group.rows, 1))
             batch = prompt(encoder=tokens(chosen, shape), decoder=starts)
         else:
-            rows = [[bos_id, *ids] for ids in chosen]
+            rows = [[*head, *ids] for ids in chosen]
             batch = prompt(decoder=tokens(rows, shape, prefixes=[len(row) for row in rows]))
         keys = None
         if isinstance(decoding, Sampling):
@@ -126,14 +132,22 @@ def generate_many(
                 eos_id=eos_id,
                 key=keys,
                 vocab_size=vocab_size,
+                pad_id=pad_id,
             )
         )
         for row, i in enumerate(group.indices):
             found[i] = [
-                Continuation([int(t) for t in ids if t], float(value))
+                Continuation(_until_end(ids, eos_id, pad_id), float(value))
                 for ids, value in zip(made.ids[row], made.scores[row], strict=True)
             ]
     return found
+
+
+def _until_end(ids: np.ndarray, eos_id: int, pad_id: int | None) -> list[int]:
+    """Return the ids up to and with the first EOS, without padding: beams may be padding altogether."""
+    ended = np.flatnonzero(ids == eos_id)
+    kept = ids[: ended[0] + 1] if ended.size else ids
+    return [int(i) for i in kept if i != pad_id or i == eos_id]
 
 
 def score_many(

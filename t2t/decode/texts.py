@@ -68,10 +68,11 @@ def generate_texts(
         decoding,
         length=length,
         eos_id=vocabulary.eos_id,
-        bos_id=vocabulary.bos_id,
+        bos_id=vocabulary.bos_id if closed or vocabulary.opens or model.config.kind != "decoder" else None,
         batch_size=batch_size,
         key=key,
         vocab_size=vocabulary.size,
+        pad_id=vocabulary.pad_id,
         name=name,
     )
     return [

@@ -40,37 +40,50 @@ class Entry:
     limits: dict[str, int]
 
 
-def entries(model: Model, *, length: int, eos_id: int, start_id: int = 0, vocab_size: int | None = None) -> list[Entry]:
+def entries(
+    model: Model,
+    *,
+    length: int,
+    eos_id: int,
+    start_id: int = 0,
+    vocab_size: int | None = None,
+    pad_id: int | None = 0,
+) -> list[Entry]:
     """Return the entries of a model: `logits`, and `greedy` where it generates.
 
     length:     tokens that `greedy` generates at most.
     start_id:   what an encoder-decoder's output starts from.
     vocab_size: ids from here on are never generated.
+    pad_id:     what stands behind the end of inputs, and is never generated; None where every id is a word.
     """
 
     def continued(params: Params, batch: Batch) -> Arrays:
-        made = generate(model, params, batch, Greedy(), length=length, eos_id=eos_id, vocab_size=vocab_size)
+        made = generate(
+            model, params, batch, Greedy(), length=length, eos_id=eos_id, vocab_size=vocab_size, pad_id=pad_id
+        )
         return {"ids": made.ids[:, 0], "scores": made.scores[:, 0]}
 
     if model.config.kind == "encoder":
-        return _encoder(model)
+        return _encoder(model, pad_id)
     if model.config.kind == "decoder":
         return _decoder(model, length, continued)
-    return _encoder_decoder(model, length, start_id, continued)
+    return _encoder_decoder(model, length, start_id, pad_id, continued)
 
 
-_INPUTS = "ids of the inputs, 0 behind their end"
+def _behind(pad_id: int | None) -> str:
+    return "all rows of one length" if pad_id is None else f"{pad_id} behind their end"
 
 
-def _encoder(model: Model) -> list[Entry]:
-    inputs = {"ids": Input(shape=("batch", "length"), about="token ids, masks among them, 0 behind their end")}
+def _encoder(model: Model, pad_id: int | None) -> list[Entry]:
+    about = f"token ids, masks among them, {_behind(pad_id)}"
+    inputs = {"ids": Input(shape=("batch", "length"), about=about)}
     if getattr(model.config, "types", 0):
         inputs["types"] = Input(
             shape=("batch", "length"), about="token types: 0 in the first sentence, 1 in the second"
         )
 
     def logits(params: Params, arrays: Arrays) -> Arrays:
-        tokens = _padded(arrays["ids"]).replace(types=arrays.get("types"))  # type: ignore[attr-defined]
+        tokens = _padded(arrays["ids"], pad_id).replace(types=arrays.get("types"))  # type: ignore[attr-defined]
         return {"logits": model.logits(params, _batch(arrays["ids"], encoder=tokens))}
 
     return [
@@ -131,20 +144,20 @@ def _decoder(model: Model, length: int, continued: Continued) -> list[Entry]:
     ]
 
 
-def _encoder_decoder(model: Model, length: int, start_id: int, continued: Continued) -> list[Entry]:
-    inputs = Input(shape=("batch", "inputs_length"), about=_INPUTS)
+def _encoder_decoder(model: Model, length: int, start_id: int, pad_id: int | None, continued: Continued) -> list[Entry]:
+    inputs = Input(shape=("batch", "inputs_length"), about=f"ids of the inputs, {_behind(pad_id)}")
     targets = Input(
         shape=("batch", "targets_length"),
         about="the start id and the ids of the text so far; what is behind a row's end changes nothing",
     )
 
     def logits(params: Params, arrays: Arrays) -> Arrays:
-        tokens = {"encoder": _padded(arrays["inputs"]), "decoder": _whole(arrays["targets"])}
+        tokens = {"encoder": _padded(arrays["inputs"], pad_id), "decoder": _whole(arrays["targets"])}
         return {"logits": model.logits(params, _batch(arrays["targets"], **tokens))}
 
     def greedy(params: Params, arrays: Arrays) -> Arrays:
         start = jnp.full((arrays["inputs"].shape[0], 1), start_id, jnp.int32)
-        return continued(params, _batch(start, encoder=_padded(arrays["inputs"]), decoder=_whole(start)))
+        return continued(params, _batch(start, encoder=_padded(arrays["inputs"], pad_id), decoder=_whole(start)))
 
     return [
         Entry(
@@ -190,8 +203,10 @@ def _positions(ids: Int[Array, "B L"]) -> Int[Array, "B L"]:
     return jnp.broadcast_to(jnp.arange(ids.shape[1], dtype=jnp.int32), ids.shape)
 
 
-def _padded(ids: Int[Array, "B L"]) -> Tokens:
-    return Tokens(ids=ids, positions=_positions(ids), segments=(ids > 0).astype(jnp.int32))
+def _padded(ids: Int[Array, "B L"], pad_id: int | None) -> Tokens:
+    if pad_id is None:
+        return _whole(ids)
+    return Tokens(ids=ids, positions=_positions(ids), segments=(ids != pad_id).astype(jnp.int32))
 
 
 def _whole(ids: Int[Array, "B L"]) -> Tokens:

@@ -74,6 +74,7 @@ def write_stablehlo(
         "eos_id": vocabulary.eos_id,
         "start_id": vocabulary.bos_id,
         "vocab_size": vocabulary.size,
+        "pad_id": vocabulary.pad_id,
     }
     out = Path(out)
     with writing(out, overwrite=overwrite) as draft:

@@ -15,7 +15,7 @@ class Mask:
     """What a mask is made of, so that any block of its rows can be made when needed.
 
     A query sees the keys of its own segment; segment 0 is padding, which sees nothing and is not seen. Where `causal`, it sees of those only the
-    keys at its own index or before it, and the keys marked in `prefix`.
+    keys at its own index or before it, of these only the last `window`, and the keys marked in `prefix`.
 
     queries: segment of each query.
     keys:    segment of each key.
@@ -28,6 +28,7 @@ class Mask:
     index: Int[Array, "#B q"] | None = None
     prefix: Int[Array, "B k"] | None = None
     causal: bool = struct.field(pytree_node=False, default=False)
+    window: int | None = struct.field(pytree_node=False, default=None)
 
     def dense(self) -> Bool[jax.Array, "B 1 q k"]:
         """Return the mask, true where a query sees a key, with an axis for the heads."""
@@ -35,7 +36,10 @@ class Mask:
         seen = (queries[:, :, None] == keys[:, None, :]) & (keys > 0)[:, None, :]
         if self.causal:
             assert self.index is not None, "a causal mask needs the queries' index"
-            past = jnp.arange(keys.shape[1])[None, None, :] <= self.index[:, :, None]
+            place, own = jnp.arange(keys.shape[1])[None, None, :], jnp.asarray(self.index)[:, :, None]
+            past = place <= own
+            if self.window is not None:
+                past = past & (place > own - self.window)
             if self.prefix is not None:
                 past = past | (jnp.asarray(self.prefix) > 0)[:, None, :]
             seen = seen & past

@@ -20,6 +20,7 @@ from t2t.nn.dropout import Keys
 from t2t.nn.initializers import Initializer
 from t2t.nn.linear import Linear
 from t2t.nn.masks import Mask
+from t2t.nn.rotary import Turns, rotate
 from t2t.sharding import constrain
 
 
@@ -32,6 +33,8 @@ class Context:
     memory:  the encoder's output, for cross attention, or None.
     memory_mask: of the tokens on the encoder's.
     index:   in a step, each row's place; None in a pass over whole rows.
+    positions: of the tokens, each in its own example; only read where they are rotary.
+    turns:   what rotary positions turn the tokens' queries and keys by, or None where they are not rotary.
     keys:    of dropout.
     """
 
@@ -40,6 +43,8 @@ class Context:
     memory: Float[Array, "B k D"] | None = None
     memory_mask: Mask | None = None
     index: Int[Array, "B"] | None = None
+    positions: Int[Array, "B L"] | None = None
+    turns: Turns | None = None
     keys: Keys = field(default_factory=lambda: Keys(None))
 
 
@@ -99,11 +104,11 @@ class Attention(Mixer):
 
     def __call__(self, x: Float[Array, "B L D"], context: Context) -> Float[Array, "B L D"]:
         """Attend over the rows themselves."""
-        return self._self(x, context, *self.keys_values(x))
+        return self._self(x, context, *self._own_keys_values(x, context))
 
     def prefill(self, x: Float[Array, "B L D"], context: Context, length: int) -> tuple[Float[Array, "B L D"], Any]:
         """Attend over the rows themselves; the cache holds their keys and values, [B length K D] each."""
-        keys, values = self.keys_values(x)
+        keys, values = self._own_keys_values(x, context)
         room = ((0, 0), (0, length - x.shape[1]), (0, 0), (0, 0))
         return self._self(x, context, keys, values), {"key": jnp.pad(keys, room), "value": jnp.pad(values, room)}
 
@@ -113,15 +118,19 @@ class Attention(Mixer):
         here = (jnp.arange(cache["key"].shape[1])[None] == context.index[:, None])[:, :, None, None]
         keys, values = (
             jnp.where(here, new, old)
-            for new, old in zip(self.keys_values(x), (cache["key"], cache["value"]), strict=True)
+            for new, old in zip(self._own_keys_values(x, context), (cache["key"], cache["value"]), strict=True)
         )
-        out = self._attend(x, keys, values, context.mask, context.bias, None, "einsum")
+        out = self._attend(x, keys, values, context.mask, context.bias, None, "einsum", context.turns)
         return out, {"key": keys, "value": values}
 
     def keys_values(self, x: Float[Array, "B k D"]) -> tuple[Float[Array, "B k K D"], Float[Array, "B k K D"]]:
         """Return the keys and values of positions."""
         # Whole rows on every device: where the mesh divides their length, this is where the parts are gathered.
         return self._split(self.key(x), self.kv_heads, None), self._split(self.value(x), self.kv_heads, None)
+
+    def _own_keys_values(self, x: Float[Array, "B L D"], context: Context) -> tuple[jax.Array, jax.Array]:
+        keys, values = self.keys_values(x)
+        return (keys if context.turns is None else rotate(keys, context.turns)), values
 
     def cross(
         self, x: Float[Array, "B q D"], keys: Float[Array, "B k K D"], values: Float[Array, "B k K D"], context: Context
@@ -134,7 +143,8 @@ class Attention(Mixer):
     def _self(
         self, x: Float[Array, "B L D"], context: Context, keys: jax.Array, values: jax.Array
     ) -> Float[Array, "B L D"]:
-        return self._attend(x, keys, values, context.mask, context.bias, context.keys.next(), self.attend.backend)
+        backend = self.attend.backend
+        return self._attend(x, keys, values, context.mask, context.bias, context.keys.next(), backend, context.turns)
 
     def _attend(
         self,
@@ -145,9 +155,11 @@ class Attention(Mixer):
         bias: jax.Array | Bias | None,
         dropout_key: jax.Array | None,
         backend: Backend,
+        turns: Turns | None = None,
     ) -> Float[Array, "B q D"]:
+        queries = self._split(self.query(x), self.heads)
         out = attention(
-            self._split(self.query(x), self.heads),
+            queries if turns is None else rotate(queries, turns),
             keys,
             values,
             mask=mask,

@@ -14,16 +14,17 @@ from t2t.nn.dropout import Keys, dropout
 from t2t.nn.initializers import Initializer
 from t2t.nn.linear import Linear
 
-Activation = Literal["relu", "gelu", "gelu_tanh"]
+Activation = Literal["relu", "gelu", "gelu_tanh", "silu"]
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "relu": jax.nn.relu,
     "gelu": partial(jax.nn.gelu, approximate=False),
     "gelu_tanh": partial(jax.nn.gelu, approximate=True),
+    "silu": jax.nn.silu,
 }
 
 
 class MLP(nnx.Module):
-    """`down(activation(up(x)))`, or `down(activation(gate(x)) * up(x))` where gated (Shazeer 2020; T5 v1.1).
+    """`down(activation(up(x)))`, or `down(activation(gate(x)) * up(x))` where gated (Shazeer 2020; T5 v1.1, LLaMA).
 
     dropout: rate on the inner activations, as T5 has it.
     """

@@ -201,6 +201,7 @@ class Evaluator:
             batch_size=evaluation.batch_size,
             key=jax.random.key(source.data.seed or 0),
             vocab_size=vocabulary.size,
+            pad_id=vocabulary.pad_id,
         )
         made = [vocabulary.decode(best[0].ids) for best in outputs]
         for row, target, text, best in zip(rows, targets, made, outputs, strict=False):

@@ -167,7 +167,7 @@ def test_another_vocabulary(capsys, tmp_path):
         "\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "reverse", ":", "a", "b", "c", "d"]) + "\n"
     )
     text = text_of(capsys, "shown_plain", examples=1, vocabulary=str(path))
-    assert "WordPieceVocabulary, 11 ids" in text
+    assert "TokenizerVocabulary, 11 ids" in text
     assert "inputs 5 tokens  targets 3 tokens" in text
 
 

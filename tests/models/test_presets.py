@@ -10,7 +10,8 @@ import pytest
 
 from t2t.config import dumps, loads
 from t2t.errors import UserError
-from t2t.models import bert, count, gpt, parameter_table, preset, presets, t5, table_text
+from t2t.models import bert, count, gpt, llama, parameter_table, preset, presets, t5, table_text
+from t2t.nn.rotary import Rotary
 from tests.models.golden_tables import FOLDER, file_name
 
 NAMES = sorted(presets())
@@ -40,6 +41,7 @@ def test_presets_are_those_promised():
             *(f"3-{size}" for size in ("125m", "350m", "760m", "1.3b", "2.7b", "6.7b", "13b", "175b")),
         ],
         "bert": ["base", "large"],
+        "llama": ["2-7b", "3-8b", "3-70b", "smollm2-135m", "smollm2-360m", "smollm2-1.7b", "mistral-7b"],
     }
     assert sorted(f"{family}:{size}" for family, all_sizes in sizes.items() for size in all_sizes) == NAMES
 
@@ -112,6 +114,17 @@ def test_overrides_reach_the_model_and_its_stacks(name):
         (lambda: preset("gpt:2-xl", attention="cudnn", dropout=0.0), r"computes in bfloat16"),
         (lambda: preset("t5:1.1-xl", attention="cudnn", dtype="bfloat16"), r"gradient to relative positions"),
         (lambda: bert.bert(layers=1, embed=8, heads=2, activation="gel"), r"'gel'.*Nearest: gelu"),
+        (lambda: bert.bert(layers=1, embed=8, heads=2, window=4), r"encoder.window is 4; only decoders"),
+        (lambda: bert.bert(layers=4, embed=8, heads=2, groups=3), r"groups is 3, which does not divide"),
+        (
+            lambda: gpt.gpt(layers=1, embed=8, heads=2, embedding_size=4).build(),
+            r"cannot come from embeddings of width 4",
+        ),
+        (lambda: llama.llama(layers=1, embed=6, heads=2, mlp=8), r"head_dim is 3; rotary positions need an even one"),
+        (
+            lambda: llama.llama(layers=1, embed=8, heads=2, mlp=8, rotary=Rotary(scaling="lama3")),
+            r"'lama3'.*Nearest: llama3",
+        ),
     ],
 )
 def test_what_cannot_be_is_told_in_one_line(make, message):
@@ -124,6 +137,7 @@ def test_limits_are_those_of_the_learned_positions():
     assert preset("t5:1.1-small").max_length is None
     assert preset("gpt:2-small").max_length == 1024
     assert preset("bert:base").max_length == 512
+    assert preset("llama:3-8b").max_length is None
 
 
 def test_cudnn_is_allowed_where_it_can_serve():

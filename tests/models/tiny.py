@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from t2t.models import TransformerConfig, bert, gpt, t5
+from t2t.models import TransformerConfig, bert, gpt, llama, t5
 from t2t.nn.model import ParamSpec
 from t2t.types import Batch, Tokens
 
@@ -32,7 +32,7 @@ SIZES = {"layers": 2, "embed": 16, "heads": 2, "mlp": 24, "vocab_size": VOCAB, "
 
 
 def config(name: str, **overrides) -> TransformerConfig:
-    """Return a two-layer model: "t5", "t5-1.0", "gpt", "gpt-1", "prefix" or "bert"."""
+    """Return a two-layer model: "t5", "t5-1.0", "gpt", "gpt-1", "prefix", "llama" or "bert"."""
     sizes = {**SIZES, **overrides}
     if name.startswith("t5"):
         return t5.t5(version="1.0" if name == "t5-1.0" else "1.1", buckets=8, max_distance=12, **sizes)
@@ -41,6 +41,8 @@ def config(name: str, **overrides) -> TransformerConfig:
     if name in ("gpt", "prefix"):
         mask = "prefix" if name == "prefix" else "causal"
         return gpt.gpt(max_length=24, mask=mask, init_std=0.2, embedding_std=0.5, **sizes)
+    if name == "llama":
+        return llama.llama(max_length=24, init_std=0.2, embedding_std=0.5, **sizes)
     assert name == "bert", name
     return bert.bert(max_length=24, init_std=0.2, **sizes)
 

@@ -2,13 +2,14 @@ import numpy as np
 import pytest
 import seqio
 import tensorflow as tf
+import tokenizers
 
 from t2t import tasks
 from t2t.data.vocabularies import derived, from_seqio, to_seqio, with_vocabulary
 from t2t.errors import UserError
 from t2t.tasks.generated import GeneratedSource, copy_words
 from t2t.tasks.vocabulary_training import train_sentencepiece, train_wordpiece
-from t2t.vocabularies import Bytes, SentencePiece, Vocabulary, WordPiece
+from t2t.vocabularies import Bytes, SentencePiece, Tokenizer, Vocabulary, WordPiece
 
 TEXTS = ["the quick brown fox", "", "Übergrößen, naïve café!", "日本語 text", "don't stop — now…", "a\tb\nc", "x" * 150]
 
@@ -24,15 +25,24 @@ def vocabularies(tmp_path_factory) -> dict[str, Vocabulary]:
         "sentencepiece": piece,
         "wordpiece": word,
         "wordpiece+": WordPiece(path=word.path, extra_ids=5),
+        "byte-level": _byte_level(directory / "tokenizer.json", texts),
     }
 
 
-@pytest.mark.parametrize("kind", ["bytes", "sentencepiece", "wordpiece", "wordpiece+"])
+def _byte_level(path, texts) -> Tokenizer:
+    library = tokenizers.ByteLevelBPETokenizer()
+    library.train_from_iterator(texts, vocab_size=300, show_progress=False)
+    library.add_special_tokens(["<|endoftext|>"])
+    library.save(str(path))
+    return Tokenizer(path=str(path), eos="<|endoftext|>", extra_ids=2)
+
+
+@pytest.mark.parametrize("kind", ["bytes", "sentencepiece", "wordpiece", "wordpiece+", "byte-level"])
 def test_ids_are_the_same_in_python_seqio_and_the_graph(vocabularies, kind):
     ours = vocabularies[kind]
     theirs = to_seqio(ours)
     assert theirs.vocab_size == ours.size
-    assert (theirs.pad_id, theirs.eos_id, theirs.unk_id) == (ours.pad_id, ours.eos_id, ours.unk_id)
+    assert (theirs.pad_id, theirs.eos_id, theirs.unk_id) == (ours.pad_id or 0, ours.eos_id, ours.unk_id)
     for text in [*TEXTS, "the <extra_id_0> fox"]:
         ids = ours.encode(text)
         assert list(theirs.encode(text)) == ids

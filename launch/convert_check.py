@@ -1,0 +1,140 @@
+"""`t2t convert-check`: where an imported model first differs from what `transformers` makes of the same directory."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+import tyro
+
+from t2t.errors import UserError
+
+if TYPE_CHECKING:
+    from t2t.export.huggingface import Source
+    from t2t.types import Params
+
+Rows = list[tuple[str, np.ndarray]]
+"""What a model computes, in order: (what it is, values [B L D])."""
+
+
+def convert_check(
+    source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")],
+    *,
+    accept_option: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
+    tolerance: float = 1e-4,
+) -> int:
+    """Compare the import of a directory with transformers: embeddings, each layer, logits, on a short input in float32.
+
+    Needs torch and transformers. Exit code 1 where something differs by more than the tolerance.
+
+    Args:
+        source: the directory with config.json.
+        accept_option: an option of config.json to pass over though it is not known here; may be given again.
+        tolerance: the largest difference allowed, as a share of the largest value (of 1 where that is less).
+
+    Raises:
+        UserError: no such directory, a model there is no place for, or transformers is not installed.
+    """
+    from t2t.export.huggingface import opened
+    from t2t.models.families import family_of
+    from t2t.sharding import MeshConfig
+
+    try:
+        import torch
+        import transformers
+    except ImportError as error:
+        raise UserError(
+            f"t2t convert-check compares with transformers, and {error.name} is not installed: pip install torch transformers"
+        ) from None
+    transformers.logging.set_verbosity_error()
+    with opened(source, family_of, accepted=accept_option) as model:
+        params = model.params(MeshConfig().build())
+        ours, theirs = our_layers(model, params), their_layers(model, torch, transformers)
+    wrong = None
+    print(f"{'':24} {'largest difference':>18} {'largest value':>14}")
+    for (name, own), (_, other) in zip(ours, theirs, strict=True):
+        difference, size = float(np.abs(own - other).max()), float(np.abs(other).max())
+        bad = not difference <= tolerance * max(size, 1.0)
+        if bad and wrong is None:
+            wrong = name
+        print(f"{name:24} {difference:18.2e} {size:14.3f}{'  differs' if bad else ''}")
+    print("all equal" if wrong is None else f"the first difference is in {wrong}")
+    return 0 if wrong is None else 1
+
+
+def our_layers(source: Source, params: Params) -> Rows:
+    """Return what our model computes on the short input, layer by layer."""
+    import jax
+
+    from t2t.export.huggingface import short_batch
+
+    batch = jax.tree.map(jax.numpy.asarray, short_batch(source.config))
+    rows: Rows = []
+    for side in ("encoder", "decoder"):
+        stack = getattr(source.config, side, None)
+        if stack is None:
+            continue
+        tokens = getattr(batch, side)
+        rows.append((f"{side} embeddings", np.asarray(source.model.embedded(params, tokens))))  # type: ignore[attr-defined]
+        for count in range(1, stack.layers + 1):
+            config, own = cut(source.config, params, side, count)
+            network = config.build()
+            hidden = network.encoded if side == "encoder" and source.config.kind != "encoder" else network.hidden
+            rows.append((f"{side} layer {count}", np.asarray(jax.jit(hidden)(own, batch))))
+    if headed(source):
+        rows.append(("logits", np.asarray(jax.jit(source.model.logits)(params, batch))))
+    return rows
+
+
+def headed(source: Source) -> bool:
+    """Whether the directory has the model's head, not the base model alone."""
+    return source.config.kind != "encoder" or bool(getattr(source.config, "head_transform", False))
+
+
+def cut(config: Any, params: Params, side: str, count: int) -> tuple[Any, Params]:
+    """Return the model with the first `count` layers of one stack, and the final norm only where these are all."""
+    import jax
+
+    stack = getattr(config, side)
+    repeats = stack.layers // stack.blocks
+    layers = jax.tree.map(lambda leaf: leaf.repeat(repeats, axis=0)[:count], params[side]["layers"])
+    own = {**params[side], "layers": layers}
+    whole = count == stack.layers
+    if not whole:
+        own.pop("final_norm", None)
+    shorter = dataclasses.replace(stack, layers=count, groups=None, final_norm=stack.final_norm and whole)
+    return dataclasses.replace(config, **{side: shorter}), {**params, side: own}
+
+
+def their_layers(source: Source, torch: Any, transformers: Any) -> Rows:
+    """Return what `transformers` computes on the short input, layer by layer."""
+    from t2t.export.huggingface import short_batch
+
+    kind, directory = source.config.kind, source.files.directory
+    auto = {
+        "encoder": "AutoModelForMaskedLM",
+        "decoder": "AutoModelForCausalLM",
+        "encoder_decoder": "AutoModelForSeq2SeqLM",
+    }
+    loader = getattr(transformers, auto[kind] if headed(source) else "AutoModel")
+    model = loader.from_pretrained(directory, dtype=torch.float32).eval()
+    batch = short_batch(source.config)
+    arguments = {"output_hidden_states": True}
+    if batch.encoder is not None:
+        arguments["input_ids"] = torch.tensor(np.asarray(batch.encoder.ids), dtype=torch.long)
+    if batch.decoder is not None:
+        name = "decoder_input_ids" if batch.encoder is not None else "input_ids"
+        arguments[name] = torch.tensor(np.asarray(batch.decoder.ids), dtype=torch.long)
+    with torch.no_grad():
+        out = model(**arguments)
+    rows: Rows = []
+    for side in ("encoder", "decoder"):
+        if getattr(source.config, side, None) is None:
+            continue
+        states = getattr(out, f"{side}_hidden_states" if kind == "encoder_decoder" else "hidden_states")
+        names = [f"{side} embeddings", *(f"{side} layer {i}" for i in range(1, len(states)))]
+        rows += [(name, state.float().numpy()) for name, state in zip(names, states, strict=True)]
+    if headed(source):
+        rows.append(("logits", out.logits.float().numpy()))
+    return rows

@@ -1,0 +1,202 @@
+"""`t2t import`: a model of `transformers`, or a T5X checkpoint, becomes a run."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+import tyro
+
+from t2t.errors import UserError
+
+if TYPE_CHECKING:
+    from t2t.export.huggingface import Source
+    from t2t.nn.model import ModelConfig
+    from t2t.train.experiment import Experiment
+    from t2t.vocabularies import Vocabulary
+
+KEPT = "huggingface"
+"""Folder of a run for the tokenizer's files as an import found them."""
+
+
+def import_model(
+    source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")],
+    *,
+    dir: str,
+    preset: str | None = None,
+    vocabulary: str | None = None,
+    accept_option: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
+    check: bool = True,
+) -> None:
+    """Make a run of a directory of transformers (config.json, safetensors, one file or several, the tokenizer's files), or of a GGUF file.
+
+    The run infers and exports like any other; `t2t train from:RUN --dir NEW` goes on from it.
+
+    Args:
+        source: the directory with config.json, or a .gguf file of a LLaMA (needs the package gguf).
+        dir: the run's directory, which must not be there yet.
+        preset: the model (t5:1.1-small, ...) of a T5X checkpoint, its own layout or the legacy one of TensorFlow, neither of which says it.
+        vocabulary: a tokenizer file (.model, .txt, .json) in place of the directory's.
+        accept_option: an option of config.json to pass over though it is not known here; may be given again.
+        check: read the saved run back and compare every tensor, bit for bit, and the logits of a short input.
+
+    Raises:
+        UserError: no such directory; a model, an option or a tensor there is no place for; tensors missing; the run is there already.
+    """
+    run = Path(dir)
+    if run.exists() and (not run.is_dir() or any(run.iterdir())):
+        raise UserError(f"{run} (--dir) is there already. Give another --dir.")
+    with _opened(Path(source), preset, accept_option) as model:
+        for name, reason in model.left_out.items():
+            print(f"note: left out: {name} ({reason})", file=sys.stderr)
+        try:
+            _make(model, source, run, vocabulary, check=check)
+        except BaseException:
+            shutil.rmtree(run, ignore_errors=True)
+            raise
+
+
+@contextlib.contextmanager
+def _opened(source: Path, preset: str | None, accepted: tuple[str, ...]) -> Iterator[Source]:
+    from t2t import models
+    from t2t.export.huggingface import opened
+    from t2t.models.families import family_of
+
+    if preset is not None:
+        from t2t.export import t5x
+        from t2t.launch import tensorflow_checkpoint
+        from t2t.models.t5.t5x import understood
+
+        legacy = tensorflow_checkpoint.prefix_of(source)
+        arrays = t5x.open_arrays(source) if legacy is None else tensorflow_checkpoint.open_arrays(legacy)
+        yield understood(arrays, models.preset(preset))
+        return
+    with _directory(source) as directory, opened(directory, family_of, accepted=accepted) as model:
+        yield model
+
+
+@contextlib.contextmanager
+def _directory(source: Path) -> Iterator[Path]:
+    """Give the directory itself, or one that a GGUF file is made into for the time being."""
+    if source.suffix != ".gguf":
+        yield source
+        return
+    from t2t.export.gguf import gguf_directory
+
+    with tempfile.TemporaryDirectory(prefix="t2t-gguf-") as made:
+        gguf_directory(source, Path(made))
+        yield Path(made)
+
+
+def _make(model: Source, source: str, run: Path, vocabulary_file: str | None, *, check: bool) -> None:
+    from t2t import models
+    from t2t.checkpoint import Checkpoints
+    from t2t.export.huggingface import short_logits
+    from t2t.sharding import MeshConfig
+    from t2t.train.experiment import check_vocabulary
+    from t2t.train.run import CHECKPOINTS, RunRecord, open_run
+
+    experiment = experiment_for(model.config)
+    with tempfile.TemporaryDirectory(prefix="t2t-tokenizer-") as scratch:
+        vocabulary = _vocabulary(model, source, vocabulary_file, Path(scratch))
+        check_vocabulary(experiment, vocabulary)
+        params = model.params(MeshConfig().build())
+        before = short_logits(model.model, params) if check else None
+        open_run(run, RunRecord(recipe=f"import {source}", experiment=experiment, vocabulary=vocabulary))
+        size = vocabulary.size
+    if vocabulary_file is None:
+        _keep(model.files.directory, run / KEPT)
+    with Checkpoints(run / CHECKPOINTS, experiment.checkpoint) as checkpoints:
+        checkpoints.save(0, parameters_alone(params), {}, {})
+    del params
+    if before is not None:
+        _compare(model, run, before)
+    print(f"{run}: {model.family.name}, {models.count(model.config):,} parameters, {size:,} ids")
+
+
+def _vocabulary(model: Source, source: str, file: str | None, scratch: Path) -> Vocabulary:
+    from t2t.export.huggingface import CONFIG, read_options
+    from t2t.export.tokenizer_files import read_vocabulary
+    from t2t.launch.vocabulary_file import vocabulary_of
+
+    if file is not None:
+        return vocabulary_of(file)
+    directory = model.files.directory
+    if not (directory / CONFIG).is_file():
+        raise UserError(f"{source}: a checkpoint of T5X has no tokenizer. Give --vocabulary FILE (spiece.model).")
+    return read_vocabulary(directory, read_options(directory), scratch=scratch)
+
+
+def _keep(directory: Path, kept: Path) -> None:
+    from t2t.export.tokenizer_files import KEPT as FILES
+
+    kept.mkdir()
+    for name in FILES:
+        if (directory / name).is_file():
+            shutil.copyfile(directory / name, kept / name)
+
+
+def _compare(model: Source, run: Path, before: np.ndarray) -> None:
+    from t2t.export.huggingface import differing, short_logits
+    from t2t.train.run import Run
+
+    params = Run.load(run).params()
+    after = short_logits(model.model, params)
+    if not np.isfinite(after).all():
+        raise UserError(
+            f"{model.files.directory}: the model's logits on a short input are not finite (--no-check imports it anyway)"
+        )
+    wrong = differing(model, params)
+    if wrong or not np.array_equal(before, after):
+        raise RuntimeError(f"{run}: the saved run is not what was read: {', '.join(wrong[:4]) or 'logits differ'}")
+    print(
+        f"check: {len(model.wanted)} tensors equal bit for bit, logits of the saved run equal (largest {np.abs(after).max():.3f})",
+        file=sys.stderr,
+    )
+
+
+def parameters_alone(params: Any) -> Any:
+    """Return what a checkpoint saves of a model that no optimizer of ours has trained."""
+    import jax.numpy as jnp
+    from flax import struct
+
+    @struct.dataclass
+    class Parameters:
+        params: Any
+        step: Any
+
+    return Parameters(params=params, step=jnp.zeros((), jnp.int32))
+
+
+def experiment_for(config: ModelConfig) -> Experiment:
+    """Return the experiment that a run of imported parameters records, and `from:RUN` begins with: fine-tuning on the quickstart's tasks."""
+    from t2t.data import Data
+    from t2t.optim import AdamW, Linear
+    from t2t.train.evaluation import Evaluation
+    from t2t.train.experiment import Experiment
+
+    task = {
+        "encoder_decoder": "quickstart",
+        "decoder": "quickstart_decoder",
+        "encoder": "quickstart_encoder",
+    }[config.kind]
+    longest = config.max_length or 512
+    inputs = min(128, longest // 2 if config.kind == "decoder" else longest)
+    targets = (
+        inputs if config.kind == "encoder" else min(128, longest - inputs if config.kind == "decoder" else longest)
+    )
+    steps = 1000
+    return Experiment(
+        model=config,
+        data=Data(task=task, inputs_length=inputs, targets_length=targets, batch_size=16, shards=4),
+        optimizer=AdamW(schedule=Linear(peak=1e-4, warmup=steps // 10, steps=steps), weight_decay=0.01),
+        steps=steps,
+        log_every=10,
+        evaluation=Evaluation(tasks=(task,), every=500, examples=100),
+    )

@@ -1,0 +1,31 @@
+"""Checkpoints of the T5 before T5X: TensorFlow's, of Mesh TensorFlow. TensorFlow is loaded to read one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from t2t.export.t5x import Arrays
+
+_SLOT = "_slot_"
+"""In the names of what the optimizer keeps."""
+
+
+def prefix_of(path: Path) -> Path | None:
+    """Return the common beginning of a TensorFlow checkpoint's files, the newest in a directory; None where there is none."""
+    if path.is_dir():
+        found = sorted(path.glob("*.index"), key=lambda index: (len(index.name), index.name))
+        return found[-1].with_suffix("") if found else None
+    return path if path.with_name(path.name + ".index").is_file() else None
+
+
+def open_arrays(prefix: Path) -> Arrays:
+    """Open a checkpoint; what its optimizer kept is not among the arrays."""
+    import tensorflow as tf
+
+    reader = tf.train.load_checkpoint(str(prefix))
+    shapes = {
+        name: tuple(shape)
+        for name, shape in reader.get_variable_to_shape_map().items()
+        if _SLOT not in name and name != "global_step"
+    }
+    return Arrays(prefix.parent, shapes, reader.get_tensor, legacy=True)

@@ -1,0 +1,83 @@
+"""ALBERT between this stack and `transformers` (AlbertForMaskedLM)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from t2t.export.family import Family, Options, Weights
+from t2t.export.mapping import Entry, linear, normalised, same
+from t2t.models.bert.mapping import POOLER, common, common_options, head
+from t2t.models.bert.presets import bert
+from t2t.models.encoder import EncoderConfig
+from t2t.nn.model import ModelConfig
+
+
+class Albert(Family):
+    """ALBERT."""
+
+    name = "ALBERT"
+    model_types = ("albert",)
+    prefix = "albert."
+    left_out: ClassVar[Mapping[str, str]] = {
+        r"predictions\.bias": "decoder.bias is what counts where the head is untied",
+        r"(albert\.)?pooler\.(weight|bias)": POOLER,
+        r"predictions\.sop_classifier\..*|sop_classifier\..*": "sentence-order prediction",
+        r"(albert\.)?embeddings\.position_ids": "the numbers from 0 on",
+    }
+
+    def config(self, options: Options, weights: Weights) -> ModelConfig:
+        """Return our configuration."""
+        options.must("position_embedding_type", "absolute", why="relative positions of BERT's kind are not here")
+        options.must("inner_group_num", 1, why="a group is one block here")
+        options.free("net_structure_type", "layers_to_keep", "gap_size", "num_memory_blocks", "down_scale_factor")
+        headed = "predictions.dense.weight" in weights.names
+        sizes = common(options)
+        return bert(
+            **{**sizes, "activation": options.activation("hidden_act", "gelu_new")},
+            groups=options.number("num_hidden_groups", 1),
+            embedding_size=options.number("embedding_size", 128),
+            types=options.number("type_vocab_size", 2),
+            head_transform=headed,
+            head_bias=headed,
+            tied=options.take("tie_word_embeddings", True) and headed,
+        )
+
+    def options(self, config: ModelConfig) -> dict[str, Any] | None:
+        """Return the options."""
+        if not isinstance(config, EncoderConfig) or config.embedding_size is None:
+            return None
+        return {
+            "architectures": ["AlbertForMaskedLM"],
+            "model_type": "albert",
+            **common_options(config),
+            "embedding_size": config.embedding_size,
+            "num_hidden_groups": config.encoder.blocks,
+            "inner_group_num": 1,
+        }
+
+    def entries(self, config: ModelConfig) -> list[Entry]:
+        """Return the table."""
+        assert isinstance(config, EncoderConfig)
+        bias = config.encoder.biases
+        copies = ("predictions.decoder.weight",) if config.tied else ()
+        table = [
+            same("albert.embeddings.word_embeddings.weight", "embeddings/token/table", *copies),
+            same("albert.embeddings.position_embeddings.weight", "embeddings/position/table"),
+            same("albert.embeddings.token_type_embeddings.weight", "embeddings/type/table"),
+            *normalised("albert.embeddings.LayerNorm", "embeddings/norm", bias=True),
+            *linear("albert.encoder.embedding_hidden_mapping_in", "embeddings/widen", bias=True),
+        ]
+        layer, ours = "albert.encoder.albert_layer_groups.{layer}.albert_layers.0", "encoder/layers"
+        for theirs, own in (
+            ("attention.query", "attention/query"),
+            ("attention.key", "attention/key"),
+            ("attention.value", "attention/value"),
+            ("attention.dense", "attention/out"),
+            ("ffn", "mlp/up"),
+            ("ffn_output", "mlp/down"),
+        ):
+            table += linear(f"{layer}.{theirs}", f"{ours}/{own}", bias=bias)
+        table += normalised(f"{layer}.attention.LayerNorm", f"{ours}/attention_norm", bias=True)
+        table += normalised(f"{layer}.full_layer_layer_norm", f"{ours}/mlp_norm", bias=True)
+        return [*table, *head(config, "predictions", "LayerNorm", "predictions")]

@@ -1,0 +1,140 @@
+"""BERT (MiniLM among them) between this stack and `transformers` (BertForMaskedLM, or BertModel where there is no masked-LM head)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from t2t.export.family import Family, Options, Weights, activation_name
+from t2t.export.mapping import Entry, Transposed, linear, normalised, same
+from t2t.models.bert.presets import bert
+from t2t.models.encoder import EncoderConfig
+from t2t.nn.model import ModelConfig
+
+POOLER = "the pooler serves classifiers, not masked language modelling"
+
+
+class Bert(Family):
+    """BERT."""
+
+    name = "BERT"
+    model_types = ("bert",)
+    prefix = "bert."
+    left_out: ClassVar[Mapping[str, str]] = {
+        r"(bert\.)?pooler\.dense\.(weight|bias)": POOLER,
+        r"cls\.predictions\.bias": "decoder.bias is what counts where the head is untied",
+        r"cls\.seq_relationship\.(weight|bias)": "next-sentence prediction",
+        r"(bert\.)?embeddings\.position_ids": "the numbers from 0 on",
+    }
+
+    def config(self, options: Options, weights: Weights) -> ModelConfig:
+        """Return our configuration. Without the tensors of a masked-LM head, logits are the product with the embeddings alone."""
+        options.must("position_embedding_type", "absolute", why="relative positions of BERT's kind are not here")
+        headed = "cls.predictions.transform.dense.weight" in weights.names
+        return bert(
+            **common(options),
+            types=options.number("type_vocab_size", 2),
+            head_transform=headed,
+            head_bias=headed,
+            tied=options.take("tie_word_embeddings", True) or not headed,
+        )
+
+    def options(self, config: ModelConfig) -> dict[str, Any] | None:
+        """Return the options."""
+        if not isinstance(config, EncoderConfig) or not config.types or config.encoder.position_offset:
+            return None
+        if config.embedding_size is not None:
+            return None
+        architecture = "BertForMaskedLM" if config.head_transform else "BertModel"
+        return {"architectures": [architecture], "model_type": "bert", **common_options(config)}
+
+    def entries(self, config: ModelConfig) -> list[Entry]:
+        """Return the table."""
+        assert isinstance(config, EncoderConfig)
+        return [*body(config, "bert."), *head(config, "cls.predictions.transform", "LayerNorm", "cls.predictions")]
+
+
+def common(options: Options) -> dict[str, Any]:
+    """Return what the configurations of BERT and its kin have in common."""
+    options.must("is_decoder", False, why="an encoder is wanted")
+    options.must("add_cross_attention", False, why="an encoder is wanted")
+    heads, embed = options.number("num_attention_heads"), options.number("hidden_size")
+    return {
+        "layers": options.number("num_hidden_layers"),
+        "embed": embed,
+        "heads": heads,
+        "mlp": options.number("intermediate_size"),
+        "max_length": options.number("max_position_embeddings", 512),
+        "vocab_size": options.number("vocab_size"),
+        "activation": options.activation("hidden_act", "gelu"),
+        "norm_epsilon": options.number("layer_norm_eps", 1e-12),
+        "dropout": options.number("hidden_dropout_prob", 0.1),
+        "attention_dropout": options.number("attention_probs_dropout_prob", 0.1),
+        "init_std": options.number("initializer_range", 0.02),
+    }
+
+
+def common_options(config: EncoderConfig) -> dict[str, Any]:
+    """Return the options that BERT and its kin have in common."""
+    stack = config.encoder
+    return {
+        "vocab_size": config.vocab_size,
+        "hidden_size": stack.embed,
+        "num_hidden_layers": stack.layers,
+        "num_attention_heads": stack.heads,
+        "intermediate_size": stack.mlp,
+        "hidden_act": activation_name(stack.activation),
+        "hidden_dropout_prob": config.dropout,
+        "attention_probs_dropout_prob": config.attention_rate,
+        "max_position_embeddings": stack.max_length,
+        "type_vocab_size": config.types,
+        "initializer_range": stack.init_std,
+        "layer_norm_eps": stack.norm_epsilon,
+        "tie_word_embeddings": config.tied,
+    }
+
+
+def body(config: EncoderConfig, prefix: str) -> list[Entry]:
+    """Return the entries of embeddings and blocks, for BERT and RoBERTa."""
+    stack, decoders = config.encoder, ("cls.predictions.decoder.weight", "lm_head.decoder.weight")
+    table = [
+        same(
+            f"{prefix}embeddings.word_embeddings.weight",
+            "embeddings/token/table",
+            *(decoders if config.tied and config.head_transform else ()),
+        ),
+        same(f"{prefix}embeddings.position_embeddings.weight", "embeddings/position/table"),
+        same(f"{prefix}embeddings.token_type_embeddings.weight", "embeddings/type/table"),
+        *normalised(f"{prefix}embeddings.LayerNorm", "embeddings/norm", bias=True),
+    ]
+    layer, ours = f"{prefix}encoder.layer.{{layer}}", "encoder/layers"
+    for theirs, own in (
+        ("attention.self.query", "attention/query"),
+        ("attention.self.key", "attention/key"),
+        ("attention.self.value", "attention/value"),
+        ("attention.output.dense", "attention/out"),
+        ("intermediate.dense", "mlp/up"),
+        ("output.dense", "mlp/down"),
+    ):
+        table += linear(f"{layer}.{theirs}", f"{ours}/{own}", bias=stack.biases)
+    table += normalised(f"{layer}.attention.output.LayerNorm", f"{ours}/attention_norm", bias=True)
+    return [*table, *normalised(f"{layer}.output.LayerNorm", f"{ours}/mlp_norm", bias=True)]
+
+
+def head(config: EncoderConfig, transform: str, norm: str, whole: str) -> list[Entry]:
+    """Return the entries of a masked-LM head, where there is one.
+
+    transform: its dense layer and norm are TRANSFORM.dense and TRANSFORM.`norm`. whole: WHOLE.bias and WHOLE.decoder give the logits.
+    """
+    if not config.head_transform:
+        return []
+    table = [
+        *linear(f"{transform}.dense", "transform/dense", bias=True),
+        *normalised(f"{transform}.{norm}", "transform/norm", bias=True),
+    ]
+    if config.tied:
+        table.append(same(f"{whole}.bias", "lm_head/bias", f"{whole}.decoder.bias"))
+    else:
+        table.append(same(f"{whole}.decoder.bias", "lm_head/bias"))
+        table.append(Entry(f"{whole}.decoder.weight", ("lm_head/kernel",), Transposed()))
+    return table

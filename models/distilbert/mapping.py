@@ -1,0 +1,93 @@
+"""DistilBERT between this stack and `transformers` (DistilBertForMaskedLM)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from t2t.export.family import Family, Options, Weights, activation_name
+from t2t.export.mapping import Entry, Transposed, linear, normalised, same
+from t2t.models.bert.presets import bert
+from t2t.models.encoder import EncoderConfig
+from t2t.nn.model import ModelConfig
+
+
+class DistilBert(Family):
+    """DistilBERT."""
+
+    name = "DistilBERT"
+    model_types = ("distilbert",)
+    prefix = "distilbert."
+
+    def config(self, options: Options, weights: Weights) -> ModelConfig:
+        """Return our configuration."""
+        options.free("sinusoidal_pos_embds", "qa_dropout", "seq_classif_dropout", "tie_weights_")
+        options.must("is_decoder", False, why="an encoder is wanted")
+        headed = "vocab_transform.weight" in weights.names
+        return bert(
+            layers=options.number("n_layers", 6),
+            embed=options.number("dim", 768),
+            heads=options.number("n_heads", 12),
+            mlp=options.number("hidden_dim", 3072),
+            max_length=options.number("max_position_embeddings", 512),
+            vocab_size=options.number("vocab_size", 30522),
+            activation=options.activation("activation", "gelu"),
+            dropout=options.number("dropout", 0.1),
+            attention_dropout=options.number("attention_dropout", 0.1),
+            init_std=options.number("initializer_range", 0.02),
+            norm_epsilon=1e-12,
+            types=0,
+            head_transform=headed,
+            head_bias=headed,
+            tied=options.take("tie_word_embeddings", True) or not headed,
+        )
+
+    def options(self, config: ModelConfig) -> dict[str, Any] | None:
+        """Return the options."""
+        if not isinstance(config, EncoderConfig) or config.types:
+            return None
+        stack = config.encoder
+        return {
+            "architectures": ["DistilBertForMaskedLM" if config.head_transform else "DistilBertModel"],
+            "model_type": "distilbert",
+            "vocab_size": config.vocab_size,
+            "dim": stack.embed,
+            "n_layers": stack.layers,
+            "n_heads": stack.heads,
+            "hidden_dim": stack.mlp,
+            "activation": activation_name(stack.activation),
+            "dropout": config.dropout,
+            "attention_dropout": config.attention_rate,
+            "max_position_embeddings": stack.max_length,
+            "initializer_range": stack.init_std,
+            "tie_word_embeddings": config.tied,
+        }
+
+    def entries(self, config: ModelConfig) -> list[Entry]:
+        """Return the table."""
+        assert isinstance(config, EncoderConfig)
+        bias = config.encoder.biases
+        copies = ("vocab_projector.weight",) if config.tied and config.head_transform else ()
+        table = [
+            same("distilbert.embeddings.word_embeddings.weight", "embeddings/token/table", *copies),
+            same("distilbert.embeddings.position_embeddings.weight", "embeddings/position/table"),
+            *normalised("distilbert.embeddings.LayerNorm", "embeddings/norm", bias=True),
+        ]
+        layer, ours = "distilbert.transformer.layer.{layer}", "encoder/layers"
+        for theirs, own in (
+            ("attention.q_lin", "attention/query"),
+            ("attention.k_lin", "attention/key"),
+            ("attention.v_lin", "attention/value"),
+            ("attention.out_lin", "attention/out"),
+            ("ffn.lin1", "mlp/up"),
+            ("ffn.lin2", "mlp/down"),
+        ):
+            table += linear(f"{layer}.{theirs}", f"{ours}/{own}", bias=bias)
+        table += normalised(f"{layer}.sa_layer_norm", f"{ours}/attention_norm", bias=True)
+        table += normalised(f"{layer}.output_layer_norm", f"{ours}/mlp_norm", bias=True)
+        if config.head_transform:
+            table += linear("vocab_transform", "transform/dense", bias=True)
+            table += normalised("vocab_layer_norm", "transform/norm", bias=True)
+            table.append(same("vocab_projector.bias", "lm_head/bias"))
+            if not config.tied:
+                table.append(Entry("vocab_projector.weight", ("lm_head/kernel",), Transposed()))
+        return table

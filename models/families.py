@@ -1,0 +1,65 @@
+"""The families that are known to `transformers` too, and which of them a model is of."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from t2t import config as configuration
+from t2t.errors import UserError, nearest
+from t2t.export.family import Family, Options, canonical
+from t2t.export.mapping import Tensor, tensors
+from t2t.models.albert.mapping import Albert
+from t2t.models.bert.mapping import Bert
+from t2t.models.distilbert.mapping import DistilBert
+from t2t.models.gpt.mapping import GPT2
+from t2t.models.llama.mapping import Llama
+from t2t.models.roberta.mapping import Roberta
+from t2t.models.t5.mapping import T5, UMT5
+from t2t.nn.model import ModelConfig
+
+FAMILIES: tuple[Family, ...] = (T5(), UMT5(), Albert(), Roberta(), Bert(), DistilBert(), GPT2(), Llama())
+
+
+def family_of(model_type: str, *, where: str) -> Family:
+    """Return the family of a config.json's model_type. Raises UserError where it is none of ours."""
+    for family in FAMILIES:
+        if model_type in family.model_types:
+            return family
+    known = [name for family in FAMILIES for name in family.model_types]
+    raise UserError(f"{where}: model_type is {model_type!r}, none of {', '.join(known)}.{nearest(model_type, known)}")
+
+
+class _Written:
+    """The tensors that a table would write; no two are equal."""
+
+    def __init__(self, wanted: list[Tensor]) -> None:
+        self.names = {tensor.name for tensor in wanted}
+
+    def equal(self, one: str, other: str) -> bool:
+        return False
+
+
+def exportable(config: ModelConfig) -> tuple[Family, dict[str, Any], list[Tensor]]:
+    """Return the family a model is of, its options for config.json and its tensors.
+
+    Raises UserError, naming the choices, where `transformers` has no such model: the options read back must give this configuration.
+    """
+    specs = config.build().specs
+    reasons: list[str] = []
+    for family in FAMILIES:
+        options = family.options(config)
+        if options is None:
+            continue
+        try:
+            wanted = tensors(family.entries(config), specs)
+        except RuntimeError as error:
+            reasons.append(f"{family.name}: {error}")
+            continue
+        back = family.config(Options(options, where="config.json"), _Written(wanted))
+        changed = configuration.differences(canonical(back), canonical(config))
+        if not changed:
+            return family, options, wanted
+        reasons.append(f"{family.name} has {'; '.join(line.replace(' -> ', ', the model ') for line in changed)}")
+    raise UserError(
+        f"transformers has no model like this one: {' / '.join(reasons) or f'no family of kind {config.kind} is known'}"
+    )

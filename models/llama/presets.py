@@ -1,0 +1,99 @@
+"""The sizes of LLaMA and its kin."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from t2t.models.config import StackConfig
+from t2t.models.decoder import DecoderConfig
+from t2t.models.preset import Preset, split_overrides
+from t2t.nn.rotary import Rotary
+
+
+def llama(
+    *,
+    layers: int,
+    embed: int,
+    heads: int,
+    mlp: int,
+    kv_heads: int | None = None,
+    max_length: int = 2048,
+    vocab_size: int = 32_000,
+    base: float = 10_000.0,
+    **overrides: Any,
+) -> DecoderConfig:
+    """Return a LLaMA of any size.
+
+    base:       of the rotary positions; or give `rotary`.
+    max_length: what it was trained with; limits nothing.
+    overrides:  any other field of DecoderConfig or of StackConfig.
+    """
+    top, stacks = split_overrides(DecoderConfig, overrides)
+    stack: dict[str, Any] = {
+        "layers": layers,
+        "embed": embed,
+        "heads": heads,
+        "kv_heads": kv_heads,
+        "mlp": mlp,
+        "max_length": max_length,
+        "activation": "silu",
+        "gated": True,
+        "norm": "rms",
+        "norm_epsilon": 1e-5,
+        "positions": "rotary",
+        "rotary": Rotary(base=base),
+        "init": "normal",
+        "init_std": 0.02,
+        **stacks,
+    }
+    return DecoderConfig(
+        **{"vocab_size": vocab_size, "decoder": StackConfig(**stack), "tied": False, "embedding_std": 0.02, **top}
+    )
+
+
+#                   layers embed heads kv_heads mlp    vocabulary length  base     tied
+_SIZES: dict[str, tuple[int, int, int, int, int, int, int, float, bool]] = {
+    "2-7b": (32, 4096, 32, 32, 11008, 32_000, 4096, 10_000.0, False),
+    "3-8b": (32, 4096, 32, 8, 14336, 128_256, 8192, 500_000.0, False),
+    "3-70b": (80, 8192, 64, 8, 28672, 128_256, 8192, 500_000.0, False),
+    "smollm2-135m": (30, 576, 9, 3, 1536, 49_152, 8192, 100_000.0, True),
+    "smollm2-360m": (32, 960, 15, 5, 2560, 49_152, 8192, 100_000.0, True),
+    "smollm2-1.7b": (24, 2048, 32, 32, 8192, 49_152, 8192, 130_000.0, True),
+    "mistral-7b": (32, 4096, 32, 8, 14336, 32_000, 32_768, 10_000.0, False),
+}
+
+
+def sized(size: str, **overrides: Any) -> DecoderConfig:
+    """Return "2-7b", "3-8b", "3-70b", "smollm2-135m", "smollm2-360m", "smollm2-1.7b" or "mistral-7b"."""
+    layers, embed, heads, kv_heads, mlp, vocab_size, max_length, base, tied = _SIZES[size]
+    sizes: dict[str, Any] = {
+        "layers": layers,
+        "embed": embed,
+        "heads": heads,
+        "kv_heads": kv_heads,
+        "mlp": mlp,
+        "vocab_size": vocab_size,
+        "max_length": max_length,
+        "base": base,
+        "tied": tied,
+    }
+    if size == "mistral-7b":
+        sizes["window"] = 4096
+    return llama(**{**sizes, **overrides})
+
+
+_PUBLISHED = {
+    "2-7b": 6_738_415_616,
+    "3-8b": 8_030_261_248,
+    "3-70b": 70_553_706_496,
+    "smollm2-135m": 134_515_008,
+    "smollm2-360m": 361_821_120,
+    "smollm2-1.7b": 1_711_376_384,
+    "mistral-7b": 7_241_732_096,
+}
+
+PRESETS: dict[str, Preset] = {
+    f"llama:{size}": Preset(config=partial(sized, size), published=count, source="released checkpoints")
+    for size, count in _PUBLISHED.items()
+}

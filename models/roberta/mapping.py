@@ -1,0 +1,63 @@
+"""RoBERTa between this stack and `transformers` (RobertaForMaskedLM; XLM-RoBERTa has the same tensors)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from t2t.export.family import Family, Options, Weights
+from t2t.export.mapping import Entry
+from t2t.models.bert.mapping import POOLER, body, common, common_options, head
+from t2t.models.bert.presets import bert
+from t2t.models.encoder import EncoderConfig
+from t2t.nn.model import ModelConfig
+
+
+class Roberta(Family):
+    """RoBERTa."""
+
+    name = "RoBERTa"
+    model_types = ("roberta", "xlm-roberta")
+    prefix = "roberta."
+    left_out: ClassVar[Mapping[str, str]] = {
+        r"lm_head\.bias": "decoder.bias is what counts where the head is untied",
+        r"(roberta\.)?pooler\.dense\.(weight|bias)": POOLER,
+        r"(roberta\.)?embeddings\.position_ids": "the numbers from 0 on",
+    }
+
+    def config(self, options: Options, weights: Weights) -> ModelConfig:
+        """Return our configuration: positions are counted from behind the id of padding."""
+        options.must("position_embedding_type", "absolute", why="relative positions of BERT's kind are not here")
+        headed = "lm_head.dense.weight" in weights.names
+        offset = options.number("pad_token_id", 1) + 1
+        sizes = common(options)
+        return bert(
+            **{**sizes, "max_length": sizes["max_length"] - offset},
+            position_offset=offset,
+            types=options.number("type_vocab_size", 2),
+            head_transform=headed,
+            head_activation="gelu" if headed else None,
+            head_bias=headed,
+            tied=options.take("tie_word_embeddings", True) or not headed,
+        )
+
+    def options(self, config: ModelConfig) -> dict[str, Any] | None:
+        """Return the options."""
+        if not isinstance(config, EncoderConfig) or not config.encoder.position_offset:
+            return None
+        stack = config.encoder
+        longer = dataclasses.replace(
+            config, encoder=dataclasses.replace(stack, max_length=stack.max_length + stack.position_offset)
+        )
+        return {
+            "architectures": ["RobertaForMaskedLM" if config.head_transform else "RobertaModel"],
+            "model_type": "roberta",
+            **common_options(longer),
+            "pad_token_id": stack.position_offset - 1,
+        }
+
+    def entries(self, config: ModelConfig) -> list[Entry]:
+        """Return the table."""
+        assert isinstance(config, EncoderConfig)
+        return [*body(config, "roberta."), *head(config, "lm_head", "layer_norm", "lm_head")]

@@ -1,0 +1,128 @@
+"""T5, mT5, Flan-T5, ByT5 and umT5 between this stack and `transformers` (T5ForConditionalGeneration, UMT5ForConditionalGeneration)."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from t2t.export.family import Family, Options, Weights, activation_name
+from t2t.export.mapping import Entry, Transposed, linear, normalised, same
+from t2t.models.config import StackConfig
+from t2t.models.encoder_decoder import EncoderDecoderConfig
+from t2t.models.t5.presets import t5
+from t2t.nn.model import ModelConfig
+
+_TABLES = ("shared.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
+
+
+class T5(Family):
+    """T5 of either version, and what shares its code: mT5, Flan-T5, ByT5."""
+
+    name = "T5"
+    model_types: ClassVar[tuple[str, ...]] = ("t5", "mt5")
+    relative_per_layer = False
+
+    def config(self, options: Options, weights: Weights) -> ModelConfig:
+        """Return our configuration. The head is the embeddings where it is missing or equal to them."""
+        options.free("n_positions", "initializer_factor", "dense_act_fn", "is_gated_act", "scalable_attention")
+        options.must("is_decoder", False, why="an encoder-decoder is wanted")
+        options.must("decoder_start_token_id", 0, why="the decoder starts from padding here")
+        gate, _, function = str(options.take("feed_forward_proj", "relu")).rpartition("-")
+        gated = gate == "gated"
+        if gate not in ("", "gated"):
+            raise options.refuse("feed_forward_proj", f"{gate}-{function}", "neither gated- nor an activation alone")
+        activations = Options(
+            {"feed_forward_proj": "gelu_new" if gated and function == "gelu" else function}, where=options.where
+        )
+        table = next((name for name in _TABLES if name in weights.names), None)
+        head = "lm_head.weight" if "lm_head.weight" in weights.names else None
+        tied = head is None or table is None or weights.equal(head, table)
+        layers = options.number("num_layers")
+        return t5(
+            layers=layers,
+            decoder_layers=options.number("num_decoder_layers", layers),
+            embed=options.number("d_model"),
+            heads=options.number("num_heads"),
+            head_dim=options.number("d_kv"),
+            mlp=options.number("d_ff"),
+            vocab_size=options.number("vocab_size"),
+            buckets=options.number("relative_attention_num_buckets", 32),
+            max_distance=options.number("relative_attention_max_distance", 128),
+            relative_per_layer=self.relative_per_layer,
+            norm_epsilon=options.number("layer_norm_epsilon", 1e-6),
+            dropout=options.number("dropout_rate", 0.1),
+            activation=activations.activation("feed_forward_proj", "relu"),
+            gated=gated,
+            tied=tied,
+            # transformers 5 sets tie_word_embeddings to true whatever the weights are, and keeps apart whether the head is scaled.
+            scaled_head=options.take("scale_decoder_outputs", options.take("tie_word_embeddings", True)),
+        )
+
+    def options(self, config: ModelConfig) -> dict[str, Any] | None:
+        """Return the options."""
+        if not isinstance(config, EncoderDecoderConfig) or config.encoder.relative_per_layer != self.relative_per_layer:
+            return None
+        stack = config.encoder
+        function = activation_name(stack.activation)
+        if stack.gated:
+            function = "gated-gelu" if function == "gelu_new" else f"gated-{function}"
+        return {
+            "architectures": [f"{'UMT5' if self.relative_per_layer else 'T5'}ForConditionalGeneration"],
+            "model_type": self.model_types[0],
+            "is_encoder_decoder": True,
+            "vocab_size": config.vocab_size,
+            "d_model": stack.embed,
+            "d_kv": stack.head_size,
+            "d_ff": stack.mlp,
+            "num_layers": stack.layers,
+            "num_decoder_layers": config.decoder.layers,
+            "num_heads": stack.heads,
+            "relative_attention_num_buckets": stack.buckets,
+            "relative_attention_max_distance": stack.max_distance,
+            "dropout_rate": config.dropout,
+            "layer_norm_epsilon": stack.norm_epsilon,
+            "feed_forward_proj": function,
+            "tie_word_embeddings": config.scaled_head,
+            "decoder_start_token_id": 0,
+        }
+
+    def entries(self, config: ModelConfig) -> list[Entry]:
+        """Return the table."""
+        assert isinstance(config, EncoderDecoderConfig)
+        first, *copies = (*_TABLES, "lm_head.weight") if config.tied else _TABLES
+        table = [same(first, "embeddings/token/table", *copies)]
+        if not config.tied:
+            table.append(Entry("lm_head.weight", ("lm_head/kernel",), Transposed()))
+        return [*table, *_stack("encoder", config.encoder), *_stack("decoder", config.decoder)]
+
+
+class UMT5(T5):
+    """umT5: each layer has relative positions of its own."""
+
+    name = "umT5"
+    model_types = ("umt5",)
+    relative_per_layer = True
+
+
+def _stack(side: str, stack: StackConfig) -> list[Entry]:
+    block, ours = f"{side}.block.{{layer}}.layer", f"{side}/layers"
+    bias = "layer.0.SelfAttention.relative_attention_bias.weight"
+    table = [
+        same(f"{side}.block.{{layer}}.{bias}", f"{ours}/relative_bias/table")
+        if stack.relative_per_layer
+        else same(f"{side}.block.0.{bias}", f"{side}/relative_bias/table")
+    ]
+    attentions = [("0.SelfAttention", "attention")]
+    if side == "decoder":
+        attentions.append(("1.EncDecAttention", "cross_attention"))
+    for theirs, own in attentions:
+        for letter, name in (("q", "query"), ("k", "key"), ("v", "value"), ("o", "out")):
+            table += linear(f"{block}.{theirs}.{letter}", f"{ours}/{own}/{name}", bias=stack.biases)
+        table += normalised(f"{block}.{theirs[0]}.layer_norm", f"{ours}/{own}_norm", bias=stack.norm == "layer")
+    last = len(attentions)
+    gated = [("wi_0", "gate"), ("wi_1", "up"), ("wo", "down")]
+    for theirs, own in gated if stack.gated else [("wi", "up"), ("wo", "down")]:
+        table += linear(f"{block}.{last}.DenseReluDense.{theirs}", f"{ours}/mlp/{own}", bias=stack.biases)
+    table += normalised(f"{block}.{last}.layer_norm", f"{ours}/mlp_norm", bias=stack.norm == "layer")
+    if stack.final_norm:
+        table += normalised(f"{side}.final_layer_norm", f"{side}/final_norm", bias=stack.norm == "layer")
+    return table

@@ -1,0 +1,258 @@
+"""What a model family tells of its life in `transformers`: its options, its tensors."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, ClassVar, Protocol
+
+from t2t.errors import UserError, nearest
+from t2t.export.mapping import Entry
+from t2t.nn.model import ModelConfig
+
+_MISSING: Any = object()
+
+NEUTRAL = frozenset(
+    [
+        "architectures",
+        "model_type",
+        "transformers_version",
+        "torch_dtype",
+        "dtype",
+        "use_cache",
+        "_name_or_path",
+        "name_or_path",
+        "output_past",
+        "task_specific_params",
+        "id2label",
+        "label2id",
+        "num_labels",
+        "return_dict",
+        "output_attentions",
+        "output_hidden_states",
+        "chunk_size_feed_forward",
+        "problem_type",
+        "finetuning_task",
+        "is_encoder_decoder",
+        "gradient_checkpointing",
+        "tokenizer_class",
+        "bos_token_id",
+        "eos_token_id",
+        "pad_token_id",
+        "sep_token_id",
+        "cls_token_id",
+        "mask_token_id",
+        "forced_bos_token_id",
+        "forced_eos_token_id",
+        "suppress_tokens",
+        "begin_suppress_tokens",
+        "bad_words_ids",
+        "max_length",
+        "min_length",
+        "do_sample",
+        "early_stopping",
+        "num_beams",
+        "num_beam_groups",
+        "diversity_penalty",
+        "temperature",
+        "top_k",
+        "top_p",
+        "typical_p",
+        "repetition_penalty",
+        "length_penalty",
+        "no_repeat_ngram_size",
+        "encoder_no_repeat_ngram_size",
+        "num_return_sequences",
+        "output_scores",
+        "return_dict_in_generate",
+        "remove_invalid_values",
+        "exponential_decay_length_penalty",
+        "prefix",
+        "torchscript",
+        "use_bfloat16",
+        "tf_legacy_loss",
+        "tie_encoder_decoder",
+        "_commit_hash",
+        "_attn_implementation_autoset",
+        "attn_implementation",
+        "unsloth_fixed",
+        "unsloth_version",
+        "ignore_index",
+        "classifier_dropout",
+        "classifier_dropout_prob",
+        "classif_dropout",
+    ]
+)
+"""Options of any model that change nothing of its mathematics: labels of classifiers, defaults of generation, ids of special tokens."""
+
+_ACTIVATIONS = {
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "relu": "relu",
+    "silu": "silu",
+    "swish": "silu",
+}
+
+
+class Options:
+    """The options of a config.json; every one must be asked for, or be known to change nothing.
+
+    where:    the file, for errors.
+    accepted: options the user takes responsibility for: not read, and no error.
+    """
+
+    def __init__(self, values: Mapping[str, Any], *, where: str, accepted: Collection[str] = ()) -> None:
+        self.where = where
+        self._values = dict(values)
+        self._accepted = set(accepted)
+        self._asked: set[str] = set()
+
+    def take(self, name: str, default: Any = _MISSING) -> Any:
+        """Return an option's value; the default where it is not there or null. Raises UserError where there is no default."""
+        self._asked.add(name)
+        value = self._values.get(name)
+        if value is not None:
+            return value
+        if default is _MISSING:
+            raise UserError(f"{self.where}: no option {name!r}.{nearest(name, self._values)}")
+        return default
+
+    def nullable(self, name: str, default: Any) -> Any:
+        """Return an option's value, None where it is null; the default where it is not there."""
+        self._asked.add(name)
+        return self._values.get(name, default)
+
+    def number(self, name: str, default: Any = _MISSING) -> Any:
+        """Return an option that is a number. Raises UserError where it is not."""
+        value = self.take(name, default)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+            raise self.refuse(name, value, "a number is wanted")
+        return value
+
+    def must(self, name: str, wanted: Any, *, why: str) -> None:
+        """Refuse an option that is there with another value. Raises UserError."""
+        value = self.take(name, wanted)
+        if value != wanted and name not in self._accepted:
+            raise self.refuse(name, value, f"{why}; only {wanted!r} can be honoured")
+
+    def activation(self, name: str, default: str) -> str:
+        """Return our name of an activation. Raises UserError for one that is not here."""
+        value = self.take(name, default)
+        if value not in _ACTIVATIONS:
+            raise self.refuse(name, value, f"no such activation here.{nearest(str(value), _ACTIVATIONS)}")
+        return _ACTIVATIONS[value]
+
+    def free(self, *names: str) -> None:
+        """Take note that options change nothing of the mathematics."""
+        self._asked.update(names)
+
+    def refuse(self, name: str, value: Any, why: str) -> UserError:
+        """Return the error that refuses an option."""
+        return UserError(f"{self.where}: {name} is {value!r}: {why}")
+
+    def finish(self) -> None:
+        """Refuse what was never asked for: it might change the mathematics. Raises UserError, naming each."""
+        known = self._asked | NEUTRAL | self._accepted
+        unknown = [name for name, value in self._values.items() if name not in known and value not in (None, {}, [])]
+        if unknown:
+            said = ", ".join(f"{name} = {self._values[name]!r}" for name in unknown)
+            raise UserError(
+                f"{self.where}: unknown option{'s' if len(unknown) > 1 else ''} {said}, which may change what the model computes"
+                f" (--accept-option {unknown[0]} goes on without)"
+            )
+
+
+def activation_name(ours: str) -> str:
+    """Return how `transformers` calls an activation."""
+    return next(theirs for theirs, own in _ACTIVATIONS.items() if own == ours)
+
+
+class Weights(Protocol):
+    """The tensors that are there, as far as a configuration needs to know them."""
+
+    @property
+    def names(self) -> Collection[str]:
+        """Their names."""
+
+    def equal(self, one: str, other: str) -> bool:
+        """Whether two of them are equal."""
+
+
+class Family(abc.ABC):
+    """One family's translation, both ways.
+
+    name:         in messages.
+    model_types:  `model_type` in config.json, the one written first.
+    architecture: written to config.json.
+    prefix:       of the names of all tensors but the head's; a checkpoint of the base model lacks it.
+    left_out:     patterns of tensors that are not read, each with the reason.
+    """
+
+    name: ClassVar[str]
+    model_types: ClassVar[tuple[str, ...]]
+    prefix: ClassVar[str] = ""
+    left_out: ClassVar[Mapping[str, str]] = {}
+
+    @abc.abstractmethod
+    def config(self, options: Options, weights: Weights) -> ModelConfig:
+        """Return our configuration. Raises UserError for what cannot be honoured."""
+
+    @abc.abstractmethod
+    def options(self, config: ModelConfig) -> dict[str, Any] | None:
+        """Return the options of config.json, `model_type` and `architectures` among them; None where it is another family's."""
+
+    @abc.abstractmethod
+    def entries(self, config: ModelConfig) -> Sequence[Entry]:
+        """Return the table of tensors."""
+
+
+_TRAINING = ("dtype", "remat", "attention", "attention_block", "embedding_std", "position_std")
+_STACK_TRAINING = ("init", "init_std", "init_residual")
+
+
+def canonical(config: Any) -> Any:
+    """Return the configuration with all that does not change the function of trained parameters set to one value."""
+    changes: dict[str, Any] = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if field.name in _TRAINING:
+            changes[field.name] = _default(field, value)
+        elif field.name == "attention_dropout":
+            changes[field.name] = config.attention_rate
+        elif field.name == "head_activation" and not config.head_transform:
+            changes[field.name] = None
+        elif field.name == "head_activation":
+            changes[field.name] = value or config.encoder.activation
+        elif dataclasses.is_dataclass(value) and hasattr(value, "head_size"):
+            changes[field.name] = _canonical_stack(value)
+    return dataclasses.replace(config, **changes)
+
+
+def _canonical_stack(stack: Any) -> Any:
+    fields = {field.name: field for field in dataclasses.fields(stack)}
+    unused = [*_STACK_TRAINING]
+    if stack.positions != "relative":
+        unused += ["buckets", "max_distance", "relative_per_layer"]
+    if stack.positions != "rotary":
+        unused += ["rotary"]
+    if stack.positions not in ("learned", "rotary"):
+        unused += ["max_length"]
+    if stack.positions != "learned":
+        unused += ["position_offset"]
+    changes = {name: _default(fields[name], getattr(stack, name)) for name in unused}
+    biases = stack.biases if stack.attention_biases is None else stack.attention_biases
+    return dataclasses.replace(
+        stack,
+        **changes,
+        head_dim=stack.head_size,
+        kv_heads=stack.key_heads,
+        attention_biases=biases,
+        groups=stack.blocks,
+    )
+
+
+def _default(field: dataclasses.Field[Any], value: Any) -> Any:
+    return value if field.default is dataclasses.MISSING else field.default

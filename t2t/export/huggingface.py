@@ -1,0 +1,215 @@
+"""Directories of `transformers`, in and out: config.json, safetensors single or sharded, the tokenizer's files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from t2t.errors import UserError, nearest
+from t2t.export.directory import flatten, write_json, writing
+from t2t.export.family import Family, Options
+from t2t.export.mapping import Tensor, read_params, resolve, tensors, write_tensor
+from t2t.export.tensor_files import DTYPES, TensorFiles, write_tensors
+from t2t.export.tokenizer_files import write_tokenizer
+from t2t.nn.model import Model, ModelConfig
+from t2t.train.state import param_shardings
+from t2t.types import Batch, Params, Tokens
+from t2t.vocabularies import Vocabulary
+
+CONFIG = "config.json"
+FamilyOf = Callable[..., Family]
+"""(model_type, where=...) -> family; the registry is in `t2t.models.families`."""
+
+
+def read_options(directory: Path) -> dict[str, Any]:
+    """Return config.json. Raises UserError where it is missing or says nothing of a model."""
+    path = directory / CONFIG
+    if not directory.is_dir():
+        siblings = [other.name for other in directory.parent.iterdir()] if directory.parent.is_dir() else []
+        raise UserError(f"no directory {directory}.{nearest(directory.name, siblings)}")
+    try:
+        options = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{directory}: not a model of transformers, {CONFIG} is missing") from None
+    except ValueError as error:
+        raise UserError(f"{path}: not JSON ({error})") from None
+    if not isinstance(options, dict) or "model_type" not in options:
+        raise UserError(f"{path}: says no model_type")
+    return options
+
+
+class Files(Protocol):
+    """Named tensors that can be read one at a time."""
+
+    @property
+    def directory(self) -> Path:
+        """Where they are."""
+
+    @property
+    def names(self) -> list[str]:
+        """What they are called."""
+
+    def equal(self, one: str, other: str) -> bool:
+        """Whether two are equal."""
+
+    def read(self, name: str) -> np.ndarray:
+        """Return one."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A directory of `transformers` (or a checkpoint of T5X), opened and understood, nothing of it read yet.
+
+    names:    under which names each tensor is there.
+    left_out: the names of what is not read, with the reason.
+    """
+
+    files: Files
+    family: Family
+    config: ModelConfig
+    model: Model
+    wanted: list[Tensor]
+    names: Mapping[str, list[str]]
+    left_out: Mapping[str, str]
+
+    def read(self, name: str) -> np.ndarray:
+        """Return a tensor by its name in the table. Raises UserError where copies of it differ."""
+        first, *copies = self.names[name]
+        for copy in copies:
+            if not self.files.equal(first, copy):
+                raise UserError(
+                    f"{self.files.directory}: tensors {first} and {copy} differ, and are one by config.json (tied)"
+                )
+        return self.files.read(first)
+
+    def params(self, mesh: jax.sharding.Mesh) -> Params:
+        """Read the parameters, one at a time, each to its place on the mesh."""
+        return read_params(self.wanted, self.model.specs, param_shardings(self.model, mesh), self.read)
+
+
+@contextmanager
+def opened(directory: str | Path, family_of: FamilyOf, *, accepted: Collection[str] = ()) -> Iterator[Source]:
+    """Open a directory of `transformers`.
+
+    accepted: names of options in config.json that are passed over.
+    Raises UserError for a model, an option, a tensor there is no place for, or one that is missing.
+    """
+    directory = Path(directory)
+    values = read_options(directory)
+    where = str(directory / CONFIG)
+    family = family_of(values["model_type"], where=where)
+    with TensorFiles(directory) as files:
+        options = Options(values, where=where, accepted=accepted)
+        config = family.config(options, files)
+        options.finish()
+        model = config.build()
+        wanted = tensors(family.entries(config), model.specs)
+        names, rest = resolve(wanted, files.names, where=directory, left_out=family.left_out, prefix=family.prefix)
+        yield Source(files, family, config, model, wanted, names, _reasons(family, rest))
+
+
+def _reasons(family: Family, names: Sequence[str]) -> dict[str, str]:
+    import re
+
+    return {
+        name: next(reason for pattern, reason in family.left_out.items() if re.fullmatch(pattern, name))
+        for name in names
+    }
+
+
+def write_huggingface(
+    params: Params,
+    options: Mapping[str, Any],
+    wanted: Sequence[Tensor],
+    vocabulary: Vocabulary,
+    out: str | Path,
+    *,
+    dtype: str = "float32",
+    shard_bytes: int = 5_000_000_000,
+    kept: Path | None = None,
+    overwrite: bool = False,
+    check: Callable[[Path], None] | None = None,
+) -> Path:
+    """Write a directory that `from_pretrained` of `transformers` loads.
+
+    options, wanted: from `t2t.models.families.exportable`.
+    dtype: of the weights.
+    kept:  a directory with the tokenizer's files as an import found them.
+    check: called with the directory before it gets its name; what it raises leaves nothing behind.
+    Raises UserError as `t2t.export.directory.writing` does.
+    """
+    if dtype not in DTYPES:
+        raise UserError(f"unknown dtype {dtype!r} (--dtype).{nearest(dtype, DTYPES)}")
+    flat = flatten(params)
+    by_name = {tensor.name: tensor for tensor in wanted}
+    with writing(Path(out), overwrite=overwrite) as draft:
+        write_tensors(
+            draft,
+            [(tensor.name, tensor.shape) for tensor in wanted],
+            lambda name: write_tensor(by_name[name], flat),
+            dtype=dtype,
+            shard_bytes=shard_bytes,
+        )
+        write_tokenizer(draft, vocabulary, kept=kept)
+        ids = {
+            "bos_token_id": vocabulary.bos_id,
+            "eos_token_id": vocabulary.eos_id,
+            "pad_token_id": vocabulary.pad_id,
+        }
+        write_json(draft / CONFIG, {**ids, **options, "torch_dtype": dtype})
+        if not (draft / "generation_config.json").exists() and "For" in options["architectures"][0]:
+            start = options.get("decoder_start_token_id")
+            made = {**ids, "pad_token_id": ids["eos_token_id"] if ids["pad_token_id"] is None else ids["pad_token_id"]}
+            if "MaskedLM" not in options["architectures"][0]:
+                write_json(
+                    draft / "generation_config.json",
+                    made if start is None else {**made, "decoder_start_token_id": start},
+                )
+        if check is not None:
+            check(draft)
+    return Path(out)
+
+
+def differing(source: Source, params: Params, *, dtype: str = "float32") -> list[str]:
+    """Return the names of the tensors that are not, bit for bit, what the parameters give in `dtype`; one is held at a time."""
+    flat = flatten(params)
+    kind = DTYPES[dtype][0]
+
+    def equal(tensor: Tensor) -> bool:
+        ours = np.ascontiguousarray(write_tensor(tensor, flat)).astype(kind).astype(np.float32)
+        theirs = np.ascontiguousarray(source.read(tensor.name)).astype(np.float32)
+        return ours.shape == theirs.shape and ours.tobytes() == theirs.tobytes()
+
+    return [tensor.name for tensor in source.wanted if not equal(tensor)]
+
+
+def short_batch(config: ModelConfig, *, rows: int = 2, length: int = 12) -> Batch:
+    """Return a short input without padding for a model of any kind: the same ids each time."""
+    random = np.random.default_rng(0)
+    limit = config.max_length
+    length = length if limit is None else min(length, limit)
+
+    def tokens(length: int) -> Tokens:
+        ids = random.integers(min(3, config.vocab_size - 1), config.vocab_size, (rows, length)).astype(np.int32)
+        positions = np.broadcast_to(np.arange(length, dtype=np.int32), ids.shape)
+        return Tokens(ids=ids, positions=positions, segments=np.ones_like(ids))
+
+    encoder = None if config.kind == "decoder" else tokens(length)
+    decoder = None if config.kind == "encoder" else tokens(max(length - 3, 1))
+    own = decoder if decoder is not None else encoder
+    assert own is not None
+    return Batch(encoder=encoder, decoder=decoder, targets=own.ids, weights=np.ones(own.ids.shape, np.float32))
+
+
+def short_logits(model: Model, params: Params) -> np.ndarray:
+    """Return float32 logits on `short_batch`."""
+    logits = jax.jit(model.logits)(params, jax.tree.map(jnp.asarray, short_batch(model.config)))
+    return np.asarray(jax.device_get(logits), np.float32)

@@ -1,0 +1,93 @@
+"""Checkpoints of T5X: named arrays, read one at a time.
+
+CHECKPOINT/checkpoint (msgpack) has the small arrays, and a description of each large one, which is a zarr folder:
+CHECKPOINT/target.encoder.layers_0.attention.query.kernel. Names are given without "target/", "/" between the parts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from t2t.errors import UserError
+
+MSGPACK = "checkpoint"
+
+
+class Arrays:
+    """Named arrays, opened for reading.
+
+    legacy: of the layout of Mesh TensorFlow, which the T5 before T5X was trained with and whose names are others.
+    """
+
+    def __init__(
+        self, directory: Path, shapes: Mapping[str, tuple[int, ...]], read: Callable[[str], Any], *, legacy: bool
+    ):
+        self.directory = directory
+        self.shapes = dict(shapes)
+        self.legacy = legacy
+        self._read = read
+
+    @property
+    def names(self) -> list[str]:
+        """The names of all arrays."""
+        return sorted(self.shapes)
+
+    def equal(self, one: str, other: str) -> bool:
+        """Whether two arrays are equal."""
+        return np.array_equal(self.read(one), self.read(other))
+
+    def read(self, name: str) -> np.ndarray:
+        """Return an array in its own type."""
+        return np.asarray(self._read(name))
+
+
+def open_arrays(path: Path) -> Arrays:
+    """Open a checkpoint of T5X. Raises UserError where it is none."""
+    if not (path / MSGPACK).is_file():
+        raise UserError(f"{path}: neither a checkpoint of T5X ({MSGPACK} is missing) nor of TensorFlow (*.index)")
+    try:
+        return _native(path)
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path / MSGPACK}: not a checkpoint of T5X ({error})") from None
+
+
+def _native(path: Path) -> Arrays:
+    from flax.serialization import msgpack_restore
+
+    tree = msgpack_restore((path / MSGPACK).read_bytes())
+    target = tree["optimizer"]["target"]
+    small: dict[str, np.ndarray] = {}
+    large: dict[str, tuple[Path, str]] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
+
+    def walk(node: Any, name: str) -> None:
+        if isinstance(node, dict) and "driver" in node:
+            folder = path / str(node["kvstore"]["path"]).rstrip("/").rpartition("/")[2]
+            large[name] = folder, str(node["driver"])
+            shapes[name] = tuple(node["metadata"]["shape"])
+        elif isinstance(node, dict):
+            for key, value in node.items():
+                walk(value, f"{name}/{key}" if name else key)
+        else:
+            small[name] = np.asarray(node)
+            shapes[name] = small[name].shape
+
+    walk(target, "")
+
+    def read(name: str) -> Any:
+        if name in small:
+            return small[name]
+        import tensorstore
+
+        folder, driver = large[name]
+        spec = {"driver": driver, "kvstore": {"driver": "file", "path": str(folder)}}
+        try:
+            return tensorstore.open(spec, open=True, read=True).result().read().result()
+        except ValueError as error:
+            raise UserError(f"{folder}: cannot be read ({str(error).splitlines()[0]})") from None
+
+    return Arrays(path, shapes, read, legacy=False)

@@ -1,0 +1,162 @@
+"""Safetensors read and written one tensor at a time: a single file, or several with an index (`model.safetensors.index.json`)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import ml_dtypes
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from t2t.errors import UserError
+
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+DTYPES: dict[str, tuple[Any, str]] = {
+    "float32": (np.float32, "F32"),
+    "bfloat16": (ml_dtypes.bfloat16, "BF16"),
+    "float16": (np.float16, "F16"),
+}
+"""Types weights are written in: NumPy's, and how safetensors calls them."""
+_FLOATS = {"F64", "F32", "F16", "BF16"}
+
+
+class TensorFiles:
+    """The tensors of a directory, open for reading. Files are mapped: a tensor is in memory while its array is held."""
+
+    def __init__(self, directory: Path) -> None:
+        """Open the directory's files. Raises UserError where there are none, or one is missing or damaged."""
+        self.directory = directory
+        self._stack = ExitStack()
+        self._files: dict[str, Any] = {}
+        self._where: dict[str, str] = {}
+        for file, names in _listed(directory).items():
+            try:
+                opened = self._stack.enter_context(safe_open(directory / file, framework="numpy"))
+            except (OSError, SafetensorError) as error:
+                raise UserError(f"{directory / file}: cannot be read ({error})") from None
+            self._files[file] = opened
+            there = list(opened.keys())
+            if names is not None and (lost := sorted(set(names) - set(there))):
+                raise UserError(f"{directory / file}: {INDEX} says that {lost[0]} is in it, and it is not")
+            self._where.update(dict.fromkeys(there, file))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    @property
+    def names(self) -> list[str]:
+        """The names of all tensors, in alphabetical order."""
+        return sorted(self._where)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return a tensor's shape without reading it."""
+        return tuple(self._files[self._where[name]].get_slice(name).get_shape())
+
+    def equal(self, one: str, other: str) -> bool:
+        """Whether two tensors are equal."""
+        return self.shape(one) == self.shape(other) and np.array_equal(self.read(one), self.read(other))
+
+    def read(self, name: str) -> np.ndarray:
+        """Return a tensor in its own type. Raises UserError where that is no floating type."""
+        opened = self._files[self._where[name]]
+        dtype = opened.get_slice(name).get_dtype()
+        if dtype not in _FLOATS:
+            raise UserError(
+                f"{self.directory / self._where[name]}: tensor {name} is of type {dtype}, not one of {', '.join(sorted(_FLOATS))}:"
+                " quantised weights are not read"
+            )
+        return opened.get_tensor(name)
+
+
+def _listed(directory: Path) -> dict[str, list[str] | None]:
+    """Return file -> names said to be in it, None where nothing says."""
+    if (directory / INDEX).is_file():
+        try:
+            where = json.loads((directory / INDEX).read_text(encoding="utf-8"))["weight_map"]
+        except (ValueError, KeyError) as error:
+            raise UserError(f"{directory / INDEX}: not an index of tensors ({error})") from None
+        files: dict[str, list[str] | None] = {}
+        for name, file in where.items():
+            listed = files.setdefault(file, [])
+            assert listed is not None
+            listed.append(name)
+        return files
+    if (directory / SINGLE).is_file():
+        return {SINGLE: None}
+    if found := sorted(path.name for path in directory.glob("*.safetensors")):
+        raise UserError(f"{directory}: neither {SINGLE} nor {INDEX} is there, but {found[0]}; rename it to {SINGLE}")
+    if pickled := sorted(path.name for path in directory.glob("*.bin")):
+        raise UserError(
+            f"{directory}: {pickled[0]} is a pickle, which may run any code when read; transformers'"
+            " model.save_pretrained(DIR) writes safetensors"
+        )
+    raise UserError(f"{directory}: no weights, {SINGLE} is missing")
+
+
+def write_tensors(
+    directory: Path,
+    shapes: Sequence[tuple[str, tuple[int, ...]]],
+    make: Callable[[str], np.ndarray],
+    *,
+    dtype: str = "float32",
+    shard_bytes: int = 5_000_000_000,
+) -> list[Path]:
+    """Write tensors one after the other, `make(name)` giving each when its turn comes; return the files.
+
+    Files are begun anew where one would grow beyond `shard_bytes`. The library would want all tensors of a file in memory.
+    """
+    kind, code = DTYPES[dtype]
+    size = np.dtype(kind).itemsize
+    groups: list[list[tuple[str, tuple[int, ...]]]] = [[]]
+    filled = 0
+    for name, shape in shapes:
+        count = size * int(np.prod(shape))
+        if groups[-1] and filled + count > shard_bytes:
+            groups.append([])
+            filled = 0
+        groups[-1].append((name, shape))
+        filled += count
+    files = [
+        directory / (SINGLE if len(groups) == 1 else f"model-{i:05d}-of-{len(groups):05d}.safetensors")
+        for i in range(1, len(groups) + 1)
+    ]
+    for path, group in zip(files, groups, strict=True):
+        _write(path, group, make, kind, code)
+    if len(groups) > 1:
+        where = {name: path.name for path, group in zip(files, groups, strict=True) for name, _ in group}
+        total = size * sum(int(np.prod(shape)) for _, shape in shapes)
+        index = {"metadata": {"total_size": total}, "weight_map": where}
+        (directory / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    return files
+
+
+def _write(
+    path: Path, group: Sequence[tuple[str, tuple[int, ...]]], make: Callable[[str], np.ndarray], kind: Any, code: str
+) -> None:
+    # The format: eight bytes that say how long the header is, the header in JSON, the tensors' bytes (https://github.com/huggingface/safetensors).
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    offset = 0
+    for name, shape in group:
+        end = offset + np.dtype(kind).itemsize * int(np.prod(shape))
+        header[name] = {"dtype": code, "shape": list(shape), "data_offsets": [offset, end]}
+        offset = end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little"))
+        file.write(text)
+        for name, shape in group:
+            array = np.ascontiguousarray(make(name), kind)
+            assert array.shape == tuple(shape), (name, array.shape, shape)
+            file.write(array.reshape(-1).view(np.uint8).data)

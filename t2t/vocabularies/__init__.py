@@ -1,0 +1,12 @@
+"""Text <-> token ids without TensorFlow: bytes, SentencePiece, WordPiece, and any tokenizer.json (byte-level BPE among them).
+
+Ids equal those of SeqIO's vocabulary of the same kind; `t2t.data.vocabularies` crosses over.
+"""
+
+from t2t.vocabularies.base import Vocabulary
+from t2t.vocabularies.bytes import Bytes
+from t2t.vocabularies.sentencepiece import SentencePiece
+from t2t.vocabularies.tokenizer import Tokenizer
+from t2t.vocabularies.wordpiece import WordPiece
+
+__all__ = ["Bytes", "SentencePiece", "Tokenizer", "Vocabulary", "WordPiece"]

@@ -1,0 +1,134 @@
+"""What every vocabulary offers."""
+
+from __future__ import annotations
+
+import abc
+import itertools
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Self
+
+from t2t.errors import UserError
+
+_MARKER = re.compile(r"<extra_id_(\d+)>|(\[MASK\])")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Vocabulary(abc.ABC):
+    """A frozen description of a vocabulary; what it needs is read from its file on first use.
+
+    Id 0 is padding, but in a `Tokenizer` made elsewhere. The last `extra_ids` ids are sentinels, `<extra_id_0>` being the largest id, as in T5
+    (https://arxiv.org/abs/1910.10683).
+    """
+
+    extra_ids: int = 0
+
+    def __post_init__(self) -> None:
+        if self.extra_ids < 0:
+            raise UserError(f"extra_ids={self.extra_ids} of {type(self).__name__}: must be 0 or more.")
+
+    @property
+    @abc.abstractmethod
+    def size(self) -> int:
+        """Number of ids, extra ids included."""
+
+    @property
+    def pad_id(self) -> int | None:
+        """Padding, 0 but in a vocabulary made elsewhere; None where every id is a word. Rows are filled with 0 in any case."""
+        return 0
+
+    @property
+    @abc.abstractmethod
+    def eos_id(self) -> int:
+        """End of a sequence."""
+
+    @property
+    @abc.abstractmethod
+    def unk_id(self) -> int:
+        """What is not in the vocabulary."""
+
+    @property
+    def bos_id(self) -> int:
+        """What a decoder starts from: padding where the vocabulary has nothing of its own."""
+        return 0
+
+    @property
+    def opens(self) -> bool:
+        """Whether a text by itself begins with `bos_id`; a language model that goes on with one otherwise starts from its first token."""
+        return True
+
+    @property
+    def mask_id(self) -> int | None:
+        """The mask of masked language modelling: the vocabulary's own, else its lowest extra id, else None."""
+        return self.size - self.extra_ids if self.extra_ids else None
+
+    @property
+    def cls_id(self) -> int | None:
+        """BERT's [CLS], or None."""
+        return None
+
+    @property
+    def sep_id(self) -> int | None:
+        """BERT's [SEP], or None."""
+        return None
+
+    def sentinel(self, index: int) -> int:
+        """Return the id of `<extra_id_INDEX>`, counting down from the largest id. Raises UserError beyond `extra_ids`."""
+        if not 0 <= index < self.extra_ids:
+            raise UserError(
+                f"sentinel <extra_id_{index}>: {self} has {self.extra_ids} extra ids; give it more extra_ids."
+            )
+        return self.size - 1 - index
+
+    @abc.abstractmethod
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of `text`, without EOS."""
+
+    def encode_marked(self, text: str) -> list[int]:
+        """Return the ids of `text` in which `<extra_id_i>` and `[MASK]`, where written out, stand for their ids.
+
+        Raises:
+          UserError: a sentinel or mask that the vocabulary does not have.
+        """
+        ids: list[int] = []
+        end = 0
+        for match in _MARKER.finditer(text):
+            ids += self.encode(text[end : match.start()])
+            if match[1] is not None:
+                ids.append(self.sentinel(int(match[1])))
+            elif self.mask_id is not None:
+                ids.append(self.mask_id)
+            else:
+                raise UserError(f"[MASK] in the text: {self} has no mask; give it extra_ids.")
+            end = match.end()
+        return ids + self.encode(text[end:])
+
+    @abc.abstractmethod
+    def _decode(self, ids: list[int]) -> str:
+        """Return the text of ids that hold neither EOS nor padding and are within `size`."""
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Return the text of `ids` up to the first EOS, without padding; sentinels print as `<extra_id_i>`.
+
+        Ids beyond `size` (a model's embedding may be rounded up) count as unknown.
+        """
+        size, eos_id, unk_id = self.size, self.eos_id, self.unk_id
+        kept = itertools.takewhile(lambda i: i != eos_id, (int(i) for i in ids))
+        return self._decode([i if 0 <= i < size else unk_id for i in kept if i != self.pad_id])
+
+    def files(self) -> tuple[str, ...]:
+        """Return the paths of the files that the vocabulary reads."""
+        return ()
+
+    def relocated(self, directory: str) -> Self:
+        """Copy the files into `directory`; return the vocabulary with its path relative to that directory.
+
+        Such a vocabulary is for writing down; `in_directory` makes it readable. Raises UserError where the directory
+        already holds another file of that name.
+        """
+        return self
+
+    def in_directory(self, directory: str) -> Self:
+        """Return the vocabulary with a relative path taken as relative to `directory`."""
+        return self

@@ -1,0 +1,63 @@
+"""Vocabularies that are read from a file."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+from etils import epath
+
+from t2t.errors import UserError
+from t2t.vocabularies.base import Vocabulary
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileVocabulary(Vocabulary):
+    """A vocabulary with one file, at `path`."""
+
+    path: str
+
+    def files(self) -> tuple[str, ...]:
+        """Return the one path."""
+        return (self.path,)
+
+    def relocated(self, directory: str) -> Self:
+        """Copy the file; see `Vocabulary.relocated`."""
+        content = read(self.path)
+        copy = epath.Path(directory) / epath.Path(self.path).name
+        if not copy.exists():
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            partial = copy.parent / (copy.name + ".partial")
+            partial.write_bytes(content)
+            partial.replace(copy)
+        elif copy.read_bytes() != content:
+            raise UserError(
+                f"vocabulary {self.path!r}: {str(copy)!r} is there already and differs; give one of the two another name."
+            )
+        return replace(self, path=copy.name)
+
+    def in_directory(self, directory: str) -> Self:
+        """Return the vocabulary with its path taken as relative to `directory`."""
+        return replace(self, path=str(epath.Path(directory) / self.path))
+
+
+def read(path: str) -> bytes:
+    """Return the file's content. Raises UserError where it cannot be read."""
+    try:
+        return epath.Path(path).read_bytes()
+    except (OSError, ImportError) as error:
+        raise UserError(
+            f"vocabulary file {path!r} cannot be read: {getattr(error, 'strerror', None) or error}."
+        ) from None
+
+
+def stamp(path: str) -> Any:
+    """Return what changes when the file does, so that a rewritten file is read again."""
+    if "://" in path:
+        return None
+    try:
+        stat = os.stat(path)
+    except OSError as error:
+        raise UserError(f"vocabulary file {path!r} cannot be read: {error.strerror or error}.") from None
+    return stat.st_size, stat.st_mtime_ns

@@ -1,0 +1,89 @@
+"""SentencePiece models."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from t2t.errors import UserError
+from t2t.vocabularies.files import FileVocabulary, read, stamp
+
+if TYPE_CHECKING:
+    from sentencepiece import SentencePieceProcessor
+
+
+@dataclass(frozen=True, kw_only=True)
+class SentencePiece(FileVocabulary):
+    """A SentencePiece model file (https://arxiv.org/abs/1808.06226), `spiece.model` of T5 for example.
+
+    path: the model file. It must have padding as id 0, and an EOS; `t2t vocab` trains such a model.
+    """
+
+    @property
+    def _processor(self) -> SentencePieceProcessor:
+        return _sentencepiece(self.path, stamp(self.path), self.extra_ids)
+
+    @property
+    def size(self) -> int:
+        """Pieces of the model and the extra ids."""
+        return self._processor.get_piece_size()
+
+    @property
+    def eos_id(self) -> int:
+        """The model's EOS, 1 in T5's."""
+        return self._processor.eos_id()
+
+    @property
+    def unk_id(self) -> int:
+        """The model's unknown piece, 2 in T5's."""
+        return self._processor.unk_id()
+
+    @property
+    def bos_id(self) -> int:
+        """The model's beginning of a sequence; padding where it has none."""
+        own = self._processor.bos_id()
+        return own if own >= 0 else 0
+
+    @property
+    def mask_id(self) -> int | None:
+        """The piece [MASK] or <mask>, else the lowest extra id, else None."""
+        for piece in ("[MASK]", "<mask>"):
+            found = self._processor.piece_to_id(piece)
+            if found != self.unk_id:
+                return found
+        return super().mask_id
+
+    def encode(self, text: str) -> list[int]:
+        """Return the model's ids; `<extra_id_i>` at the start of a word becomes its sentinel, as in SeqIO."""
+        return self._processor.encode(text)
+
+    def _decode(self, ids: list[int]) -> str:
+        return self._processor.decode(ids)
+
+
+@functools.lru_cache(maxsize=16)
+def _sentencepiece(path: str, version: Any, extra_ids: int) -> SentencePieceProcessor:
+    from google.protobuf.message import DecodeError
+    from sentencepiece import SentencePieceProcessor
+    from sentencepiece.sentencepiece_model_pb2 import ModelProto  # type: ignore[attr-defined]
+
+    try:
+        model = ModelProto.FromString(read(path))
+    except DecodeError:
+        model = None
+    if model is None or not model.pieces:
+        raise UserError(f"vocabulary file {path!r} is not a SentencePiece model.")
+    # The leading "▁" and the order are SeqIO's, so that its ids and ours are the same.
+    for index in reversed(range(extra_ids)):
+        model.pieces.add(piece=f"▁<extra_id_{index}>", score=0.0, type=4)  # 4: USER_DEFINED
+    processor = SentencePieceProcessor(model_proto=model.SerializeToString())
+    if processor.pad_id() != 0:
+        raise UserError(
+            f"vocabulary file {path!r}: id 0 is {processor.id_to_piece(0)!r} and not padding; train it with pad_id=0 (t2t vocab does)."
+        )
+    if processor.eos_id() < 0:
+        raise UserError(
+            f"vocabulary file {path!r} has no end-of-sequence piece; train it with eos_id=1 (t2t vocab does)."
+        )
+    return processor

@@ -1,0 +1,138 @@
+"""Any tokenizer.json: byte-level BPE (GPT-2, SmolLM2, LLaMA 3), BPE of SentencePiece's kind (LLaMA 2, Mistral), Unigram (ALBERT)."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import Any
+
+from tokenizers import AddedToken
+from tokenizers import Tokenizer as Library
+
+from t2t.errors import UserError, nearest
+from t2t.vocabularies.files import FileVocabulary, read, stamp
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tokenizer(FileVocabulary):
+    """A `tokenizer.json` of the `tokenizers` library, with the ids it has: id 0 may be a word like any other.
+
+    bos, eos, unk, pad, mask, cls, sep: how the special tokens are spelled in the file, None where there is none. `eos` there must be.
+    add_bos: whether a text by itself begins with `bos` (LLaMA) or not (GPT-2).
+    """
+
+    eos: str
+    bos: str | None = None
+    unk: str | None = None
+    pad: str | None = None
+    mask: str | None = None
+    cls: str | None = None
+    sep: str | None = None
+    add_bos: bool = False
+
+    @property
+    def _tokenizer(self) -> Library:
+        named = tuple(
+            token for token in (self.eos, self.bos, self.unk, self.pad, self.mask, self.cls, self.sep) if token
+        )
+        return _load(self.path, stamp(self.path), named, self.extra_ids)
+
+    def _id(self, token: str | None) -> int | None:
+        return None if token is None else self._tokenizer.token_to_id(token)
+
+    @property
+    def size(self) -> int:
+        """One more than the largest id."""
+        return _size(self._tokenizer)
+
+    @property
+    def pad_id(self) -> int | None:
+        """The id of `pad`; None where there is none or it is the end of a sequence too, as in GPT-2."""
+        found = self._id(self.pad)
+        return None if found == self.eos_id else found
+
+    @property
+    def eos_id(self) -> int:
+        """The id of `eos`."""
+        found = self._id(self.eos)
+        assert found is not None
+        return found
+
+    @property
+    def unk_id(self) -> int:
+        """The id of `unk`; that of EOS where every text has words."""
+        found = self._id(self.unk)
+        return self.eos_id if found is None else found
+
+    @property
+    def bos_id(self) -> int:
+        """The id of `bos`; that of EOS, which stands between documents, where there is none."""
+        found = self._id(self.bos)
+        return self.eos_id if found is None else found
+
+    @property
+    def opens(self) -> bool:
+        """`add_bos`."""
+        return self.add_bos
+
+    @property
+    def mask_id(self) -> int | None:
+        """The id of `mask`, else the lowest extra id, else None."""
+        found = self._id(self.mask)
+        return super().mask_id if found is None else found
+
+    @property
+    def cls_id(self) -> int | None:
+        """The id of `cls`, or None."""
+        return self._id(self.cls)
+
+    @property
+    def sep_id(self) -> int | None:
+        """The id of `sep`, or None."""
+        return self._id(self.sep)
+
+    def sentinel(self, index: int) -> int:
+        """Return the id of `<extra_id_INDEX>`, the file's own where it has one."""
+        found = self._tokenizer.token_to_id(f"<extra_id_{index}>")
+        return super().sentinel(index) if found is None else found
+
+    def serialised(self) -> str:
+        """Return a tokenizer.json with the sentinels in it."""
+        return self._tokenizer.to_str(pretty=True)
+
+    def encode(self, text: str) -> list[int]:
+        """Return the ids without BOS and EOS; special tokens written out in the text stand for themselves."""
+        return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+    def _decode(self, ids: list[int]) -> str:
+        unseen = {self.cls_id, self._id(self.bos)}
+        return self._tokenizer.decode([i for i in ids if i not in unseen], skip_special_tokens=False)
+
+
+def _size(tokenizer: Library) -> int:
+    return max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+
+
+@functools.lru_cache(maxsize=16)
+def _load(path: str, version: Any, named: tuple[str, ...], extra_ids: int) -> Library:
+    try:
+        tokenizer = Library.from_str(read(path).decode("utf-8"))
+    except UserError:
+        raise
+    except Exception as error:  # the library raises bare Exception
+        raise UserError(f"vocabulary file {path!r} is not a tokenizer.json: {error}.") from None
+    known = tokenizer.get_vocab(with_added_tokens=True)
+    for token in named:
+        if token not in known:
+            raise UserError(f"vocabulary file {path!r} has no token {token!r}.{nearest(token, known)}")
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    size = _size(tokenizer)
+    missing = [f"<extra_id_{i}>" for i in reversed(range(extra_ids)) if f"<extra_id_{i}>" not in known]
+    sentinels: list[str | AddedToken] = [AddedToken(name, special=True, normalized=False) for name in missing]
+    tokenizer.add_special_tokens(sentinels)
+    if _size(tokenizer) != size + len(missing):
+        raise UserError(
+            f"vocabulary file {path!r} has gaps in its ids: sentinels cannot be added (extra_ids={extra_ids})."
+        )
+    return tokenizer

@@ -1,0 +1,139 @@
+"""BERT's WordPiece."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+from t2t.errors import UserError
+from t2t.vocabularies.files import FileVocabulary, read, stamp
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class WordPiece(FileVocabulary):
+    """BERT's WordPiece (https://arxiv.org/abs/1810.04805): a `vocab.txt`, or a `tokenizer.json` of the `tokenizers` library.
+
+    path:      the file; a `.json` is read as a tokenizer, anything else as one token a line. [PAD] must be id 0.
+    lowercase: lower the text and strip accents ("uncased"). A tokenizer.json says that itself and wins.
+    """
+
+    lowercase: bool = True
+
+    @property
+    def _tokenizer(self) -> Tokenizer:
+        return _wordpiece(self.path, stamp(self.path), self.lowercase, self.extra_ids)
+
+    def _special(self, token: str) -> int:
+        return cast(int, self._tokenizer.token_to_id(token))
+
+    @property
+    def size(self) -> int:
+        """Tokens of the file and the extra ids."""
+        return self._tokenizer.get_vocab_size(with_added_tokens=True)
+
+    @property
+    def eos_id(self) -> int:
+        """[SEP]."""
+        return self._special("[SEP]")
+
+    @property
+    def unk_id(self) -> int:
+        """[UNK]."""
+        return self._special("[UNK]")
+
+    @property
+    def bos_id(self) -> int:
+        """[CLS]."""
+        return self._special("[CLS]")
+
+    @property
+    def mask_id(self) -> int | None:
+        """[MASK]."""
+        return self._special("[MASK]")
+
+    @property
+    def cls_id(self) -> int | None:
+        """[CLS]."""
+        return self._special("[CLS]")
+
+    @property
+    def sep_id(self) -> int | None:
+        """[SEP]."""
+        return self._special("[SEP]")
+
+    def serialised(self) -> str:
+        """Return a tokenizer.json with the sentinels in it, which puts [CLS] and [SEP] around a text."""
+        from tokenizers import Tokenizer, processors
+
+        tokenizer = Tokenizer.from_str(self._tokenizer.to_str())
+        tokenizer.post_processor = processors.BertProcessing(
+            ("[SEP]", self._special("[SEP]")), ("[CLS]", self._special("[CLS]"))
+        )
+        return tokenizer.to_str(pretty=True)
+
+    def encode(self, text: str) -> list[int]:
+        """Return the ids without [CLS] and [SEP]; special tokens written out in the text stand for themselves."""
+        return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+    def _decode(self, ids: list[int]) -> str:
+        return self._tokenizer.decode([i for i in ids if i != self.cls_id], skip_special_tokens=False)
+
+
+def _bert(tokenizer: Tokenizer, lowercase: bool) -> None:
+    from tokenizers import decoders, normalizers, pre_tokenizers
+
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece(prefix="##")
+
+
+@functools.lru_cache(maxsize=16)
+def _wordpiece(path: str, version: Any, lowercase: bool, extra_ids: int) -> Tokenizer:
+    from tokenizers import AddedToken, Tokenizer, models
+
+    special = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+    try:
+        content = read(path).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"vocabulary file {path!r} is not UTF-8 text (byte {error.start}).") from None
+    if path.endswith(".json"):
+        try:
+            tokenizer = Tokenizer.from_str(content)
+        except Exception as error:  # the library raises bare Exception
+            raise UserError(f"vocabulary file {path!r} is not a tokenizer.json: {error}.") from None
+    else:
+        tokens = _tokens(path, content)
+        missing = [token for token in special if token not in tokens]
+        if missing:
+            raise UserError(
+                f"vocabulary file {path!r} lacks {', '.join(missing)}; a BERT vocab.txt has one token a line."
+            )
+        tokenizer = Tokenizer(models.WordPiece(tokens, unk_token="[UNK]", max_input_chars_per_word=100))
+        _bert(tokenizer, lowercase)
+    missing = [token for token in special if tokenizer.token_to_id(token) is None]
+    if missing:
+        raise UserError(f"vocabulary file {path!r} lacks {', '.join(missing)}; WordPiece needs {', '.join(special)}.")
+    if tokenizer.token_to_id("[PAD]") != 0:
+        raise UserError(f"vocabulary file {path!r}: [PAD] is id {tokenizer.token_to_id('[PAD]')}, not 0.")
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    tokenizer.add_special_tokens(list(special))
+    sentinels: list[str | AddedToken] = [
+        AddedToken(f"<extra_id_{i}>", special=True, normalized=False) for i in reversed(range(extra_ids))
+    ]
+    tokenizer.add_special_tokens(sentinels)
+    return tokenizer
+
+
+def _tokens(path: str, content: str) -> dict[str, int]:
+    tokens: dict[str, int] = {}
+    for number, line in enumerate(content.removesuffix("\n").split("\n")):
+        token = line.removesuffix("\r")
+        if token in tokens:
+            raise UserError(f"{path}:{number + 1}: token {token!r} again, first on line {tokens[token] + 1}.")
+        tokens[token] = number
+    return tokens

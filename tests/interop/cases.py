@@ -1,0 +1,155 @@
+"""Small configurations of each family, every option varied, and weights for them drawn from their names."""
+
+from __future__ import annotations
+
+import dataclasses
+import zlib
+from typing import Any
+
+import numpy as np
+
+VOCAB = 96
+ROWS = (10, 7)
+"""Tokens of each row of the inputs; the rest is padding."""
+TARGETS = 6
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A configuration of `transformers`: the class of its config, of its model, and the options that are not the default."""
+
+    name: str
+    family: str
+    config: str
+    model: str
+    options: dict[str, Any]
+
+    @property
+    def kind(self) -> str:
+        """The architecture."""
+        if self.family in ("T5", "umT5"):
+            return "encoder_decoder"
+        return "decoder" if self.family in ("GPT-2", "LLaMA") else "encoder"
+
+
+_T5 = {"vocab_size": VOCAB, "d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 3}
+_T5 |= {"relative_attention_num_buckets": 8, "relative_attention_max_distance": 12}
+_BERT = {"vocab_size": VOCAB, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4}
+_BERT |= {"intermediate_size": 48, "max_position_embeddings": 24}
+_GPT = {"vocab_size": VOCAB, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 24}
+_LLAMA = {"vocab_size": VOCAB, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+_LLAMA |= {"intermediate_size": 48, "max_position_embeddings": 64, "num_key_value_heads": 2}
+_LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+
+
+def _case(family: str, name: str, config: str, model: str, base: dict[str, Any], **options: Any) -> Case:
+    return Case(f"{family} {name}", family, config, model, {**base, **options})
+
+
+def _t5(name: str, **options: Any) -> Case:
+    return _case("T5", name, "T5Config", "T5ForConditionalGeneration", _T5, **options)
+
+
+def _llama(name: str, **options: Any) -> Case:
+    return _case("LLaMA", name, "LlamaConfig", "LlamaForCausalLM", _LLAMA, **options)
+
+
+CASES = (
+    _t5("1.0"),
+    _t5("1.1", feed_forward_proj="gated-gelu", tie_word_embeddings=False),
+    _t5("gated SiLU, deeper decoder", feed_forward_proj="gated-silu", tie_word_embeddings=False, num_decoder_layers=3),
+    _t5("GELU, epsilon, buckets", feed_forward_proj="gelu", layer_norm_epsilon=1e-2, relative_attention_num_buckets=16),
+    _case("umT5", "1.1", "UMT5Config", "UMT5ForConditionalGeneration", _T5, feed_forward_proj="gated-gelu"),
+    _case("BERT", "masked LM", "BertConfig", "BertForMaskedLM", _BERT),
+    _case("BERT", "ReLU, epsilon", "BertConfig", "BertForMaskedLM", _BERT, hidden_act="relu", layer_norm_eps=1e-2),
+    _case("BERT", "untied", "BertConfig", "BertForMaskedLM", _BERT, tie_word_embeddings=False, type_vocab_size=3),
+    _case("RoBERTa", "masked LM", "RobertaConfig", "RobertaForMaskedLM", _BERT, type_vocab_size=1, pad_token_id=1),
+    _case(
+        "RoBERTa",
+        "ReLU",
+        "RobertaConfig",
+        "RobertaForMaskedLM",
+        _BERT,
+        hidden_act="relu",
+        type_vocab_size=1,
+        pad_token_id=3,
+    ),
+    _case(
+        "DistilBERT",
+        "masked LM",
+        "DistilBertConfig",
+        "DistilBertForMaskedLM",
+        {"vocab_size": VOCAB, "dim": 32, "hidden_dim": 48, "n_layers": 2, "n_heads": 4, "max_position_embeddings": 24},
+    ),
+    _case(
+        "DistilBERT",
+        "ReLU",
+        "DistilBertConfig",
+        "DistilBertForMaskedLM",
+        {"vocab_size": VOCAB, "dim": 32, "hidden_dim": 48, "n_layers": 2, "n_heads": 4, "max_position_embeddings": 24},
+        activation="relu",
+    ),
+    _case("ALBERT", "one group", "AlbertConfig", "AlbertForMaskedLM", _BERT, embedding_size=16),
+    _case(
+        "ALBERT",
+        "two groups",
+        "AlbertConfig",
+        "AlbertForMaskedLM",
+        {**_BERT, "num_hidden_layers": 4},
+        embedding_size=24,
+        num_hidden_groups=2,
+        hidden_act="gelu",
+    ),
+    _case("GPT-2", "as published", "GPT2Config", "GPT2LMHeadModel", _GPT),
+    _case(
+        "GPT-2",
+        "ReLU, narrow, unscaled",
+        "GPT2Config",
+        "GPT2LMHeadModel",
+        _GPT,
+        activation_function="relu",
+        n_inner=40,
+        scale_attn_weights=False,
+        layer_norm_epsilon=1e-2,
+    ),
+    _case(
+        "GPT-2", "untied", "GPT2Config", "GPT2LMHeadModel", _GPT, tie_word_embeddings=False, activation_function="gelu"
+    ),
+    _llama("2: every head its own keys", num_key_value_heads=4, rms_norm_eps=1e-2),
+    _llama(
+        "3: grouped, llama3 positions",
+        rope_parameters={**_LLAMA3, "rope_theta": 5e5, "original_max_position_embeddings": 16},
+    ),
+    _llama(
+        "SmolLM2: tied, linear positions",
+        tie_word_embeddings=True,
+        rope_parameters={"rope_type": "linear", "factor": 3.0, "rope_theta": 1e5},
+    ),
+    _llama("biases, head size", attention_bias=True, mlp_bias=True, head_dim=6, hidden_act="gelu"),
+    _case("LLaMA", "Mistral: sliding window", "MistralConfig", "MistralForCausalLM", _LLAMA, sliding_window=4),
+)
+
+
+def weight(name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Return the float32 values of a tensor, the same on every machine: each part matters, norms' scales are near 1."""
+    random = np.random.default_rng(zlib.crc32(name.encode()))
+    value = random.standard_normal(shape, np.float32)
+    if len(shape) == 1:
+        scale = "norm" in name.lower() or ".ln_" in name
+        return (0.2 * value + (1.0 if scale and name.endswith("weight") else 0.0)).astype(np.float32)
+    if "relative_attention_bias" in name:
+        return value
+    embedding = any(part in name for part in ("embed", "shared", ".wte.", ".wpe."))
+    return (value * (0.5 if embedding and "mapping" not in name else shape[-1] ** -0.5)).astype(np.float32)
+
+
+def inputs(case: Case) -> dict[str, np.ndarray]:
+    """Return what a model of the case is given: ids (padded by `pad`), mask, types, targets; ids are words alone."""
+    random = np.random.default_rng(1)
+    shape = (len(ROWS), max(ROWS))
+    pad = case.options.get("pad_token_id", 0)
+    mask = (np.arange(shape[1]) < np.array(ROWS)[:, None]).astype(np.int64)
+    ids = np.where(mask, random.integers(5, VOCAB, shape), pad)
+    types = random.integers(0, case.options.get("type_vocab_size", 2), shape) * mask
+    targets = random.integers(5, VOCAB, (shape[0], TARGETS))
+    return {"ids": ids, "mask": mask, "types": types, "targets": targets}

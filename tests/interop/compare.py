@@ -1,0 +1,154 @@
+"""The cases in both libraries, compared: logits, generation, gradients, 100 steps of AdamW, and there and back."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+import torch
+import transformers
+
+from t2t.export.directory import flatten
+from t2t.export.huggingface import opened, write_huggingface
+from t2t.export.mapping import write_tensor
+from t2t.models.families import exportable, family_of
+from t2t.sharding import MeshConfig
+from t2t.vocabularies import Bytes
+from tests.interop import ours, theirs
+from tests.interop.cases import CASES, Case, inputs
+
+STEPS = 100
+RATE = 1e-3
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What a case came to; generation is None for encoders."""
+
+    case: str
+    parameters: int
+    logits: float
+    back: float
+    greedy: bool | None
+    beam: bool | None
+    gradients: float
+    curve: float
+
+
+def compare(case: Case, *, train: bool = True) -> Result:
+    """Compare one case."""
+    model = theirs.model(case)
+    given = inputs(case)
+    with tempfile.TemporaryDirectory() as folder:
+        theirs.save(model, Path(folder) / "theirs")
+        with opened(Path(folder) / "theirs", family_of) as source:
+            params, own = source.params(MeshConfig().build()), source.model
+        wanted = theirs.logits(case, model)
+        batch = ours.batch(case, given)
+        made = np.asarray(jax.jit(own.logits)(params, batch))
+        out = Path(folder) / "ours"
+        _, options, tensors = exportable(own.config)
+        write_huggingface(params, options, tensors, Bytes(), out)
+        back = getattr(transformers, case.model).from_pretrained(out)
+        if case.family == "umT5":
+            back.config.tie_word_embeddings = False
+        returned = theirs.logits(case, back.float().eval())
+    gradients = _gradients(case, model, own, params, batch, tensors)
+    generation: list[bool | None] = [None, None]
+    if case.kind != "encoder":
+        for place, beams in enumerate((1, 4)):
+            ids = ours.generated(case, own, params, given, beams), theirs.generated(case, model, given, beams)
+            generation[place] = bool(np.array_equal(*ids))
+    return Result(
+        case=case.name,
+        parameters=sum(int(leaf.size) for leaf in jax.tree.leaves(params)),
+        logits=_largest(ours.real(case, given, made), ours.real(case, given, wanted)),
+        back=_largest(ours.real(case, given, returned), ours.real(case, given, wanted)),
+        greedy=generation[0],
+        beam=generation[1],
+        gradients=gradients,
+        curve=_curves(case, model, own, params) if train else float("nan"),
+    )
+
+
+def _largest(one: np.ndarray, other: np.ndarray) -> float:
+    return float(np.abs(one - other).max())
+
+
+def _their_loss(case: Case, model: Any, given: dict[str, np.ndarray]) -> Any:
+    return model(**theirs.given_to(case, given)).loss
+
+
+def _gradients(case: Case, model: Any, own: Any, params: Any, batch: Any, tensors: Any) -> float:
+    grads = flatten(jax.jit(jax.grad(lambda p: ours.loss(own, p, batch)))(params))
+    model.zero_grad()
+    _their_loss(case, model, inputs(case)).backward()
+    named = {name: parameter.grad for name, parameter in model.named_parameters(remove_duplicate=False)}
+    return max(_largest(write_tensor(tensor, grads), named[tensor.name].numpy()) for tensor in tensors)
+
+
+def _curves(case: Case, model: Any, own: Any, params: Any) -> float:
+    """Return the largest difference of the losses over STEPS of AdamW on the same four batches in turn."""
+    random = np.random.default_rng(7)
+    batches = []
+    for _ in range(4):
+        given = inputs(case)
+        drawn = np.where(given["mask"] == 1, random.integers(5, 96, given["ids"].shape), given["ids"])
+        batches.append({**given, "ids": drawn, "targets": random.integers(5, 96, given["targets"].shape)})
+    transform = optax.adamw(RATE, b1=0.9, b2=0.999, eps=1e-8, weight_decay=0.01)
+
+    @jax.jit
+    def step(params: Any, state: Any, batch: Any) -> Any:
+        value, grads = jax.value_and_grad(lambda p: ours.loss(own, p, batch))(params)
+        updates, state = transform.update(grads, state, params)
+        return optax.apply_updates(params, updates), state, value
+
+    optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01)
+    model.train()
+    state, worst = transform.init(params), 0.0
+    for number in range(STEPS):
+        given = batches[number % 4]
+        params, state, value = step(params, state, ours.batch(case, given))
+        optimizer.zero_grad()
+        loss = _their_loss(case, model, given)
+        loss.backward()
+        optimizer.step()
+        worst = max(worst, abs(float(value) - float(loss)))
+    return worst
+
+
+def said(result: Result) -> str:
+    """Return the result as a row of a Markdown table."""
+    generation = ["" if found is None else "equal" if found else "DIFFERS" for found in (result.greedy, result.beam)]
+    numbers = f"{result.logits:.1e} | {result.back:.1e} | {' | '.join(generation)} | {result.gradients:.1e} | {result.curve:.1e}"
+    return f"| {result.case} | {result.parameters:,} | {numbers} |"
+
+
+HEAD = """| case | parameters | logits | logits, exported | greedy | beam | gradients | 100 steps |
+| --- | --- | --- | --- | --- | --- | --- | --- |"""
+
+
+def main() -> None:
+    """Print the table, of all cases or of those whose names hold one of the words given; exit 1 where one is out of bounds."""
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    torch.set_num_threads(2)
+    wanted = [case for case in CASES if not sys.argv[1:] or any(word in case.name for word in sys.argv[1:])]
+    print(HEAD, flush=True)
+    good = True
+    for case in wanted:
+        result = compare(case)
+        print(said(result), flush=True)
+        good &= max(result.logits, result.back, result.gradients) < 1e-4 and result.curve < 1e-3
+        good &= result.greedy in (None, True) and result.beam in (None, True)
+    sys.exit(0 if good else 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,36 @@
+"""Directories of `transformers` made from goldens: options and names as it wrote them, weights drawn from the names."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from safetensors.numpy import save_file
+
+from tests.interop.cases import Case, weight
+
+FOLDER = Path(__file__).parent / "golden"
+EVERY = 12
+"""Of the vocabulary's logits, every twelfth is kept."""
+
+
+def file_name(case: Case) -> str:
+    """Return the file of a case."""
+    return re.sub(r"[^a-z0-9.]+", "-", case.name.lower()) + ".json"
+
+
+def golden(case: Case) -> dict[str, Any]:
+    """Return what was written."""
+    return json.loads((FOLDER / file_name(case)).read_text(encoding="utf-8"))
+
+
+def write_directory(case: Case, directory: Path, *, prefix: str = "", **options: Any) -> dict[str, Any]:
+    """Write config.json, with `options` changed, and model.safetensors, names without `prefix`; return the golden."""
+    found = golden(case)
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "config.json").write_text(json.dumps({**found["config"], **options}))
+    tensors = {name.removeprefix(prefix): weight(name, tuple(shape)) for name, shape in found["tensors"].items()}
+    save_file(tensors, directory / "model.safetensors")
+    return found

@@ -1,0 +1,80 @@
+"""The cases' inputs in this stack's form, and what its models make of them."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from t2t.decode import Beam, Greedy, generate
+from t2t.nn.model import Model
+from t2t.types import Batch, Params, Tokens
+from tests.interop.cases import Case
+
+NEW = 8
+"""Tokens to generate."""
+EOS = 4
+
+
+def tokens(ids: np.ndarray, mask: np.ndarray | None = None, types: np.ndarray | None = None) -> Tokens:
+    """Return rows with padding behind them."""
+    segments = np.ones_like(ids) if mask is None else mask
+    positions = np.broadcast_to(np.arange(ids.shape[1]), ids.shape)
+    made = (x if x is None else x.astype(np.int32) for x in (ids, positions, segments, types))
+    return Tokens(*made)  # type: ignore[arg-type]
+
+
+def batch(case: Case, given: dict[str, np.ndarray]) -> Batch:
+    """Return the batch whose loss `transformers` would compute: encoders predict their own ids, decoders the next."""
+    ids, mask = given["ids"], given["mask"]
+    if case.kind == "encoder":
+        types = given["types"] if case.family in ("BERT", "ALBERT") else None
+        return Batch(
+            encoder=tokens(ids, mask, types),
+            decoder=None,
+            targets=ids.astype(np.int32),
+            weights=mask.astype(np.float32),
+        )
+    if case.kind == "decoder":
+        behind = np.concatenate([ids[:, 1:], np.zeros_like(ids[:, :1])], axis=1)
+        seen = np.concatenate([mask[:, 1:], np.zeros_like(mask[:, :1])], axis=1)
+        return Batch(
+            encoder=None, decoder=tokens(ids, mask), targets=behind.astype(np.int32), weights=seen.astype(np.float32)
+        )
+    targets = given["targets"]
+    shifted = np.concatenate([np.zeros_like(targets[:, :1]), targets[:, :-1]], axis=1)
+    return Batch(
+        encoder=tokens(ids, mask),
+        decoder=tokens(shifted),
+        targets=targets.astype(np.int32),
+        weights=np.ones(targets.shape, np.float32),
+    )
+
+
+def real(case: Case, given: dict[str, np.ndarray], logits: np.ndarray) -> np.ndarray:
+    """Return the logits of the places that are no padding."""
+    return logits.reshape(-1, logits.shape[-1]) if case.kind == "encoder_decoder" else logits[given["mask"] == 1]
+
+
+def loss(model: Model, params: Params, batch: Batch) -> jax.Array:
+    """Return the mean cross entropy of what is predicted."""
+    scores = jax.nn.log_softmax(model.logits(params, batch))
+    picked = jnp.take_along_axis(scores, jnp.asarray(batch.targets)[..., None], axis=-1)[..., 0]
+    return -jnp.sum(picked * batch.weights) / jnp.sum(batch.weights)
+
+
+def generated(case: Case, model: Model, params: Params, given: dict[str, np.ndarray], beams: int) -> np.ndarray:
+    """Return the ids that follow each row, 0 behind EOS; of a beam the best by summed log-probability, ended or cut off by the length.
+
+    (`Beam` itself puts hypotheses that ended before those that were cut off.)
+    """
+    own = batch(case, given)
+    if case.kind == "encoder_decoder":
+        start = np.zeros((len(given["ids"]), 1), int)
+        own = dataclasses.replace(own, decoder=tokens(start), targets=start, weights=np.ones(start.shape))
+    how = Greedy() if beams == 1 else Beam(size=beams, length_penalty=0.0, return_n=beams)
+    made = generate(model, params, own, how, length=NEW, eos_id=EOS, pad_id=None)
+    best = np.argmax(np.asarray(made.scores), axis=1)
+    return np.asarray(made.ids)[np.arange(len(best)), best]

@@ -1,0 +1,91 @@
+"""The cases' models in PyTorch, as `transformers` has them. Needs both: see `make test-interop`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+
+from tests.interop.cases import Case, inputs, weight
+from tests.interop.ours import EOS, NEW
+
+_RATES = ("dropout", "drop")
+
+
+def config(case: Case) -> Any:
+    """Return the case's config, without dropout."""
+    made = getattr(transformers, case.config)(**case.options, eos_token_id=EOS, bos_token_id=2)
+    for name in list(vars(made)):
+        if any(part in name for part in _RATES) and isinstance(getattr(made, name), int | float):
+            setattr(made, name, 0.0)
+    if case.kind == "encoder_decoder":
+        made.decoder_start_token_id = 0
+    return made
+
+
+def model(case: Case) -> Any:
+    """Return the case's model with the weights of `cases.weight`, in float32."""
+    made = getattr(transformers, case.model)(config(case))
+    untie(case, made)
+    with torch.no_grad():
+        for name, parameter in made.named_parameters():
+            parameter.copy_(torch.from_numpy(weight(name, tuple(parameter.shape))))
+    return made.float().eval()
+
+
+def untie(case: Case, made: Any) -> None:
+    """Give T5 1.1 the head of its own that `transformers` 5 makes only for weights that are there."""
+    if case.family == "umT5" or (case.options.get("tie_word_embeddings") is False and case.family == "T5"):
+        made.lm_head.weight = torch.nn.Parameter(made.lm_head.weight.detach().clone())
+    if case.family == "umT5":
+        # transformers 5 forces this to true, which scales what the head is given; the published weights want none of it
+        made.config.tie_word_embeddings = False
+
+
+def save(made: Any, directory: Path) -> None:
+    """Save it as `save_pretrained` does."""
+    made.save_pretrained(directory)
+
+
+def given_to(case: Case, given: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
+    """Return the arguments of a call, labels among them."""
+    ids, mask = torch.tensor(given["ids"]), torch.tensor(given["mask"])
+    arguments = {"input_ids": ids, "attention_mask": mask}
+    if case.kind == "encoder_decoder":
+        return {**arguments, "labels": torch.tensor(given["targets"])}
+    if case.family in ("BERT", "ALBERT"):
+        arguments["token_type_ids"] = torch.tensor(given["types"])
+    return {**arguments, "labels": torch.where(mask == 1, ids, -100)}
+
+
+def logits(case: Case, made: Any) -> np.ndarray:
+    """Return the logits of the case's inputs."""
+    with torch.no_grad():
+        return made(**given_to(case, inputs(case))).logits.numpy()
+
+
+def generated(case: Case, made: Any, given: dict[str, np.ndarray], beams: int) -> np.ndarray:
+    """Return the ids that follow each row by itself, 0 behind EOS."""
+    rows = []
+    for row in range(len(given["ids"])):
+        count = int(given["mask"][row].sum())
+        ids = torch.tensor(given["ids"][row : row + 1, :count])
+        with torch.no_grad():
+            found = made.generate(
+                input_ids=ids,
+                attention_mask=torch.ones_like(ids),
+                do_sample=False,
+                num_beams=beams,
+                length_penalty=0.0,
+                max_new_tokens=NEW,
+                # its cache has as many layers as the encoder, also where the decoder has more (5.23)
+                use_cache="num_decoder_layers" not in case.options,
+                eos_token_id=EOS,
+                pad_token_id=0,
+            )[0].numpy()
+        found = found[1:] if case.kind == "encoder_decoder" else found[count:]
+        rows.append(np.pad(found, (0, NEW - len(found))))
+    return np.stack(rows)

@@ -1,0 +1,40 @@
+"""Write what `transformers` makes of the cases, for tests that run without it: `python -m tests.interop.write_goldens`, at the root (needs torch)."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import transformers
+
+from t2t.export.tensor_files import TensorFiles
+from tests.interop import ours, theirs
+from tests.interop.cases import CASES, inputs
+from tests.interop.goldens import FOLDER, file_name
+
+
+def main() -> None:
+    """Write a file for each case: config.json, names and shapes of the tensors, some logits."""
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    FOLDER.mkdir(exist_ok=True)
+    for path in FOLDER.glob("*.json"):
+        path.unlink()
+    for case in CASES:
+        model = theirs.model(case)
+        with tempfile.TemporaryDirectory() as folder:
+            theirs.save(model, Path(folder))
+            config = json.loads((Path(folder) / "config.json").read_text())
+            with TensorFiles(Path(folder)) as files:
+                shapes = {name: files.shape(name) for name in files.names}
+        logits = ours.real(case, inputs(case), theirs.logits(case, model))
+        golden = {"config": config, "tensors": shapes, "logits": np.round(logits[:, ::12].astype(float), 5).tolist()}
+        lines = ",\n".join(f'"{key}": {json.dumps(value)}' for key, value in golden.items())
+        (FOLDER / file_name(case)).write_text(f"{{\n{lines}\n}}\n", encoding="utf-8")
+        print(case.name)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,64 @@
+"""Rotary positions: what they keep, what they depend on, and the order of the rows."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from t2t.errors import UserError
+from t2t.nn.rotary import Rotary, rotate, shuffled
+
+RANDOM = np.random.default_rng(0)
+KINDS = [Rotary(), Rotary(base=500_000.0), Rotary(scaling="linear", factor=4.0)]
+KINDS.append(Rotary(scaling="llama3", factor=8.0, original_length=32))
+
+
+def products(rotary, positions):
+    """Return q . k of every pair of positions, the same query and key everywhere."""
+    q, k = (RANDOM.standard_normal((1, 1, 1, 8)).astype(np.float32) for _ in range(2))
+    turns = rotary.turns(jnp.asarray(positions)[None], 8)
+    turned = [rotate(jnp.broadcast_to(x, (1, len(positions), 1, 8)), turns) for x in (q, k)]
+    return np.asarray(jnp.einsum("bqhd,bkhd->qk", *turned))
+
+
+@pytest.mark.parametrize("rotary", KINDS)
+def test_products_depend_on_distances_alone(rotary):
+    RANDOM.bit_generator.state = np.random.default_rng(3).bit_generator.state
+    near = products(rotary, np.arange(6))
+    RANDOM.bit_generator.state = np.random.default_rng(3).bit_generator.state
+    far = products(rotary, np.arange(6) + 50)
+    np.testing.assert_allclose(near, far, atol=1e-4)
+    for offset in range(-5, 6):
+        diagonal = np.diagonal(near, offset)
+        np.testing.assert_allclose(diagonal, diagonal[0], atol=1e-5)
+
+
+def test_lengths_are_kept_and_position_0_changes_nothing():
+    x = RANDOM.standard_normal((2, 5, 3, 8)).astype(np.float32)
+    turned = np.asarray(rotate(x, Rotary().turns(np.tile(np.arange(5), (2, 1)), 8)))
+    np.testing.assert_allclose(np.linalg.norm(turned, axis=-1), np.linalg.norm(x, axis=-1), rtol=1e-5)
+    np.testing.assert_allclose(turned[:, 0], x[:, 0], rtol=1e-6)
+    assert not np.allclose(turned[:, 1], x[:, 1])
+
+
+def test_llama3_slows_only_the_slow():
+    plain, scaled = Rotary(base=500_000.0), Rotary(base=500_000.0, scaling="llama3", factor=8.0, original_length=8192)
+    share = scaled.frequencies(64) / plain.frequencies(64)
+    turns = 8192 * plain.frequencies(64) / (2 * np.pi)
+    np.testing.assert_allclose(share[turns > 4], 1.0)
+    np.testing.assert_allclose(share[turns < 1], 1 / 8)
+    assert np.all(np.diff(share) <= 1e-6)
+
+
+def test_neighbours_become_halves_and_go_back():
+    kernel = RANDOM.standard_normal((12, 5))
+    halves = shuffled(kernel, 3, to_halves=True)
+    # head 0 has rows 0 to 3: pairs (0, 1) and (2, 3) become (0, 2) and (1, 3)
+    np.testing.assert_array_equal(halves[:4], kernel[[0, 2, 1, 3]])
+    np.testing.assert_array_equal(shuffled(halves, 3, to_halves=False), kernel)
+
+
+def test_impossible_scalings_are_refused():
+    with pytest.raises(UserError, match="must be less than"):
+        Rotary(scaling="llama3", low=4.0, high=4.0)
+    with pytest.raises(UserError, match="factor at least 1"):
+        Rotary(scaling="linear", factor=0.5)
