@@ -24,7 +24,7 @@ from tests.interop import ours, theirs
 from tests.interop.cases import CASES, Case, inputs
 
 STEPS = 100
-RATE = 1e-3
+RATE = 3e-4
 
 
 @dataclasses.dataclass(frozen=True)
