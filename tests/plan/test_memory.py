@@ -1,4 +1,5 @@
 import jax
+import pytest
 
 from t2t.plan.compile import compile_step, out_of_memory
 from t2t.plan.memory import compiled_memory, state_bytes
