@@ -85,7 +85,7 @@ def compiled_memory(program: Program, hlo: Hlo, analysis: Any) -> Memory:
 
 
 def kept_for_backward(hlo: Hlo) -> float:
-    """Return the bytes that the forward pass's loops over layers leave for the backward pass, a microbatch's."""
+    """Return the bytes of main memory that the forward pass's loops over layers leave for the backward pass, a microbatch's."""
     total = 0.0
     loops = {region.name: region for region in hlo.regions}
     for region in hlo.regions:
@@ -112,7 +112,7 @@ def _written(body: list[Instruction], trips: int) -> float:
         kept = (
             source is not None and source.opcode == "get-tuple-element" and f"index={place}" in source.rest.split(", ")
         )
-        if not kept and shapes and len(shapes[0].sizes) > 1 and shapes[0].sizes[0] == trips:
+        if not kept and shapes and not shapes[0].fast and len(shapes[0].sizes) > 1 and shapes[0].sizes[0] == trips:
             total += shapes[0].bytes
     return total
 

@@ -2,7 +2,6 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-import pytest
 
 from t2t.nn.model import ParamSpec
 from t2t.plan import flops
@@ -50,12 +49,10 @@ def test_products_count_by_the_type_they_are_computed_in():
     assert sum(narrow.values()) == counted(decoder()).total
 
 
-@pytest.mark.parametrize("remat", ["none", "full"])
-def test_it_agrees_with_xla_where_no_layer_is_hidden_in_a_loop(remat):
+def test_it_agrees_with_xla_where_no_layer_is_hidden_in_a_loop():
     # One layer: XLA's count of a scan's body is the whole. It counts sums, exponentials and Adam besides.
-    experiment = decoder(layers=1, embed=128, mlp=512, remat=remat, mesh=MeshConfig(data=1))
+    experiment = decoder(layers=1, embed=128, mlp=512, mesh=MeshConfig(data=1))
     program = Program.of(experiment, experiment.mesh.build(jax.devices()[:1]))
     compiled = program.step().lower(program.abstract_state(), program.abstract_batch()).compile()
     ours, theirs = flops.count(program).total, compiled.cost_analysis()["flops"]
-    # XLA may find that what rematerialisation computes again is there already.
-    assert (ours if remat == "none" else 0.7 * ours) <= theirs < 1.25 * ours
+    assert ours <= theirs < 1.25 * ours
