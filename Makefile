@@ -22,9 +22,10 @@ test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST)
 
 # Trainings killed at random moments and started again: each must end as if nothing had happened.
+ROUNDS ?= 200
 faults: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -m faults tests/faults
-	$(BIN)/python -m tests.faults.rounds --rounds 200
+	$(BIN)/python -m tests.faults.rounds --rounds $(ROUNDS)
 	$(BIN)/python -m tests.faults.rounds --rounds 20 --processes 2
 
 # A training on a SLURM cluster of this machine; as root, with the packages slurmctld, slurmd, slurm-client and munge. Ten minutes.
