@@ -47,6 +47,9 @@ def command(arguments: Sequence[str], imports: tuple[str, ...]) -> int:
     from t2t.launch.recipes import find, is_own
     from t2t.launch.train import SHORT
 
+    if given.recipe is None and {"-h", "--help"} & set(rest):
+        print(f"usage: t2t plan RECIPE --topology NAME [--option value ...]\n\n{ABOUT}")
+        return DONE
     if given.recipe is None or given.recipe.startswith("-"):
         raise UserError("t2t plan: which recipe? t2t recipes lists them: t2t plan t5:1.0-11b --topology v5e:16x16")
     if is_own(given.recipe):
