@@ -173,6 +173,7 @@ def test_another_vocabulary(capsys, tmp_path):
 
 def test_which_file_is_which_vocabulary(tmp_path):
     import sentencepiece as library
+    import tokenizers
 
     words = iter(["the quick brown fox jumps over the lazy dog"] * 20)
     library.SentencePieceTrainer.train(
@@ -188,8 +189,12 @@ def test_which_file_is_which_vocabulary(tmp_path):
     )
     found = show_tasks.vocabulary_of(str(tmp_path / "v.model"))
     assert found == SentencePiece(path=str(tmp_path / "v.model"), extra_ids=100)
-    (tmp_path / "t.json").write_text("{}")
+    pieces = {name: i for i, name in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "fox", "##es"])}
+    tokenizers.Tokenizer(tokenizers.models.WordPiece(pieces, unk_token="[UNK]")).save(str(tmp_path / "t.json"))
     assert isinstance(show_tasks.vocabulary_of(str(tmp_path / "t.json")), WordPiece)
+    (tmp_path / "no.json").write_text("{}")
+    with pytest.raises(UserError, match=r"no.json"):
+        show_tasks.vocabulary_of(str(tmp_path / "no.json"))
     (tmp_path / "v.bin").write_text("")
     with pytest.raises(UserError, match=r"ending '\.bin' is none of"):
         show_tasks.vocabulary_of(str(tmp_path / "v.bin"))
