@@ -10,6 +10,7 @@ from t2t.export import read_safetensors
 from t2t.launch.export import export
 from t2t.optim import AdamW
 from t2t.train.experiment import Experiment
+from t2t.train.guard import healthy
 from t2t.train.run import CHECKPOINTS, RunRecord, open_run
 from t2t.train.state import TrainState
 from tests.export.exported_models import VOCABULARY, make
@@ -27,7 +28,11 @@ def run(tmp_path_factory):
         for step in (1, 2):
             scaled = jax.tree.map(lambda x, step=step: x * step, params)
             state = TrainState(
-                step=jnp.int32(step), params=scaled, opt_state=transform.init(scaled), key=jax.random.key(0)
+                step=jnp.int32(step),
+                params=scaled,
+                opt_state=transform.init(scaled),
+                key=jax.random.key(0),
+                health=healthy(),
             )
             checkpoints.save(step, state)
     return directory, params
