@@ -14,8 +14,6 @@ from collections.abc import Collection, Iterator
 
 from etils import epath
 
-from t2t.errors import UserError
-
 _PART = re.compile(r"checksums-(\d{5})-of-(\d{5})\.json")
 _CHUNK = 1 << 24
 _WAIT = 3600.0
@@ -62,13 +60,6 @@ def damage(
         return [f"{path}: its checksums are unreadable ({error})"]
     names = sorted(name for name in expected if folders is None or name.split("/")[0] in folders)
     return list(_compare(path, {name: expected[name] for name in names[process::processes]}))
-
-
-def check(path: epath.Path, folders: Collection[str] | None = None) -> None:
-    """Raise UserError, naming the first file, where a checkpoint is damaged."""
-    found = damage(path, folders)
-    if found:
-        raise UserError(f"{found[0]}{f' (and {len(found) - 1} more)' if len(found) > 1 else ''}")
 
 
 def _compare(path: epath.Path, expected: dict[str, list[object]]) -> Iterator[str]:

@@ -156,6 +156,8 @@ def _cudnn(call: _Call) -> Float[Array, "B q H D"]:
 
     if call.dropout > 0.0 and call.key is not None:
         raise refuse(f"has no dropout (attention dropout is {call.dropout})")
+    if axis_size("context") > 1:
+        raise refuse("is not divided along the length of rows (--mesh.context)")
     if call.bias is not None:
         # cuDNN returns a bias' gradient only for one shape and JAX leaves it out, as zeros, once a mask is folded into the bias
         raise refuse("gives no gradient to a bias (relative positions) beside a mask of segments")

@@ -86,7 +86,7 @@ def check(experiment: Experiment, device_count: int) -> None:
     rows, parts = experiment.data.batch_size, sizes["data"] * sizes["fsdp"]
     _check_divides(rows, parts, f"mesh data={sizes['data']} x fsdp={sizes['fsdp']}")
     _check_divides(rows, parts * experiment.microbatches, f"{experiment.microbatches} microbatches on {parts} devices")
-    _check_lengths(experiment)
+    _check_lengths(experiment, sizes["context"])
     if experiment.data.loss_on_inputs and getattr(experiment.model, "mask", None) == "prefix":
         raise UserError(
             "data.loss_on_inputs True (--data.loss-on-inputs): a decoder with a non-causal prefix (model.mask 'prefix') sees its inputs,"
@@ -113,18 +113,19 @@ def _check_divides(rows: int, parts: int, what: str) -> None:
         )
 
 
-def _check_lengths(experiment: Experiment) -> None:
-    limit = experiment.model.max_length
-    if limit is None:
-        return
-    data = experiment.data
+def _check_lengths(experiment: Experiment, context: int) -> None:
+    limit, data = experiment.model.max_length, experiment.data
     lengths = {
         "encoder": {"inputs_length": data.inputs_length},
         "decoder": {"inputs_length + targets_length": data.inputs_length + data.targets_length},
         "encoder_decoder": {"inputs_length": data.inputs_length, "targets_length": data.targets_length},
     }[experiment.model.kind]
     for name, length in lengths.items():
-        if length > limit:
+        if limit is not None and length > limit:
             raise UserError(
                 f"{name} {length} (--data) is longer than the model's {limit} learned positions. Nearest: {limit}."
+            )
+        if length % context:
+            raise UserError(
+                f"{name} {length} (--data) does not divide over mesh context={context} (--mesh.context). Nearest: {-(-length // context) * context}."
             )

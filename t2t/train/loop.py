@@ -94,6 +94,7 @@ def train(directory: Path, record: RunRecord, observer: Observer, *, began: floa
                 reading = meter.read()
                 records.log(step, reading.values, data.wait_seconds)
                 _tell(reading.bad, state, program, records)
+                judge.action(reading.bad, reading.row)  # ends the run where it is to end; what is saved is good anyway
             with times.time("save"):
                 checkpoints.save(step, state, data.position())
         with times.time("save"):

@@ -25,6 +25,10 @@ MISTAKES = [
     ("train t5:quickstart --dir {dir} --data.shards 5", "shards"),
     ("train t5:quickstart --dir {dir} --mesh.data 1 --mesh.tensor 8", "heads = 4"),
     ("train gpt:quickstart --dir {dir} --data.targets-length 512", "longer than the model's 128 learned positions"),
+    (
+        "train gpt:quickstart --dir {dir} --data.targets-length 79 --mesh.data 1 --mesh.context 8",
+        "does not divide over mesh context=8 (--mesh.context). Nearest: 128.",
+    ),
     ("train t5:quickstart --dir {dir} --data.task reverse_word", "reverse_word"),
     ("train t5:quickstart --dir {dir} --data.split trian", "trian"),
     ("train t5:quickstart --dir {dir} --evaluation.tasks nothing_like_it", "nothing_like_it"),

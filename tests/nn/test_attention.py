@@ -13,6 +13,7 @@ from t2t.nn.initializers import Normal
 from t2t.nn.masks import Mask
 from t2t.nn.parameters import Definition
 from t2t.nn.relative import RelativeBias
+from t2t.sharding import MeshConfig, activate
 
 B, LQ, LK, H, D = 2, 11, 11, 4, 8
 
@@ -176,3 +177,10 @@ def test_what_cannot_be_honoured_is_refused():
     if jax.default_backend() == "cpu":
         with pytest.raises(UserError, match="not on cpu"):
             attention(*low, mask=mask, backend="cudnn")
+
+
+def test_cudnn_refuses_rows_that_the_mesh_divides():
+    q = jnp.zeros((1, 4, 2, 8), jnp.bfloat16)
+    segments = jnp.ones((1, 4), jnp.int32)
+    with activate(MeshConfig(data=4, context=2).build()), pytest.raises(UserError, match=r"--mesh.context"):
+        attention(q, q, q, mask=Mask(queries=segments, keys=segments), backend="cudnn")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -38,4 +39,4 @@ def test_kinds_add_up_to_the_time_that_passed():
         pass
     record = json.loads(times.line(7, 0, waited=0.0))
     assert sum(record["seconds"].values()) == pytest.approx(record["time"], abs=0.1)
-    assert ledger.read(__import__("pathlib").Path("nowhere")).goodput == 0
+    assert ledger.read(Path("nowhere")).goodput == 0
