@@ -24,7 +24,7 @@ test: $(VENV)/installed-dev
 # Trainings killed at random moments and started again: each must end as if nothing had happened.
 ROUNDS ?= 200
 faults: $(VENV)/installed-dev
-	$(BIN)/python -m pytest -m faults tests/faults
+	$(BIN)/python -m pytest -m faults
 	$(BIN)/python -m tests.faults.rounds --rounds $(ROUNDS)
 	$(BIN)/python -m tests.faults.rounds --rounds 20 --processes 2
 
@@ -36,7 +36,7 @@ test-slurm: $(VENV)/installed-dev
 # Much is compiled and little computed, so the compiler is told not to try hard.
 INTEROP ?= .venv-interop
 test-interop: $(INTEROP)/installed
-	XLA_FLAGS="--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true" $(INTEROP)/bin/python -m tests.interop.compare $(CASES)
+	XLA_FLAGS="--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true --xla_cpu_use_fusion_emitters=false" $(INTEROP)/bin/python -m tests.interop.compare $(CASES)
 
 goldens: $(INTEROP)/installed
 	$(INTEROP)/bin/python -m tests.interop.write_goldens

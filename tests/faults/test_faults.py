@@ -14,6 +14,8 @@ from t2t.checkpoint import CheckpointConfig, Checkpoints
 from t2t.train.guard import Guard
 from tests.faults.training import TINY, Setting, Training
 
+pytestmark = pytest.mark.faults
+
 
 def hang(setting, rank):
     """Let the data stop after some batches, as a network file system does."""
@@ -86,7 +88,6 @@ def test_a_full_disk_ends_the_run_with_one_clear_error_and_the_last_checkpoint_w
     assert any(line.startswith(f"going on from step {steps[-1]}") for line in training.marked())
 
 
-@pytest.mark.faults
 def test_a_directory_that_turns_read_only_ends_the_run_with_one_clear_error(disk, tmp_path, compiled):
     setting = Setting(directory=disk / "run", experiment=LONG, cache=compiled, aside=tmp_path)
     training = Training(setting)

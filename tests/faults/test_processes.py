@@ -17,6 +17,8 @@ from t2t.train.evaluation import Evaluation
 from tests.faults import rounds
 from tests.faults.training import TINY, Setting, Training, arrays, losses
 
+pytestmark = pytest.mark.faults
+
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory, compiled):
@@ -32,7 +34,7 @@ def close(one, other):
         np.testing.assert_allclose(value, other[path], rtol=2e-3, atol=2e-5, err_msg=path)
 
 
-@pytest.mark.parametrize("stopped_by", [signal.SIGTERM, pytest.param(signal.SIGUSR1, marks=pytest.mark.faults)])
+@pytest.mark.parametrize("stopped_by", [signal.SIGTERM, signal.SIGUSR1])
 def test_a_signal_to_one_process_stops_all_after_one_step_and_another_number_of_them_goes_on(
     whole, tmp_path, compiled, stopped_by
 ):
@@ -59,7 +61,6 @@ def test_a_signal_to_one_process_stops_all_after_one_step_and_another_number_of_
     close(arrays(whole), arrays(setting.directory))
 
 
-@pytest.mark.faults
 def test_a_mesh_across_processes_in_tensor_and_context_reads_each_row_once(whole, tmp_path, compiled):
     # Both processes hold the same rows; one of them tells the position.
     evaluation = Evaluation(tasks=("reverse_words",), every=0, examples=4, batch_size=4, length=8)
@@ -91,7 +92,7 @@ def test_a_killed_process_ends_the_others(tmp_path, compiled):
     assert "heartbeat" in training.text() or "Connection" in training.text() or "peer" in training.text()
 
 
-@pytest.mark.parametrize("number", [3, *(pytest.param(number, marks=pytest.mark.faults) for number in (1, 2, 4))])
+@pytest.mark.parametrize("number", [1, 2, 3, 4])
 def test_rounds_of_kills_end_as_if_nothing_had_happened(number, tmp_path):
     (result,) = rounds.rounds(1, seed=0, processes=1, work=tmp_path, first=number)
     assert result.struck

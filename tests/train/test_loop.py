@@ -185,6 +185,7 @@ def test_a_vocabulary_that_is_not_the_checkpoints_is_refused(whole, tmp_path):
     assert run(tmp_path / "layers", replace(other, start_from=layers)).step == 1
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_and_exits_75_and_the_same_command_goes_on(whole, tmp_path, number):
     recipe = tmp_path / "recipe.py"
