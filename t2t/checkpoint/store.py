@@ -14,6 +14,10 @@ from t2t.errors import UserError
 
 _METADATA = "_CHECKPOINT_METADATA"
 _PARTIAL = ".orbax-checkpoint-tmp"
+_IN_FLIGHT = 1 << 30
+"""Bytes of arrays that may be on their way to the disk at a time."""
+_CHUNK = 128 << 20
+"""Bytes of an array that are compressed as one piece."""
 
 
 class Pending(Protocol):
@@ -50,6 +54,10 @@ def start_write(path: epath.Path, trees: Mapping[str, Any], files: Mapping[str, 
     context = ocp.Context()
     # In the background, a directory that cannot be made is told only after many minutes of waiting for it.
     context.async_options.create_directories_asynchronously = False
+    # What a write needs beside the arrays themselves stays near one array, however many there are. An array larger than the bound would be refused.
+    largest = max((leaf.nbytes for leaf in jax.tree.leaves(dict(trees))), default=0)
+    context.memory_options.write_concurrent_bytes = max(_IN_FLIGHT, largest + 1)
+    context.array_options.saving.storage_options.chunk_byte_size = _CHUNK
     with context:
         return ocp.save_checkpointables_async(path, {**trees, **{name: _Files(found) for name, found in files.items()}})
 
