@@ -17,6 +17,7 @@ from typing import Any
 import seqio
 import tensorflow as tf
 
+from t2t.data.cached.reading import CachedTask
 from t2t.data.config import Data
 from t2t.data.converters import Layout
 from t2t.data.registry import Provider, tasks_of
@@ -64,9 +65,13 @@ def examples(
         ds = raw(task, data, layout, place=place, shard=shard, shards=shards, repeat=repeat, shuffle=shuffle)
         check_features(task, layout, ds.element_spec)
         ds = ds.map(features, num_parallel_calls=tf.data.AUTOTUNE)
-        if shuffle and task.shuffle_buffer_size is not None:
+        if shuffle and task.shuffle_buffer_size is not None and data.cached is None:
             ds = ds.shuffle(data.shuffle_buffer, seed=_seed(data.seed, "order", place, shard))
         return ds
+
+    def rate(task: seqio.Task) -> float:
+        # A rate that depends on sizes is told those of the cache: its source need not be there.
+        return provider.get_rate(task if data.cached is None else CachedTask(data.cached, task).task())
 
     if isinstance(provider, seqio.Task):
         return one(provider)
@@ -78,13 +83,14 @@ def examples(
         having = tasks_of(provider, data.split)
         return tf.data.Dataset.sample_from_datasets(
             [one(task) for task in having],
-            [provider.get_rate(task) for task in having],
+            [rate(task) for task in having],
             seed=seed,
             stop_on_empty_dataset=False,
         )
     # The mixture mixes as it was registered to; only its tasks' examples are made here.
     mixture: Any = copy.copy(provider)
     mixture.get_task_dataset = lambda task, *args, **kwargs: one(task)
+    mixture.get_rate = rate
     return mixture.get_dataset(sequence_length=layout.lengths, split=data.split, shuffle=shuffle, seed=seed)
 
 
@@ -103,11 +109,17 @@ def raw(
 
     `place` is the task's in its mixture.
     """
-    ds = source(task, data, place=place, shard=shard, shards=shards, shuffle=shuffle)
-    if repeat:
-        ds = ds.repeat()
     seed = _seed(data.seed, "preprocessors", place, shard)
-    ds = task.preprocess_precache(ds, seed=seed)
+    if data.cached is not None:
+        cached = CachedTask(data.cached, task)
+        order = _seed(data.seed, "source", place)
+        ds = cached.dataset(data.split, seed=order, shard=shard, shards=shards, repeat=repeat, shuffle=shuffle)
+        task = cached.task()
+    else:
+        ds = source(task, data, place=place, shard=shard, shards=shards, shuffle=shuffle)
+        if repeat:
+            ds = ds.repeat()
+        ds = task.preprocess_precache(ds, seed=seed)
     return task.preprocess_postcache(ds, sequence_length=layout.lengths, seed=seed).with_options(options())
 
 
