@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from t2t.errors import UserError
 from t2t.launch import imports
 from t2t.launch.output import console, table
 from t2t.launch.quiet import register_tasks
@@ -49,9 +50,12 @@ def cache(
     from t2t.data.registry import provider_of, tasks_of
 
     chosen = None if vocabulary is None else vocabulary_of(vocabulary)
+    try:
+        provider = provider_of(Data(task=task, vocabulary=chosen))
+    except UserError as error:
+        raise UserError(str(error).replace(" (--data.task)", "")) from None
     if verify:
-        names = [found.name for found in tasks_of(provider_of(Data(task=task, vocabulary=chosen)))]
-        _show([manifest.verify(out, name) for name in names])
+        _show([manifest.verify(out, found.name) for found in tasks_of(provider)])
         return
     made = writing.cache(
         task,

@@ -87,7 +87,7 @@ class BatchIterator:
     ) -> None:
         self.layout = layout
         self._provider, self._data, self._repeat = provider, data, repeat
-        self._cached = None if data.cached is None else cached.identity(data.cached, tasks_of(provider, data.split))
+        self._cached = _cache_of(data, provider)
         own = data.shards // process_count
         self._own = range(process_index * own, (process_index + 1) * own)
         # A finite pass ends when the last shard of all hosts does, which each host can only know by reading them all.
@@ -295,6 +295,10 @@ class BatchIterator:
                         f"task {task.name!r}, split {self._data.split!r}: preprocessing leaves no example of shard {index} "
                         f"of {self._data.shards} (--data.shards). Nearest: fewer shards, or another split."
                     )
+
+
+def _cache_of(data: Data, provider: Provider) -> str | None:
+    return None if data.cached is None else cached.identity(data.cached, tasks_of(provider, data.split), data.split)
 
 
 def _check_sources(provider: Provider, data: Data) -> None:

@@ -70,8 +70,10 @@ def examples(
         return ds
 
     def rate(task: seqio.Task) -> float:
-        # A rate that depends on sizes is told those of the cache: its source need not be there.
-        return provider.get_rate(task if data.cached is None else CachedTask(data.cached, task).task())
+        # A rate that depends on sizes is told those of the cache: the source need not be there. A mixture in the mixture
+        # knows its tasks by identity.
+        flat = set(provider.rate_per_task_name) <= {task.name for task in tasks}
+        return provider.get_rate(CachedTask(data.cached, task).task() if data.cached is not None and flat else task)
 
     if isinstance(provider, seqio.Task):
         return one(provider)

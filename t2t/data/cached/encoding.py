@@ -46,7 +46,7 @@ def finish(example: Mapping[str, tf.Tensor], fields: Mapping[str, Field]) -> dic
         if _as_list(field):
             value = tf.cast(value, field.dtype) if field.dtype != "string" else value
         else:
-            value = tf.io.parse_tensor(value, field.dtype)
+            value = tf.io.parse_tensor(value, tf.as_dtype(field.dtype))
         made[name] = tf.ensure_shape(value, [None] * field.rank)
     return made
 
@@ -59,9 +59,9 @@ def _as_list(field: Field) -> bool:
 def _feature(value: Any, field: Field) -> tf.train.Feature:
     if not _as_list(field):
         return tf.train.Feature(bytes_list=tf.train.BytesList(value=[tf.io.serialize_tensor(value).numpy()]))
+    if field.dtype == "string":  # not by way of NumPy's own bytes, which end at the last that is not zero
+        return tf.train.Feature(bytes_list=tf.train.BytesList(value=list(value) if field.rank else [value]))
     values = np.reshape(value, [-1]).tolist()
-    if field.dtype == "string":
-        return tf.train.Feature(bytes_list=tf.train.BytesList(value=values))
     if field.dtype == "float32":
         return tf.train.Feature(float_list=tf.train.FloatList(value=values))
     return tf.train.Feature(int64_list=tf.train.Int64List(value=values))

@@ -79,7 +79,7 @@ def load(directory: Path) -> Manifest:
     path = directory / MANIFEST
     if not path.is_file():
         if (directory / PLAN).is_file():
-            done = len(list(directory.glob(f"*{ENDING}")))
+            done = len(list(directory.glob("*-of-*.json")))
             wanted = sum(loads((directory / PLAN).read_text(), where=str(directory / PLAN)).sharding.values())
             raise UserError(
                 f"{directory}: {done} of {wanted} shards are there; the same `t2t cache` again makes the rest."
@@ -158,12 +158,15 @@ def verify(out: str | os.PathLike[str], task: str) -> Manifest:
 
 
 def differences(old: Manifest, new: Manifest) -> list[str]:
-    """Return, most telling first, in what two caches' origins differ."""
+    """Return, most telling first, in what two caches differ that were to be one; either may have splits of its own."""
     found = []
-    for name in ("task", "vocabularies", "steps", "fields", "source", "sharding"):
+    for name in ("task", "vocabularies", "steps", "fields", "source"):
         before, after = getattr(old, name), getattr(new, name)
         if before != after:
             found.append(f"{name} {_short(before, after)}, now {_short(after, before)}")
+    for split in sorted(old.sharding.keys() & new.sharding.keys()):
+        if old.sharding[split] != new.sharding[split]:
+            found.append(f"{old.sharding[split]} shards of split {split!r}, now {new.sharding[split]}")
     return found
 
 

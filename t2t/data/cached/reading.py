@@ -118,26 +118,23 @@ class CachedTask:
         share = len(range(shard, count, shards))
         fields = self.manifest.fields
 
-        def numbers(place: tf.Tensor) -> tf.Tensor:
-            epoch, number = place // share, shard + place % share * shards
-            if not shuffle:
-                return number
-            key = tf.stack([tf.fill(tf.shape(epoch), np.int32(seed)), tf.cast(epoch, tf.int32)], axis=-1)
-            return tf.random.experimental.index_shuffle(number, seed=key, max_index=np.int64(count - 1))
+        def number(place: tf.Tensor) -> tf.Tensor:
+            epoch, place = place // share, shard + place % share * shards
+            return ordered(place, count, seed=seed, epoch=epoch) if shuffle else place
 
         def read(which: np.ndarray) -> np.ndarray:
             found = np.empty(len(which), dtype=object)
             found[:] = records.read(which)
             return found
 
-        def examples(place: tf.Tensor) -> Any:
+        def examples(which: tf.Tensor) -> Any:
             # Stateless, or TensorFlow would refuse to save the iterator.
-            found = tf.numpy_function(read, [numbers(place)], tf.string, stateful=False)
+            found = tf.numpy_function(read, [which], tf.string, stateful=False)
             found.set_shape([None])
             return decode(found, fields)
 
         places = tf.data.Dataset.range(2**62 if repeat and share else share)
-        made = places.batch(AT_ONCE).map(examples).unbatch().map(lambda example: finish(example, fields))
+        made = places.map(number).batch(AT_ONCE).map(examples).unbatch().map(lambda example: finish(example, fields))
         return made.with_options(_options())
 
     def _of(self, split: str) -> Records:
@@ -156,9 +153,16 @@ def has(out: str, task: seqio.Task, split: str) -> bool:
     return (directory / manifests.MANIFEST).is_file() and split in manifests.load(directory).splits
 
 
-def identity(out: str, tasks: Sequence[seqio.Task]) -> str:
+def identity(out: str, tasks: Sequence[seqio.Task], split: str) -> str:
     """Return what a data position over these tasks' caches belongs to: their content, wherever it lies."""
-    return " ".join(fingerprint(CachedTask(out, task).manifest) for task in tasks)
+    found = {task.name: CachedTask(out, task) for task in tasks}
+    return fingerprint({name: cached.manifest.splits[split] for name, cached in found.items() if cached.has(split)})
+
+
+def ordered(place: tf.Tensor, count: int, *, seed: int, epoch: tf.Tensor) -> tf.Tensor:
+    """Return which of `count` examples stands at a place, scalar int64, of an epoch's order: a permutation of all places."""
+    key = tf.stack([np.int32(seed), tf.cast(epoch, tf.int32)])
+    return tf.random.experimental.index_shuffle(place, seed=key, max_index=np.int64(count - 1))
 
 
 def _options() -> tf.data.Options:

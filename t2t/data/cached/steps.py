@@ -30,9 +30,17 @@ def divided(task: seqio.Task) -> seqio.Task:
     Those before the task's own placeholder, where it has one; else as many from the first one on as are known or marked
     (`function.deterministic = True`) to be deterministic and not to depend on lengths. What comes behind, objectives
     with their random choices and whatever trims, is run while training.
+
+    Raises:
+      UserError: a task without placeholder whose class does more than SeqIO's.
     """
     if task.supports_caching:
         return task
+    if type(task) is not seqio.Task and type(task).replace is seqio.Task.replace:
+        raise UserError(
+            f"task {task.name!r} is a {type(task).__name__}, which has no replace() of its own: give it a "
+            "CacheDatasetPlaceholder to have it cached."
+        )
     steps = list(task.preprocessors)
     place = next((i for i, step in enumerate(steps) if not _deterministic(step)), len(steps))
     return task.replace(preprocessors=[*steps[:place], seqio.CacheDatasetPlaceholder(), *steps[place:]])
@@ -55,7 +63,7 @@ def plan(task: seqio.Task, sharding: dict[str, int], spec: Mapping[str, Any]) ->
     """
     return Manifest(
         task=task.name,
-        source=_source(task.source, sharding),
+        source=_source(task),
         steps=tuple(_named(step) for step in _before(task)),
         vocabularies={name: _vocabulary(feature.vocabulary) for name, feature in task.output_features.items()},
         fields=_fields(task, spec),
@@ -108,28 +116,30 @@ def _vocabulary(vocabulary: seqio.Vocabulary) -> str:
     return json.dumps(fields)
 
 
-def _source(source: seqio.DataSource, splits: dict[str, int]) -> str:
+def _source(task: seqio.Task) -> str:
     """Return a source in words, with the sizes and times of change of its files where they are local."""
+    source = task.source
     if type(source).__str__ is not object.__str__:
         named = str(source)
     elif isinstance(source, seqio.FunctionDataSource):
         named = _named(source._dataset_fn)
     else:
         named = type(source).__qualname__
-    stamps = []
-    for split in splits:
+    stamps: dict[str, None] = {}
+    for split in task.splits:
         paths = source.paths(split) if hasattr(source, "paths") else source.list_shards(split)
         for path in paths:
             if os.path.isfile(path):
                 stat = os.stat(path)
-                stamps.append(f"{path}: {stat.st_size} bytes of {stat.st_mtime_ns}")
+                stamps[f"{path}: {stat.st_size} bytes of {stat.st_mtime_ns}"] = None
     return "; ".join([_ADDRESS.sub("", named), *stamps])
 
 
 def _fields(task: seqio.Task, spec: Mapping[str, Any]) -> dict[str, Field]:
     fields = {}
     for name, found in spec.items():
-        if not isinstance(found, tf.TensorSpec) or found.shape.rank is None:
+        plain = isinstance(found, tf.TensorSpec) or (isinstance(found, tf.RaggedTensorSpec) and not found.ragged_rank)
+        if not plain or found.shape.rank is None:
             raise UserError(f"task {task.name!r}: field {name!r} is {found}; only tensors of a known rank are cached.")
         fields[name] = Field(dtype=found.dtype.name, rank=found.shape.rank)
     return fields

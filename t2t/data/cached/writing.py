@@ -102,6 +102,7 @@ def cache(
             spec = examples(task, chosen[0], 0, 1).element_spec
             wanted = plan(task, {split: _files(task, split, shards) for split in chosen}, spec)
             directory = manifests.directory_of(out, task.name)
+            wanted = _joined(directory, wanted)
             plans.append((directory, wanted))
             missing = _missing(directory, wanted)
             total = sum(wanted.sharding.values())
@@ -169,8 +170,8 @@ def _files(task: seqio.Task, split: str, shards: int) -> int:
     return shards if size is None else min(shards, max(1, size // SMALLEST))
 
 
-def _missing(directory: Path, wanted: Manifest) -> list[tuple[str, int]]:
-    """Return the shards that are yet to be made, having looked at the content of those that are there.
+def _joined(directory: Path, wanted: Manifest) -> Manifest:
+    """Return what is wanted together with the splits that are there, all of them noted one file a shard.
 
     Raises:
       UserError: the directory is that of something else.
@@ -185,6 +186,7 @@ def _missing(directory: Path, wanted: Manifest) -> list[tuple[str, int]]:
             raise UserError(
                 f"{directory} (--out) is a cache of something else: {changed[0]}. Nearest: another directory."
             )
+        wanted = replace(wanted, sharding=there.sharding | wanted.sharding)
         for shards in there.splits.values():
             for shard in shards:
                 manifests.write(directory, manifests.record_of(shard.file), shard)
@@ -192,6 +194,11 @@ def _missing(directory: Path, wanted: Manifest) -> list[tuple[str, int]]:
     (directory / manifests.MANIFEST).unlink(missing_ok=True)
     for left in directory.glob(".*.tmp"):  # of a run that was killed
         left.unlink()
+    return wanted
+
+
+def _missing(directory: Path, wanted: Manifest) -> list[tuple[str, int]]:
+    """Return the shards that are yet to be made, having looked at the content of those that are there."""
     missing = []
     for split, count in wanted.sharding.items():
         for index in range(count):

@@ -12,7 +12,7 @@ def test_examples_come_back_as_they_were():
             "big": np.int64(2**62 + n),
             "weights": np.linspace(0, 1, n, dtype=np.float32),
             "exact": np.float64(1 / 3 + n),
-            "text": f"täxt {n}".encode(),
+            "text": f"täxt {n}\0".encode(),
             "texts": np.array([b"a", b"\xff\x00"] * n, dtype=object),
             "table": np.arange(6, dtype=np.int16).reshape(2, 3) * n,
             "names": np.array([[b"x"], [b"yz"]], dtype=object),
