@@ -116,7 +116,7 @@ def raw(
         cached = CachedTask(data.cached, task)
         order = _seed(data.seed, "source", place)
         ds = cached.dataset(data.split, seed=order, shard=shard, shards=shards, repeat=repeat, shuffle=shuffle)
-        task = cached.task()
+        task, seed = cached.task(), cached.seed(seed)
     else:
         ds = source(task, data, place=place, shard=shard, shards=shards, shuffle=shuffle)
         if repeat:

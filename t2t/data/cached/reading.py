@@ -27,8 +27,8 @@ from t2t.data.cached.manifest import Manifest
 from t2t.data.cached.steps import check, divided
 from t2t.errors import UserError, nearest
 
-AT_ONCE = 64
-"""Examples read at a time."""
+AT_ONCE = 16
+"""Examples read at a time: few enough that long texts take no memory to speak of, many enough for short ones."""
 
 
 class Records:
@@ -89,7 +89,7 @@ class CachedTask:
         directory = manifests.directory_of(out, task.name)
         self.manifest, self._records = _opened(directory, _stamp(directory))
         self._directory = directory
-        self._task = divided(task)
+        self._task, self._marked = divided(task), task.supports_caching
         check(self.manifest, self._task, directory)
 
     def has(self, split: str) -> bool:
@@ -99,6 +99,15 @@ class CachedTask:
     def examples(self, split: str) -> int:
         """Return the number of examples of a split. Raises UserError for one that is not cached."""
         return len(self._of(split))
+
+    def seed(self, seed: int) -> int:
+        """Return the seed with which `task` makes the random choices that the whole task makes with `seed`.
+
+        SeqIO adds 42 for every step before a placeholder, which the task may not have had.
+        """
+        steps = list(self._task.preprocessors)
+        place = next(i for i, step in enumerate(steps) if isinstance(step, seqio.CacheDatasetPlaceholder))
+        return seed if self._marked else seed - 42 * place
 
     def task(self) -> seqio.Task:
         """Return the task with the steps that are left to do behind a placeholder, its sizes being those of the cache."""

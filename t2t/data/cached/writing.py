@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import logging
 import os
 import re
@@ -30,8 +31,9 @@ _log = logging.getLogger(__name__)
 
 SMALLEST = 1000
 """Examples a shard has at least, where the source knows how many there are."""
-WRITER = "group_size:16,zstd:3"
-"""Sixteen records a chunk: read at random as fast as one a chunk, and the index that readers hold is a sixteenth."""
+CHUNK = 16_384
+"""Bytes a chunk is to have. Reading a record decodes its chunk; an index, which readers hold, has an entry a chunk."""
+_SAMPLE = 64
 _BEAM_SAYS = re.compile(r" \[while running '[^']*'\].*$")
 
 
@@ -151,9 +153,13 @@ def write(job: Job) -> Shard:
     fields = job.manifest.fields
     features = [name for name in task.output_features if name in fields and fields[name].rank == 1]
     count = tokens = 0
-    writer = array_record_module.ArrayRecordWriter(str(part), WRITER)
+    found = iter(tfds.as_numpy(examples(task, job.split, job.index, job.count)))
+    first = list(itertools.islice(found, _SAMPLE))
+    size = sum(len(encode(example, fields)) for example in first) // max(1, len(first))
+    group = min(max(1, CHUNK // max(1, size)), 128)
+    writer = array_record_module.ArrayRecordWriter(str(part), f"group_size:{group},zstd:3")
     try:
-        for example in tfds.as_numpy(examples(task, job.split, job.index, job.count)):
+        for example in itertools.chain(first, found):
             writer.write(encode(example, fields))
             count += 1
             tokens += sum(len(example[name]) for name in features)
@@ -256,6 +262,8 @@ def _run(jobs: Sequence[Job], workers: int, beam_options: Sequence[str], prepare
         workers = min(workers, len(jobs))
         if workers > 1:
             words += ["--direct_running_mode=multi_processing", f"--direct_num_workers={workers}"]
+        words.append("--default_sdk_harness_log_level=ERROR")
+        logging.getLogger("apache_beam").setLevel(logging.ERROR)
     try:
         options = PipelineOptions(words)
     except SystemExit:
