@@ -130,11 +130,16 @@ def source(
 ) -> tf.data.Dataset:
     """Return one shard of a task's source: of its files where there are enough, else every `shards`-th example."""
     seed = _seed(data.seed, "source", place)
-    if shards > 1 and (task.source.supports_arbitrary_sharding or len(task.source.list_shards(data.split)) >= shards):
+    if shards > 1 and not by_example(task, data.split, shards):
         ds = _read(task, data.split, shuffle, seed, seqio.ShardInfo(shard, shards))
     else:
         ds = _read(task, data.split, shuffle, seed, None).shard(shards, shard)
     return ds.with_options(options())
+
+
+def by_example(task: seqio.Task, split: str, shards: int) -> bool:
+    """Whether `source` gives each of so many shards every `shards`-th example, and not a part that is read alone."""
+    return not task.source.supports_arbitrary_sharding and len(task.source.list_shards(split)) < shards
 
 
 def _read(task: seqio.Task, split: str, shuffle: bool, seed: int, shard: seqio.ShardInfo | None) -> tf.data.Dataset:

@@ -28,12 +28,14 @@ class Shard:
     """A file of examples.
 
     tokens: ids in the task's features, all together.
+    every:  n where it has every n-th example of the source, 1 where it has a part of it in one piece.
     size:   bytes of the file; sha256 is of them.
     """
 
     file: str
     examples: int
     tokens: int
+    every: int
     size: int
     sha256: str
 
@@ -79,7 +81,7 @@ def load(directory: Path) -> Manifest:
     path = directory / MANIFEST
     if not path.is_file():
         if (directory / PLAN).is_file():
-            done = len(list(directory.glob("*-of-*.json")))
+            done = made(directory)
             wanted = sum(loads((directory / PLAN).read_text(), where=str(directory / PLAN)).sharding.values())
             raise UserError(
                 f"{directory}: {done} of {wanted} shards are there; the same `t2t cache` again makes the rest."
@@ -109,6 +111,11 @@ def shard_name(split: str, index: int, count: int) -> str:
 def record_of(file: str) -> str:
     """Return the name of the file that says a shard is complete, until the manifest does."""
     return file.removesuffix(ENDING) + ".json"
+
+
+def made(directory: Path) -> int:
+    """Return the number of shards that are complete in the directory of a cache that is not."""
+    return len(list(directory.glob("*-of-*.json")))
 
 
 def checksum(path: Path) -> str:

@@ -32,11 +32,18 @@ AT_ONCE = 16
 
 
 class Records:
-    """Records of several ArrayRecord files by their number in all of them. Safe for several threads."""
+    """Records of several ArrayRecord files by their number in all of them. Safe for several threads.
 
-    def __init__(self, paths: Sequence[Path], counts: Sequence[int]) -> None:
+    in_turn: the files have every n-th record in turn, each; else one file's records follow those of the one before.
+    """
+
+    def __init__(self, paths: Sequence[Path], counts: Sequence[int], *, in_turn: bool = False) -> None:
         self._paths = list(paths)
         self._ends = list(itertools.accumulate(counts))
+        # Cached steps that drop or add examples leave no order to be put together again.
+        self._in_turn = in_turn and all(
+            count == len(range(file, len(self), len(self._paths))) for file, count in enumerate(counts)
+        )
         self._readers: list[Any] = [None] * len(self._paths)
         self._opening = threading.Lock()
 
@@ -51,8 +58,8 @@ class Records:
         """
         by_file: dict[int, list[tuple[int, int]]] = {}
         for slot, number in enumerate(numbers.tolist()):
-            file = bisect.bisect_right(self._ends, number)
-            by_file.setdefault(file, []).append((number - (self._ends[file - 1] if file else 0), slot))
+            file, place = self._place(number)
+            by_file.setdefault(file, []).append((place, slot))
         found: list[bytes] = [b""] * len(numbers)
         for file, wanted in by_file.items():
             try:
@@ -65,6 +72,13 @@ class Records:
             for (_, slot), record in zip(wanted, records, strict=True):
                 found[slot] = record
         return found
+
+    def _place(self, number: int) -> tuple[int, int]:
+        """Return a record's file and its place there."""
+        if self._in_turn:
+            return number % len(self._paths), number // len(self._paths)
+        file = bisect.bisect_right(self._ends, number)
+        return file, number - (self._ends[file - 1] if file else 0)
 
     def _reader(self, file: int) -> Any:
         if self._readers[file] is None:
@@ -124,11 +138,16 @@ class CachedTask:
         """
         records = self._of(split)
         count = len(records)
-        share = len(range(shard, count, shards))
+        # In the source's order a shard has what it would have without a cache: a piece where the source can be cut anywhere.
+        if not shuffle and self._task.source.supports_arbitrary_sharding:
+            mine = range(count * shard // shards, count * (shard + 1) // shards)
+        else:
+            mine = range(shard, count, shards)
+        share = len(mine)
         fields = self.manifest.fields
 
         def number(place: tf.Tensor) -> tf.Tensor:
-            epoch, place = place // share, shard + place % share * shards
+            epoch, place = place // share, mine.start + place % share * mine.step
             return ordered(place, count, seed=seed, epoch=epoch) if shuffle else place
 
         def read(which: np.ndarray) -> np.ndarray:
@@ -195,6 +214,10 @@ def _opened(directory: Path, stamp: int) -> tuple[Manifest, dict[str, Records]]:
     for found in manifests.problems(directory, manifest, content=False):
         raise UserError(f"{found} (--data.cached). The same `t2t cache` again makes it anew.")
     return manifest, {
-        split: Records([directory / shard.file for shard in shards], [shard.examples for shard in shards])
+        split: Records(
+            [directory / shard.file for shard in shards],
+            [shard.examples for shard in shards],
+            in_turn=all(shard.every > 1 for shard in shards),
+        )
         for split, shards in manifest.splits.items()
     }

@@ -32,7 +32,7 @@ def divided(task: seqio.Task) -> seqio.Task:
     with their random choices and whatever trims, is run while training.
 
     Raises:
-      UserError: a task without placeholder whose class does more than SeqIO's.
+      UserError: a task without placeholder whose class does more than SeqIO's, or whose source forbids caching.
     """
     if task.supports_caching:
         return task
@@ -41,6 +41,8 @@ def divided(task: seqio.Task) -> seqio.Task:
             f"task {task.name!r} is a {type(task).__name__}, which has no replace() of its own: give it a "
             "CacheDatasetPlaceholder to have it cached."
         )
+    if not task.source.caching_permitted:
+        raise UserError(f"task {task.name!r}: its source forbids caching (caching_permitted=False).")
     steps = list(task.preprocessors)
     place = next((i for i, step in enumerate(steps) if not _deterministic(step)), len(steps))
     return task.replace(preprocessors=[*steps[:place], seqio.CacheDatasetPlaceholder(), *steps[place:]])

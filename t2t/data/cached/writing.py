@@ -1,14 +1,16 @@
-"""A task prepared once, offline: one Beam element a shard, each written under a temporary name and renamed when it is whole."""
+"""A task prepared once, offline, shard by shard, each written under a temporary name and renamed when it is whole."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import logging
 import os
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import seqio
@@ -18,8 +20,10 @@ import tensorflow_datasets as tfds
 from t2t.config import loads
 from t2t.data import sources
 from t2t.data.cached import manifest as manifests
+from t2t.data.cached import parallel
 from t2t.data.cached.encoding import encode
 from t2t.data.cached.manifest import Manifest, Shard
+from t2t.data.cached.parallel import Job
 from t2t.data.cached.steps import divided, plan
 from t2t.data.config import Data
 from t2t.data.faults import surfaced
@@ -33,26 +37,10 @@ SMALLEST = 1000
 """Examples a shard has at least, where the source knows how many there are."""
 CHUNK = 16_384
 """Bytes a chunk is to have. Reading a record decodes its chunk; an index, which readers hold, has an entry a chunk."""
+EVERY = 30
+"""Seconds from one line on how far it is to the next."""
 _SAMPLE = 64
 _BEAM_SAYS = re.compile(r" \[while running '[^']*'\].*$")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """One shard to be written, as a worker on any machine gets it.
-
-    provider: the task or mixture asked for; `vocabulary` replaces its own.
-    task:     whose shard it is.
-    """
-
-    provider: str
-    vocabulary: Vocabulary | None
-    task: str
-    split: str
-    index: int
-    count: int
-    directory: str
-    manifest: Manifest
 
 
 def cache(
@@ -95,7 +83,7 @@ def cache(
             )
     try:
         jobs: list[Job] = []
-        plans = []
+        plans: list[tuple[Path, Manifest]] = []
         for task in map(divided, tasks_of(provider)):
             chosen = [str(split) for split in task.splits if not splits or split in splits]
             if not chosen:
@@ -123,7 +111,8 @@ def cache(
                 for split, index in missing
             ]
         if jobs:
-            _run(jobs, workers, beam_options, prepare)
+            with _watched(plans, tell):
+                _run(jobs, workers, beam_options, prepare)
         return [_finish(directory, wanted) for directory, wanted in plans]
     except Exception as error:
         found = surfaced(error)
@@ -165,7 +154,14 @@ def write(job: Job) -> Shard:
             tokens += sum(len(example[name]) for name in features)
     finally:
         writer.close()
-    made = Shard(file=file, examples=count, tokens=tokens, size=part.stat().st_size, sha256=manifests.checksum(part))
+    made = Shard(
+        file=file,
+        examples=count,
+        tokens=tokens,
+        every=job.count if sources.by_example(task, job.split, job.count) else 1,
+        size=part.stat().st_size,
+        sha256=manifests.checksum(part),
+    )
     os.replace(part, directory / file)
     manifests.write(directory, manifests.record_of(file), made)
     return made
@@ -242,43 +238,29 @@ def _finish(directory: Path, wanted: Manifest) -> Manifest:
     return made
 
 
+@contextlib.contextmanager
+def _watched(plans: Sequence[tuple[Path, Manifest]], tell: Callable[[str], None]) -> Iterator[None]:
+    """Tell every `EVERY` seconds how many shards are there by now, whoever writes them."""
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(EVERY):
+            for directory, wanted in plans:
+                tell(f"{wanted.task}: {manifests.made(directory)} of {sum(wanted.sharding.values())} shards are there")
+
+    thread = threading.Thread(target=watch, name="t2t-cache-progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
 def _run(jobs: Sequence[Job], workers: int, beam_options: Sequence[str], prepare: Callable[[], None] | None) -> None:
     if workers == 1 and not beam_options:
         # Beam would do the same behind several seconds of its own, and need not be installed for it.
         for job in jobs:
             write(job)
-        return
-    try:
-        import apache_beam as beam
-        from apache_beam.options.pipeline_options import PipelineOptions
-    except ImportError:
-        raise UserError(
-            "Apache Beam, which runs more workers than one (--workers), is not installed: pip install 't2t[cache]'. Nearest: --workers 1."
-        ) from None
-
-    words = list(beam_options)
-    if not any(word == "--runner" or word.startswith("--runner=") for word in words):
-        words.append("--runner=DirectRunner")
-        workers = min(workers, len(jobs))
-        if workers > 1:
-            words += ["--direct_running_mode=multi_processing", f"--direct_num_workers={workers}"]
-        words.append("--default_sdk_harness_log_level=ERROR")
-        logging.getLogger("apache_beam").setLevel(logging.ERROR)
-    try:
-        options = PipelineOptions(words)
-    except SystemExit:
-        raise UserError(f"--beam {' '.join(beam_options)!r}: Beam does not take it.") from None
-    with beam.Pipeline(options=options) as pipeline:
-        # The elements are few and each is long: spread over the workers one by one.
-        _ = (
-            pipeline
-            | "Shards" >> beam.Create(list(jobs))
-            | beam.Reshuffle()
-            | "Write" >> beam.Map(functools.partial(_work, prepare))
-        )
-
-
-def _work(prepare: Callable[[], None] | None, job: Job) -> None:
-    if prepare is not None:
-        prepare()
-    write(job)
+    else:
+        parallel.run(jobs, workers, beam_options, prepare)

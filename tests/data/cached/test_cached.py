@@ -199,6 +199,21 @@ def test_evaluation_sees_what_it_sees_without_the_cache(corpus):
         assert [sorted(raw) for raw in raws] == [sorted(raw) for raw in others]
 
 
+@pytest.mark.parametrize("marked", [False, True])
+def test_training_in_order_sees_what_it_sees_without_the_cache(tasks, tmp_path, marked):
+    """The seeds of what is done behind the cached steps are those without a cache, wherever these end."""
+    name = f"seeds_{marked}"
+    same = functools.partial(seqio.preprocessors.rekey, key_map={"inputs": "inputs", "targets": "targets"})
+    steps = (same, same, *((seqio.CacheDatasetPlaceholder(),) if marked else ()), noisy)
+    tasks.numbered(name, 50, preprocessors=steps)
+    cache(name, str(tmp_path), splits=["train"])
+    asked = data(name, tmp_path, shards=2, shuffle_buffer=0)
+    want = take(batches(replace(asked, cached=None), "encoder_decoder"), 20)
+    got = take(batches(asked, "encoder_decoder"), 20)
+    assert [as_bytes(batch) for batch in got] == [as_bytes(batch) for batch in want]
+    assert len({row.tobytes() for batch in got for row in batch.targets}) > 50
+
+
 def test_a_position_belongs_to_the_cache(mixture):
     asked = data(*mixture)
     place = batches(asked, "encoder_decoder").position()
