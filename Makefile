@@ -32,8 +32,8 @@ faults: $(VENV)/installed-dev
 test-slurm: $(VENV)/installed-dev
 	PYTHON=$(BIN)/python tests/slurm/test.sh
 
-# A corpus of MEMORY_GB is cached, read and trained on in processes that may take half as much. About ten minutes.
-MEMORY_GB ?= 3
+# A corpus of MEMORY_GB is cached, read and trained on in processes that may take half as much. A quarter of an hour.
+MEMORY_GB ?= 4
 test-memory: $(VENV)/installed-dev
 	$(BIN)/python -m tests.data.cached.larger_than_memory $(MEMORY_GB)
 

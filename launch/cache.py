@@ -42,7 +42,7 @@ def cache(
         workers: processes; 0 for one a core.
         vocabulary: a file; replaces the task's own vocabulary, as in training.
         verify: make nothing; compare every file with its checksum.
-        beam: options of Apache Beam's own, "--runner=FlinkRunner --flink_master=..." for example.
+        beam: options of Apache Beam's own: --beam="--runner=FlinkRunner --flink_master=..." for example.
     """
     register_tasks()
     from t2t.data.cached import manifest, writing

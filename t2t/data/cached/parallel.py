@@ -5,7 +5,9 @@ Knows neither SeqIO nor TensorFlow: a worker imports this first, and what is noi
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import io
 import logging
 import sys
 from collections.abc import Callable, Sequence
@@ -57,11 +59,15 @@ def run(jobs: Sequence[Job], workers: int, beam_options: Sequence[str], prepare:
         ) from None
     finally:
         logging.disable(level)
+    said = io.StringIO()
     try:
-        pipeline = _pipeline(list(beam_options), min(workers, len(jobs)))
+        with contextlib.redirect_stderr(said):  # Beam prints all its options before it says what is wrong with one
+            pipeline = _pipeline(list(beam_options), min(workers, len(jobs)))
     except (SystemExit, ValueError, ImportError) as error:
-        reason = "" if isinstance(error, SystemExit) else f" {' '.join(str(error).split())}"
-        raise UserError(f"--beam {' '.join(beam_options)!r}: Beam does not take it.{reason}") from None
+        reason = said.getvalue().rpartition("error: ")[2] if isinstance(error, SystemExit) else str(error)
+        raise UserError(
+            f"--beam {' '.join(beam_options)!r}: Beam does not take it: {' '.join(reason.split())}"
+        ) from None
     with pipeline:
         # The elements are few and each is long: spread over the workers one by one.
         _ = (
@@ -77,6 +83,7 @@ def _pipeline(words: list[str], workers: int) -> Any:
     from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 
     options = PipelineOptions(words)
+    options.get_all_options()  # reads them, and ends where one cannot be
     runner = options.view_as(StandardOptions).runner
     if runner is not None and runner.lower() not in _HERE:
         return beam.Pipeline(options=options)

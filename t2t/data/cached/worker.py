@@ -14,7 +14,8 @@ def main() -> None:
     could not end the others, and they would write on.
     """
     parent = os.getppid()
-    logging.getLogger().addHandler(logging.NullHandler())  # else the first warning of all brings the rest to the terminal
+    # Without any handler the first warning sets one up that brings all the rest to the terminal.
+    logging.getLogger().addHandler(logging.NullHandler())
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     from apache_beam.runners.worker import sdk_worker_main
 
