@@ -4,5 +4,5 @@
     DIR/TASK/SPLIT-00003-of-00016.array_record
 
 `manifest` knows the files, `steps` which of a task's steps are cached, `encoding` an example as bytes, `writing` and
-`reading` do what they say. Beam is imported by `writing` alone.
+`reading` do what they say. Beam is imported by `parallel` alone, which hands shards to processes, and by its `worker`s.
 """
