@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 RUN ?= runs/quickstart
 SOURCES = setup.py t2t models tasks launch tests docs
 
-.PHONY: quickstart test faults test-slurm lint types imports check format lock clean plans test-interop goldens
+.PHONY: quickstart test faults test-slurm lint types imports check format lock clean plans test-memory test-interop goldens
 
 quickstart: $(VENV)/installed
 	$(BIN)/t2t train t5:quickstart --dir $(RUN)
@@ -31,6 +31,11 @@ faults: $(VENV)/installed-dev
 # A training on a SLURM cluster of this machine; as root, with the packages slurmctld, slurmd, slurm-client and munge. Ten minutes.
 test-slurm: $(VENV)/installed-dev
 	PYTHON=$(BIN)/python tests/slurm/test.sh
+
+# A corpus of MEMORY_GB is cached, read and trained on in processes that may take half as much. A quarter of an hour.
+MEMORY_GB ?= 4
+test-memory: $(VENV)/installed-dev
+	$(BIN)/python -m tests.data.cached.larger_than_memory $(MEMORY_GB)
 
 # Against transformers itself, in an environment of its own: the CPU build of torch first, or pip takes gigabytes of CUDA.
 # Much is compiled and little computed, so the compiler is told not to try hard.

@@ -17,6 +17,9 @@ mapped = [
     for package in [f"t2t.{folder}", *(f"t2t.{folder}.{name}" for name in find_packages(folder))]
 ]
 
+# Beam holds protobuf below 7, and SentencePiece from 0.2.3 on wants 7 without saying so.
+cache = ["apache-beam>=2.70,<3", "sentencepiece<0.2.3"]
+
 setup(
     name="t2t",
     version="0.1.0",
@@ -52,10 +55,12 @@ setup(
         "rouge-score>=0.1.2,<0.2",
         "scikit-learn>=1.5,<2",
         "scipy>=1.13,<2",
+        "array-record>=0.8.1,<0.9; sys_platform != 'win32'",
     ],
     extras_require={
         "gpu": ["jax[cuda13]>=0.10,<0.13"],
         "tpu": ["jax[tpu]>=0.10,<0.13"],
+        "cache": cache,
         "gguf": ["gguf>=0.17,<1"],
         "interop": ["torch>=2.6", "transformers>=5.23,<6", "gguf>=0.17,<1"],
         "dev": [
@@ -67,6 +72,7 @@ setup(
             "mypy>=1.13",
             "import-linter>=2.1",
             "pre-commit>=4",
+            *cache,
         ],
     },
     entry_points={"console_scripts": ["t2t=t2t.launch.main:main"]},

@@ -13,11 +13,19 @@ from types import ModuleType
 
 from t2t.errors import UserError, nearest
 
+_used: dict[str, None] = {}
+
 
 def use(specs: Iterable[str]) -> None:
     """Import each of --import's modules and files, once."""
     for spec in specs:
         load(spec)
+        _used[str(Path(spec).expanduser().resolve()) if spec.endswith(".py") else spec] = None
+
+
+def used() -> tuple[str, ...]:
+    """Return what `use` has imported, for another process to import too: modules' names, and files' whole paths."""
+    return tuple(_used)
 
 
 def load(spec: str, *, option: str = "--import") -> ModuleType:

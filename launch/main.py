@@ -53,6 +53,7 @@ COMMANDS = {
     "tasks": Command("t2t.launch.show_tasks", "tasks", "list the tasks, or show a task's examples", True),
     "models": Command("t2t.launch.show_models", "models", "list the model presets, or show a preset's parameters"),
     "recipes": Command("t2t.launch.show_recipes", "recipes", "list what train can be given"),
+    "cache": Command("t2t.launch.cache", "cache", "prepare a task offline, in parallel, for training to read", True),
     "vocab": Command("t2t.launch.vocab", "vocab", "train a vocabulary on a task's text", True),
     "launch": Command("t2t.launch.launch", "command", "start several processes, here or on a cluster"),
 }

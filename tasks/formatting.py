@@ -5,7 +5,7 @@ from __future__ import annotations
 import string
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import tensorflow as tf
 
@@ -61,6 +61,9 @@ class Format:
     targets: Text
     labels: tuple[str, ...] | None = None
     keep: tuple[str, ...] = ()
+
+    deterministic: ClassVar[bool] = True
+    """`t2t cache` keeps its texts."""
 
     def __call__(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
         """Return the dataset of texts. Raises UserError for a field that the source lacks or that is no text."""

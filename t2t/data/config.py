@@ -18,9 +18,10 @@ class Data:
     pack:           several examples to a row, kept apart by segment ids.
     shards:         virtual shards with an iterator each. Fixed for the life of a run: the batches depend on it, not on the number of hosts.
     seed:           of shuffling and of the objectives' random choices; None takes the run's seed.
-    shuffle_buffer: examples a shard holds to draw from; 0 reads in order.
+    shuffle_buffer: examples a shard holds to draw from; 0 reads in order. Cached tasks need none: any other number draws from all examples.
     loss_on_inputs: decoders only: predict the inputs too, not only the targets.
     vocabulary:     replaces the task's own.
+    cached:         directory that `t2t cache` prepared the task in, or each task of the mixture; None reads their sources.
     """
 
     task: str
@@ -34,3 +35,4 @@ class Data:
     shuffle_buffer: int = 1000
     loss_on_inputs: bool = False
     vocabulary: Vocabulary | None = None
+    cached: str | None = None

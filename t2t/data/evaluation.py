@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 
 from t2t.data import sources
+from t2t.data.cached.reading import has
 from t2t.data.config import Data
 from t2t.data.converters import Row
 from t2t.data.faults import surfaced
@@ -87,7 +89,10 @@ class EvaluationBatches:
         for place, task in enumerate(tasks_of(self._provider)):
             if self._data.split not in task.splits:
                 continue
-            dataset = sources.raw(task, self._data, self.layout, place=place, repeat=False, shuffle=False)
+            data = self._data
+            if data.cached is not None and not has(data.cached, task, data.split):  # the same examples, from the source
+                data = replace(data, cached=None)
+            dataset = sources.raw(task, data, self.layout, place=place, repeat=False, shuffle=False)
             sources.check_features(task, self.layout, dataset.element_spec)
             count = 0
             for example in tfds.as_numpy(dataset if self._examples is None else dataset.take(self._examples)):

@@ -12,6 +12,7 @@ from typing import Any, cast
 import tensorflow as tf
 
 from t2t.data import sources
+from t2t.data.cached import reading as cached
 from t2t.data.config import Data
 from t2t.data.converters import Layout, Row
 from t2t.data.evaluation import EvaluationBatches, evaluation_batches
@@ -86,6 +87,7 @@ class BatchIterator:
     ) -> None:
         self.layout = layout
         self._provider, self._data, self._repeat = provider, data, repeat
+        self._cached = _cache_of(data, provider)
         own = data.shards // process_count
         self._own = range(process_index * own, (process_index + 1) * own)
         # A finite pass ends when the last shard of all hosts does, which each host can only know by reading them all.
@@ -207,7 +209,11 @@ class BatchIterator:
 
     def _identity(self) -> dict[str, Any]:
         names = ("task", "split", "inputs_length", "targets_length", "pack", "shards", "seed", "shuffle_buffer")
-        return {name: getattr(self._data, name) for name in names} | {"kind": self.layout.kind, "repeat": self._repeat}
+        return {name: getattr(self._data, name) for name in names} | {
+            "kind": self.layout.kind,
+            "repeat": self._repeat,
+            "cached": self._cached,
+        }
 
     def _start(self) -> None:
         if self._thread is None and not self._closed:
@@ -291,9 +297,16 @@ class BatchIterator:
                     )
 
 
+def _cache_of(data: Data, provider: Provider) -> str | None:
+    return None if data.cached is None else cached.identity(data.cached, tasks_of(provider, data.split), data.split)
+
+
 def _check_sources(provider: Provider, data: Data) -> None:
     for task in tasks_of(provider, data.split):
-        count = _count(sources.source(task, data, shuffle=False), data.shards)
+        if data.cached is not None:
+            count = cached.CachedTask(data.cached, task).examples(data.split)
+        else:
+            count = _count(sources.source(task, data, shuffle=False), data.shards)
         if not count:
             raise UserError(f"task {task.name!r}, split {data.split!r}: its source has no example.")
         if count < data.shards:

@@ -124,8 +124,10 @@ def check(data: Data, kind: str, *, process_index: int = 0, process_count: int =
             f"{nearest(data.split, map(str, provider.splits))}"
         )
     for task in tasks_of(provider, data.split):
-        if task.requires_caching:
-            raise UserError(f"task {task.name!r} asks for SeqIO's offline cache, which is not read here.")
+        if task.requires_caching and data.cached is None:
+            raise UserError(
+                f"task {task.name!r} is to be cached before it is read: `t2t cache {task.name} --out DIR`, then --data.cached DIR."
+            )
     if training:
         _check_training(data, provider, process_count)
 

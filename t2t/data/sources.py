@@ -17,6 +17,7 @@ from typing import Any
 import seqio
 import tensorflow as tf
 
+from t2t.data.cached.reading import CachedTask
 from t2t.data.config import Data
 from t2t.data.converters import Layout
 from t2t.data.registry import Provider, tasks_of
@@ -64,9 +65,15 @@ def examples(
         ds = raw(task, data, layout, place=place, shard=shard, shards=shards, repeat=repeat, shuffle=shuffle)
         check_features(task, layout, ds.element_spec)
         ds = ds.map(features, num_parallel_calls=tf.data.AUTOTUNE)
-        if shuffle and task.shuffle_buffer_size is not None:
+        if shuffle and task.shuffle_buffer_size is not None and data.cached is None:
             ds = ds.shuffle(data.shuffle_buffer, seed=_seed(data.seed, "order", place, shard))
         return ds
+
+    def rate(task: seqio.Task) -> float:
+        # A rate that depends on sizes is told those of the cache: the source need not be there. A mixture in the mixture
+        # knows its tasks by identity.
+        flat = set(provider.rate_per_task_name) <= {task.name for task in tasks}
+        return provider.get_rate(CachedTask(data.cached, task).task() if data.cached is not None and flat else task)
 
     if isinstance(provider, seqio.Task):
         return one(provider)
@@ -78,13 +85,14 @@ def examples(
         having = tasks_of(provider, data.split)
         return tf.data.Dataset.sample_from_datasets(
             [one(task) for task in having],
-            [provider.get_rate(task) for task in having],
+            [rate(task) for task in having],
             seed=seed,
             stop_on_empty_dataset=False,
         )
     # The mixture mixes as it was registered to; only its tasks' examples are made here.
     mixture: Any = copy.copy(provider)
     mixture.get_task_dataset = lambda task, *args, **kwargs: one(task)
+    mixture.get_rate = rate
     return mixture.get_dataset(sequence_length=layout.lengths, split=data.split, shuffle=shuffle, seed=seed)
 
 
@@ -103,11 +111,17 @@ def raw(
 
     `place` is the task's in its mixture.
     """
-    ds = source(task, data, place=place, shard=shard, shards=shards, shuffle=shuffle)
-    if repeat:
-        ds = ds.repeat()
     seed = _seed(data.seed, "preprocessors", place, shard)
-    ds = task.preprocess_precache(ds, seed=seed)
+    if data.cached is not None:
+        cached = CachedTask(data.cached, task)
+        order = _seed(data.seed, "source", place)
+        ds = cached.dataset(data.split, seed=order, shard=shard, shards=shards, repeat=repeat, shuffle=shuffle)
+        task, seed = cached.task(), cached.seed(seed)
+    else:
+        ds = source(task, data, place=place, shard=shard, shards=shards, shuffle=shuffle)
+        if repeat:
+            ds = ds.repeat()
+        ds = task.preprocess_precache(ds, seed=seed)
     return task.preprocess_postcache(ds, sequence_length=layout.lengths, seed=seed).with_options(options())
 
 
@@ -116,11 +130,16 @@ def source(
 ) -> tf.data.Dataset:
     """Return one shard of a task's source: of its files where there are enough, else every `shards`-th example."""
     seed = _seed(data.seed, "source", place)
-    if shards > 1 and (task.source.supports_arbitrary_sharding or len(task.source.list_shards(data.split)) >= shards):
+    if shards > 1 and not by_example(task, data.split, shards):
         ds = _read(task, data.split, shuffle, seed, seqio.ShardInfo(shard, shards))
     else:
         ds = _read(task, data.split, shuffle, seed, None).shard(shards, shard)
     return ds.with_options(options())
+
+
+def by_example(task: seqio.Task, split: str, shards: int) -> bool:
+    """Whether `source` gives each of so many shards every `shards`-th example, and not a part that is read alone."""
+    return not task.source.supports_arbitrary_sharding and len(task.source.list_shards(split)) < shards
 
 
 def _read(task: seqio.Task, split: str, shuffle: bool, seed: int, shard: seqio.ShardInfo | None) -> tf.data.Dataset:

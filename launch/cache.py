@@ -1,0 +1,89 @@
+"""`t2t cache TASK --out DIR`."""
+
+from __future__ import annotations
+
+import functools
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from t2t.errors import UserError
+from t2t.launch import imports
+from t2t.launch.output import console, table
+from t2t.launch.quiet import register_tasks
+from t2t.launch.vocabulary_file import vocabulary_of
+
+if TYPE_CHECKING:
+    from t2t.data.cached.manifest import Manifest
+
+
+def cache(
+    task: Annotated[str, tyro.conf.Positional],
+    *,
+    out: str,
+    splits: tuple[str, ...] = (),
+    shards: int = 16,
+    workers: int = 0,
+    vocabulary: str | None = None,
+    verify: bool = False,
+    beam: str = "",
+) -> None:
+    """Prepare a task offline, in parallel; `t2t train ... --data.cached DIR` reads it. Cut off, it goes on where it was.
+
+    Args:
+        task: a task, or a mixture, each task of which is prepared.
+        out: the directory; each task gets one of its own in it.
+        splits: those to prepare; all if none is named.
+        shards: files a split has at most; small splits have fewer.
+        workers: processes; 0 for one a core.
+        vocabulary: a file; replaces the task's own vocabulary, as in training.
+        verify: make nothing; compare every file with its checksum.
+        beam: options of Apache Beam's own: --beam="--runner=FlinkRunner --flink_master=..." for example.
+    """
+    register_tasks()
+    from t2t.data.cached import manifest, writing
+    from t2t.data.config import Data
+    from t2t.data.registry import provider_of, tasks_of
+
+    chosen = None if vocabulary is None else vocabulary_of(vocabulary)
+    try:
+        provider = provider_of(Data(task=task, vocabulary=chosen))
+    except UserError as error:
+        raise UserError(str(error).replace(" (--data.task)", "")) from None
+    if verify:
+        _show([manifest.verify(out, found.name) for found in tasks_of(provider)])
+        return
+    made = writing.cache(
+        task,
+        out,
+        splits=splits,
+        shards=shards,
+        vocabulary=chosen,
+        workers=workers or os.cpu_count() or 1,
+        beam_options=shlex.split(beam),
+        prepare=functools.partial(_prepare, imports.used()),
+        tell=lambda line: print(line, file=sys.stderr),
+    )
+    _show(made)
+
+
+def _prepare(specs: tuple[str, ...]) -> None:
+    """Register the stack's tasks and the user's, on a worker."""
+    register_tasks()
+    imports.use(specs)
+
+
+def _show(manifests: Sequence[Manifest]) -> None:
+    out = console()
+    shown = table(
+        out, "task", "split", "shards", "examples", "tokens", "bytes", right=("shards", "examples", "tokens", "bytes")
+    )
+    for manifest in manifests:
+        for split, shards in manifest.splits.items():
+            sums = [sum(getattr(shard, name) for shard in shards) for name in ("examples", "tokens", "size")]
+            shown.add_row(manifest.task, split, f"{len(shards):,}", *(f"{value:,}" for value in sums))
+    out.print(shown)

@@ -1,0 +1,67 @@
+"""An example as bytes and back: `tf.train.Example`, as SeqIO's own caches and TFDS have it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from t2t.data.cached.manifest import Field
+
+_LISTS = {
+    **dict.fromkeys(("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "bool"), tf.int64),
+    "float32": tf.float32,
+    "string": tf.string,
+}
+
+
+def encode(example: Mapping[str, Any], fields: Mapping[str, Field]) -> bytes:
+    """Return an example, NumPy values by name, as bytes."""
+    return tf.train.Example(
+        features=tf.train.Features(feature={name: _feature(example[name], field) for name, field in fields.items()})
+    ).SerializeToString(deterministic=True)
+
+
+def decode(records: tf.Tensor, fields: Mapping[str, Field]) -> dict[str, tf.Tensor | tf.RaggedTensor]:
+    """Return a batch of examples from their bytes, strings [N]: [N], or ragged [N, None], arrays by name.
+
+    `finish` makes of each example what `encode` was given.
+    """
+    wanted = {
+        name: tf.io.RaggedFeature(_LISTS[field.dtype], row_splits_dtype=tf.int64)
+        if _as_list(field) and field.rank
+        else tf.io.FixedLenFeature([], _LISTS[field.dtype] if _as_list(field) else tf.string)
+        for name, field in fields.items()
+    }
+    return tf.io.parse_example(records, wanted)
+
+
+def finish(example: Mapping[str, tf.Tensor], fields: Mapping[str, Field]) -> dict[str, tf.Tensor]:
+    """Return one example of `decode` in the fields' own types and shapes."""
+    made = {}
+    for name, field in fields.items():
+        value = example[name]
+        if _as_list(field):
+            value = tf.cast(value, field.dtype) if field.dtype != "string" else value
+        else:
+            value = tf.io.parse_tensor(value, tf.as_dtype(field.dtype))
+        made[name] = tf.ensure_shape(value, [None] * field.rank)
+    return made
+
+
+def _as_list(field: Field) -> bool:
+    """Whether the field is one of Example's lists; all else is kept as a serialized tensor."""
+    return field.rank < 2 and field.dtype in _LISTS
+
+
+def _feature(value: Any, field: Field) -> tf.train.Feature:
+    if not _as_list(field):
+        return tf.train.Feature(bytes_list=tf.train.BytesList(value=[tf.io.serialize_tensor(value).numpy()]))
+    if field.dtype == "string":  # not by way of NumPy's own bytes, which end at the last that is not zero
+        return tf.train.Feature(bytes_list=tf.train.BytesList(value=list(value) if field.rank else [value]))
+    values = np.reshape(value, [-1]).tolist()
+    if field.dtype == "float32":
+        return tf.train.Feature(float_list=tf.train.FloatList(value=values))
+    return tf.train.Feature(int64_list=tf.train.Int64List(value=values))

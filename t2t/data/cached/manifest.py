@@ -1,0 +1,184 @@
+"""What a cache holds: its files, their sizes and checksums, and what they were made from. Knows neither SeqIO nor TensorFlow."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from t2t.config import dumps, loads
+from t2t.errors import UserError, nearest
+
+MANIFEST, PLAN = "manifest.json", "plan.json"
+ENDING = ".array_record"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Field:
+    """A field of an example: its TensorFlow type by name, and its number of axes."""
+
+    dtype: str
+    rank: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """A file of examples.
+
+    tokens: ids in the task's features, all together.
+    every:  n where it has every n-th example of the source, 1 where it has a part of it in one piece.
+    size:   bytes of the file; sha256 is of them.
+    """
+
+    file: str
+    examples: int
+    tokens: int
+    every: int
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What a task's directory holds, or, without the shards, is to hold.
+
+    source:       where the examples came from, with sizes and times of its files where they are known.
+    steps:        the preprocessors that were run.
+    vocabularies: feature -> its vocabulary, with the checksum of its file.
+    fields:       of an example.
+    sharding:     split -> number of files.
+    splits:       split -> files, in the order of their examples.
+    """
+
+    task: str
+    source: str
+    steps: tuple[str, ...]
+    vocabularies: dict[str, str]
+    fields: dict[str, Field]
+    sharding: dict[str, int]
+    splits: dict[str, tuple[Shard, ...]]
+
+    def examples(self, split: str) -> int:
+        """Return the number of examples of a split."""
+        return sum(shard.examples for shard in self.splits[split])
+
+
+def directory_of(out: str | os.PathLike[str], task: str) -> Path:
+    """Return a task's directory in `out`. Raises UserError for what is no path of the file system."""
+    if "://" in os.fspath(out):
+        raise UserError(f"{out}: shards are written to and read from a file system: mount it, or copy it here.")
+    return Path(out).expanduser() / task.replace("/", "_")
+
+
+def load(directory: Path) -> Manifest:
+    """Return the manifest of a task's directory.
+
+    Raises:
+      UserError: there is none, or the cache was not finished.
+    """
+    path = directory / MANIFEST
+    if not path.is_file():
+        if (directory / PLAN).is_file():
+            done = made(directory)
+            wanted = sum(loads((directory / PLAN).read_text(), where=str(directory / PLAN)).sharding.values())
+            raise UserError(
+                f"{directory}: {done} of {wanted} shards are there; the same `t2t cache` again makes the rest."
+            )
+        beside = [found.name for found in directory.parent.glob("*") if (found / MANIFEST).is_file()]
+        raise UserError(
+            f"{directory}: no such cache; `t2t cache` makes one.{nearest(directory.name, beside) if beside else ''}"
+        )
+    manifest = loads(path.read_text(encoding="utf-8"), where=str(path))
+    if not isinstance(manifest, Manifest):
+        raise UserError(f"{path}: is no manifest of a cache.")
+    return manifest
+
+
+def write(directory: Path, name: str, value: Manifest | Shard) -> None:
+    """Write a JSON file that is either there whole or not at all."""
+    part = directory / f".{name}.{os.getpid()}.tmp"
+    part.write_text(dumps(value), encoding="utf-8")
+    os.replace(part, directory / name)
+
+
+def shard_name(split: str, index: int, count: int) -> str:
+    """Return the name of a shard's file."""
+    return f"{split}-{index:05d}-of-{count:05d}{ENDING}"
+
+
+def record_of(file: str) -> str:
+    """Return the name of the file that says a shard is complete, until the manifest does."""
+    return file.removesuffix(ENDING) + ".json"
+
+
+def made(directory: Path) -> int:
+    """Return the number of shards that are complete in the directory of a cache that is not."""
+    return len(list(directory.glob("*-of-*.json")))
+
+
+def checksum(path: Path) -> str:
+    """Return the SHA-256 of a file in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def problem(directory: Path, shard: Shard, *, content: bool) -> str | None:
+    """Return what is wrong with a shard's file, None where nothing is.
+
+    content: compare the checksum too, not only the size.
+    """
+    path = directory / shard.file
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        return f"{path}: {(error.strerror or 'unreadable').lower()}"
+    if size != shard.size:
+        return f"{path}: has {size:,} bytes, was written with {shard.size:,}"
+    if content and checksum(path) != shard.sha256:
+        return f"{path}: its content is not what was written (SHA-256)"
+    return None
+
+
+def problems(directory: Path, manifest: Manifest, *, content: bool) -> Iterator[str]:
+    """Yield what is wrong with the files of a cache, see `problem`."""
+    for shards in manifest.splits.values():
+        for shard in shards:
+            if found := problem(directory, shard, content=content):
+                yield found
+
+
+def verify(out: str | os.PathLike[str], task: str) -> Manifest:
+    """Return the manifest of a task's cache whose every file has the checksum it was written with.
+
+    Raises:
+      UserError: there is no cache, or a file is missing, truncated or changed.
+    """
+    directory = directory_of(out, task)
+    manifest = load(directory)
+    found = list(problems(directory, manifest, content=True))
+    if found:
+        more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+        raise UserError(f"{found[0]}{more}. The same `t2t cache` without --verify makes it anew.")
+    return manifest
+
+
+def differences(old: Manifest, new: Manifest) -> list[str]:
+    """Return, most telling first, in what two caches differ that were to be one; either may have splits of its own."""
+    found = []
+    for name in ("task", "vocabularies", "steps", "fields", "source"):
+        before, after = getattr(old, name), getattr(new, name)
+        if before != after:
+            found.append(f"{name} {_short(before, after)}, now {_short(after, before)}")
+    for split in sorted(old.sharding.keys() & new.sharding.keys()):
+        if old.sharding[split] != new.sharding[split]:
+            found.append(f"{old.sharding[split]} shards of split {split!r}, now {new.sharding[split]}")
+    return found
+
+
+def _short(value: object, other: object) -> str:
+    """Return a value; of a dict only what the other one has otherwise."""
+    if isinstance(value, dict) and isinstance(other, dict):
+        value = {key: item for key, item in value.items() if other.get(key) != item}
+    return repr(value)

@@ -1,0 +1,108 @@
+"""Shards written through Apache Beam, one element a shard: by processes of this machine, or by a runner of Beam's.
+
+Knows neither SeqIO nor TensorFlow: a worker imports this first, and what is noisy when it is imported behind `prepare`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from t2t.data.cached.manifest import Manifest
+from t2t.errors import UserError
+from t2t.vocabularies import Vocabulary
+
+_HERE = ("directrunner", "direct", "fnapirunner", "fnapi")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One shard to be written, as a worker on any machine gets it.
+
+    provider: the task or mixture asked for; `vocabulary` replaces its own.
+    task:     whose shard it is.
+    """
+
+    provider: str
+    vocabulary: Vocabulary | None
+    task: str
+    split: str
+    index: int
+    count: int
+    directory: str
+    manifest: Manifest
+
+
+def run(jobs: Sequence[Job], workers: int, beam_options: Sequence[str], prepare: Callable[[], None] | None) -> None:
+    """Write all shards.
+
+    workers:      processes of this machine, where `beam_options` name no runner or Beam's direct one.
+    beam_options: Beam's own.
+    prepare:      called on each worker before a shard; must be picklable.
+
+    Raises:
+      UserError: Beam is not installed, or does not take the options.
+    """
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)  # Beam tells the root logger which of its own extras are not installed
+    try:
+        import apache_beam as beam
+    except ImportError:
+        raise UserError(
+            "Apache Beam, which runs more workers than one (--workers), is not installed: pip install 't2t[cache]'. Nearest: --workers 1."
+        ) from None
+    finally:
+        logging.disable(level)
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):  # Beam prints all its options before it says what is wrong with one
+            pipeline = _pipeline(list(beam_options), min(workers, len(jobs)))
+    except (SystemExit, ValueError, ImportError) as error:
+        reason = said.getvalue().rpartition("error: ")[2] if isinstance(error, SystemExit) else str(error)
+        raise UserError(
+            f"--beam {' '.join(beam_options)!r}: Beam does not take it: {' '.join(reason.split())}"
+        ) from None
+    with pipeline:
+        # The elements are few and each is long: spread over the workers one by one.
+        _ = (
+            pipeline
+            | "Shards" >> beam.Create(list(jobs))
+            | beam.Reshuffle()
+            | "Write" >> beam.Map(functools.partial(_work, prepare))
+        )
+
+
+def _pipeline(words: list[str], workers: int) -> Any:
+    import apache_beam as beam
+    from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
+
+    options = PipelineOptions(words)
+    options.get_all_options()  # reads them, and ends where one cannot be
+    runner = options.view_as(StandardOptions).runner
+    if runner is not None and runner.lower() not in _HERE:
+        return beam.Pipeline(options=options)
+    # Built here, for two reasons: Beam's "DirectRunner" first tries to download another, a program of its own (Prism), and
+    # its worker processes write to the terminal.
+    from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+    from apache_beam.transforms.environments import SubprocessSDKEnvironment
+
+    logging.getLogger("apache_beam").setLevel(logging.ERROR)
+    if workers == 1:
+        return beam.Pipeline(runner=FnApiRunner(), options=options)
+    worker = SubprocessSDKEnvironment.from_command_string(f"exec '{sys.executable}' -m t2t.data.cached.worker")
+    options = PipelineOptions([f"--direct_num_workers={workers}", *words])
+    return beam.Pipeline(runner=FnApiRunner(default_environment=worker), options=options)
+
+
+def _work(prepare: Callable[[], None] | None, job: Job) -> None:
+    if prepare is not None:
+        prepare()
+    from t2t.data.cached.writing import write
+
+    write(job)

@@ -1,0 +1,265 @@
+"""A task prepared once, offline, shard by shard, each written under a temporary name and renamed when it is whole."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import os
+import re
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import seqio
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+from t2t.config import loads
+from t2t.data import sources
+from t2t.data.cached import manifest as manifests
+from t2t.data.cached import parallel
+from t2t.data.cached.encoding import encode
+from t2t.data.cached.manifest import Manifest, Shard
+from t2t.data.cached.parallel import Job
+from t2t.data.cached.steps import divided, plan
+from t2t.data.config import Data
+from t2t.data.faults import surfaced
+from t2t.data.registry import provider_of, tasks_of
+from t2t.errors import UserError, nearest
+from t2t.vocabularies import Vocabulary
+
+_log = logging.getLogger(__name__)
+
+SMALLEST = 1000
+"""Examples a shard has at least, where the source knows how many there are."""
+CHUNK = 16_384
+"""Bytes a chunk is to have. Reading a record decodes its chunk; an index, which readers hold, has an entry a chunk."""
+EVERY = 30
+"""Seconds from one line on how far it is to the next."""
+_SAMPLE = 64
+_BEAM_SAYS = re.compile(r" \[while running '[^']*'\].*$")
+
+
+def cache(
+    name: str,
+    out: str,
+    *,
+    splits: Sequence[str] = (),
+    shards: int = 16,
+    vocabulary: Vocabulary | None = None,
+    workers: int = 1,
+    beam_options: Sequence[str] = (),
+    prepare: Callable[[], None] | None = None,
+    tell: Callable[[str], None] = _log.info,
+) -> list[Manifest]:
+    """Cache a task, or each task of a mixture, in `out`; go on where an earlier call was cut off.
+
+    Args:
+      name: a task or mixture.
+      splits: those to cache; all if empty.
+      shards: files a split has at most; one for every `SMALLEST` examples where that is fewer.
+      vocabulary: replaces the task's own.
+      workers: processes of Beam's direct runner, where `beam_options` name no other; with 1 and no options all is done here.
+      beam_options: Beam's own, "--runner=FlinkRunner" for example.
+      prepare: called on each worker to register what `name` needs; must be picklable.
+      tell: gets a line on what is kept and what is to be made.
+
+    Raises:
+      UserError: an unknown task or split, `out` holds a cache of something else, or the source has something to say.
+    """
+    if shards < 1:
+        raise UserError(f"shards={shards}: must be at least 1 (--shards).")
+    if workers < 1:
+        raise UserError(f"workers={workers}: must be at least 1 (--workers).")
+    provider = provider_of(Data(task=name, vocabulary=vocabulary))
+    for split in splits:
+        if split not in provider.splits:
+            raise UserError(
+                f"task {name!r} has no split {split!r} (--splits); it has {', '.join(map(str, provider.splits))}."
+                f"{nearest(split, map(str, provider.splits))}"
+            )
+    try:
+        jobs: list[Job] = []
+        plans: list[tuple[Path, Manifest]] = []
+        for task in map(divided, tasks_of(provider)):
+            chosen = [str(split) for split in task.splits if not splits or split in splits]
+            if not chosen:
+                tell(f"{task.name}: has none of the splits asked for and is left out")
+                continue
+            spec = examples(task, chosen[0], 0, 1).element_spec
+            wanted = plan(task, {split: _files(task, split, shards) for split in chosen}, spec)
+            directory = manifests.directory_of(out, task.name)
+            wanted = _joined(directory, wanted)
+            plans.append((directory, wanted))
+            missing = _missing(directory, wanted)
+            total = sum(wanted.sharding.values())
+            tell(f"{task.name}: {total - len(missing)} of {total} shards are there")
+            jobs += [
+                Job(
+                    provider=name,
+                    vocabulary=vocabulary,
+                    task=task.name,
+                    split=split,
+                    index=index,
+                    count=wanted.sharding[split],
+                    directory=str(directory),
+                    manifest=wanted,
+                )
+                for split, index in missing
+            ]
+        if jobs:
+            with _watched(plans, tell):
+                _run(jobs, workers, beam_options, prepare)
+        return [_finish(directory, wanted) for directory, wanted in plans]
+    except Exception as error:
+        found = surfaced(error)
+        if isinstance(found, UserError):
+            raise UserError(_BEAM_SAYS.sub("", str(found))) from error
+        raise
+
+
+def examples(task: seqio.Task, split: str, shard: int, shards: int) -> tf.data.Dataset:
+    """Return the examples of a shard in the source's order, as the cached steps make them.
+
+    task: as `divided` returns it.
+    """
+    dataset = sources.source(task, Data(task=task.name, split=split), shard=shard, shards=shards, shuffle=False)
+    return task.preprocess_precache(dataset, seed=0).with_options(sources.options())
+
+
+def write(job: Job) -> Shard:
+    """Write a shard; the file, and behind it what says so, appear when they are whole."""
+    from array_record.python import array_record_module
+
+    provider = provider_of(Data(task=job.provider, vocabulary=job.vocabulary))
+    task = divided(next(task for task in tasks_of(provider) if task.name == job.task))
+    directory = Path(job.directory)
+    file = manifests.shard_name(job.split, job.index, job.count)
+    part = directory / f".{file}.{os.getpid()}.tmp"
+    fields = job.manifest.fields
+    features = [name for name in task.output_features if name in fields and fields[name].rank == 1]
+    count = tokens = 0
+    found = iter(tfds.as_numpy(examples(task, job.split, job.index, job.count)))
+    first = list(itertools.islice(found, _SAMPLE))
+    size = sum(len(encode(example, fields)) for example in first) // max(1, len(first))
+    group = min(max(1, CHUNK // max(1, size)), 128)
+    writer = array_record_module.ArrayRecordWriter(str(part), f"group_size:{group},zstd:3")
+    try:
+        for example in itertools.chain(first, found):
+            writer.write(encode(example, fields))
+            count += 1
+            tokens += sum(len(example[name]) for name in features)
+    finally:
+        writer.close()
+    made = Shard(
+        file=file,
+        examples=count,
+        tokens=tokens,
+        every=job.count if sources.by_example(task, job.split, job.count) else 1,
+        size=part.stat().st_size,
+        sha256=manifests.checksum(part),
+    )
+    os.replace(part, directory / file)
+    manifests.write(directory, manifests.record_of(file), made)
+    return made
+
+
+def _files(task: seqio.Task, split: str, shards: int) -> int:
+    size = task.num_input_examples(split)
+    return shards if size is None else min(shards, max(1, size // SMALLEST))
+
+
+def _joined(directory: Path, wanted: Manifest) -> Manifest:
+    """Return what is wanted together with the splits that are there, all of them noted one file a shard.
+
+    Raises:
+      UserError: the directory is that of something else.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    for name in (manifests.MANIFEST, manifests.PLAN):
+        path = directory / name
+        if not path.is_file():
+            continue
+        there = loads(path.read_text(encoding="utf-8"), where=str(path))
+        if changed := manifests.differences(there, wanted):
+            raise UserError(
+                f"{directory} (--out) is a cache of something else: {changed[0]}. Nearest: another directory."
+            )
+        wanted = replace(wanted, sharding=there.sharding | wanted.sharding)
+        for shards in there.splits.values():
+            for shard in shards:
+                manifests.write(directory, manifests.record_of(shard.file), shard)
+    manifests.write(directory, manifests.PLAN, wanted)
+    (directory / manifests.MANIFEST).unlink(missing_ok=True)
+    for left in directory.glob(".*.tmp"):  # of a run that was killed
+        left.unlink()
+    return wanted
+
+
+def _missing(directory: Path, wanted: Manifest) -> list[tuple[str, int]]:
+    """Return the shards that are yet to be made, having looked at the content of those that are there."""
+    missing = []
+    for split, count in wanted.sharding.items():
+        for index in range(count):
+            record = directory / manifests.record_of(manifests.shard_name(split, index, count))
+            if not record.is_file():
+                missing.append((split, index))
+                continue
+            found = manifests.problem(directory, loads(record.read_text(), where=str(record)), content=True)
+            if found:
+                _log.warning("%s: it is made anew", found)
+                record.unlink()
+                missing.append((split, index))
+    return missing
+
+
+def _finish(directory: Path, wanted: Manifest) -> Manifest:
+    records = {
+        split: [directory / manifests.record_of(manifests.shard_name(split, i, count)) for i in range(count)]
+        for split, count in wanted.sharding.items()
+    }
+    made = replace(
+        wanted,
+        splits={
+            split: tuple(loads(path.read_text(), where=str(path)) for path in paths) for split, paths in records.items()
+        },
+    )
+    for split in made.splits:
+        if not made.examples(split):
+            raise UserError(f"task {made.task!r}, split {split!r}: there is no example to cache.")
+    manifests.write(directory, manifests.MANIFEST, made)
+    for paths in records.values():
+        for path in paths:
+            path.unlink()
+    (directory / manifests.PLAN).unlink()
+    return made
+
+
+@contextlib.contextmanager
+def _watched(plans: Sequence[tuple[Path, Manifest]], tell: Callable[[str], None]) -> Iterator[None]:
+    """Tell every `EVERY` seconds how many shards are there by now, whoever writes them."""
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(EVERY):
+            for directory, wanted in plans:
+                tell(f"{wanted.task}: {manifests.made(directory)} of {sum(wanted.sharding.values())} shards are there")
+
+    thread = threading.Thread(target=watch, name="t2t-cache-progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _run(jobs: Sequence[Job], workers: int, beam_options: Sequence[str], prepare: Callable[[], None] | None) -> None:
+    if workers == 1 and not beam_options:
+        # Beam would do the same behind several seconds of its own, and need not be installed for it.
+        for job in jobs:
+            write(job)
+    else:
+        parallel.run(jobs, workers, beam_options, prepare)

@@ -1,0 +1,141 @@
+"""`make test-memory`: a corpus larger than the memory a process may take is cached, read through and trained on.
+
+    python -m tests.data.cached.larger_than_memory [GIGABYTES]
+
+The files are of GIGABYTES (4) or more; the bound is half of that, and no process may be larger at any time. Prints what
+each took.
+"""
+
+from __future__ import annotations
+
+import math
+import multiprocessing
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+    from t2t.data import Data
+
+LENGTH = 16_384
+TASK = "random_ids"
+
+
+def register(examples: int) -> None:
+    """Register a task of `examples` random texts of `LENGTH` ids, each of which takes a byte or more in any file."""
+    import seqio
+    import tensorflow as tf
+
+    from t2t.data.vocabularies import to_seqio
+    from t2t.vocabularies import Bytes
+
+    class Random(seqio.DataSource):
+        supports_arbitrary_sharding = True
+
+        def list_shards(self, split: str) -> list[str]:
+            return ["all"]
+
+        def get_dataset(self, split="train", shuffle=False, seed=None, shard_info=None, **unused) -> tf.data.Dataset:  # type: ignore[no-untyped-def]
+            def ids(i: tf.Tensor) -> dict[str, tf.Tensor]:
+                return {"targets": tf.random.stateless_uniform([LENGTH], tf.stack([i, 0]), 3, 259, tf.int32)}
+
+            numbers = tf.data.Dataset.range(examples)
+            return (numbers if shard_info is None else numbers.shard(shard_info.num_shards, shard_info.index)).map(ids)
+
+    seqio.TaskRegistry.remove(TASK)
+    seqio.TaskRegistry.add(
+        TASK,
+        source=Random(["train"], num_input_examples={"train": examples}),
+        output_features={"targets": seqio.Feature(to_seqio(Bytes()))},
+        preprocessors=[],
+    )
+
+
+def write(examples: int, out: str) -> None:
+    """Cache the task."""
+    from t2t.data.cached.writing import cache
+
+    register(examples)
+    (made,) = cache(TASK, out)
+    size = sum(shard.size for shard in made.splits["train"])
+    assert size >= examples * LENGTH
+    print(f"  {made.examples('train'):,} examples, {size / 1e9:.2f} GB of files", end="")
+
+
+def data(out: str) -> Data:
+    """Return what is read: whole texts, in an order drawn from all."""
+    from t2t.data import Data
+
+    return Data(task=TASK, inputs_length=1, targets_length=LENGTH - 1, batch_size=16, shards=8, seed=0, cached=out)
+
+
+def read(examples: int, out: str) -> None:
+    """Read every example once."""
+    from t2t.data.pipeline import batches
+
+    register(examples)
+    iterator = batches(data(out), "decoder", repeat=False)
+    before = 0
+    for step, _ in enumerate(iterator):
+        if step == 20:
+            before = resident()
+    assert iterator.counts.examples == examples
+    print(f"  all {examples:,} examples once; resident after 20 batches {before / 1e9:.2f} GB,", end="")
+    print(f" at the end {resident() / 1e9:.2f} GB", end="")
+
+
+def train(examples: int, out: str) -> None:
+    """Train a small decoder for 200 steps, each on 16 texts drawn from all."""
+    from t2t.launch.main import run
+
+    register(examples)
+    asked = f"--data.task {TASK} --data.cached {out} --data.inputs-length 1 --data.targets-length 127 --data.shards 8"
+    less = "--batch-size 16 --steps 200 --log-every 100 --eval-every 0 --checkpoint-every 100"
+    # What evaluation compiles and keeps is no matter of the corpus.
+    less += " --evaluation.tasks reverse_words --evaluation.examples 4 --evaluation.length 8"
+    if run(["train", "gpt:quickstart", "--dir", f"{out}/run", *asked.split(), *less.split()]):
+        raise SystemExit(1)
+
+
+def resident() -> int:
+    """Return the bytes of memory that this process has."""
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * resource.getpagesize()
+
+
+def main() -> None:
+    """Run the three, each in a process of its own, and hold each to the bound."""
+    corpus = float(sys.argv[1] if len(sys.argv) > 1 else 4) * 1e9
+    examples = math.ceil(corpus / LENGTH)
+    bound = corpus / 2
+    with tempfile.TemporaryDirectory() as out:
+        for step in (write, read, train):
+            print(f"{step.__name__}:", end="", flush=True)
+            began = time.monotonic()
+            process = multiprocessing.get_context("spawn").Process(target=measured, args=(step, examples, out, bound))
+            process.start()
+            process.join()
+            print(f", {time.monotonic() - began:.0f} s")
+            if process.exitcode:
+                raise SystemExit(f"{step.__name__} failed, or took more than the bound of {bound / 1e9:.2f} GB")
+
+
+def measured(step: Callable[[int, str], None], examples: int, out: str, bound: float) -> None:
+    """Run a step and exit with 1 where it took more memory than the bound."""
+    from t2t.launch.quiet import import_tensorflow
+
+    import_tensorflow()
+    step(examples, out)
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    print(f"; at most {most / 1e9:.2f} GB of memory, of a bound of {bound / 1e9:.2f}", end="", flush=True)
+    if most > bound:
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()
