@@ -60,7 +60,7 @@ def main() -> int:
         good = [similarities(bert, place / "minilm"), continuation(place)]
         small = ["--batch-size", "16", "--data.inputs-length", "64"]
         good.append(fine_tuning("MiniLM", place / "minilm", "docs_masked_lm", [*small, "--data.targets-length", "64"]))
-        small = ["--batch-size", "4", "--data.inputs-length", "0", "--data.targets-length", "96"]
+        small = ["--batch-size", "4", "--data.inputs-length", "8", "--data.targets-length", "88"]
         good.append(fine_tuning("SmolLM2", place / "smol", "docs_causal_lm", small))
     return 0 if all(good) else 1
 
@@ -124,6 +124,7 @@ def fine_tuning(name: str, start: Path, task: str, options: list[str]) -> bool:
     for label, more in (("tuned", []), ("scratch", ["--start-from.run", "None"])):
         made = start.with_name(f"{start.name}-{label}")
         shared = ["--steps", str(STEPS), "--eval-every", "0", "--evaluation.tasks", task, "--evaluation.examples", "8"]
+        shared += ["--optimizer.schedule.steps", str(STEPS), "--optimizer.schedule.warmup", "5"]
         words = ["train", f"from:{start}", "--dir", str(made), "--data.task", task, *shared, *options, *more]
         assert run([*words, "--log-every", "10"]) == 0
         lines = [json.loads(line) for line in (made / "metrics.jsonl").read_text().splitlines()]
@@ -131,7 +132,8 @@ def fine_tuning(name: str, start: Path, task: str, options: list[str]) -> bool:
     print(f"\n{name} on {task}\nstep   from its weights   from random ones")
     for step, loss in curves[0].items():
         print(f"{step:4}   {loss:16.3f}   {curves[1][step]:16.3f}")
-    return all(loss < curves[1][step] - 0.5 for step, loss in curves[0].items())
+    # A model that comes without a head (MiniLM) begins no better than a random one, and then learns faster.
+    return curves[0][STEPS] < curves[1][STEPS] - 0.5
 
 
 if __name__ == "__main__":
