@@ -1,7 +1,7 @@
 """Where a run's time went, over all its restarts: RUN/ledger.jsonl, and goodput, the share of it that trained.
 
-A line holds, in seconds since its process began, what each kind of work took so far. What was trained after a checkpoint that a later process
-began from counts as lost.
+A line holds, in seconds since its process began, what each kind of work took so far. What was trained after a checkpoint that a rewind went back to,
+or that a later process began from, counts as lost.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 FILE = "ledger.jsonl"
-KINDS = ("start", "compile", "restore", "data", "eval", "save")
-"""What is measured; "train" is the rest of the time from the first step on, "lost" and "down" come from comparing processes' lines."""
+KINDS = ("start", "compile", "restore", "data", "eval", "save", "lost")
+"""What is measured; "train" is the rest of the time from the first step on. More is "lost", and "down", by comparing processes' lines."""
 
 
 class Ledger:
@@ -25,6 +25,7 @@ class Ledger:
         self.began = time.time() if began is None else began
         self.seconds = dict.fromkeys(KINDS, 0.0)
         self._training_since: float | None = None
+        self._trained: list[tuple[int, float]] = []
 
     @contextlib.contextmanager
     def time(self, kind: str) -> Iterator[None]:
@@ -47,9 +48,17 @@ class Ledger:
         elapsed = time.time() - self.began
         return {**seconds, "train": max(0.0, elapsed - sum(seconds.values())) if self._training_since else 0.0}
 
+    def go_back(self, step: int, waited: float) -> None:
+        """What was trained since `step` is lost, as far as the lines tell: the time since the last one of that step or before."""
+        self._trained = [(at, train) for at, train in self._trained if at <= step]
+        kept = self._trained[-1][1] if self._trained else 0.0
+        self.seconds["lost"] += self.totals(waited)["train"] - kept
+
     def line(self, step: int, start: int, waited: float) -> str:
         """Return a line of the file. start: the step this process began from."""
-        seconds = {kind: round(value, 3) for kind, value in self.totals(waited).items()}
+        totals = self.totals(waited)
+        self._trained.append((step, totals["train"]))
+        seconds = {kind: round(value, 3) for kind, value in totals.items()}
         record = {"began": round(self.began, 3), "time": round(time.time(), 3), "start": start, "step": step}
         return json.dumps({**record, "seconds": seconds}) + "\n"
 
@@ -84,7 +93,7 @@ def read(directory: Path) -> Account:
         with contextlib.suppress(ValueError, KeyError, TypeError):
             record = json.loads(line)
             sittings.setdefault(record["began"], []).append(record)
-    seconds = dict.fromkeys((*KINDS, "train", "lost", "down"), 0.0)
+    seconds = dict.fromkeys((*KINDS, "train", "down"), 0.0)
     ordered = [sittings[began] for began in sorted(sittings)]
     for number, lines in enumerate(ordered):
         last = lines[-1]
@@ -93,8 +102,9 @@ def read(directory: Path) -> Account:
         if number + 1 == len(ordered):
             continue
         following = ordered[number + 1][0]
-        kept = [line["seconds"]["train"] for line in lines if line["step"] <= following["start"]]
-        lost = last["seconds"]["train"] - (max(kept) if kept else 0.0)
+        # The last such line in the file: a rewind made nothing of earlier ones.
+        kept = next((line["seconds"]["train"] for line in reversed(lines) if line["step"] <= following["start"]), 0.0)
+        lost = last["seconds"]["train"] - kept
         seconds["train"] -= lost
         seconds["lost"] += lost
         seconds["down"] += max(0.0, following["began"] - last["time"])

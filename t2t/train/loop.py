@@ -75,7 +75,7 @@ def train(directory: Path, record: RunRecord, observer: Observer, *, began: floa
                 records.log(step, reading.values, data.wait_seconds)
                 _tell(reading.bad, state, program, records)
                 if judge.action(reading.bad, reading.row) == "rewind":
-                    step, state = begin.again(before=reading.bad[0].step)
+                    step, state = begin.again(before=reading.bad[0].step, waited=data.wait_seconds)
                     saved = step
                     continue
             evaluated: dict[str, float] = {}
@@ -126,15 +126,18 @@ class _Beginning:
             self.records.say(f"going on from step {step} of {self.directory}")
         return self._at(step)
 
-    def again(self, before: int) -> tuple[int, TrainState]:
-        """Return the newest checkpoint's step and state, all of them being from before the bad step `before`; the data goes on."""
+    def again(self, before: int, waited: float) -> tuple[int, TrainState]:
+        """Return the newest checkpoint's step and state, all of them being from before the bad step `before`; the data goes on.
+
+        waited: seconds that the process has waited for data in all.
+        """
         with self.times.time("restore"):
             self.checkpoints.wait()
             step = self.checkpoints.latest()
         self.records.say(
             f"going back to step {step or 0} because of step {before}; the data that came since is left out"
         )
-        self.records.rewind(step or 0)
+        self.records.rewind(step or 0, waited)
         return self._at(step)
 
     def _at(self, step: int | None) -> tuple[int, TrainState]:

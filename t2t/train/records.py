@@ -95,8 +95,9 @@ class Records:
             with writing(path), path.open("a", encoding="utf-8") as file:
                 file.write(self._times.line(step, self._start, waited))
 
-    def rewind(self, step: int) -> None:
-        """Drop the metrics of later steps: the run has gone back."""
+    def rewind(self, step: int, waited: float) -> None:
+        """Drop the metrics of later steps and count their time as lost: the run goes back."""
         if self._writer is not None:
+            self._times.go_back(step, waited)
             self._writer.close()
             self._writer = self._closing.enter_context(MetricsWriter(self._directory, start=step))

@@ -40,3 +40,27 @@ def test_kinds_add_up_to_the_time_that_passed():
     record = json.loads(times.line(7, 0, waited=0.0))
     assert sum(record["seconds"].values()) == pytest.approx(record["time"], abs=0.1)
     assert ledger.read(Path("nowhere")).goodput == 0
+
+
+def test_time_that_was_trained_before_a_rewind_is_lost(tmp_path, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(ledger.time, "time", lambda: now[0])
+    times = ledger.Ledger(began=100.0)
+    times.training()
+    written = ""
+    for clock, step in ((110, 10), (118, 14)):
+        now[0] = clock
+        written += times.line(step, 0, waited=0.0)
+    now[0] = 121.0
+    times.go_back(10, waited=0.0)  # 11 s since the line of step 10
+    now[0] = 130.0
+    written += times.line(13, 0, waited=0.0)
+    (tmp_path / ledger.FILE).write_text(written)
+    account = ledger.read(tmp_path)
+    assert account.seconds["lost"] == 11
+    assert account.seconds["train"] == 30 - 11
+
+    # Another process begins from step 10: what was trained of 13 is lost too, and no line of before the rewind counts for it.
+    (tmp_path / ledger.FILE).write_text(written + line(140, 150, 10, 20, train=10))
+    assert ledger.read(tmp_path).seconds["lost"] == 11 + 9
+    assert ledger.read(tmp_path).seconds["train"] == 10 + 10
