@@ -13,8 +13,15 @@ Each is a function `(dataset, sequence_length, output_features, *, parameters)` 
   this project's pipeline do it; repeating the finished dataset repeats its examples.
 """
 
+from t2t.tasks.objectives.denoising import (
+    deshuffling,
+    dropped_tokens,
+    masked_denoising,
+    replaced_tokens,
+    text_infilling,
+)
 from t2t.tasks.objectives.features import encoder_features, text_features
-from t2t.tasks.objectives.language_modelling import causal_lm, prefix_lm
+from t2t.tasks.objectives.language_modelling import causal_lm, fill_in_the_middle, prefix_lm
 from t2t.tasks.objectives.lengths import corrupted_lengths, raw_length
 from t2t.tasks.objectives.masking import fill_mask, masked_lm
 from t2t.tasks.objectives.pieces import Piece, spans
@@ -24,12 +31,18 @@ __all__ = [
     "Piece",
     "causal_lm",
     "corrupted_lengths",
+    "deshuffling",
+    "dropped_tokens",
     "encoder_features",
+    "fill_in_the_middle",
     "fill_mask",
+    "masked_denoising",
     "masked_lm",
     "prefix_lm",
     "raw_length",
+    "replaced_tokens",
     "span_corruption",
     "spans",
     "text_features",
+    "text_infilling",
 ]

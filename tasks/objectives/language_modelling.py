@@ -1,4 +1,4 @@
-"""Causal and prefix language modelling."""
+"""Causal and prefix language modelling, and filling in the middle."""
 
 from __future__ import annotations
 
@@ -64,6 +64,63 @@ def prefix_lm(dataset: tf.data.Dataset, sequence_length: Lengths, output_feature
         }
 
     return map_with_seed(windows(dataset, length, end=end(targets)), cut)
+
+
+def fill_in_the_middle(
+    dataset: tf.data.Dataset,
+    sequence_length: Lengths,
+    output_features: OutputFeatures,
+    *,
+    rate: float = 0.5,
+    suffix_first: float = 0.5,
+) -> tf.data.Dataset:
+    """Move the middle of texts to their end, so that a causal decoder learns to write it from both sides.
+
+    A text becomes `<0> prefix <1> suffix <2> middle`, or with the suffix first `<0> <1> suffix <2> prefix middle`, and EOS; the
+    sentinels count down from the top of the vocabulary. Both cuts fall uniformly between tokens, so that each of the three parts
+    may be empty. The other texts stay as `causal_lm` has them. (Bavarian et al. 2022, https://arxiv.org/abs/2207.14255, sections 3 and
+    4, whose cuts fall between characters and whose rate is 0.5, half of it with the suffix first.)
+
+    Args:
+      dataset: examples with `targets`: ids of shape [N], without EOS.
+      sequence_length: a window is as long as sequence_length["targets"] less the three sentinels and EOS.
+      output_features: `targets`, over a vocabulary with three sentinels; `inputs`, where the task has them, are empty.
+      rate: share of the texts whose middle is moved.
+      suffix_first: share of those that have the suffix first.
+
+    Raises:
+      UserError: a share out of range, too few sentinels, or a targets length below 5.
+    """
+    name = "fill_in_the_middle"
+    require(name, output_features, "targets")
+    for what, share in (("rate", rate), ("suffix_first", suffix_first)):
+        if not 0 <= share <= 1:
+            raise UserError(f"{what}={share} of {name}: must be between 0 and 1; the paper's is 0.5.")
+    targets = output_features["targets"]
+    vocabulary = targets.vocabulary
+    if vocabulary.extra_ids < 3:
+        raise UserError(f"{name}: the vocabulary has {vocabulary.extra_ids} sentinels; give it extra_ids=3 or more.")
+    length = limit(sequence_length, "targets")
+    _at_least(4 + targets.add_eos, length, "targets_length", name)
+    before, between, after = (tf.constant([vocabulary.vocab_size - 1 - i], targets.dtype) for i in range(3))
+
+    def example(ids: tf.Tensor, seed: tf.Tensor) -> Example:
+        ids = tf.cast(ids, targets.dtype)
+        draws = tf.random.stateless_uniform([4], seed)
+        cuts = tf.cast(tf.sort(draws[:2]) * tf.cast(tf.size(ids) + 1, tf.float32), tf.int32)
+        prefix, middle, suffix = ids[: cuts[0]], ids[cuts[0] : cuts[1]], ids[cuts[1] :]
+        moved = tf.where(
+            draws[3] < suffix_first,
+            tf.concat([before, between, suffix, after, prefix, middle], 0),
+            tf.concat([before, prefix, between, suffix, after, middle], 0),
+        )
+        made = {"targets": tf.concat([moved if draws[2] < rate else ids, end(targets)], 0)}
+        if "inputs" in output_features:
+            made["inputs"] = tf.zeros([0], output_features["inputs"].dtype)
+        return made
+
+    room = None if length is None else length - 3 - targets.add_eos
+    return map_with_seed(windows(dataset, room), example)
 
 
 def _at_least(lowest: int, length: int | None, name: str, objective: str) -> None:

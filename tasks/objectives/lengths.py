@@ -37,7 +37,7 @@ def raw_length(inputs_length: int, noise_density: float = 0.15, mean_span: float
     check(noise_density, mean_span)
     if inputs_length < 3:
         raise UserError(f"inputs_length={inputs_length} is too short for span corruption: it needs at least 3.")
-    length = _longest(lambda n: corrupted_lengths(n, noise_density, mean_span)[0] <= inputs_length)
+    length = longest(lambda n: corrupted_lengths(n, noise_density, mean_span)[0] <= inputs_length)
     inputs, targets = corrupted_lengths(length, noise_density, mean_span)
     if noise_density == 0.5 and targets > inputs:
         length -= 1
@@ -47,7 +47,7 @@ def raw_length(inputs_length: int, noise_density: float = 0.15, mean_span: float
 def raw_length_of_spans(spans: int, noise_density: float, mean_span: float) -> int:
     """Return the longest text that has at most `spans` noise spans."""
     check(noise_density, mean_span)
-    return _longest(lambda n: noise_counts(n, noise_density, mean_span)[1] <= spans)
+    return longest(lambda n: noise_counts(n, noise_density, mean_span)[1] <= spans)
 
 
 def longest_inputs(
@@ -61,7 +61,7 @@ def longest_inputs(
         ) and (spans is None or noise_counts(length, noise_density, mean_span)[1] <= spans)
 
     # A window may grow by a token of noise without the inputs growing, so that the last step down is searched.
-    inputs = corrupted_lengths(_longest(fits), noise_density, mean_span)[0]
+    inputs = corrupted_lengths(longest(fits), noise_density, mean_span)[0]
     while inputs >= 3 and not fits(raw_length(inputs, noise_density, mean_span)):
         inputs -= 1
     return inputs if inputs >= 3 else 0
@@ -75,7 +75,7 @@ def check(noise_density: float, mean_span: float) -> None:
         raise UserError(f"mean_span={mean_span} of span corruption: must be at least 1 token; T5's is 3.")
 
 
-def _longest(fits: Callable[[int], bool]) -> int:
+def longest(fits: Callable[[int], bool]) -> int:
     """Return the largest n that fits; neither lengths nor counts of spans shrink as the text grows."""
     low, high = 0, 1
     while fits(high):

@@ -46,8 +46,8 @@ def masked_lm(
         raise UserError(f"rate={rate} of masked_lm: must be above 0 and at most 1; BERT's is 0.15.")
     if masked < 0 or replaced < 0 or masked + replaced > 1:
         raise UserError(f"masked={masked}, replaced={replaced} of masked_lm: shares of 1; BERT's are 0.8 and 0.1.")
-    vocabulary, mask_id = _with_mask("masked_lm", output_features["targets"])
-    ordinary = _ordinary(vocabulary)
+    vocabulary, mask_id = with_mask("masked_lm", output_features["targets"])
+    ordinary = ordinary_ids(vocabulary)
     maskable = tf.constant(np.isin(np.arange(vocabulary.size), ordinary))
     others = tf.constant(ordinary, tf.int32)
     head, tail = _frame(vocabulary, output_features["targets"])
@@ -95,7 +95,7 @@ def fill_mask(dataset: tf.data.Dataset, sequence_length: Lengths, output_feature
       UserError: a vocabulary without a mask.
     """
     require("fill_mask", output_features, "inputs", "targets", "weights")
-    vocabulary, mask_id = _with_mask("fill_mask", output_features["targets"])
+    vocabulary, mask_id = with_mask("fill_mask", output_features["targets"])
     head, middle = _frame(vocabulary, output_features["targets"])
     middle = middle if vocabulary.sep_id is not None else middle[:0]
     final = tf.cast(end(output_features["targets"]), tf.int32)
@@ -121,7 +121,8 @@ def fill_mask(dataset: tf.data.Dataset, sequence_length: Lengths, output_feature
     return dataset.map(fill, num_parallel_calls=tf.data.AUTOTUNE)
 
 
-def _with_mask(objective: str, feature: seqio.Feature) -> tuple[Vocabulary, int]:
+def with_mask(objective: str, feature: seqio.Feature) -> tuple[Vocabulary, int]:
+    """Return a feature's vocabulary and its mask. Raises UserError where it has none."""
     vocabulary = from_seqio(feature.vocabulary)
     if vocabulary.mask_id is None:
         raise UserError(f"{objective}: {vocabulary} has no mask; give it extra_ids=1 or more.")
@@ -129,7 +130,7 @@ def _with_mask(objective: str, feature: seqio.Feature) -> tuple[Vocabulary, int]
 
 
 @functools.lru_cache(maxsize=16)
-def _ordinary(vocabulary: Vocabulary) -> np.ndarray:
+def ordinary_ids(vocabulary: Vocabulary) -> np.ndarray:
     """Return the ids that stand for text: neither special nor sentinels nor BERT's unused ones."""
     special = {
         vocabulary.pad_id,

@@ -1,9 +1,12 @@
+from collections import Counter
+from functools import partial
+
 import numpy as np
 import pytest
 import seqio
 
 from t2t.errors import UserError
-from t2t.tasks.objectives import causal_lm, prefix_lm, text_features
+from t2t.tasks.objectives import causal_lm, fill_in_the_middle, prefix_lm, text_features
 from t2t.vocabularies import Bytes
 
 
@@ -77,3 +80,57 @@ def test_the_seed_decides(tokenized):
 def test_no_room_is_refused(tokenized, objective, lengths, named):
     with pytest.raises(UserError, match=named):
         made(objective, tokenized([[3]]), Bytes(), lengths)
+
+
+def put_back(ids, vocabulary):
+    """Return (the text, "suffix first", "prefix first" or "as it was", the lengths of the three parts)."""
+    assert ids[-1] == vocabulary.eos_id
+    ids, marks = ids[:-1], [vocabulary.sentinel(i) for i in range(3)]
+    if marks[0] not in ids:
+        return ids, "as it was", (0, len(ids), 0)
+    first, second, third = (ids.index(mark) for mark in marks)
+    assert first == 0
+    assert second < third
+    prefix, suffix, rest = ids[1:second], ids[second + 1 : third], ids[third + 1 :]
+    # Suffix first is told from an empty prefix by nothing: both have the same form.
+    return [*prefix, *rest, *suffix], "prefix first" if prefix else "either", (len(prefix), len(rest), len(suffix))
+
+
+def test_filling_in_the_middle_keeps_every_token_in_its_place(vocabulary, texts, tokenized):
+    rows = [vocabulary.encode(text) for text in texts]
+    for share in (0.0, 0.5, 1.0):
+        objective = partial(fill_in_the_middle, rate=0.9, suffix_first=share)
+        examples = made(objective, tokenized(rows), vocabulary, {"inputs": 4, "targets": 40})
+        assert all(len(e["targets"]) <= 40 and len(e["inputs"]) == 0 for e in examples)
+        found = [put_back(e["targets"].tolist(), vocabulary) for e in examples]
+        assert [i for text, _, _ in found for i in text] == [i for row in rows for i in row]
+        if share == 1.0:
+            assert {kind for _, kind, _ in found} == {"either", "as it was"}
+
+
+def test_middles_are_moved_at_the_rates_asked_for_and_cut_anywhere(tokenized):
+    random = np.random.default_rng(0)
+    dataset = tokenized([random.permutation(np.arange(3, 200))[:3] for _ in range(4000)])
+    lengths = {"targets": 16}
+    examples = made(partial(fill_in_the_middle, rate=0.75, suffix_first=0.0), dataset, Bytes(), lengths, inputs=False)
+    found = [put_back(e["targets"].tolist(), Bytes()) for e in examples]
+    moved = [parts for _, kind, parts in found if kind != "as it was"]
+    assert len(moved) == pytest.approx(3000, abs=5 * (4000 * 0.75 * 0.25) ** 0.5)
+    places = Counter((prefix, prefix + middle) for prefix, middle, _ in moved)
+    # Two cuts, each at one of four places: equal ones half as often as unequal ones.
+    assert set(places) == {(i, j) for i in range(4) for j in range(i, 4)}
+    for (i, j), count in places.items():
+        wanted = len(moved) / 16 * (1 if i == j else 2)
+        assert abs(count - wanted) < 5 * wanted**0.5
+
+
+@pytest.mark.parametrize(
+    ("parameters", "lengths", "message"),
+    [
+        ({"rate": 1.5}, {"targets": 9}, r"rate=1.5 of fill_in_the_middle: must be between 0 and 1"),
+        ({}, {"targets": 4}, r"targets_length=4 is too short for fill_in_the_middle: it needs at least 5"),
+    ],
+)
+def test_impossible_middles_are_refused(tokenized, parameters, lengths, message):
+    with pytest.raises(UserError, match=message):
+        made(partial(fill_in_the_middle, **parameters), tokenized([[5]]), Bytes(), lengths, inputs=False)
