@@ -62,7 +62,7 @@ class Kubernetes:
     node_selector: tuple[str, ...] = ()
     restarts: int = 100
     grace: int = 300
-    heartbeat: int = 10
+    heartbeat: int = 8
     port: int = 8476
     namespace: str | None = None
     priority_class: str | None = None

@@ -52,7 +52,7 @@ class Slurm:
     time: str = "24:00:00"
     signal_before: int = 300
     wait: int = 120
-    heartbeat: int = 10
+    heartbeat: int = 8
     name: str = "t2t"
     output: str = "%x-%j.log"
     partition: str | None = None

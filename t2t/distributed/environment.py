@@ -37,7 +37,7 @@ class Place:
     process: int | None = None
     cluster: Literal["slurm", "tpu"] | None = None
     devices: int | None = None
-    heartbeat: int = 10
+    heartbeat: int = 8
     patience: int = 300
 
     @property

@@ -18,7 +18,7 @@ def initialise(environment: Mapping[str, str] = os.environ) -> Place:
     Reads `T2T_COORDINATOR` (host:port of process 0), `T2T_PROCESSES` and `T2T_PROCESS`, which `t2t launch` sets; else SLURM's or a TPU
     slice's own description, which JAX knows to read. `T2T_DEVICES_PER_PROCESS` is the number of virtual CPU devices. A process that has
     not found the others within `T2T_START_SECONDS` (300) says whom it waited for, and ends with code 1; one that hears nothing of
-    another for `T2T_HEARTBEAT_SECONDS` (10) is ended by JAX.
+    another for `T2T_HEARTBEAT_SECONDS` (8) is ended by JAX.
 
     Raises UserError where the variables are set in part or hold what they cannot.
     """

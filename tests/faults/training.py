@@ -173,7 +173,7 @@ def _train(setting: Setting, rank: int, port: int) -> int:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     if setting.processes > 1:
-        jax.distributed.initialize(f"127.0.0.1:{port}", setting.processes, rank, heartbeat_timeout_seconds=10)
+        jax.distributed.initialize(f"127.0.0.1:{port}", setting.processes, rank, heartbeat_timeout_seconds=8)
     _tasks.mix("faults_mixture", {"reverse_words": 2, "sort_numbers": 1}, replace=True)
     if setting.prepare is not None:
         import importlib
