@@ -198,9 +198,8 @@ def text_infilling(
         gaps = kept + 1
         places = tf.sort(tf.argsort(tf.random.stateless_uniform([gaps], seeds[1]))[:spans])[:, None]
         marked = tf.scatter_nd(places, tf.ones([spans], tf.int32), [gaps]) > 0
-        at = tf.range(gaps) + tf.cumsum(
-            tf.scatter_nd(places, lengths, [gaps])
-        )  # where in the text what follows a gap is
+        # Where in the text the token behind a gap is.
+        at = tf.range(gaps) + tf.cumsum(tf.scatter_nd(places, lengths, [gaps]))
         made = tf.stack([tf.fill([gaps], mask_id), tf.gather(tf.pad(ids, [[0, 1]]), at)], 1)
         shown = tf.stack([marked, tf.range(gaps) < kept], 1)
         return {

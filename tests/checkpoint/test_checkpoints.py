@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from t2t.checkpoint import CheckpointConfig, CheckpointError, Checkpoints
+from t2t.checkpoint import CheckpointConfig, CheckpointError, Checkpoints, store
 from t2t.errors import UserError
 from tests.checkpoint.run_state import State, abstract, assert_same, make
 
@@ -321,3 +321,17 @@ def test_other_shardings_and_no_tensorflow(damaged):
     environment.pop("XLA_FLAGS", None)
     subprocess.run([sys.executable, "-c", RESHARDED, str(damaged), str(HERE)], env=environment, timeout=120, check=True)
     assert_same(Checkpoints(damaged).restore(8, abstract(make())), make(7))
+
+
+def test_arrays_in_several_pieces_and_above_the_bound_come_back_bit_for_bit(tmp_path, monkeypatch):
+    monkeypatch.setattr(store, "_CHUNK", 64)
+    monkeypatch.setattr(store, "_IN_FLIGHT", 100)
+    state = make(3, width=16)  # its largest array, of 512 bytes, is larger than both
+    mesh = jax.make_mesh((4, 2), ("data", "tensor"))
+    halves = jax.NamedSharding(mesh, jax.P("data", "tensor"))
+    state.params["encoder"]["w"] = jax.device_put(state.params["encoder"]["w"], halves)
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.save(3, state, {}, {})
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.damage(3) == []
+        assert_same(checkpoints.restore(3, abstract(make(0, width=16))), make(3, width=16))
