@@ -176,6 +176,7 @@ class TransformerConfig(ModelConfig):
                one query and always take "einsum".
     remat:     what the backward pass computes again: "none"; all but what enters each layer ("full"); all but matrix products ("dots"); all
                but those without a batch axis, which leaves out attention logits ("dots_no_batch").
+    unroll:    layers that a round of the loop over depth goes through: more of them copy less between rounds, and take longer to compile.
     tied:      logits come from the embedding table, not from a kernel of their own.
     embedding_size: width of the embeddings, brought to the stacks' by a matrix (ALBERT); None for the stacks' own.
     scaled_head: logits are divided by sqrt(embed) (T5 v1.0).
@@ -188,6 +189,7 @@ class TransformerConfig(ModelConfig):
     attention: Backend = "einsum"
     attention_block: int = 256
     remat: Remat = "none"
+    unroll: int = 1
     tied: bool = True
     scaled_head: bool = False
     embedding_size: int | None = None
@@ -199,6 +201,7 @@ class TransformerConfig(ModelConfig):
             one_of(field, getattr(self, field), choices)
         at_least("vocab_size", self.vocab_size, 1)
         at_least("attention_block", self.attention_block, 1)
+        at_least("unroll", self.unroll, 1)
         if self.embedding_size is not None:
             at_least("embedding_size", self.embedding_size, 1)
         _rate("dropout", self.dropout)

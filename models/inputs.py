@@ -123,7 +123,7 @@ class Head(nnx.Module):
         if self.kernel is None:
             logits = embeddings.token.attend(x)
         else:
-            logits = matmul(x, self.kernel[...], dtype=jnp.float32)
+            logits = matmul(x, self.kernel[...], wide=True)
         return logits if self.bias is None else logits + self.bias[...]
 
 

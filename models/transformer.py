@@ -137,6 +137,7 @@ class Stack(nnx.Module):
     ) -> None:
         self.config = stack_config
         self.remat = config.remat
+        self.unroll = config.unroll
         self.by_block = config.attention == "chunked"
         self.dropout = config.dropout if stack_config.final_dropout else 0.0
         self.relative_bias = None if stack_config.relative_per_layer else relative_bias(stack_config, bidirectional)
@@ -193,7 +194,7 @@ class Stack(nnx.Module):
         """Apply `body(x, (params, each))` for layer after layer; `each` is stacked over layers, `params` over groups of them."""
         layers, groups = self.config.layers, self.config.blocks
         if groups == layers:
-            return jax.lax.scan(body, x, (params, each))
+            return jax.lax.scan(body, x, (params, each), unroll=min(self.unroll, layers))
 
         def group(x: jax.Array, item: tuple[Any, Any]) -> tuple[Any, Any]:
             own, each = item

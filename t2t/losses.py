@@ -20,14 +20,18 @@ class Loss:
 
     z_loss:          times log(Z)^2, which keeps the softmax normaliser near 1 (Mesh TensorFlow; T5 uses 1e-4).
     label_smoothing: probability mass spread evenly over the vocabulary (Szegedy et al. 2016, section 7).
+    block:           positions whose logits a device holds at a time; those of a whole batch never exist. Changes nothing but memory and time.
     """
 
     z_loss: float = 0.0
     label_smoothing: float = 0.0
+    block: int = 1024
 
     def __post_init__(self) -> None:
         if self.z_loss < 0:
             raise UserError(f"z_loss {self.z_loss} (--loss.z-loss) is negative. Nearest: 0.0.")
+        if self.block < 1:
+            raise UserError(f"block {self.block} (--loss.block) is not positive. Nearest: 1.")
         if not 0 <= self.label_smoothing < 1:
             raise UserError(
                 f"label_smoothing {self.label_smoothing} (--loss.label-smoothing) is not in [0, 1). Nearest: 0.1."
@@ -38,10 +42,10 @@ class Loss:
 class LossSums:
     """Sums over weighted targets, float32 scalars; sums of shards or microbatches add up to those of the batch.
 
-    objective: what is differentiated: smoothed cross-entropy + z-loss, in nats.
+    objective: what is differentiated: smoothed cross-entropy + z-loss, in nats. Where the sums come from `t2t.head_loss`, the others have no gradient.
     loss:      plain cross-entropy in nats.
     z_loss:    the z-loss part of the objective.
-    correct:   weight of the targets whose logit is the largest.
+    correct:   weight of the targets whose logit is the largest, or one of several such.
     weight:    weight of all targets.
     extra:     what else a model tells of its loss, by the metric's name: a sum and the weight that its mean divides by.
     """
@@ -64,25 +68,50 @@ def cross_entropy(
 
     Targets are looked up by index: a product with one-hot targets would cost a pass over (B, L, V) more.
     """
+    return _sums(logits.astype(jnp.float32), targets, weights, loss)[0]
+
+
+def cross_entropy_and_gradient(
+    logits: Float[Array, "*B V"], targets: Int[types.Array, "*B"], weights: Float[types.Array, "*B"], loss: Loss
+) -> tuple[LossSums, Float[Array, "*B V"]]:
+    """Return the sums, and the objective's gradient at float32 logits, from the formula: softmax less what is wanted.
+
+    Differentiation would look the targets up backwards, by a scatter into as many zeros as there are logits.
+    """
     logits = logits.astype(jnp.float32)
+    sums, log_z = _sums(logits, targets, weights, loss)
+    weights = jnp.asarray(weights, jnp.float32)[..., None]
+    softmax = jnp.exp(logits - log_z[..., None])
+    slope = 1.0 + 2.0 * loss.z_loss * log_z[..., None]
+    hit = jax.lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1) == jnp.asarray(targets)[..., None]
+    wanted = jnp.where(hit, 1.0 - loss.label_smoothing, 0.0) + loss.label_smoothing / logits.shape[-1]
+    return sums, (slope * softmax - wanted) * weights
+
+
+def _sums(
+    logits: Float[Array, "*B V"], targets: Int[types.Array, "*B"], weights: Float[types.Array, "*B"], loss: Loss
+) -> tuple[LossSums, Float[Array, "*B"]]:
+    """Return the sums, and the logarithm of each softmax's normaliser."""
     # Relative to the largest logit, so that large logits do not swallow the difference that is wanted.
     largest = jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True))
-    shifted = logits - largest
-    log_z = jnp.log(jnp.sum(jnp.exp(shifted), axis=-1))
-    wanted = jnp.take_along_axis(shifted, targets[..., None], axis=-1)[..., 0]
-    plain = log_z - wanted
+    log_sum = jnp.log(jnp.sum(jnp.exp(logits - largest), axis=-1))
+    largest = largest[..., 0]
+    wanted = jnp.take_along_axis(logits, jnp.asarray(targets)[..., None], axis=-1)[..., 0] - largest
+    plain = log_sum - wanted
     objective = plain
     if loss.label_smoothing:
-        even = log_z - shifted.mean(axis=-1)
+        even = log_sum - (logits.mean(axis=-1) - largest)
         objective = (1 - loss.label_smoothing) * plain + loss.label_smoothing * even
-    z = loss.z_loss * jnp.square(log_z + largest[..., 0])
-    # Ties count as right only for the first of the largest, as argmax picks.
-    correct = (jnp.argmax(logits, axis=-1) == targets).astype(jnp.float32)
+    log_z = log_sum + largest
+    z = loss.z_loss * jnp.square(log_z)
+    # Not by argmax, which takes XLA on CPUs several times as long as all the rest.
+    correct = (wanted >= 0).astype(jnp.float32)
     weights = jnp.asarray(weights, jnp.float32)
-    return LossSums(
+    sums = LossSums(
         objective=jnp.sum((objective + z) * weights),
         loss=jnp.sum(plain * weights),
         z_loss=jnp.sum(z * weights),
         correct=jnp.sum(correct * weights),
         weight=jnp.sum(weights),
     )
+    return sums, log_z

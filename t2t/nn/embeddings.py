@@ -33,4 +33,4 @@ class Embedding(nnx.Module):
 
     def attend(self, x: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
         """Return float32 logits: the product with every row of the table."""
-        return matmul(x, self.table[...].T, dtype=jnp.float32)
+        return matmul(x, self.table[...].T, wide=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
@@ -12,13 +13,35 @@ from t2t.nn.initializers import ZEROS, Initializer
 from t2t.nn.parameters import parameter
 
 
-def matmul(x: Float[Array, "*B I"], kernel: Float[Array, "I O"], dtype: Any = None) -> Float[Array, "*B O"]:
-    """Multiply in the type of `x`, giving `dtype`, or where that is None the same type.
+def matmul(x: Float[Array, "*B I"], kernel: Float[Array, "I O"], *, wide: bool = False) -> Float[Array, "*B O"]:
+    """Multiply in the type of `x`.
 
     All leading axes are made one first: XLA's CPU matrix product is 1.3 to 1.7 times faster on two dimensions.
+
+    wide: return the sums in float32, as they are accumulated. The gradient's products are of the type of `x` all the same.
     """
-    flat = jnp.dot(x.reshape(-1, x.shape[-1]), kernel.astype(x.dtype), preferred_element_type=dtype)
+    rows, kernel = x.reshape(-1, x.shape[-1]), kernel.astype(x.dtype)
+    flat = _wide(rows, kernel) if wide else jnp.dot(rows, kernel)
     return flat.reshape(*x.shape[:-1], kernel.shape[-1])
+
+
+@jax.custom_vjp
+def _wide(x: Float[Array, "N I"], kernel: Float[Array, "I O"]) -> Float[Array, "N O"]:
+    return jnp.dot(x, kernel, preferred_element_type=jnp.float32)
+
+
+def _wide_forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _wide(x, kernel), (x, kernel)
+
+
+def _wide_backward(operands: tuple[jax.Array, jax.Array], slope: Float[Array, "N O"]) -> tuple[jax.Array, jax.Array]:
+    # Left to itself differentiation multiplies the float32 slope as it is: at a fraction of bfloat16's rate on accelerators.
+    x, kernel = operands
+    slope = slope.astype(x.dtype)
+    return jnp.dot(slope, kernel.T), jnp.dot(x.T, slope)
+
+
+_wide.defvjp(_wide_forward, _wide_backward)
 
 
 class Linear(nnx.Module):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import abc
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import jax
 from jaxtyping import Array, Float, Int
 
+from t2t.head_loss import head_loss
 from t2t.losses import Loss, LossSums, cross_entropy
 from t2t.types import Batch, Params
 
@@ -57,12 +59,17 @@ class Model(abc.ABC):
         return self.head(params, self.hidden(params, batch, dropout_key=dropout_key))
 
     def losses(self, params: Params, batch: Batch, loss: Loss, *, dropout_key: jax.Array | None = None) -> LossSums:
-        """Return the sums that training minimises and reports: the cross-entropy of `logits`, where a model has no loss of its own.
+        """Return the sums that training minimises and reports: the cross-entropy of the logits, where a model has no loss of its own.
+
+        Those of words, `head` of `hidden`, are never made as a whole: see `t2t.head_loss`.
 
         Sums over rows: those of a batch's parts must add up to the batch's, whatever the parts.
         """
-        logits = self.logits(params, batch, dropout_key=dropout_key)
-        return cross_entropy(logits, batch.targets, batch.weights, loss)
+        if self.config.output != "words":
+            logits = self.logits(params, batch, dropout_key=dropout_key)
+            return cross_entropy(logits, batch.targets, batch.weights, loss)
+        hidden = self.hidden(params, batch, dropout_key=dropout_key)
+        return head_loss(partial(self.head, params), hidden, batch.targets, batch.weights, loss)
 
     @abc.abstractmethod
     def start(self, params: Params, batch: Batch, length: int) -> tuple[Float[Array, "B V"], Cache]:

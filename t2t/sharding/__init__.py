@@ -2,7 +2,7 @@
 
 from t2t.sharding.hosts import Share, share_of_rows
 from t2t.sharding.mesh import AXES, MeshConfig
-from t2t.sharding.rules import DEFAULT_RULES, Rules, activate, axis_size, constrain
+from t2t.sharding.rules import DEFAULT_RULES, Rules, activate, axis_size, constrain, divided_rows, on_own_rows
 
 __all__ = [
     "AXES",
@@ -13,5 +13,7 @@ __all__ = [
     "activate",
     "axis_size",
     "constrain",
+    "divided_rows",
+    "on_own_rows",
     "share_of_rows",
 ]

@@ -8,10 +8,12 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from t2t.errors import UserError, nearest
@@ -114,3 +116,45 @@ def constrain(x: jax.Array, axes: Axes) -> jax.Array:
         return x
     mesh, rules = active
     return jax.lax.with_sharding_constraint(x, rules.sharding(axes, x.shape, mesh, name="activation"))
+
+
+def on_own_rows(function: Callable[[Any, Any], tuple[Any, Any]], whole: Any, rows: Any) -> tuple[Any, Any]:
+    """Return `function(whole, rows)`, each device computing on the rows, or strips of rows, that it holds.
+
+    function: (whole, rows) -> (parts, rows). It sees the device's own arrays, and of the mesh only "tensor" divides what is in it.
+    whole:    arrays that every device needs entirely, but for "tensor": gathered once.
+    rows:     arrays [B L ...], as they are returned.
+
+    The parts of all devices are added up.
+    """
+    axes = divided_rows()
+    if not axes:
+        return function(whole, rows)
+    active = _active.get()
+    assert active is not None
+    mesh, rules = active
+
+    def own(whole: Any, rows: Any) -> tuple[Any, Any]:
+        parts, rows = function(whole, rows)
+        return jax.tree.map(lambda x: x[None], parts), rows
+
+    here = rules.partition(("batch", "length"), mesh)
+    mapped = jax.shard_map(
+        own,
+        mesh=mesh,
+        in_specs=(PartitionSpec(), here),
+        out_specs=(PartitionSpec(axes), here),
+        axis_names=set(axes),
+        check_vma=False,
+    )
+    parts, rows = mapped(whole, rows)
+    return jax.tree.map(lambda x: jnp.sum(x, axis=0), parts), rows
+
+
+def divided_rows() -> tuple[str, ...]:
+    """Return the axes of the active mesh along which rows, or their lengths, are divided."""
+    active = _active.get()
+    if active is None:
+        return ()
+    mesh, rules = active
+    return tuple(axis for name in ("batch", "length") for axis in rules.table[name] if mesh.shape.get(axis, 1) > 1)
