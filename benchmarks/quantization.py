@@ -4,7 +4,7 @@
 
 A variant is a type of computing, a quantization, or both: "float32", "bfloat16", "int8" (float32 elsewhere), "bfloat16+int8". Each is a run
 OUT/VARIANT of `t2t train`, one after the other; the same command goes on where it was interrupted. Written after each: OUT/curves.json and
-OUT/curves.png. What follows `--` are more options of `t2t train`, for all runs.
+OUT/curves.png. The learning rate falls over the steps that are asked for (recipes with a cosine schedule: the quickstarts). What follows `--` are more options of `t2t train`, for all runs.
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ def train(directory: Path, variant: str, given: argparse.Namespace) -> int:
     """Train a variant to its last step, or go on with it; return the exit code."""
     words = [sys.executable, "-m", "t2t.launch", "train", given.recipe, "--dir", str(directory), *options(variant)]
     words += ["--steps", str(given.steps), "--seed", str(given.seed), "--log-every", str(max(given.steps // 100, 1))]
-    words += ["--optimizer.schedule.steps", str(given.steps), "--checkpoint-every", "100", *given.more]
+    words += ["--optimizer.schedule.steps", str(given.steps)]
+    words += ["--optimizer.schedule.warmup", str(min(100, given.steps // 3))]
+    words += ["--checkpoint-every", "100", *given.more]
     return subprocess.run(words, check=False).returncode
 
 
