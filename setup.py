@@ -18,6 +18,7 @@ mapped = [
 ]
 
 # Beam holds protobuf below 7, and SentencePiece from 0.2.3 on wants 7 without saying so.
+quantized = ["qwix>=0.1.8,<0.2"]
 cache = ["apache-beam>=2.70,<3", "sentencepiece<0.2.3"]
 
 setup(
@@ -63,6 +64,7 @@ setup(
         "tpu": ["jax[tpu]>=0.10,<0.13"],
         "cache": cache,
         "gguf": ["gguf>=0.17,<1"],
+        "quantized": quantized,
         "interop": ["torch>=2.6", "transformers>=5.23,<6", "gguf>=0.17,<1"],
         "dev": [
             "pytest>=8",
@@ -74,6 +76,7 @@ setup(
             "import-linter>=2.1",
             "pre-commit>=4",
             *cache,
+            *quantized,
         ],
     },
     entry_points={"console_scripts": ["t2t=t2t.launch.main:main"]},

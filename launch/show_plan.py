@@ -30,6 +30,8 @@ def show_plan(plan: Plan, recipe: str) -> None:
     out.print(f"{recipe} on {topology}: {topology.size:,} x {chip.name}", style="bold")
     model = experiment.model
     settings = [f"{name} {getattr(model, name)}" for name in ("dtype", "remat", "attention") if hasattr(model, name)]
+    if (quantization := getattr(model, "quantization", "none")) != "none":
+        settings.insert(1, f"quantization {quantization}")
     settings += [f"batch {experiment.data.batch_size:,}", f"microbatches {experiment.microbatches}"]
     slices = f" ({topology.slices} slices)" if topology.slices > 1 else ""
     out.print(f"mesh {mesh}{slices}; {', '.join(settings)}")

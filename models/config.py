@@ -12,6 +12,7 @@ from t2t.nn.initializers import Initializer, Normal, TruncatedNormal, fan_in
 from t2t.nn.mlp import Activation
 from t2t.nn.model import ModelConfig
 from t2t.nn.norms import NormKind
+from t2t.nn.quantized import Quantization
 from t2t.nn.rotary import Rotary
 
 Positions = Literal["relative", "learned", "rotary", "none"]
@@ -170,6 +171,8 @@ class TransformerConfig(ModelConfig):
     """What encoders, decoders and encoder-decoders have in common.
 
     dtype:     of computation; parameters, norms, softmax and logits are float32.
+    quantization: of the matrix products with the kernels of the blocks, in training, evaluation and decoding alike: "none", "int8" or "fp8", see
+               `t2t.nn.quantized.quantized_matmul`. Embeddings, norms, attention logits and heads stay as they are; parameters are float32.
     dropout:   rate after embeddings and sublayers.
     attention_dropout: rate on attention weights; None for the same as `dropout`.
     attention: how attention is computed, see `t2t.nn.attention.attention`; "chunked" takes `attention_block` queries at a time. Steps of decoding have
@@ -184,6 +187,7 @@ class TransformerConfig(ModelConfig):
     """
 
     dtype: Dtype = "float32"
+    quantization: Quantization = "none"
     dropout: float = 0.0
     attention_dropout: float | None = None
     attention: Backend = "einsum"
@@ -197,7 +201,12 @@ class TransformerConfig(ModelConfig):
     position_std: float = 0.02
 
     def __post_init__(self) -> None:
-        for field, choices in (("dtype", Dtype), ("attention", Backend), ("remat", Remat)):
+        for field, choices in (
+            ("dtype", Dtype),
+            ("quantization", Quantization),
+            ("attention", Backend),
+            ("remat", Remat),
+        ):
             one_of(field, getattr(self, field), choices)
         at_least("vocab_size", self.vocab_size, 1)
         at_least("attention_block", self.attention_block, 1)

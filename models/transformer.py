@@ -54,6 +54,7 @@ class Block(nnx.Module):
             dropout=config.dropout if stack.mlp_dropout else 0.0,
             init=stack.kernel_init(stack.embed),
             out_init=stack.kernel_init(stack.mlp, residual=True),
+            quantization=config.quantization,
         )
         self.mlp_norm = norm(stack.norm, stack.embed, stack.norm_epsilon)
 
@@ -120,6 +121,7 @@ def _attention(config: TransformerConfig, stack: StackConfig) -> Attention:
         init=stack.kernel_init(stack.embed),
         query_init=stack.kernel_init(stack.embed, shrink=1.0 if stack.scaled_attention else stack.head_size**-0.5),
         out_init=stack.kernel_init(width, residual=True),
+        quantization=config.quantization,
     )
 
 

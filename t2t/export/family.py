@@ -209,7 +209,7 @@ class Family(abc.ABC):
         """Return the table of tensors."""
 
 
-_TRAINING = ("dtype", "remat", "attention", "attention_block", "embedding_std", "position_std")
+_TRAINING = ("dtype", "quantization", "remat", "attention", "attention_block", "embedding_std", "position_std")
 _STACK_TRAINING = ("init", "init_std", "init_residual")
 
 

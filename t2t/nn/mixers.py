@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import abc
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import jax
@@ -20,6 +21,7 @@ from t2t.nn.dropout import Keys
 from t2t.nn.initializers import Initializer
 from t2t.nn.linear import Linear
 from t2t.nn.masks import Mask
+from t2t.nn.quantized import Quantization
 from t2t.nn.rotary import Turns, rotate
 from t2t.sharding import constrain
 
@@ -78,6 +80,7 @@ class Attention(Mixer):
 
     kv_heads: heads of keys and values; fewer than `heads` is grouped-query attention (Ainslie et al. 2023).
     scaled:   whether logits are divided by sqrt(head_dim). T5 instead draws its queries' kernel that much smaller.
+    quantization: of the products with kernels; logits and weighted sums stay in floats.
     """
 
     def __init__(
@@ -93,14 +96,16 @@ class Attention(Mixer):
         init: Initializer,
         query_init: Initializer,
         out_init: Initializer,
+        quantization: Quantization = "none",
     ) -> None:
         self.heads, self.kv_heads, self.head_dim = heads, kv_heads, head_dim
         self.scale = head_dim**-0.5 if scaled else 1.0
         self.attend = attend
-        self.query = Linear(size, heads * head_dim, ("embed", "heads"), bias=biases, init=query_init)
-        self.key = Linear(size, kv_heads * head_dim, ("embed", "heads"), bias=biases, init=init)
-        self.value = Linear(size, kv_heads * head_dim, ("embed", "heads"), bias=biases, init=init)
-        self.out = Linear(heads * head_dim, size, ("heads", "embed"), bias=biases, init=out_init)
+        linear = partial(Linear, bias=biases, quantization=quantization)
+        self.query = linear(size, heads * head_dim, ("embed", "heads"), init=query_init)
+        self.key = linear(size, kv_heads * head_dim, ("embed", "heads"), init=init)
+        self.value = linear(size, kv_heads * head_dim, ("embed", "heads"), init=init)
+        self.out = linear(heads * head_dim, size, ("heads", "embed"), init=out_init)
 
     def __call__(self, x: Float[Array, "B L D"], context: Context) -> Float[Array, "B L D"]:
         """Attend over the rows themselves."""

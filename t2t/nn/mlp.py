@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 from t2t.nn.dropout import Keys, dropout
 from t2t.nn.initializers import Initializer
 from t2t.nn.linear import Linear
+from t2t.nn.quantized import Quantization
 
 Activation = Literal["relu", "gelu", "gelu_tanh", "silu"]
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
@@ -27,6 +28,7 @@ class MLP(nnx.Module):
     """`down(activation(up(x)))`, or `down(activation(gate(x)) * up(x))` where gated (Shazeer 2020; T5 v1.1, LLaMA).
 
     dropout: rate on the inner activations, as T5 has it.
+    quantization: of the matrix products.
     """
 
     def __init__(
@@ -40,12 +42,14 @@ class MLP(nnx.Module):
         dropout: float,
         init: Initializer,
         out_init: Initializer,
+        quantization: Quantization = "none",
     ) -> None:
         self.activation: str = activation
         self.dropout = dropout
-        self.up = Linear(size, inner, ("embed", "mlp"), bias=biases, init=init)
-        self.gate = Linear(size, inner, ("embed", "mlp"), bias=biases, init=init) if gated else None
-        self.down = Linear(inner, size, ("mlp", "embed"), bias=biases, init=out_init)
+        linear = partial(Linear, bias=biases, quantization=quantization)
+        self.up = linear(size, inner, ("embed", "mlp"), init=init)
+        self.gate = linear(size, inner, ("embed", "mlp"), init=init) if gated else None
+        self.down = linear(inner, size, ("mlp", "embed"), init=out_init)
 
     def __call__(self, x: Float[Array, "*B D"], keys: Keys) -> Float[Array, "*B D"]:
         """Apply to each position on its own."""

@@ -14,6 +14,8 @@ class Chip:
     hbm:            bytes of memory a program may use (what is published less what the system keeps, as the compiler tells it).
     flops:          peak of bfloat16 matrix products, FLOP/s, a multiply-add being two.
     flops_float32:  rate of float32 matrix products in JAX's default precision, FLOP/s: TPUs round their operands to bfloat16, NVIDIA's to TF32.
+    ops_int8:       peak of int8 matrix products, operations/s.
+    flops_float8:   rate of matrix products of 8-bit floats, FLOP/s; that of bfloat16 where the compiler widens them.
     bandwidth:      of the memory, bytes/s.
     link:           bytes/s one way over one link inside a domain (an ICI link; all of a GPU's NVLinks together).
     dimensions:     of the torus inside a domain: 2 or 3, or 1 where any two chips are joined by a switch.
@@ -27,6 +29,8 @@ class Chip:
     hbm: float
     flops: float
     flops_float32: float
+    ops_int8: float
+    flops_float8: float
     bandwidth: float
     link: float
     dimensions: int
@@ -46,32 +50,46 @@ CHIPS = {
         hbm=15.75 * GIB,
         flops=197e12,
         flops_float32=197e12,
+        ops_int8=393e12,
+        flops_float8=197e12,
         bandwidth=819e9,
         link=45e9,
         dimensions=2,
         wraps=16,
         between=3.125e9,
         domain="slice",
-        sources=("cloud.google.com/tpu/docs/v5e (a pod of 256 chips has 6.4 Tbit/s to the outside)", _SCALING),
+        sources=(
+            "cloud.google.com/tpu/docs/v5e (a pod of 256 chips has 6.4 Tbit/s to the outside)",
+            "cloud.google.com/tpu/docs/v6e (int8 of both; of 8-bit floats it says nothing)",
+            _SCALING,
+        ),
     ),
     "v5p": Chip(
         name="TPU v5p",
         hbm=95.74 * GIB,
         flops=459e12,
         flops_float32=459e12,
+        ops_int8=918e12,
+        flops_float8=459e12,
         bandwidth=2765e9,
         link=90e9,
         dimensions=3,
         wraps=4,
         between=6.25e9,
         domain="slice",
-        sources=("cloud.google.com/tpu/docs/v5p", _SCALING),
+        sources=(
+            "cloud.google.com/tpu/docs/v5p (8-bit floats at bfloat16's rate)",
+            "Vahdat & Lohmeyer 2023, Introducing Cloud TPU v5p and AI Hypercomputer, cloud.google.com/blog (int8)",
+            _SCALING,
+        ),
     ),
     "v6e": Chip(
         name="TPU v6e",
         hbm=31.25 * GIB,
         flops=918e12,
         flops_float32=918e12,
+        ops_int8=1836e12,
+        flops_float8=918e12,
         bandwidth=1600e9,
         link=90e9,
         dimensions=2,
@@ -86,6 +104,8 @@ CHIPS = {
         * 84_942_979_072,  # CUDA and its libraries keep some; XLA_PYTHON_CLIENT_MEM_FRACTION must let JAX have the rest
         flops=989.4e12,
         flops_float32=494.7e12,
+        ops_int8=1978.9e12,
+        flops_float8=1978.9e12,
         bandwidth=3352e9,
         link=450e9,
         dimensions=1,
@@ -93,7 +113,7 @@ CHIPS = {
         between=50e9,
         domain="node",
         sources=(
-            "NVIDIA H100 datasheet (dense rates; NVLink 900 GB/s both ways)",
+            "NVIDIA H100 datasheet (dense rates, half of those with sparsity; NVLink 900 GB/s both ways)",
             "NVIDIA DGX H100 datasheet (a 400 Gbit/s adapter a GPU)",
         ),
     ),

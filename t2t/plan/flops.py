@@ -26,7 +26,8 @@ class Flops:
     """Operations of one step, over all devices.
 
     model:    three times the forward pass's: what the mathematics asks for (6 a parameter and token, and attention).
-    hardware: type of the operands, the wider where they differ -> operations of the step as it is computed, what rematerialisation computes again included.
+    hardware: type of the operands, the wider where they differ, "float8" for any of that width -> operations of the step as it is computed, what
+              rematerialisation computes again included.
     """
 
     model: float
@@ -73,7 +74,7 @@ def _count(jaxpr: core.Jaxpr) -> Counter[str]:
         name = equation.primitive.name
         if name == "dot_general":
             widest = max((variable.aval.dtype for variable in equation.invars), key=lambda dtype: dtype.itemsize)
-            total[widest.name] += _dot(equation)
+            total["float8" if widest.name.startswith("float8") else widest.name] += _dot(equation)
         elif name == "cond":
             branches = [_count(branch.jaxpr) for branch in equation.params["branches"]]
             total.update(max(branches, key=_total))

@@ -72,7 +72,9 @@ class Plan:
 
     def to_json(self) -> dict[str, Any]:
         """Return it as JSON values: bytes, seconds and operations in their plain units."""
-        settings = {name: getattr(self.experiment.model, name, None) for name in ("dtype", "remat", "attention")}
+        settings = {
+            name: getattr(self.experiment.model, name, None) for name in ("dtype", "quantization", "remat", "attention")
+        }
         return {
             "topology": str(self.topology),
             "chips": self.topology.size,

@@ -53,7 +53,7 @@ def roofline(
     moved: bytes to and from a device's memory.
     sent:  what a device sends.
     """
-    rates = {"float32": chip.flops_float32}
+    rates = {"float32": chip.flops_float32, "int8": chip.ops_int8, "float8": chip.flops_float8}
     compute = sum(count / devices / rates.get(dtype, chip.flops) for dtype, count in flops.items()) / MATMUL
     inside = between = 0.0
     for collective in sent:

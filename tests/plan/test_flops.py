@@ -49,6 +49,17 @@ def test_products_count_by_the_type_they_are_computed_in():
     assert sum(narrow.values()) == counted(decoder()).total
 
 
+def test_eight_bits_count_as_such():
+    plain = counted(decoder())
+    rows, length, layers, embed, mlp = 8, 16, 3, 64, 160
+    of_blocks = 2 * rows * length * layers * (4 * embed * embed + 2 * embed * mlp)
+    int8, fp8 = (counted(decoder(quantization=kind)) for kind in ("int8", "fp8"))
+    # The kernels' gradients stay float32 with int8.
+    assert int8.hardware == {"int8": 2 * of_blocks, "float32": plain.total - 2 * of_blocks}
+    assert fp8.hardware == {"float8": 3 * of_blocks, "float32": plain.total - 3 * of_blocks}
+    assert int8.model == fp8.model == plain.model
+
+
 def test_it_agrees_with_xla_where_no_layer_is_hidden_in_a_loop():
     # One layer: XLA's count of a scan's body is the whole. It counts sums, exponentials and Adam besides.
     experiment = decoder(layers=1, embed=128, mlp=512, mesh=MeshConfig(data=1))

@@ -34,3 +34,12 @@ def test_a_step_takes_at_least_its_busiest_part():
     assert found.fastest == found.compute
     assert found.slowest == pytest.approx(1 + found.inside)
     assert roofline(H100, 1, {"float32": 494.7e12}, 0, []).compute == pytest.approx(1 / MATMUL)
+
+
+@pytest.mark.parametrize(
+    ("chip", "int8", "float8"),
+    [("v5e", 393e12, 197e12), ("v5p", 918e12, 459e12), ("v6e", 1836e12, 918e12), ("h100", 1978.9e12, 1978.9e12)],
+)
+def test_eight_bits_have_rates_of_their_own(chip, int8, float8):
+    found = roofline(CHIPS[chip], 2, {"int8": int8, "float8": float8}, 0, [])
+    assert found.compute == pytest.approx(1 / MATMUL)

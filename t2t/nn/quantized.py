@@ -1,0 +1,122 @@
+"""Matrix products in eight bits, forward and backward, of float operands and float results.
+
+The library is qwix: it rounds (`qwix.quantize`) and multiplies what is rounded (`qwix.dot_general`). Which product is rounded to what stands here.
+Scales are current ones, of the values that are being multiplied: there is no state.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from t2t.errors import UserError
+
+Quantization = Literal["none", "int8", "fp8"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Types:
+    """What operands are rounded to.
+
+    values:    inputs and kernels.
+    gradients: of the outputs.
+    kernels:   whether the product that gives the kernel's gradient is rounded too.
+    """
+
+    values: Any
+    gradients: Any
+    kernels: bool
+
+
+_TYPES = {
+    "int8": _Types(values=jnp.int8, gradients=jnp.int8, kernels=False),
+    "fp8": _Types(values=jnp.float8_e4m3fn, gradients=jnp.float8_e5m2, kernels=True),
+}
+
+
+_CALIBRATION = {
+    # qwix divides by 127.5, which puts each vector's largest value on the border between two integers: the last bit of the quotient, and so how the
+    # compiler wrote the program, would decide between them. By 127 it is an integer.
+    jnp.int8: f"absmax,{127.5 / 127}",
+    jnp.float8_e4m3fn: "absmax",
+    jnp.float8_e5m2: "absmax",
+}
+
+
+def check_installed(quantization: Quantization) -> None:
+    """Raise UserError where `quantization` needs qwix and it is not installed."""
+    if quantization == "none":
+        return
+    try:
+        importlib.import_module("qwix")
+    except ImportError as error:
+        raise UserError(
+            f"model.quantization is {quantization!r}, which needs the package {error.name}: pip install 't2t[quantized]'. Nearest: none."
+        ) from None
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def quantized_matmul(
+    x: Float[Array, "N I"], kernel: Float[Array, "I O"], quantization: Literal["int8", "fp8"]
+) -> Float[Array, "N O"]:
+    """Multiply in eight bits, giving the type of `x`; gradients have the types of what they are gradients of.
+
+    Each operand has one scale for each of its vectors that are multiplied: a row of `x` and a column of `kernel` in the forward pass, so that a
+    token's output depends on no other token. Sums are int32, or floats for "fp8".
+
+    "int8": the forward product and that of the inputs' gradient; the kernel's gradient, a sum over all tokens, is computed in the type of `x`
+            (SwitchBack, Wortsman et al. 2023, section 2).
+    "fp8":  all three; values are E4M3, gradients of outputs E5M2 (Micikevicius et al. 2022, section 3).
+
+    Rounding passes gradients on as they are. A value that is not finite makes its vector's products NaN, as it would unrounded.
+    """
+    types = _TYPES[quantization]
+    return _product(x, kernel, (1, 0), (types.values, types.values), x.dtype)
+
+
+def _forward(x: jax.Array, kernel: jax.Array, quantization: str) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    # What is kept is what a product in floats keeps: rounded anew, the other way round, for the backward pass.
+    return quantized_matmul(x, kernel, quantization), (x, kernel)
+
+
+def _backward(
+    quantization: str, kept: tuple[jax.Array, jax.Array], gradient: Float[Array, "N O"]
+) -> tuple[jax.Array, jax.Array]:
+    (x, kernel), types = kept, _TYPES[quantization]
+    of_x = _product(gradient, kernel, (1, 1), (types.gradients, types.values), x.dtype)
+    if types.kernels:
+        of_kernel = _product(x, gradient, (0, 0), (types.values, types.gradients), x.dtype)
+    else:
+        of_kernel = jax.lax.dot_general(x, gradient, (((0,), (0,)), ((), ())))
+    return of_x, of_kernel.astype(kernel.dtype)
+
+
+quantized_matmul.defvjp(_forward, _backward)
+
+
+def _product(left: jax.Array, right: jax.Array, contracted: tuple[int, int], types: tuple[Any, Any], out: Any) -> Any:
+    """Round both matrices, a scale for each vector along their `contracted` axes, and multiply."""
+    import qwix
+
+    rounded = [_round(*each) for each in zip((left, right), contracted, types, strict=True)]
+    dimensions = (((contracted[0],), (contracted[1],)), ((), ()))
+    return qwix.dot_general(*rounded, dimensions, preferred_element_type=out)
+
+
+def _round(matrix: jax.Array, axis: int, dtype: Any) -> Any:
+    """Return a `qwix.QArray` with a scale for each vector along `axis`."""
+    import qwix
+
+    # In float32: in bfloat16 the quotient by the scale would be rounded before it is rounded to eight bits.
+    wide = matrix.astype(jnp.float32)
+    rounded = qwix.quantize(wide, dtype, channelwise_axes=(1 - axis,), calibration_method=_CALIBRATION[dtype])
+    # An integer is never NaN, and the largest of numbers and a NaN is a number in XLA's programs for CPUs.
+    finite = jnp.all(jnp.isfinite(wide), axis=axis, keepdims=True)
+    return dataclasses.replace(rounded, scale=jnp.where(finite, rounded.scale, jnp.nan))
