@@ -115,11 +115,7 @@ def estimate(program: Program, topology: Topology) -> Estimate:
     specs = flatten_specs(program.model.specs)
     depth = max((spec.shape[0] for spec in specs.values() if spec.axes[:1] == ("layers",)), default=1)
     wide = 2 if getattr(experiment.model, "dtype", "float32") == "bfloat16" else 4
-    batch = flops.plain(program.abstract_batch())
-    predicted = rows * batch.targets.shape[1] / length
-    words = experiment.model.output == "words"  # other heads' logits are not divided
-    scored = experiment.model.vocab_size / sizes["tensor"] if words else _scored(program)
-    logits = 3 * 4 * predicted * scored
+    logits = logits_bytes(program)
     gathered = _gathered(program) * wide
     state = state_bytes(program)
     temporaries = logits + held(layer) / depth + 3 * gathered / depth
@@ -133,6 +129,16 @@ def estimate(program: Program, topology: Topology) -> Estimate:
         state.parameters + state.optimizer + times * state.gradients
     )
     return Estimate(memory=memory, moved=moved, sent=_sent(program, topology, rows, wide, gathered), flops=operations)
+
+
+def logits_bytes(program: Program) -> float:
+    """Return what one device's float32 logits of a microbatch take, with their exponentials and gradients, in bytes."""
+    experiment, shape = program.experiment, program.mesh.shape
+    places = experiment.data.batch_size * flops.plain(program.abstract_batch()).targets.shape[1]
+    places /= shape["data"] * shape["fsdp"] * shape["context"] * experiment.microbatches
+    words = experiment.model.output == "words"  # other heads' logits are not divided
+    scored = experiment.model.vocab_size / shape["tensor"] if words else _scored(program)
+    return 3 * 4 * places * scored
 
 
 def _scored(program: Program) -> int:
