@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import numpy as np
 
 from benchmarks.scaling.experiments import experiment
@@ -30,7 +31,7 @@ def measure(backend: str, length: int) -> Values:
     """Return the temporaries of the step of a decoder of one row, in bytes, as the compiler tells them."""
     small = {"layers": LAYERS, "embed": 256, "heads": HEADS, "mlp": 1024, "vocab_size": 512}
     made = experiment("decoder", batch_size=1, length=length, attention=backend, remat="full", **small)
-    program = Program.of(made, made.mesh.build())
+    program = Program.of(made, made.mesh.build(jax.devices()[:1]))
     compiled: Any = program.step()
     analysis = compiled.lower(program.abstract_state(), program.abstract_batch()).compile().memory_analysis()
     return {"temporaries": analysis.temp_size_in_bytes}

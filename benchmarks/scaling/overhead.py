@@ -80,8 +80,8 @@ class InMemory:
 def measure(kind: str, mesh: dict[str, int], rounds: int) -> Values:
     """Return seconds of each piece, one a round; those of logging per line of the log, and how many steps lie between two."""
     # Long enough that the call returns before the devices are done.
-    small = {"layers": 6, "embed": 128, "heads": 8, "mlp": 512, "vocab_size": 1024}
-    made = experiment(kind, batch_size=32, length=128, mesh=mesh, **small)
+    small = {"layers": 4, "embed": 64, "heads": 8, "mlp": 256, "vocab_size": 512}
+    made = experiment(kind, batch_size=16, length=64, mesh=mesh, **small)
     program = Program.of(made, made.mesh.build())
     stepper = Stepper(program)
     stepper()

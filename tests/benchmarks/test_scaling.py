@@ -1,6 +1,7 @@
 """The measuring of how cost grows: what is computed of it, and that what was measured stays so."""
 
 import json
+import re
 
 import jax
 import numpy as np
@@ -22,18 +23,21 @@ TINY = {"layers": 3, "embed": 64, "heads": 4, "mlp": 160, "vocab_size": 96, "dty
 LENGTHS = {"decoder": {"length": 16}, "encoder_decoder": {"length": 16, "targets_length": 16, "head_dim": 16}}
 
 
-def tiny(kind, mesh):
-    return prepare(collectives.divided(kind, mesh, 8, **TINY, **LENGTHS[kind]), EIGHT, jax.devices())
+def tiny(kind, mesh, **model):
+    return prepare(collectives.divided(kind, mesh, 8, **TINY, **LENGTHS[kind], **model), EIGHT, jax.devices())
 
 
 @pytest.mark.parametrize("mesh", ["data", "fsdp"])
 def test_what_is_sent_is_what_theory_says(mesh):
-    # XLA's CPU compiler has no reduce-scatter.
-    values = collectives.described(tiny("decoder", mesh), EIGHT, gathered=4, summed=4, scatters=False)
+    # XLA's CPU compiler has no reduce-scatter, and sums a tied table's two gradients one by one.
+    program = tiny("decoder", mesh, tied=False)
+    values = collectives.described(program, EIGHT, gathered=4, summed=4, scatters=False)
     assert values["unknown"] == 0
-    print(values["compiled"], values["theory"])
-    few = 1000  # the loss's sums, the gradient's squares
-    assert values["compiled"][mesh] == pytest.approx(values["theory"][mesh], abs=few)
+    if mesh == "data":
+        few = 1000  # the loss's sums, the gradient's squares
+        assert values["compiled"][mesh] == pytest.approx(values["theory"][mesh], abs=few)
+    else:  # tables and the head, of use to one pass or to both at once, are gathered once
+        assert 0.94 < values["compiled"][mesh] / values["theory"][mesh] < 1
     made = collectives.table({f"decoder {mesh} 8": values})
     assert [len(line) for line in made.lines] == [len(made.header)]
 
@@ -76,10 +80,11 @@ def test_a_file_of_another_kind_is_left_alone(tmp_path):
 def test_mistakes_are_told_in_a_line(words, told, tmp_path, capsys):
     assert main([*words, "--out", str(tmp_path)]) == 2
     line = capsys.readouterr().err
-    assert np.char.count(line, "\n") == 1
-    assert __import__("re").search(told, line)
+    assert line.count("\n") == 1
+    assert re.search(told, line)
 
 
+@pytest.mark.slow
 def test_deeper_models_compile_to_the_same_program():
     sizes = [depth.measure("cpu", "decoder", layers, 1) for layers in (2, 5)]
     for language in ("jaxpr", "stablehlo"):
@@ -89,12 +94,16 @@ def test_deeper_models_compile_to_the_same_program():
     assert "from 12 to 96 layers" in made.notes[0]
 
 
+@pytest.mark.slow
 def test_chunked_attention_needs_less_memory_the_longer_the_row():
     values = {f"{name} 1024": attention.measure(name, 1024) for name in attention.BACKENDS}
     assert values["chunked 1024"]["temporaries"] < values["einsum 1024"]["temporaries"] / 2
-    assert attention.order([(512, 3.0 * 512**2), (1024, 3.0 * 1024**2)]) == pytest.approx(2.0)
     made = attention.table(values)
     assert [len(line) for line in made.lines] == [len(made.header)] * 2
+
+
+def test_the_power_of_growth_is_found():
+    assert attention.order([(512, 3.0 * 512**2), (1024, 3.0 * 1024**2)]) == pytest.approx(2.0)
 
 
 def test_a_line_is_fitted_to_relative_errors():
