@@ -19,7 +19,7 @@ from t2t.sharding import AXES, DEFAULT_RULES, MeshConfig
 from t2t.train.experiment import Experiment
 from t2t.train.program import Program
 
-MARGIN = 1.15
+MARGIN = 1.05
 """On estimated activations and temporaries, for what is not foreseen; compiled programs decide."""
 
 
@@ -99,8 +99,9 @@ def _one_row(experiment: Experiment, **changes: Any) -> _Row:
 def estimate(program: Program, topology: Topology) -> Estimate:
     """Return what a program's step would need.
 
-    Activations follow from the trace of one row; temporaries are logits, one layer computed whole, gathered parameters; what is sent follows from how
-    parameters are divided (gathered before use, gradients scattered, partial sums of products with divided kernels added up).
+    Activations follow from the trace of one row. Temporaries are what the fuller of two moments needs besides: the backward pass (logits, or a layer
+    computed again) or the update. What is sent follows from how parameters are divided (gathered before use, gradients scattered, partial sums of
+    products with divided kernels added up).
     """
     experiment, mesh = program.experiment, program.mesh
     sizes = {name: mesh.shape[name] for name in AXES}
@@ -115,24 +116,37 @@ def estimate(program: Program, topology: Topology) -> Estimate:
     specs = flatten_specs(program.model.specs)
     depth = max((spec.shape[0] for spec in specs.values() if spec.axes[:1] == ("layers",)), default=1)
     wide = 2 if getattr(experiment.model, "dtype", "float32") == "bfloat16" else 4
-    batch = flops.plain(program.abstract_batch())
-    predicted = rows * batch.targets.shape[1] / length
-    words = experiment.model.output == "words"  # other heads' logits are not divided
-    scored = experiment.model.vocab_size / sizes["tensor"] if words else _scored(program)
-    logits = 3 * 4 * predicted * scored
+    logits = logits_bytes(program)
     gathered = _gathered(program) * wide
     state = state_bytes(program)
-    temporaries = logits + held(layer) / depth + 3 * gathered / depth
+    again = 0.0 if kept is layer else held(layer) / depth
+    used = 3 * gathered / depth if wide < 4 or sizes["fsdp"] > 1 else 0.0
+    # A step that may yet be left out (`Guard`) needs the optimizer's old state beside the new: XLA copies it, some of it before the backward pass.
+    # The TPU compiler does not: its fusions give both at once.
+    old = 0.0 if topology.is_tpu else state.optimizer
+    backward = max(logits, again, old) + used
+    update = 0.0 if topology.is_tpu else state.parameters + old
+    temporaries = max(backward, update - held(kept))
     memory = dataclasses.replace(state, activations=MARGIN * held(kept), temporaries=MARGIN * temporaries)
     operations = flops.Flops(
         model=kept.operations.model * experiment.data.batch_size,
         hardware={dtype: n * experiment.data.batch_size for dtype, n in kept.operations.hardware.items()},
     )
     times = experiment.microbatches
-    moved = times * (3 * gathered + 3 * held(layer) + 2 * logits) + 2 * (
+    moved = times * (3 * gathered + 3 * held(layer) + 3 * logits) + 2 * (
         state.parameters + state.optimizer + times * state.gradients
     )
     return Estimate(memory=memory, moved=moved, sent=_sent(program, topology, rows, wide, gathered), flops=operations)
+
+
+def logits_bytes(program: Program) -> float:
+    """Return what one device's float32 logits of a microbatch take, with their gradients, in bytes."""
+    experiment, shape = program.experiment, program.mesh.shape
+    places = experiment.data.batch_size * flops.plain(program.abstract_batch()).targets.shape[1]
+    places /= shape["data"] * shape["fsdp"] * shape["context"] * experiment.microbatches
+    words = experiment.model.output == "words"  # other heads' logits are not divided
+    scored = experiment.model.vocab_size / shape["tensor"] if words else _scored(program)
+    return 2 * 4 * places * scored
 
 
 def _scored(program: Program) -> int:

@@ -1,0 +1,127 @@
+"""Compile time against depth: layers are a scan's rounds, so that a deep model should compile as a shallow one does."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from benchmarks.scaling.experiments import KINDS, experiment
+from benchmarks.scaling.part import Part, Point, Rows, Table, Values, devices
+from benchmarks.scaling.showing import lines
+from benchmarks.scaling.timing import median
+from t2t.plan.plan import prepare
+from t2t.plan.topology import ENVIRONMENT, Topology
+from t2t.train.program import Program
+from t2t.train.state import create_state
+
+LAYERS = (12, 24, 48, 96)
+TARGETS = ("cpu", "v5e:2x2")
+WITHIN = 1.3
+STAGES = ("trace", "lower", "compile", "create")
+
+
+def points(rounds: int) -> Mapping[str, Point]:
+    """Return depths of both kinds of model, for this machine and ahead of time for TPUs."""
+    return {
+        f"{target} {kind} {layers}": Point(
+            arguments={"target": target, "kind": kind, "layers": layers, "rounds": rounds if target == "cpu" else 1},
+            environment=devices(1) if target == "cpu" else ENVIRONMENT,
+        )
+        for target in TARGETS
+        for kind in KINDS
+        for layers in LAYERS
+    }
+
+
+def measure(target: str, kind: str, layers: int, rounds: int) -> Values:
+    """Return seconds of the step's stages and of the program that makes the state, and how large the step is in each language."""
+    small = {"layers": layers, "embed": 128, "heads": 4, "mlp": 512, "vocab_size": 1024}
+    if target == "cpu":
+        made = experiment(kind, batch_size=8, length=128, **small)
+        program = Program.of(made, made.mesh.build(jax.devices()[:1]))
+    else:
+        topology = Topology.parse(target)
+        made = experiment(kind, batch_size=8, length=128, mesh={"data": 1, "fsdp": topology.size}, **small)
+        program = prepare(made, topology, topology.devices())
+    taken = [_stages(program) for _ in range(rounds)]
+    first = taken[0]
+    return {**first, **{stage: median([times[stage] for times in taken]) for stage in STAGES}, "all": taken}
+
+
+def _stages(program: Program) -> Values:
+    jax.clear_caches()
+    state, batch = program.abstract_state(), program.abstract_batch()
+    step: Any = program.step()
+    at = [time.perf_counter()]
+    traced = step.trace(state, batch)
+    at.append(time.perf_counter())
+    lowered = traced.lower()
+    at.append(time.perf_counter())
+    compiled = lowered.compile()
+    at.append(time.perf_counter())
+    create = jax.jit(lambda seed: create_state(program.model, program.transform, seed), out_shardings=program.shardings)
+    create.lower(0).compile()
+    at.append(time.perf_counter())
+    sizes = {
+        "jaxpr": str(traced.jaxpr).count("\n"),
+        "stablehlo": lowered.as_text().count("\n"),
+        "hlo": (compiled.as_text() or "").count("\n"),
+    }
+    return {**{stage: b - a for stage, a, b in zip(STAGES, at, at[1:], strict=False)}, **sizes}
+
+
+def total(values: Mapping[str, Any]) -> float:
+    """Return the seconds until the step can run."""
+    return values["trace"] + values["lower"] + values["compile"]
+
+
+def table(rows: Rows) -> Table:
+    """Return a line a depth."""
+    header = (
+        "",
+        *(f"{stage} s" for stage in STAGES[:3]),
+        "in all s",
+        "x shallowest",
+        "create s",
+        "jaxpr",
+        "StableHLO",
+        "HLO lines",
+    )
+    made, ratios = [], {}
+    for name, values in rows.items():
+        series, _, depth = name.rpartition(" ")
+        shallow = rows.get(f"{series} {LAYERS[0]}")
+        ratio = total(values) / total(shallow) if shallow else None
+        if ratio is not None and int(depth) == LAYERS[-1]:
+            ratios[series] = ratio
+        stages = [f"{values[stage]:.2f}" for stage in STAGES[:3]]
+        told = "–" if ratio is None else f"{ratio:.2f}"
+        sizes = [f"{values[name]:,}" for name in ("jaxpr", "stablehlo", "hlo")]
+        made.append([name, *stages, f"{total(values):.2f}", told, f"{values['create']:.2f}", *sizes])
+    notes = [
+        f"{series}: {ratio:.2f} times as long from {LAYERS[0]} to {LAYERS[-1]} layers, {'within' if ratio <= WITHIN else 'not within'} {WITHIN}"
+        for series, ratio in ratios.items()
+    ]
+    return Table(header, made, notes)
+
+
+def draw(figure: Any, rows: Rows) -> None:
+    """Draw seconds against layers."""
+    for axis, target in zip(figure.subplots(1, len(TARGETS)), TARGETS, strict=True):
+        series: dict[str, tuple[list[float], list[float]]] = {}
+        for name, values in rows.items():
+            own, kind, layers = name.split(" ")
+            if own == target:
+                for what, seconds in (("step", total(values)), ("create", values["create"])):
+                    xs, ys = series.setdefault(f"{kind}, {what}", ([], []))
+                    xs.append(int(layers))
+                    ys.append(seconds)
+        lines(axis, series, x="layers", y="seconds to trace, lower and compile")
+        axis.set_ylim(bottom=0)
+        axis.set_title(target, fontsize=9)
+
+
+PART = Part(name="depth", about=__doc__, points=points, measure=measure, table=table, draw=draw, rounds=3)

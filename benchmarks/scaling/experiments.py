@@ -1,0 +1,69 @@
+"""The models that are measured, and batches for them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from t2t import models
+from t2t.data import Data
+from t2t.optim import Adafactor, AdamW, Constant, OptimizerConfig
+from t2t.sharding import MeshConfig
+from t2t.train.experiment import Experiment
+from t2t.train.program import Program
+from t2t.types import Batch
+
+OPTIMIZERS: dict[str, type[OptimizerConfig]] = {"adamw": AdamW, "adafactor": Adafactor}
+KINDS = ("decoder", "encoder_decoder")
+
+
+def experiment(
+    kind: str,
+    *,
+    batch_size: int,
+    length: int,
+    targets_length: int | None = None,
+    mesh: dict[str, int] | None = None,
+    optimizer: str = "adamw",
+    **model: Any,
+) -> Experiment:
+    """Return a GPT or a T5 1.1 of any size.
+
+    length:         positions of a row, of the encoder where there is one.
+    targets_length: of the decoder beside an encoder; `length` where not given.
+    mesh:           sizes of its axes; {"data": 1} where not given.
+    """
+    if kind == "decoder":
+        config = models.gpt.gpt(**{"max_length": length, "dropout": 0.0, **model})
+        lengths = {"inputs_length": 1, "targets_length": length - 1}
+    else:
+        config = models.t5.t5(**{"dropout": 0.0, **model})
+        lengths = {"inputs_length": length, "targets_length": length if targets_length is None else targets_length}
+    return Experiment(
+        model=config,
+        data=Data(task="c4_causal_lm" if kind == "decoder" else "c4_span_corruption", batch_size=batch_size, **lengths),
+        optimizer=OPTIMIZERS[optimizer](schedule=Constant(peak=1e-3)),
+        mesh=MeshConfig(**({"data": 1} if mesh is None else mesh)),
+    )
+
+
+def host_batch(program: Program) -> Batch:
+    """Return rows without padding of random ids, NumPy arrays [B L], to predict all of them."""
+    random = np.random.default_rng(0)
+
+    def fill(path: Any, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
+        name = path[-1].name
+        if name in ("ids", "targets"):
+            return random.integers(1, program.experiment.model.vocab_size, leaf.shape).astype(leaf.dtype)
+        if name == "positions":
+            return np.broadcast_to(np.arange(leaf.shape[1], dtype=leaf.dtype), leaf.shape).copy()
+        return np.full(leaf.shape, name in ("segments", "weights"), leaf.dtype)
+
+    return jax.tree_util.tree_map_with_path(fill, program.abstract_batch())
+
+
+def device_batch(program: Program) -> Batch:
+    """Return `host_batch` on the program's devices."""
+    return jax.device_put(host_batch(program), program.batch_sharding())

@@ -1,0 +1,64 @@
+"""A part's outcome: a table for the terminal, and a picture."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.scaling.part import Part, Rows
+from t2t.launch.curves import COLOURS
+from t2t.launch.output import console, table
+
+
+def show(part: Part, rows: Rows) -> None:
+    """Print the table and the notes."""
+    made = part.table(rows)
+    out = console()
+    shown = table(out, *made.header, right=tuple(made.header[1:]))
+    for line in made.lines:
+        shown.add_row(*line)
+    out.print(shown)
+    for note in made.notes:
+        out.print(note)
+
+
+def picture(part: Part, rows: Rows, path: Path) -> None:
+    """Draw the part."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    part.draw(figure, rows)
+    for axis in figure.axes:
+        axis.grid(color="#dddddd", linewidth=0.6)
+        axis.set_axisbelow(True)
+        axis.spines[["top", "right"]].set_visible(False)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    figure.savefig(partial, dpi=110, format="png")
+    partial.replace(path)
+
+
+def lines(
+    axis: Any, series: dict[str, tuple[Sequence[float], Sequence[float]]], *, x: str, y: str, log: bool = False
+) -> None:
+    """Draw named lines of points; log: both axes logarithmic."""
+    for colour, (name, (xs, ys)) in zip(COLOURS * 3, series.items(), strict=False):
+        axis.plot(xs, ys, "o-", color=colour, markersize=4, label=name)
+    if log and series:
+        axis.set_xscale("log", base=2)
+        axis.set_yscale("log")
+    axis.set_xlabel(x)
+    axis.set_ylabel(y)
+    if series:
+        axis.legend(frameon=False, fontsize=8)
+
+
+def size(count: float) -> str:
+    """Return bytes as text: 1.23 GB."""
+    for unit, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if abs(count) >= unit:
+            return f"{count / unit:.2f} {name}"
+    return f"{count:.0f} B"

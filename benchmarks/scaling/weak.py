@@ -1,0 +1,91 @@
+"""Weak scaling over virtual devices: constant work a device.
+
+Virtual devices share the machine's cores, so that time against the serial sum is what is told: n devices' work on one core takes n times as long as one
+device's where dividing it costs nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from benchmarks.scaling.experiments import experiment
+from benchmarks.scaling.part import Part, Point, Rows, Table, Values, devices
+from benchmarks.scaling.showing import lines
+from benchmarks.scaling.timing import Stepper, in_turns, median, spread
+from t2t.train.program import Program
+
+DEVICES = (1, 2, 4, 8)
+AXES = ("data", "fsdp", "tensor")
+CORES: tuple[int | None, ...] = (1, None)
+
+
+def points(rounds: int) -> Mapping[str, Point]:
+    """Return the axes, on one core and on all."""
+    return {
+        f"{axis} {'all cores' if cores is None else 'one core'}": Point(
+            arguments={"axis": axis, "rounds": rounds}, environment=devices(max(DEVICES)), cores=cores
+        )
+        for cores in CORES
+        for axis in AXES
+    }
+
+
+def measure(axis: str, rounds: int) -> Values:
+    """Return the times in seconds of a step on 1, 2, 4 and 8 devices, taken in turns.
+
+    data, fsdp: as many rows a device. tensor: as many heads, hidden units and words a device, on the same rows.
+    """
+    runs = {}
+    for count in DEVICES:
+        wider = count if axis == "tensor" else 1
+        made = experiment(
+            "decoder",
+            batch_size=8 if axis == "tensor" else 8 * count,
+            length=128,
+            mesh={"data": 1, axis: count},
+            layers=4,
+            embed=256,
+            heads=4 * wider,
+            head_dim=64,
+            mlp=1024 * wider,
+            vocab_size=1024 * wider,
+        )
+        runs[str(count)] = Stepper(Program.of(made, made.mesh.build(jax.devices()[:count])))
+    return {"devices": list(DEVICES), "seconds": list(in_turns(runs, rounds).values())}
+
+
+def efficiencies(values: Values) -> list[float]:
+    """Return for each number of devices n the time of one times n over that of n: 1 where dividing costs nothing and no core was idle before."""
+    alone = median(values["seconds"][0])
+    return [count * alone / median(times) for count, times in zip(values["devices"], values["seconds"], strict=True)]
+
+
+def table(rows: Rows) -> Table:
+    """Return a line for each number of devices."""
+    made = [
+        [f"{name}, {count}", f"{median(times) * 1e3:.1f}", f"{spread(times):.1%}", f"{efficiency:.2f}"]
+        for name, values in rows.items()
+        for count, times, efficiency in zip(values["devices"], values["seconds"], efficiencies(values), strict=True)
+    ]
+    return Table(
+        ("", "ms", "spread", "efficiency"),
+        made,
+        (
+            "efficiency: time on one device, times devices, over time; on all cores it passes 1 where one device leaves a core idle",
+        ),
+    )
+
+
+def draw(figure: Any, rows: Rows) -> None:
+    """Draw efficiency against devices."""
+    series = {name: (values["devices"], efficiencies(values)) for name, values in rows.items()}
+    axis = figure.subplots()
+    lines(axis, series, x="virtual devices", y="time of one x devices / time")
+    axis.axhline(1.0, linestyle="--", color="#8a8f98", linewidth=1)
+    axis.set_ylim(bottom=0)
+
+
+PART = Part(name="weak", about=__doc__, points=points, measure=measure, table=table, draw=draw, rounds=9)
