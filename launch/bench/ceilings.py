@@ -17,7 +17,7 @@ from t2t.plan.chips import CHIPS, Chip
 
 PART = "ceilings"
 DTYPES = ("float32", "bfloat16")
-SIZES = (1024, 2048, 4096, 8192, 16384)
+SIZES = (512, 1024, 2048, 4096, 8192, 16384)
 """Rows and columns of the square matrices that are tried, until a product takes so long that larger ones would be no faster."""
 LONG = 0.25
 """Seconds of a product after which no larger one is tried."""

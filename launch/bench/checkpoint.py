@@ -96,7 +96,7 @@ def noisy(state: TrainState) -> TrainState:
         # A multiplicative hash of each place: a generator of random numbers for each array takes long to compile.
         hashed = jax.lax.iota(jnp.uint32, leaf.size) * jnp.uint32(2654435761)
         hashed = (hashed ^ (hashed >> 15)) * jnp.uint32(2246822519)
-        return (hashed.astype(jnp.float32) / 2**32 + 0.5).reshape(leaf.shape).astype(leaf.dtype)
+        return (hashed.astype(jnp.float32) / 2.0**32 + 0.5).reshape(leaf.shape).astype(leaf.dtype)
 
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
     return jax.jit(lambda state: jax.tree.map(one, state), out_shardings=shardings)(state)

@@ -65,7 +65,8 @@ def command(arguments: Sequence[str], imports: tuple[str, ...]) -> int:
     if given.compare is not None:
         if named or rest:
             raise UserError(f"t2t bench --compare takes two files alone, not also {' '.join([*named, *rest])!r}")
-        show_ratios(*(read(Path(name)) for name in given.compare), names=given.compare)
+        first, second = (read(Path(name)) for name in given.compare)
+        show_ratios(first, second, given.compare)
         return DONE
     helped = bool({"-h", "--help"} & set(rest))
     if not named and helped:
@@ -188,7 +189,7 @@ def _measure(work: Workload, parts: Sequence[str], given: Any, rest: Sequence[st
         if BESIDE & set(wanted):
             _say("ceilings: matrix products, copies")
             # Several sizes are tried for each.
-            for made in ceilings.rates(limits=work.limits.divided(3)):
+            for made in ceilings.rates(limits=work.limits.divided(3), sizes=ceilings.SIZES, copied=ceilings.COPIED):
                 keep(results.added(made))
             work = replace(work, ceilings=Ceilings.of(results.of(ceilings.PART)))
         for name in (name for name in PARTS if name in wanted):

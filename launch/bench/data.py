@@ -9,7 +9,7 @@ import jax
 
 from t2t.data.prefetch import DeviceBatches
 from t2t.launch.bench import synthetic
-from t2t.launch.bench.measurement import Measurement
+from t2t.launch.bench.measurement import Details, Measurement
 from t2t.launch.bench.timing import repeat
 from t2t.launch.bench.workload import Workload
 
@@ -54,7 +54,7 @@ def _alone(work: Workload, data: DeviceBatches) -> Iterator[Measurement]:
     kept, busy = counts[WARMUPS:], sum(cores[WARMUPS:])
     total = sum(tokens for tokens, _ in kept)
     rates = tuple(tokens / seconds for (tokens, _), seconds in zip(kept, found, strict=True))
-    task = {"task": work.experiment.data.task, "packed": work.experiment.data.pack}
+    task: Details = {"task": work.experiment.data.task, "packed": work.experiment.data.pack}
     yield Measurement(
         part=PART,
         name="pipeline, this process",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -124,7 +125,7 @@ def _generation(work: Workload, params: Params, rows: int) -> Iterator[Measureme
             end = model.config.vocab_size
             return generate(model, params, batch, decoding, length=lengths.generate, eos_id=end, key=key)
 
-        found = repeat(lambda ask=ask: seconds_of(ask), work.limits)
+        found = repeat(partial(seconds_of, ask), work.limits)
         beams = decoding.size if isinstance(decoding, Beam) else 1
         cache, read = cache_bytes(work, params, batch, beams), params_read(work, params, batch)
         yield Measurement(
@@ -233,7 +234,7 @@ def _masks(work: Workload, params: Params) -> Iterator[Measurement]:
         work.say(f"decode: batch {rows}, fill-mask")
         counted = flops.dots(lambda p, b, w: fill_mask(model, p, b, w, TOP), *map(flops.plain, (params, batch, where)))
         operations = float(sum(counted.values()))
-        found = repeat(lambda ask=ask: seconds_of(ask), work.limits)
+        found = repeat(partial(seconds_of, ask), work.limits)
         shown = {"prompt": length, "masks": masks, "rows": rows}
         name = f"fill-mask, batch {rows}"
         yield Measurement(part=PART, name=name, unit="s", samples=tuple(found), details={**shown})

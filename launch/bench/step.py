@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, cast
 
 import jax
 
 from t2t.launch.bench import synthetic
 from t2t.launch.bench.ceilings import chip_of, published
-from t2t.launch.bench.measurement import Measurement
+from t2t.launch.bench.measurement import Details, Measurement
 from t2t.launch.bench.timing import repeat
 from t2t.launch.bench.workload import Workload
 from t2t.plan import flops
 from t2t.plan.memory import bytes_a_device
-from t2t.types import Batch
 
 PART = "step"
 CONVENTION = (
@@ -28,7 +27,8 @@ CONVENTION = (
 class _Sample(NamedTuple):
     dispatch: float
     seconds: float
-    batch: int
+    tokens: float
+    examples: int
 
 
 def measure(work: Workload) -> Iterator[Measurement]:
@@ -42,7 +42,7 @@ def measure(work: Workload) -> Iterator[Measurement]:
     update = cast(jax.stages.Wrapped, program.step())
     state = program.create(experiment.seed)
     analysis = update.lower(state, batches[0]).compile().memory_analysis()
-    held = {"state": bytes_a_device(state), "batch": bytes_a_device(batches[0])}
+    examples = [synthetic.examples(batch) for batch in host]
     turns = itertools.cycle(range(len(batches)))
 
     def sample() -> _Sample:
@@ -52,22 +52,22 @@ def measure(work: Workload) -> Iterator[Measurement]:
         state, metrics = update(state, batches[which])
         returned = time.perf_counter()
         jax.block_until_ready((state, metrics))
-        return _Sample(returned - began, time.perf_counter() - began, which)
+        seconds = time.perf_counter() - began
+        return _Sample(returned - began, seconds, float(metrics["tokens"]), examples[which])
 
     work.say("step: measuring")
     found = repeat(sample, work.limits, warmups=2)
     model = experiment.model
-    settings = {name: getattr(model, name) for name in ("dtype", "remat", "attention") if hasattr(model, name)}
-    yield Measurement(
-        part=PART,
-        name="step",
-        unit="s",
-        samples=tuple(it.seconds for it in found),
-        details={"mesh": _mesh(program.mesh.shape), "batches": work.source, "microbatches": experiment.microbatches}
-        | settings,
-    )
-    yield _rate("tokens", "tokens/s", found, [synthetic.tokens(batch) for batch in host], host)
-    yield _rate("examples", "examples/s", found, [synthetic.examples(batch) for batch in host], host)
+    settings: Details = {
+        "mesh": _mesh(program.mesh.shape),
+        "batches": work.source,
+        "microbatches": experiment.microbatches,
+        **{name: str(getattr(model, name)) for name in ("dtype", "remat", "attention") if hasattr(model, name)},
+    }
+    yield Measurement(part=PART, name="step", unit="s", samples=tuple(it.seconds for it in found), details=settings)
+    places = synthetic.places(host[0])
+    yield _rate("tokens", [it.tokens for it in found], found, places)
+    yield _rate("examples", [it.examples for it in found], found, places)
     rates = tuple(operations.model / it.seconds for it in found)
     counts: dict[str, Any] = {"model_flops": operations.model, "hardware_flops": operations.total}
     made = Measurement(part=PART, name="model FLOPs", unit="FLOP/s", samples=rates, details=counts)
@@ -85,28 +85,22 @@ def measure(work: Workload) -> Iterator[Measurement]:
             details={"peak": peak},
         )
     yield Measurement(part=PART, name="dispatch by Python", unit="s", samples=tuple(it.dispatch for it in found))
-    yield Measurement(
-        part=PART,
-        name="temporaries a device",
-        unit="bytes",
-        samples=(float(analysis.temp_size_in_bytes),),
-    )
-    yield Measurement(
-        part=PART,
-        name="state and batch a device",
-        unit="bytes",
-        samples=(sum(held.values()),),
-        details={**held, "donated": float(analysis.alias_size_in_bytes), **_allocated()},
-    )
+    held: Details = {"state": bytes_a_device(state), "batch": bytes_a_device(batches[0]), **_allocated()}
+    if analysis is not None:
+        temporaries = float(analysis.temp_size_in_bytes)
+        yield Measurement(part=PART, name="temporaries a device", unit="bytes", samples=(temporaries,))
+        held["donated"] = float(analysis.alias_size_in_bytes)
+    total = float(held["state"]) + float(held["batch"])
+    yield Measurement(part=PART, name="state and batch a device", unit="bytes", samples=(total,), details=held)
 
 
-def _rate(name: str, unit: str, found: list[_Sample], counts: list[int], host: list[Batch]) -> Measurement:
+def _rate(name: str, counts: Sequence[float], found: Sequence[_Sample], places: int) -> Measurement:
     return Measurement(
         part=PART,
         name=name,
-        unit=unit,
-        samples=tuple(counts[it.batch] / it.seconds for it in found),
-        details={"a_batch": sum(counts) / len(counts), "places": synthetic.places(host[0])},
+        unit=f"{name}/s",
+        samples=tuple(count / it.seconds for count, it in zip(counts, found, strict=True)),
+        details={"a_batch": sum(counts) / len(counts), "places": places},
     )
 
 

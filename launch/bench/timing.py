@@ -41,7 +41,8 @@ def repeat(sample: Callable[[], T], limits: Limits, *, warmups: int = 1, least: 
     """Return samples, the first `warmups` of which are left out."""
     for _ in range(warmups):
         sample()
-    until, found = time.perf_counter() + limits.seconds, []
+    until = time.perf_counter() + limits.seconds
+    found: list[T] = []
     while len(found) < limits.repeats and (len(found) < least or time.perf_counter() < until):
         found.append(sample())
     return found
@@ -59,9 +60,9 @@ def programs_compiled() -> Iterator[list[float]]:
     """Collect an entry, the seconds it took, for each program that XLA compiles, or reads from its cache, inside."""
     found: list[float] = []
 
-    def listen(event: str, duration: float, **_: Any) -> None:
+    def listen(event: str, duration_secs: float, **_: str | int) -> None:
         if event == _COMPILED:
-            found.append(duration)
+            found.append(duration_secs)
 
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:

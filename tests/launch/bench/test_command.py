@@ -7,6 +7,7 @@ import os
 
 import pytest
 
+from t2t.launch.bench import ceilings
 from t2t.launch.bench.results import read
 from t2t.launch.main import run
 
@@ -28,7 +29,7 @@ MISTAKES = [
     ("decode t5:quickstart --rows 1,x", "--rows 1,x: numbers with commas between. Nearest: 1,8,64."),
     ("decode t5:quickstart --rows 0,8", "--rows 0,8: 0 is less than 1. Nearest: 1."),
     ("decode bert:quickstart --generate 4", "which generates nothing"),
-    ("decode gpt:quickstart --generate 500", "do not fit the 128 positions"),
+    ("decode gpt:quickstart --generate 500", "do not fit the 128 positions of gpt:quickstart. Nearest: --prompt"),
     ("step t5:quickstart --compare a.json b.json", "takes two files alone"),
     ("--compare nowhere.json nothing.json", "nowhere.json: cannot be read"),
 ]
@@ -50,20 +51,22 @@ def test_help_tells_the_parts(words, capsys):
     assert "pipeline" in out
 
 
-def test_results_are_kept_and_compared_and_only_the_parts_asked_for_are_measured(tmp_path, capsys):
+def test_results_are_kept_and_compared_and_only_the_parts_asked_for_are_measured(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(ceilings, "SIZES", (16,))
+    monkeypatch.setattr(ceilings, "COPIED", 2**12)
     path = tmp_path / "results.json"
-    words = ["checkpoint", "gpt:quickstart", "--mesh.fsdp", "2", "--scratch", str(tmp_path), "--out", str(path)]
+    words = ["ceilings", "gpt:quickstart", "--mesh.fsdp", "2", "--out", str(path), "--plot", str(tmp_path / "bars.png")]
     assert run(["bench", *words, *QUICK]) == 0
     out = capsys.readouterr().out
     assert "gpt:quickstart --mesh.fsdp 2 on 8 x cpu" in out
     found = read(path)
-    assert {it.part for it in found.measurements} == {"checkpoint"}
+    assert {it.part for it in found.measurements} == {"ceilings"}
     assert found.settings | {"repeats": 1, "seconds": 0.01, "batches": "synthetic"} == found.settings
     assert json.loads(path.read_text())["experiment"]["mesh"]["fsdp"] == 2
     assert found.options == ("--mesh.fsdp", "2")
-    assert os.listdir(tmp_path) == ["results.json"]
+    assert sorted(os.listdir(tmp_path)) == ["bars.png", "results.json"]
     assert run(["bench", "--compare", str(path), str(path)]) == 0
-    assert capsys.readouterr().out.count("1.000") == len(found.measurements)
+    assert capsys.readouterr().out.count("1.000") == len(found.measurements) == 6
 
 
 def test_an_interruption_keeps_what_was_measured(tmp_path, monkeypatch, capsys):
