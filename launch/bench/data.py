@@ -80,7 +80,7 @@ def _alone(work: Workload, data: DeviceBatches) -> Iterator[Measurement]:
 
 
 def _waiting(work: Workload, data: DeviceBatches) -> Measurement:
-    update, state = work.program.step(), work.program.create(work.experiment.seed)
+    update, state = work.program.step(), jax.block_until_ready(work.program.create(work.experiment.seed))
     window = min(WINDOW, work.experiment.log_every)
 
     def sample() -> float:

@@ -40,7 +40,7 @@ def measure(work: Workload) -> Iterator[Measurement]:
     work.say(f"step: compiling for mesh {_mesh(program.mesh.shape)}")
     batches = [work.on_devices(batch) for batch in host]
     update = cast(jax.stages.Wrapped, program.step())
-    state = program.create(experiment.seed)
+    state = jax.block_until_ready(program.create(experiment.seed))
     analysis = update.lower(state, batches[0]).compile().memory_analysis()
     examples = [synthetic.examples(batch) for batch in host]
     turns = itertools.cycle(range(len(batches)))

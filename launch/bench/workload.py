@@ -71,7 +71,8 @@ class Workload:
     def params(self) -> Params:
         """Return random parameters, laid over the mesh."""
         program = self.program
-        return jax.jit(program.model.init, out_shardings=program.shardings.params)(jax.random.key(0))
+        create = jax.jit(program.model.init, out_shardings=program.shardings.params)
+        return jax.block_until_ready(create(jax.random.key(0)))
 
     def batches(self) -> list[Batch]:
         """Return a few batches of NumPy arrays, of random tokens or the task's."""
