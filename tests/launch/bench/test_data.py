@@ -6,6 +6,9 @@ from t2t.launch.bench import data, step
 from tests.launch.bench.workloads import named, workload
 
 
+pytestmark = pytest.mark.slow  # TensorFlow, and two programs
+
+
 def test_the_pipelines_rate_is_its_tokens_over_its_time():
     found = named(list(data.measure(workload("encoder_decoder"))))
     whole, core = found["pipeline, this process"], found["pipeline, a core"]
