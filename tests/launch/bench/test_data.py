@@ -5,7 +5,6 @@ from t2t.errors import UserError
 from t2t.launch.bench import data, step
 from tests.launch.bench.workloads import named, workload
 
-
 pytestmark = pytest.mark.slow  # TensorFlow, and two programs
 
 
