@@ -45,6 +45,7 @@ COMMANDS = {
     "eval": Command("t2t.launch.evaluate", "evaluate", "evaluate a run's checkpoint", True, True),
     "infer": Command("t2t.launch.infer", "command", "ask a run: text in, text out"),
     "plan": Command("t2t.launch.plan", "command", "foresee memory and speed on hardware that is not there"),
+    "bench": Command("t2t.launch.bench.command", "command", "measure a recipe beside what this machine can do", True),
     "export": Command("t2t.launch.export", "export", "write a run's model for use elsewhere"),
     "import": Command("t2t.launch.import_model", "import_model", "make a run of a model of transformers"),
     "convert-check": Command(
@@ -182,6 +183,7 @@ def _call(command: Command, rest: Sequence[str], imports: tuple[str, ...], prog:
     if command.module in (
         "t2t.launch.train",
         "t2t.launch.plan",
+        "t2t.launch.bench.command",
         "t2t.launch.grid.command",
     ):  # their options are those of the recipe they are given
         return function(rest, imports)

@@ -1,0 +1,1 @@
+"""Benchmarks: what a recipe does on the machine at hand, beside what that machine can do."""

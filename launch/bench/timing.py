@@ -1,0 +1,71 @@
+"""Taking a sample again and again, within limits."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+import jax
+
+from t2t.errors import UserError
+
+T = TypeVar("T")
+
+LEAST = 3
+"""Samples that are taken however long they take, where so many are asked for: a median of fewer says little."""
+_COMPILED = "/jax/core/compile/backend_compile_duration"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """How long one quantity is measured: until there are `repeats` samples or `seconds` are over, whatever comes first."""
+
+    repeats: int = 20
+    seconds: float = 5.0
+
+    def __post_init__(self) -> None:
+        if self.repeats < 1:
+            raise UserError(f"--repeats {self.repeats} is less than 1. Nearest: 1.")
+        if not self.seconds > 0:
+            raise UserError(f"--seconds {self.seconds} is no time to measure in: above 0. Nearest: 0.1.")
+
+    def divided(self, by: int) -> Limits:
+        """Return the limits of one of several things that share the seconds."""
+        return replace(self, seconds=self.seconds / by)
+
+
+def repeat(sample: Callable[[], T], limits: Limits, *, warmups: int = 1, least: int = LEAST) -> list[T]:
+    """Return samples, the first `warmups` of which are left out."""
+    for _ in range(warmups):
+        sample()
+    until = time.perf_counter() + limits.seconds
+    found: list[T] = []
+    while len(found) < limits.repeats and (len(found) < least or time.perf_counter() < until):
+        found.append(sample())
+    return found
+
+
+def seconds_of(function: Callable[..., Any], *arguments: Any) -> float:
+    """Return the seconds from a call to its result's being there on the devices."""
+    began = time.perf_counter()
+    jax.block_until_ready(function(*arguments))
+    return time.perf_counter() - began
+
+
+@contextlib.contextmanager
+def programs_compiled() -> Iterator[list[float]]:
+    """Collect an entry, the seconds it took, for each program that XLA compiles, or reads from its cache, inside."""
+    found: list[float] = []
+
+    def listen(event: str, duration_secs: float, **_: str | int) -> None:
+        if event == _COMPILED:
+            found.append(duration_secs)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        yield found
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
