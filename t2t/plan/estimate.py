@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 
+from t2t.nn.model import Model
 from t2t.optim.paths import flatten_specs
 from t2t.plan import flops
 from t2t.plan.collectives import Collective
@@ -140,11 +141,13 @@ def estimate(program: Program, topology: Topology) -> Estimate:
 
 
 def logits_bytes(program: Program) -> float:
-    """Return what one device's float32 logits of a microbatch take, with their gradients, in bytes."""
+    """Return what float32 logits take at a time on a device, with their gradients, in bytes: a block of them, see `t2t.head_loss`."""
     experiment, shape = program.experiment, program.mesh.shape
     places = experiment.data.batch_size * flops.plain(program.abstract_batch()).targets.shape[1]
     places /= shape["data"] * shape["fsdp"] * shape["context"] * experiment.microbatches
     words = experiment.model.output == "words"  # other heads' logits are not divided
+    if words and type(program.model).losses is Model.losses:
+        places = min(places, experiment.loss.block)
     scored = experiment.model.vocab_size / shape["tensor"] if words else _scored(program)
     return 2 * 4 * places * scored
 
