@@ -41,7 +41,7 @@ ENVIRONMENTS = {
                 *_CONSTRAINED,
                 *_JAX,
                 *("clu==0.0.12", "gin-config==0.5.0", "cached-property==2.0.1", "chex", "jaxtyping", "fiddle==0.3.1"),
-                *("tensorboard", "babel", "setuptools<82"),
+                *("tensorboard", "babel"),
             ),
             ("--no-deps", "t5==0.9.4"),
         )

@@ -52,8 +52,9 @@ class Peer:
                 stdout=subprocess.PIPE,
                 stderr=file,
                 start_new_session=True,
-                preexec_fn=lambda: os.sched_setaffinity(0, cores),
             )
+        # Long before it has imported what starts threads, which then have the same cores.
+        os.sched_setaffinity(self._process.pid, cores)
         self._rest = b""
 
     def ask(self, request: Mapping[str, Any], *, limit: float = 600.0) -> Answer:

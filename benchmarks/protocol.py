@@ -54,6 +54,8 @@ def serve(
 
     more: further commands by name, each called with the request's subject and options.
 
+    `first_seconds` of "prepare" is from nothing to the end of the first run, compilation included; a second run follows before anything is measured.
+
     What libraries print goes to standard error: the descriptor of standard output is kept for answers.
     """
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
@@ -62,8 +64,8 @@ def serve(
 
     def prepared(subject: Mapping[str, Any]) -> Answer:
         case = Case(**subject)
-        ready[case] = made = prepare(case)
         began = time.perf_counter()
+        ready[case] = made = prepare(case)
         made.run()
         first = time.perf_counter() - began
         made.run()

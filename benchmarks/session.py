@@ -132,7 +132,7 @@ def _said(facts: Mapping[str, Any]) -> str:
     if _failed(facts):
         return str(facts.get("unsupported") or facts["error"])
     parameters = f"{facts['parameters']:,} parameters, " if "parameters" in facts else ""
-    return f"{parameters}{facts['tokens']:,} tokens a run, first run {facts['first_seconds']:.2f} s"
+    return f"{parameters}{facts['tokens']:,} tokens a run, first run done after {facts['first_seconds']:.2f} s"
 
 
 def _last(found: Mapping[str, Mapping[str, Any]], able: Sequence[str]) -> str:

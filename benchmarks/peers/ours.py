@@ -46,7 +46,13 @@ def config(case: Case) -> ModelConfig:
     if case.model == "gpt2":
         return gpt.gpt(max_length=sizes.positions, **common)
     assert case.model == "decoder", case.model
-    stack = {"positions": "relative", "norm": "rms", "norm_epsilon": 1e-6, "gated": True, "biases": False}
+    stack: dict[str, Any] = {
+        "positions": "relative",
+        "norm": "rms",
+        "norm_epsilon": 1e-6,
+        "gated": True,
+        "biases": False,
+    }
     stack |= {"scaled_attention": False, "init": "fan_in", "mlp_dropout": True, "final_dropout": True}
     return gpt.gpt(**common, **stack, tied=True, scaled_head=True, embedding_std=1.0)
 
@@ -111,7 +117,7 @@ def train(case: Case) -> Prepared:
         jax.block_until_ready((state, metrics))
 
     streams = [stream.ids.size for stream in (given.encoder, given.decoder) if stream is not None]
-    facts = {"parameters": _size(state.params), "flops": flops.count(program).model}
+    facts: dict[str, Any] = {"parameters": _size(state.params), "flops": flops.count(program).model}
     facts["rows"] = "packed" if case.model == "t5" else "full"
     return Prepared(run=run, tokens=sum(streams), facts=facts)
 

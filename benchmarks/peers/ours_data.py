@@ -25,8 +25,14 @@ def data(case: Case) -> Prepared:
     )
     seqio.TaskRegistry.remove(case.model)
     seqio.TaskRegistry.add_provider(case.model, task)
-    lengths = {f"{name}_length": length for name, length in DATA_LENGTHS.items()}
-    wanted = Data(task=case.model, **lengths, batch_size=DATA_ROWS, seed=0, shuffle_buffer=0)
+    wanted = Data(
+        task=case.model,
+        inputs_length=DATA_LENGTHS["inputs"],
+        targets_length=DATA_LENGTHS["targets"],
+        batch_size=DATA_ROWS,
+        seed=0,
+        shuffle_buffer=0,
+    )
     iterator = batches(wanted, "encoder_decoder")
 
     def batch() -> list[np.ndarray]:

@@ -23,7 +23,7 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "clu", "seqio", "tensorflow", "t5"
 def network(case: Case) -> Any:
     """Return the case's Linen module, dropout 0."""
     sizes = case.sizes
-    common = {"vocab_size": sizes.vocab_size, "emb_dim": sizes.embed, "num_heads": sizes.heads}
+    common: dict[str, Any] = {"vocab_size": sizes.vocab_size, "emb_dim": sizes.embed, "num_heads": sizes.heads}
     common |= {"head_dim": sizes.head_dim, "mlp_dim": case.mlp, "mlp_activations": ("gelu", "linear")}
     common |= {"dropout_rate": 0.0, "dtype": jnp.float32}
     if case.model == "t5":
@@ -120,6 +120,10 @@ def train(case: Case) -> Prepared:
 
 def decode(case: Case) -> Prepared:
     """Make a batch of prompts ready: `predict_batch_with_aux`, jitted as `t5x.utils` does. A decoder's prompt has the 0 that T5X begins with before it."""
+    if case.model == "decoder" and case.decoding == "beam":
+        raise Unsupported(
+            "T5X's decoder-only model gives back fewer tokens than asked for from beam search; its configurations sample"
+        )
     made, sizes = model(case), case.sizes
     if case.model == "t5":
         inputs = batches.rows(case, sizes.inputs, count=case.rows).ids

@@ -49,6 +49,8 @@ def load(checkout: Path, name: str) -> Any:
 
 def bare(name: str) -> None:
     """Make an installed package one whose own __init__ does not run, for its submodules' sake."""
+    if name in sys.modules:
+        return
     found = importlib.util.find_spec(name)
     assert found is not None, name
     package = types.ModuleType(name)
