@@ -46,7 +46,39 @@ ENVIRONMENTS = {
             ("--no-deps", "t5==0.9.4"),
         )
     ),
-    "maxtext": Environment(python="python3.12", installs=(("maxtext==0.2.5",),)),
+    # MaxText names its dependencies in extras for TPUs and GPUs alone (accelerator libraries of gigabytes): these are what its pretraining imports.
+    "maxtext": Environment(
+        python="python3.12",
+        installs=(
+            (
+                *(
+                    "maxtext==0.2.5",
+                    "jax",
+                    "jaxlib",
+                    "flax",
+                    "optax",
+                    "orbax-checkpoint",
+                    "absl-py",
+                    "aqtp",
+                    "array-record",
+                ),
+                *("chex", "datasets", "drjax", "grain[parquet]", "jaxtyping", "jinja2", "jsonlines", "ml-collections"),
+                *(
+                    "omegaconf",
+                    "pathwaysutils",
+                    "pillow",
+                    "psutil",
+                    "pydantic",
+                    "qwix",
+                    "sentencepiece",
+                    "seqio",
+                    "sympy",
+                ),
+                *("tensorboardx", "tensorflow", "tensorflow-datasets", "tensorflow-text", "tiktoken", "tokamax!=0.1.0"),
+                "transformers",
+            ),
+        ),
+    ),
 }
 
 
