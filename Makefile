@@ -53,7 +53,7 @@ $(INTEROP)/installed: setup.py constraints.txt
 	$(INTEROP)/bin/pip install -q --disable-pip-version-check -c constraints.txt -e ".[dev,interop]"
 	touch $@
 
-# Beside T5X (T5X=DIR, a checkout), transformers and MaxText; see benchmarks/README.md. Quiet machine, two hours.
+# Beside T5X (T5X=DIR, a checkout), transformers and MaxText; see benchmarks/README.md. Hours, on a machine that does nothing else.
 ENVIRONMENTS ?= .venv-benchmarks
 BENCHMARK ?= ours,transformers,transformers_compiled$(if $(T5X),$(comma)t5x)
 OUT ?= runs/benchmarks

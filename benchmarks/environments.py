@@ -109,7 +109,9 @@ def make(peer: str, directory: Path, python: str | None = None) -> Path:
         print(" ".join(words), file=sys.stderr, flush=True)
         code = subprocess.run(words, cwd=ROOT).returncode
         if code:
-            raise UserError(f"{peer}: exit code {code} from {' '.join(words)}")
+            raise UserError(
+                f"{peer}: exit code {code} from {' '.join(words)} (another interpreter: --python {peer}=PATH)"
+            )
     (place / "installed").touch()
     return place
 
