@@ -63,7 +63,11 @@ class Peer:
         try:
             self._process.stdin.write(json.dumps(request).encode() + b"\n")
             self._process.stdin.flush()
-            return json.loads(self._line(time.monotonic() + limit, limit))
+            until = time.monotonic() + limit
+            answer = None
+            while answer is None:
+                answer = _answer(self._line(until, limit))
+            return answer
         except OSError:
             raise self._lost("ended") from None
 
@@ -106,6 +110,15 @@ class Peer:
         return Lost(
             f"{self.name} {how} (exit code {self._process.poll()}); see {self._log}{': ' + tail[0] if tail else ''}"
         )
+
+
+def _answer(line: bytes) -> Answer | None:
+    """Return an answer, or None for what a library printed before the peer kept its standard output for answers."""
+    try:
+        answer = json.loads(line)
+    except ValueError:
+        return None
+    return answer if isinstance(answer, dict) else None
 
 
 _TICKS = os.sysconf("SC_CLK_TCK")

@@ -60,6 +60,8 @@ def serve(
     """
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
+    # An end to what was printed before, while libraries were imported.
+    print(file=answers, flush=True)
     ready: dict[Case, Prepared] = {}
 
     def prepared(subject: Mapping[str, Any]) -> Answer:

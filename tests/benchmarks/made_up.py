@@ -8,6 +8,7 @@ from pathlib import Path
 from benchmarks.protocol import Prepared, Unsupported, serve
 
 NAME, FACTOR, LOG = sys.argv[1], float(sys.argv[2]), Path(sys.argv[3])
+print("printed while a library is imported,", 7, end=" ", flush=True)
 
 
 def note(what):
