@@ -95,9 +95,10 @@ def prepare(case: Case) -> Prepared:
             state, metrics = step(state, given)
         jax.block_until_ready((state, metrics))
 
-    parameters = sum(
-        leaf.size for path, leaf in jax.tree_util.tree_leaves_with_path(state) if "model" in jax.tree_util.keystr(path)
-    )
+    # The state holds counters and keys of random streams too, which are no floats.
+    leaves = jax.tree_util.tree_leaves_with_path(state)
+    own_leaves = [leaf for path, leaf in leaves if "model" in jax.tree_util.keystr(path)]
+    parameters = sum(leaf.size for leaf in own_leaves if np.issubdtype(leaf.dtype, np.floating))
     return Prepared(run=run, tokens=rows.tokens, facts={"parameters": int(parameters), "rows": "full"})
 
 
