@@ -3,9 +3,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 RUN ?= runs/quickstart
-SOURCES = setup.py t2t models tasks launch tests docs
+SOURCES = setup.py t2t models tasks launch tests docs benchmarks
 
-.PHONY: quickstart test faults test-slurm lint types imports check format lock clean plans test-memory test-interop goldens
+.PHONY: quickstart test faults test-slurm lint types imports check format lock clean plans test-memory test-interop goldens benchmark-environments benchmarks
 
 quickstart: $(VENV)/installed
 	$(BIN)/t2t train t5:quickstart --dir $(RUN)
@@ -52,6 +52,18 @@ $(INTEROP)/installed: setup.py constraints.txt
 	$(INTEROP)/bin/pip install -q --disable-pip-version-check torch==2.13.0
 	$(INTEROP)/bin/pip install -q --disable-pip-version-check -c constraints.txt -e ".[dev,interop]"
 	touch $@
+
+# Beside T5X (T5X=DIR, a checkout), transformers and MaxText; see benchmarks/README.md. Hours, on a machine that does nothing else.
+ENVIRONMENTS ?= .venv-benchmarks
+BENCHMARK ?= ours,transformers,transformers_compiled$(if $(T5X),$(comma)t5x)
+OUT ?= runs/benchmarks
+comma := ,
+benchmark-environments: $(VENV)/installed
+	$(BIN)/python -m benchmarks.environments --environments $(ENVIRONMENTS) $(PEERS)
+
+benchmarks: $(VENV)/installed
+	for work in train decode data; do $(BIN)/python -m benchmarks.compare $$work --peers $(BENCHMARK) $(if $(T5X),--t5x $(T5X)) \
+	  --environments $(ENVIRONMENTS) --out $(OUT)/$$work.json || exit $$?; done
 
 check: lint types imports
 

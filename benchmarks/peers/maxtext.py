@@ -1,0 +1,111 @@
+"""MaxText: a LLaMA of its own, its training step as its own loop compiles it, on the CPU."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+# Without Google Cloud's clients; read when MaxText is imported.
+os.environ.setdefault("DECOUPLE_GCLOUD", "TRUE")
+
+import jax
+import numpy as np
+from maxtext.trainers.pre_train import train as trainer
+from maxtext.utils.exceptions import StopTraining
+
+from benchmarks import batches
+from benchmarks.cases import CLIP_NORM, RATE, Case
+from benchmarks.protocol import Prepared, Unsupported, serve
+
+PACKAGES = ("maxtext", "jax", "jaxlib", "flax", "optax")
+
+
+def settings(case: Case, directory: str) -> list[str]:
+    """Return MaxText's words for the case: what `python -m maxtext.trainers.pre_train.train` would be given."""
+    sizes = case.sizes
+    base = Path(trainer.__file__).parents[2] / "configs" / "base.yml"
+    chosen = {
+        "run_name": "benchmark",
+        "base_output_directory": directory,
+        "hardware": "cpu",
+        "skip_jax_distributed_system": "true",
+        "dataset_type": "synthetic",
+        "enable_checkpointing": "false",
+        "enable_tensorboard": "false",
+        "log_config": "false",
+        "decoder_block": "llama2",
+        "base_num_decoder_layers": sizes.layers,
+        "base_emb_dim": sizes.embed,
+        "base_num_query_heads": sizes.heads,
+        "base_num_kv_heads": sizes.heads,
+        "head_dim": sizes.head_dim,
+        "base_mlp_dim": case.mlp,
+        "vocab_size": sizes.vocab_size,
+        "max_target_length": case.length,
+        "per_device_batch_size": sizes.rows,
+        "packing": "false",
+        "dtype": "float32",
+        "weight_dtype": "float32",
+        "attention": "dot_product",
+        "remat_policy": "none",
+        "opt_type": "adamw",
+        "adam_b2": 0.95,
+        "adam_weight_decay": 0.1,
+        "gradient_clipping_threshold": CLIP_NORM,
+        "learning_rate": RATE,
+        "steps": 1_000_000,
+    }
+    return ["train", str(base), *(f"{name}={value}" for name, value in chosen.items())]
+
+
+def prepare(case: Case) -> Prepared:
+    """Let MaxText's loop set everything up and compile, and take its step before it makes the first."""
+    if case.work != "train" or case.model != "llama":
+        raise Unsupported("MaxText is measured training a decoder of LLaMA's kind alone")
+    if case.optimizer != "adamw":
+        raise Unsupported("MaxText has no Adafactor")
+    taken: dict[str, Any] = {}
+
+    def take(devices: dict[str, Any], variables: dict[str, Any], constants: dict[str, Any]) -> None:
+        taken.update(devices, config=constants["config"], batch=variables["data_loader"].load_next_batch())
+        raise StopTraining("the step is taken")
+
+    iteration, trainer.training_loop_iteration = trainer.training_loop_iteration, take
+    try:
+        with tempfile.TemporaryDirectory() as directory:
+            trainer.run(*trainer.initialize(settings(case, directory)))
+    finally:
+        trainer.training_loop_iteration = iteration
+    state, step, mesh, rules = (
+        taken["state"],
+        taken["p_train_step"],
+        taken["mesh"],
+        taken["config"].logical_axis_rules,
+    )
+    rows = batches.rows(case, case.length)
+    own = {"inputs": rows.ids, "targets": np.roll(rows.ids, -1, axis=1)}
+    given = {name: jax.device_put(own.get(name, array), array.sharding) for name, array in taken["batch"].items()}
+
+    def run() -> None:
+        nonlocal state
+        with jax.set_mesh(mesh), trainer.logical_axis_rules(rules):
+            state, metrics = step(state, given)
+        jax.block_until_ready((state, metrics))
+
+    # The state holds counters and keys of random streams too, which are no floats.
+    leaves = jax.tree_util.tree_leaves_with_path(state)
+    own_leaves = [leaf for path, leaf in leaves if "model" in jax.tree_util.keystr(path)]
+    parameters = sum(leaf.size for leaf in own_leaves if np.issubdtype(leaf.dtype, np.floating))
+    return Prepared(run=run, tokens=rows.tokens, facts={"parameters": int(parameters), "rows": "full"})
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what is measured."""
+    return {name: metadata.version(name) for name in PACKAGES}
+
+
+if __name__ == "__main__":
+    serve(prepare, versions)
