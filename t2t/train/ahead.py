@@ -68,11 +68,16 @@ class Ahead:
             self._layout.set_result(layout)
 
     def _make(self) -> None:
-        for part, make in ((self._program, self._build), (self._state, self._new), (self._step, self._compile)):
+        parts: list[tuple[Future[Any], Callable[[], Any]]] = [
+            (self._program, self._build),
+            (self._state, self._new),
+            (self._step, self._compile),
+        ]
+        for part, make in parts:
             try:
                 part.set_result(make())
             except BaseException as error:
-                for other in (self._program, self._state, self._step):
+                for other, _ in parts:
                     if not other.done():
                         other.set_exception(error)
                 return
@@ -95,4 +100,11 @@ class Ahead:
         else:
             layout = self._layout.result()
             batch = program.abstract_batch(has_inputs=layout.has_inputs, has_types=layout.has_types)
-        return program.compiled(batch)
+        if self._experiment.profile is None:
+            return program.compiled(batch)
+        # Compiled programs are kept by what they compute: one from the cache may name its operations after another model's parts.
+        jax.config.update("jax_compilation_cache_include_metadata_in_key", True)
+        try:
+            return program.compiled(batch)
+        finally:
+            jax.config.update("jax_compilation_cache_include_metadata_in_key", False)
