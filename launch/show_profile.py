@@ -9,7 +9,7 @@ import tyro
 
 from t2t.errors import UserError
 from t2t.launch.output import console, table
-from t2t.launch.profiles import read
+from t2t.launch.profiles import newest, read
 from t2t.train.run import read_record
 
 TOP = 20
@@ -26,12 +26,15 @@ def profile(run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN
         top: rows to show.
 
     Raises:
-        UserError: no such run, or none that was profiled.
+        UserError: no such run, none that was profiled, or a damaged trace.
     """
     if top < 1:
         raise UserError(f"--top {top} is less than 1. Nearest: 1.")
     read_record(Path(run))
-    found = read(Path(run))
+    try:
+        found = read(Path(run))
+    except Exception as error:  # whatever a damaged trace makes of JAX's reader
+        raise UserError(f"{newest(Path(run))}: the trace could not be read: {error}") from error
     if found is None:
         raise UserError(f"{run} has no profile; t2t train RECIPE --dir {run} --profile FIRST:LAST traces steps.")
     out = console()
