@@ -51,6 +51,7 @@ COMMANDS = {
     "convert-check": Command(
         "t2t.launch.convert_check", "convert_check", "compare an import with transformers, layer by layer"
     ),
+    "profile": Command("t2t.launch.show_profile", "profile", "show where the time of traced steps went"),
     "tasks": Command("t2t.launch.show_tasks", "tasks", "list the tasks, or show a task's examples", True),
     "models": Command("t2t.launch.show_models", "models", "list the model presets, or show a preset's parameters"),
     "grid": Command("t2t.launch.grid.command", "command", "train architectures and objectives side by side", True),
@@ -76,13 +77,19 @@ def main() -> None:
     try:
         code = run(sys.argv[1:])
     except BaseException:
-        if not several():
+        if not several() and not _compiling():
             raise
         traceback.print_exc()
         leave(FAILED)
-    if several() and code in (FAILED, MISTAKE):
+    if (several() and code in (FAILED, MISTAKE)) or _compiling():
         leave(code)
     sys.exit(code)
+
+
+def _compiling() -> bool:
+    """Return whether a thread is compiling: the program's end would pull JAX away from under it. Loads no JAX."""
+    ahead = sys.modules.get("t2t.train.ahead")
+    return ahead is not None and ahead.compiling()
 
 
 def run(arguments: Sequence[str]) -> int:

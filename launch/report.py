@@ -12,6 +12,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from t2t.launch import profiles
 from t2t.launch.curves import COLOURS, Plot, svg
 from t2t.launch.progress import GENERAL, duration, headline, large, number
 from t2t.launch.run_files import Predictions, RunFiles, Series, read_run
@@ -35,17 +36,22 @@ LOG = ("loss", "grad_norm", "perplexity")
 TIMES = {
     "train": "computing steps",
     "data": "waiting for data",
+    "import": "importing libraries",
     "start": "starting",
+    "open": "opening the data",
     "compile": "compiling",
     "restore": "restoring",
     "eval": "evaluating",
     "save": "saving",
+    "profile": "writing a profile",
     "lost": "steps done again after a failure",
     "down": "between two starts",
 }
 """Kinds of the ledger, in the page's order."""
 EVALUATIONS = 12
 """Rows that an evaluation table has at most."""
+OPERATIONS = 12
+"""Rows of the profile's table."""
 TEXT = 600
 """Characters of a sample text that are shown."""
 
@@ -53,7 +59,7 @@ TEXT = 600
 def write_report(run_dir: str | Path) -> Path:
     """Write RUN/report.html from the run's files and return its path.
 
-    Reads run.json, metrics.jsonl, machine.json, eval/STEP.json and eval/STEP/TASK.jsonl; what is missing or broken is told
+    Reads run.json, metrics.jsonl, machine.json, eval/STEP.json, eval/STEP/TASK.jsonl and the newest trace in profile/; what is missing or broken is told
     on the page and the rest shown. The page loads nothing, from the network or from disk.
 
     Raises:
@@ -75,6 +81,7 @@ def render(run: RunFiles) -> str:
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     template = environment.from_string(resources.files("t2t.launch").joinpath(FILE).read_text(encoding="utf-8"))
     time = ledger.read(run.directory)
+    profile = _profile(run)
     plots = [{"title": plot.name, "note": _remark(plot), "svg": Markup(svg(plot))} for plot in plots_of(run)]
     return template.render(
         title=_title(run),
@@ -85,6 +92,7 @@ def render(run: RunFiles) -> str:
         evaluations=[_table(task, steps, run.evaluated.get(task, "")) for task, steps in run.evaluations.items()],
         samples=[_samples(predictions, run.directory) for predictions in run.predictions],
         times=_times(time),
+        profile=profile,
         goodput=f"{time.goodput:.1%}",
         starts=time.processes,
         config=_tree(run.config, depth=0) if run.config else None,
@@ -255,6 +263,28 @@ def _times(time: Account) -> list[dict[str, Any]]:
         for index, (name, seconds) in enumerate(parts.items())
         if time.total > 0 and (seconds > 0 or name in [TIMES[kind] for kind in always])
     ]
+
+
+def _profile(run: RunFiles) -> dict[str, Any] | None:
+    try:
+        found = profiles.read(run.directory)
+    except Exception as error:  # whatever a damaged trace makes of JAX's reader, the rest of the page is worth having
+        run.notes.append(f"the profile could not be read: {error}")
+        return None
+    if found is None:
+        return None
+    kinds = [*found.kinds.items(), ("idle", found.idle)]
+    left = found.rows[OPERATIONS:]
+    return {
+        "about": f"steps {found.steps[0]:,} to {found.steps[1]:,}, {1000 * found.wall:,.1f} ms each: "
+        + ", ".join(f"{kind} {share:.1%}" for kind, share in kinds),
+        "rows": [
+            [row.place, row.kind, f"{row.share:.1%}", f"{1000 * row.seconds:,.2f}", f"{row.count:,.0f}", row.largest]
+            for row in found.rows[:OPERATIONS]
+        ],
+        "left": f"and {len(left)} more, {sum(row.share for row in left):.1%}" if left else "",
+        "path": found.path.relative_to(run.directory).as_posix(),
+    }
 
 
 def _tree(value: dict[str, Any], *, depth: int) -> dict[str, Any]:

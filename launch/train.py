@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,9 +20,10 @@ from t2t.launch.quiet import import_tensorflow, register_tasks
 from t2t.launch.recipes import find, is_own
 from t2t.launch.report import write_report
 from t2t.launch.vocabulary_file import vocabulary_of
+from t2t.train.ahead import Ahead
 from t2t.train.experiment import Experiment, check, check_vocabulary
 from t2t.train.loop import train
-from t2t.train.run import RunRecord, open_run_on_all
+from t2t.train.run import RunRecord, newest_step, open_run_on_all
 
 SHORT = {
     "--batch-size": "--data.batch-size",
@@ -32,6 +34,7 @@ SHORT = {
 
 def command(arguments: Sequence[str], imports: tuple[str, ...]) -> int:
     """Train a recipe in a run directory, or go on with the run that is there."""
+    imported = time.time() - STARTED
     words = argparse.ArgumentParser(prog="t2t train", add_help=False, allow_abbrev=False, exit_on_error=False)
     words.add_argument("recipe", nargs="?")
     words.add_argument("--dir")
@@ -62,14 +65,19 @@ def command(arguments: Sequence[str], imports: tuple[str, ...]) -> int:
     if given.vocabulary is not None:
         data = replace(experiment.data, vocabulary=vocabulary_of(given.vocabulary))
         experiment = replace(experiment, data=data)
-    return _train(Path(given.dir), given.recipe, experiment, imports)
+    return _train(Path(given.dir), given.recipe, experiment, imports, imported)
 
 
-def _train(directory: Path, recipe: str, experiment: Experiment, imports: tuple[str, ...]) -> int:
+def _train(directory: Path, recipe: str, experiment: Experiment, imports: tuple[str, ...], imported: float) -> int:
     import jax
 
     check(experiment, jax.device_count())
+    ahead = None
+    if jax.process_count() == 1 and "tensorflow" not in sys.modules:  # importing it leaves a core free for some seconds
+        ahead = Ahead(experiment, newest=newest_step(directory))
+    before = time.perf_counter()
     register_tasks()
+    imported += time.perf_counter() - before
     from t2t.data.answers import check_model
     from t2t.data.pipeline import task_vocabulary
 
@@ -84,7 +92,7 @@ def _train(directory: Path, recipe: str, experiment: Experiment, imports: tuple[
     with Progress() if leads else contextlib.nullcontext(Progress()) as progress:
         if leads:
             _tell_of_schedule(experiment, progress)
-        outcome = train(directory, record, progress, began=STARTED)
+        outcome = train(directory, record, progress, began=STARTED, imported=imported, ahead=ahead)
     if leads:
         print(f"report: {write_report(directory)}", file=sys.stderr)
     if outcome.stopped:

@@ -76,6 +76,7 @@ class Embeddings(nnx.Module):
         """Embed tokens at given positions; types None are all 0."""
         return self.widened(self.narrow(ids, positions, types, keys))
 
+    @jax.named_scope("embeddings")
     def narrow(
         self, ids: Int[Array, "B L"], positions: Int[Array, "B L"], types: Int[Array, "B L"] | None, keys: Keys
     ) -> Float[Array, "B L E"]:
@@ -117,6 +118,7 @@ class Head(nnx.Module):
         )
         self.bias = parameter((config.vocab_size,), ("vocab",), ZEROS, decay=False) if bias else None
 
+    @jax.named_scope("head")
     def __call__(self, x: Float[Array, "*B D"], embeddings: Embeddings) -> Float[Array, "*B V"]:
         """Return the logits."""
         x = x * self.scale if self.scale != 1.0 else x

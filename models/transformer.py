@@ -61,7 +61,9 @@ class Block(nnx.Module):
     def __call__(self, x: Float[Array, "B L D"], context: Context) -> Float[Array, "B L D"]:
         """Apply to whole rows."""
         context = with_bias(self.relative_bias, context, x.shape[1], by_block=self.by_block)
-        x, _ = self._sublayer(x, self.attention_norm, lambda y: (self.attention(y, context), None), context.keys)
+        x, _ = self._sublayer(
+            "attention", x, self.attention_norm, lambda y: (self.attention(y, context), None), context.keys
+        )
         return self._rest(x, self._own_memory(context), context)
 
     def prefill(
@@ -70,7 +72,7 @@ class Block(nnx.Module):
         """Apply to whole rows; also return a cache with room for `length` positions, and the memory."""
         context = with_bias(self.relative_bias, context, x.shape[1], by_block=self.by_block)
         x, cache = self._sublayer(
-            x, self.attention_norm, lambda y: self.attention.prefill(y, context, length), context.keys
+            "attention", x, self.attention_norm, lambda y: self.attention.prefill(y, context, length), context.keys
         )
         memory = self._own_memory(context)
         return self._rest(x, memory, context), cache, memory
@@ -81,7 +83,7 @@ class Block(nnx.Module):
         """Apply to one more position a row."""
         context = with_step_bias(self.relative_bias, context)
         x, cache = self._sublayer(
-            x, self.attention_norm, lambda y: self.attention.step(y, cache, context), context.keys
+            "attention", x, self.attention_norm, lambda y: self.attention.step(y, cache, context), context.keys
         )
         return self._rest(x, memory, context), cache
 
@@ -89,23 +91,29 @@ class Block(nnx.Module):
         if self.cross_attention is None:
             return None
         assert context.memory is not None, "cross attention needs the encoder's output"
-        return self.cross_attention.keys_values(context.memory)
+        with jax.named_scope("cross_attention"):
+            return self.cross_attention.keys_values(context.memory)
 
     def _rest(self, x: Float[Array, "B L D"], memory: Any, context: Context) -> Float[Array, "B L D"]:
         if self.cross_attention is not None:
             cross, (keys, values) = self.cross_attention, memory
             x, _ = self._sublayer(
-                x, self.cross_attention_norm, lambda y: (cross.cross(y, keys, values, context), None), context.keys
+                "cross_attention",
+                x,
+                self.cross_attention_norm,
+                lambda y: (cross.cross(y, keys, values, context), None),
+                context.keys,
             )
-        x, _ = self._sublayer(x, self.mlp_norm, lambda y: (self.mlp(y, context.keys), None), context.keys)
+        x, _ = self._sublayer("mlp", x, self.mlp_norm, lambda y: (self.mlp(y, context.keys), None), context.keys)
         return constrain(x, ("batch", "length", None))
 
     def _sublayer(
-        self, x: Float[Array, "B L D"], normalise: Any, apply: Callable[..., tuple[Any, Any]], keys: Keys
+        self, name: str, x: Float[Array, "B L D"], normalise: Any, apply: Callable[..., tuple[Any, Any]], keys: Keys
     ) -> tuple[Float[Array, "B L D"], Any]:
-        y, aside = apply(x if self.post else normalise(x))
-        x = x + dropout(y, self.dropout, keys.next())
-        return (normalise(x) if self.post else x), aside
+        with jax.named_scope(name):  # what a profile tells operations apart by
+            y, aside = apply(x if self.post else normalise(x))
+            x = x + dropout(y, self.dropout, keys.next())
+            return (normalise(x) if self.post else x), aside
 
 
 def _attention(config: TransformerConfig, stack: StackConfig) -> Attention:
@@ -138,6 +146,7 @@ class Stack(nnx.Module):
         self, config: TransformerConfig, stack_config: StackConfig, *, cross: bool = False, bidirectional: bool = False
     ) -> None:
         self.config = stack_config
+        self.scope = "encoder" if bidirectional else "decoder"
         self.remat = config.remat
         self.unroll = config.unroll
         self.by_block = config.attention == "chunked"
@@ -161,8 +170,9 @@ class Stack(nnx.Module):
         policy = POLICIES[self.remat]
         if policy is not None:
             body = jax.checkpoint(body, policy=policy, prevent_cse=False)
-        x, _ = self._scan(body, x, params, self._layer_keys(context.keys))
-        return self._finish(x, context.keys)
+        with jax.named_scope(self.scope):
+            x, _ = self._scan(body, x, params, self._layer_keys(context.keys))
+            return self._finish(x, context.keys)
 
     def prefill(
         self, x: Float[Array, "B L D"], context: Context, length: int

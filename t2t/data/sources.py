@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import seqio
@@ -57,6 +57,7 @@ def examples(
 
     tasks = tasks_of(provider)
 
+    @tf.autograph.experimental.do_not_convert
     def features(example: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         return {name: tf.cast(example[name], tf.float32 if name == "weights" else tf.int32) for name in layout.features}
 
@@ -111,18 +112,43 @@ def raw(
 
     `place` is the task's in its mixture.
     """
-    seed = _seed(data.seed, "preprocessors", place, shard)
-    if data.cached is not None:
-        cached = CachedTask(data.cached, task)
-        order = _seed(data.seed, "source", place)
-        ds = cached.dataset(data.split, seed=order, shard=shard, shards=shards, repeat=repeat, shuffle=shuffle)
-        task, seed = cached.task(), cached.seed(seed)
-    else:
-        ds = source(task, data, place=place, shard=shard, shards=shards, shuffle=shuffle)
-        if repeat:
-            ds = ds.repeat()
-        ds = task.preprocess_precache(ds, seed=seed)
-    return task.preprocess_postcache(ds, sequence_length=layout.lengths, seed=seed).with_options(options())
+
+    def made() -> tf.data.Dataset:
+        seed = _seed(data.seed, "preprocessors", place, shard)
+        if data.cached is not None:
+            cached = CachedTask(data.cached, task)
+            order = _seed(data.seed, "source", place)
+            ds = cached.dataset(data.split, seed=order, shard=shard, shards=shards, repeat=repeat, shuffle=shuffle)
+            steps, seed = cached.task(), cached.seed(seed)
+        else:
+            ds, steps = source(task, data, place=place, shard=shard, shards=shards, shuffle=shuffle), task
+            if repeat:
+                ds = ds.repeat()
+            ds = task.preprocess_precache(ds, seed=seed)
+        return steps.preprocess_postcache(ds, sequence_length=layout.lengths, seed=seed).with_options(options())
+
+    return _built(made, task.name)
+
+
+_converted: set[str] = set()
+"""Tasks whose steps AutoGraph has to convert."""
+
+
+def _built(made: Callable[[], tf.data.Dataset], name: str) -> tf.data.Dataset:
+    """Return what `made` makes, with AutoGraph only where Python's own control flow on tensors fails without: it takes most of the time, and ours needs none.
+
+    What it changes is what raises without it, so the data is the same.
+    """
+    if name not in _converted:
+        try:
+            return tf.autograph.experimental.do_not_convert(made)()
+        except UserError:
+            raise
+        except Exception as error:  # as many kinds as there are ways to use a tensor as a value
+            _log.debug("task %s is built with AutoGraph: %s", name, error)
+    ds = made()
+    _converted.add(name)
+    return ds
 
 
 def _buffer(task: seqio.Task, data: Data) -> int:

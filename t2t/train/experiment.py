@@ -13,6 +13,7 @@ from t2t.optim import OptimizerConfig
 from t2t.sharding import MeshConfig
 from t2t.train.evaluation import Evaluation
 from t2t.train.guard import Guard
+from t2t.train.profile import steps_of
 from t2t.vocabularies import Vocabulary
 
 
@@ -40,6 +41,7 @@ class Experiment:
     seed:         of the parameters, of dropout and, where `data.seed` is None, of the data's order.
     microbatches: parts a batch is computed in, one after the other, to save memory; they do not change the loss.
     log_every:    steps between two lines of metrics; the only time the step's Python waits for the device.
+    profile:      steps to trace into RUN/profile, "10:15" for the 10th to the 15th; None traces nothing and costs nothing.
     """
 
     model: ModelConfig
@@ -49,6 +51,7 @@ class Experiment:
     seed: int = 0
     microbatches: int = 1
     log_every: int = 10
+    profile: str | None = None
     loss: Loss = Loss()
     mesh: MeshConfig = MeshConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
@@ -64,6 +67,7 @@ class Experiment:
 ADJUSTABLE = (
     "steps",
     "log_every",
+    "profile",
     "mesh.",
     "checkpoint.",
     "evaluation.",
@@ -82,6 +86,8 @@ def check(experiment: Experiment, device_count: int) -> None:
             raise UserError(
                 f"{name} {getattr(experiment, name)} (--{name.replace('_', '-')}) is less than 1. Nearest: 1."
             )
+    if experiment.profile is not None:
+        steps_of(experiment.profile, experiment.steps)
     sizes = experiment.mesh.sizes(device_count)
     rows, parts = experiment.data.batch_size, sizes["data"] * sizes["fsdp"]
     _check_divides(rows, parts, f"mesh data={sizes['data']} x fsdp={sizes['fsdp']}")

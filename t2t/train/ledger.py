@@ -14,16 +14,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 FILE = "ledger.jsonl"
-KINDS = ("start", "compile", "restore", "data", "eval", "save", "lost")
-"""What is measured; "train" is the rest of the time from the first step on. More is "lost", and "down", by comparing processes' lines."""
+KINDS = ("import", "start", "open", "compile", "restore", "data", "eval", "save", "profile", "lost")
+"""What is measured; "compile" is the waiting for what a thread compiles, "open" that for the data to be opened, and "start" the rest of the time before the first step. "train" is the rest of the time from the first step on. More is "lost", and "down", by comparing processes' lines."""
 
 
 class Ledger:
-    """Adds up the seconds of one process, since `began` (time.time())."""
+    """Adds up the seconds of one process, since `began` (time.time()). imported: those that importing libraries took before."""
 
-    def __init__(self, began: float | None = None) -> None:
+    def __init__(self, began: float | None = None, imported: float = 0.0) -> None:
         self.began = time.time() if began is None else began
         self.seconds = dict.fromkeys(KINDS, 0.0)
+        self.seconds["import"] = imported
         self._training_since: float | None = None
         self._trained: list[tuple[int, float]] = []
 

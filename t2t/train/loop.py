@@ -10,10 +10,12 @@ from pathlib import Path
 from t2t.checkpoint import Checkpoints
 from t2t.data.prefetch import DeviceBatches
 from t2t.sharding import share_of_rows
+from t2t.train.ahead import Ahead
 from t2t.train.evaluation import Evaluator
 from t2t.train.guard import BadStep, Judge, bad_parameter
 from t2t.train.ledger import Ledger
 from t2t.train.meter import Meter
+from t2t.train.profile import Tracer
 from t2t.train.program import Program
 from t2t.train.records import Observer, Records
 from t2t.train.run import CHECKPOINTS, RunRecord
@@ -37,27 +39,41 @@ class Outcome:
     asked: bool = False
 
 
-def train(directory: Path, record: RunRecord, observer: Observer, *, began: float | None = None) -> Outcome:
+def train(
+    directory: Path,
+    record: RunRecord,
+    observer: Observer,
+    *,
+    began: float | None = None,
+    imported: float = 0.0,
+    ahead: Ahead | None = None,
+) -> Outcome:
     """Train the run in `directory` from its newest undamaged checkpoint, or from the start, to its last step.
 
-    To be called on all processes of a run. began: when the process began (time.time()), for the ledger.
+    To be called on all processes of a run. began: when the process began (time.time()), and imported: the seconds that importing took, for the ledger.
+    ahead: what is being compiled for this experiment already.
     Raises UserError for a configuration that does not fit the data, the checkpoint or the machine, Diverged as `Guard` says.
     """
     experiment = record.experiment
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(StopOnSignal())
         watchdog = stack.enter_context(Watchdog(experiment.guard.step_seconds))
-        times = Ledger(began)
+        times = Ledger(began, imported)
         records = stack.enter_context(Records(directory, observer, times))
-        program = Program.of(experiment, experiment.mesh.build())
-        # Reading data begins with building TensorFlow's graphs: seconds in which the devices' programs can compile.
-        opening = stack.enter_context(ThreadPoolExecutor(1)).submit(_open_data, program)
         checkpoints = stack.enter_context(Checkpoints(directory / CHECKPOINTS, experiment.checkpoint))
-        begin = _Beginning(record, directory, program, checkpoints, records, times)
+        ahead = ahead or Ahead(experiment, newest=checkpoints.latest())
+        with times.time("compile"):
+            program = ahead.program()
+        # Reading data begins with building TensorFlow's graphs: seconds in which the devices' programs can compile.
+        opening = stack.enter_context(ThreadPoolExecutor(1)).submit(_open_data, program, ahead)
+        begin = _Beginning(record, directory, ahead, checkpoints, records, times)
         start, state = begin.newest()
-        update = program.step()
-        data = opening.result()
+        with times.time("open"):
+            data = opening.result()
         stack.callback(data.close)
+        tracer = stack.enter_context(Tracer(directory, experiment.profile, experiment.steps, ahead.text))
+        if missed := tracer.missed(start):
+            records.say(missed)
         if start:
             with times.time("restore"):
                 data.restore(checkpoints.restore_position(start))
@@ -66,15 +82,23 @@ def train(directory: Path, record: RunRecord, observer: Observer, *, began: floa
         meter = Meter(data, judge)
         records.begin(experiment.steps, start)
         times.training()
-        step, saved, compiled = start, start, False
+        step, saved = start, start
+        update = None
         while step < experiment.steps and not stop.before(step):
             watchdog.tick(f"step {step + 1}")
-            batch = next(data)
-            with contextlib.nullcontext() if compiled else times.time("compile"):
-                state, metrics = update(state, batch)
-            compiled = True
+            if update is None:
+                with times.time("compile"):
+                    update = ahead.step()
+            if tracer.begins(step + 1):
+                with meter.paused(state), times.time("profile"):
+                    tracer.begin(step + 1)
+            with tracer.step(step + 1):
+                state, metrics = update(state, next(data))
             step += 1
             meter.add(step, metrics)
+            if tracer.ends(step):
+                with meter.paused(state), times.time("profile"):
+                    records.say(f"profile written to {tracer.end()}")
             last, due = step == experiment.steps, checkpoints.due(step)
             if last or due or step % experiment.log_every == 0:
                 reading = meter.read()
@@ -117,7 +141,7 @@ class _Beginning:
 
     record: RunRecord
     directory: Path
-    program: Program
+    ahead: Ahead
     checkpoints: Checkpoints
     records: Records
     times: Ledger
@@ -148,20 +172,26 @@ class _Beginning:
 
     def _at(self, step: int | None) -> tuple[int, TrainState]:
         if not step:
-            return 0, initial_state(self.record, self.directory, self.program, self.records.say)
+            with self.times.time("compile"):
+                state = self.ahead.state()
+            return 0, initial_state(self.record, self.directory, self.ahead.program(), state, self.records.say)
         with self.times.time("restore"):
-            return step, self.checkpoints.restore(step, self.program.abstract_state())
+            return step, self.checkpoints.restore(step, self.ahead.program().abstract_state())
 
 
-def _open_data(program: Program) -> DeviceBatches:
+def _open_data(program: Program, ahead: Ahead) -> DeviceBatches:
     from t2t.data.answers import check_model  # loads TensorFlow
     from t2t.data.pipeline import batches
+    from t2t.data.registry import check, layout_of, provider_of
 
     data = program.experiment.resolved_data()
     check_model(data, program.model.config)
     sharding = program.batch_sharding()
     share = share_of_rows(sharding, data.batch_size)
-    host = batches(data, program.model.config.kind, process_index=share.index, process_count=share.count)
+    kind = program.model.config.kind
+    check(data, kind, process_index=share.index, process_count=share.count)
+    ahead.rows(layout_of(data, kind, provider_of(data)))
+    host = batches(data, kind, process_index=share.index, process_count=share.count)
     first = share.index * (data.batch_size // share.count)
     return DeviceBatches(host, sharding, data.batch_size, first=first, leads=share.leads)
 

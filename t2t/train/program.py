@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 import jax
 import optax
@@ -38,7 +39,7 @@ class Program:
     def of(cls, experiment: Experiment, mesh: Mesh) -> Program:
         """Return the program. Raises UserError, naming the parameter, where one does not divide over the mesh."""
         model = experiment.model.build()
-        transform = experiment.optimizer.build(model.specs)
+        transform = _named(experiment.optimizer.build(model.specs))
         return cls(experiment, mesh, model, transform, state_shardings(model, transform, mesh))
 
     @property
@@ -76,6 +77,10 @@ class Program:
         create = jax.jit(lambda seed: create_state(self.model, self.transform, seed), out_shardings=self.shardings)
         return create(seed)
 
+    def compiled(self, batch: Batch) -> jax.stages.Compiled:
+        """Return `step` compiled for batches like `batch`, of ShapeDtypeStructs. It takes the state's memory for the next, too."""
+        return cast(jax.stages.Wrapped, self.step()).lower(self.abstract_state(), batch).compile()
+
     def step(self) -> Step:
         """Return the jitted update, (state, batch) -> (state, metrics); it takes the state's memory for the next."""
         step = make_step(
@@ -92,6 +97,11 @@ class Program:
                 return step(state, batch)
 
         return jax.jit(sharded, out_shardings=(self.shardings, None), donate_argnums=0)
+
+
+def _named(transform: optax.GradientTransformation) -> optax.GradientTransformation:
+    """Let profiles tell the optimizer's operations from the model's."""
+    return optax.GradientTransformation(transform.init, jax.named_scope("optimizer")(transform.update))
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

@@ -105,6 +105,12 @@ def open_run_on_all(directory: Path, record: RunRecord) -> RunRecord:
     return opened if jax.process_index() == 0 else read_record(directory)
 
 
+def newest_step(directory: Path) -> int | None:
+    """Return the step of a run directory's newest checkpoint, None where there is none, or no run."""
+    with Checkpoints(directory / CHECKPOINTS) as checkpoints:
+        return checkpoints.latest()
+
+
 def _has_begun(directory: Path) -> bool:
     """Whether there is anything to lose: a run that was refused before its first step may begin anew with other options."""
     metrics = directory / "metrics.jsonl"

@@ -18,12 +18,13 @@ from t2t.train.state import TrainState
 from t2t.vocabularies import Vocabulary
 
 
-def initial_state(record: RunRecord, directory: Path, program: Program, say: Callable[[str], None]) -> TrainState:
-    """Return the state at step 0, divided over the mesh as it is created.
+def initial_state(
+    record: RunRecord, directory: Path, program: Program, state: TrainState, say: Callable[[str], None]
+) -> TrainState:
+    """Return the state at step 0: `state`, which is new, with what `start_from` names put in.
 
     Raises UserError where `start_from` names no run, or parameters that do not fit this model.
     """
-    state = program.create(record.experiment.seed)
     begin = record.experiment.start_from
     if begin.run is None:
         return state

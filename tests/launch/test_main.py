@@ -79,6 +79,55 @@ def test_import_of_the_folder_names_is_refused():
         assert f"import t2t.{name}, not {name}" in found.stderr
 
 
+def test_commands_that_make_no_data_never_load_tensorflow(tmp_path):
+    """Whole commands, one after the other in one process: each has TensorFlow left alone."""
+    from t2t import models
+    from t2t.checkpoint import Checkpoints
+    from t2t.data import Data
+    from t2t.optim import AdamW, Constant
+    from t2t.train.ahead import Ahead
+    from t2t.train.experiment import Experiment
+    from t2t.train.run import CHECKPOINTS, RunRecord, open_run
+    from t2t.vocabularies import Bytes
+
+    experiment = Experiment(
+        model=models.gpt.gpt(layers=1, embed=8, heads=1, vocab_size=384, max_length=64),
+        data=Data(task="reverse_words", inputs_length=8, targets_length=8, batch_size=8),
+        optimizer=AdamW(schedule=Constant(peak=1e-3)),
+    )
+    directory = str(tmp_path / "run")
+    open_run(tmp_path / "run", RunRecord(recipe="tiny", experiment=experiment, vocabulary=Bytes()))
+    with Checkpoints(tmp_path / "run" / CHECKPOINTS) as checkpoints:
+        checkpoints.save(1, Ahead(experiment, newest=1000).state(), {}, {})
+    commands = [
+        ["infer", directory, "--text", "a", "--max-length", "2"],
+        ["export", directory, "--format", "safetensors", "--out", str(tmp_path / "out")],
+        ["models", "t5:1.1-small"],
+        ["recipes"],
+        ["plan", "t5:quickstart", "--help"],
+    ]
+    code = (
+        "import sys\nfrom t2t.launch.main import run\n"
+        f"for words in {commands!r}: assert run(words) == 0, words\n"
+        "print([name for name in ('tensorflow', 'seqio') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("[]\n")
+
+
+def test_tensorflow_is_imported_without_keras_which_is_there_when_it_is_used():
+    code = (
+        "import sys\nfrom t2t.launch.quiet import import_tensorflow\nimport_tensorflow()\n"
+        "heavy = ('keras', 'tensorflow_text', 'pyglove')\n"
+        "print([name for name in heavy if name in sys.modules], sys.meta_path[0].__class__.__name__ == '_Failing')\n"
+        "import seqio\n"
+        "print(seqio.vocabularies.tf_text.SentencepieceTokenizer.__name__, 'keras' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines() == ["[] False", "SentencepieceTokenizer True"], done.stderr
+
+
 def test_inference_and_models_never_load_tensorflow():
     words = "t2t.models t2t.decode t2t.checkpoint t2t.export t2t.launch.infer t2t.train.run t2t.launch.recipes t2t.data"
     code = f"import sys\nfor name in {words.split()}: __import__(name)\nprint([m for m in ('tensorflow', 'seqio') if m in sys.modules])"
