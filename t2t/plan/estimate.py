@@ -11,6 +11,7 @@ from typing import Any
 import jax
 
 from t2t.optim.paths import flatten_specs
+from t2t.nn.attention import platform
 from t2t.plan import flops
 from t2t.plan.collectives import Collective
 from t2t.plan.memory import Memory, bytes_a_device, state_bytes
@@ -46,7 +47,7 @@ _rows: dict[str, _Row] = {}
 
 
 def _row(experiment: Experiment) -> _Row:
-    key = repr((experiment.model, experiment.data, experiment.loss))
+    key = repr((experiment.model, experiment.data, experiment.loss, platform()))
     if key not in _rows:
         _rows[key] = _trace(experiment)
     return _rows[key]

@@ -2,7 +2,7 @@
 
 from t2t.sharding.hosts import Share, share_of_rows
 from t2t.sharding.mesh import AXES, MeshConfig
-from t2t.sharding.rules import DEFAULT_RULES, Rules, activate, axis_size, constrain
+from t2t.sharding.rules import DEFAULT_RULES, Rules, activate, active_mesh, axis_size, constrain, per_device
 
 __all__ = [
     "AXES",
@@ -11,7 +11,9 @@ __all__ = [
     "Rules",
     "Share",
     "activate",
+    "active_mesh",
     "axis_size",
     "constrain",
+    "per_device",
     "share_of_rows",
 ]

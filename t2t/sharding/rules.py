@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import jax
@@ -101,6 +101,12 @@ def activate(mesh: Mesh, rules: Rules = DEFAULT_RULES) -> Iterator[None]:
         _active.reset(token)
 
 
+def active_mesh() -> Mesh | None:
+    """Return the mesh that is active; None outside `activate`."""
+    active = _active.get()
+    return None if active is None else active[0]
+
+
 def axis_size(axis: str) -> int:
     """Return the size of an axis of the mesh that is active; 1 outside `activate`, and of an axis it does not have."""
     active = _active.get()
@@ -114,3 +120,24 @@ def constrain(x: jax.Array, axes: Axes) -> jax.Array:
         return x
     mesh, rules = active
     return jax.lax.with_sharding_constraint(x, rules.sharding(axes, x.shape, mesh, name="activation"))
+
+
+def per_device(function: Callable[..., jax.Array], axes: tuple[Axes, ...], out: Axes) -> Callable[..., jax.Array]:
+    """Return `function` applied by each device to its own part of arrays with these logical axes, for kernels, which the partitioner cannot divide.
+
+    out: logical axes of its result. Outside `activate` the function is returned as it is.
+    """
+    active = _active.get()
+    if active is None or active[0].size == 1:
+        return function
+    mesh, rules = active
+
+    def divided(*arrays: jax.Array) -> jax.Array:
+        specs = tuple(rules.spec(own, x.shape, mesh, name="activation") for own, x in zip(axes, arrays, strict=True))
+        # Kernels do not tell along which axes their results are alike, so that it cannot be checked.
+        whole = jax.shard_map(
+            function, mesh=mesh, in_specs=specs, out_specs=rules.partition(out, mesh), check_vma=False
+        )
+        return whole(*arrays)
+
+    return divided
