@@ -10,8 +10,8 @@ from typing import Any
 
 import jax
 
-from t2t.optim.paths import flatten_specs
 from t2t.nn.attention import platform
+from t2t.optim.paths import flatten_specs
 from t2t.plan import flops
 from t2t.plan.collectives import Collective
 from t2t.plan.memory import Memory, bytes_a_device, state_bytes

@@ -18,12 +18,12 @@ ROWS_AND_HEADS = MeshConfig(data=1, fsdp=2, tensor=2)
 
 
 def compiled(topology, experiment):
-    """Return the instructions of a step's program."""
+    """Return the instructions of a step's program, without those inside of fusions, whose results are never in memory."""
     why = missing(topology.kind)
     if why:
         pytest.skip(why)
     made = compile_step(prepare(experiment, topology, topology.devices()))
-    return [item for computation in made.hlo.computations.values() for item in computation]
+    return [item for region in made.hlo.regions for item in made.hlo.computations[region.name]]
 
 
 def square(instructions):
@@ -74,9 +74,9 @@ def test_a_kernel_is_planned_without_its_device_and_for_no_other():
     einsum = prepare(decoder(**settings), TPUS, four)
     made, plain = foresee(splash, TPUS), foresee(einsum, TPUS)
     assert made.flops.model == plain.flops.model
-    # The kernels compute the logits again in the backward pass, twice, and their gradient once more.
-    attended = 2 * 2 * 8 * 256**2 * 64 * 2  # layers, products, rows, logits, width, multiply-adds
-    assert made.flops.total - plain.flops.total == pytest.approx(3 / 2 * attended)
+    # The kernels compute the logits again in the backward pass, twice, and their gradient once more; and outputs times their gradient.
+    product = 2 * 8 * 256**2 * 64 * 2  # layers, rows, logits, width, multiply-adds
+    assert made.flops.total - plain.flops.total == 3 * product + product / 256
     assert made.memory.activations < plain.memory.activations
     with pytest.raises(UserError, match="runs on TPUs, not on gpu"):
         foresee(splash, GPUS)

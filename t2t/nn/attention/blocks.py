@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
 
 from t2t.errors import UserError
 from t2t.nn.masks import Mask
+from t2t.types import Array
 
 LANES = 128
 """Width of a TPU's vectors: lengths of blocks are multiples of it."""
@@ -22,17 +24,17 @@ def block_of(length: int, most: int) -> int:
     return max(size for size in range(LANES, max(most, LANES) + 1, LANES) if length % size == 0)
 
 
-def heads_first(x: Float[Array, "B L H D"]) -> Float[Array, "B H P D"]:
+def heads_first(x: Float[jax.Array, "B L H D"]) -> Float[jax.Array, "B H P D"]:
     """Return rows padded, as kernels have them."""
     return jnp.pad(jnp.swapaxes(x, 1, 2), ((0, 0), (0, 0), (0, padded(x.shape[1]) - x.shape[1]), (0, 0)))
 
 
-def heads_last(x: Float[Array, "B H P D"], length: int) -> Float[Array, "B L H D"]:
+def heads_last(x: Float[jax.Array, "B H P D"], length: int) -> Float[jax.Array, "B L H D"]:
     """Undo `heads_first`."""
     return jnp.swapaxes(x[:, :, :length], 1, 2)
 
 
-def segments(ids: Int[Array, "B L"]) -> Int[Array, "B P"]:
+def segments(ids: Int[Array, "B L"]) -> Int[jax.Array, "B P"]:
     """Return the segments of padded rows. To kernels padding is a segment that sees itself: what comes of it is blanked."""
     ids = jnp.asarray(ids, jnp.int32)
     return jnp.pad(ids, ((0, 0), (0, padded(ids.shape[1]) - ids.shape[1])))

@@ -51,7 +51,8 @@ def _row_by_row(
     most: int,
 ) -> Float[Array, "B H P D"]:
     def one(row: tuple[jax.Array, ...]) -> jax.Array:
-        return _all_rows(*(x[None] for x in row), bias, causal=causal, most=most)[0]
+        q, k, v, own, others = (x[None] for x in row)
+        return _all_rows(q, k, v, own, others, bias, causal=causal, most=most)[0]
 
     return jax.lax.map(one, (q, k, v, own, others))
 

@@ -6,18 +6,19 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
 
 from t2t.nn.attention.blocks import block_of, check_causal, heads_first, heads_last, segments
 from t2t.nn.attention.request import Request, blank
 from t2t.nn.masks import Mask
 from t2t.sharding import per_device
+from t2t.types import Array
 
 _ROWS = ("batch", "heads", None, None)
 _IDS = ("batch", None)
 
 
-def splash(request: Request) -> Float[Array, "B q H D"]:
+def splash(request: Request) -> Float[jax.Array, "B q H D"]:
     """Attend with the kernel: memory linear in the length, backward pass included. Rows are padded to a multiple of 128.
 
     Raises UserError for a causal mask that is not of whole rows on themselves.
@@ -39,7 +40,7 @@ def splash(request: Request) -> Float[Array, "B q H D"]:
     return blank(heads_last(out, request.q.shape[1]), mask.sees())
 
 
-def _last_seen(ids: Int[Array, "B P"], prefix: Int[Array, "B L"]) -> Int[Array, "B P"]:
+def _last_seen(ids: Int[Array, "B P"], prefix: Int[Array, "B L"]) -> Int[jax.Array, "B P"]:
     """Return the last key that each query sees of its own segment: itself, or in a prefix the prefix' end."""
     length = ids.shape[1]
     inside = jnp.pad(jnp.asarray(prefix), ((0, 0), (0, length - prefix.shape[1]))) > 0
@@ -86,6 +87,7 @@ def _kernel(mask: Mask, heads: int, queries: int, keys: int, most: int) -> Any:
             return kernel(q, k, v, segment_ids=kernels.SegmentIds(own, others))
 
         return with_prefix
+    one: masks.Mask
     if not mask.causal:
         one = masks.FullMask(shape)
     elif mask.window is None:
