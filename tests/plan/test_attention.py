@@ -32,17 +32,17 @@ def square(instructions):
 
 
 def kernels(instructions):
-    """Return where the program's kernels come from, as JAX names it."""
-    return [item.source for item in instructions if item.opcode == "custom-call" and "tpu_custom_call" in item.rest]
+    """Return the names of the program's kernels."""
+    return [item.name for item in instructions if item.opcode == "custom-call" and "tpu_custom_call" in item.rest]
 
 
 def test_splash_on_tpus_has_no_array_of_queries_by_keys_and_einsum_has():
     settings = {"mesh": ROWS_AND_HEADS, "dtype": "bfloat16", **SIZES}
     own = compiled(TPUS, decoder(attention="splash", remat="full", **settings))
     assert not square(own)
-    found = kernels(own)
+    found = " ".join(kernels(own))
     for name in ("splash_mha_fwd", "splash_mha_dq", "splash_mha_dkv"):
-        assert any(name in source for source in found)
+        assert name in found
     assert square(compiled(TPUS, decoder(attention="einsum", **settings)))
 
 
