@@ -33,7 +33,6 @@ PREFIX[0, :80] = PREFIX[0, 90:92] = PREFIX[0, 160:185] = PREFIX[1, 5:150] = (
 CAUSAL = {"index": jnp.arange(L)[None], "causal": True, "self_attention": True}
 MASKS = {
     "encoder": Mask(queries=SEGMENTS, keys=SEGMENTS, self_attention=True),
-    "causal": Mask(queries=SEGMENTS, keys=SEGMENTS, **CAUSAL),
     "window": Mask(queries=SEGMENTS, keys=SEGMENTS, window=37, **CAUSAL),
     "prefix": Mask(queries=SEGMENTS, keys=SEGMENTS, prefix=jnp.asarray(PREFIX), **CAUSAL),
     # segments 1 to 9: most of the queries of the second row see nothing
@@ -76,7 +75,7 @@ def compare(ours, theirs):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), ours, theirs)
 
 
-@pytest.mark.parametrize(("name", "kv_heads"), [("causal", 2), ("window", 1), ("prefix", 2), ("cross", 4)])
+@pytest.mark.parametrize(("name", "kv_heads"), [("window", 1), ("prefix", 2), ("cross", 4)])
 def test_splash_equals_einsum(name, kv_heads):
     mask = MASKS[name]
     *arrays, target = inputs(mask.queries.shape[1], kv_heads)
@@ -103,12 +102,18 @@ def test_flash_equals_einsum_with_a_relative_bias_and_the_gradient_of_its_table(
     assert float(jnp.abs(gradients[3]).max()) > 0.1
 
 
-def test_flash_equals_einsum_across_and_with_a_bias_for_each_row():
+def test_flash_equals_einsum_across():
+    mask = MASKS["cross"]
+    *arrays, target = inputs(mask.queries.shape[1])
+    check_equal("flash", mask, arrays, target)
+
+
+@pytest.mark.slow
+def test_flash_equals_einsum_with_a_bias_for_each_row():
     mask = MASKS["cross"]
     *arrays, target = inputs(mask.queries.shape[1])
     arrays.append(jax.random.normal(jax.random.key(1), (B, H, mask.queries.shape[1], L)))
     check_equal("flash", mask, arrays, target, lambda bias, start, rows: bias)
-    check_equal("flash", mask, arrays[:3], target)
 
 
 @pytest.mark.parametrize("backend", ["splash", "flash"])
