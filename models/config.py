@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import abc
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from t2t.errors import UserError, nearest
-from t2t.nn.attention import Backend
+from t2t.nn.attention import ABILITIES, Backend, Needs, check_abilities
 from t2t.nn.initializers import Initializer, Normal, TruncatedNormal, fan_in
 from t2t.nn.mlp import Activation
 from t2t.nn.model import ModelConfig
@@ -175,8 +175,8 @@ class TransformerConfig(ModelConfig):
                `t2t.nn.quantized.quantized_matmul`. Embeddings, norms, attention logits and heads stay as they are; parameters are float32.
     dropout:   rate after embeddings and sublayers.
     attention_dropout: rate on attention weights; None for the same as `dropout`.
-    attention: how attention is computed, see `t2t.nn.attention.attention`; "chunked" takes `attention_block` queries at a time. Steps of decoding have
-               one query and always take "einsum".
+    attention: how attention is computed, see `t2t.nn.attention.attention`; "chunked" takes `attention_block` queries at a time, "splash" and "flash"
+               blocks of at most as many queries and keys. Steps of decoding have one query and always take "einsum".
     remat:     what the backward pass computes again: "none"; all but what enters each layer ("full"); all but matrix products ("dots"); all
                but those without a batch axis, which leaves out attention logits ("dots_no_batch").
     unroll:    layers that a round of the loop over depth goes through: more of them copy less between rounds, and take longer to compile.
@@ -216,20 +216,22 @@ class TransformerConfig(ModelConfig):
         _rate("dropout", self.dropout)
         if self.attention_dropout is not None:
             _rate("attention_dropout", self.attention_dropout)
-        if self.attention == "cudnn":
-            if self.attention_rate > 0.0:
-                raise UserError(
-                    f"model.attention is 'cudnn', which has no dropout, and dropout on attention is {self.attention_rate}. "
-                    "Set model.attention_dropout to 0, or model.attention to 'einsum' or 'chunked'."
-                )
-            if self.dtype != "bfloat16":
-                raise UserError(
-                    f"model.attention is 'cudnn', which computes in bfloat16, and model.dtype is {self.dtype!r}. Nearest: bfloat16."
-                )
-            if any(stack.positions == "relative" for stack in self.stacks):
-                raise UserError(
-                    "model.attention is 'cudnn', which gives no gradient to relative positions. Nearest: chunked, einsum."
-                )
+        for stack in self.stacks:
+            check_abilities(self.attention, self._needs(stack))
+
+    def portable(self) -> TransformerConfig:
+        """Return the same with "chunked" attention in place of a kernel."""
+        return self if ABILITIES[self.attention].platform is None else replace(self, attention="chunked")
+
+    def _needs(self, stack: StackConfig) -> Needs:
+        """Return what a stack asks of attention's backend, as far as the configuration tells."""
+        return Needs(
+            dtype=self.dtype,
+            dropout=self.attention_rate,
+            bias=stack.positions == "relative",
+            window=stack.window,
+            block=self.attention_block,
+        )
 
     @property
     @abc.abstractmethod

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import jax.numpy as jnp
@@ -13,6 +13,7 @@ from t2t.models.bound import Bound, Network
 from t2t.models.config import StackConfig, TransformerConfig, one_of
 from t2t.models.inputs import Embeddings, Head, last, lengths, whole_rows
 from t2t.models.transformer import Stack
+from t2t.nn.attention import Needs
 from t2t.nn.dropout import Keys
 from t2t.nn.masks import Mask
 from t2t.nn.mixers import Context
@@ -36,6 +37,9 @@ class DecoderConfig(TransformerConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         one_of("mask", self.mask, DecoderMask)
+
+    def _needs(self, stack: StackConfig) -> Needs:
+        return replace(super()._needs(stack), prefix=self.mask == "prefix")
 
     @property
     def stacks(self) -> tuple[StackConfig, ...]:
@@ -102,6 +106,7 @@ def decoder_mask(tokens: Tokens, *, prefix: bool = False, window: int | None = N
         prefix=tokens.prefix if prefix else None,
         causal=True,
         window=window,
+        self_attention=True,
     )
 
 

@@ -150,5 +150,5 @@ def encode(embeddings: Embeddings, stack: Stack, batch: Batch, keys: Keys) -> Fl
     """Embed the encoder's tokens and run its stack."""
     tokens = batch.encoder
     assert tokens is not None, "the batch has no encoder tokens"
-    mask = Mask(queries=tokens.segments, keys=tokens.segments)
+    mask = Mask(queries=tokens.segments, keys=tokens.segments, self_attention=True)
     return stack(embeddings(tokens, keys), Context(mask=mask, positions=jnp.asarray(tokens.positions), keys=keys))

@@ -11,6 +11,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from t2t.models.config import StackConfig, TransformerConfig
+from t2t.nn.attention import ABILITIES
 from t2t.nn.dropout import Keys, dropout
 from t2t.nn.mixers import Attend, Attention, Context
 from t2t.nn.mlp import MLP
@@ -37,7 +38,7 @@ class Block(nnx.Module):
     def __init__(
         self, config: TransformerConfig, stack: StackConfig, *, cross: bool, bidirectional: bool = False
     ) -> None:
-        self.by_block = config.attention == "chunked"
+        self.by_block = ABILITIES[config.attention].bias == "blocks"
         self.relative_bias = relative_bias(stack, bidirectional) if stack.relative_per_layer else None
         self.post = stack.norm_place == "post"
         self.dropout = config.dropout
@@ -149,7 +150,7 @@ class Stack(nnx.Module):
         self.scope = "encoder" if bidirectional else "decoder"
         self.remat = config.remat
         self.unroll = config.unroll
-        self.by_block = config.attention == "chunked"
+        self.by_block = ABILITIES[config.attention].bias == "blocks"
         self.dropout = config.dropout if stack_config.final_dropout else 0.0
         self.relative_bias = None if stack_config.relative_per_layer else relative_bias(stack_config, bidirectional)
         block = Block(config, stack_config, cross=cross, bidirectional=bidirectional)

@@ -45,7 +45,7 @@ class Generator(nnx.Module):
         positions, types = jnp.asarray(tokens.positions), None if tokens.types is None else jnp.asarray(tokens.types)
         x = embeddings.narrow(jnp.asarray(tokens.ids), positions, types, keys)
         x = constrain(x if self.widen is None else self.widen(x), ("batch", "length", None))
-        mask = Mask(queries=tokens.segments, keys=tokens.segments)
+        mask = Mask(queries=tokens.segments, keys=tokens.segments, self_attention=True)
         return self.stack(x, Context(mask=mask, positions=positions, keys=keys))
 
     def head(self, hidden: Float[Array, "*B G"], embeddings: Embeddings) -> Float[Array, "*B V"]:

@@ -20,7 +20,9 @@ class Mask:
     queries: segment of each query.
     keys:    segment of each key.
     index:   place of each query among the keys, one row for all or one for each; only read where causal.
-    prefix:  1 where a key is seen by every query of its segment, later ones or earlier, or None for nowhere.
+    prefix:  1 where a key is seen by every query of its segment, later ones or earlier, or None for nowhere. These are the first of a segment.
+    self_attention: the queries are the keys, in the same places: `queries` is `keys` and `index` is 0, 1, 2, ... in every row. Kernels leave out
+             by it what no query sees.
     """
 
     queries: Int[Array, "B q"]
@@ -29,6 +31,13 @@ class Mask:
     prefix: Int[Array, "B k"] | None = None
     causal: bool = struct.field(pytree_node=False, default=False)
     window: int | None = struct.field(pytree_node=False, default=None)
+    self_attention: bool = struct.field(pytree_node=False, default=False)
+
+    def sees(self) -> Bool[jax.Array, "B q"]:
+        """Return which queries see a key."""
+        if self.self_attention:
+            return jnp.asarray(self.queries) > 0  # itself
+        return jnp.any(self.dense(), axis=-1)[:, 0]
 
     def dense(self) -> Bool[jax.Array, "B 1 q k"]:
         """Return the mask, true where a query sees a key, with an axis for the heads."""

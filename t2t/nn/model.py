@@ -108,3 +108,7 @@ class ModelConfig(abc.ABC):
     @abc.abstractmethod
     def build(self) -> Model:
         """Return the model."""
+
+    def portable(self) -> ModelConfig:
+        """Return the same without kernels that one platform alone has, as evaluation and inference take it; parameters are the same."""
+        return self

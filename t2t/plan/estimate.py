@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 
+from t2t.nn.attention import platform
 from t2t.nn.model import Model
 from t2t.optim.paths import flatten_specs
 from t2t.plan import flops
@@ -47,7 +48,7 @@ _rows: dict[str, _Row] = {}
 
 
 def _row(experiment: Experiment) -> _Row:
-    key = repr((experiment.model, experiment.data, experiment.loss))
+    key = repr((experiment.model, experiment.data, experiment.loss, platform()))
     if key not in _rows:
         _rows[key] = _trace(experiment)
     return _rows[key]

@@ -82,11 +82,18 @@ def _count(jaxpr: core.Jaxpr) -> Counter[str]:
             if _count(equation.params["body_jaxpr"].jaxpr):
                 raise ValueError("a while loop with matrix products: how often it runs is not known while tracing")
         else:
-            times = equation.params["length"] if name == "scan" else 1
+            times = _rounds(equation)
             for inner in _inner(equation):
                 for dtype, operations in _count(inner).items():
                     total[dtype] += times * operations
     return total
+
+
+def _rounds(equation: Any) -> int:
+    """Return how often what is inside runs: a scan's rounds, the blocks of a kernel's grid. Blocks that the kernel leaves out count too."""
+    if equation.primitive.name == "pallas_call":
+        return math.prod(equation.params["grid_mapping"].grid)
+    return int(equation.params["length"]) if equation.primitive.name == "scan" else 1
 
 
 def _total(counts: Any) -> int:

@@ -96,7 +96,7 @@ class Program:
         self.entry = ""
         self.unknown = 0
         current: list[Instruction] | None = None
-        for line in text.splitlines():
+        for line in _lines(text):
             if line.startswith((" ", "\t")):
                 if current is not None and (instruction := _instruction(line)) is not None:
                     current.append(instruction)
@@ -105,7 +105,7 @@ class Program:
             if head:
                 current = self.computations.setdefault(head[2], [])
                 self.entry = head[2] if head[1] else self.entry
-            elif line.startswith("}"):
+            elif line.rstrip() == "}":
                 current = None
         if not self.entry and self.computations:
             self.entry = list(self.computations)[-1]
@@ -149,6 +149,22 @@ class Program:
             return int(limits.pop())
         self.unknown += 1
         return 1
+
+
+def _lines(text: str) -> Iterator[str]:
+    """Return the text's lines; an instruction that goes on in further ones, as the attributes of kernels do, is one."""
+    held = ""
+    for line in text.splitlines():
+        if held and line and not line[0].isspace() and line.rstrip() != "}":
+            held += line
+            continue
+        if held:
+            yield held
+        held = line if line.startswith((" ", "\t")) else ""
+        if not held:
+            yield line
+    if held:
+        yield held
 
 
 def _instruction(line: str) -> Instruction | None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from t2t.errors import UserError
+from t2t.nn.attention import assume_platform
 from t2t.plan import flops
 from t2t.plan.collectives import Collective, Layout, collectives
 from t2t.plan.compile import OutOfMemory, compile_step
@@ -126,7 +127,8 @@ def prepare(experiment: Experiment, topology: Topology, devices: list[Any]) -> P
 
 def foresee(program: Program, topology: Topology) -> Plan:
     """Return a plan from shapes alone, in a second or two: to choose what is worth compiling."""
-    foreseen = estimate(program, topology)
+    with assume_platform("tpu" if topology.is_tpu else "gpu"):
+        foreseen = estimate(program, topology)
     return _plan(
         program,
         topology,
@@ -139,6 +141,11 @@ def foresee(program: Program, topology: Topology) -> Plan:
 
 def plan(program: Program, topology: Topology) -> Plan:
     """Return a plan from the compiled program. Where the compiler runs out of memory, the rest is as foreseen."""
+    with assume_platform("tpu" if topology.is_tpu else "gpu"):
+        return _compiled(program, topology)
+
+
+def _compiled(program: Program, topology: Topology) -> Plan:
     compiled = compile_step(program)
     if isinstance(compiled, OutOfMemory):
         foreseen = foresee(program, topology)

@@ -2,7 +2,17 @@
 
 from t2t.sharding.hosts import Share, share_of_rows
 from t2t.sharding.mesh import AXES, MeshConfig
-from t2t.sharding.rules import DEFAULT_RULES, Rules, activate, axis_size, constrain, divided_rows, on_own_rows
+from t2t.sharding.rules import (
+    DEFAULT_RULES,
+    Rules,
+    activate,
+    active_mesh,
+    axis_size,
+    constrain,
+    divided_rows,
+    on_own_rows,
+    per_device,
+)
 
 __all__ = [
     "AXES",
@@ -11,9 +21,11 @@ __all__ = [
     "Rules",
     "Share",
     "activate",
+    "active_mesh",
     "axis_size",
     "constrain",
     "divided_rows",
     "on_own_rows",
+    "per_device",
     "share_of_rows",
 ]

@@ -103,6 +103,12 @@ def activate(mesh: Mesh, rules: Rules = DEFAULT_RULES) -> Iterator[None]:
         _active.reset(token)
 
 
+def active_mesh() -> Mesh | None:
+    """Return the mesh that is active; None outside `activate`."""
+    active = _active.get()
+    return None if active is None else active[0]
+
+
 def axis_size(axis: str) -> int:
     """Return the size of an axis of the mesh that is active; 1 outside `activate`, and of an axis it does not have."""
     active = _active.get()
@@ -158,3 +164,24 @@ def divided_rows() -> tuple[str, ...]:
         return ()
     mesh, rules = active
     return tuple(axis for name in ("batch", "length") for axis in rules.table[name] if mesh.shape.get(axis, 1) > 1)
+
+
+def per_device(function: Callable[..., jax.Array], axes: tuple[Axes, ...], out: Axes) -> Callable[..., jax.Array]:
+    """Return `function` applied by each device to its own part of arrays with these logical axes, for kernels, which the partitioner cannot divide.
+
+    out: logical axes of its result. Outside `activate` the function is returned as it is.
+    """
+    active = _active.get()
+    if active is None or active[0].size == 1:
+        return function
+    mesh, rules = active
+
+    def divided(*arrays: jax.Array) -> jax.Array:
+        specs = tuple(rules.spec(own, x.shape, mesh, name="activation") for own, x in zip(axes, arrays, strict=True))
+        # Kernels do not tell along which axes their results are alike, so that it cannot be checked.
+        whole = jax.shard_map(
+            function, mesh=mesh, in_specs=specs, out_specs=rules.partition(out, mesh), check_vma=False
+        )
+        return whole(*arrays)
+
+    return divided

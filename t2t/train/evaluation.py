@@ -82,6 +82,9 @@ class Evaluator:
     """
 
     def __init__(self, model: Model, evaluation: Evaluation, data: Data) -> None:
+        # Kernels of one platform are for training: here nothing is divided by hand, and rows may have any length.
+        portable = model.config.portable()
+        model = model if portable is model.config else portable.build()
         self._model, self._evaluation = model, evaluation
         self._sources: list[Source] = []
         if evaluation.split is None:

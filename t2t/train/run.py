@@ -164,8 +164,8 @@ class Run:
 
     @functools.cached_property
     def model(self) -> Model:
-        """The model's functions."""
-        return self.experiment.model.build()
+        """The model's functions, for any platform."""
+        return self.experiment.model.portable().build()
 
     def params(self) -> Params:
         """Read the parameters, laid over this machine's devices as the run's mesh says, or replicated where it does not fit here."""

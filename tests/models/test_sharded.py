@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from t2t.errors import UserError
+from t2t.nn.attention import interpreted
 from t2t.nn.model import ParamSpec
 from t2t.sharding import DEFAULT_RULES, MeshConfig, activate
 from tests.models.tiny import VOCAB, batch, config, loss, params_of, quick_jit, row, rows, some_batch
@@ -83,6 +84,14 @@ def test_blocks_of_attention_are_those_of_each_devices_strip(name):
     # Dropout of attention's weights is drawn by blocks, so it is left out here.
     mesh = MeshConfig(data=4, context=2).build()
     check_on(mesh, name, (("attention_dropout", 0.0),), attention="chunked", attention_block=4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "backend"), [("gpt", "splash"), ("bert", "splash"), ("t5", "flash")])
+def test_kernels_of_tpus_are_each_devices_own(name, backend):
+    mesh = MeshConfig(data=2, fsdp=2, tensor=2).build()
+    with interpreted():
+        check_on(mesh, name, (("attention_dropout", 0.0),), attention=backend)
 
 
 def test_parameters_are_made_where_they_belong_and_the_same_on_any_mesh():

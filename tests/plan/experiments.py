@@ -19,3 +19,16 @@ def decoder(*, mesh=AS_MANY_AS_THERE_ARE, batch_size=8, length=16, microbatches=
         mesh=mesh,
         microbatches=microbatches,
     )
+
+
+def encoder_decoder(*, mesh=AS_MANY_AS_THERE_ARE, batch_size=8, length=16, targets=None, **model):
+    """A T5 of few, even sizes."""
+    sizes = {"layers": 2, "embed": 64, "heads": 4, "mlp": 160, "vocab_size": 96, "dropout": 0.0}
+    return Experiment(
+        model=models.t5.t5(**{**sizes, **model}),
+        data=Data(
+            task="c4_span_corruption", inputs_length=length, targets_length=targets or length, batch_size=batch_size
+        ),
+        optimizer=AdamW(schedule=Constant(peak=1e-3)),
+        mesh=mesh,
+    )

@@ -120,3 +120,22 @@ ENTRY %main (p: f32[2]) -> f32[8] {{
     found = {item.kind: item for item in collectives(Program(text), layout)}
     assert found["all-gather"].times == 1
     assert found["reduce-scatter"].bytes == 32
+
+
+def test_an_instruction_of_several_lines_is_one():
+    text = """
+%body (p: f32[8]) -> f32[8] {
+  %kernel = f32[8]{0} custom-call(%p), custom_call_target="tpu_custom_call", frontend_attributes={kernel_metadata={
+"xprof_metadata":"{\\"block_q\\": 128}"
+}}, metadata={op_name="jit(f)/kernel"}
+  ROOT %last = f32[8]{0} negate(%kernel)
+}
+
+ENTRY %main (p: f32[8]) -> f32[8] {
+  ROOT %call = f32[8]{0} call(%p), to_apply=%body
+}
+"""
+    program = Program(text)
+    assert [item.name for item in program.computations["body"]] == ["kernel", "last"]
+    assert program.computations["body"][0].source == "jit(f)/kernel"
+    assert [item.name for item in program.computations["main"]] == ["call"]

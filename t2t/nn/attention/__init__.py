@@ -1,0 +1,22 @@
+"""Attention as a function of queries, keys and values, with several backends (Vaswani et al. 2017).
+
+Every backend computes the same thing or refuses: what each can do stands in one table, `ABILITIES`.
+"""
+
+from t2t.nn.attention.abilities import ABILITIES, Abilities, Backend, Needs, check_abilities
+from t2t.nn.attention.call import BACKENDS, Bias, attention
+from t2t.nn.attention.platforms import assume_platform, interpreted, platform
+
+__all__ = [
+    "ABILITIES",
+    "BACKENDS",
+    "Abilities",
+    "Backend",
+    "Bias",
+    "Needs",
+    "assume_platform",
+    "attention",
+    "check_abilities",
+    "interpreted",
+    "platform",
+]

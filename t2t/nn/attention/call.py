@@ -1,0 +1,78 @@
+"""The one function that models call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+from jaxtyping import Array, Float
+
+from t2t.nn.attention.abilities import ABILITIES, Backend, Needs, check_abilities
+from t2t.nn.attention.chunked import chunked
+from t2t.nn.attention.cudnn import cudnn
+from t2t.nn.attention.einsum import einsum
+from t2t.nn.attention.flash import flash
+from t2t.nn.attention.platforms import platform
+from t2t.nn.attention.request import Bias, Request
+from t2t.nn.attention.splash import splash
+from t2t.nn.masks import Mask
+from t2t.sharding import axis_size
+
+BACKENDS: dict[str, Callable[[Request], jax.Array]] = {
+    "splash": splash,
+    "flash": flash,
+    "cudnn": cudnn,
+    "chunked": chunked,
+    "einsum": einsum,
+}
+assert set(BACKENDS) == set(ABILITIES)
+
+
+def attention(
+    q: Float[Array, "B q H D"],
+    k: Float[Array, "B k K D"],
+    v: Float[Array, "B k K D"],
+    *,
+    mask: Mask,
+    bias: Float[Array, "#B #H q k"] | Bias | None = None,
+    scale: float = 1.0,
+    dropout: float = 0.0,
+    dropout_key: jax.Array | None = None,
+    backend: Backend = "einsum",
+    block: int = 256,
+) -> Float[Array, "B q H D"]:
+    """Weigh values by the softmax, in float32, of `scale * q . k + bias` over the keys that `mask` lets a query see.
+
+    A query that sees no key gets 0. H must be a multiple of K: each head of keys serves H / K heads of queries.
+
+    bias:    added to the logits: an array, or a function that makes a block of its rows (`t2t.nn.relative.RelativeBias.block`).
+    dropout: rate at which weights are dropped where there is a key.
+    backend: "einsum" holds all logits; "chunked" those of `block` queries at a time, and computes them again in the backward pass, so that memory
+             is linear in the number of queries (after Rabe & Staats 2021); "splash" and "flash" are JAX's fused kernels on TPUs, in blocks of at most
+             `block` queries and keys (after Dao et al. 2022), "cudnn" is cuDNN's on NVIDIA GPUs. `ABILITIES` has what each can do.
+
+    Raises:
+        UserError: the backend is unknown or cannot honour an argument.
+    """
+    needs = Needs(
+        dtype=q.dtype.name,
+        dropout=0.0 if dropout_key is None else dropout,
+        bias=bias is not None,
+        window=mask.window,
+        prefix=mask.prefix is not None,
+        context=axis_size("context"),
+        block=block,
+        platform=platform(),
+    )
+    check_abilities(backend, needs)
+    request = Request(
+        q=q * scale if scale != 1.0 else q,
+        k=k,
+        v=v,
+        mask=mask,
+        bias=bias,
+        dropout=dropout,
+        key=dropout_key,
+        block=block,
+    )
+    return BACKENDS[backend](request)

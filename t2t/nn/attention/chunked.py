@@ -1,0 +1,58 @@
+"""Attention with the logits of one block of queries at a time, computed again in the backward pass (after Rabe & Staats 2021)."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from t2t.nn.attention.einsum import einsum, weigh
+from t2t.nn.attention.request import Bias, Request
+from t2t.sharding import axis_size
+
+
+def chunked(request: Request) -> Float[Array, "B q H D"]:
+    """Attend a block of queries at a time; where the mesh divides their length, each device goes through blocks of its own strip."""
+    length, size, strips = request.q.shape[1], request.block, axis_size("context")
+    strip = length // strips
+    if strip <= size:
+        return einsum(request)
+    count = -(-strip // size)
+
+    def split(x: jax.Array, axis: int) -> jax.Array:
+        """Return x with its queries' axis as [strips * size], and an axis of the blocks in front."""
+        before, after = x.shape[:axis], x.shape[axis + 1 :]
+        x = x.reshape(*before, strips, strip, *after)
+        widths = [(0, 0)] * x.ndim
+        widths[axis + 1] = (0, count * size - strip)
+        x = jnp.pad(x, widths).reshape(*before, strips, count, size, *after)
+        return jnp.moveaxis(x, axis + 1, 0).reshape(count, *before, strips * size, *after)
+
+    blocks = {
+        "start": jnp.arange(count) * size,
+        "q": split(request.q, 1),
+        "queries": split(jnp.asarray(request.mask.queries), 1),
+    }
+    if request.mask.index is not None:
+        blocks["index"] = split(jnp.asarray(request.mask.index), 1)
+    if request.key is not None:
+        blocks["key"] = jax.random.split(request.key, count)
+    if request.bias is not None and not callable(request.bias):
+        blocks["bias"] = split(request.bias, 2)
+
+    def bias_from(bias: Bias, start: jax.Array) -> Float[Array, "#B H rows k"]:
+        of_strips = jax.vmap(lambda first: bias(first, size), out_axes=2)(start + jnp.arange(strips) * strip)
+        return of_strips.reshape(*of_strips.shape[:2], strips * size, of_strips.shape[-1])
+
+    def attend(part: dict[str, jax.Array]) -> Float[Array, "B rows H D"]:
+        mask = dataclasses.replace(request.mask, self_attention=False, queries=part["queries"], index=part.get("index"))
+        bias = bias_from(request.bias, part["start"]) if callable(request.bias) else part.get("bias")
+        own = dataclasses.replace(request, q=part["q"], mask=mask, bias=None, key=part.get("key"))
+        return weigh(own, bias)
+
+    out = jax.lax.map(jax.checkpoint(attend), blocks)
+    out = out.reshape(count, out.shape[1], strips, size, *out.shape[3:])
+    out = jnp.moveaxis(out, 0, 2).reshape(out.shape[1], strips, count * size, *out.shape[4:])
+    return out[:, :, :strip].reshape(request.q.shape[0], length, *out.shape[3:])

@@ -1,0 +1,88 @@
+"""JAX's flash attention on TPUs: a fused kernel with a bias and its gradient (after Dao et al. 2022)."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from t2t.nn.attention.blocks import block_of, check_causal, heads_first, heads_last, padded, segments
+from t2t.nn.attention.request import Request, blank
+from t2t.sharding import per_device
+
+_ROWS = ("batch", "heads", None, None)
+_IDS = ("batch", None)
+
+
+def flash(request: Request) -> Float[Array, "B q H D"]:
+    """Attend with the kernel. Rows are padded to a multiple of 128.
+
+    Logits are never in memory; the bias is, in float32 and whole. Where it is one for all rows, [1 H q k] of it and of its gradient are: rows then go
+    through the kernel one after the other. Raises UserError for a causal mask that is not of whole rows on themselves.
+    """
+    mask, bias = request.mask, request.whole_bias()
+    check_causal("flash", mask)
+    arrays = [heads_first(request.q), *(heads_first(x) for x in request.repeated())]
+    arrays += [segments(mask.queries), segments(mask.keys)]
+    axes = [_ROWS, _ROWS, _ROWS, _IDS, _IDS]
+    if bias is not None:
+        heads, (queries, keys) = request.q.shape[2], bias.shape[2:]
+        bias = jnp.broadcast_to(bias.astype(jnp.float32), (bias.shape[0], heads, queries, keys))
+        arrays.append(jnp.pad(bias, ((0, 0), (0, 0), (0, padded(queries) - queries), (0, padded(keys) - keys))))
+        axes.append((None if bias.shape[0] == 1 else "batch", "heads", None, None))
+    attend = _all_rows if bias is None or bias.shape[0] != 1 else _row_by_row
+
+    def divided(*arrays: jax.Array) -> jax.Array:
+        return attend(*arrays, causal=mask.causal, most=request.block)
+
+    out = per_device(divided, tuple(axes), _ROWS)(*arrays)
+    return blank(heads_last(out, request.q.shape[1]), mask.sees())
+
+
+def _row_by_row(
+    q: Float[Array, "B H P D"],
+    k: Float[Array, "B H S D"],
+    v: Float[Array, "B H S D"],
+    own: jax.Array,
+    others: jax.Array,
+    bias: Float[Array, "1 H P S"],
+    *,
+    causal: bool,
+    most: int,
+) -> Float[Array, "B H P D"]:
+    def one(row: tuple[jax.Array, ...]) -> jax.Array:
+        q, k, v, own, others = (x[None] for x in row)
+        return _all_rows(q, k, v, own, others, bias, causal=causal, most=most)[0]
+
+    return jax.lax.map(one, (q, k, v, own, others))
+
+
+def _all_rows(
+    q: Float[Array, "B H P D"],
+    k: Float[Array, "B H S D"],
+    v: Float[Array, "B H S D"],
+    own: jax.Array,
+    others: jax.Array,
+    bias: Float[Array, "B H P S"] | None = None,
+    *,
+    causal: bool,
+    most: int,
+) -> Float[Array, "B H P D"]:
+    from jax.experimental.pallas.ops.tpu import flash_attention as kernels
+
+    rows, columns = block_of(q.shape[2], most), block_of(k.shape[2], most)
+    sizes = kernels.BlockSizes(
+        block_q=rows,
+        block_k_major=columns,
+        block_k=columns,
+        block_b=1,
+        block_q_major_dkv=rows,
+        block_k_major_dkv=columns,
+        block_k_dkv=columns,
+        block_q_dkv=rows,
+        block_k_major_dq=columns,
+        block_k_dq=columns,
+        block_q_dq=rows,
+    )
+    ids = kernels.SegmentIds(own, others)
+    return kernels.flash_attention(q, k, v, bias, ids, causal=causal, block_sizes=sizes)

@@ -1,0 +1,45 @@
+"""What a backend is given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from t2t.nn.masks import Mask
+
+Bias = Callable[[int | jax.Array, int], Float[Array, "#B H rows k"]]
+"""A bias by blocks: (first query, number of queries) -> bias of these on all keys."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """The arguments of `attention`, `q` times the scale. `dropout` is 0 where there is no key."""
+
+    q: Float[Array, "B q H D"]
+    k: Float[Array, "B k K D"]
+    v: Float[Array, "B k K D"]
+    mask: Mask
+    bias: Float[Array, "#B #H q k"] | Bias | None
+    dropout: float
+    key: jax.Array | None
+    block: int
+
+    def whole_bias(self) -> Float[Array, "#B #H q k"] | None:
+        """Return the bias of all rows."""
+        return self.bias(0, self.q.shape[1]) if callable(self.bias) else self.bias
+
+    def repeated(self) -> tuple[Float[Array, "B k H D"], Float[Array, "B k H D"]]:
+        """Return keys and values, one for each head of queries."""
+        times = self.q.shape[2] // self.k.shape[2]
+        if times == 1:
+            return self.k, self.v
+        return jnp.repeat(self.k, times, axis=2), jnp.repeat(self.v, times, axis=2)
+
+
+def blank(out: Float[Array, "B q H D"], sees: Bool[Array, "B q"]) -> Float[Array, "B q H D"]:
+    """Give 0 to queries that see nothing, whose softmax is even over all keys."""
+    return jnp.where(sees[:, :, None, None], out, jnp.zeros((), out.dtype))
