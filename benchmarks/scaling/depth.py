@@ -38,7 +38,7 @@ def points(rounds: int) -> Mapping[str, Point]:
 
 def measure(target: str, kind: str, layers: int, rounds: int) -> Values:
     """Return seconds of the step's stages and of the program that makes the state, and how large the step is in each language."""
-    small = {"layers": layers, "embed": 128, "heads": 4, "mlp": 512, "vocab_size": 1024}
+    small: dict[str, Any] = {"layers": layers, "embed": 128, "heads": 4, "mlp": 512, "vocab_size": 1024}
     if target == "cpu":
         made = experiment(kind, batch_size=8, length=128, **small)
         program = Program.of(made, made.mesh.build(jax.devices()[:1]))

@@ -36,16 +36,17 @@ def experiment(
     mesh:           sizes of its axes; {"data": 1} where not given.
     """
     if kind == "decoder":
-        config = models.gpt.gpt(**{"max_length": length, "dropout": 0.0, **model})
-        lengths = {"inputs_length": 1, "targets_length": length - 1}
+        config: models.TransformerConfig = models.gpt.gpt(**{"max_length": length, "dropout": 0.0, **model})
+        lengths: dict[str, Any] = {"inputs_length": 1, "targets_length": length - 1}
     else:
         config = models.t5.t5(**{"dropout": 0.0, **model})
         lengths = {"inputs_length": length, "targets_length": length if targets_length is None else targets_length}
+    sizes: dict[str, Any] = {"data": 1} if mesh is None else dict(mesh)
     return Experiment(
         model=config,
         data=Data(task="c4_causal_lm" if kind == "decoder" else "c4_span_corruption", batch_size=batch_size, **lengths),
         optimizer=OPTIMIZERS[optimizer](schedule=Constant(peak=1e-3)),
-        mesh=MeshConfig(**({"data": 1} if mesh is None else mesh)),
+        mesh=MeshConfig(**sizes),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,7 @@ def picture(part: Part, rows: Rows, path: Path) -> None:
 
 
 def lines(
-    axis: Any, series: dict[str, tuple[Sequence[float], Sequence[float]]], *, x: str, y: str, log: bool = False
+    axis: Any, series: Mapping[str, tuple[Sequence[float], Sequence[float]]], *, x: str, y: str, log: bool = False
 ) -> None:
     """Draw named lines of points; log: both axes logarithmic."""
     for colour, (name, (xs, ys)) in zip(COLOURS * 3, series.items(), strict=False):
