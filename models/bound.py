@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import abc
+from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
@@ -86,6 +88,14 @@ class Bound(Model):
         """Return the cache of the given rows, which may repeat."""
         return select(cache, rows)
 
+    def fork(self, cache: Cache, count: int) -> Cache:
+        """Return the cache with each row `count` times; what is known of the encoder's tokens stays once, for all that are made of a row."""
+        return _with_own_rows(cache, lambda x, axis: jnp.repeat(x, count, axis=axis))
+
+    def reorder(self, cache: Cache, rows: Int[Array, "N"]) -> Cache:
+        """Return the cache with rows taken from others of the same prompt."""
+        return _with_own_rows(cache, lambda x, axis: jnp.take(x, rows, axis=axis))
+
 
 def select(cache: Any, rows: Int[Array, "N"]) -> Any:
     """Pick rows of a cache: "rows" holds arrays with the batch first, "layers" arrays stacked over depth, the batch second."""
@@ -93,3 +103,10 @@ def select(cache: Any, rows: Int[Array, "N"]) -> Any:
         "rows": jax.tree.map(lambda x: x[rows], cache["rows"]),
         "layers": jax.tree.map(lambda x: x[:, rows], cache["layers"]),
     }
+
+
+def _with_own_rows(cache: Any, change: Callable[[jax.Array, int], jax.Array]) -> Any:
+    """Change what a cache holds for each row, "memory" left out."""
+    rows = {name: x if name == "memory" else change(x, 0) for name, x in cache["rows"].items()}
+    own = jax.tree.map(lambda x: change(x, 1), cache["layers"]["cache"])
+    return {"rows": rows, "layers": {**cache["layers"], "cache": own}}

@@ -129,13 +129,13 @@ def advance(
 ) -> tuple[Float[Array, "B D"], Any]:
     """Run a decoder's stack on one more token a row.
 
-    memory_keys: segments of the encoder's tokens, where there is cross attention.
+    memory_keys: segments of the encoder's tokens, where there is cross attention; rows one after the other may share one.
     """
     index, keys_of = cache["rows"]["length"], cache["rows"]["room"]
     own = keys_of[:, :1]
     # A row's tokens stand without gaps from 0 to `index`, so that the causal mask alone hides what is not filled yet.
     mask = Mask(queries=own, keys=keys_of, index=index[:, None], causal=True, window=stack.config.window)
-    memory_mask = None if memory_keys is None else Mask(queries=own, keys=memory_keys)
+    memory_mask = None if memory_keys is None else Mask(queries=jnp.ones_like(memory_keys[:, :1]), keys=memory_keys)
     keys = Keys(None)
     x = embeddings.at(ids[:, None], index[:, None], None, keys)
     context = Context(mask=mask, memory_mask=memory_mask, index=index, positions=index[:, None], keys=keys)

@@ -28,6 +28,10 @@ POLICIES: dict[str, Callable[..., Any] | None] = {
 }
 
 
+UNROLLED = 24
+"""Layers up to which a step of decoding is no loop over them: beyond, compiling takes too long."""
+
+
 class Block(nnx.Module):
     """Norm, mixer, norm, feed-forward; between the two, where it has a memory, norm and cross attention.
 
@@ -76,17 +80,18 @@ class Block(nnx.Module):
             "attention", x, self.attention_norm, lambda y: self.attention.prefill(y, context, length), context.keys
         )
         memory = self._own_memory(context)
-        return self._rest(x, memory, context), cache, memory
+        kept = None if self.cross_attention is None else self.cross_attention.remember(*memory)
+        return self._rest(x, memory, context), cache, kept
 
     def step(
         self, x: Float[Array, "B 1 D"], cache: Any, memory: Any, context: Context
     ) -> tuple[Float[Array, "B 1 D"], Any]:
-        """Apply to one more position a row."""
+        """Apply to one more position a row; also return what the cache gains by it."""
         context = with_step_bias(self.relative_bias, context)
-        x, cache = self._sublayer(
+        x, entry = self._sublayer(
             "attention", x, self.attention_norm, lambda y: self.attention.step(y, cache, context), context.keys
         )
-        return self._rest(x, memory, context), cache
+        return self._rest(x, memory, context), entry
 
     def _own_memory(self, context: Context) -> Any:
         if self.cross_attention is None:
@@ -97,12 +102,15 @@ class Block(nnx.Module):
 
     def _rest(self, x: Float[Array, "B L D"], memory: Any, context: Context) -> Float[Array, "B L D"]:
         if self.cross_attention is not None:
-            cross, (keys, values) = self.cross_attention, memory
+            cross, stepping = self.cross_attention, context.index is not None
             x, _ = self._sublayer(
                 "cross_attention",
                 x,
                 self.cross_attention_norm,
-                lambda y: (cross.cross(y, keys, values, context), None),
+                lambda y: (
+                    cross.cross_step(y, memory, context) if stepping else cross.cross(y, memory[0], memory[1], context),
+                    None,
+                ),
                 context.keys,
             )
         x, _ = self._sublayer("mlp", x, self.mlp_norm, lambda y: (self.mlp(y, context.keys), None), context.keys)
@@ -199,15 +207,19 @@ class Stack(nnx.Module):
             params, (cache, memory) = layer
             return rebind(graph, params).step(x, cache, memory, context)
 
+        assert context.index is not None, "a step needs each row's index"
         graph, params = unbind(self.layers)
-        x, cache = self._scan(body, x, params, (cache, memory))
-        return self._finish(x, context.keys), cache
+        # Unrolled, a layer's parameters are cut out once for all steps, and not copied in each.
+        x, entries = self._scan(body, x, params, (cache, memory), unroll=self.config.layers <= UNROLLED)
+        return self._finish(x, context.keys), self.layers.attention.put(cache, entries, context.index)
 
-    def _scan(self, body: Callable[..., tuple[Any, Any]], x: jax.Array, params: Any, each: Any) -> tuple[Any, Any]:
+    def _scan(
+        self, body: Callable[..., tuple[Any, Any]], x: jax.Array, params: Any, each: Any, *, unroll: bool = False
+    ) -> tuple[Any, Any]:
         """Apply `body(x, (params, each))` for layer after layer; `each` is stacked over layers, `params` over groups of them."""
         layers, groups = self.config.layers, self.config.blocks
         if groups == layers:
-            return jax.lax.scan(body, x, (params, each), unroll=min(self.unroll, layers))
+            return jax.lax.scan(body, x, (params, each), unroll=layers if unroll else min(self.unroll, layers))
 
         def group(x: jax.Array, item: tuple[Any, Any]) -> tuple[Any, Any]:
             own, each = item

@@ -178,7 +178,7 @@ def cache_bytes(work: Workload, params: Params, batch: Batch, beams: int = 1) ->
     def cached(params: Params, batch: Batch) -> Any:
         _, cache = model.start(params, batch, room)
         assert batch.decoder is not None
-        return model.select(cache, jnp.repeat(jnp.arange(batch.decoder.ids.shape[0]), beams))
+        return model.fork(cache, beams)
 
     arrays = jax.tree.leaves(jax.eval_shape(cached, flops.plain(params), flops.plain(batch)))
     return sum(leaf.size * leaf.dtype.itemsize for leaf in arrays)

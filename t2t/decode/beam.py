@@ -100,7 +100,7 @@ def search(
     def body(state: _State) -> _State:
         logits, cache = model.step(params, state.cache, state.last.reshape(-1))
         state, parent = take(state, logits)
-        return state._replace(cache=model.select(cache, (first_row + parent).reshape(-1)))
+        return state._replace(cache=model.reorder(cache, (first_row + parent).reshape(-1)))
 
     begin = _State(
         place=jnp.int32(0),
@@ -111,7 +111,7 @@ def search(
         last=jnp.zeros((batch, size), jnp.int32),
         done_ids=jnp.zeros((batch, size, length), jnp.int32),
         done_scores=jnp.full((batch, size), -jnp.inf),
-        cache=model.select(cache, jnp.repeat(jnp.arange(batch), size)),
+        cache=model.fork(cache, size),
     )
     # All first tokens extend the same prompt, so the caches need no reordering yet.
     state, _ = take(begin, jnp.repeat(logits, size, axis=0))

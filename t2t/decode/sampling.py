@@ -75,7 +75,7 @@ def search(
     ended = ~jnp.any(prompt.decoder.segments > 0, axis=1)
     if count > 1:
         rows = jnp.repeat(jnp.arange(batch), count)
-        logits, ended, cache = logits[rows], ended[rows], model.select(cache, rows)
+        logits, ended, cache = logits[rows], ended[rows], model.fork(cache, count)
     if keys is not None:
         keys = jax.vmap(lambda key: jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(count)))(keys).reshape(-1)
 

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from t2t.nn.attention import Backend, Bias, attention
+from t2t.nn.attention import Backend, Bias, attend_step, attention
 from t2t.nn.dropout import Keys
 from t2t.nn.initializers import Initializer
 from t2t.nn.linear import Linear
@@ -63,12 +63,16 @@ class Mixer(nnx.Module, abc.ABC):
 
     @abc.abstractmethod
     def step(self, x: Float[Array, "B 1 D"], cache: Any, context: Context) -> tuple[Float[Array, "B 1 D"], Any]:
-        """Mix one more position a row, at `context.index`, with those before it."""
+        """Mix one more position a row, at `context.index`, with those before it; also return what the cache gains by it, for `put`."""
+
+    @abc.abstractmethod
+    def put(self, cache: Any, entry: Any, index: Int[Array, "B"]) -> Any:
+        """Return the cache with what a step returned, all layers of a stack at once: both are stacked over depth."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Attend:
-    """How attention is computed: see `t2t.nn.attention.attention`. Steps of decoding have one query and always take "einsum"."""
+    """How attention is computed: see `t2t.nn.attention.attention`. Steps of decoding have one query and a way of their own, `attend_step`."""
 
     backend: Backend = "einsum"
     block: int = 256
@@ -112,21 +116,50 @@ class Attention(Mixer):
         return self._self(x, context, *self._own_keys_values(x, context))
 
     def prefill(self, x: Float[Array, "B L D"], context: Context, length: int) -> tuple[Float[Array, "B L D"], Any]:
-        """Attend over the rows themselves; the cache holds their keys and values, [B length K D] each."""
+        """Attend over the rows themselves; the cache holds their keys and values, [B K length D] each, as products with one query read them."""
         keys, values = self._own_keys_values(x, context)
-        room = ((0, 0), (0, length - x.shape[1]), (0, 0), (0, 0))
-        return self._self(x, context, keys, values), {"key": jnp.pad(keys, room), "value": jnp.pad(values, room)}
+        room = ((0, 0), (0, 0), (0, length - x.shape[1]), (0, 0))
+        cache = {name: jnp.pad(jnp.swapaxes(y, 1, 2), room) for name, y in (("key", keys), ("value", values))}
+        return self._self(x, context, keys, values), cache
 
     def step(self, x: Float[Array, "B 1 D"], cache: Any, context: Context) -> tuple[Float[Array, "B 1 D"], Any]:
-        """Put the position's key and value at its index and attend over those up to it."""
+        """Attend over the positions before and this one; what is to be cached of it is its key and value, [B K 1 D] each."""
         assert context.index is not None, "a step needs each row's index"
-        here = (jnp.arange(cache["key"].shape[1])[None] == context.index[:, None])[:, :, None, None]
-        keys, values = (
-            jnp.where(here, new, old)
-            for new, old in zip(self._own_keys_values(x, context), (cache["key"], cache["value"]), strict=True)
+        key, value = (jnp.swapaxes(new, 1, 2) for new in self._own_keys_values(x, context))
+        queries = self._split(self.query(x), self.heads)
+        out = attend_step(
+            queries if context.turns is None else rotate(queries, context.turns),
+            cache["key"],
+            cache["value"],
+            mask=context.mask,
+            bias=context.bias,  # type: ignore[arg-type]  # of one query, an array
+            scale=self.scale,
+            own=(context.index, key, value),
         )
-        out = self._attend(x, keys, values, context.mask, context.bias, None, "einsum", context.turns)
-        return out, {"key": keys, "value": values}
+        return self.out(out.reshape(*out.shape[:2], -1)), {"key": key, "value": value}
+
+    def put(self, cache: Any, entry: Any, index: Int[Array, "B"]) -> Any:
+        """Return the cache with each row's entry at its index; both stacked over depth. Only the entries are written."""
+        rows = jnp.arange(index.shape[0])
+        # The indexed axes come first: [B N K D], N layers.
+        return jax.tree.map(
+            lambda old, new: old.at[:, rows, :, index].set(
+                jnp.moveaxis(new[:, :, :, 0], 0, 1), indices_are_sorted=True, unique_indices=True
+            ),
+            cache,
+            entry,
+        )
+
+    def remember(self, keys: Float[Array, "B k K D"], values: Float[Array, "B k K D"]) -> Any:
+        """Return `keys_values` as `cross_step` reads them, [B K k D] each."""
+        return {"key": jnp.swapaxes(keys, 1, 2), "value": jnp.swapaxes(values, 1, 2)}
+
+    def cross_step(self, x: Float[Array, "R 1 D"], memory: Any, context: Context) -> Float[Array, "R 1 D"]:
+        """Attend on the encoder's output from one position a row; R / B rows one after the other share one of the memory's B."""
+        assert context.memory_mask is not None, "cross attention needs a mask on the encoder's tokens"
+        queries = self._split(self.query(x), self.heads)
+        out = attend_step(queries, memory["key"], memory["value"], mask=context.memory_mask, scale=self.scale)
+        return self.out(out.reshape(*out.shape[:2], -1))
 
     def keys_values(self, x: Float[Array, "B k D"]) -> tuple[Float[Array, "B k K D"], Float[Array, "B k K D"]]:
         """Return the keys and values of positions."""
@@ -142,14 +175,12 @@ class Attention(Mixer):
     ) -> Float[Array, "B q D"]:
         """Attend on the encoder's output, given its `keys_values`."""
         assert context.memory_mask is not None, "cross attention needs a mask on the encoder's tokens"
-        backend = self.attend.backend if context.index is None else "einsum"
-        return self._attend(x, keys, values, context.memory_mask, None, context.keys.next(), backend)
+        return self._attend(x, keys, values, context.memory_mask, None, context.keys.next())
 
     def _self(
         self, x: Float[Array, "B L D"], context: Context, keys: jax.Array, values: jax.Array
     ) -> Float[Array, "B L D"]:
-        backend = self.attend.backend
-        return self._attend(x, keys, values, context.mask, context.bias, context.keys.next(), backend, context.turns)
+        return self._attend(x, keys, values, context.mask, context.bias, context.keys.next(), context.turns)
 
     def _attend(
         self,
@@ -159,7 +190,6 @@ class Attention(Mixer):
         mask: Mask,
         bias: jax.Array | Bias | None,
         dropout_key: jax.Array | None,
-        backend: Backend,
         turns: Turns | None = None,
     ) -> Float[Array, "B q D"]:
         queries = self._split(self.query(x), self.heads)
@@ -172,7 +202,7 @@ class Attention(Mixer):
             scale=self.scale,
             dropout=self.attend.dropout,
             dropout_key=dropout_key,
-            backend=backend,
+            backend=self.attend.backend,
             block=self.attend.block,
         )
         return self.out(out.reshape(*out.shape[:2], -1))

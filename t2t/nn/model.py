@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, ClassVar, Literal
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from t2t.head_loss import head_loss
@@ -85,7 +86,16 @@ class Model(abc.ABC):
 
     @abc.abstractmethod
     def select(self, cache: Cache, rows: Int[Array, "N"]) -> Cache:
-        """Return the cache of the given rows, which may repeat: beams are copied and dropped so."""
+        """Return the cache of the given rows, which may repeat."""
+
+    def fork(self, cache: Cache, count: int) -> Cache:
+        """Return the cache with each row `count` times, one after the other: hypotheses on one prompt."""
+        rows = jax.tree.leaves(cache)[0].shape[0]
+        return self.select(cache, jnp.repeat(jnp.arange(rows), count))
+
+    def reorder(self, cache: Cache, rows: Int[Array, "N"]) -> Cache:
+        """Return a forked cache with the given rows in place of its own: each one's place goes to a hypothesis on the same prompt."""
+        return self.select(cache, rows)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 from t2t.nn.attention.request import Request, blank
 from t2t.nn.dropout import dropout as drop
 
-_HIDDEN = -1e30
+HIDDEN = -1e30
 """Logit of what is not seen: far below any other, and finite, so that a row of nothing else is no NaN."""
 
 
@@ -25,7 +25,7 @@ def weigh(request: Request, bias: Float[Array, "#B #H q k"] | None) -> Float[Arr
     if bias is not None:
         logits = _add_bias(logits, bias)
     seen = request.mask.dense()
-    weights = jax.nn.softmax(jnp.where(seen, logits, _HIDDEN), axis=-1).astype(v.dtype)
+    weights = jax.nn.softmax(jnp.where(seen, logits, HIDDEN), axis=-1).astype(v.dtype)
     out = jnp.einsum("bhqk,bkhd->bqhd", drop(weights, request.dropout, request.key), v)
     return blank(out, jnp.any(seen, axis=-1)[:, 0])
 
