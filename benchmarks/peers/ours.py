@@ -36,7 +36,7 @@ def config(case: Case) -> ModelConfig:
     """Return the case's model."""
     sizes = case.sizes
     common: dict[str, Any] = {"layers": sizes.layers, "embed": sizes.embed, "heads": sizes.heads, "mlp": case.mlp}
-    common |= {"vocab_size": sizes.vocab_size, "dropout": 0.0}
+    common |= {"vocab_size": sizes.vocab_size, "dropout": 0.0, "unroll": sizes.layers}
     if case.model == "t5":
         return t5.t5(**common)
     if case.model == "bert":
