@@ -29,7 +29,7 @@ class Sampling(Decoding):
     temperature: divides the logits; towards 0 it becomes greedy.
     top_k:       draw from the k likeliest tokens only (Fan et al. 2018, arXiv:1805.04833); 0 is all.
     top_p:       draw from the smallest set of likeliest tokens that holds at least this probability, after temperature
-                 and top_k (Holtzman et al. 2020, arXiv:1904.09751); 1 is all. Equally likely tokens stay together.
+                 and top_k (Holtzman et al. 2020, arXiv:1904.09751); 1 is all. Of equally likely tokens at the edge the first are in.
     samples:     independent draws for each prompt.
     """
 

@@ -14,22 +14,23 @@ from t2t.nn.model import Model
 from t2t.types import Batch, Params
 
 
-def restrict(logits: Float[Array, "*B V"], top_k: int, top_p: float) -> Float[Array, "*B V"]:
-    """Set to -inf the logits of tokens outside the top k and outside the nucleus of probability p.
+def candidates(
+    logits: Float[Array, "*B V"], top_k: int, top_p: float
+) -> tuple[Float[Array, "*B K"], Int[Array, "*B K"] | None]:
+    """Return the tokens to draw from, likeliest first, as logits and ids: the top k of them, -inf where outside the nucleus of probability p.
 
-    0 and 1 leave all in. Tokens exactly as likely as the last one let in are let in too.
+    0 and 1 leave all in; then they are in order of their ids, which are None. Of equally likely ones at the edge the first are in. Drawing from few costs
+    random numbers and passes for few, not for the vocabulary.
     """
     vocab = logits.shape[-1]
     count = min(top_k or vocab, vocab)
     if count == vocab and top_p >= 1:
-        return logits
-    highest = jax.lax.top_k(logits, count)[0]
+        return logits, None
+    highest, ids = jax.lax.top_k(logits, count)
     probabilities = jax.nn.softmax(highest, axis=-1)
     before = jnp.cumsum(probabilities, axis=-1) - probabilities
     # The likeliest token has nothing before it, so at least one always stays.
-    inside = before < top_p
-    least = jnp.min(jnp.where(inside, highest, jnp.inf), axis=-1, keepdims=True)
-    return jnp.where(logits < least, -jnp.inf, logits)
+    return jnp.where(before < top_p, highest, -jnp.inf), ids
 
 
 def choose(
@@ -39,9 +40,10 @@ def choose(
     if isinstance(decoding, Greedy):
         return jnp.argmax(log_probs, axis=-1).astype(jnp.int32)
     assert keys is not None
-    logits = restrict(log_probs / decoding.temperature, decoding.top_k, decoding.top_p)
+    logits, ids = candidates(log_probs / decoding.temperature, decoding.top_k, decoding.top_p)
     here = jax.vmap(partial(jax.random.fold_in, data=place))(keys)
-    return jax.vmap(jax.random.categorical)(here, logits).astype(jnp.int32)
+    drawn = jax.vmap(jax.random.categorical)(here, logits).astype(jnp.int32)
+    return drawn if ids is None else jnp.take_along_axis(ids, drawn[:, None], axis=1)[:, 0]
 
 
 class _State(NamedTuple):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from t2t.decode import Beam, Greedy, Sampling, generate
-from t2t.decode.sampling import restrict
+from t2t.decode.sampling import candidates
 from t2t.errors import UserError
 from tests.decode.toy import Toy, ToyConfig, ToyEncoderDecoderConfig, all_outputs, batch_for, make, next_log_probs
 
@@ -146,9 +146,11 @@ LOGITS = np.log(np.array([0.05, 0.4, 0.25, 0.2, 0.1]))
     ],
 )
 def test_support_of_top_k_and_top_p(top_k, top_p, support):
-    kept = restrict(jnp.asarray(LOGITS), top_k, top_p)
-    assert set(np.flatnonzero(np.isfinite(kept)).tolist()) == support
-    np.testing.assert_allclose(np.asarray(kept)[sorted(support)], LOGITS[sorted(support)], rtol=1e-6)
+    logits, ids = map(np.asarray, candidates(jnp.asarray(LOGITS), top_k, top_p))
+    ids = np.arange(len(LOGITS)) if ids.ndim == 0 else ids  # None: all, in order
+    kept = np.isfinite(logits)
+    assert set(ids[kept].tolist()) == support
+    np.testing.assert_allclose(logits[kept], LOGITS[ids[kept]], rtol=1e-6)
 
 
 def test_top_k_and_top_p_restrict_what_is_drawn():
