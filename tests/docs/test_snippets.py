@@ -31,7 +31,7 @@ SHORT = [
     "8",
 ]
 EVALUATED = ["--evaluation.tasks", "reverse_words"]
-SLOW = ("training", "commands", "reliability", "interop", "tasks", "inference")
+SLOW = ("training", "commands", "reliability", "interop", "tasks", "inference", "cached-data", "few-shot", "export")
 """Pages of many trainings."""
 FILES = sorted(path for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")] if FENCE.search(path.read_text()))
 

@@ -17,6 +17,7 @@ from t2t.sharding import DEFAULT_RULES, MeshConfig, activate
 from tests.checkpoint.run_state import State, abstract, assert_same
 from tests.models.tiny import VOCAB, batch, config, logits_of, loss, params_of, quick_jit, row, rows, some_batch
 
+pytestmark = pytest.mark.slow  # a dozen models compiled
 KINDS = ("int8", "fp8")
 NEAR = {"int8": 0.06, "fp8": 0.25}
 """Of gradients, relative: some dozen products, each with the error that tests/nn/test_quantized.py has."""

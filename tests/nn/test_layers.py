@@ -96,7 +96,7 @@ def test_linear_adds_its_bias(x):
 def test_matmul_computes_in_the_type_of_its_input(x):
     kernel = jnp.ones((8, 3))
     assert matmul(x.astype(jnp.bfloat16), kernel).dtype == jnp.bfloat16
-    assert matmul(x.astype(jnp.bfloat16), kernel, dtype=jnp.float32).dtype == jnp.float32
+    assert matmul(x.astype(jnp.bfloat16), kernel, wide=True).dtype == jnp.float32
 
 
 def test_embedding_is_a_row_of_its_table_and_shows_ids_beyond_it():

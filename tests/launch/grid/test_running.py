@@ -29,6 +29,7 @@ from t2t.train.evaluation import Evaluation
 from t2t.train.experiment import Experiment
 from t2t.train.run import Run
 
+pytestmark = pytest.mark.slow  # real trainings, two at a time
 STEPS = 4
 
 
