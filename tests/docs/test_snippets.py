@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from t2t.launch import imports
 from t2t.launch.main import run
 
 ROOT = Path(__file__).parents[2]
@@ -56,6 +57,7 @@ def test_there_are_snippets():
 def test_snippets_run(path, workplace, tmp_path, monkeypatch, capsys):
     shutil.copytree(workplace, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(imports, "_used", {})  # other tests' processes import what was used, wherever they are
     names: dict = {"__name__": "__main__"}
     for language, body in FENCE.findall(path.read_text(encoding="utf-8")):
         if language == "python":

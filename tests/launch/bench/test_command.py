@@ -102,6 +102,6 @@ def test_all_parts_of_a_recipe(tmp_path, capsys):
     assert plot.exists()
     start = {it.name: it for it in found.of("start")}
     first = start["first step, nothing compiled before"]
-    assert first.details["compile"] > 0
+    assert first.details["import"] > 0
     assert first.median > sum(first.details.values()) - 1.0
     assert start["t2t infer imports TensorFlow"].median == 0.0
