@@ -11,9 +11,9 @@ pytestmark = pytest.mark.slow  # TensorFlow, and two programs
 def test_the_pipelines_rate_is_its_tokens_over_its_time():
     found = named(list(data.measure(workload("encoder_decoder"))))
     whole, core = found["pipeline, this process"], found["pipeline, a core"]
-    assert whole.details["tokens"] == pytest.approx(
-        sum(whole.samples) / len(whole.samples) * whole.details["seconds"], rel=0.9
-    )
+    # Of all batches together, the rate lies between the slowest batch's and the fastest's, however unequal they are.
+    rate = whole.details["tokens"] / whole.details["seconds"]
+    assert min(whole.samples) * (1 - 1e-9) <= rate <= max(whole.samples) * (1 + 1e-9)
     assert core.median * core.details["core_seconds"] == pytest.approx(whole.details["tokens"])
     assert all(0.5 < share <= 1.0 for share in found["places filled"].samples)  # packed
     assert all(0.0 <= share <= 1.0 for share in found["training waits for data"].samples)
