@@ -50,8 +50,9 @@ def test_rates_and_shares_go_together_and_near_lengths_compile_nothing():
     work, _ = tiny("decoder")
     found = named(list(decode.measure(work)))
     for way in decode.WAYS:
-        seconds = found[f"{way}, batch 2"].details["seconds"]
-        assert found[f"{way}, batch 2"].median == pytest.approx(2 * 4 / seconds, rel=0.5)
+        rate = 2 * 4 / found[f"{way}, batch 2"].details["seconds"]  # of the median: between the slowest and the fastest
+        samples = found[f"{way}, batch 2"].samples
+        assert min(samples) * (1 - 1e-9) <= rate <= max(samples) * (1 + 1e-9)
         if (read := found.get(f"{way}, bytes read, batch 2")) is not None:
             each = np.array(found[f"{way}, a token, batch 2"].samples)
             total = read.details["cache_bytes"] + read.details["parameter_bytes"]
