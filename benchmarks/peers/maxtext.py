@@ -12,6 +12,7 @@ from typing import Any
 os.environ.setdefault("DECOUPLE_GCLOUD", "TRUE")
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from maxtext.trainers.pre_train import train as trainer
 from maxtext.utils.exceptions import StopTraining
@@ -51,6 +52,7 @@ def settings(case: Case, directory: str) -> list[str]:
         "weight_dtype": "float32",
         "attention": "dot_product",
         "remat_policy": "none",
+        "scan_layers": "false",  # ours is unrolled too
         "opt_type": "adamw",
         "adam_b2": 0.95,
         "adam_weight_decay": 0.1,
@@ -98,7 +100,7 @@ def prepare(case: Case) -> Prepared:
     # The state holds counters and keys of random streams too, which are no floats.
     leaves = jax.tree_util.tree_leaves_with_path(state)
     own_leaves = [leaf for path, leaf in leaves if "model" in jax.tree_util.keystr(path)]
-    parameters = sum(leaf.size for leaf in own_leaves if np.issubdtype(leaf.dtype, np.floating))
+    parameters = sum(leaf.size for leaf in own_leaves if jnp.issubdtype(leaf.dtype, jnp.floating))
     return Prepared(run=run, tokens=rows.tokens, facts={"parameters": int(parameters), "rows": "full"})
 
 
