@@ -6,6 +6,8 @@ import json
 import logging
 import math
 import os
+import socket
+import struct
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -88,26 +90,37 @@ class MetricsWriter:
 class _Board:
     """TensorBoard's event file, written at once: a thread that writes later would keep a full disk to itself, and block who waits for it.
 
+    The system is told, and not waited for (fsync), as tensorboardX's own writer would at every line of the log, while the devices go idle.
+
     purge: events of this step and later in earlier files are to be hidden.
     """
 
     def __init__(self, directory: Path, *, purge: int | None) -> None:
-        from tensorboardX.event_file_writer import EventsWriter
         from tensorboardX.proto import event_pb2, summary_pb2
+        from tensorboardX.record_writer import masked_crc32c
 
         directory.mkdir(parents=True, exist_ok=True)
         self.directory = directory
         self._event, self._summary = event_pb2.Event, summary_pb2.Summary
-        unlike = f".{time.time_ns()}"  # files are named by the second, and one of the same name would be overwritten
-        self._file = EventsWriter(str(directory / "events"), unlike)
+        self._checksum = masked_crc32c
+        # TensorBoard reads files in the order of their names, whose first number is in seconds: the second tells apart those of one.
+        name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{time.time_ns()}"
+        self._file = (directory / name).open("xb")
+        self._add(self._event(wall_time=time.time(), file_version="brain.Event:2"))
         if purge is not None:
             started = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-            self._file.write_event(self._event(step=purge, wall_time=time.time(), session_log=started))
-        self._file.flush()
+            self._add(self._event(step=purge, wall_time=time.time(), session_log=started))
 
     def write(self, step: int, now: float, values: Mapping[str, float]) -> None:
         entries = [self._summary.Value(tag=name, simple_value=value) for name, value in values.items()]
-        self._file.write_event(self._event(step=step, wall_time=now, summary=self._summary(value=entries)))
+        self._add(self._event(step=step, wall_time=now, summary=self._summary(value=entries)))
+
+    def _add(self, event: Any) -> None:
+        """Append a record: its length and its bytes, each with a checksum (TFRecord)."""
+        data = event.SerializeToString()
+        length = struct.pack("<Q", len(data))
+        parts = (length, struct.pack("<I", self._checksum(length)), data, struct.pack("<I", self._checksum(data)))
+        self._file.write(b"".join(parts))
         self._file.flush()
 
     def close(self) -> None:

@@ -104,6 +104,30 @@ def test_tensorboard_has_the_numbers_and_is_told_what_to_hide(tmp_path):
     )  # START: hides what was at 8 and after
 
 
+def test_tensorboard_can_read_a_line_as_soon_as_it_is_written(tmp_path):
+    with MetricsWriter(tmp_path) as writer:
+        writer.write(3, {"loss": 1.5})
+        (path,) = (tmp_path / "tensorboard").iterdir()
+        assert path.name.startswith("events.out.tfevents.")
+        first, second = _events(path)
+        assert (first.file_version, second.step) == ("brain.Event:2", 3)
+        data = path.read_bytes()
+        (size,) = struct.unpack_from("<Q", data)
+        for start, stop in ((0, 8), (12, 12 + size)):
+            assert struct.unpack_from("<I", data, stop) == (_masked_crc32c(data[start:stop]),)
+
+
+def _masked_crc32c(data):
+    """As TFRecord has it: CRC-32 with Castagnoli's polynomial (RFC 3720), turned right by 15 bits, plus a constant."""
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
+    crc ^= 0xFFFFFFFF
+    return (crc >> 15 | crc << 17) + 0xA282EAD8 & 0xFFFFFFFF
+
+
 def _events(path):
     from tensorboardX.proto.event_pb2 import Event
 

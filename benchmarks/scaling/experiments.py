@@ -9,6 +9,7 @@ import numpy as np
 
 from t2t import models
 from t2t.data import Data
+from t2t.nn.model import ModelConfig
 from t2t.optim import Adafactor, AdamW, Constant, OptimizerConfig
 from t2t.sharding import MeshConfig
 from t2t.train.experiment import Experiment
@@ -17,6 +18,7 @@ from t2t.types import Batch
 
 OPTIMIZERS: dict[str, type[OptimizerConfig]] = {"adamw": AdamW, "adafactor": Adafactor}
 KINDS = ("decoder", "encoder_decoder")
+TASKS = {"decoder": "c4_causal_lm", "encoder_decoder": "c4_span_corruption", "encoder": "c4_masked_lm"}
 
 
 def experiment(
@@ -29,22 +31,25 @@ def experiment(
     optimizer: str = "adamw",
     **model: Any,
 ) -> Experiment:
-    """Return a GPT or a T5 1.1 of any size.
+    """Return a GPT, a T5 1.1 or a BERT of any size.
 
     length:         positions of a row, of the encoder where there is one.
     targets_length: of the decoder beside an encoder; `length` where not given.
     mesh:           sizes of its axes; {"data": 1} where not given.
     """
     if kind == "decoder":
-        config: models.TransformerConfig = models.gpt.gpt(**{"max_length": length, "dropout": 0.0, **model})
+        config: ModelConfig = models.gpt.gpt(**{"max_length": length, "dropout": 0.0, **model})
         lengths: dict[str, Any] = {"inputs_length": 1, "targets_length": length - 1}
+    elif kind == "encoder":
+        config = models.bert.bert(**{"max_length": length, "dropout": 0.0, **model})
+        lengths = {"inputs_length": length, "targets_length": length}
     else:
         config = models.t5.t5(**{"dropout": 0.0, **model})
         lengths = {"inputs_length": length, "targets_length": length if targets_length is None else targets_length}
     sizes: dict[str, Any] = {"data": 1} if mesh is None else dict(mesh)
     return Experiment(
         model=config,
-        data=Data(task="c4_causal_lm" if kind == "decoder" else "c4_span_corruption", batch_size=batch_size, **lengths),
+        data=Data(task=TASKS[kind], batch_size=batch_size, **lengths),
         optimizer=OPTIMIZERS[optimizer](schedule=Constant(peak=1e-3)),
         mesh=MeshConfig(**sizes),
     )

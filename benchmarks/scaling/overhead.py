@@ -1,11 +1,12 @@
 """Python's time a step: how long the call of a step takes to return, and what the training loop does besides on the host.
 
 The pieces are the loop's own (`t2t.train.loop`), each timed by itself while the devices have nothing to do; what is done every `log_every` steps is shared
-among them.
+among them. Beside the call stands that of a program that takes and gives the same arrays and computes next to nothing: what JAX asks for as many.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import tempfile
 import time
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from rich.console import Console
 
 from benchmarks.scaling.experiments import experiment, host_batch
@@ -29,6 +31,8 @@ from t2t.train.ledger import Ledger
 from t2t.train.meter import Meter
 from t2t.train.program import Program
 from t2t.train.records import Records
+from t2t.train.state import TrainState
+from t2t.train.step import Metrics
 from t2t.train.stop import StopOnSignal
 from t2t.train.watchdog import Watchdog
 from t2t.types import Batch
@@ -77,25 +81,48 @@ class InMemory:
         """Nothing to close."""
 
 
+class Empty(Stepper):
+    """A program with a step's arguments and results that adds 1 to each array of the state."""
+
+    def __init__(self, program: Program) -> None:
+        super().__init__(program)
+        metrics = jax.eval_shape(program.step(), program.abstract_state(), program.abstract_batch())[1]
+
+        def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+            more = {name: getattr(state, name) for name in ("step", "params", "opt_state", "health")}
+            ones = jax.tree.map(lambda x: x + jnp.ones((), x.dtype), more)
+            return dataclasses.replace(state, **ones), {
+                name: jnp.asarray(state.step, leaf.dtype) for name, leaf in metrics.items()
+            }
+
+        jitted = jax.jit(step, out_shardings=(program.shardings, None), donate_argnums=0, keep_unused=True)
+        self.step = jitted.lower(program.abstract_state(), program.abstract_batch()).compile()
+
+
 def measure(kind: str, mesh: dict[str, int], rounds: int) -> Values:
     """Return seconds of each piece, one a round; those of logging per line of the log, and how many steps lie between two."""
     # Long enough that the call returns before the devices are done.
     small: dict[str, Any] = {"layers": 4, "embed": 64, "heads": 8, "mlp": 256, "vocab_size": 512}
     made = experiment(kind, batch_size=16, length=64, mesh=mesh, **small)
     program = Program.of(made, made.mesh.build())
-    stepper = Stepper(program)
+    stepper, empty = Stepper(program), Empty(program)
     stepper()
-    called, finished = [], []
+    empty()
+    called, least, finished = [], [], []
     metrics: dict[str, Any] = {}
     for _ in range(rounds):
         began = time.perf_counter()
         metrics = stepper.dispatch()
         called.append(time.perf_counter() - began)
-        jax.block_until_ready(stepper.state)
+        jax.block_until_ready((stepper.state, metrics))
         finished.append(time.perf_counter() - began)
-    jax.block_until_ready(metrics)
+        began = time.perf_counter()
+        metrics_of_empty = empty.dispatch()
+        least.append(time.perf_counter() - began)
+        jax.block_until_ready((empty.state, metrics_of_empty))
     pieces = _loop(made, program, metrics, rounds)
-    return {"log_every": made.log_every, "step": finished, "call": called, **pieces}
+    arrays = len(jax.tree.leaves((stepper.state, stepper.batch, stepper.state, metrics)))
+    return {"log_every": made.log_every, "arrays": arrays, "step": finished, "call": called, "empty": least, **pieces}
 
 
 def _loop(made: Experiment, program: Program, metrics: dict[str, Any], rounds: int) -> dict[str, list[float]]:
@@ -165,7 +192,15 @@ def table(rows: Rows) -> Table:
         total = sum(own.values())
         times = [f"{seconds * 1e6:.0f}" for seconds in own.values()]
         made.append(
-            [name, *times, f"{total * 1e6:.0f}", f"{spread(values['call']):.0%}", f"{median(values['step']) * 1e3:.1f}"]
+            [
+                name,
+                *times,
+                f"{total * 1e6:.0f}",
+                f"{median(values['empty']) * 1e6:.0f}",
+                f"{values['arrays']}",
+                f"{spread(values['call']):.0%}",
+                f"{median(values['step']) * 1e3:.1f}",
+            ]
         )
         if total > WITHIN:
             over.append(name)
@@ -178,6 +213,8 @@ def table(rows: Rows) -> Table:
             "due",
             "log, a step",
             "in all µs",
+            "an empty call",
+            "arrays",
             "spread of call",
             "the step itself ms",
         ),

@@ -14,12 +14,12 @@ from t2t.train.program import Program
 
 
 class Stepper:
-    """A program's compiled step with its state: call it for one update and wait for the devices."""
+    """A program's compiled step, as the training loop calls it, with its state: call it for one update and wait for the devices."""
 
     def __init__(self, program: Program) -> None:
         self.state = program.create(0)
         self.batch = device_batch(program)
-        self.step = program.step()
+        self.step = program.compiled(program.abstract_batch())
 
     def __call__(self) -> None:
         """Make one update."""

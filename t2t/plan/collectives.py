@@ -17,6 +17,9 @@ _MESH = re.compile(r"replica_groups=\w*\[(?P<axes>[^\]]*)\](?:, device_ids=\((?P
 _IOTA = re.compile(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
 _LISTS = re.compile(r"replica_groups=\{((?:\{[\d,\s]*\},?\s*)*)\}")
 _MEGASCALE = re.compile(r'_xla_megascale_transfer_type="(\w+)"')
+_CHANNEL = re.compile(r"\bchannel_id=(\d+)")
+_BESIDE = "async_collective_fusion"
+"""What the TPU compiler calls a computation beside which a collective runs that was begun before."""
 _PAIRS = re.compile(r"source_target_pairs=\{((?:\{[\d,\s]*\},?\s*)*)\}")
 
 
@@ -43,7 +46,12 @@ class Collective:
 
     @property
     def sent(self) -> float:
-        """Bytes each device sends in a step, by the ring algorithms (Patarasuk & Yuan 2009): an all-reduce is a reduce-scatter and an all-gather."""
+        """Bytes each device sends in a step, by the ring algorithms (Patarasuk & Yuan 2009): an all-reduce is a reduce-scatter and an all-gather.
+
+        A collective-permute's group is a pair of a device and where it sends all.
+        """
+        if self.kind == "collective-permute":
+            return self.bytes
         return self.bytes * passes(self.kind) * (self.group - 1) / self.group if self.group else self.bytes
 
 
@@ -115,6 +123,12 @@ def collectives(program: Program, layout: Layout) -> list[Collective]:
     """Return what a step sends, the largest first; collectives within loops are counted as often as they run."""
     found: dict[tuple[str, tuple[str, ...], int, int, tuple[bool, ...]], list[float]] = defaultdict(lambda: [0.0, 0.0])
     described: dict[str, tuple[tuple[str, ...], int, tuple[bool, ...], int]] = {}
+    begun = {
+        _key(instruction)
+        for region in program.regions
+        for computation, instruction in region.instructions
+        if not computation.startswith(_BESIDE)
+    }
     for region in program.regions:
         seen: set[str] = set()
         for computation, instruction in region.instructions:
@@ -122,9 +136,9 @@ def collectives(program: Program, layout: Layout) -> list[Collective]:
             if kind is None:
                 continue
             # What runs asynchronously is printed at its start, in each fusion it runs beside, and at its end: one channel, one collective.
-            channel = re.search(r"channel_id=(\d+)", instruction.rest)
-            key = f"channel {channel[1]}" if channel else instruction.name
-            if key in seen:
+            # What it runs beside may be a loop: it runs as often as it is begun.
+            key = _key(instruction)
+            if key in seen or (computation.startswith(_BESIDE) and key in begun):
                 continue
             seen.add(key)
             spelled = "between" if instruction.opcode == "send" else _spelled(instruction)
@@ -143,6 +157,11 @@ def collectives(program: Program, layout: Layout) -> list[Collective]:
         for (kind, axes, group, domains, spans), (times, size) in found.items()
     ]
     return sorted(made, key=lambda item: -item.sent)
+
+
+def _key(instruction: Instruction) -> str:
+    channel = _CHANNEL.search(instruction.rest)
+    return f"channel {channel[1]}" if channel else instruction.name
 
 
 def _kind(instruction: Instruction, computation: str) -> str | None:

@@ -37,10 +37,14 @@ class Estimate:
 
 @dataclass(frozen=True)
 class _Row:
-    """What one row of the batch costs with one policy of rematerialisation: bytes kept for the backward pass, whole and divisible by `tensor`."""
+    """What one row of the batch costs with one policy of rematerialisation: bytes kept for the backward pass, whole and divisible by `tensor`.
+
+    largest: the largest array of one layer among them, as (whole, divisible).
+    """
 
     whole: float
     divided: float
+    largest: tuple[float, float]
     operations: flops.Flops
 
 
@@ -73,17 +77,21 @@ def _trace(experiment: Experiment) -> _Row:
         return jax.vjp(objective, params)[1]
 
     whole = divided = 0.0
+    largest = [0.0, 0.0]
     layers = {spec.shape[0] for spec in flatten_specs(model.specs).values() if spec.axes[:1] == ("layers",)}
     for leaf in jax.tree.leaves(jax.eval_shape(residuals, state.params, state.key, batch)):
         stacked = len(leaf.shape) > 2 and leaf.shape[0] in layers
         if not stacked or leaf.shape in shapes or jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             continue
         size = math.prod(leaf.shape) * leaf.dtype.itemsize
+        own = size / leaf.shape[0]
         if leaf.shape[-1] in embed or leaf.shape[-1] == 1:
             whole += size
+            largest[0] = max(largest[0], own)
         else:
             divided += size
-    return _Row(whole, divided, flops.count(program))
+            largest[1] = max(largest[1], own)
+    return _Row(whole, divided, (largest[0], largest[1]), flops.count(program))
 
 
 @functools.cache
@@ -101,9 +109,9 @@ def _one_row(experiment: Experiment, **changes: Any) -> _Row:
 def estimate(program: Program, topology: Topology) -> Estimate:
     """Return what a program's step would need.
 
-    Activations follow from the trace of one row. Temporaries are what the fuller of two moments needs besides: the backward pass (logits, or a layer
-    computed again) or the update. What is sent follows from how parameters are divided (gathered before use, gradients scattered, partial sums of
-    products with divided kernels added up).
+    Activations follow from the trace of one row. Temporaries are what the fuller of two moments needs besides: the backward pass (logits, or a layer: what
+    was kept of it, cut out of what was kept of all, or is computed again and the largest gradient with it) or the update. What is sent follows from how
+    parameters are divided (gathered before use, gradients scattered, partial sums of products with divided kernels added up).
     """
     experiment, mesh = program.experiment, program.mesh
     sizes = {name: mesh.shape[name] for name in AXES}
@@ -121,13 +129,14 @@ def estimate(program: Program, topology: Topology) -> Estimate:
     logits = logits_bytes(program)
     gathered = _gathered(program) * wide
     state = state_bytes(program)
-    again = 0.0 if kept is layer else held(layer) / depth
+    again = held(layer) / depth
+    if kept is not layer:
+        again += rows / length * max(layer.largest[0], layer.largest[1] / sizes["tensor"])
     used = 3 * gathered / depth if wide < 4 or sizes["fsdp"] > 1 else 0.0
-    # A step that may yet be left out (`Guard`) needs the optimizer's old state beside the new: XLA copies it, some of it before the backward pass.
+    backward = max(logits, again) + used
+    # A step that may yet be left out (`Guard`) needs the old state beside the new: XLA copies it.
     # The TPU compiler does not: its fusions give both at once.
-    old = 0.0 if topology.is_tpu else state.optimizer
-    backward = max(logits, again, old) + used
-    update = 0.0 if topology.is_tpu else state.parameters + old
+    update = 0.0 if topology.is_tpu else state.parameters + state.optimizer
     temporaries = max(backward, update - held(kept))
     memory = dataclasses.replace(state, activations=MARGIN * held(kept), temporaries=MARGIN * temporaries)
     operations = flops.Flops(

@@ -17,6 +17,7 @@ _LINE = re.compile(r"^\s+(ROOT )?%?([^\s=]+) = ")
 _SHAPE = re.compile(r"([a-z][a-z0-9]*)\[([\d,<=?]*)\](\{[^}]*\})?")
 _NAME = re.compile(r"%([^\s,(){}]+)")
 _TRIPS = re.compile(r'known_trip_count"?:\s*\{"?n"?:\s*"?(\d+)')
+_PLACE = re.compile(r"\bindex=(\d+)")
 _CALLS = re.compile(r"(?:calls|to_apply|body|condition|true_computation|false_computation)=%?([^\s,()]+)")
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 
@@ -142,13 +143,31 @@ class Program:
         told = _TRIPS.search(loop.rest)
         if told:
             return int(told[1])
-        # A scan's condition compares its counter, from 0 by 1, with the one constant there is.
+        # A scan's condition compares its counter, from 0, with the one constant there is.
         condition = self.computations.get(loop.attribute("condition") or "", [])
         limits = {item.rest for item in condition if item.opcode == "constant" and item.rest.isdigit()}
         if len(limits) == 1:
-            return int(limits.pop())
+            return -(-int(limits.pop()) // self._pace(condition, loop.attribute("body") or ""))
         self.unknown += 1
         return 1
+
+    def _pace(self, condition: list[Instruction], body: str) -> int:
+        """Return by how much a round moves a loop's counter on: more than 1 where the compiler makes one round of several."""
+        limit = next((item for item in condition if item.root and item.opcode == "compare"), None)
+        by_name = {item.name: item for item in (*condition, *self.computations.get(body, []))}
+        read = [by_name[name] for name in limit.operands if name in by_name] if limit else []
+        places = [int(found[1]) for item in read if (found := _PLACE.search(item.rest))]
+        root = next((item for item in self.computations.get(body, []) if item.root and item.opcode == "tuple"), None)
+        if len(places) != 1 or root is None or places[0] >= len(root.operands):
+            return 1
+        after = by_name.get(root.operands[places[0]])
+        added = (
+            [by_name[name].rest for name in after.operands if name in by_name]
+            if after and after.opcode == "add"
+            else []
+        )
+        steps = [int(text) for text in added if text.isdigit()]
+        return steps[0] if len(steps) == 1 and steps[0] > 0 else 1
 
 
 def _lines(text: str) -> Iterator[str]:

@@ -122,6 +122,66 @@ ENTRY %main (p: f32[2]) -> f32[8] {{
     assert found["reduce-scatter"].bytes == 32
 
 
+def test_what_runs_beside_a_loop_counts_once():
+    groups = "replica_groups=[2,4]<=[8]"
+    text = f"""
+%start.1 (p: f32[2]) -> f32[8] {{
+  ROOT %g.1 = f32[8]{{0}} all-gather(%p), channel_id=3, {groups}, dimensions={{0}}
+}}
+
+%async_collective_fusion.2 (p: f32[2]) -> f32[8] {{
+  ROOT %g.2 = f32[8]{{0}} all-gather(%p), channel_id=3, {groups}, dimensions={{0}}
+}}
+
+%body (p: (s32[], f32[2])) -> (s32[], f32[2]) {{
+  %f = f32[8]{{0}} fusion(%p), kind=kCustom, calls=%async_collective_fusion.2
+  %own = f32[8]{{0}} all-gather(%p), channel_id=4, {groups}, dimensions={{0}}
+  ROOT %t = (s32[], f32[2]) tuple(%p, %f)
+}}
+
+ENTRY %main (p: f32[2]) -> f32[8] {{
+  %a = f32[8]{{0}} fusion(%p), kind=kCustom, calls=%start.1
+  ROOT %w = (s32[], f32[2]) while(%a), body=%body, backend_config={{"known_trip_count":{{"n":"5"}}}}
+}}
+"""
+    layout = Layout(("data", "tensor"), (2, 4), np.zeros((8, 0)), np.zeros(8, int), (), 1)
+    (found,) = collectives(Program(text), layout)
+    assert (found.kind, found.times) == ("all-gather", 1 + 5)
+
+
+@pytest.mark.parametrize(("step", "rounds"), [(1, 4), (2, 2), (3, 2)])
+def test_a_loop_of_which_the_compiler_made_one_round_of_several(step, rounds):
+    # As the TPU compiler overlaps gathering a kernel with multiplying by it: shards go round the ring, two rounds of a loop in one.
+    text = f"""
+%condition (p: (u32[], f32[2])) -> pred[] {{
+  %limit = u32[] constant(4)
+  %p.1 = (u32[], f32[2]) parameter(0)
+  %at = u32[] get-tuple-element(%p.1), index=0
+  ROOT %less = pred[] compare(%at, %limit), direction=LT
+}}
+
+%body (p: (u32[], f32[2])) -> (u32[], f32[2]) {{
+  %p.2 = (u32[], f32[2]) parameter(0)
+  %counter = u32[] get-tuple-element(%p.2), index=0
+  %shard = f32[2] get-tuple-element(%p.2), index=1
+  %step = u32[] constant({step})
+  %next = u32[] add(%counter, %step)
+  %sent = f32[2] collective-permute(%shard), channel_id=1, source_target_pairs={{{{0,1}},{{1,2}},{{2,3}},{{3,0}}}}
+  ROOT %out = (u32[], f32[2]) tuple(%next, %sent)
+}}
+
+ENTRY %main (p: (u32[], f32[2])) -> (u32[], f32[2]) {{
+  %p.3 = (u32[], f32[2]) parameter(0)
+  ROOT %loop = (u32[], f32[2]) while(%p.3), condition=%condition, body=%body
+}}
+"""
+    program = Program(text)
+    layout = Layout(("data", "tensor"), (1, 4), np.zeros((4, 0)), np.zeros(4, int), (), 1)
+    (found,) = collectives(program, layout)
+    assert (found.kind, found.times, program.unknown) == ("collective-permute", rounds, 0)
+    assert found.sent == rounds * 2 * 4  # all of it, to the next
+
+
 def test_an_instruction_of_several_lines_is_one():
     text = """
 %body (p: f32[8]) -> f32[8] {

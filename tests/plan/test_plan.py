@@ -40,6 +40,15 @@ def test_an_estimate_is_near_the_compiled_program():
     assert compiled.to_json()["memory"]["total"] == compiled.memory.total
 
 
+@pytest.mark.parametrize("remat", ["none", "full"])
+def test_the_estimate_counts_the_layer_that_is_gone_back_through(remat):
+    # Attention of long rows: next to one layer's logits and their gradient the parameters are nothing.
+    one = Topology.parse("h100:1x1")
+    program = prepare(decoder(mesh=MeshConfig(data=1), batch_size=2, length=512, remat=remat), one, jax.devices()[:1])
+    foreseen, compiled = (made.memory for made in (foresee(program, one), plan(program, one)))
+    assert foreseen.total == pytest.approx(compiled.total - compiled.code, rel=0.1)
+
+
 def test_what_is_too_large_is_mended_by_options_that_fit():
     experiment = decoder(batch_size=4096, length=256, mesh=MeshConfig(data=8))
     topology = small(EIGHT, 4)
