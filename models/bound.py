@@ -13,6 +13,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from t2t.models.config import TransformerConfig
+from t2t.models.transformer import Layers
 from t2t.nn.dropout import Keys
 from t2t.nn.model import Cache, Model
 from t2t.nn.parameters import Definition

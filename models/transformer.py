@@ -34,6 +34,9 @@ Layers = tuple[Params, ...] | None
 UNROLLED = 24
 """Layers up to which a step of decoding is no loop over them: beyond, compiling takes too long."""
 
+COPIED = 2**30
+"""Bytes of a decoder's layers up to which decoding may hold them twice."""
+
 
 class Block(nnx.Module):
     """Norm, mixer, norm, feed-forward; between the two, where it has a memory, norm and cross attention.
@@ -221,9 +224,11 @@ class Stack(nnx.Module):
         return platform() == "cpu" and self.config.layers <= UNROLLED
 
     def layer_params(self) -> Layers:
-        """Return each layer's parameters where `step` is faster for having them so, which is a copy: made once, before a loop of steps. None elsewhere."""
-        if not self.apart:
-            return None
+        """Return each layer's parameters, copied, where a loop of steps is faster for having them so and they take at most COPIED bytes."""
+        size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(unbind(self.layers)[1]))
+        return self._by_layer() if self.apart and size <= COPIED else None
+
+    def _by_layer(self) -> tuple[Params, ...]:
         repeats = self.config.layers // self.config.blocks
         return tuple(layer for layer in self._cut(unbind(self.layers)[1]) for _ in range(repeats))
 
@@ -236,14 +241,14 @@ class Stack(nnx.Module):
         layers: Layers = None,
     ) -> tuple[Float[Array, "B 1 D"], Any]:
         """Apply to one more position a row, at `context.index`. layers: `layer_params`, where they were made."""
-        assert context.index is not None, "a step needs each row's index"
         context = self._with_turns(with_step_bias(self.relative_bias, context))
+        assert context.index is not None, "a step needs each row's index"
         graph, params = unbind(self.layers)
         if isinstance(cache, tuple):
             # Traced once for all layers.
             one = jax.jit(lambda x, own, *layer: rebind(graph, own).step_in_place(x, *layer, context))
             after = []
-            for layer in zip(layers or self.layer_params() or (), cache, memory, strict=True):
+            for layer in zip(layers or self._by_layer(), cache, memory, strict=True):
                 x, kept = one(x, *layer)
                 after.append(kept)
             return self._finish(x, context.keys), tuple(after)
