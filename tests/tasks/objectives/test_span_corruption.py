@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from t2t.errors import UserError
 from t2t.tasks.objectives import corrupted_lengths, raw_length, span_corruption, text_features
 from t2t.tasks.objectives.lengths import noise_counts
-from t2t.tasks.objectives.span_corruption import noise_mask
+from t2t.tasks.objectives.span_corruption import noise_turns
 from t2t.vocabularies import Bytes
 
 LENGTHS = {"inputs": 64, "targets": 20}
@@ -86,11 +86,11 @@ def test_any_parameters(tokenized, density, span, inputs, size):
 def test_counts_are_exact_and_their_division_uniform():
     """Of 4 noise tokens in 2 spans, the 3 divisions 1+3, 2+2, 3+1 come equally often; so do the 5 of what is kept."""
 
-    def masks(seed):
-        return noise_mask(tf.constant(10), tf.constant(4), tf.constant(2), seed)
-
-    seeds = tf.data.Dataset.from_tensor_slices(tf.stack([tf.range(3000), tf.range(3000) * 7 + 1], 1))
-    drawn = seeds.map(masks).batch(3000).get_single_element().numpy()
+    count = 3000
+    turns = noise_turns(
+        tf.fill([count], 10), tf.fill([count], 4), tf.fill([count], 2), tf.random.stateless_uniform([count, 10], [3, 7])
+    )
+    drawn = np.cumsum(turns, axis=1)[:, :10] > 0
     assert (drawn.sum(1) == 4).all()
     starts = drawn & ~np.pad(drawn, [(0, 0), (1, 0)])[:, :-1]
     assert (starts.sum(1) == 2).all()
