@@ -75,11 +75,14 @@ def map_blocks(dataset: tf.data.Dataset, function: Callable[[Example], dict[str,
 
 
 def map_inline(dataset: tf.data.Dataset, function: Callable[..., Any]) -> tf.data.Dataset:
-    """Map as `Dataset.map`, in the thread that asks for an example; a function with branches or loops on tensors as `Dataset.map` itself does.
+    """Map as `Dataset.map`, in the thread that asks for an example.
 
-    `Dataset.map` hands each operation to a pool of threads, which costs several times what there is to compute for a text.
+    `Dataset.map` hands each operation to a pool of threads, which costs several times what there is to compute for a text. A function with branches or loops
+    on tensors is run as `Dataset.map` does, and so is one of other things than tensors.
     """
     spec = dataset.element_spec
+    if not all(isinstance(leaf, tf.TensorSpec) for leaf in tf.nest.flatten(spec)):
+        return dataset.map(function)
 
     def flat(*tensors: tf.Tensor) -> Any:
         element = tf.nest.pack_sequence_as(spec, tensors)

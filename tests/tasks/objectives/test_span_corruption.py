@@ -1,3 +1,4 @@
+import hashlib
 from functools import partial
 
 import numpy as np
@@ -109,6 +110,17 @@ def test_density_and_mean_span(vocabulary, texts, tokenized):
     spans = sum(int((e["targets"] >= lowest).sum()) for e in examples)
     assert noise / sum(map(len, rows)) == pytest.approx(0.15, abs=0.01)
     assert noise / spans == pytest.approx(3.0, abs=0.25)
+
+
+def test_choices_of_a_seed_stay(tokenized):
+    """Those that the same algorithm made of one text after the other, with a seed each."""
+    vocabulary = Bytes()
+    texts = ["one row of tokens after another, " * n for n in (1, 2, 9)]
+    examples = corrupted(tokenized([vocabulary.encode(text) for text in texts]), vocabulary)
+    assert vocabulary.decode(examples[0]["inputs"]) == "one row of tokens<extra_id_0>er another,<extra_id_1>"
+    assert vocabulary.decode(examples[0]["targets"]) == "<extra_id_0> aft<extra_id_1> "
+    content = b"".join(example[name].tobytes() for example in examples for name in ("inputs", "targets"))
+    assert hashlib.sha256(content).hexdigest()[:16] == "95fa01b2c8c521f6"
 
 
 def test_the_seed_decides(texts, tokenized):
