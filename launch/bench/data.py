@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Iterator
 
 import jax
@@ -12,6 +13,7 @@ from t2t.launch.bench import synthetic
 from t2t.launch.bench.measurement import Details, Measurement
 from t2t.launch.bench.timing import repeat
 from t2t.launch.bench.workload import Workload
+from t2t.train.meter import RUNNING
 
 PART = "data"
 WARMUPS = 4
@@ -86,8 +88,12 @@ def _waiting(work: Workload, data: DeviceBatches) -> Measurement:
     def sample() -> float:
         nonlocal state
         waited, began = data.wait_seconds, time.perf_counter()
+        running: deque[object] = deque()
         for _ in range(window):
             state, metrics = update(state, next(data))
+            running.append(metrics)
+            if len(running) > RUNNING:  # as training does
+                jax.block_until_ready(running.popleft())
         jax.block_until_ready((state, metrics))
         return min(1.0, (data.wait_seconds - waited) / (time.perf_counter() - began))
 

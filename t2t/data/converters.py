@@ -74,19 +74,26 @@ class Layout:
         Raises:
           UserError: an encoder's features differ in length.
         """
+        stacked = {name: example[name][None] for name in self.features}
+        return self.fit_all(stacked, {name: np.array([len(example[name])]) for name in self.features})[0]
+
+    def fit_all(self, stacked: Mapping[str, np.ndarray], sizes: Mapping[str, np.ndarray]) -> list[tuple[Example, bool]]:
+        """Return what `fit` does of each of N examples.
+
+        stacked: features, [N, L], L being as long as the longest.
+        sizes:   how many of the L are the example's, [N].
+        """
         if self.kind == "encoder":
-            sizes = {name: len(example[name]) for name in self.features}
-            if len(set(sizes.values())) > 1:
-                raise UserError(
-                    f"an encoder's {', '.join(self.features[:-1])} and {self.features[-1]} must be of equal length; an example has "
-                    + ", ".join(f"{size} {name}" for name, size in sizes.items())
-                    + "."
-                )
-            used = dict.fromkeys(self.features, self._used(example["inputs"]))
+            self._check_alike(sizes)
+            used = dict.fromkeys(self.features, self._used(stacked["inputs"], sizes["inputs"]))
         else:
-            used = {name: self._used(example[name]) for name in self.features}
-        kept = {name: example[name][: min(used[name], limit)] for name, limit in self.lengths.items()}
-        return kept, any(used[name] > limit for name, limit in self.lengths.items())
+            used = {name: self._used(stacked[name], sizes[name]) for name in self.features}
+        cut = np.any([used[name] > limit for name, limit in self.lengths.items()], axis=0)
+        columns = [_pieces(stacked[name], np.minimum(used[name], limit)) for name, limit in self.lengths.items()]
+        return [
+            (dict(zip(self.features, kept, strict=True)), any_cut)
+            for *kept, any_cut in zip(*columns, cut.tolist(), strict=True)
+        ]
 
     def sizes(self, example: Example) -> tuple[int, ...]:
         """Return the tokens an example takes of each of `capacity`."""
@@ -105,34 +112,39 @@ class Layout:
 
         The examples of a row are segments 1, 2, ...; the shift to the right happens inside each of them, from `bos_id`.
         """
+        examples = [example for row in rows for example in row]
+        counts = [len(row) for row in rows]
+
+        def of(name: str) -> list[np.ndarray]:
+            return [example[name] for example in examples]
+
         if self.kind == "encoder":
-            encoder = _tokens([[x["inputs"] for x in row] for row in rows], self.capacity[0])
-            targets = _rows([[x["targets"] for x in row] for row in rows], self.capacity[0], np.int32)
-            weights = _rows([[x["weights"] for x in row] for row in rows], self.capacity[0], np.float32)
+            places = _Places(counts, _sizes(of("inputs")), self.capacity[0])
+            encoder = places.tokens(of("inputs"))
             if self.has_types:
-                types = _rows([[x["types"] for x in row] for row in rows], self.capacity[0], np.int32)
-                encoder = replace(encoder, types=types)
+                encoder = replace(encoder, types=places.put(of("types"), np.int32))
+            targets, weights = places.put(of("targets"), np.int32), places.put(of("weights"), np.float32)
             return Batch(encoder=encoder, decoder=None, targets=targets, weights=weights)
         if self.kind == "encoder_decoder":
-            encoder = _tokens([[x["inputs"] for x in row] for row in rows], self.capacity[0])
-            wanted = _tokens([[x["targets"] for x in row] for row in rows], self.capacity[1])
+            encoder = _Places(counts, _sizes(of("inputs")), self.capacity[0]).tokens(of("inputs"))
+            wanted = _Places(counts, _sizes(of("targets")), self.capacity[1]).tokens(of("targets"))
             return Batch(
                 encoder=encoder,
                 decoder=_shifted(wanted, self.bos_id),
                 targets=wanted.ids,
                 weights=(wanted.segments > 0).astype(np.float32),
             )
-        length = self.capacity[0]
-        wanted = _tokens([[self._joined(x) for x in row] for row in rows], length)
+        given = _sizes(of("inputs")) if self.has_inputs else np.zeros(len(examples), np.int64)
+        places = _Places(counts, given + _sizes(of("targets")), self.capacity[0])
+        wanted = places.tokens([example[name] for example in examples for name in self.features])
         decoder = _shifted(wanted, self.bos_id)
         weights = (np.asarray(wanted.segments) > 0).astype(np.float32)
         if self.has_inputs:
-            inputs = [[np.arange(len(self._joined(x))) < len(x["inputs"]) for x in row] for row in rows]
-            weights[_rows(inputs, length, np.bool_)] = self.loss_on_inputs
-        if self.has_inputs and not self.loss_on_inputs:
-            # The start id and the inputs behind it: as many decoder positions as see no target.
-            marks = [[np.arange(len(self._joined(x))) <= len(x["inputs"]) for x in row] for row in rows]
-            decoder = replace(decoder, prefix=_rows(marks, length, np.int32))
+            left = places.left(given)
+            weights[places.put([left > 0], np.bool_)] = self.loss_on_inputs
+            if not self.loss_on_inputs:
+                # The start id and the inputs behind it: as many decoder positions as see no target.
+                decoder = replace(decoder, prefix=places.put([left >= 0], np.int32))
         return Batch(encoder=None, decoder=decoder, targets=wanted.ids, weights=weights)
 
     def prompts(self, examples: Sequence[Example]) -> Batch:
@@ -149,45 +161,78 @@ class Layout:
         start = np.array([self.bos_id], np.int32)
         inputs = [x["inputs"] if self.kind == "decoder" and self.has_inputs else start[:0] for x in bare]
         width = 1 + (self.inputs_length if self.kind == "decoder" and self.has_inputs else 0)
-        decoder = _tokens([[np.concatenate([start, ids])] for ids in inputs], width)
+        places = _Places([1] * len(inputs), 1 + _sizes(inputs), width)
+        decoder = places.tokens([ids for given in inputs for ids in (start, given)])
         if self.kind == "decoder" and self.has_inputs and not self.loss_on_inputs:
             decoder = replace(decoder, prefix=(decoder.segments > 0).astype(np.int32))
         zeros = np.zeros_like(decoder.ids)
         return Batch(encoder=batch.encoder, decoder=decoder, targets=zeros, weights=zeros.astype(np.float32))
 
-    def _used(self, ids: np.ndarray) -> int:
-        """Length without the padding at the end; a 0 before another id is a token."""
+    def _check_alike(self, sizes: Mapping[str, np.ndarray]) -> None:
+        odd = np.any([sizes[name] != sizes["inputs"] for name in self.features], axis=0)
+        if odd.any():
+            raise UserError(
+                f"an encoder's {', '.join(self.features[:-1])} and {self.features[-1]} must be of equal length; an example has "
+                + ", ".join(f"{sizes[name][odd.argmax()]} {name}" for name in self.features)
+                + "."
+            )
+
+    def _used(self, ids: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+        """Lengths without the padding at the end; a 0 before another id is a token."""
         if not self.zero_pads:
-            return len(ids)
-        found = np.flatnonzero(ids)
-        return int(found[-1]) + 1 if found.size else 0
-
-    def _joined(self, example: Example) -> np.ndarray:
-        if not self.has_inputs:
-            return example["targets"]
-        return np.concatenate([example["inputs"], example["targets"]])
+            return sizes
+        places = np.arange(1, ids.shape[1] + 1)
+        return np.max(places * ((ids != 0) & (places <= sizes[:, None])), axis=1, initial=0)
 
 
-def _rows(rows: Sequence[Sequence[np.ndarray]], length: int, dtype: type) -> np.ndarray:
-    """Return the pieces of each row behind one another, [len(rows), length], filled up with 0."""
-    filled: np.ndarray = np.zeros((len(rows), length), dtype)
-    for row, pieces in zip(filled, rows, strict=True):
-        start = 0
-        for piece in pieces:
-            row[start : start + len(piece)] = piece
-            start += len(piece)
-    return filled
+def _pieces(stacked: np.ndarray, sizes: np.ndarray) -> list[np.ndarray]:
+    """Return the first `sizes` [N] values of each row, [N, L]; the rest of it is not kept in memory."""
+    flat = stacked[np.arange(stacked.shape[1]) < sizes[:, None]]
+    ends = np.cumsum(sizes).tolist()
+    return [flat[start:end] for start, end in zip([0, *ends], ends, strict=False)]
 
 
-def _tokens(rows: Sequence[Sequence[np.ndarray]], length: int) -> Tokens:
-    count = np.arange(length, dtype=np.int32)
-    return Tokens(
-        ids=_rows(rows, length, np.int32),
-        positions=_rows([[count[: len(piece)] for piece in row] for row in rows], length, np.int32),
-        segments=_rows(
-            [[np.full(len(piece), i, np.int32) for i, piece in enumerate(row, 1)] for row in rows], length, np.int32
-        ),
-    )
+class _Places:
+    """Where examples' tokens go: those of a row behind one another, rows filled up with 0.
+
+    counts: examples of each row. sizes: tokens of each example, [N]. length: of a row.
+    """
+
+    def __init__(self, counts: Sequence[int], sizes: np.ndarray, length: int) -> None:
+        self._shape = (len(counts), length)
+        self._sizes = sizes
+        rows = np.repeat(np.arange(len(counts)), counts)
+        taken = np.bincount(rows, sizes, len(counts)).astype(np.int64)
+        assert not taken.size or taken.max() <= length, "a row of more tokens than it has places"
+        before = np.cumsum(sizes) - sizes
+        count = np.arange(int(sizes.sum()))
+        self._positions = count - np.repeat(before, sizes)
+        self._at = count + np.repeat((rows * length - (np.cumsum(taken) - taken)[rows]), sizes)
+        number = np.arange(1, len(sizes) + 1) - np.repeat(np.cumsum(counts) - counts, counts)
+        self._segments = np.repeat(number, sizes)
+
+    def put(self, pieces: Sequence[np.ndarray], dtype: type) -> np.ndarray:
+        """Return values, one a token in the examples' order however they are cut, in their places: [rows, length]."""
+        filled: np.ndarray = np.zeros(self._shape, dtype)
+        if pieces:
+            filled.reshape(-1)[self._at] = np.concatenate(pieces)
+        return filled
+
+    def tokens(self, pieces: Sequence[np.ndarray]) -> Tokens:
+        """Return tokens with their positions and segments."""
+        return Tokens(
+            ids=self.put(pieces, np.int32),
+            positions=self.put([self._positions], np.int32),
+            segments=self.put([self._segments], np.int32),
+        )
+
+    def left(self, sizes: np.ndarray) -> np.ndarray:
+        """Return how many of its example's first `sizes` [N] tokens each token is or stands before; 0 or less behind them."""
+        return np.repeat(sizes, self._sizes) - self._positions
+
+
+def _sizes(pieces: Sequence[np.ndarray]) -> np.ndarray:
+    return np.fromiter((len(piece) for piece in pieces), np.int64, len(pieces))
 
 
 def _shifted(tokens: Tokens, bos_id: int) -> Tokens:

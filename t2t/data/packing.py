@@ -43,7 +43,7 @@ class Packer:
             return [[example]]
         done: list[Row] = []
         sizes = self._layout.sizes(example)
-        i = next((i for i, room in enumerate(self._room) if min(_less(room, sizes)) >= 0), len(self._rows))
+        i = self._first_with(sizes)
         if i == OPEN_ROWS:
             done.append(self._pop(min(range(OPEN_ROWS), key=lambda j: sum(self._room[j]))))
             i = len(self._rows)
@@ -56,6 +56,16 @@ class Packer:
         if min(left) == 0:
             done.append(self._pop(i))
         return done
+
+    def _first_with(self, sizes: tuple[int, ...]) -> int:
+        """Return the first open row with room, or their number."""
+        for i, room in enumerate(self._room):
+            for left, size in zip(room, sizes, strict=True):
+                if size > left:
+                    break
+            else:
+                return i
+        return len(self._room)
 
     def flush(self) -> list[Row]:
         """Return the open rows, oldest first, and forget them."""

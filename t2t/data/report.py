@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from t2t.data import sources
+from t2t.data.blocks import blocks, unstacked
 from t2t.data.config import Data
 from t2t.data.converters import Row
 from t2t.data.faults import surfaced
 from t2t.data.packing import Packer
 from t2t.data.registry import check, layout_of, provider_of
-from t2t.data.shards import unbatched
 from t2t.errors import UserError
 from t2t.nn.model import Kind
 
@@ -60,8 +60,8 @@ def _report(data: Data, kind: Kind, examples: int) -> Report:
     lengths: dict[str, list[int]] = {name: [] for name in layout.features}
     kept = []
     trimmed = 0
-    for block in dataset.ragged_batch(min(examples, 128)):
-        for example in unbatched(block, layout.features):
+    for block in blocks(dataset, min(examples, 128)):
+        for example in unstacked(block, layout.features):
             for name, ids in example.items():
                 lengths[name].append(len(ids))
             fitted, cut = layout.fit(example)

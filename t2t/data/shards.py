@@ -9,7 +9,7 @@ import logging
 import tempfile
 import zipfile
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from t2t.data.blocks import BLOCK, blocks, stacked
 from t2t.data.converters import Example, Layout, Row
 from t2t.data.packing import Packer
 from t2t.data.sources import options
@@ -24,8 +25,6 @@ from t2t.errors import UserError
 
 _log = logging.getLogger(__name__)
 
-BLOCK = 32
-"""Examples that come over from TensorFlow at a time: one by one costs more than packing them."""
 _NOTHING = 100_000
 """Examples in a row without a target after which a source is said to have none."""
 
@@ -55,7 +54,7 @@ class Shard:
         self._name = name
         self._packer = Packer(layout, pack=pack)
         self._blocks = 0
-        self._waiting: deque[Example] = deque()
+        self._waiting: deque[tuple[Example, bool]] = deque()  # with whether it was cut
         self._ready: deque[Row] = deque()
         self._ended = False
         self.counts = Counts()
@@ -78,12 +77,13 @@ class Shard:
         """
         with tempfile.TemporaryDirectory() as directory:
             files = _checkpoint(self._iterator, Path(directory)) if self._iterator is not None else {}
-        groups = ([*pending, *self._ready], self._packer.rows, [list(self._waiting)])
+        groups = ([*pending, *self._ready], self._packer.rows, [[example for example, _ in self._waiting]])
         header = {
             "identity": identity,
             "blocks": self._blocks,
             "ended": self._ended,
             "counts": asdict(self.counts),
+            "cut": [cut for _, cut in self._waiting],
             "rows": [[len(row) for row in group] for group in groups],
         }
         kept = [example for group in groups for row in group for example in row]
@@ -108,7 +108,7 @@ class Shard:
                 files = {name: archive.read(name) for name in archive.namelist()}
             header = json.loads(files.pop("header.json"))
             examples = iter(_from_npz(files.pop("examples.npz"), self._layout.features))
-            saved = header["identity"]
+            saved, cut = header["identity"], header.get("cut")
         except (zipfile.BadZipFile, KeyError, ValueError) as error:
             raise UserError(f"data position of {self._name}: damaged or not a data position ({error}).") from error
         for name, value in identity.items():
@@ -117,8 +117,13 @@ class Shard:
                     f"data position of {self._name} was saved with {name}={saved.get(name)!r}, this run has {value!r}. "
                     f"Nearest: {saved.get(name)!r}."
                 )
+        if cut is None:
+            raise UserError(
+                f"data position of {self._name} was saved by an older t2t, which read tasks in another way: go on with that one."
+            )
         ready, rows, waiting = ([list(itertools.islice(examples, size)) for size in group] for group in header["rows"])
-        self._ready, self._packer.rows, self._waiting = deque(ready), rows, deque(waiting[0])
+        self._ready, self._packer.rows = deque(ready), rows
+        self._waiting = deque(zip(waiting[0], cut, strict=True))
         self._blocks, self._ended, self.counts = header["blocks"], header["ended"], Counts(**header["counts"])
         if self._ended:
             self._iterator = None
@@ -134,7 +139,7 @@ class Shard:
 
     @staticmethod
     def _blocks_of(dataset: tf.data.Dataset) -> tf.data.Dataset:
-        return dataset.ragged_batch(BLOCK).prefetch(2).with_options(options())
+        return blocks(dataset).prefetch(2).with_options(options())
 
     def _fill(self) -> None:
         """Put one more example away, or, at the end of the source, close what is open."""
@@ -145,8 +150,8 @@ class Shard:
                 self._ready.extend(self._packer.flush())
                 return
             self._blocks += 1
-            self._waiting.extend(unbatched(block, self._layout.features))
-        example, trimmed = self._layout.fit(self._waiting.popleft())
+            self._waiting.extend(self._layout.fit_all(*stacked(block, self._layout.features)))
+        example, trimmed = self._waiting.popleft()
         self.counts.examples += 1
         self.counts.trimmed += trimmed
         if self._layout.predicts(example):
@@ -155,20 +160,6 @@ class Shard:
         self.counts.empty += 1
         if self.counts.empty == self.counts.examples == _NOTHING:
             raise UserError(f"{self._name}: none of the first {_NOTHING} examples has a target.")
-
-
-def unbatched(block: dict[str, Any], features: Sequence[str]) -> Iterator[Example]:
-    """Yield the examples of a ragged batch, features as NumPy arrays."""
-    columns = [_column(block[name]) for name in features]
-    for values in zip(*columns, strict=True):
-        yield dict(zip(features, values, strict=True))
-
-
-def _column(values: tf.RaggedTensor | tf.Tensor) -> list[np.ndarray]:
-    if not isinstance(values, tf.RaggedTensor):
-        return list(values.numpy())
-    flat, splits = values.values.numpy(), values.row_splits.numpy()
-    return [flat[start:end] for start, end in itertools.pairwise(splits)]
 
 
 def _to_npz(examples: Sequence[Example], features: Sequence[str]) -> bytes:

@@ -14,6 +14,8 @@ from t2t.data.prefetch import DeviceBatches
 from t2t.train.guard import BadStep, Judge, mean_of_good
 from t2t.train.step import Metrics
 
+RUNNING = 2
+"""Steps that may be on their way to be done. More keep the devices no busier, and a wait for data would say nothing: they had work."""
 _OF_GUARD = ("bad", "bad_tensor", "bad_row", "loss_mean")
 
 
@@ -30,7 +32,7 @@ class Reading:
 
 
 class Meter:
-    """Collects each step's metrics as device arrays; `read` waits for them. Evaluations and checkpoints do not count as time of steps."""
+    """Collects each step's metrics as device arrays; `read` waits for all of them. Evaluations and checkpoints do not count as time of steps."""
 
     def __init__(self, data: DeviceBatches, judge: Judge) -> None:
         self._data, self._judge = data, judge
@@ -48,9 +50,11 @@ class Meter:
         return bool(self._steps)
 
     def add(self, step: int, metrics: Metrics) -> None:
-        """Take the metrics of one more step."""
+        """Take the metrics of one more step; returns when no more than `RUNNING` steps are left to be done."""
         self._steps.append(step)
         self._metrics.append(metrics)
+        if len(self._metrics) > RUNNING:
+            jax.block_until_ready(self._metrics[-1 - RUNNING]["tokens"])
 
     @contextlib.contextmanager
     def paused(self, state: Any) -> Iterator[None]:

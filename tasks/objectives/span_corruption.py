@@ -8,8 +8,8 @@ import tensorflow as tf
 
 from t2t.errors import UserError
 from t2t.tasks.objectives import lengths
-from t2t.tasks.objectives.features import Lengths, OutputFeatures, end, limit, require
-from t2t.tasks.objectives.streams import Example, map_with_seed, windows
+from t2t.tasks.objectives.features import Lengths, OutputFeatures, limit, require
+from t2t.tasks.objectives.streams import Example, map_blocks, map_with_seed, windows
 
 
 def span_corruption(
@@ -53,46 +53,66 @@ def span_corruption(
         np.array([lengths.noise_counts(n, noise_density, mean_span) for n in range(longest + 1)], np.int32)
     )
 
-    def corrupt(ids: tf.Tensor, seed: tf.Tensor) -> Example:
-        ids = tf.where(ids < vocabulary.vocab_size - vocabulary.extra_ids, ids, tf.cast(vocabulary.unk_id, ids.dtype))
-        tokens, spans = tf.unstack(table[tf.size(ids)])
-        noise = noise_mask(tf.size(ids), tokens, spans, seed)
-        kept = tf.logical_and(tf.logical_not(noise), tokens > 0)
+    lowest = vocabulary.vocab_size - vocabulary.extra_ids
+
+    def draw(ids: tf.Tensor, seed: tf.Tensor) -> Example:
+        return {"ids": ids, "draws": tf.random.stateless_uniform([tf.size(ids)], seed), "size": tf.size(ids)}
+
+    def corrupt(block: Example) -> dict[str, tf.RaggedTensor]:
+        sizes = block["size"]
+        tokens, spans = tf.unstack(tf.gather(table, sizes), axis=1)
+        turns = noise_turns(sizes, tokens, spans, block["draws"])
+        noise, starts, follows = tf.cumsum(turns, axis=1) > 0, turns > 0, turns[:, 1:] > 0
+        noise, starts = noise[:, :-1], starts[:, :-1]
+        sentinels = vocabulary.vocab_size - tf.cumsum(tf.cast(starts, tf.int32), axis=1)
+        ids = tf.pad(tf.cast(block["ids"], tf.int32), [[0, 0], [0, 1]])
+        ids = tf.where(ids < lowest, ids, vocabulary.unk_id)
+        place, size = tf.range(tf.shape(ids)[1]), sizes[:, None]
+        ends = tf.equal(place, size)
+        ids = tf.where(ends, vocabulary.eos_id, ids)
+        # A sentinel stands at the first token that it hides: of the noise in inputs; in targets of what is kept, the last of which does as well.
+        kept = tf.logical_and(tf.logical_or(starts, tf.logical_not(noise)), place < size + inputs.add_eos)
+        hidden = tf.logical_or(tf.logical_or(noise, follows), tf.logical_and(ends, targets.add_eos))
         return {
-            "inputs": tf.concat([tf.cast(_fold(ids, noise, vocabulary), inputs.dtype), end(inputs)], 0),
-            "targets": tf.concat(
-                [tf.cast(_fold(ids, kept, vocabulary)[: tokens + spans], targets.dtype), end(targets)], 0
-            ),
+            "inputs": rows(tf.where(starts, sentinels, ids), kept, sizes - tokens + spans, inputs),
+            "targets": rows(tf.where(follows, sentinels - 1, ids), hidden, tokens + spans, targets),
         }
 
-    return map_with_seed(windows(dataset, longest), corrupt)
+    def rows(ids: tf.Tensor, mask: tf.Tensor, lengths: tf.Tensor, feature: seqio.Feature) -> tf.RaggedTensor:
+        flat = tf.cast(tf.boolean_mask(ids, mask), feature.dtype)
+        return tf.RaggedTensor.from_row_lengths(flat, lengths + feature.add_eos, validate=False)
+
+    return map_blocks(map_with_seed(windows(dataset, longest), draw), corrupt)
 
 
-def noise_mask(length: tf.Tensor, tokens: tf.Tensor, spans: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-    """Return a mask of shape [length] with `tokens` noise tokens in `spans` runs, each after a run that is kept."""
-    draws = tf.random.stateless_uniform([length], seed)
-    kept = length - tokens
-    runs = tf.stack([_segments(kept, spans, draws[:kept]), _segments(tokens, spans, draws[kept:])], axis=1)
-    ends = tf.cumsum(tf.reshape(runs, [-1]))
-    turns = tf.scatter_nd(ends[:, None], tf.ones_like(ends), [length + 1])
-    return tf.cumsum(turns)[:length] % 2 > 0
+def noise_turns(sizes: tf.Tensor, tokens: tf.Tensor, spans: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
+    """Return 1 where noise begins and -1 behind its end, [B, L + 2]: `tokens` noise tokens in `spans` runs, each after a run that is kept.
 
+    Each way to divide a text's noise tokens into its spans is as likely as any other, and so for what is kept.
 
-def _segments(items: tf.Tensor, count: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
-    """Divide `items` into `count` lengths of at least 1, uniformly over all divisions; one of any length for count 0.
-
-    draws: random numbers of shape [items].
+    sizes, tokens, spans: of each text, [B].
+    draws: random numbers below 1, [B, L], L being at least the longest text's size. A text's first are for what is kept, those behind for noise.
     """
-    cuts = tf.sort(tf.argsort(draws[1:])[: tf.maximum(count - 1, 0)]) + 1
-    edges = tf.concat([[0], cuts, [items]], 0)
-    return edges[1:] - edges[:-1]
+    places = tf.range(tf.shape(draws)[1])
+    kept = sizes - tokens
+    most = tf.maximum(tf.reduce_max(spans) - 1, 0)
 
+    def lengths(first: tf.Tensor, items: tf.Tensor) -> tf.Tensor:
+        """Divide the `items` from place `first` on into `spans` lengths of at least 1, then 0; one of any length for no span."""
+        first, last = first[:, None], (first + items)[:, None]
+        drawn = tf.where(tf.logical_and(places > first, places < last), -draws, -2.0)
+        cuts = tf.math.top_k(drawn, most).indices
+        cuts = tf.sort(tf.where(tf.range(most) < spans[:, None] - 1, cuts, last), axis=1)
+        edges = tf.concat([first, cuts, last], 1)
+        return edges[:, 1:] - edges[:, :-1]
 
-def _fold(ids: tf.Tensor, hidden: tf.Tensor, vocabulary: seqio.Vocabulary) -> tf.Tensor:
-    """Put one sentinel in place of each run of hidden tokens."""
-    starts = tf.logical_and(hidden, tf.logical_not(tf.concat([[False], hidden[:-1]], 0)))
-    sentinels = vocabulary.vocab_size - tf.cumsum(tf.cast(starts, ids.dtype))
-    return tf.boolean_mask(tf.where(starts, sentinels, ids), tf.logical_or(starts, tf.logical_not(hidden)))
+    noise = lengths(kept, tokens)
+    ends = tf.cumsum(lengths(tf.zeros_like(kept), kept) + noise, axis=1)
+    width = tf.size(places) + 2
+    at = tf.stack([ends - noise, ends]) + tf.range(tf.size(sizes))[:, None] * width
+    signs = tf.stack([tf.ones_like(ends), -tf.ones_like(ends)])
+    turns = tf.scatter_nd(tf.reshape(at, [-1, 1]), tf.reshape(signs, [-1]), [tf.size(sizes) * width])
+    return tf.reshape(turns, [-1, width])
 
 
 def _window(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,10 @@ import seqio
 import tensorflow as tf
 
 Example = dict[str, tf.Tensor]
+
+BLOCK = 32
+"""Examples that `map_blocks` gives its function at once."""
+_CONTROL = {"If", "StatelessIf", "While", "StatelessWhile", "Case", "StatelessCase", "Switch", "Merge"}
 
 
 def windows(dataset: tf.data.Dataset, length: int | None, *, end: tf.Tensor | None = None) -> tf.data.Dataset:
@@ -34,19 +39,74 @@ def windows(dataset: tf.data.Dataset, length: int | None, *, end: tf.Tensor | No
         lengths = tf.minimum(size - tf.range(count) * width, width)
         return tf.reshape(padded, [count, width]), lengths
 
-    dataset = dataset.map(rows, num_parallel_calls=tf.data.AUTOTUNE).unbatch()
-    return dataset.map(lambda row, size: row[:size], num_parallel_calls=tf.data.AUTOTUNE)
+    return map_inline(map_inline(dataset, rows).unbatch(), lambda row, size: row[:size])
 
 
-def map_with_seed(dataset: tf.data.Dataset, function: Callable[[Any, tf.Tensor], Example]) -> tf.data.Dataset:
+def map_with_seed(dataset: tf.data.Dataset, function: Callable[[Any, tf.Tensor], Any]) -> tf.data.Dataset:
     """Map `function(ids, seed)`, the seed being for stateless random ops (shape [2], int64); ids [N], or examples with `targets` [N].
 
     The ids are folded into SeqIO's seeds: those are the same stream for every shard of a dataset.
     """
 
-    def with_seed(given: Any, seed: tf.Tensor) -> Example:
+    def with_seed(given: Any, seed: tf.Tensor) -> Any:
         ids = given["targets"] if isinstance(given, dict) else given
         fingerprint = tf.strings.to_hash_bucket_fast(tf.io.serialize_tensor(ids), 2**31 - 1)
         return function(given, tf.random.experimental.stateless_fold_in(seed, fingerprint))
 
-    return seqio.map_over_dataset(with_seed, num_seeds=1)(dataset)
+    pairs = seqio.map_over_dataset(lambda given, seed: (given, seed), num_seeds=1)(dataset)
+    return map_inline(pairs, with_seed)
+
+
+def map_blocks(dataset: tf.data.Dataset, function: Callable[[Example], dict[str, tf.RaggedTensor]]) -> tf.data.Dataset:
+    """Map many examples at a time, so that they share what each operation costs however little it computes.
+
+    function: gets examples stacked, filled up with 0; returns the examples' features, [B, None] each.
+    """
+
+    def dense(block: Example) -> tuple[Example, Example]:
+        made = function(block)
+        rows = {name: values.to_tensor() for name, values in made.items()}
+        return rows, {name: tf.cast(values.row_lengths(), tf.int32) for name, values in made.items()}
+
+    def cut(rows: Example, sizes: Example) -> Example:
+        return {name: row[: sizes[name]] for name, row in rows.items()}
+
+    return map_inline(map_inline(dataset.padded_batch(BLOCK), dense).unbatch(), cut)
+
+
+def map_inline(dataset: tf.data.Dataset, function: Callable[..., Any]) -> tf.data.Dataset:
+    """Map as `Dataset.map`, in the thread that asks for an example.
+
+    `Dataset.map` hands each operation to a pool of threads, which costs several times what there is to compute for a text. A function with branches or loops
+    on tensors is run as `Dataset.map` does, and so is one of other things than tensors.
+    """
+    spec = dataset.element_spec
+    if not all(isinstance(leaf, tf.TensorSpec) for leaf in tf.nest.flatten(spec)):
+        return dataset.map(function)
+
+    def flat(*tensors: tf.Tensor) -> Any:
+        element = tf.nest.pack_sequence_as(spec, tensors)
+        return function(*element) if isinstance(spec, tuple) else function(element)
+
+    traced = tf.function(flat).get_concrete_function(*tf.nest.flatten(spec))
+    made = tf.nest.map_structure(lambda tensor: tf.TensorSpec(tensor.shape, tensor.dtype), traced.structured_outputs)
+    leaves = tf.nest.flatten(made)
+    variant = tf.raw_ops.MapDataset(
+        input_dataset=tf.data.experimental.to_variant(dataset),
+        other_arguments=traced.captured_inputs,
+        f=traced,
+        output_types=[leaf.dtype for leaf in leaves],
+        output_shapes=[leaf.shape for leaf in leaves],
+        use_inter_op_parallelism=_branches(traced),
+        preserve_cardinality=True,
+    )
+    mapped = tf.data.experimental.from_variant(variant, made)
+    mapped.traced = traced  # as long as there is the dataset
+    return mapped
+
+
+def _branches(traced: Any) -> bool:
+    """Whether a function has operations that TensorFlow's executor of one thread does not know."""
+    graph = traced.graph.as_graph_def()
+    nodes = itertools.chain(graph.node, *(function.node_def for function in graph.library.function))
+    return any(node.op in _CONTROL for node in nodes)

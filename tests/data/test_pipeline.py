@@ -1,4 +1,7 @@
+import io
+import json
 import threading
+import zipfile
 from collections import Counter
 from dataclasses import replace
 
@@ -225,6 +228,29 @@ def test_counts_go_on_after_restore(tasks):
         assert iterator.counts.examples == 40
 
 
+def test_what_waits_to_be_packed_is_counted_as_trimmed_after_restore(tasks):
+    """Examples come in blocks: most of one are cut already when its first rows are made."""
+    tasks.add("long", [{"inputs": [7] * 13, "targets": [8, i + 1]} for i in range(60)])
+    asked = data("long", shards=1, batch_size=1, shuffle_buffer=0)
+    first = batches(asked, "encoder_decoder", repeat=False)
+    take(first, 3)
+    fresh = batches(asked, "encoder_decoder", repeat=False)
+    fresh.restore(first.position())
+    assert len(list(fresh)) == 57
+    assert (fresh.counts.examples, fresh.counts.trimmed) == (60, 60)
+
+
+def test_a_feature_ends_where_its_zeros_do_and_no_other_does(tasks):
+    """Zeros within a feature are tokens, those at its end padding, beside longer and shorter examples in one block."""
+    rows = [{"inputs": [5, 0, 6] + [0] * i, "targets": [9] * (1 + i % 5) + [0] * (i % 3)} for i in range(40)]
+    tasks.add("zeros", rows)
+    made = list(batches(data("zeros", pack=False, shuffle_buffer=0), "encoder_decoder", repeat=False))
+    used = np.concatenate([np.asarray(batch.encoder.segments).sum(1) for batch in made])
+    targets = np.concatenate([np.asarray(batch.weights).sum(1) for batch in made])
+    assert used.tolist() == [3] * 40
+    assert sorted(targets.tolist()) == sorted(1 + i % 5 for i in range(40))
+
+
 @pytest.mark.parametrize("kind", ["decoder", "encoder"])
 def test_kinds_get_their_rows(tasks, kind):
     rows = [{"inputs": [5, 6, 7 + i], "targets": [5, 9, 7 + i], "weights": [0, 1, 0]} for i in range(8)]
@@ -370,6 +396,22 @@ def test_a_position_of_other_data_is_refused(tasks):
         batches(data("forty", shards=2), "encoder_decoder").restore(position)
     with pytest.raises(UserError, match="damaged"):
         iterator.restore({name: content[:100] for name, content in position.items()})
+
+
+def test_a_position_of_an_older_pipeline_is_told_as_such(tasks):
+    tasks.numbered("forty", 40)
+    iterator = batches(data("forty"), "encoder_decoder")
+    older = {}
+    for name, content in iterator.position().items():
+        files = zipfile.ZipFile(io.BytesIO(content))
+        header = json.loads(files.read("header.json"))
+        del header["cut"]
+        with zipfile.ZipFile(out := io.BytesIO(), "w") as archive:
+            archive.writestr("header.json", json.dumps(header))
+            archive.writestr("examples.npz", files.read("examples.npz"))
+        older[name] = out.getvalue()
+    with pytest.raises(UserError, match="saved by an older t2t"):
+        iterator.restore(older)
 
 
 def test_a_function_without_a_seed_is_read_in_order(tasks):

@@ -1,3 +1,4 @@
+import hashlib
 from functools import partial
 
 import numpy as np
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from t2t.errors import UserError
 from t2t.tasks.objectives import corrupted_lengths, raw_length, span_corruption, text_features
 from t2t.tasks.objectives.lengths import noise_counts
-from t2t.tasks.objectives.span_corruption import noise_mask
+from t2t.tasks.objectives.span_corruption import noise_turns
 from t2t.vocabularies import Bytes
 
 LENGTHS = {"inputs": 64, "targets": 20}
@@ -86,11 +87,11 @@ def test_any_parameters(tokenized, density, span, inputs, size):
 def test_counts_are_exact_and_their_division_uniform():
     """Of 4 noise tokens in 2 spans, the 3 divisions 1+3, 2+2, 3+1 come equally often; so do the 5 of what is kept."""
 
-    def masks(seed):
-        return noise_mask(tf.constant(10), tf.constant(4), tf.constant(2), seed)
-
-    seeds = tf.data.Dataset.from_tensor_slices(tf.stack([tf.range(3000), tf.range(3000) * 7 + 1], 1))
-    drawn = seeds.map(masks).batch(3000).get_single_element().numpy()
+    count = 3000
+    turns = noise_turns(
+        tf.fill([count], 10), tf.fill([count], 4), tf.fill([count], 2), tf.random.stateless_uniform([count, 10], [3, 7])
+    )
+    drawn = np.cumsum(turns, axis=1)[:, :10] > 0
     assert (drawn.sum(1) == 4).all()
     starts = drawn & ~np.pad(drawn, [(0, 0), (1, 0)])[:, :-1]
     assert (starts.sum(1) == 2).all()
@@ -109,6 +110,17 @@ def test_density_and_mean_span(vocabulary, texts, tokenized):
     spans = sum(int((e["targets"] >= lowest).sum()) for e in examples)
     assert noise / sum(map(len, rows)) == pytest.approx(0.15, abs=0.01)
     assert noise / spans == pytest.approx(3.0, abs=0.25)
+
+
+def test_choices_of_a_seed_stay(tokenized):
+    """Those that the same algorithm made of one text after the other, with a seed each."""
+    vocabulary = Bytes()
+    texts = ["one row of tokens after another, " * n for n in (1, 2, 9)]
+    examples = corrupted(tokenized([vocabulary.encode(text) for text in texts]), vocabulary)
+    assert vocabulary.decode(examples[0]["inputs"]) == "one row of tokens<extra_id_0>er another,<extra_id_1>"
+    assert vocabulary.decode(examples[0]["targets"]) == "<extra_id_0> aft<extra_id_1> "
+    content = b"".join(example[name].tobytes() for example in examples for name in ("inputs", "targets"))
+    assert hashlib.sha256(content).hexdigest()[:16] == "95fa01b2c8c521f6"
 
 
 def test_the_seed_decides(texts, tokenized):
