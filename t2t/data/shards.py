@@ -7,9 +7,11 @@ import itertools
 import json
 import logging
 import tempfile
+import threading
 import zipfile
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -58,7 +60,22 @@ class Shard:
         self._waiting: deque[Example] = deque()
         self._ready: deque[Row] = deque()
         self._ended = False
+        self._begun: Future[Any] | None = None
         self.counts = Counts()
+
+    def begin(self) -> None:
+        """Begin to read, in a thread: what is shuffled through a buffer has to fill it first. What goes wrong there is raised by `take`."""
+        iterator, begun = self._iterator, Future[Any]()
+
+        def first() -> None:
+            try:
+                begun.set_result(next(iterator, None))
+            except BaseException as error:
+                begun.set_exception(error)
+
+        self._begun = begun
+        # No pool's thread: those are waited for at the program's end, and there may be no example to come.
+        threading.Thread(target=first, name="t2t-first", daemon=True).start()
 
     def take(self, number: int) -> list[Row]:
         """Return the next rows: fewer than `number` only where the source has come to its end."""
@@ -76,6 +93,8 @@ class Shard:
         pending:  rows taken that count as not handed out.
         identity: what the place belongs to, compared by `load`.
         """
+        if self._begun is not None:
+            self._receive()
         with tempfile.TemporaryDirectory() as directory:
             files = _checkpoint(self._iterator, Path(directory)) if self._iterator is not None else {}
         groups = ([*pending, *self._ready], self._packer.rows, [list(self._waiting)])
@@ -119,6 +138,7 @@ class Shard:
                 )
         ready, rows, waiting = ([list(itertools.islice(examples, size)) for size in group] for group in header["rows"])
         self._ready, self._packer.rows, self._waiting = deque(ready), rows, deque(waiting[0])
+        self._begun = None
         self._blocks, self._ended, self.counts = header["blocks"], header["ended"], Counts(**header["counts"])
         if self._ended:
             self._iterator = None
@@ -137,15 +157,11 @@ class Shard:
         return dataset.ragged_batch(BLOCK).prefetch(2).with_options(options())
 
     def _fill(self) -> None:
-        """Put one more example away, or, at the end of the source, close what is open."""
+        """Put one more example away, if there is one."""
         if not self._waiting:
-            block = next(self._iterator, None)
-            if block is None:
-                self._ended, self._iterator = True, None
-                self._ready.extend(self._packer.flush())
+            self._receive()
+            if self._ended:
                 return
-            self._blocks += 1
-            self._waiting.extend(unbatched(block, self._layout.features))
         example, trimmed = self._layout.fit(self._waiting.popleft())
         self.counts.examples += 1
         self.counts.trimmed += trimmed
@@ -155,6 +171,17 @@ class Shard:
         self.counts.empty += 1
         if self.counts.empty == self.counts.examples == _NOTHING:
             raise UserError(f"{self._name}: none of the first {_NOTHING} examples has a target.")
+
+    def _receive(self) -> None:
+        """Take the next block of examples, or, at the end of the source, close what is open."""
+        block = next(self._iterator, None) if self._begun is None else self._begun.result()
+        self._begun = None
+        if block is None:
+            self._ended, self._iterator = True, None
+            self._ready.extend(self._packer.flush())
+            return
+        self._blocks += 1
+        self._waiting.extend(unbatched(block, self._layout.features))
 
 
 def unbatched(block: dict[str, Any], features: Sequence[str]) -> Iterator[Example]:
