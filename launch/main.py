@@ -82,11 +82,11 @@ def main() -> None:
     try:
         code = run(sys.argv[1:])
     except BaseException:
-        if not several() and not _compiling() and not _reading():
+        if not several() and not _compiling():
             raise
         traceback.print_exc()
         leave(FAILED)
-    if (code in (FAILED, MISTAKE) and (several() or _reading())) or _compiling():
+    if (several() and code in (FAILED, MISTAKE)) or _compiling():
         leave(code)
     sys.exit(code)
 
@@ -95,11 +95,6 @@ def _compiling() -> bool:
     """Return whether a thread is compiling: the program's end would pull JAX away from under it. Loads no JAX."""
     ahead = sys.modules.get("t2t.train.ahead")
     return ahead is not None and ahead.compiling()
-
-
-def _reading() -> bool:
-    """Return whether threads of TensorFlow's may be calling Python for data, as nothing has closed it: Python's end would abort under them."""
-    return "t2t.data.shards" in sys.modules
 
 
 def run(arguments: Sequence[str]) -> int:
