@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from t2t import garbage
 from t2t.distributed.end import end_with_launcher, leave, several
 from t2t.errors import UserError, in_one_line, nearest
 from t2t.launch.codes import DONE, FAILED, MISTAKE, STOPPED
@@ -31,6 +32,7 @@ class Command(NamedTuple):
 
     data:    whether it reads data.
     several: whether several processes may do it together.
+    trains:  whether its start, of which collecting garbage is left out, ends with the first step.
     """
 
     module: str
@@ -38,10 +40,13 @@ class Command(NamedTuple):
     about: str
     data: bool = False
     several: bool = False
+    trains: bool = False
 
 
 COMMANDS = {
-    "train": Command("t2t.launch.train", "command", "train a recipe in a run directory, or go on with one", True, True),
+    "train": Command(
+        "t2t.launch.train", "command", "train a recipe in a run directory, or go on with one", True, True, True
+    ),
     "eval": Command("t2t.launch.evaluate", "evaluate", "evaluate a run's checkpoint", True, True),
     "infer": Command("t2t.launch.infer", "command", "ask a run: text in, text out"),
     "plan": Command("t2t.launch.plan", "command", "foresee memory and speed on hardware that is not there"),
@@ -173,6 +178,14 @@ def _common(arguments: Sequence[str]) -> tuple[list[str], tuple[str, ...], bool]
 
 
 def _call(command: Command, rest: Sequence[str], imports: tuple[str, ...], prog: str) -> int:
+    garbage.postpone()
+    try:
+        return _imported(command, rest, imports, prog)
+    finally:
+        garbage.resume()
+
+
+def _imported(command: Command, rest: Sequence[str], imports: tuple[str, ...], prog: str) -> int:
     from t2t.launch import parse
     from t2t.launch.imports import use
 
@@ -187,6 +200,8 @@ def _call(command: Command, rest: Sequence[str], imports: tuple[str, ...], prog:
         import_tensorflow()
     use(imports)
     function = getattr(importlib.import_module(command.module), command.function)
+    if not command.trains:
+        garbage.resume()
     if command.module in (
         "t2t.launch.train",
         "t2t.launch.plan",

@@ -14,6 +14,8 @@ import types
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from t2t import garbage
+
 _NOISE = re.compile(
     r"^(WARNING: All log messages before absl::InitializeLog|[IWE]\d{4} \d\d:\d\d:|I0000 |E0000 .*cuInit)"
 )
@@ -35,10 +37,11 @@ def import_tensorflow() -> None:
     with tempfile.TemporaryFile() as caught:
         os.dup2(caught.fileno(), 2)
         try:
-            with _failing("keras", "h5py", "scipy"):
-                import tensorflow  # noqa: F401
-            with _later("tensorflow_text"), _later("pyglove"):
-                import seqio  # noqa: F401
+            with garbage.postponed():
+                with _failing("keras", "h5py", "scipy"):
+                    import tensorflow  # noqa: F401
+                with _later("tensorflow_text"), _later("pyglove"):
+                    import seqio  # noqa: F401
         finally:
             os.dup2(kept, 2)
             os.close(kept)

@@ -14,6 +14,7 @@ corpus. All tasks put a docstring into the same split, by a hash of its text: 96
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -27,7 +28,6 @@ import sysconfig
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +116,7 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+@functools.cache  # asked for every block that is read
 def _root(name: str) -> str | None:
     if name == STANDARD_LIBRARY:
         return sysconfig.get_paths()["stdlib"]
@@ -124,6 +125,7 @@ def _root(name: str) -> str | None:
     return locations[0] if locations else None
 
 
+@functools.cache
 def _version(name: str, root: str) -> str:
     if name == STANDARD_LIBRARY:
         return platform.python_version()
@@ -172,12 +174,16 @@ def register() -> None:
         add(f"docs_{name}", source=texts, targets="text", objective=objective)
     # Of targets alone, which have the whole of a decoder's row; docs_causal_lm mixes with tasks that have inputs.
     add(
-        "docs_full_lm", source=texts, targets="text", objective=causal_lm, features=partial(text_features, inputs=False)
+        "docs_full_lm",
+        source=texts,
+        targets="text",
+        objective=causal_lm,
+        features=functools.partial(text_features, inputs=False),
     )
-    continued = partial(text_features, continued=True)
+    continued = functools.partial(text_features, continued=True)
     add("docs_continuation", source=texts, targets="text", objective=prefix_lm, features=continued)
     add("docs_masked_lm", source=texts, targets="text", objective=masked_lm, features=encoder_features)
-    electra = partial(masked_lm, masked=0.85, replaced=0.0)
+    electra = functools.partial(masked_lm, masked=0.85, replaced=0.0)
     add("docs_electra", source=texts, targets="text", objective=electra, features=encoder_features)
     for name, view, prefix, inputs in (
         ("docs_summary", "summaries", "summarize: ", "body"),

@@ -47,7 +47,13 @@ PATIENCE = 20.0
 
 
 def batches(
-    data: Data, kind: Kind, *, process_index: int = 0, process_count: int = 1, repeat: bool = True
+    data: Data,
+    kind: Kind,
+    *,
+    process_index: int = 0,
+    process_count: int = 1,
+    repeat: bool = True,
+    begin: bool = False,
 ) -> BatchIterator:
     """Return this host's rows of each global batch.
 
@@ -55,6 +61,8 @@ def batches(
     rows; the hosts' rows behind one another are the global batch, the same for any number of hosts. With `repeat` epochs
     follow each other without end, each in another order and with other random choices. Without, every example comes once
     and the last batches are filled up with empty rows of weight 0.
+
+    With `begin` each shard begins to read as soon as it is open, while the others are opened: for who will take batches from the start.
 
     Raises:
       UserError: what was asked for does not exist or does not divide, or there is no example.
@@ -64,7 +72,7 @@ def batches(
         provider = provider_of(data)
         layout = layout_of(data, kind, provider)
         _check_sources(provider, data)
-        return BatchIterator(provider, data, layout, process_index, process_count, repeat=repeat)
+        return BatchIterator(provider, data, layout, process_index, process_count, repeat=repeat, begin=begin)
     except Exception as error:
         raise surfaced(error) from error
 
@@ -84,6 +92,7 @@ class BatchIterator:
         process_count: int,
         *,
         repeat: bool,
+        begin: bool,
     ) -> None:
         self.layout = layout
         self._provider, self._data, self._repeat = provider, data, repeat
@@ -92,7 +101,11 @@ class BatchIterator:
         self._own = range(process_index * own, (process_index + 1) * own)
         # A finite pass ends when the last shard of all hosts does, which each host can only know by reading them all.
         self._indices = self._own if repeat else range(data.shards)
-        self._shards = [self._shard(index) for index in self._indices]
+        self._shards: list[Shard] = []
+        for index in self._indices:
+            self._shards.append(self._shard(index))
+            if begin:
+                self._shards[-1].begin()
         self._rows_each = data.batch_size // data.shards
         self._handed: deque[list[list[Row]]] = deque(maxlen=KEPT)
         self._made: deque[tuple[list[list[Row]], Batch]] = deque()

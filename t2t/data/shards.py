@@ -7,9 +7,11 @@ import itertools
 import json
 import logging
 import tempfile
+import threading
 import zipfile
 from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -57,7 +59,22 @@ class Shard:
         self._waiting: deque[tuple[Example, bool]] = deque()  # with whether it was cut
         self._ready: deque[Row] = deque()
         self._ended = False
+        self._begun: Future[Any] | None = None
         self.counts = Counts()
+
+    def begin(self) -> None:
+        """Begin to read, in a thread: what is shuffled through a buffer has to fill it first. What goes wrong there is raised by `take`."""
+        iterator, begun = self._iterator, Future[Any]()
+
+        def first() -> None:
+            try:
+                begun.set_result(next(iterator, None))
+            except BaseException as error:
+                begun.set_exception(error)
+
+        self._begun = begun
+        # No pool's thread: those are waited for at the program's end, and there may be no example to come.
+        threading.Thread(target=first, name="t2t-first", daemon=True).start()
 
     def take(self, number: int) -> list[Row]:
         """Return the next rows: fewer than `number` only where the source has come to its end."""
@@ -75,6 +92,8 @@ class Shard:
         pending:  rows taken that count as not handed out.
         identity: what the place belongs to, compared by `load`.
         """
+        if self._begun is not None:
+            self._receive()
         with tempfile.TemporaryDirectory() as directory:
             files = _checkpoint(self._iterator, Path(directory)) if self._iterator is not None else {}
         groups = ([*pending, *self._ready], self._packer.rows, [[example for example, _ in self._waiting]])
@@ -124,6 +143,7 @@ class Shard:
         ready, rows, waiting = ([list(itertools.islice(examples, size)) for size in group] for group in header["rows"])
         self._ready, self._packer.rows = deque(ready), rows
         self._waiting = deque(zip(waiting[0], cut, strict=True))
+        self._begun = None
         self._blocks, self._ended, self.counts = header["blocks"], header["ended"], Counts(**header["counts"])
         if self._ended:
             self._iterator = None
@@ -142,15 +162,11 @@ class Shard:
         return blocks(dataset).prefetch(2).with_options(options())
 
     def _fill(self) -> None:
-        """Put one more example away, or, at the end of the source, close what is open."""
+        """Put one more example away, if there is one."""
         if not self._waiting:
-            block = next(self._iterator, None)
-            if block is None:
-                self._ended, self._iterator = True, None
-                self._ready.extend(self._packer.flush())
+            self._receive()
+            if self._ended:
                 return
-            self._blocks += 1
-            self._waiting.extend(self._layout.fit_all(*stacked(block, self._layout.features)))
         example, trimmed = self._waiting.popleft()
         self.counts.examples += 1
         self.counts.trimmed += trimmed
@@ -160,6 +176,17 @@ class Shard:
         self.counts.empty += 1
         if self.counts.empty == self.counts.examples == _NOTHING:
             raise UserError(f"{self._name}: none of the first {_NOTHING} examples has a target.")
+
+    def _receive(self) -> None:
+        """Take the next block of examples, or, at the end of the source, close what is open."""
+        block = next(self._iterator, None) if self._begun is None else self._begun.result()
+        self._begun = None
+        if block is None:
+            self._ended, self._iterator = True, None
+            self._ready.extend(self._packer.flush())
+            return
+        self._blocks += 1
+        self._waiting.extend(self._layout.fit_all(*stacked(block, self._layout.features)))
 
 
 def _to_npz(examples: Sequence[Example], features: Sequence[str]) -> bytes:

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from t2t import garbage
 from t2t.checkpoint import Checkpoints
 from t2t.data.prefetch import DeviceBatches
 from t2t.sharding import share_of_rows
@@ -61,11 +62,12 @@ def train(
         times = Ledger(began, imported)
         records = stack.enter_context(Records(directory, observer, times))
         checkpoints = stack.enter_context(Checkpoints(directory / CHECKPOINTS, experiment.checkpoint))
-        ahead = ahead or Ahead(experiment, newest=checkpoints.latest())
+        newest = checkpoints.latest()
+        ahead = ahead or Ahead(experiment, newest=newest)
         with times.time("compile"):
             program = ahead.program()
         # Reading data begins with building TensorFlow's graphs: seconds in which the devices' programs can compile.
-        opening = stack.enter_context(ThreadPoolExecutor(1)).submit(_open_data, program, ahead)
+        opening = stack.enter_context(ThreadPoolExecutor(1)).submit(_open_data, program, ahead, newest is None)
         begin = _Beginning(record, directory, ahead, checkpoints, records, times)
         start, state = begin.newest()
         with times.time("open"):
@@ -118,6 +120,7 @@ def train(
                 with meter.paused(state), times.time("save"):
                     checkpoints.save(step, state, data.position(), evaluated)
                 saved = step
+            garbage.resume()  # the start is over
         if saved < step:  # asked to stop
             watchdog.tick(f"saving step {step}")
             if meter.unread:
@@ -179,7 +182,7 @@ class _Beginning:
             return step, self.checkpoints.restore(step, self.ahead.program().abstract_state())
 
 
-def _open_data(program: Program, ahead: Ahead) -> DeviceBatches:
+def _open_data(program: Program, ahead: Ahead, begin: bool) -> DeviceBatches:
     from t2t.data.answers import check_model  # loads TensorFlow
     from t2t.data.pipeline import batches
     from t2t.data.registry import check, layout_of, provider_of
@@ -191,7 +194,7 @@ def _open_data(program: Program, ahead: Ahead) -> DeviceBatches:
     kind = program.model.config.kind
     check(data, kind, process_index=share.index, process_count=share.count)
     ahead.rows(layout_of(data, kind, provider_of(data)))
-    host = batches(data, kind, process_index=share.index, process_count=share.count)
+    host = batches(data, kind, process_index=share.index, process_count=share.count, begin=begin)
     first = share.index * (data.batch_size // share.count)
     return DeviceBatches(host, sharding, data.batch_size, first=first, leads=share.leads)
 

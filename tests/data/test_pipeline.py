@@ -86,6 +86,21 @@ def test_resumed_is_uninterrupted(mixture):
     assert same(want, take(through, 15))
 
 
+def test_shards_that_begin_while_others_are_opened_give_the_same(mixture):
+    asked = data(mixture)
+    want = take(batches(asked, "encoder_decoder"), 12)
+    begun = batches(asked, "encoder_decoder", begin=True)
+    before = begun.position()  # what was begun with counts as not handed out
+    assert same(want[:7], take(begun, 7))
+    position = begun.position()
+    for place, rest in ((before, want[:5]), (position, want[7:])):
+        fresh = batches(asked, "encoder_decoder", begin=True)
+        fresh.restore(place)
+        assert same(rest, take(fresh, 5))
+    finite = [list(batches(asked, "decoder", repeat=False, begin=begin)) for begin in (False, True)]
+    assert same(*finite)
+
+
 def test_resumed_by_another_number_of_processes(mixture):
     asked = data(mixture)
     whole = batches(asked, "decoder")
@@ -293,7 +308,8 @@ def test_a_source_without_saved_state_is_replayed(tasks):
     assert same(want, take(fresh, 5))
 
 
-def test_a_fault_of_the_source_comes_out_as_it_was_raised(tasks):
+@pytest.mark.parametrize("begin", [False, True])
+def test_a_fault_of_the_source_comes_out_as_it_was_raised(tasks, begin):
     def read(split, shuffle_files, seed=None):
         def rows():
             for i in range(40):
@@ -306,7 +322,7 @@ def test_a_fault_of_the_source_comes_out_as_it_was_raised(tasks):
         )
 
     tasks.source("bad", seqio.FunctionDataSource(read, ["train"]))
-    iterator = batches(data("bad", shards=1, shuffle_buffer=0, pack=False), "encoder_decoder")
+    iterator = batches(data("bad", shards=1, shuffle_buffer=0, pack=False), "encoder_decoder", begin=begin)
     with pytest.raises(UserError) as raised:
         take(iterator, 10)
     assert str(raised.value) == "texts.jsonl line 31: not JSON. Nearest: skip it with on_bad='skip'."
@@ -324,12 +340,13 @@ def test_close_ends_the_thread(tasks):
         next(iterator)
 
 
-def test_a_shard_that_loses_all_its_examples_is_told(tasks, monkeypatch):
+@pytest.mark.parametrize("begin", [False, True])
+def test_a_shard_that_loses_all_its_examples_is_told(tasks, monkeypatch, begin):
     monkeypatch.setattr(pipeline, "PATIENCE", 0.5)
     keep = lambda dataset: dataset.filter(lambda x: x["targets"][0] % 4 != 1)  # noqa: E731
     tasks.numbered("filtered", 40, preprocessors=(keep,))
     with pytest.raises(UserError, match="leaves no example of shard 1 of 4"):
-        next(batches(data("filtered", shuffle_buffer=0), "encoder_decoder"))
+        next(batches(data("filtered", shuffle_buffer=0), "encoder_decoder", begin=begin))
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -15,7 +16,7 @@ import jax
 import numpy as np
 import pytest
 
-from t2t import models
+from t2t import garbage, models
 from t2t.checkpoint import CheckpointConfig, Checkpoints
 from t2t.data import Data
 from t2t.errors import UserError
@@ -41,12 +42,14 @@ TINY = Experiment(
 class Silent:
     def __init__(self):
         self.messages = []
+        self.collecting = []
 
     def on_start(self, total, start):
         self.started = (total, start)
+        self.collecting.append(gc.isenabled())
 
     def on_log(self, step, metrics):
-        pass
+        self.collecting.append(gc.isenabled())
 
     def on_eval(self, step, results):
         pass
@@ -111,8 +114,10 @@ def test_resumed_is_uninterrupted_bit_for_bit(whole, tmp_path):
     halves = tmp_path / "halves"
     run(halves, replace(TINY, steps=4))
     observer = Silent()
+    garbage.postpone()
     assert run(halves, TINY, observer) == Outcome(step=8, stopped=False)
     assert observer.started == (8, 4)
+    assert observer.collecting == [False, True, True], "garbage is left alone at the start only"
     one, other = arrays(whole, 8), arrays(halves, 8)
     assert one.keys() == other.keys()
     for path, value in one.items():
