@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -12,6 +13,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from t2t.models.config import TransformerConfig
+from t2t.models.transformer import Layers
 from t2t.nn.dropout import Keys
 from t2t.nn.model import Cache, Model
 from t2t.nn.parameters import Definition
@@ -38,8 +40,12 @@ class Network(nnx.Module, abc.ABC):
         """Consume the prompt."""
 
     @abc.abstractmethod
-    def step(self, cache: Cache, ids: Int[Array, "B"]) -> tuple[Float[Array, "B V"], Cache]:
-        """Consume one more token a row."""
+    def step(self, cache: Cache, ids: Int[Array, "B"], layers: Layers = None) -> tuple[Float[Array, "B V"], Cache]:
+        """Consume one more token a row. layers: `layer_params`, where they were made."""
+
+    def layer_params(self) -> Layers:
+        """Return what of the parameters is laid out anew, once, for many steps; None for nothing."""
+        return None
 
 
 class Bound(Model):
@@ -84,6 +90,11 @@ class Bound(Model):
         """Consume one more token a row and return the logits after it."""
         return self._definition.bind(params).step(cache, ids)
 
+    def stepper(self, params: Params) -> Callable[[Cache, Int[Array, "B"]], tuple[Float[Array, "B V"], Cache]]:
+        """Return `step` for a loop of steps; see `t2t.nn.model.Model.stepper`."""
+        layers = self._definition.bind(params).layer_params()
+        return lambda cache, ids: self._definition.bind(params).step(cache, ids, layers)
+
     def select(self, cache: Cache, rows: Int[Array, "N"]) -> Cache:
         """Return the cache of the given rows, which may repeat."""
         return select(cache, rows)
@@ -94,19 +105,29 @@ class Bound(Model):
 
     def reorder(self, cache: Cache, rows: Int[Array, "N"]) -> Cache:
         """Return the cache with rows taken from others of the same prompt."""
-        return _with_own_rows(cache, lambda x, axis: jnp.take(x, rows, axis=axis))
+        return _with_own_rows(cache, partial(_take, rows))
 
 
 def select(cache: Any, rows: Int[Array, "N"]) -> Any:
-    """Pick rows of a cache: "rows" holds arrays with the batch first, "layers" arrays stacked over depth, the batch second."""
+    """Pick rows of a cache: "rows" holds arrays with the batch first, "layers" a tuple of such or arrays stacked over depth, the batch second."""
     return {
         "rows": jax.tree.map(lambda x: x[rows], cache["rows"]),
-        "layers": jax.tree.map(lambda x: x[:, rows], cache["layers"]),
+        "layers": {name: _of_rows(part, partial(_take, rows)) for name, part in cache["layers"].items()},
     }
 
 
 def _with_own_rows(cache: Any, change: Callable[[jax.Array, int], jax.Array]) -> Any:
     """Change what a cache holds for each row, "memory" left out."""
     rows = {name: x if name == "memory" else change(x, 0) for name, x in cache["rows"].items()}
-    own = jax.tree.map(lambda x: change(x, 1), cache["layers"]["cache"])
+    own = _of_rows(cache["layers"]["cache"], change)
     return {"rows": rows, "layers": {**cache["layers"], "cache": own}}
+
+
+def _of_rows(part: Any, change: Callable[[jax.Array, int], jax.Array]) -> Any:
+    """Change what a cache holds of layers, given the axis of its rows."""
+    axis = 0 if isinstance(part, tuple) else 1
+    return jax.tree.map(lambda x: change(x, axis), part)
+
+
+def _take(rows: Int[Array, "N"], x: jax.Array, axis: int) -> jax.Array:
+    return jnp.take(x, rows, axis=axis, mode="clip")

@@ -12,7 +12,7 @@ from t2t.errors import UserError
 from t2t.models.bound import Bound, Network
 from t2t.models.config import StackConfig, TransformerConfig, one_of
 from t2t.models.inputs import Embeddings, Head, last, lengths, whole_rows
-from t2t.models.transformer import Stack
+from t2t.models.transformer import Layers, Stack
 from t2t.nn.attention import Needs
 from t2t.nn.dropout import Keys
 from t2t.nn.masks import Mask
@@ -81,10 +81,14 @@ class DecoderNetwork(Network):
         cache = {"rows": {"length": count, "room": room(tokens, length)}, "layers": {"cache": cache, "memory": memory}}
         return self.head(last(x, count)), cache
 
-    def step(self, cache: Cache, ids: Int[Array, "B"]) -> tuple[Float[Array, "B V"], Cache]:
+    def step(self, cache: Cache, ids: Int[Array, "B"], layers: Layers = None) -> tuple[Float[Array, "B V"], Cache]:
         """Consume one more token a row."""
-        x, cache = advance(self.embeddings, self.decoder, cache, ids)
+        x, cache = advance(self.embeddings, self.decoder, cache, ids, layers=layers)
         return self.head(x), cache
+
+    def layer_params(self) -> Layers:
+        """Return the decoder's."""
+        return self.decoder.layer_params()
 
     def _context(self, tokens: Tokens, keys: Keys) -> Context:
         mask = decoder_mask(tokens, prefix=self.prefix, window=self.decoder.config.window)
@@ -125,11 +129,17 @@ def room(tokens: Tokens, length: int) -> Int[Array, "B length"]:
 
 
 def advance(
-    embeddings: Embeddings, stack: Stack, cache: Any, ids: Int[Array, "B"], memory_keys: Any = None
+    embeddings: Embeddings,
+    stack: Stack,
+    cache: Any,
+    ids: Int[Array, "B"],
+    memory_keys: Any = None,
+    layers: Layers = None,
 ) -> tuple[Float[Array, "B D"], Any]:
     """Run a decoder's stack on one more token a row.
 
     memory_keys: segments of the encoder's tokens, where there is cross attention; rows one after the other may share one.
+    layers: see `Stack.step`.
     """
     index, keys_of = cache["rows"]["length"], cache["rows"]["room"]
     own = keys_of[:, :1]
@@ -139,7 +149,7 @@ def advance(
     keys = Keys(None)
     x = embeddings.at(ids[:, None], index[:, None], None, keys)
     context = Context(mask=mask, memory_mask=memory_mask, index=index, positions=index[:, None], keys=keys)
-    layers = cache["layers"]
-    x, caches = stack.step(x, layers["cache"], layers["memory"], context)
+    kept = cache["layers"]
+    x, caches = stack.step(x, kept["cache"], kept["memory"], context, layers)
     rows = {**cache["rows"], "length": index + 1}
-    return x[:, 0], {"rows": rows, "layers": {"cache": caches, "memory": layers["memory"]}}
+    return x[:, 0], {"rows": rows, "layers": {"cache": caches, "memory": kept["memory"]}}

@@ -14,7 +14,7 @@ from t2t.models.answers import AnswerHead, LabelHead, SpanHead
 from t2t.models.bound import Bound, Network
 from t2t.models.config import StackConfig, TransformerConfig, no_window, one_of
 from t2t.models.inputs import Embeddings, Head
-from t2t.models.transformer import Stack
+from t2t.models.transformer import Layers, Stack
 from t2t.nn.dropout import Keys
 from t2t.nn.linear import Linear
 from t2t.nn.masks import Mask
@@ -141,7 +141,7 @@ class EncoderNetwork(Network):
             "an encoder does not generate text token by token; use fill-mask, or a decoder or encoder_decoder"
         )
 
-    def step(self, cache: Cache, ids: Int[Array, "B"]) -> tuple[Float[Array, "B V"], Cache]:
+    def step(self, cache: Cache, ids: Int[Array, "B"], layers: Layers = None) -> tuple[Float[Array, "B V"], Cache]:
         """Raise UserError: encoders do not generate."""
         return self.start(Batch(None, None, ids, ids), 0)
 

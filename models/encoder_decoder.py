@@ -15,7 +15,7 @@ from t2t.models.config import StackConfig, TransformerConfig, no_window
 from t2t.models.decoder import advance, check_room, decoder_mask, prompt, room
 from t2t.models.encoder import encode
 from t2t.models.inputs import Embeddings, Head, last, lengths
-from t2t.models.transformer import Stack
+from t2t.models.transformer import Layers, Stack
 from t2t.nn.dropout import Keys
 from t2t.nn.masks import Mask
 from t2t.nn.mixers import Context
@@ -102,10 +102,14 @@ class EncoderDecoderNetwork(Network):
         rows = {"length": count, "room": room(tokens, length), "memory": jnp.asarray(batch.encoder.segments)}
         return self.head(last(x, count)), {"rows": rows, "layers": {"cache": cache, "memory": memories}}
 
-    def step(self, cache: Cache, ids: Int[Array, "B"]) -> tuple[Float[Array, "B V"], Cache]:
+    def step(self, cache: Cache, ids: Int[Array, "B"], layers: Layers = None) -> tuple[Float[Array, "B V"], Cache]:
         """Consume one more token a row."""
-        x, cache = advance(self.embeddings, self.decoder, cache, ids, cache["rows"]["memory"])
+        x, cache = advance(self.embeddings, self.decoder, cache, ids, cache["rows"]["memory"], layers)
         return self.head(x), cache
+
+    def layer_params(self) -> Layers:
+        """Return the decoder's."""
+        return self.decoder.layer_params()
 
     def _context(self, batch: Batch, memory: Float[Array, "B k D"], keys: Keys) -> Context:
         tokens = prompt(batch)

@@ -11,7 +11,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from t2t.models.config import StackConfig, TransformerConfig
-from t2t.nn.attention import ABILITIES
+from t2t.nn.attention import ABILITIES, platform
 from t2t.nn.dropout import Keys, dropout
 from t2t.nn.mixers import Attend, Attention, Context
 from t2t.nn.mlp import MLP
@@ -19,6 +19,7 @@ from t2t.nn.norms import norm
 from t2t.nn.parameters import rebind, stack, unbind
 from t2t.nn.relative import RelativeBias
 from t2t.sharding import constrain
+from t2t.types import Params
 
 POLICIES: dict[str, Callable[..., Any] | None] = {
     "none": None,
@@ -27,9 +28,14 @@ POLICIES: dict[str, Callable[..., Any] | None] = {
     "dots_no_batch": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
 }
 
+Layers = tuple[Params, ...] | None
+"""Parameters of a stack, a layer's each, or None where they are as they are kept: stacked."""
 
 UNROLLED = 24
 """Layers up to which a step of decoding is no loop over them: beyond, compiling takes too long."""
+
+COPIED = 2**30
+"""Bytes of a decoder's layers up to which decoding may hold them twice."""
 
 
 class Block(nnx.Module):
@@ -87,11 +93,20 @@ class Block(nnx.Module):
         self, x: Float[Array, "B 1 D"], cache: Any, memory: Any, context: Context
     ) -> tuple[Float[Array, "B 1 D"], Any]:
         """Apply to one more position a row; also return what the cache gains by it."""
+        return self._one(self.attention.step, x, cache, memory, context)
+
+    def step_in_place(
+        self, x: Float[Array, "B 1 D"], cache: Any, memory: Any, context: Context
+    ) -> tuple[Float[Array, "B 1 D"], Any]:
+        """Apply to one more position a row; also return the cache with what it gains."""
+        return self._one(self.attention.step_in_place, x, cache, memory, context)
+
+    def _one(
+        self, step: Callable[..., Any], x: Float[Array, "B 1 D"], cache: Any, memory: Any, context: Context
+    ) -> tuple[Float[Array, "B 1 D"], Any]:
         context = with_step_bias(self.relative_bias, context)
-        x, entry = self._sublayer(
-            "attention", x, self.attention_norm, lambda y: self.attention.step(y, cache, context), context.keys
-        )
-        return self._rest(x, memory, context), entry
+        x, after = self._sublayer("attention", x, self.attention_norm, lambda y: step(y, cache, context), context.keys)
+        return self._rest(x, memory, context), after
 
     def _own_memory(self, context: Context) -> Any:
         if self.cross_attention is None:
@@ -195,23 +210,61 @@ class Stack(nnx.Module):
 
         graph, params = unbind(self.layers)
         x, (cache, memory) = self._scan(body, x, params, None)
+        if self.apart:
+            cache, memory = self._cut(cache), self._cut(memory)
         return self._finish(x, context.keys), cache, memory
 
+    @property
+    def apart(self) -> bool:
+        """Whether caches are a tuple with a layer's each, rather than stacked over depth, and steps write in them.
+
+        XLA's CPU compiler copies what it cuts out of a stacked array and multiplies by, and a cache that is read before it is written. On
+        accelerators one write puts the entries of all layers in place.
+        """
+        return platform() == "cpu" and self.config.layers <= UNROLLED
+
+    def layer_params(self) -> Layers:
+        """Return each layer's parameters, copied, where a loop of steps is faster for having them so and they take at most COPIED bytes."""
+        size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(unbind(self.layers)[1]))
+        return self._by_layer() if self.apart and size <= COPIED else None
+
+    def _by_layer(self) -> tuple[Params, ...]:
+        repeats = self.config.layers // self.config.blocks
+        return tuple(layer for layer in self._cut(unbind(self.layers)[1]) for _ in range(repeats))
+
     def step(
-        self, x: Float[Array, "B 1 D"], cache: Any, memory: Any, context: Context
+        self,
+        x: Float[Array, "B 1 D"],
+        cache: Any,
+        memory: Any,
+        context: Context,
+        layers: Layers = None,
     ) -> tuple[Float[Array, "B 1 D"], Any]:
-        """Apply to one more position a row, at `context.index`."""
+        """Apply to one more position a row, at `context.index`. layers: `layer_params`, where they were made."""
         context = self._with_turns(with_step_bias(self.relative_bias, context))
+        assert context.index is not None, "a step needs each row's index"
+        graph, params = unbind(self.layers)
+        if isinstance(cache, tuple):
+            # Traced once for all layers.
+            one = jax.jit(lambda x, own, *layer: rebind(graph, own).step_in_place(x, *layer, context))
+            after = []
+            for layer in zip(layers or self._by_layer(), cache, memory, strict=True):
+                x, kept = one(x, *layer)
+                after.append(kept)
+            return self._finish(x, context.keys), tuple(after)
 
         def body(x: jax.Array, layer: tuple[Any, tuple[Any, Any]]) -> tuple[jax.Array, Any]:
             params, (cache, memory) = layer
             return rebind(graph, params).step(x, cache, memory, context)
 
-        assert context.index is not None, "a step needs each row's index"
-        graph, params = unbind(self.layers)
-        # Unrolled, a layer's parameters are cut out once for all steps, and not copied in each.
         x, entries = self._scan(body, x, params, (cache, memory), unroll=self.config.layers <= UNROLLED)
         return self._finish(x, context.keys), self.layers.attention.put(cache, entries, context.index)
+
+    def _cut(self, stacked: Any) -> tuple[Any, ...]:
+        """Return what is stacked over depth layer by layer."""
+        leaves = jax.tree.leaves(stacked)
+        depth = len(leaves[0]) if leaves else self.config.layers
+        return tuple(jax.tree.map(lambda leaf, at=layer: leaf[at], stacked) for layer in range(depth))
 
     def _scan(
         self, body: Callable[..., tuple[Any, Any]], x: jax.Array, params: Any, each: Any, *, unroll: bool = False

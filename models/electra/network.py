@@ -16,7 +16,7 @@ from t2t.models.bound import Bound, Network
 from t2t.models.electra.config import ElectraConfig
 from t2t.models.encoder import Transform, encode
 from t2t.models.inputs import Embeddings, Head
-from t2t.models.transformer import Stack
+from t2t.models.transformer import Layers, Stack
 from t2t.nn.dropout import Keys
 from t2t.nn.linear import Linear
 from t2t.nn.masks import Mask
@@ -94,7 +94,7 @@ class ElectraNetwork(Network):
         """Raise UserError: encoders do not generate."""
         raise UserError("an ELECTRA does not generate text token by token; its generator fills masks")
 
-    def step(self, cache: Cache, ids: Int[Array, "B"]) -> tuple[Float[Array, "B V"], Cache]:
+    def step(self, cache: Cache, ids: Int[Array, "B"], layers: Layers = None) -> tuple[Float[Array, "B V"], Cache]:
         """Raise UserError: encoders do not generate."""
         return self.start(Batch(None, None, ids, ids), 0)
 

@@ -90,6 +90,8 @@ def search(
             done_scores=done_scores,
         ), parent
 
+    step = model.stepper(params)
+
     def go_on(state: _State) -> Array:
         alive = jnp.max(jnp.where(state.ended, -jnp.inf, state.log_probs), axis=1)
         # No later token raises a log-probability, and the penalty is largest at full length: the best still possible.
@@ -98,7 +100,7 @@ def search(
         return (state.place < length) & jnp.any(can_win)
 
     def body(state: _State) -> _State:
-        logits, cache = model.step(params, state.cache, state.last.reshape(-1))
+        logits, cache = step(state.cache, state.last.reshape(-1))
         state, parent = take(state, logits)
         return state._replace(cache=model.reorder(cache, (first_row + parent).reshape(-1)))
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from t2t.decode.config import Greedy, Sampling
+from t2t.nn.attention import platform
 from t2t.nn.model import Model
 from t2t.types import Batch, Params
 
@@ -33,14 +34,24 @@ def candidates(
     return jnp.where(before < top_p, highest, -jnp.inf), ids
 
 
+def first_highest(logits: Float[Array, "*B V"]) -> Int[Array, "*B"]:
+    """Return where the highest of each row first stands, or the first NaN: `argmax`, which takes XLA's CPU compiler three times as long."""
+    vocab = logits.shape[-1]
+    highest = jnp.max(logits, axis=-1, keepdims=True)
+    place = jax.lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1)
+    # XLA's CPU compiler may give a largest number of a row with a NaN: a NaN comes before all others by itself.
+    rank = jnp.where(jnp.isnan(logits), place, jnp.where(logits == highest, vocab + place, 2 * vocab - 1))
+    return jnp.min(rank, axis=-1) % vocab
+
+
 def choose(
-    log_probs: Float[Array, "R V"], decoding: Greedy | Sampling, keys: Array | None, place: Int[Array, ""]
+    logits: Float[Array, "R V"], decoding: Greedy | Sampling, keys: Array | None, place: Int[Array, ""]
 ) -> Int[Array, R]:
     """Return each row's next token; `keys [R]` are the rows' random keys, `place` the number of the token."""
     if isinstance(decoding, Greedy):
-        return jnp.argmax(log_probs, axis=-1).astype(jnp.int32)
+        return first_highest(logits)
     assert keys is not None
-    logits, ids = candidates(log_probs / decoding.temperature, decoding.top_k, decoding.top_p)
+    logits, ids = candidates(logits / decoding.temperature, decoding.top_k, decoding.top_p)
     here = jax.vmap(partial(jax.random.fold_in, data=place))(keys)
     drawn = jax.vmap(jax.random.categorical)(here, logits).astype(jnp.int32)
     return drawn if ids is None else jnp.take_along_axis(ids, drawn[:, None], axis=1)[:, 0]
@@ -82,10 +93,16 @@ def search(
         keys = jax.vmap(lambda key: jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(count)))(keys).reshape(-1)
 
     def take(state: _State, logits: Float[Array, "R V"]) -> _State:
-        log_probs = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
-        token = choose(jnp.where(forbidden, -jnp.inf, log_probs), decoding, keys, state.place)
+        logits = logits.astype(jnp.float32)
+        if platform() == "cpu":
+            # XLA's CPU compiler would make its passes over the logits part of the product that makes them, which takes longer.
+            logits = jax.lax.optimization_barrier(logits)
+        token = choose(jnp.where(forbidden, -jnp.inf, logits), decoding, keys, state.place)
         token = jnp.where(state.ended, 0, token)
-        gained = jnp.take_along_axis(log_probs, token[:, None], axis=1)[:, 0]
+        # The logarithm of its probability alone: those of the others are asked by nobody.
+        highest = jnp.max(logits, axis=-1, keepdims=True)
+        chosen = jnp.take_along_axis(logits, token[:, None], axis=1)
+        gained = (chosen - highest - jnp.log(jnp.sum(jnp.exp(logits - highest), axis=-1, keepdims=True)))[:, 0]
         return state._replace(
             place=state.place + 1,
             last=token,
@@ -94,11 +111,13 @@ def search(
             ended=state.ended | (token == eos_id),
         )
 
+    step = model.stepper(params)
+
     def go_on(state: _State) -> Array:
         return (state.place < length) & ~jnp.all(state.ended)
 
     def body(state: _State) -> _State:
-        logits, cache = model.step(params, state.cache, state.last)
+        logits, cache = step(state.cache, state.last)
         return take(state._replace(cache=cache), logits)
 
     size = batch * count

@@ -69,6 +69,12 @@ class Mixer(nnx.Module, abc.ABC):
     def put(self, cache: Any, entry: Any, index: Int[Array, "B"]) -> Any:
         """Return the cache with what a step returned, all layers of a stack at once: both are stacked over depth."""
 
+    @abc.abstractmethod
+    def step_in_place(
+        self, x: Float[Array, "B 1 D"], cache: Any, context: Context
+    ) -> tuple[Float[Array, "B 1 D"], Any]:
+        """Mix as `step` does, and return the layer's cache with what it gains."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Attend:
@@ -125,7 +131,28 @@ class Attention(Mixer):
     def step(self, x: Float[Array, "B 1 D"], cache: Any, context: Context) -> tuple[Float[Array, "B 1 D"], Any]:
         """Attend over the positions before and this one; what is to be cached of it is its key and value, [B K 1 D] each."""
         assert context.index is not None, "a step needs each row's index"
+        entry = self._entry(x, context)
+        own = (context.index, entry["key"], entry["value"])
+        return self._step(x, cache, context, own), entry
+
+    def step_in_place(
+        self, x: Float[Array, "B 1 D"], cache: Any, context: Context
+    ) -> tuple[Float[Array, "B 1 D"], Any]:
+        """Attend as `step` does, on a cache that has the new key and value already: written before it is read, it need not be copied."""
+        index, rows = context.index, jnp.arange(x.shape[0])
+        assert index is not None, "a step needs each row's index"
+        cache = jax.tree.map(
+            lambda old, new: old.at[rows, :, index].set(new[:, :, 0], indices_are_sorted=True, unique_indices=True),
+            cache,
+            self._entry(x, context),
+        )
+        return self._step(x, cache, context, None), cache
+
+    def _entry(self, x: Float[Array, "B 1 D"], context: Context) -> dict[str, Float[Array, "B K 1 D"]]:
         key, value = (jnp.swapaxes(new, 1, 2) for new in self._own_keys_values(x, context))
+        return {"key": key, "value": value}
+
+    def _step(self, x: Float[Array, "B 1 D"], cache: Any, context: Context, own: Any) -> Float[Array, "B 1 D"]:
         queries = self._split(self.query(x), self.heads)
         out = attend_step(
             queries if context.turns is None else rotate(queries, context.turns),
@@ -134,9 +161,9 @@ class Attention(Mixer):
             mask=context.mask,
             bias=context.bias,  # type: ignore[arg-type]  # of one query, an array
             scale=self.scale,
-            own=(context.index, key, value),
+            own=own,
         )
-        return self.out(out.reshape(*out.shape[:2], -1)), {"key": key, "value": value}
+        return self.out(out.reshape(*out.shape[:2], -1))
 
     def put(self, cache: Any, entry: Any, index: Int[Array, "B"]) -> Any:
         """Return the cache with each row's entry at its index; both stacked over depth. Only the entries are written."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, Literal
@@ -83,6 +84,10 @@ class Model(abc.ABC):
     @abc.abstractmethod
     def step(self, params: Params, cache: Cache, ids: Int[Array, "B"]) -> tuple[Float[Array, "B V"], Cache]:
         """Consume one more token a row and return the logits after it."""
+
+    def stepper(self, params: Params) -> Callable[[Cache, Int[Array, "B"]], tuple[Float[Array, "B V"], Cache]]:
+        """Return `step` with its parameters, for a loop of steps: what all of them want of the parameters is made here, before the loop."""
+        return partial(self.step, params)
 
     @abc.abstractmethod
     def select(self, cache: Cache, rows: Int[Array, "N"]) -> Cache:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from t2t.decode import Beam, Greedy, Sampling, generate
-from t2t.decode.sampling import candidates
+from t2t.decode.sampling import candidates, first_highest
 from t2t.errors import UserError
 from tests.decode.toy import Toy, ToyConfig, ToyEncoderDecoderConfig, all_outputs, batch_for, make, next_log_probs
 
@@ -39,6 +39,25 @@ def test_greedy_is_the_argmax_of_the_full_forward_pass_for_ragged_prompts(seed):
         ids, score = greedy_by_full_forward(model, params, prompt, 6)
         assert made.ids[row, 0].tolist() == ids
         np.testing.assert_allclose(made.scores[row, 0], score, rtol=1e-5)
+
+
+def test_first_highest_is_argmax_with_ties_nan_and_infinities():
+    nan, inf = np.nan, np.inf
+    rows = [
+        [1, 3, 3, 2],
+        [-inf] * 4,
+        [inf, 1, inf, 2],
+        [5, nan, 6, nan],
+        [nan, 7, 7, 7],
+        [-inf, -inf, -1, -1],
+        [0.0, -0.0, 0, -1],
+    ]
+    wide = jax.random.randint(jax.random.key(0), (32, 1000), -3, 3).astype(jnp.float32)
+    wide = wide.at[7, [900, 300]].set(nan)
+    for logits in (jnp.asarray(rows, jnp.float32), wide, jnp.asarray(rows, jnp.bfloat16)):
+        found = jax.jit(first_highest)(logits)
+        np.testing.assert_array_equal(found, jnp.argmax(logits, axis=-1))
+        assert found.dtype == jnp.int32
 
 
 def test_greedy_reads_the_encoder():

@@ -2,10 +2,12 @@
 
 import functools
 
+import jax
 import numpy as np
 import pytest
 
 from t2t.errors import UserError
+from t2t.nn.attention import assume_platform
 from tests.models.tiny import VOCAB, batch, config, logits_of, params_of, quick_jit, row, rows, some_batch
 
 LENGTHS = [6, 1, 4]
@@ -65,6 +67,31 @@ def test_selected_rows_go_on_as_the_rows_they_were(name):
         theirs, _ = step(params, cache, np.full(3, token))
         np.testing.assert_allclose(ours[place], theirs[origin], atol=1e-6)
     assert not np.allclose(ours[0], ours[2])
+
+
+@pytest.mark.parametrize("name", ["gpt", "t5"])
+def test_caches_and_parameters_apart_give_what_stacked_ones_give(name):
+    model, params = params_of(config(name))
+    prompts, ids = some_batch(model.config.kind, count=2, length=4), np.array([[5, 6, 6, 7], [8, 9, 3, 3]])
+
+    def decoded(params):
+        logits, cache = model.start(params, prompts, 7)
+        cache, step, found = model.fork(cache, 2), model.stepper(params), [logits]
+        for column in ids:
+            logits, cache = step(cache, column)
+            cache = model.reorder(cache, np.array([1, 0, 3, 3]))
+            found.append(logits)
+        return found, cache["layers"]["cache"]
+
+    apart, caches = quick_jit(decoded)(params)
+    assert isinstance(caches, tuple)
+    with assume_platform("gpu"):
+        stacked, whole = quick_jit(lambda params: decoded(params))(params)
+    assert not isinstance(whole, tuple)
+    for ours, theirs in zip(apart, stacked, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5, rtol=1e-5)
+    for layer, ours in enumerate(caches):
+        jax.tree.map(lambda a, b, i=layer: np.testing.assert_allclose(a, b[i], atol=1e-5), ours, whole)
 
 
 def test_too_little_room_is_refused():
