@@ -11,14 +11,14 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from t2t.models.config import StackConfig, TransformerConfig
-from t2t.nn.attention import ABILITIES, platform
+from t2t.nn.attention import ABILITIES
 from t2t.nn.dropout import Keys, dropout
 from t2t.nn.mixers import Attend, Attention, Context
 from t2t.nn.mlp import MLP
 from t2t.nn.norms import norm
 from t2t.nn.parameters import rebind, stack, unbind
 from t2t.nn.relative import RelativeBias
-from t2t.sharding import constrain
+from t2t.sharding import constrain, platform
 from t2t.types import Params
 
 POLICIES: dict[str, Callable[..., Any] | None] = {

@@ -19,9 +19,23 @@ from jaxtyping import Array, Float, Int
 
 from t2t import types
 from t2t.losses import Loss, LossSums, cross_entropy, cross_entropy_and_gradient
-from t2t.sharding import axis_size, divided_rows, on_own_rows
+from t2t.sharding import axis_size, divided_rows, on_own_rows, platform
 
 Head = Callable[[Float[Array, "N D"]], Float[Array, "N V"]]
+ON_CPU = 1024
+"""Positions at a time on CPUs: 512 to 2,048 took as long, and fewer take less memory."""
+ON_ACCELERATORS = 8192
+"""Each block reads and writes the head's gradient, 16 bytes an entry, where its products are 6 operations an entry and position: at an H100's or a TPU v5e's
+some 240 operations a byte this is 640 / positions of the products' time, 8% for so many."""
+MOST = 2**31
+"""Bytes of a block's float32 logits with their gradient on accelerators, whatever the vocabulary."""
+
+
+def positions_at_a_time(loss: Loss, words: int) -> int:
+    """Return how many positions' logits of so many words a device holds: `loss.block`, or what suits the platform that is traced for."""
+    if loss.block is not None:
+        return loss.block
+    return ON_CPU if platform() == "cpu" else max(min(ON_ACCELERATORS, MOST // (8 * words)), 1)
 
 
 def head_loss(
@@ -34,12 +48,13 @@ def head_loss(
     """Return the sums of the cross-entropy of `head(hidden)`. Of them `objective` alone has a gradient: to `hidden` and to what `head` closes over.
 
     Positions without weight are put last, and blocks of nothing else are left out: most of a masked LM's positions, prompts, padding. A device goes
-    through its own positions, `loss.block` at a time; parameters are gathered once and their gradients added up over the devices once.
+    through its own positions, `positions_at_a_time`; parameters are gathered once and their gradients added up over the devices once.
 
     head: makes the logits of each position on its own.
     """
     held = math.prod(hidden.shape[:2]) // math.prod(axis_size(axis) for axis in divided_rows())
-    count = -(-held // loss.block)
+    words = jax.eval_shape(head, jax.ShapeDtypeStruct((1, hidden.shape[-1]), hidden.dtype)).shape[-1]
+    count = -(-held // positions_at_a_time(loss, words))
     size = -(-held // count)
     # Traced once, on a block: what it closes over becomes an argument, so that its gradient can be asked for.
     explicit, parameters = jax.closure_convert(head, jnp.zeros((size, hidden.shape[-1]), hidden.dtype))

@@ -20,17 +20,18 @@ class Loss:
 
     z_loss:          times log(Z)^2, which keeps the softmax normaliser near 1 (Mesh TensorFlow; T5 uses 1e-4).
     label_smoothing: probability mass spread evenly over the vocabulary (Szegedy et al. 2016, section 7).
-    block:           positions whose logits a device holds at a time; those of a whole batch never exist. Changes nothing but memory and time.
+    block:           positions whose logits a device holds at a time; those of a whole batch never exist. Changes nothing but memory and time. None: as many
+                     as suit the platform, see `t2t.head_loss.positions_at_a_time`.
     """
 
     z_loss: float = 0.0
     label_smoothing: float = 0.0
-    block: int = 1024
+    block: int | None = None
 
     def __post_init__(self) -> None:
         if self.z_loss < 0:
             raise UserError(f"z_loss {self.z_loss} (--loss.z-loss) is negative. Nearest: 0.0.")
-        if self.block < 1:
+        if self.block is not None and self.block < 1:
             raise UserError(f"block {self.block} (--loss.block) is not positive. Nearest: 1.")
         if not 0 <= self.label_smoothing < 1:
             raise UserError(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -8,9 +9,9 @@ import numpy as np
 import pytest
 
 from t2t.errors import UserError
-from t2t.head_loss import head_loss
+from t2t.head_loss import head_loss, positions_at_a_time
 from t2t.losses import Loss, cross_entropy, cross_entropy_and_gradient
-from t2t.sharding import MeshConfig, activate
+from t2t.sharding import MeshConfig, activate, assume_platform
 
 RNG = np.random.default_rng(0)
 ROWS, LENGTH, WIDTH, VOCAB = 8, 6, 5, 23
@@ -114,3 +115,27 @@ def test_the_gradient_of_the_formula_is_that_of_differentiation():
 def test_a_block_of_nothing_is_refused():
     with pytest.raises(UserError, match=r"block 0 \(--loss.block\)"):
         Loss(block=0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "words", "positions"), [("cpu", 32_128, 1024), ("tpu", 32_128, 8192), ("gpu", 250_112, 1073)]
+)
+def test_a_platform_has_its_own_block_within_two_gibibytes(kind, words, positions):
+    with assume_platform(kind):
+        assert positions_at_a_time(Loss(), words) == positions
+        assert positions_at_a_time(Loss(block=7), words) == 7
+    assert 8 * words * positions <= 2**31
+
+
+def test_a_block_of_the_platforms_is_what_is_traced():
+    hidden = jnp.zeros((1, 4096, HIDDEN.shape[-1]))
+    shapes = jax.ShapeDtypeStruct(hidden.shape[:2], jnp.int32), jax.ShapeDtypeStruct(hidden.shape[:2], jnp.float32)
+
+    def largest(kind: str) -> int:
+        with assume_platform(kind):
+            traced = jax.make_jaxpr(lambda *more: head_loss(partial(head, PARAMS), hidden, *more, Loss()).objective)(
+                *shapes
+            )
+        return max(int(found) for found in re.findall(rf"f32\[(\d+),{len(PARAMS['table'])}\]", str(traced)))
+
+    assert (largest("cpu"), largest("tpu")) == (1024, 4096)

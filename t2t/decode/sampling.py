@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from t2t.decode.config import Greedy, Sampling
-from t2t.nn.attention import platform
 from t2t.nn.model import Model
+from t2t.sharding import platform
 from t2t.types import Batch, Params
 
 

@@ -10,14 +10,14 @@ from typing import Any
 
 import jax
 
-from t2t.nn.attention import platform
+from t2t.head_loss import positions_at_a_time
 from t2t.nn.model import Model
 from t2t.optim.paths import flatten_specs
 from t2t.plan import flops
 from t2t.plan.collectives import Collective
 from t2t.plan.memory import Memory, bytes_a_device, state_bytes
 from t2t.plan.topology import Topology
-from t2t.sharding import AXES, DEFAULT_RULES, MeshConfig
+from t2t.sharding import AXES, DEFAULT_RULES, MeshConfig, platform
 from t2t.train.experiment import Experiment
 from t2t.train.program import Program
 
@@ -157,7 +157,7 @@ def logits_bytes(program: Program) -> float:
     places /= shape["data"] * shape["fsdp"] * shape["context"] * experiment.microbatches
     words = experiment.model.output == "words"  # other heads' logits are not divided
     if words and type(program.model).losses is Model.losses:
-        places = min(places, experiment.loss.block)
+        places = min(places, positions_at_a_time(experiment.loss, experiment.model.vocab_size))
     scored = experiment.model.vocab_size / shape["tensor"] if words else _scored(program)
     return 2 * 4 * places * scored
 

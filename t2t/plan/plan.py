@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from t2t.errors import UserError
-from t2t.nn.attention import assume_platform
 from t2t.plan import flops
 from t2t.plan.collectives import Collective, Layout, collectives
 from t2t.plan.compile import OutOfMemory, compile_step
@@ -15,6 +14,7 @@ from t2t.plan.estimate import estimate
 from t2t.plan.memory import Memory, compiled_memory, traffic
 from t2t.plan.roofline import Roofline, roofline
 from t2t.plan.topology import Topology
+from t2t.sharding import assume_platform
 from t2t.train.experiment import Experiment, check
 from t2t.train.program import Program
 

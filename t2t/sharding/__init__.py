@@ -1,7 +1,8 @@
-"""Meshes, and the table that says which logical axis of an array lies along which axis of the mesh."""
+"""Meshes, the kind of their devices, and the table that says which logical axis of an array lies along which axis of the mesh."""
 
 from t2t.sharding.hosts import Share, share_of_rows
 from t2t.sharding.mesh import AXES, MeshConfig
+from t2t.sharding.platforms import assume_platform, interpreted, platform
 from t2t.sharding.rules import (
     DEFAULT_RULES,
     Rules,
@@ -22,10 +23,13 @@ __all__ = [
     "Share",
     "activate",
     "active_mesh",
+    "assume_platform",
     "axis_size",
     "constrain",
     "divided_rows",
+    "interpreted",
     "on_own_rows",
     "per_device",
+    "platform",
     "share_of_rows",
 ]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from t2t.errors import UserError
-from t2t.nn.attention import assume_platform
+from t2t.sharding import assume_platform
 from tests.models.tiny import VOCAB, batch, config, logits_of, params_of, quick_jit, row, rows, some_batch
 
 LENGTHS = [6, 1, 4]

@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 
 from t2t.errors import UserError
-from t2t.nn.attention import interpreted
 from t2t.nn.model import ParamSpec
-from t2t.sharding import DEFAULT_RULES, MeshConfig, activate
+from t2t.sharding import DEFAULT_RULES, MeshConfig, activate, interpreted
 from tests.models.tiny import VOCAB, batch, config, loss, params_of, quick_jit, row, rows, some_batch
 
 

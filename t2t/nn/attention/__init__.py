@@ -5,7 +5,6 @@ Every backend computes the same thing or refuses: what each can do stands in one
 
 from t2t.nn.attention.abilities import ABILITIES, Abilities, Backend, Needs, check_abilities
 from t2t.nn.attention.call import BACKENDS, Bias, attention
-from t2t.nn.attention.platforms import assume_platform, interpreted, platform
 from t2t.nn.attention.step import attend_step
 
 __all__ = [
@@ -15,10 +14,7 @@ __all__ = [
     "Backend",
     "Bias",
     "Needs",
-    "assume_platform",
     "attend_step",
     "attention",
     "check_abilities",
-    "interpreted",
-    "platform",
 ]

@@ -12,11 +12,10 @@ from t2t.nn.attention.chunked import chunked
 from t2t.nn.attention.cudnn import cudnn
 from t2t.nn.attention.einsum import einsum
 from t2t.nn.attention.flash import flash
-from t2t.nn.attention.platforms import platform
 from t2t.nn.attention.request import Bias, Request
 from t2t.nn.attention.splash import splash
 from t2t.nn.masks import Mask
-from t2t.sharding import axis_size
+from t2t.sharding import axis_size, platform
 
 BACKENDS: dict[str, Callable[[Request], jax.Array]] = {
     "splash": splash,

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import pytest
 
 from t2t.errors import UserError
-from t2t.nn.attention import ABILITIES, Needs, assume_platform, attention, check_abilities, interpreted, platform
+from t2t.nn.attention import ABILITIES, Needs, attention, check_abilities
 from t2t.nn.masks import Mask
-from t2t.sharding import MeshConfig, activate
+from t2t.sharding import MeshConfig, activate, assume_platform, interpreted, platform
 
 
 @pytest.mark.parametrize(

@@ -7,12 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from t2t.nn.attention import attention, interpreted
+from t2t.nn.attention import attention
 from t2t.nn.initializers import Normal
 from t2t.nn.masks import Mask
 from t2t.nn.parameters import Definition
 from t2t.nn.relative import RelativeBias
-from t2t.sharding import MeshConfig, activate
+from t2t.sharding import MeshConfig, activate, interpreted
 from tests.models.tiny import quick_jit
 
 B, L, H, D = 2, 200, 4, 8

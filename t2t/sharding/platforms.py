@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import jax
 
-from t2t.sharding import active_mesh
+from t2t.sharding.rules import active_mesh
 
 _assumed: contextvars.ContextVar[str | None] = contextvars.ContextVar("t2t_platform", default=None)
 
