@@ -22,7 +22,8 @@ class Session:
     """Processes that wait, and the results so far.
 
     results: {"peers": {PEER: {"versions": ...}}, "cases": [{"name", "case", "peers": {PEER: facts, "rounds", "cpu", "idle" or "error"}}], ...}.
-    `rounds` has a list of seconds a round; `cpu` the processor seconds of each round, `idle` those that the other peers took meanwhile.
+    `rounds` has a list of seconds a round; `cpu` the processor seconds since the peer's last turn, what it made ahead in the others' turns with them;
+    `idle` those that the other peers took meanwhile.
     """
 
     def __init__(
@@ -71,27 +72,31 @@ class Session:
             self._say(f"{case.name}: {name}: {_said(found[name])}")
             self.save()
         able = [name for name in found if not _failed(found[name])]
+        counted = {name: self._peers[name].cpu_seconds() for name in able}
         for place in range(rounds):
             # Another one begins each round, so that none always follows the same.
             for name in able[place % len(able) :] + able[: place % len(able)] if able else []:
-                self._measure_once(name, case, found[name], repeats)
+                self._measure_once(name, case, found[name], repeats, counted)
             self.save()
             self._say(f"{case.name}: round {place + 1} of {rounds}: {_last(found, able)}")
         for name in able:
             if not _failed(found[name]):
                 self._asked(name, case, {"release": asdict(case)})
 
-    def _measure_once(self, name: str, case: Case, facts: dict[str, Any], repeats: int) -> None:
+    def _measure_once(
+        self, name: str, case: Case, facts: dict[str, Any], repeats: int, counted: dict[str, float]
+    ) -> None:
         if _failed(facts):
             return
         others = [peer for other, peer in self._peers.items() if other != name]
-        waiting, own = sum(peer.cpu_seconds() for peer in others), self._peers[name].cpu_seconds()
+        waiting = sum(peer.cpu_seconds() for peer in others)
         answer = self._asked(name, case, {"measure": asdict(case), "repeats": repeats})
         if _failed(answer):
             facts.update(answer)
             return
         facts.setdefault("rounds", []).append(answer["seconds"])
-        facts.setdefault("cpu", []).append(self._peers[name].cpu_seconds() - own)
+        before, counted[name] = counted[name], self._peers[name].cpu_seconds()
+        facts.setdefault("cpu", []).append(counted[name] - before)
         facts.setdefault("idle", []).append(sum(peer.cpu_seconds() for peer in others) - waiting)
 
     def _asked(self, name: str, case: Case, request: Mapping[str, Any]) -> Answer:
