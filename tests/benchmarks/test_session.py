@@ -69,3 +69,17 @@ def test_a_peer_that_does_not_answer_is_ended(session):
     assert "did not answer within 1 seconds" in of(session, 5)["theirs"]["error"]
     assert len(of(session, 5)["ours"]["rounds"]) == 2
     assert session[2] < 20
+
+
+def test_what_a_peer_does_in_the_others_turns_is_its_own(tmp_path):
+    commands = {
+        name: [sys.executable, "-m", "tests.benchmarks.made_up", name, "1", str(tmp_path / "log")]
+        for name in ("slow", "ahead")
+    }
+    with Session(commands, tmp_path / "results.json", threads=1, say=lambda line: None, limit=30.0) as made:
+        made.measure(CASES["t5"], rounds=3, repeats=1)
+    slow, ahead = (json.loads((tmp_path / "results.json").read_text())["cases"][0]["peers"][name] for name in commands)
+    # What it began in its first two turns, and did in the second of the other, which waits for it there.
+    assert ahead["cpu"][2] > 0.4
+    assert slow["idle"][1] > 0.4
+    assert max(slow["cpu"]) < 0.4
