@@ -11,6 +11,7 @@ import jax
 import optax
 
 from t2t.errors import UserError
+from t2t.optim.norms import clip_by_norm
 from t2t.optim.paths import flatten_specs, map_specs, path_name, select, without
 from t2t.optim.per_layer import as_matrices, per_layer
 from t2t.optim.schedules import Constant, Cosine, InverseSquareRoot, Schedule
@@ -41,7 +42,7 @@ class OptimizerConfig(abc.ABC):
         frozen = select(self.freeze, paths, where="optimizer.freeze")
         if frozen == frozenset(paths):
             raise UserError(f"optimizer.freeze: {', '.join(map(repr, self.freeze))} leaves no parameter to train")
-        parts = [] if self.clip_norm is None else [optax.clip_by_global_norm(self.clip_norm)]
+        parts = [] if self.clip_norm is None else [clip_by_norm(self.clip_norm, specs)]
         transform = optax.chain(*parts, *self._rules(without(specs, frozen)))
         if not frozen:
             return transform

@@ -15,7 +15,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from t2t.errors import Failure, UserError
 from t2t.nn.model import ParamSpec
-from t2t.optim.paths import flatten_specs, path_name
+from t2t.optim.norms import layered, squares
+from t2t.optim.paths import path_name
 from t2t.types import Params
 
 
@@ -88,16 +89,6 @@ def healthy() -> Health:
     return Health(mean=jnp.zeros((), jnp.float32), good=zero, skipped=zero, row=zero)
 
 
-def squares(tree: Params, layered: Mapping[str, bool]) -> Float[Array, "N"]:
-    """Return each parameter's sum of squares in float32, of stacked ones each layer's, in `tensors`' order. A NaN or infinity shows in its sum."""
-
-    def one(path: Any, leaf: jax.Array) -> Float[Array, "n"]:
-        square = jnp.square(leaf.astype(jnp.float32))
-        return jnp.sum(square, axis=tuple(range(1, leaf.ndim))) if layered[path_name(path)] else jnp.sum(square)[None]
-
-    return jnp.concatenate([one(path, leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)])
-
-
 def examine(guard: Guard, health: Health, loss: Float[Array, ""], grads: Float[Array, "N"]) -> tuple[Finding, Health]:
     """Return what is wrong with a step, and the health after it. grads: their `squares`."""
     finite = jnp.concatenate([jnp.isfinite(loss)[None], jnp.isfinite(grads)])
@@ -117,11 +108,6 @@ def examine(guard: Guard, health: Health, loss: Float[Array, ""], grads: Float[A
         row=jnp.where(bad, health.row + 1, 0),
     )
     return Finding(bad=bad, kind=kind, at=at.astype(jnp.int32)), after
-
-
-def layered(specs: Params) -> dict[str, bool]:
-    """Return for each parameter's path whether it is stacked over layers."""
-    return {path: spec.axes[:1] == ("layers",) for path, spec in flatten_specs(specs).items()}
 
 
 def tensors(specs: Params) -> list[str]:

@@ -20,6 +20,9 @@ from t2t.train.state import abstract_state as _abstract_state
 from t2t.train.step import Metrics, Step, make_step
 from t2t.types import Batch
 
+IN_PLACE_ON_CPU = {"xla_cpu_copy_insertion_use_region_analysis": True}
+"""Without it XLA's CPU compiler copies the optimizer's whole state before each update; compilers for other platforms have it by default."""
+
 
 @dataclass(frozen=True)
 class Program:
@@ -96,7 +99,13 @@ class Program:
             with activate(self.mesh):
                 return step(state, batch)
 
-        return jax.jit(sharded, out_shardings=(self.shardings, None), donate_argnums=0)
+        on_cpu = self.mesh.devices.flat[0].platform == "cpu"
+        return jax.jit(
+            sharded,
+            out_shardings=(self.shardings, None),
+            donate_argnums=0,
+            compiler_options=IN_PLACE_ON_CPU if on_cpu else None,
+        )
 
 
 def _named(transform: optax.GradientTransformation) -> optax.GradientTransformation:

@@ -11,7 +11,8 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from t2t.losses import Loss, LossSums
 from t2t.nn.model import Model
-from t2t.train.guard import Guard, examine, layered, squares
+from t2t.optim.norms import layered, squares
+from t2t.train.guard import Guard, examine
 from t2t.train.state import TrainState
 from t2t.types import Batch, Params
 

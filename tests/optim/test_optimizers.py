@@ -9,6 +9,7 @@ import pytest
 from t2t.config import from_json, to_json
 from t2t.errors import UserError
 from t2t.optim import Adafactor, AdamW, Constant, Cosine, Optax
+from t2t.optim.norms import clip_by_norm
 from tests.optim.stacked_toy import STACKED, random_like, run, spec, unstack
 
 RATE = Constant(peak=0.1)
@@ -38,6 +39,13 @@ def test_clipping_scales_all_gradients_by_one_norm():
     updates, _ = transform.update(gradients, transform.init(gradients), gradients)
     np.testing.assert_allclose(updates["a"], [-0.6, 0], rtol=1e-6)
     np.testing.assert_allclose(updates["b"], [0, -0.8], rtol=1e-6)
+    for size in (0.01, 0.199, 0.201, 7.0):
+        given = jax.tree.map(lambda g, size=size: g * size, gradients)
+        ours, optaxs = (
+            rule.update(given, optax.EmptyState())[0]
+            for rule in (clip_by_norm(1.0, specs), optax.clip_by_global_norm(1.0))
+        )
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), ours, optaxs)
     small = jax.tree.map(lambda g: g / 100, gradients)
     updates, _ = transform.update(small, transform.init(small), small)
     np.testing.assert_allclose(updates["b"], [0, -0.04], rtol=1e-6)

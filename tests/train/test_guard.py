@@ -16,10 +16,11 @@ from t2t.data import Data
 from t2t.data.prefetch import DeviceBatches
 from t2t.errors import UserError
 from t2t.optim import AdamW, Constant
+from t2t.optim.norms import layered, squares
 from t2t.sharding import MeshConfig
 from t2t.train.evaluation import Evaluation
 from t2t.train.experiment import Experiment
-from t2t.train.guard import Diverged, Guard, Judge, bad_parameter, examine, healthy, layered, squares, tensors
+from t2t.train.guard import Diverged, Guard, Judge, bad_parameter, examine, healthy, tensors
 from tests.models.tiny import config, params_of
 from tests.train.test_loop import Silent, run
 
