@@ -12,6 +12,7 @@ import jax
 
 from t2t.head_loss import positions_at_a_time
 from t2t.nn.model import Model
+from t2t.optim import Adafactor
 from t2t.optim.paths import flatten_specs
 from t2t.plan import flops
 from t2t.plan.collectives import Collective
@@ -22,7 +23,7 @@ from t2t.train.experiment import Experiment
 from t2t.train.program import Program
 
 MARGIN = 1.05
-"""On estimated activations and temporaries, for what is not foreseen; compiled programs decide."""
+"""On estimated temporaries, for what is not foreseen; compiled programs decide."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,12 +40,13 @@ class Estimate:
 class _Row:
     """What one row of the batch costs with one policy of rematerialisation: bytes kept for the backward pass, whole and divisible by `tensor`.
 
-    largest: the largest array of one layer among them, as (whole, divisible).
+    beyond: what a layer takes beyond what it kept when the gradient of its largest array, attention's, is made: what its feed-forward kept is
+            free again by then. Divisible by `tensor`.
     """
 
     whole: float
     divided: float
-    largest: tuple[float, float]
+    beyond: float
     operations: flops.Flops
 
 
@@ -61,12 +63,7 @@ def _row(experiment: Experiment) -> _Row:
 def _trace(experiment: Experiment) -> _Row:
     program = Program.of(experiment, _one_device_mesh())
     model = program.model
-    embed = {
-        size
-        for spec in flatten_specs(model.specs).values()
-        for size, axis in zip(spec.shape, spec.axes, strict=True)
-        if axis == "embed"
-    }
+    embed, mlp = _sizes(model.specs, "embed"), _sizes(model.specs, "mlp")
     shapes = {spec.shape for spec in flatten_specs(model.specs).values()}
     state, batch = flops.plain(program.abstract_state()), flops.plain(program.abstract_batch())
 
@@ -76,22 +73,28 @@ def _trace(experiment: Experiment) -> _Row:
 
         return jax.vjp(objective, params)[1]
 
-    whole = divided = 0.0
-    largest = [0.0, 0.0]
+    whole = divided = largest = freed = 0.0
     layers = {spec.shape[0] for spec in flatten_specs(model.specs).values() if spec.axes[:1] == ("layers",)}
     for leaf in jax.tree.leaves(jax.eval_shape(residuals, state.params, state.key, batch)):
         stacked = len(leaf.shape) > 2 and leaf.shape[0] in layers
         if not stacked or leaf.shape in shapes or jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             continue
         size = math.prod(leaf.shape) * leaf.dtype.itemsize
-        own = size / leaf.shape[0]
         if leaf.shape[-1] in embed or leaf.shape[-1] == 1:
             whole += size
-            largest[0] = max(largest[0], own)
+            continue
+        divided += size
+        if leaf.shape[-1] in mlp:
+            freed += size / leaf.shape[0]
         else:
-            divided += size
-            largest[1] = max(largest[1], own)
-    return _Row(whole, divided, (largest[0], largest[1]), flops.count(program))
+            largest = max(largest, size / leaf.shape[0])
+    return _Row(whole, divided, max(largest - freed, 0.0), flops.count(program))
+
+
+def _sizes(specs: Any, axis: str) -> set[int]:
+    """Return the sizes that a logical axis has among the parameters."""
+    every = flatten_specs(specs).values()
+    return {size for spec in every for size, own in zip(spec.shape, spec.axes, strict=True) if own == axis}
 
 
 @functools.cache
@@ -110,7 +113,7 @@ def estimate(program: Program, topology: Topology) -> Estimate:
     """Return what a program's step would need.
 
     Activations follow from the trace of one row. Temporaries are what the fuller of two moments needs besides: the backward pass (logits, or a layer: what
-    was kept of it, cut out of what was kept of all, or is computed again and the largest gradient with it) or the update. What is sent follows from how
+    was kept of it, cut out of what was kept of all, or is computed again) or the update. What is sent follows from how
     parameters are divided (gathered before use, gradients scattered, partial sums of products with divided kernels added up).
     """
     experiment, mesh = program.experiment, program.mesh
@@ -124,34 +127,34 @@ def estimate(program: Program, topology: Topology) -> Estimate:
         return rows / length * (row.whole + row.divided / sizes["tensor"])
 
     specs = flatten_specs(program.model.specs)
-    depth = max((spec.shape[0] for spec in specs.values() if spec.axes[:1] == ("layers",)), default=1)
+    stacks = {path.split("/")[0]: spec.shape[0] for path, spec in specs.items() if spec.axes[:1] == ("layers",)}
+    depth = max(sum(stacks.values()), 1)
     wide = 2 if getattr(experiment.model, "dtype", "float32") == "bfloat16" else 4
     logits = logits_bytes(program)
     gathered = _gathered(program) * wide
     state = state_bytes(program)
-    again = held(layer) / depth
-    if kept is not layer:
-        again += rows / length * max(layer.largest[0], layer.largest[1] / sizes["tensor"])
+    again = held(layer) / depth + rows / length / sizes["tensor"] * layer.beyond
     used = 3 * gathered / depth if wide < 4 or sizes["fsdp"] > 1 else 0.0
-    backward = max(logits, again) + used
-    # A step that may yet be left out (`Guard`) needs the old state beside the new: XLA copies it.
-    # The TPU compiler does not: its fusions give both at once.
-    update = 0.0 if topology.is_tpu else state.parameters + state.optimizer
+    on_cpu = platform() == "cpu"
+    # The CPU's compiler puts the logits' gradient beside them, others in their place.
+    backward = max(2 * logits if on_cpu else logits, again) + used
+    # It also holds what Adafactor makes of each gradient; whatever else is updated is updated in place.
+    update = 2 * state.parameters if on_cpu and isinstance(experiment.optimizer, Adafactor) else 0.0
     temporaries = max(backward, update - held(kept))
-    memory = dataclasses.replace(state, activations=MARGIN * held(kept), temporaries=MARGIN * temporaries)
+    memory = dataclasses.replace(state, activations=held(kept), temporaries=MARGIN * temporaries)
     operations = flops.Flops(
         model=kept.operations.model * experiment.data.batch_size,
         hardware={dtype: n * experiment.data.batch_size for dtype, n in kept.operations.hardware.items()},
     )
     times = experiment.microbatches
-    moved = times * (3 * gathered + 3 * held(layer) + 3 * logits) + 2 * (
+    moved = times * (3 * gathered + 3 * held(layer) + 6 * logits) + 2 * (
         state.parameters + state.optimizer + times * state.gradients
     )
     return Estimate(memory=memory, moved=moved, sent=_sent(program, topology, rows, wide, gathered), flops=operations)
 
 
 def logits_bytes(program: Program) -> float:
-    """Return what float32 logits take at a time on a device, with their gradients, in bytes: a block of them, see `t2t.head_loss`."""
+    """Return what float32 logits take at a time on a device, in bytes: a block of them, see `t2t.head_loss`."""
     experiment, shape = program.experiment, program.mesh.shape
     places = experiment.data.batch_size * flops.plain(program.abstract_batch()).targets.shape[1]
     places /= shape["data"] * shape["fsdp"] * shape["context"] * experiment.microbatches
@@ -159,7 +162,7 @@ def logits_bytes(program: Program) -> float:
     if words and type(program.model).losses is Model.losses:
         places = min(places, positions_at_a_time(experiment.loss, experiment.model.vocab_size))
     scored = experiment.model.vocab_size / shape["tensor"] if words else _scored(program)
-    return 2 * 4 * places * scored
+    return 4 * places * scored
 
 
 def _scored(program: Program) -> int:
@@ -197,7 +200,8 @@ def _sent(program: Program, topology: Topology, rows: float, wide: int, gathered
 
     add("all-gather", "fsdp", 2 * times * gathered, 2 * times)
     add("reduce-scatter", "fsdp", times * gathered, times)
-    add("all-reduce", "data", times * bytes_a_device(program.abstract_state().params), times)
+    # Gradients are summed in the type that is computed in; parameters are float32.
+    add("all-reduce", "data", times * bytes_a_device(program.abstract_state().params) * wide / 4, times)
     sums = 0.0
     batch = flops.plain(program.abstract_batch())
     lengths = [tokens.ids.shape[1] for tokens in (batch.encoder, batch.decoder) if tokens is not None]
@@ -209,17 +213,14 @@ def _sent(program: Program, topology: Topology, rows: float, wide: int, gathered
     add(
         "all-reduce",
         "tensor",
-        times * passes * sums * rows * length / mesh.shape["context"] * wide * _embed(program),
+        times
+        * passes
+        * sums
+        * rows
+        * length
+        / mesh.shape["context"]
+        * wide
+        * max(_sizes(program.model.specs, "embed"), default=0),
         1,
     )
     return tuple(sorted(found, key=lambda item: -item.sent))
-
-
-def _embed(program: Program) -> int:
-    sizes = [
-        size
-        for spec in flatten_specs(program.model.specs).values()
-        for size, axis in zip(spec.shape, spec.axes, strict=True)
-        if axis == "embed"
-    ]
-    return max(sizes, default=0)
