@@ -1,6 +1,7 @@
 """Bytes that a device sends in a step, from 8 to 1,024 chips: compiled ahead of time, beside what theory says.
 
-Constant rows a device. Compiled for TPU v5p, whose memory holds a billion parameters whole, so that one kind of chip serves all.
+Constant rows a device. Compiled for chips whose memory holds a billion parameters whole, so that one kind serves all: TPU v5p, minutes a program, and
+H100 in nodes of 8.
 """
 
 from __future__ import annotations
@@ -18,7 +19,10 @@ from t2t.plan.topology import ENVIRONMENT, Topology
 from t2t.train.experiment import Experiment
 from t2t.train.program import Program
 
-TOPOLOGIES = {8: "v5p:2x2x2", 16: "v5p:2x2x4", 64: "v5p:4x4x4", 256: "v5p:4x8x8", 1024: "v5p:8x8x16"}
+TOPOLOGIES = {
+    "v5p": {8: "2x2x2", 16: "2x2x4", 64: "4x4x4", 256: "4x8x8", 1024: "8x8x16"},
+    "h100": {8: "1x8", 16: "2x8", 64: "8x8", 256: "32x8", 1024: "128x8"},
+}
 MESHES = ("data", "fsdp", "fsdp+tensor")
 TENSOR = 4
 ROWS = 4
@@ -33,14 +37,15 @@ MODELS: dict[str, dict[str, Any]] = {
 
 
 def points(rounds: int) -> Mapping[str, Point]:
-    """Return both models on each mesh and number of chips."""
+    """Return both models on each mesh, kind and number of chips."""
     return {
-        f"{kind} {mesh} {chips}": Point(
-            arguments={"kind": kind, "mesh": mesh, "topology": name}, environment=ENVIRONMENT
+        f"{chip} {kind} {mesh} {count}": Point(
+            arguments={"kind": kind, "mesh": mesh, "topology": f"{chip}:{shape}"}, environment=ENVIRONMENT
         )
+        for chip, shapes in TOPOLOGIES.items()
         for kind in KINDS
         for mesh in MESHES
-        for chips, name in TOPOLOGIES.items()
+        for count, shape in shapes.items()
     }
 
 
@@ -112,9 +117,9 @@ def draw(figure: Any, rows: Rows) -> None:
     for axis, kind in zip(figure.subplots(1, 2), KINDS, strict=True):
         series: dict[str, tuple[list[float], list[float]]] = {}
         for name, values in rows.items():
-            own, mesh, chips = name.split(" ")
+            chip, own, mesh, chips = name.split(" ")
             if own == kind:
-                xs, ys = series.setdefault(mesh, ([], []))
+                xs, ys = series.setdefault(f"{mesh}, {chip}", ([], []))
                 xs.append(int(chips))
                 ys.append(sum(values["compiled"].values()) / 1e9)
         lines(axis, series, x="chips", y="GB sent by a chip in a step", log=True)
