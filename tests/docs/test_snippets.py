@@ -32,8 +32,6 @@ SHORT = [
     "8",
 ]
 EVALUATED = ["--evaluation.tasks", "reverse_words"]
-SLOW = ("training", "commands", "reliability", "interop", "tasks", "inference", "cached-data", "few-shot", "export")
-"""Pages of many trainings."""
 FILES = sorted(path for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")] if FENCE.search(path.read_text()))
 
 
@@ -49,11 +47,8 @@ def test_there_are_snippets():
     assert len(FILES) >= 8
 
 
-@pytest.mark.parametrize(
-    "path",
-    [pytest.param(path, marks=[pytest.mark.slow] if path.stem in SLOW else []) for path in FILES],
-    ids=lambda path: path.name,
-)
+@pytest.mark.slow  # many trainings
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 def test_snippets_run(path, workplace, tmp_path, monkeypatch, capsys):
     shutil.copytree(workplace, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)

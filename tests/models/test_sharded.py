@@ -20,16 +20,20 @@ def layout(specs, mesh):
     )
 
 
-MESHES = {
+MIXED = {
     "data 2, fsdp 2, tensor 2": MeshConfig(data=2, fsdp=2, tensor=2),
+    "two slices of fsdp 2, context 2": MeshConfig(data=2, fsdp=2, context=2, slices=2),
+    "fsdp 2, context 2, tensor 2": MeshConfig(data=1, fsdp=2, context=2, tensor=2),
+}
+OTHERS = {
     "fsdp 8": MeshConfig(data=1, fsdp=8),
     "tensor 8": MeshConfig(data=1, tensor=8),
     "data 2, tensor 4": MeshConfig(data=2, tensor=4),
     "fsdp 4, tensor 2": MeshConfig(data=1, fsdp=4, tensor=2),
     "data 4, context 2": MeshConfig(data=4, context=2),
-    "two slices of fsdp 2, context 2": MeshConfig(data=2, fsdp=2, context=2, slices=2),
-    "fsdp 2, context 2, tensor 2": MeshConfig(data=1, fsdp=2, context=2, tensor=2),
 }
+MESHES = [pytest.param(mesh, id=name) for name, mesh in MIXED.items()]
+MESHES += [pytest.param(mesh, id=name, marks=pytest.mark.slow) for name, mesh in OTHERS.items()]
 
 
 def packed_batch(kind):
@@ -70,7 +74,7 @@ def check_on(mesh, name, base=(), **options):
     return divided
 
 
-@pytest.mark.parametrize("mesh", MESHES.values(), ids=MESHES)
+@pytest.mark.parametrize("mesh", MESHES)
 @pytest.mark.parametrize("name", ["t5", "gpt", "bert"])
 def test_loss_and_gradients_on_a_mesh_equal_those_on_one_device(name, mesh):
     divided = check_on(mesh.build(), name)

@@ -32,7 +32,7 @@ def test_the_scan_equals_a_loop_over_blocks(name):
     np.testing.assert_allclose(quick_jit(model.hidden)(params, own), x, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["t5", "bert"])
+@pytest.mark.parametrize("name", [pytest.param("t5", marks=pytest.mark.slow), "bert"])
 def test_remat_changes_no_gradient_with_dropout_too(name):
     own, key = some_batch(config(name).kind), jax.random.key(5)
 
