@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int
 from t2t.models.config import TransformerConfig
 from t2t.models.transformer import Layers
 from t2t.nn.dropout import Keys
+from t2t.nn.mixers import Attention
 from t2t.nn.model import Cache, Model
 from t2t.nn.parameters import Definition
 from t2t.types import Batch, Params, Tokens
@@ -100,12 +101,18 @@ class Bound(Model):
         return select(cache, rows)
 
     def fork(self, cache: Cache, count: int) -> Cache:
-        """Return the cache with each row `count` times; what is known of the encoder's tokens stays once, for all that are made of a row."""
-        return _with_own_rows(cache, lambda x, axis: jnp.repeat(x, count, axis=axis))
+        """Return the cache with each row `count` times; what is known of the prompt and the encoder's tokens stays once, for all that are made of a row."""
+        return fork(cache, count)
 
     def reorder(self, cache: Cache, rows: Int[Array, "N"]) -> Cache:
         """Return the cache with rows taken from others of the same prompt."""
-        return _with_own_rows(cache, partial(_take, rows))
+        own = _of_rows(cache["layers"]["cache"], partial(_take, rows))
+        known = {name: x if name in SHARED else x[rows] for name, x in cache["rows"].items()}
+        return {"rows": known, "layers": {**cache["layers"], "cache": own}}
+
+
+SHARED = ("memory", "prompt")
+"""What a forked cache knows of rows once for all that are made of one."""
 
 
 def select(cache: Any, rows: Int[Array, "N"]) -> Any:
@@ -116,11 +123,25 @@ def select(cache: Any, rows: Int[Array, "N"]) -> Any:
     }
 
 
-def _with_own_rows(cache: Any, change: Callable[[jax.Array, int], jax.Array]) -> Any:
-    """Change what a cache holds for each row, "memory" left out."""
-    rows = {name: x if name == "memory" else change(x, 0) for name, x in cache["rows"].items()}
-    own = _of_rows(cache["layers"]["cache"], change)
-    return {"rows": rows, "layers": {**cache["layers"], "cache": own}}
+def fork(cache: Any, count: int) -> Any:
+    """Return a cache as `start` makes it with each row `count` times, the prompt's part moved to "memory", where no step writes."""
+    if count == 1:
+        return cache
+    known, layers = cache["rows"], cache["layers"]
+    assert "begin" not in known, "rows are forked once, after their prompt"
+    prompt = known["prompt"].shape[1]
+    rows = {name: x if name in SHARED else jnp.repeat(x, count, axis=0) for name, x in known.items()}
+    rows |= {"begin": rows["length"], "room": rows["room"][:, prompt:]}
+
+    def of_layer(cache: Any, memory: Any) -> tuple[Any, Any]:
+        own, shared = Attention.share(cache, count, prompt)
+        return own, {**memory, "prompt": shared}
+
+    if isinstance(layers["cache"], tuple):
+        own, memory = zip(*map(of_layer, layers["cache"], layers["memory"]), strict=True)
+    else:
+        own, memory = of_layer(layers["cache"], layers["memory"])
+    return {"rows": rows, "layers": {"cache": own, "memory": memory}}
 
 
 def _of_rows(part: Any, change: Callable[[jax.Array, int], jax.Array]) -> Any:

@@ -78,8 +78,7 @@ class DecoderNetwork(Network):
         context = self._context(tokens, keys)
         x, cache, memory = self.decoder.prefill(self.embeddings(tokens, keys), context, length)
         count = lengths(tokens)
-        cache = {"rows": {"length": count, "room": room(tokens, length)}, "layers": {"cache": cache, "memory": memory}}
-        return self.head(last(x, count)), cache
+        return self.head(last(x, count)), {"rows": placed(tokens, length), "layers": {"cache": cache, "memory": memory}}
 
     def step(self, cache: Cache, ids: Int[Array, "B"], layers: Layers = None) -> tuple[Float[Array, "B V"], Cache]:
         """Consume one more token a row."""
@@ -123,9 +122,15 @@ def check_room(embeddings: Embeddings, tokens: Tokens, length: int) -> None:
     embeddings.check(length)
 
 
-def room(tokens: Tokens, length: int) -> Int[Array, "B length"]:
-    """Return the segments of the positions that a cache has room for: one segment, without gaps from 0 on."""
-    return jnp.ones((tokens.ids.shape[0], length), jnp.int32)
+def placed(tokens: Tokens, length: int) -> dict[str, Array]:
+    """Return what a cache with room for `length` positions knows of its rows after their prompt.
+
+    length: of each row, [B].
+    prompt: segments of the prompt's positions, [B P].
+    room:   segments of the positions there is room for, [B length]: one segment, without gaps from 0 on.
+    """
+    prompt = (jnp.asarray(tokens.segments) > 0).astype(jnp.int32)
+    return {"length": lengths(tokens), "prompt": prompt, "room": jnp.ones((prompt.shape[0], length), jnp.int32)}
 
 
 def advance(
@@ -138,18 +143,32 @@ def advance(
 ) -> tuple[Float[Array, "B D"], Any]:
     """Run a decoder's stack on one more token a row.
 
+    Rows whose cache has "begin" share their prompt, which is in the memory: their own cache holds what came since.
+
     memory_keys: segments of the encoder's tokens, where there is cross attention; rows one after the other may share one.
     layers: see `Stack.step`.
     """
-    index, keys_of = cache["rows"]["length"], cache["rows"]["room"]
-    own = keys_of[:, :1]
-    # A row's tokens stand without gaps from 0 to `index`, so that the causal mask alone hides what is not filled yet.
-    mask = Mask(queries=own, keys=keys_of, index=index[:, None], causal=True, window=stack.config.window)
+    known = cache["rows"]
+    index, begin = known["length"], known.get("begin")
+    own, place = jnp.ones_like(index)[:, None], index if begin is None else index - begin
+    # A row's tokens stand without gaps from 0 to `place`, so that the causal mask alone hides what is not filled yet.
+    mask = Mask(queries=own, keys=known["room"], index=place[:, None], causal=True, window=stack.config.window)
+    prompt_mask = None
+    if begin is not None:
+        shared = known["prompt"]
+        shared = jnp.repeat(shared, index.shape[0] // shared.shape[0], axis=0)
+        prompt_mask = Mask(queries=own, keys=shared, index=index[:, None], causal=True, window=stack.config.window)
     memory_mask = None if memory_keys is None else Mask(queries=jnp.ones_like(memory_keys[:, :1]), keys=memory_keys)
     keys = Keys(None)
     x = embeddings.at(ids[:, None], index[:, None], None, keys)
-    context = Context(mask=mask, memory_mask=memory_mask, index=index, positions=index[:, None], keys=keys)
+    context = Context(
+        mask=mask,
+        memory_mask=memory_mask,
+        index=place,
+        prompt_mask=prompt_mask,
+        positions=index[:, None],
+        keys=keys,
+    )
     kept = cache["layers"]
     x, caches = stack.step(x, kept["cache"], kept["memory"], context, layers)
-    rows = {**cache["rows"], "length": index + 1}
-    return x[:, 0], {"rows": rows, "layers": {"cache": caches, "memory": kept["memory"]}}
+    return x[:, 0], {"rows": {**known, "length": index + 1}, "layers": {"cache": caches, "memory": kept["memory"]}}

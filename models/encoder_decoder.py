@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int
 from t2t.errors import UserError
 from t2t.models.bound import Bound, Network
 from t2t.models.config import StackConfig, TransformerConfig, no_window
-from t2t.models.decoder import advance, check_room, decoder_mask, prompt, room
+from t2t.models.decoder import advance, check_room, decoder_mask, placed, prompt
 from t2t.models.encoder import encode
 from t2t.models.inputs import Embeddings, Head, last, lengths
 from t2t.models.transformer import Layers, Stack
@@ -99,7 +99,7 @@ class EncoderDecoderNetwork(Network):
         x, cache, memories = self.decoder.prefill(self.embeddings(tokens, keys), context, length)
         count = lengths(tokens)
         assert batch.encoder is not None
-        rows = {"length": count, "room": room(tokens, length), "memory": jnp.asarray(batch.encoder.segments)}
+        rows = {**placed(tokens, length), "memory": jnp.asarray(batch.encoder.segments)}
         return self.head(last(x, count)), {"rows": rows, "layers": {"cache": cache, "memory": memories}}
 
     def step(self, cache: Cache, ids: Int[Array, "B"], layers: Layers = None) -> tuple[Float[Array, "B V"], Cache]:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
@@ -41,8 +42,8 @@ COPIED = 2**30
 class Block(nnx.Module):
     """Norm, mixer, norm, feed-forward; between the two, where it has a memory, norm and cross attention.
 
-    Its three passes are those of its mixer (`t2t.nn.mixers`). `memory` is what is made once of the encoder's output and never changes: cross
-    attention's keys and values.
+    Its three passes are those of its mixer (`t2t.nn.mixers`). `memory` is what several rows may share and no step changes: "encoder", cross
+    attention's keys and values of the encoder's output, and "prompt", of the tokens themselves, where there are such.
     """
 
     def __init__(
@@ -86,7 +87,7 @@ class Block(nnx.Module):
             "attention", x, self.attention_norm, lambda y: self.attention.prefill(y, context, length), context.keys
         )
         memory = self._own_memory(context)
-        kept = None if self.cross_attention is None else self.cross_attention.remember(*memory)
+        kept = {} if self.cross_attention is None else {"encoder": self.cross_attention.remember(*memory)}
         return self._rest(x, memory, context), cache, kept
 
     def step(
@@ -105,8 +106,10 @@ class Block(nnx.Module):
         self, step: Callable[..., Any], x: Float[Array, "B 1 D"], cache: Any, memory: Any, context: Context
     ) -> tuple[Float[Array, "B 1 D"], Any]:
         context = with_step_bias(self.relative_bias, context)
-        x, after = self._sublayer("attention", x, self.attention_norm, lambda y: step(y, cache, context), context.keys)
-        return self._rest(x, memory, context), after
+        x, after = self._sublayer(
+            "attention", x, self.attention_norm, lambda y: step(y, cache, context, memory.get("prompt")), context.keys
+        )
+        return self._rest(x, memory.get("encoder"), context), after
 
     def _own_memory(self, context: Context) -> Any:
         if self.cross_attention is None:
@@ -331,7 +334,12 @@ def with_step_bias(relative: RelativeBias | None, context: Context) -> Context:
     if relative is None:
         return context
     assert context.index is not None, "a step needs each row's index"
-    return dataclasses.replace(context, bias=relative.at(context.index, context.mask.keys.shape[1]))
+    context = dataclasses.replace(context, bias=relative.at(context.index, context.mask.keys.shape[1]))
+    if context.prompt_mask is None:
+        return context
+    assert context.prompt_mask.index is not None, "the mask on a prompt is causal"
+    before = relative.at(jnp.asarray(context.prompt_mask.index)[:, 0], context.prompt_mask.keys.shape[1])
+    return dataclasses.replace(context, prompt_bias=before)
 
 
 def _with_keys(context: Context, key: jax.Array | None) -> Context:

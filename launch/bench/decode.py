@@ -172,7 +172,7 @@ def _operations(work: Workload, params: Params, batch: Batch) -> float:
 
 
 def cache_bytes(work: Workload, params: Params, batch: Batch, beams: int = 1) -> int:
-    """Return the bytes of the cache's arrays, over all devices: keys and values of what was generated, and of the encoder's output."""
+    """Return the bytes of the cache's arrays, over all devices: keys and values of what was generated and, once for all beams, of prompt and encoder."""
     model, room = work.program.model, lengths_of(work).room
 
     def cached(params: Params, batch: Batch) -> Any:

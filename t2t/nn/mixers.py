@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from t2t.nn.attention import Backend, Bias, attend_step, attention
+from t2t.nn.attention import Backend, Bias, Shared, attend_step, attention
 from t2t.nn.dropout import Keys
 from t2t.nn.initializers import Initializer
 from t2t.nn.linear import Linear
@@ -34,7 +34,9 @@ class Context:
     bias:    relative bias on those logits, or None.
     memory:  the encoder's output, for cross attention, or None.
     memory_mask: of the tokens on the encoder's.
-    index:   in a step, each row's place; None in a pass over whole rows.
+    index:   in a step, each row's place in its cache; None in a pass over whole rows.
+    prompt_mask: in a step, of the rows on a prompt that several of them share; None where each has its own in its cache.
+    prompt_bias: relative bias on those logits, or None.
     positions: of the tokens, each in its own example; only read where they are rotary.
     turns:   what rotary positions turn the tokens' queries and keys by, or None where they are not rotary.
     keys:    of dropout.
@@ -45,6 +47,8 @@ class Context:
     memory: Float[Array, "B k D"] | None = None
     memory_mask: Mask | None = None
     index: Int[Array, "B"] | None = None
+    prompt_mask: Mask | None = None
+    prompt_bias: Float[Array, "B H 1 k"] | None = None
     positions: Int[Array, "B L"] | None = None
     turns: Turns | None = None
     keys: Keys = field(default_factory=lambda: Keys(None))
@@ -62,8 +66,13 @@ class Mixer(nnx.Module, abc.ABC):
         """Mix whole rows and return a cache with room for `length` positions."""
 
     @abc.abstractmethod
-    def step(self, x: Float[Array, "B 1 D"], cache: Any, context: Context) -> tuple[Float[Array, "B 1 D"], Any]:
-        """Mix one more position a row, at `context.index`, with those before it; also return what the cache gains by it, for `put`."""
+    def step(
+        self, x: Float[Array, "B 1 D"], cache: Any, context: Context, prompt: Any = None
+    ) -> tuple[Float[Array, "B 1 D"], Any]:
+        """Mix one more position a row, at `context.index`, with those before it; also return what the cache gains by it, for `put`.
+
+        prompt: what `share` made, where rows have their prompt in common.
+        """
 
     @abc.abstractmethod
     def put(self, cache: Any, entry: Any, index: Int[Array, "B"]) -> Any:
@@ -71,9 +80,14 @@ class Mixer(nnx.Module, abc.ABC):
 
     @abc.abstractmethod
     def step_in_place(
-        self, x: Float[Array, "B 1 D"], cache: Any, context: Context
+        self, x: Float[Array, "B 1 D"], cache: Any, context: Context, prompt: Any = None
     ) -> tuple[Float[Array, "B 1 D"], Any]:
         """Mix as `step` does, and return the layer's cache with what it gains."""
+
+    @staticmethod
+    @abc.abstractmethod
+    def share(cache: Any, count: int, prompt: int) -> tuple[Any, Any]:
+        """Return caches of `count` rows in place of each, empty, and what these share of the `prompt` first positions. A layer's, or all stacked over depth."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,15 +142,17 @@ class Attention(Mixer):
         cache = {name: jnp.pad(jnp.swapaxes(y, 1, 2), room) for name, y in (("key", keys), ("value", values))}
         return self._self(x, context, keys, values), cache
 
-    def step(self, x: Float[Array, "B 1 D"], cache: Any, context: Context) -> tuple[Float[Array, "B 1 D"], Any]:
+    def step(
+        self, x: Float[Array, "B 1 D"], cache: Any, context: Context, prompt: Any = None
+    ) -> tuple[Float[Array, "B 1 D"], Any]:
         """Attend over the positions before and this one; what is to be cached of it is its key and value, [B K 1 D] each."""
         assert context.index is not None, "a step needs each row's index"
         entry = self._entry(x, context)
         own = (context.index, entry["key"], entry["value"])
-        return self._step(x, cache, context, own), entry
+        return self._step(x, cache, context, prompt, own), entry
 
     def step_in_place(
-        self, x: Float[Array, "B 1 D"], cache: Any, context: Context
+        self, x: Float[Array, "B 1 D"], cache: Any, context: Context, prompt: Any = None
     ) -> tuple[Float[Array, "B 1 D"], Any]:
         """Attend as `step` does, on a cache that has the new key and value already: written before it is read, it need not be copied."""
         index, rows = context.index, jnp.arange(x.shape[0])
@@ -146,14 +162,29 @@ class Attention(Mixer):
             cache,
             self._entry(x, context),
         )
-        return self._step(x, cache, context, None), cache
+        return self._step(x, cache, context, prompt, None), cache
+
+    @staticmethod
+    def share(cache: Any, count: int, prompt: int) -> tuple[Any, Any]:
+        """Return empty caches for `count` rows in place of each, and the keys and values of the `prompt` first positions."""
+
+        def empty(x: Float[Array, "*N B K L D"]) -> Float[Array, "*N R K l D"]:
+            *layers, batch, heads, length, size = x.shape
+            return jnp.zeros((*layers, batch * count, heads, length - prompt, size), x.dtype)
+
+        return jax.tree.map(empty, cache), jax.tree.map(lambda x: x[..., :prompt, :], cache)
 
     def _entry(self, x: Float[Array, "B 1 D"], context: Context) -> dict[str, Float[Array, "B K 1 D"]]:
         key, value = (jnp.swapaxes(new, 1, 2) for new in self._own_keys_values(x, context))
         return {"key": key, "value": value}
 
-    def _step(self, x: Float[Array, "B 1 D"], cache: Any, context: Context, own: Any) -> Float[Array, "B 1 D"]:
-        queries = self._split(self.query(x), self.heads)
+    def _step(
+        self, x: Float[Array, "B 1 D"], cache: Any, context: Context, prompt: Any, own: Any
+    ) -> Float[Array, "B 1 D"]:
+        queries, shared = self._split(self.query(x), self.heads), None
+        if prompt is not None:
+            assert context.prompt_mask is not None, "a shared prompt needs a mask"
+            shared = Shared(prompt["key"], prompt["value"], context.prompt_mask, context.prompt_bias)
         out = attend_step(
             queries if context.turns is None else rotate(queries, context.turns),
             cache["key"],
@@ -162,6 +193,7 @@ class Attention(Mixer):
             bias=context.bias,  # type: ignore[arg-type]  # of one query, an array
             scale=self.scale,
             own=own,
+            shared=shared,
         )
         return self.out(out.reshape(*out.shape[:2], -1))
 

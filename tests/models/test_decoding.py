@@ -5,9 +5,11 @@ import functools
 import jax
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding
 
+from t2t.decode import Beam, generate_many
 from t2t.errors import UserError
-from t2t.sharding import assume_platform
+from t2t.sharding import DEFAULT_RULES, MeshConfig, assume_platform
 from tests.models.tiny import VOCAB, batch, config, logits_of, params_of, quick_jit, row, rows, some_batch
 
 LENGTHS = [6, 1, 4]
@@ -67,6 +69,67 @@ def test_selected_rows_go_on_as_the_rows_they_were(name):
         theirs, _ = step(params, cache, np.full(3, token))
         np.testing.assert_allclose(ours[place], theirs[origin], atol=1e-6)
     assert not np.allclose(ours[0], ours[2])
+
+
+@pytest.mark.parametrize("platform", ["cpu", "gpu"])
+@pytest.mark.parametrize(
+    ("name", "overrides"),
+    [
+        ("gpt", {}),
+        ("prefix", {}),
+        ("t5", {}),
+        ("t5", {"relative_per_layer": True}),
+        ("llama", {"heads": 4, "kv_heads": 2, "window": 3}),
+        ("gpt", {"layers": 4, "groups": 2}),
+    ],
+)
+def test_hypotheses_that_share_their_prompt_go_on_as_if_each_had_its_own(name, overrides, platform):
+    model, params = params_of(config(name, **overrides))
+    random = np.random.default_rng(1)
+    encoder = rows([row([random.integers(1, VOCAB, n)], 9) for n in (9, 3, 6)])
+    texts = [row([random.integers(1, VOCAB, n)], 7, [max(n - 1, 0) * (name == "prefix")]) for n in LENGTHS]
+    prompts = batch(model.config.kind, encoder, rows(texts))
+    tokens = random.integers(1, VOCAB, (4, 9))
+    parents = np.array([[2, 0, 0, 3, 4, 4, 7, 8, 6], [1, 1, 2, 5, 3, 4, 6, 6, 8], [0, 2, 1, 3, 3, 3, 8, 7, 6]])
+
+    def decoded(params, own):
+        _, cache = model.start(params, prompts, 11)
+        cache = model.select(cache, np.repeat(np.arange(3), 3)) if own else model.fork(cache, 3)
+        assert own == ("begin" not in cache["rows"])
+        step, found = model.stepper(params), []
+        for at, column in enumerate(tokens):
+            logits, cache = step(cache, column)
+            found.append(logits)
+            if at < len(parents):
+                cache = (model.select if own else model.reorder)(cache, parents[at])
+        return found
+
+    with assume_platform(platform):
+        shared = quick_jit(functools.partial(decoded, own=False))(params)
+        apart = quick_jit(functools.partial(decoded, own=True))(params)
+    np.testing.assert_allclose(shared, apart, atol=1e-5, rtol=1e-5)
+    assert not np.allclose(shared[-1][0], shared[-1][1])
+
+
+@pytest.mark.parametrize("name", ["gpt", "t5"])
+def test_beams_are_the_same_on_a_mesh(name):
+    model, params = params_of(config(name))
+    mesh = MeshConfig(data=2, tensor=2).build(jax.devices()[:4])
+
+    def lay(leaf, spec):
+        return jax.device_put(leaf, NamedSharding(mesh, DEFAULT_RULES.spec(spec.axes, spec.shape, mesh)))
+
+    divided = jax.tree.map(lay, params, model.specs)
+    inputs = [[2, 3], [4] * 7, [5, 5, 5]]
+    found = [
+        [
+            [hypothesis.ids for hypothesis in row]
+            for row in generate_many(model, p, inputs, Beam(size=3, return_n=2), length=4, eos_id=1)
+        ]
+        for p in (params, divided)
+    ]
+    assert found[0] == found[1]
+    assert all(first != second for first, second in found[0])
 
 
 @pytest.mark.parametrize("name", ["gpt", "t5"])

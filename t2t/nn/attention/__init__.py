@@ -5,7 +5,7 @@ Every backend computes the same thing or refuses: what each can do stands in one
 
 from t2t.nn.attention.abilities import ABILITIES, Abilities, Backend, Needs, check_abilities
 from t2t.nn.attention.call import BACKENDS, Bias, attention
-from t2t.nn.attention.step import attend_step
+from t2t.nn.attention.step import Shared, attend_step
 
 __all__ = [
     "ABILITIES",
@@ -14,6 +14,7 @@ __all__ = [
     "Backend",
     "Bias",
     "Needs",
+    "Shared",
     "attend_step",
     "attention",
     "check_abilities",

@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from t2t.nn.attention.einsum import HIDDEN
 from t2t.nn.masks import Mask
+
+
+class Shared(NamedTuple):
+    """Keys and values before a row's own that R / B rows one after the other share: hypotheses on one prompt (Athiwaratkun et al. 2024).
+
+    mask: [R 1] queries on P keys.
+    """
+
+    keys: Float[Array, "B K P D"]
+    values: Float[Array, "B K P D"]
+    mask: Mask
+    bias: Float[Array, "#R H 1 P"] | None = None
 
 
 def attend_step(
@@ -19,6 +33,7 @@ def attend_step(
     bias: Float[Array, "#R H 1 L"] | None = None,
     scale: float = 1.0,
     own: tuple[Int[Array, "R"], Float[Array, "R K 1 D"], Float[Array, "R K 1 D"]] | None = None,
+    shared: Shared | None = None,
 ) -> Float[Array, "R 1 H D"]:
     """Weigh cached values by the softmax, in float32, of `scale * q . keys + bias`; a query that sees nothing gets 0.
 
@@ -27,32 +42,62 @@ def attend_step(
 
     mask: [R 1] or, where rows share a cache, [B 1] queries on L keys.
     own:  where each row's own position is, with its key and value, which count in place of what the cache holds there.
+    shared: further keys and values, in the same softmax.
     """
-    rows, _, heads, width = q.shape
+    rows = q.shape[0]
     batch, groups, length, _ = keys.shape
-    shared = rows // batch
-    assert own is None or shared == 1, "rows that share a cache add nothing to it"
-
-    def grouped(x: jax.Array) -> jax.Array:
-        """Return [R H ...] as [B K (R / B * H / K) ...]."""
-        x = x.reshape(batch, shared, groups, heads // groups, *x.shape[2:])
-        return jnp.moveaxis(x, 1, 2).reshape(batch, groups, shared * heads // groups, *x.shape[4:])
-
-    queries = grouped((q * scale if scale != 1.0 else q)[:, 0])
-    logits = jnp.einsum("bkgd,bkld->bkgl", queries, keys, preferred_element_type=jnp.float32)
-    here = None
+    assert (own is None and shared is None) or batch == rows, "rows that share a cache add nothing to it"
+    queries = (q * scale if scale != 1.0 else q)[:, 0]
+    logits = _logits(queries, keys)
     if own is not None:
-        here = (jnp.arange(length)[None] == own[0][:, None])[:, None, None]
-        logits = jnp.where(here, jnp.einsum("bkgd,bkod->bkgo", queries, own[1]).astype(logits.dtype), logits)
+        logits = jnp.where(_is_at(own[0], length), _logits(queries, own[1]), logits)
     if bias is not None:
-        logits = logits + grouped(jnp.broadcast_to(bias[:, :, 0], (rows, heads, length)))
-    seen = mask.dense()
+        logits = logits + _grouped(_of_rows(bias, rows), batch, groups)
+    seen, before = mask.dense(), 0
+    if shared is not None:
+        before = shared.keys.shape[2]
+        theirs = _ungrouped(_logits(queries, shared.keys), rows)
+        if shared.bias is not None:
+            theirs = theirs + _of_rows(shared.bias, rows)
+        logits = jnp.concatenate([_grouped(theirs, batch, groups), logits], axis=-1)
+        seen = jnp.concatenate([shared.mask.dense(), seen], axis=-1)
     weights = jax.nn.softmax(jnp.where(seen, logits, HIDDEN), axis=-1).astype(values.dtype)
-    if here is None or own is None:
-        out = jnp.einsum("bkgl,bkld->bkgd", weights, values)
+    on_shared, on_own = weights[..., :before], weights[..., before:]
+    if own is None:
+        out = jnp.einsum("bkgl,bkld->bkgd", on_own, values)
     else:
-        out = jnp.einsum("bkgl,bkld->bkgd", jnp.where(here, 0, weights), values)
-        out = out + jnp.sum(jnp.where(here, weights, 0), axis=-1, keepdims=True) * own[2]
+        here = _is_at(own[0], length)
+        out = jnp.einsum("bkgl,bkld->bkgd", jnp.where(here, 0, on_own), values)
+        out = out + jnp.sum(jnp.where(here, on_own, 0), axis=-1, keepdims=True) * own[2]
+    if shared is not None:
+        on_shared = _grouped(_ungrouped(on_shared, rows), shared.values.shape[0], groups)
+        out = out + _grouped(_ungrouped(jnp.einsum("bkgl,bkld->bkgd", on_shared, shared.values), rows), batch, groups)
     out = jnp.where(jnp.any(seen, axis=-1, keepdims=True), out, jnp.zeros((), out.dtype))
-    out = out.reshape(batch, groups, shared, heads // groups, width)
-    return jnp.moveaxis(out, 2, 1).reshape(rows, 1, heads, width)
+    return _ungrouped(out, rows)[:, None]
+
+
+def _logits(q: Float[Array, "R H D"], keys: Float[Array, "B K L D"]) -> Float[Array, "B K G L"]:
+    queries = _grouped(q, *keys.shape[:2])
+    return jnp.einsum("bkgd,bkld->bkgl", queries, keys, preferred_element_type=jnp.float32)
+
+
+def _of_rows(bias: Float[Array, "#R H 1 L"], rows: int) -> Float[Array, "R H L"]:
+    return jnp.broadcast_to(bias[:, :, 0], (rows, bias.shape[1], bias.shape[3]))
+
+
+def _is_at(place: Int[Array, "R"], length: int) -> Bool[Array, "R 1 1 L"]:
+    return (jnp.arange(length)[None] == place[:, None])[:, None, None]
+
+
+def _grouped(x: Float[Array, "R H *S"], batch: int, groups: int) -> Float[Array, "B K G *S"]:
+    """Return what queries have by the keys they meet: G is (R / B) (H / K), rows first."""
+    rows, heads = x.shape[:2]
+    x = x.reshape(batch, rows // batch, groups, heads // groups, *x.shape[2:])
+    return jnp.moveaxis(x, 1, 2).reshape(batch, groups, rows // batch * (heads // groups), *x.shape[4:])
+
+
+def _ungrouped(x: Float[Array, "B K G *S"], rows: int) -> Float[Array, "R H *S"]:
+    """Undo `_grouped`."""
+    batch, groups, each = x.shape[:3]
+    x = x.reshape(batch, groups, rows // batch, each * batch // rows, *x.shape[3:])
+    return jnp.moveaxis(x, 2, 1).reshape(rows, groups * each * batch // rows, *x.shape[4:])

@@ -24,9 +24,14 @@ def test_cache_bytes_are_those_of_the_real_arrays(kind):
     _, cache = jax.jit(work.program.model.start, static_argnums=2)(params, batch, room)
     real = sum(leaf.nbytes for leaf in jax.tree.leaves(cache))
     assert decode.cache_bytes(work, params, batch) == real > 0
-    # What is known of the encoder's tokens is there once for all beams.
-    shared = sum(leaf.nbytes for leaf in jax.tree.leaves((cache["layers"]["memory"], cache["rows"].get("memory"))))
-    assert decode.cache_bytes(work, params, batch, beams=4) == 4 * (real - shared) + shared
+    # What is known of the encoder's tokens and of the prompt is there once for all beams.
+    once = sum(leaf.nbytes for leaf in jax.tree.leaves((cache["layers"]["memory"], cache["rows"].get("memory"))))
+    prompt = cache["rows"]["prompt"].shape[1]
+    keys_values = sum(leaf.nbytes for leaf in jax.tree.leaves(cache["layers"]["cache"]))
+    once += keys_values * prompt // room + cache["rows"]["prompt"].nbytes
+    of_rows = real - once - cache["rows"]["room"].nbytes * prompt // room
+    begin = cache["rows"]["length"].nbytes
+    assert decode.cache_bytes(work, params, batch, beams=4) == 4 * (of_rows + begin) + once
 
 
 def test_a_token_reads_all_parameters_but_of_tables_the_rows_looked_up():
