@@ -105,6 +105,7 @@ def picture(results: Mapping[str, Any], path: Path) -> bool:
         at = [cases.index(row.case) + (place - (len(others) - 1) / 2) * height for row in own]
         bars = axes.barh(at, [row.ratio or 0.0 for row in own], height, label=peer)
         axes.bar_label(bars, fmt="%.2f", padding=2)
+    axes.margins(x=0.1)  # the longest bar's number stands beside it
     axes.axvline(1.0, color="black", linewidth=1)
     axes.set_yticks(range(len(cases)), cases)
     axes.invert_yaxis()
