@@ -117,6 +117,7 @@ SHARED = ("memory", "prompt")
 
 def select(cache: Any, rows: Int[Array, "N"]) -> Any:
     """Pick rows of a cache: "rows" holds arrays with the batch first, "layers" a tuple of such or arrays stacked over depth, the batch second."""
+    assert "begin" not in cache["rows"], "rows of a forked cache share their prompt: see `reorder`"
     return {
         "rows": jax.tree.map(lambda x: x[rows], cache["rows"]),
         "layers": {name: _of_rows(part, partial(_take, rows)) for name, part in cache["layers"].items()},

@@ -77,8 +77,8 @@ class DecoderNetwork(Network):
         keys = Keys(None)
         context = self._context(tokens, keys)
         x, cache, memory = self.decoder.prefill(self.embeddings(tokens, keys), context, length)
-        count = lengths(tokens)
-        return self.head(last(x, count)), {"rows": placed(tokens, length), "layers": {"cache": cache, "memory": memory}}
+        rows = placed(tokens, length)
+        return self.head(last(x, rows["length"])), {"rows": rows, "layers": {"cache": cache, "memory": memory}}
 
     def step(self, cache: Cache, ids: Int[Array, "B"], layers: Layers = None) -> tuple[Float[Array, "B V"], Cache]:
         """Consume one more token a row."""

@@ -14,7 +14,7 @@ from t2t.models.bound import Bound, Network
 from t2t.models.config import StackConfig, TransformerConfig, no_window
 from t2t.models.decoder import advance, check_room, decoder_mask, placed, prompt
 from t2t.models.encoder import encode
-from t2t.models.inputs import Embeddings, Head, last, lengths
+from t2t.models.inputs import Embeddings, Head, last
 from t2t.models.transformer import Layers, Stack
 from t2t.nn.dropout import Keys
 from t2t.nn.masks import Mask
@@ -97,10 +97,9 @@ class EncoderDecoderNetwork(Network):
         memory = self.encoded(batch, keys)
         context = self._context(batch, memory, keys)
         x, cache, memories = self.decoder.prefill(self.embeddings(tokens, keys), context, length)
-        count = lengths(tokens)
         assert batch.encoder is not None
         rows = {**placed(tokens, length), "memory": jnp.asarray(batch.encoder.segments)}
-        return self.head(last(x, count)), {"rows": rows, "layers": {"cache": cache, "memory": memories}}
+        return self.head(last(x, rows["length"])), {"rows": rows, "layers": {"cache": cache, "memory": memories}}
 
     def step(self, cache: Cache, ids: Int[Array, "B"], layers: Layers = None) -> tuple[Float[Array, "B V"], Cache]:
         """Consume one more token a row."""
