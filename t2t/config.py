@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from t2t.errors import UserError, nearest
+from t2t.json_files import parse_json
 
 CLASS = "class"
 
@@ -43,13 +44,9 @@ def dumps(config: Any) -> str:
     return json.dumps(to_json(config), indent=2, ensure_ascii=False) + "\n"
 
 
-def loads(text: str, *, where: str = "configuration") -> Any:
-    """Return the configuration that `dumps` wrote; UserError where the text is not JSON."""
-    try:
-        data = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{where}:{error.lineno}: not JSON ({error.msg})") from None
-    return from_json(data, where=where)
+def loads(text: str | bytes, *, where: str = "configuration") -> Any:
+    """Return the configuration that `dumps` wrote; UserError where the text is not JSON that can be read."""
+    return from_json(parse_json(text, where=where), where=where)
 
 
 def fingerprint(config: Any) -> str:

@@ -57,7 +57,7 @@ def read_record(directory: Path) -> RunRecord:
         raise UserError(f"no run directory {directory}.{nearest(directory.name, siblings)}")
     if not path.is_file():
         raise UserError(f"{directory} is not a run directory: it has no {RECORD}")
-    record = config.loads(path.read_text(encoding="utf-8"), where=str(path))
+    record = config.loads(path.read_bytes(), where=str(path))
     if not isinstance(record, RunRecord):
         raise UserError(f"{path}: not the record of a run")
     return record
