@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 RUN ?= runs/quickstart
 SOURCES = setup.py t2t models tasks launch tests docs benchmarks
 
-.PHONY: quickstart test faults test-slurm lint types imports check format lock clean plans test-memory test-interop goldens benchmark-environments benchmarks
+.PHONY: quickstart test faults test-slurm lint types imports check format lock clean plans test-memory test-interop cases goldens benchmark-environments benchmarks
 
 quickstart: $(VENV)/installed
 	$(BIN)/t2t train t5:quickstart --dir $(RUN)
@@ -43,6 +43,12 @@ INTEROP ?= .venv-interop
 test-interop: $(INTEROP)/installed
 	XLA_FLAGS="--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true" $(INTEROP)/bin/python -m tests.interop.compare $(CASES)
 	$(if $(CASES),,$(INTEROP)/bin/python -m tests.interop.real)
+
+# Inputs on which earlier versions were wrong: CASES_FOLDER is a folder of them, NAME/check.sh each. ONLY="name name" runs some. Half an hour; as root, since some fill a small disk.
+CASES_FOLDER ?= ../shared/cases
+cases: $(VENV)/installed-dev $(INTEROP)/installed
+	[ -d $(RUN)/export ] || $(MAKE) quickstart
+	$(BIN)/python -m tests.run_cases $(CASES_FOLDER) --run $(RUN) --hf $(INTEROP)/bin/python $(if $(ONLY),--only $(ONLY))
 
 goldens: $(INTEROP)/installed
 	$(INTEROP)/bin/python -m tests.interop.write_goldens

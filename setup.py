@@ -75,6 +75,7 @@ setup(
             "mypy>=1.13",
             "import-linter>=2.1",
             "pre-commit>=4",
+            "gguf>=0.17,<1",
             *cache,
             *quantized,
         ],

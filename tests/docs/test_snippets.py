@@ -1,8 +1,12 @@
-"""Every snippet of README.md and docs/ is run, file by file, as a reader would: Python is executed, `$ t2t ...` is called."""
+"""Every snippet of README.md and docs/ is run, file by file, as a reader would.
+
+Python is executed, unless its fence names a file (```python my_tasks.py): that file is written. `$ t2t ...` is called, `$ python FILE` executed.
+"""
 
 from __future__ import annotations
 
 import re
+import runpy
 import shlex
 import shutil
 from pathlib import Path
@@ -13,7 +17,7 @@ from t2t.launch import imports
 from t2t.launch.main import run
 
 ROOT = Path(__file__).parents[2]
-FENCE = re.compile(r"^```(python|console)\n(.*?)^```$", re.M | re.S)
+FENCE = re.compile(r"^```(python|yaml|console)(?: (\S+))?\n(.*?)^```$", re.M | re.S)
 # Trainings are cut short; all else is run as it stands.
 SHORT = [
     "--steps",
@@ -54,11 +58,18 @@ def test_snippets_run(path, workplace, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(imports, "_used", {})  # other tests' processes import what was used, wherever they are
     names: dict = {"__name__": "__main__"}
-    for language, body in FENCE.findall(path.read_text(encoding="utf-8")):
+    for language, file, body in FENCE.findall(path.read_text(encoding="utf-8")):
+        if file:
+            Path(file).write_text(body, encoding="utf-8")
+            continue
+        if language == "yaml":
+            continue
         if language == "python":
             exec(compile(body, f"{path.name} snippet", "exec"), names)
             continue
         for line in body.splitlines():
+            if line.startswith("$ python "):
+                runpy.run_path(line.removeprefix("$ python "))
             if line.startswith("$ t2t "):
                 words = shlex.split(line.removeprefix("$ t2t "), comments=True)
                 if words[0] == "train":

@@ -1,0 +1,90 @@
+"""Runs a folder of cases: small inputs on which an earlier version was wrong, each with a `check.sh` that exits 0 where the product is right.
+
+    python -m tests.run_cases FOLDER --run RUN [--only NAME ...] [--jobs 2]
+
+A check finds the command in `T2T`, its Python in `PY`, a Python with torch and transformers in `HF`, and a trained and exported `t5:quickstart` in `RUN`.
+Exit code 3 of a check says that its set-up failed: that counts as failed, for such a case shows nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+SET_UP = 3
+SECONDS = 1200
+
+
+class Result(NamedTuple):
+    """How one case went: its exit code (None: out of time), the seconds it took, and all that it printed."""
+
+    name: str
+    code: int | None
+    seconds: float
+    said: str
+
+
+def check(folder: Path, environment: dict[str, str]) -> Result:
+    """Run a case's check.sh."""
+    began = time.perf_counter()
+    try:
+        done = subprocess.run(
+            ["bash", str(folder / "check.sh")],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=SECONDS,
+        )
+        code, said = done.returncode, done.stdout
+    except subprocess.TimeoutExpired as late:
+        code, said = None, late.stdout or b""
+    return Result(folder.name, code, time.perf_counter() - began, said.decode(errors="replace"))
+
+
+def main() -> int:
+    """Print a line a case, and what failed cases said; 1 where one failed."""
+    words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    words.add_argument("folder", type=Path, help="the folder of cases")
+    words.add_argument("--run", type=Path, required=True, help="a trained and exported t5:quickstart")
+    words.add_argument("--only", nargs="*", help="names of cases; all where none is given")
+    words.add_argument("--jobs", type=int, default=2, help="cases at a time")
+    words.add_argument("--hf", type=Path, default=None, help="a Python with torch and transformers")
+    given = words.parse_args()
+    folders = sorted(path.parent for path in given.folder.glob("*/check.sh"))
+    if given.only:
+        unknown = set(given.only) - {path.name for path in folders}
+        if unknown:
+            sys.exit(f"no such case: {', '.join(sorted(unknown))}")
+        folders = [path for path in folders if path.name in given.only]
+    if not folders:
+        sys.exit(f"{given.folder}: no cases (NAME/check.sh) there")
+    # Not resolved: the Python of a virtual environment is a link, and only by its own name finds its packages.
+    binaries = Path(sys.executable).absolute().parent
+    environment = {
+        **os.environ,
+        "T2T": str(binaries / "t2t"),
+        "PY": str(binaries / "python"),
+        "RUN": str(given.run.absolute()),
+        **({"HF": str(given.hf.absolute())} if given.hf else {}),
+    }
+    failed = 0
+    with ThreadPoolExecutor(given.jobs) as pool:
+        for result in pool.map(lambda folder: check(folder, environment), folders):
+            failed += result.code != 0
+            verdict = {0: "right", SET_UP: "set-up failed", None: "out of time"}.get(result.code, "wrong")
+            print(f"{verdict:14} {result.seconds:5.0f} s  {result.name}", flush=True)
+            if result.code != 0:
+                print("".join(f"    {line}\n" for line in result.said.splitlines()[-20:]), end="", flush=True)
+    print(f"{len(folders) - failed} of {len(folders)} cases are right")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
