@@ -11,12 +11,13 @@ from t2t.checkpoint import CheckpointConfig
 from t2t.data import Data
 from t2t.errors import UserError, nearest
 from t2t.launch.imports import load
+from t2t.launch.published import PUBLISHED, Pretraining
 from t2t.losses import Loss
 from t2t.models import TransformerConfig
 from t2t.models.electra import ElectraConfig
 from t2t.nn.attention import Backend
 from t2t.nn.model import ModelConfig
-from t2t.optim import Adafactor, AdamW, Cosine, InverseSquareRoot, Linear
+from t2t.optim import AdamW, Cosine
 from t2t.sharding import MeshConfig
 from t2t.train.evaluation import Evaluation
 from t2t.train.experiment import Experiment, StartFrom
@@ -114,17 +115,48 @@ def quickstart_electra() -> Experiment:
 
 
 def pretrain(preset: str) -> Experiment:
-    """Pretrain a preset as its paper did, on C4: T5 by span corruption, GPT as a causal language model, BERT by masked language modelling, ELECTRA by finding replaced tokens."""
-    config = for_accelerators(models.preset(preset))
+    """Pretrain a preset on C4 with the published settings (`t2t.launch.published`): T5 by span corruption, GPT and LLaMA as causal language models, BERT by masked language modelling, ELECTRA by finding replaced tokens."""
+    published = PUBLISHED[preset]
+    config = for_accelerators(models.preset(preset), published.length)
+    data = _data(preset, published)
+    return Experiment(
+        model=config,
+        data=data,
+        optimizer=published.optimizer,
+        steps=published.steps,
+        loss=Loss(z_loss=1e-4) if preset.startswith("t5:") else Loss(),
+        mesh=mesh_for(config),
+        log_every=100,
+        checkpoint=CheckpointConfig(every=5_000),
+        evaluation=Evaluation(tasks=(data.task,), every=5_000, examples=1_000),
+    )
+
+
+def _data(preset: str, published: Pretraining) -> Data:
     family, _, size = preset.partition(":")
-    by_family: dict[str, Callable[[ModelConfig, MeshConfig], Experiment]] = {
-        "t5": _pretrain_t5,
-        "gpt": _pretrain_gpt,
-        "llama": _pretrain_gpt,
-        "bert": _pretrain_bert,
-        "electra": partial(_pretrain_electra, size),
-    }
-    return by_family[family](config, mesh_for(config))
+    length, rows = published.length, published.rows
+    match family:
+        case (
+            "t5"
+        ):  # 15% of 512 tokens in spans of 3, and a sentinel a span: 114 targets (Raffel et al. 2020, section 3.1.4).
+            return Data(task="c4_span_corruption", inputs_length=length, targets_length=114, batch_size=rows)
+        case "bert":
+            task = "c4_masked_lm"
+        case "electra":  # The large model's task masks 25% of the tokens (Clark et al. 2020, table 6).
+            task = "c4_electra_25" if size == "large" else "c4_electra"
+        case _:
+            return Data(
+                task="c4_causal_lm", inputs_length=1, targets_length=length - 1, batch_size=rows, loss_on_inputs=1.0
+            )
+    return Data(task=task, inputs_length=length, targets_length=length, batch_size=rows)
+
+
+def _pretraining(preset: str) -> Recipe:
+    """Return the recipe of a preset; its docstring, which `--help` shows, tells what its paper tells."""
+    recipe = update_wrapper(partial(pretrain, preset), pretrain)
+    published = PUBLISHED[preset]
+    recipe.__doc__ = f"Pretrain {preset} on C4 with the published settings. Source: {published.source}. Our choice: {published.ours}."
+    return recipe
 
 
 LARGE, HUGE = 1_000_000_000, 5_000_000_000
@@ -143,93 +175,17 @@ def mesh_for(config: ModelConfig) -> MeshConfig:
     return MeshConfig(data=1, fsdp=-1, tensor=8 if size >= HUGE else 1)
 
 
-def for_accelerators(config: TransformerConfig) -> TransformerConfig:
-    """Return a preset as it is trained: what has a billion parameters runs on accelerators alone, and without these does not fit on them.
+def for_accelerators(config: TransformerConfig, length: int) -> TransformerConfig:
+    """Return a preset as it is trained on rows of `length` tokens: what has a billion parameters runs on accelerators alone, and without these does not fit on them.
 
     bfloat16 and full rematerialisation; where rows are long, attention a block of queries at a time. The vocabulary is rounded up to a multiple of
     128, so that it divides over any mesh: GPT's 50,257 words divide over none.
     """
     if models.count(config) < LARGE:
         return config
-    attention: Backend = "chunked" if (config.max_length or 0) >= 2048 else config.attention
+    attention: Backend = "chunked" if length >= 2048 else config.attention
     rows = -(-config.vocab_size // 128) * 128
     return replace(config, vocab_size=rows, dtype="bfloat16", remat="full", attention=attention)
-
-
-def _pretrain_t5(config: ModelConfig, mesh: MeshConfig) -> Experiment:
-    # Raffel et al. 2020, section 3.1: 2^19 steps of 128 rows of 512 tokens, packed; inverse square root from step 10,000.
-    return Experiment(
-        model=config,
-        data=Data(task="c4_span_corruption", inputs_length=512, targets_length=114, batch_size=128),
-        optimizer=Adafactor(schedule=InverseSquareRoot(peak=1e-2, warmup=10_000)),
-        steps=2**19,
-        loss=Loss(z_loss=1e-4),
-        mesh=mesh,
-        log_every=100,
-        checkpoint=CheckpointConfig(every=5_000),
-        evaluation=Evaluation(tasks=("c4_span_corruption",), every=5_000, examples=1_000),
-    )
-
-
-def _pretrain_gpt(config: ModelConfig, mesh: MeshConfig) -> Experiment:
-    # Brown et al. 2020, appendix B: Adam 0.9/0.95, decay 0.1, clipping at 1, cosine to a tenth; batches of half a million tokens.
-    # Models without a limit, as LLaMA's, are trained on rows of 4,096 tokens.
-    length = config.max_length or 4096
-    steps = 600_000
-    return Experiment(
-        model=config,
-        data=Data(
-            task="c4_causal_lm",
-            inputs_length=1,
-            targets_length=length - 1,
-            batch_size=524_288 // length,
-            loss_on_inputs=1.0,
-        ),
-        optimizer=AdamW(schedule=Cosine(peak=6e-4, warmup=2_000, steps=steps, final=0.1)),
-        steps=steps,
-        mesh=mesh,
-        log_every=100,
-        checkpoint=CheckpointConfig(every=5_000),
-        evaluation=Evaluation(tasks=("c4_causal_lm",), every=5_000, examples=1_000),
-    )
-
-
-def _pretrain_bert(config: ModelConfig, mesh: MeshConfig) -> Experiment:
-    # Devlin et al. 2019, appendix A.2: a million steps of 256 rows of 512, Adam 1e-4, decay 0.01, warm-up 10,000, linear to 0.
-    steps = 1_000_000
-    return Experiment(
-        model=config,
-        data=Data(task="c4_masked_lm", inputs_length=512, targets_length=512, batch_size=256),
-        optimizer=AdamW(schedule=Linear(peak=1e-4, warmup=10_000, steps=steps), b2=0.999, eps=1e-6, weight_decay=0.01),
-        steps=steps,
-        mesh=mesh,
-        log_every=100,
-        checkpoint=CheckpointConfig(every=5_000),
-        evaluation=Evaluation(tasks=("c4_masked_lm",), every=5_000, examples=1_000),
-    )
-
-
-#            length rows  peak  steps  task
-_ELECTRA = {
-    "small": (128, 128, 5e-4, 1_000_000, "c4_electra"),
-    "base": (512, 256, 2e-4, 766_000, "c4_electra"),
-    "large": (512, 2048, 2e-4, 400_000, "c4_electra_25"),
-}
-
-
-def _pretrain_electra(size: str, config: ModelConfig, mesh: MeshConfig) -> Experiment:
-    # Clark et al. 2020, table 6: Adam 0.9/0.999, epsilon 1e-6, decay 0.01, warm-up 10,000, linear to 0.
-    length, rows, peak, steps, task = _ELECTRA[size]
-    return Experiment(
-        model=config,
-        data=Data(task=task, inputs_length=length, targets_length=length, batch_size=rows),
-        optimizer=AdamW(schedule=Linear(peak=peak, warmup=10_000, steps=steps), b2=0.999, eps=1e-6, weight_decay=0.01),
-        steps=steps,
-        mesh=mesh,
-        log_every=100,
-        checkpoint=CheckpointConfig(every=5_000),
-        evaluation=Evaluation(tasks=(task,), every=5_000, examples=1_000),
-    )
 
 
 def from_run(directory: str) -> Experiment:
@@ -265,7 +221,7 @@ def recipes() -> Mapping[str, Recipe]:
         "electra:quickstart": quickstart_electra,
     }
     for name in models.presets():
-        named[name] = update_wrapper(partial(pretrain, name), pretrain)
+        named[name] = _pretraining(name)
     return named
 
 

@@ -3,7 +3,7 @@
 from t2t.optim.by_name import Optax
 from t2t.optim.optimizers import Adafactor, AdamW, OptimizerConfig
 from t2t.optim.per_layer import per_layer
-from t2t.optim.schedules import Constant, Cosine, InverseSquareRoot, Linear, Schedule
+from t2t.optim.schedules import Constant, Cosine, InverseSquareRoot, Linear, Schedule, WarmupStableDecay
 from t2t.optim.state_axes import state_axes
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "Optax",
     "OptimizerConfig",
     "Schedule",
+    "WarmupStableDecay",
     "per_layer",
     "state_axes",
 ]

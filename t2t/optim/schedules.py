@@ -141,5 +141,27 @@ class Cosine(_Decay):
         return 0.5 * (1 + jnp.cos(jnp.pi * done))
 
 
+@dataclass(frozen=True, kw_only=True)
+class WarmupStableDecay(_Decay):
+    """`peak` until `decay_steps` before `steps`, then a straight line to `final` (Hu et al. 2024; SmolLM2, Allal et al. 2025).
+
+    decay_steps: steps of the fall, the last before `steps`.
+    """
+
+    decay_steps: int
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        most = self.steps - self.warmup
+        if not 1 <= self.decay_steps <= most:
+            raise UserError(
+                f"WarmupStableDecay.decay_steps: {self.decay_steps} is not from 1 to the {most} steps after the warm-up."
+                f" Nearest: {min(max(self.decay_steps, 1), most)}."
+            )
+
+    def _remaining(self, done: Float[Array, ""]) -> Float[Array, ""]:
+        return jnp.minimum(1.0, (1 - done) * ((self.steps - self.warmup) / self.decay_steps))
+
+
 def _float(step: ArrayLike) -> Float[Array, ""]:
     return jnp.asarray(step, jnp.float32)

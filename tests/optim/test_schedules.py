@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from t2t.errors import UserError
-from t2t.optim import Constant, Cosine, InverseSquareRoot, Linear
+from t2t.optim import Constant, Cosine, InverseSquareRoot, Linear, WarmupStableDecay
 
 
 def values(schedule, *steps):
@@ -39,6 +39,20 @@ def test_gpt3_rate_ends_at_a_tenth():
     assert values(gpt, 375, middle, 260_000, 300_000) == pytest.approx([6e-4, 3.3e-4, 6e-5, 6e-5], rel=1e-3)
 
 
+def test_warmup_stable_decay_holds_its_peak_until_the_last_steps():
+    schedule = WarmupStableDecay(peak=5e-4, warmup=2_000, steps=100_000, decay_steps=10_000)
+    got = values(schedule, 0, 1_000, 2_000, 50_000, 90_000, 95_000, 100_000, 200_000)
+    assert got == pytest.approx([0, 2.5e-4, 5e-4, 5e-4, 5e-4, 2.5e-4, 0, 0], rel=1e-4, abs=1e-9)
+    to_a_tenth = WarmupStableDecay(peak=1.0, steps=10, decay_steps=10, final=0.1)
+    assert values(to_a_tenth, 0, 5, 10) == pytest.approx([1, 0.55, 0.1])
+
+
+@pytest.mark.parametrize(("decay_steps", "best"), [(0, 1), (-3, 1), (91, 90)])
+def test_the_last_fall_lies_between_warmup_and_end(decay_steps, best):
+    with pytest.raises(UserError, match=rf"decay_steps: {decay_steps} .* Nearest: {best}\."):
+        WarmupStableDecay(peak=1.0, warmup=10, steps=100, decay_steps=decay_steps)
+
+
 def test_constant_with_warmup():
     assert values(Constant(peak=1e-3, warmup=10), 0, 5, 10, 999) == pytest.approx([0, 5e-4, 1e-3, 1e-3])
     assert values(Constant(), 0, 10**6) == pytest.approx([1e-3, 1e-3])
@@ -46,7 +60,13 @@ def test_constant_with_warmup():
 
 @pytest.mark.parametrize(
     "schedule",
-    [Constant(warmup=3), InverseSquareRoot(warmup=5), Linear(steps=20, warmup=2), Cosine(steps=20, warmup=2)],
+    [
+        Constant(warmup=3),
+        InverseSquareRoot(warmup=5),
+        Linear(steps=20, warmup=2),
+        Cosine(steps=20, warmup=2),
+        WarmupStableDecay(peak=1e-3, steps=20, warmup=2, decay_steps=5),
+    ],
 )
 def test_traced_rate_equals_the_eager_one_and_never_passes_the_peak(schedule):
     rate = schedule.build()

@@ -1,0 +1,236 @@
+"""How the presets were pretrained, as their papers tell: one entry a preset, with where each value stands.
+
+Every recipe of a preset trains on C4 with its vocabulary, whatever its paper trained on, and with one batch size from the first step to the last.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from t2t.optim import Adafactor, AdamW, Cosine, InverseSquareRoot, Linear, OptimizerConfig, WarmupStableDecay
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretraining:
+    """A preset's pretraining.
+
+    length:    tokens a row.
+    rows:      rows a batch.
+    steps:     updates.
+    source:    where the values stand.
+    ours:      what the source does not tell, or what is done differently here.
+    """
+
+    length: int
+    rows: int
+    steps: int
+    optimizer: OptimizerConfig
+    source: str
+    ours: str
+
+    @property
+    def tokens(self) -> int:
+        """Tokens a batch."""
+        return self.length * self.rows
+
+
+_BILLION = 10**9
+
+
+def _gpt1() -> Pretraining:
+    # 100 passes over BooksCorpus: 984,846,357 words (Zhu et al. 2015, table 2).
+    steps = round(100 * 984_846_357 / (64 * 512))
+    return Pretraining(
+        length=512,
+        rows=64,
+        steps=steps,
+        optimizer=AdamW(
+            schedule=Cosine(peak=2.5e-4, warmup=2_000, steps=steps, final=0.0), b2=0.999, weight_decay=0.01
+        ),
+        source="Radford et al. 2018, section 4.1",
+        ours="Adam's constants and clipping at 1 (those of the released fine-tuning code), and the number of steps: 100 passes over 985 million words, a token each",
+    )
+
+
+#      size: (rows, peak). Batches of 0.5, 1, 2 and 3.2 million tokens are 256, 512, 1,024 and 1,536 rows: powers of two, and three times one, divide over meshes.
+_GPT3 = {
+    "125m": (256, 6.0e-4),
+    "350m": (256, 3.0e-4),
+    "760m": (256, 2.5e-4),
+    "1.3b": (512, 2.0e-4),
+    "2.7b": (512, 1.6e-4),
+    "6.7b": (1024, 1.2e-4),
+    "13b": (1024, 1.0e-4),
+    "175b": (1536, 0.6e-4),
+}
+
+
+def _gpt3(rows: int, peak: float, length: int = 2048) -> Pretraining:
+    tokens = rows * length
+    # Appendix B: 375 million tokens of warm-up, the fall ends at 260 billion, training at 300 billion.
+    schedule = Cosine(
+        peak=peak, warmup=round(0.375 * _BILLION / tokens), steps=round(260 * _BILLION / tokens), final=0.1
+    )
+    return Pretraining(
+        length=length,
+        rows=rows,
+        steps=round(300 * _BILLION / tokens),
+        optimizer=AdamW(schedule=schedule, b1=0.9, b2=0.95, eps=1e-8, weight_decay=0.1, clip_norm=1.0),
+        source="Brown et al. 2020, table 2.1 (learning rate and batch) and appendix B",
+        ours="the batch is whole from the start, where the paper's grows from 32,000 tokens over the first 4 to 12 billion",
+    )
+
+
+#      size: peak of the GPT-3 of that size
+_GPT2 = {"small": 6.0e-4, "medium": 3.0e-4, "large": 2.5e-4, "xl": 2.0e-4}
+
+
+def _gpt2(peak: float) -> Pretraining:
+    like = _gpt3(512, peak, length=1024)
+    return Pretraining(
+        length=like.length,
+        rows=like.rows,
+        steps=like.steps,
+        optimizer=like.optimizer,
+        source="Radford et al. 2019, section 2.3: rows of 1,024 tokens, 512 a batch",
+        ours="all else, which the paper does not tell, is that of the GPT-3 nearest in size (Brown et al. 2020, table 2.1 and appendix B)",
+    )
+
+
+_LLAMA2_ADAM = "AdamW 0.9/0.95, epsilon 1e-5, decay 0.1, clipping at 1"
+
+
+def _llama(
+    *, length: int, rows: int, tokens: float, peak: float, warmup: int, final: float, eps: float, source: str, ours: str
+) -> Pretraining:
+    steps = round(tokens / (length * rows))
+    schedule = Cosine(peak=peak, warmup=warmup, steps=steps, final=final)
+    optimizer = AdamW(schedule=schedule, b1=0.9, b2=0.95, eps=eps, weight_decay=0.1, clip_norm=1.0)
+    return Pretraining(length=length, rows=rows, steps=steps, optimizer=optimizer, source=source, ours=ours)
+
+
+def _llama2(**changes: object) -> Pretraining:
+    values: dict[str, object] = {
+        "length": 4096,
+        "rows": 1024,
+        "tokens": 2000 * _BILLION,
+        "peak": 3.0e-4,
+        "warmup": 2_000,
+        "final": 0.1,
+        "eps": 1e-5,
+        "source": "Touvron et al. 2023 (LLaMA 2), section 2.2 and table 1: 2 trillion tokens, 4 million a batch",
+        "ours": "nothing else",
+    }
+    return _llama(**{**values, **changes})  # type: ignore[arg-type]
+
+
+def _llama3(peak: float) -> Pretraining:
+    return _llama(
+        length=8192,
+        rows=1024,
+        tokens=15_600 * _BILLION,
+        peak=peak,
+        warmup=8_000,
+        final=0.01,
+        eps=1e-5,
+        source="Grattafiori et al. 2024, table 3 (learning rate) and section 3.4.1: warm-up, cosine to a hundredth, rows of 8,192 tokens, 15.6 trillion tokens",
+        ours=(
+            "section 3.4.1 tells them of the 405B model alone; of its batches of 4, 8 and 16 million tokens the second, throughout;"
+            f" Adam's other constants are LLaMA 2's ({_LLAMA2_ADAM})"
+        ),
+    )
+
+
+def _smollm2(*, rows: int, trillions: int, peak: float, fall: float, ours: str) -> Pretraining:
+    length = 2048
+    steps = round(trillions * 1000 * _BILLION / (rows * length))
+    schedule = WarmupStableDecay(peak=peak, warmup=2_000, steps=steps, decay_steps=round(fall * steps))
+    return Pretraining(
+        length=length,
+        rows=rows,
+        steps=steps,
+        optimizer=AdamW(schedule=schedule, b1=0.9, b2=0.95, eps=1e-8, weight_decay=0.1, clip_norm=1.0),
+        source="Allal et al. 2025 (SmolLM2): warm-up, constant learning rate, linear fall to 0 at the end; rows of 2,048 tokens",
+        ours=f"{ours}epsilon, weight decay and clipping; the preset's rotary positions are those of its later extension to 8,192 tokens",
+    )
+
+
+def _bert() -> Pretraining:
+    steps = 1_000_000
+    return Pretraining(
+        length=512,
+        rows=256,
+        steps=steps,
+        optimizer=AdamW(
+            schedule=Linear(peak=1e-4, warmup=10_000, steps=steps), b1=0.9, b2=0.999, eps=1e-6, weight_decay=0.01
+        ),
+        source="Devlin et al. 2019, appendix A.2; epsilon and clipping at 1 from the released code",
+        ours="all rows have 512 tokens, where 90% of the paper's steps have 128; no next-sentence prediction; Adam corrects its moments' bias",
+    )
+
+
+#      size: (length, rows, peak, steps)
+_ELECTRA = {
+    "small": (128, 128, 5e-4, 1_000_000),
+    "base": (512, 256, 2e-4, 766_000),
+    "large": (512, 2048, 2e-4, 400_000),
+}
+
+
+def _electra(length: int, rows: int, peak: float, steps: int) -> Pretraining:
+    return Pretraining(
+        length=length,
+        rows=rows,
+        steps=steps,
+        optimizer=AdamW(
+            schedule=Linear(peak=peak, warmup=10_000, steps=steps), b1=0.9, b2=0.999, eps=1e-6, weight_decay=0.01
+        ),
+        source="Clark et al. 2020, table 6; clipping at 1 from the released code",
+        ours="Adam corrects its moments' bias",
+    )
+
+
+def _t5(source: str, ours: str) -> Pretraining:
+    # Section 3.1.2: Adafactor at 1 / sqrt(max(step, 10,000)); section 3.7: 2^20 tokens a batch, a million steps.
+    return Pretraining(
+        length=512,
+        rows=2048,
+        steps=1_000_000,
+        optimizer=Adafactor(schedule=InverseSquareRoot(peak=1e-2, warmup=10_000)),
+        source=source,
+        ours=ours,
+    )
+
+
+_T5_1_0 = _t5(
+    "Raffel et al. 2020, section 3.1.2 (optimizer, schedule) and section 3.7 (batch, steps)",
+    "C4's text alone, where section 3.7 mixes the supervised tasks in; the baseline of section 3.1 has --batch-size 128 --steps 524288",
+)
+_T5_1_1 = _t5(
+    "Raffel et al. 2020, section 3.1.2 (optimizer, schedule); T5 1.1's release notes: no dropout, C4's text alone",
+    "batch and steps, which the release notes do not tell, are T5 1.0's (section 3.7)",
+)
+
+PUBLISHED: dict[str, Pretraining] = {
+    **{f"t5:1.0-{size}": _T5_1_0 for size in ("small", "base", "large", "3b", "11b")},
+    **{f"t5:1.1-{size}": _T5_1_1 for size in ("small", "base", "large", "xl", "xxl")},
+    "gpt:1": _gpt1(),
+    **{f"gpt:2-{size}": _gpt2(peak) for size, peak in _GPT2.items()},
+    **{f"gpt:3-{size}": _gpt3(rows, peak) for size, (rows, peak) in _GPT3.items()},
+    "bert:base": _bert(),
+    "bert:large": _bert(),
+    **{f"electra:{size}": _electra(*values) for size, values in _ELECTRA.items()},
+    "llama:2-7b": _llama2(),
+    "llama:3-8b": _llama3(3.0e-4),
+    "llama:3-70b": _llama3(1.5e-4),
+    "llama:mistral-7b": _llama2(
+        length=8192,
+        rows=512,
+        source="Jiang et al. 2023 (Mistral 7B), table 1: rows of 8,192 tokens",
+        ours="all else, which the paper does not tell, is that of LLaMA 2 7B",
+    ),
+    "llama:smollm2-135m": _smollm2(rows=512, trillions=2, peak=3e-3, fall=0.2, ours="a batch of a million tokens, "),
+    "llama:smollm2-360m": _smollm2(rows=512, trillions=4, peak=3e-3, fall=0.2, ours="a batch of a million tokens, "),
+    "llama:smollm2-1.7b": _smollm2(rows=1024, trillions=11, peak=5e-4, fall=0.1, ours=""),
+}
+"""A preset -> how it was pretrained."""

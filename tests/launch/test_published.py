@@ -1,0 +1,119 @@
+"""Recipes of presets beside what their papers tell. The numbers here are the papers' own, in tokens; recipes count rows and steps."""
+
+import pytest
+
+from t2t import models
+from t2t.launch.published import PUBLISHED
+from t2t.launch.recipes import recipes
+
+GPT3 = {"b1": 0.9, "b2": 0.95, "eps": 1e-8, "decay": 0.1, "clip": 1.0, "final": 0.1, "rise": 0.375e9, "total": 300e9}
+LLAMA = {"b1": 0.9, "b2": 0.95, "eps": 1e-5, "decay": 0.1, "clip": 1.0}
+BERT = {"b1": 0.9, "b2": 0.999, "eps": 1e-6, "decay": 0.01, "clip": 1.0, "final": 0.0, "warmup": 10_000}
+T5 = {"batch": 2**20, "peak": 1e-2, "warmup": 10_000, "steps": 1_000_000, "length": 512}
+
+# batch, rise (of the learning rate), end (of its fall) and total are tokens; warmup and steps are steps; fall is the share of the steps of the last fall.
+PAPERS = {
+    # Radford et al. 2018, section 4.1
+    "gpt:1": {"length": 512, "batch": 64 * 512, "peak": 2.5e-4, "warmup": 2_000, "final": 0.0, "decay": 0.01},
+    # Radford et al. 2019, section 2.3
+    "gpt:2-small": {"length": 1024, "batch": 512 * 1024},
+    "gpt:2-medium": {"length": 1024, "batch": 512 * 1024},
+    "gpt:2-large": {"length": 1024, "batch": 512 * 1024},
+    "gpt:2-xl": {"length": 1024, "batch": 512 * 1024},
+    # Brown et al. 2020, table 2.1 and appendix B
+    "gpt:3-125m": {"length": 2048, "batch": 0.5e6, "peak": 6.0e-4, "end": 260e9, **GPT3},
+    "gpt:3-350m": {"length": 2048, "batch": 0.5e6, "peak": 3.0e-4, "end": 260e9, **GPT3},
+    "gpt:3-760m": {"length": 2048, "batch": 0.5e6, "peak": 2.5e-4, "end": 260e9, **GPT3},
+    "gpt:3-1.3b": {"length": 2048, "batch": 1e6, "peak": 2.0e-4, "end": 260e9, **GPT3},
+    "gpt:3-2.7b": {"length": 2048, "batch": 1e6, "peak": 1.6e-4, "end": 260e9, **GPT3},
+    "gpt:3-6.7b": {"length": 2048, "batch": 2e6, "peak": 1.2e-4, "end": 260e9, **GPT3},
+    "gpt:3-13b": {"length": 2048, "batch": 2e6, "peak": 1.0e-4, "end": 260e9, **GPT3},
+    "gpt:3-175b": {"length": 2048, "batch": 3.2e6, "peak": 0.6e-4, "end": 260e9, **GPT3},
+    # Touvron et al. 2023 (LLaMA 2), section 2.2 and table 1
+    "llama:2-7b": {
+        **LLAMA, "length": 4096, "batch": 4e6, "peak": 3.0e-4, "warmup": 2_000, "final": 0.1, "total": 2e12, "end": 2e12
+    },
+    # Grattafiori et al. 2024, table 3 and section 3.4.1
+    "llama:3-8b": {"length": 8192, "peak": 3.0e-4, "warmup": 8_000, "final": 0.01, "total": 15.6e12},
+    "llama:3-70b": {"length": 8192, "peak": 1.5e-4, "warmup": 8_000, "final": 0.01, "total": 15.6e12},
+    # Jiang et al. 2023, table 1
+    "llama:mistral-7b": {"length": 8192},
+    # Allal et al. 2025
+    "llama:smollm2-135m": {"length": 2048, "peak": 3.0e-3, "warmup": 2_000, "final": 0.0, "fall": 0.2, "total": 2e12},
+    "llama:smollm2-360m": {"length": 2048, "peak": 3.0e-3, "warmup": 2_000, "final": 0.0, "fall": 0.2, "total": 4e12},
+    "llama:smollm2-1.7b": {
+        "length": 2048, "batch": 2e6, "peak": 5.0e-4, "warmup": 2_000, "final": 0.0, "fall": 0.1, "total": 11e12
+    },
+    # Devlin et al. 2019, appendix A.2; the released code
+    "bert:base": {"length": 512, "batch": 256 * 512, "peak": 1e-4, "steps": 1_000_000, **BERT},
+    "bert:large": {"length": 512, "batch": 256 * 512, "peak": 1e-4, "steps": 1_000_000, **BERT},
+    # Clark et al. 2020, table 6; the released code
+    "electra:small": {"length": 128, "batch": 128 * 128, "peak": 5e-4, "steps": 1_000_000, **BERT},
+    "electra:base": {"length": 512, "batch": 256 * 512, "peak": 2e-4, "steps": 766_000, **BERT},
+    "electra:large": {"length": 512, "batch": 2048 * 512, "peak": 2e-4, "steps": 400_000, **BERT},
+    # Raffel et al. 2020, sections 3.1.2 and 3.7
+    **{f"t5:1.0-{size}": T5 for size in ("small", "base", "large", "3b", "11b")},
+    **{f"t5:1.1-{size}": T5 for size in ("small", "base", "large", "xl", "xxl")},
+}  # fmt: skip
+
+
+def settings(name):
+    """Return a recipe's values by the names above."""
+    experiment = recipes()[name]()
+    data, optimizer, schedule = experiment.data, experiment.optimizer, experiment.optimizer.schedule
+    length = data.inputs_length + (data.targets_length if experiment.model.kind == "decoder" else 0)
+    batch = data.batch_size * length
+    values = {
+        "length": length,
+        "batch": batch,
+        "steps": experiment.steps,
+        "total": batch * experiment.steps,
+        "peak": schedule.peak,
+        "warmup": schedule.warmup,
+        "rise": batch * schedule.warmup,
+        "end": batch * getattr(schedule, "steps", 0),
+        "final": getattr(schedule, "final", None),
+        "fall": getattr(schedule, "decay_steps", 0) / experiment.steps,
+        "decay": optimizer.weight_decay,
+        "clip": optimizer.clip_norm,
+    }
+    return values | {name: getattr(optimizer, name, None) for name in ("b1", "b2", "eps")}
+
+
+@pytest.mark.parametrize("name", PAPERS)
+def test_a_recipe_has_its_papers_settings(name):
+    found = settings(name)
+    # "0.5 million tokens" is 524,288: what is counted in tokens is rounded to powers of two.
+    rounded = {"batch": 0.05, "total": 0.001, "end": 0.001, "rise": 0.005}
+    for key, told in PAPERS[name].items():
+        assert found[key] == pytest.approx(told, rel=rounded.get(key, 1e-6), abs=0), key
+
+
+def test_every_preset_has_its_recipe_and_no_paper_is_forgotten():
+    assert set(PUBLISHED) == set(models.presets()) == set(PAPERS)
+
+
+@pytest.mark.parametrize("name", PAPERS)
+def test_a_recipe_tells_its_source_and_what_is_our_choice(name):
+    text = recipes()[name].__doc__
+    assert name in text
+    assert f"Source: {PUBLISHED[name].source}" in text
+    assert f"Our choice: {PUBLISHED[name].ours}" in text
+    assert " et al. 20" in PUBLISHED[name].source
+
+
+@pytest.mark.parametrize("name", sorted(PAPERS))
+def test_the_models_are_the_presets_and_take_rows_of_that_length(name):
+    experiment, preset = recipes()[name](), models.preset(name)
+    assert type(experiment.model) is type(preset)
+    limit = preset.max_length
+    assert limit is None or PUBLISHED[name].length <= limit
+    assert experiment.data.batch_size % experiment.data.shards == 0
+    if models.count(preset) >= 1_000_000_000 and PUBLISHED[name].length >= 2048:
+        assert experiment.model.attention == "chunked"  # whole, rows of 8,192 take gigabytes a layer
+
+
+def test_schedules_of_recipes_end_no_later_than_their_training():
+    for name, published in PUBLISHED.items():
+        schedule = published.optimizer.schedule
+        assert getattr(schedule, "steps", 0) <= published.steps, name
