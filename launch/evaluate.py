@@ -8,7 +8,9 @@ from typing import Annotated
 import jax
 import tyro
 
+from t2t.data.config import Data
 from t2t.distributed.preflight import preflight
+from t2t.errors import UserError
 from t2t.launch.loading import load_run
 from t2t.launch.output import console, table
 from t2t.launch.progress import number
@@ -39,6 +41,7 @@ def evaluate(
     stratified: bool = False,
     fewer_shots: bool = False,
     prompt_length: int | None = None,
+    length: int | None = None,
 ) -> None:
     """Evaluate a run's checkpoint: losses, the tasks' metrics, predictions beside targets.
 
@@ -60,6 +63,8 @@ def evaluate(
         stratified: show as many examples of each answer as can be.
         fewer_shots: leave out examples where a prompt is too long.
         prompt_length: tokens a prompt may have; the run's inputs length by default.
+        length: tokens of an example, in place of the training's lengths: of a decoder's row, inputs included; of an encoder's text; of an encoder-decoder's
+            inputs and of its targets each.
     """
     loaded = load_run(run, step)
     register_tasks()
@@ -85,7 +90,10 @@ def evaluate(
         batch_size=own.batch_size if batch_size is None else batch_size,
         few_shot=few_shot,
     )
-    data = loaded.experiment.resolved_data()
+    # The ids are those that the model was trained with, whatever vocabulary the tasks are registered with today.
+    data = replace(loaded.experiment.resolved_data(), vocabulary=loaded.vocabulary)
+    if length is not None:
+        data = _of_length(data, loaded, length)
     results = Evaluator(loaded.model, evaluation, data).evaluate(loaded.params())
     other = [evaluation.split] if evaluation.split != own.split else []
     other += [few_shot.label or "0-shot"] if few_shot.label != shown.label else []
@@ -94,6 +102,19 @@ def evaluate(
     if jax.process_index() == 0:
         _show(loaded, results)
         write_report(loaded.directory)
+
+
+def _of_length(data: Data, run: Run, length: int) -> Data:
+    """Return the data with examples of `length` tokens. Raises UserError where the model has no such positions."""
+    limit, least = run.experiment.model.max_length, 2 if run.experiment.model.kind == "decoder" else 1
+    if length < least or (limit is not None and length > limit):
+        has = f"at least {least}" if length < least else f"{run.directory} has {limit} learned positions"
+        raise UserError(f"--length {length}: {has}. Nearest: {least if length < least else limit}.")
+    if run.experiment.model.kind != "decoder":
+        return replace(data, inputs_length=length, targets_length=length)
+    # What inputs leave of the row is the targets'; a text without inputs has it all.
+    targets = min(data.targets_length, length - 1)
+    return replace(data, inputs_length=length - targets, targets_length=targets)
 
 
 def _show(run: Run, results: list[EvalResult]) -> None:

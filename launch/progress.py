@@ -18,7 +18,7 @@ from rich.text import Text
 SMOOTHING = 0.9
 """Weight of the past, for each logged value, in the loss that is shown."""
 
-GENERAL = ("loss", "unigram_loss", "perplexity", "token_accuracy")
+GENERAL = ("loss", "unigram_loss", "perplexity", "token_accuracy", "bits_per_byte")
 """Metrics that every task has; a task's own say more of it."""
 
 

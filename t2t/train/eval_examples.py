@@ -208,12 +208,11 @@ def source_of(
         _log.warning("not evaluated: %s", said)
         return None
     try:
-        same = data.vocabulary is None and task_vocabulary(data) == vocabulary
+        same = task_vocabulary(replace(data, vocabulary=None)).identity() == vocabulary.identity()
     except UserError:  # a vocabulary that has no counterpart of ours
         same = False
-    if not same:
-        data = replace(data, vocabulary=vocabulary)
-        provider = provider_of(data)
+    data = replace(data, vocabulary=None if same else vocabulary)
+    provider = provider_of(data)
     layout_of(data, model.config.kind, provider)
     check_model(data, model.config)
     (task,) = tasks_of(provider)
@@ -229,3 +228,11 @@ def text_in(raw: Raw, name: str, vocabulary: Vocabulary) -> str:
     if f"{name}_pretokenized" in raw:
         return text_of(raw[f"{name}_pretokenized"])
     return vocabulary.decode(raw[name]) if name in raw else ""
+
+
+def predicted_text(raw: Raw, wanted: Sequence[int], vocabulary: Vocabulary) -> str:
+    """Return the text of the ids that were predicted: the example's own where they are all of it, else what they spell (a window of a longer text)."""
+    ids = list(wanted[:-1] if wanted and wanted[-1] == vocabulary.eos_id else wanted)
+    if "targets_pretokenized" in raw and vocabulary.encode(text := text_of(raw["targets_pretokenized"])) == ids:
+        return text
+    return vocabulary.decode(ids)

@@ -18,7 +18,7 @@ from t2t.decode import Decoding, Greedy, generate_many, told
 from t2t.errors import UserError
 from t2t.nn.model import Model
 from t2t.train import task_metrics
-from t2t.train.eval_examples import Examples, Source, source_of, text_in
+from t2t.train.eval_examples import Examples, Source, predicted_text, source_of, text_in
 from t2t.train.few_shot import FewShot, Prompter
 from t2t.train.ranking import Scorer, rank
 from t2t.train.results import EvalResult, merged, summary, write
@@ -190,6 +190,15 @@ class Evaluator:
             found |= rank(self._scorer(params, source), source.task, raws, asked, targets, rows)
         return rows, found
 
+    def _is_language_modelling(self, source: Source, forced: TeacherForced) -> bool:
+        """Whether the targets are running text, which no metric compares with a prediction and no sentinel stands in."""
+        first = self._vocabulary.size - self._vocabulary.extra_ids
+        return (
+            self._model.config.kind == "decoder"
+            and not task_metrics.predicts(source.task)
+            and all(max(ids, default=0) < first for ids in forced.wanted)
+        )
+
     def _scorer(self, params: Params, source: Source) -> Scorer:
         return Scorer(
             self._model, params, self._vocabulary, batch_size=self._evaluation.batch_size, task=source.data.task
@@ -210,6 +219,9 @@ class Evaluator:
         targets = [text_in(raw, "targets", vocabulary) for raw in raws]
         found = task_metrics.of_scores(source.task, raws, targets, forced.scores)
         rows: list[dict[str, Any]] = [{} for _ in raws]
+        if self._is_language_modelling(source, forced):
+            spelled = [predicted_text(*pair, vocabulary) for pair in zip(raws, forced.wanted, strict=True)]
+            found = {"bits_per_byte": forced.bits_per_byte(spelled), **found}
 
         if task_metrics.predicts(source.task):
             wanted = raws

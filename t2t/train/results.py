@@ -20,7 +20,7 @@ class EvalResult:
     examples:    how many were evaluated.
     trimmed:     how many of them were longer than the data's lengths and lost their end.
     metrics:     "loss" (nats a target token), "perplexity" (its exponential), "token_accuracy" (of teacher-forced predictions; an encoder's
-                 masked accuracy), "unigram_loss" (what no model that ignores the context can be below), encoders: "exact_match" (rows with every wanted token right); "rank_accuracy" where examples
+                 masked accuracy), "unigram_loss" (what no model that ignores the context can be below), "bits_per_byte" of a language model's texts, encoders: "exact_match" (rows with every wanted token right); "rank_accuracy" where examples
                  offer choices, and one more for each calibration; "shots", the examples that fitted into a prompt, where some were to be shown; and what the task's metric
                  functions return, which wins where names are equal. Means over the seeds.
     spread:      standard deviation of each metric over the seeds (of a sample: divided by one less than their number); empty for one alone.

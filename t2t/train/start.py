@@ -41,7 +41,7 @@ def initial_state(
 def _check_vocabulary(own: Vocabulary, source: Run, model: Model, taken: Sequence[str]) -> None:
     """Refuse rows of an embedding, or columns of a head, that were trained for other tokens. Raises UserError."""
     other = source.vocabulary
-    if _content(own) == _content(other):
+    if own.identity() == other.identity():
         return
     specs = flatten_specs(model.specs)
     for path in taken:
@@ -50,7 +50,3 @@ def _check_vocabulary(own: Vocabulary, source: Run, model: Model, taken: Sequenc
                 f"start_from.run {source.directory}: its vocabulary is not this run's, but {path} would be taken from it;"
                 f" train with the same --vocabulary, or exclude it (--start-from.exclude {path})"
             )
-
-
-def _content(vocabulary: Vocabulary) -> tuple[object, ...]:
-    return (type(vocabulary), vocabulary.size, *(Path(name).read_bytes() for name in vocabulary.files()))

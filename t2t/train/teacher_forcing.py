@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -47,6 +48,14 @@ class TeacherForced:
         for row in range(rows):
             self.wanted.append(targets[row][there[row]].tolist())
             self.predicted.append(made.predicted[row][there[row]].tolist())
+
+    def bits_per_byte(self, texts: Sequence[str]) -> float:
+        """Return the bits that a byte of the targets costs: all tokens' nats, of EOS too, over ln 2 and the UTF-8 bytes of `texts`, the targets' own; NaN without any.
+
+        Models of different vocabularies compare by it, for it does not depend on how text is cut into tokens.
+        """
+        size = sum(len(text.encode("utf-8", errors="surrogatepass")) for text in texts)
+        return -sum(self.scores) / math.log(2) / (size or math.nan)
 
     def metrics(self) -> dict[str, float]:
         """Return "loss" in nats a token, "perplexity", "token_accuracy" and "unigram_loss"; NaN where nothing had weight.

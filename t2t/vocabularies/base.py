@@ -5,8 +5,8 @@ from __future__ import annotations
 import abc
 import itertools
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterable
+from dataclasses import dataclass, fields
 from typing import Self
 
 from t2t.errors import UserError
@@ -120,6 +120,10 @@ class Vocabulary(abc.ABC):
     def files(self) -> tuple[str, ...]:
         """Return the paths of the files that the vocabulary reads."""
         return ()
+
+    def identity(self) -> tuple[Hashable, ...]:
+        """Return what is equal for two vocabularies if and only if they are one: the kind, the settings and the files' content, wherever the files are."""
+        return (type(self).__name__, *(getattr(self, field.name) for field in fields(self) if field.name != "path"))
 
     def relocated(self, directory: str) -> Self:
         """Copy the files into `directory`; return the vocabulary with its path relative to that directory.

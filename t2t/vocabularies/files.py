@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+from collections.abc import Hashable
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -21,6 +23,10 @@ class FileVocabulary(Vocabulary):
     def files(self) -> tuple[str, ...]:
         """Return the one path."""
         return (self.path,)
+
+    def identity(self) -> tuple[Hashable, ...]:
+        """Return the kind, the settings and the file's SHA-256."""
+        return (*super().identity(), hashlib.sha256(read(self.path)).hexdigest())
 
     def relocated(self, directory: str) -> Self:
         """Copy the file; see `Vocabulary.relocated`."""
