@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
@@ -21,7 +22,7 @@ Rows = list[tuple[str, np.ndarray]]
 def convert_check(
     source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")],
     *,
-    accept_option: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
+    accept_option: Annotated[tuple[tuple[str, ...], ...], tyro.conf.UseAppendAction] = (),
     tolerance: float = 1e-4,
 ) -> int:
     """Compare the import of a directory with transformers: embeddings, each layer, logits, on a short input in float32.
@@ -30,7 +31,7 @@ def convert_check(
 
     Args:
         source: the directory with config.json.
-        accept_option: an option of config.json to pass over though it is not known here; may be given again.
+        accept_option: options of config.json to pass over though they are not known here, one or several; may be given again.
         tolerance: the largest difference allowed, as a share of the largest value (of 1 where that is less).
 
     Raises:
@@ -48,7 +49,7 @@ def convert_check(
             f"t2t convert-check compares with transformers, and {error.name} is not installed: pip install torch transformers"
         ) from None
     transformers.logging.set_verbosity_error()
-    with opened(source, family_of, accepted=accept_option) as model:
+    with opened(source, family_of, accepted=tuple(itertools.chain(*accept_option))) as model:
         params = model.params(MeshConfig().build())
         ours, theirs = our_layers(model, params), their_layers(model, torch, transformers)
     wrong = None

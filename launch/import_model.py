@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -31,7 +32,7 @@ def import_model(
     dir: str,
     preset: str | None = None,
     vocabulary: str | None = None,
-    accept_option: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
+    accept_option: Annotated[tuple[tuple[str, ...], ...], tyro.conf.UseAppendAction] = (),
     check: bool = True,
 ) -> None:
     """Make a run of a directory of transformers (config.json, safetensors, one file or several, the tokenizer's files), or of a GGUF file.
@@ -43,7 +44,7 @@ def import_model(
         dir: the run's directory, which must not be there yet.
         preset: the model (t5:1.1-small, ...) of a T5X checkpoint, its own layout or the legacy one of TensorFlow, neither of which says it.
         vocabulary: a tokenizer file (.model, .txt, .json) in place of the directory's.
-        accept_option: an option of config.json to pass over though it is not known here; may be given again.
+        accept_option: options of config.json to pass over though they are not known here, one or several; may be given again.
         check: read the saved run back and compare every tensor, bit for bit, and the logits of a short input.
 
     Raises:
@@ -52,14 +53,24 @@ def import_model(
     run = Path(dir)
     if run.exists() and (not run.is_dir() or any(run.iterdir())):
         raise UserError(f"{run} (--dir) is there already. Give another --dir.")
-    with _opened(Path(source), preset, accept_option) as model:
-        for name, reason in model.left_out.items():
-            print(f"note: left out: {name} ({reason})", file=sys.stderr)
+    with _opened(Path(source), preset, tuple(itertools.chain(*accept_option))) as model:
+        for line in told(model.left_out):
+            print(f"note: left out: {line}", file=sys.stderr)
         try:
             _make(model, source, run, vocabulary, check=check)
         except BaseException:
             shutil.rmtree(run, ignore_errors=True)
             raise
+
+
+def told(left_out: Mapping[str, str]) -> list[str]:
+    """Return a line for each reason for which tensors are not read, with their names: of many the first and how many more."""
+    from t2t.export.mapping import some
+
+    by_reason: dict[str, list[str]] = {}
+    for name, reason in left_out.items():
+        by_reason.setdefault(reason, []).append(name)
+    return [f"{some(names)} ({reason})" for reason, names in by_reason.items()]
 
 
 @contextlib.contextmanager

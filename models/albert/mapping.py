@@ -23,24 +23,22 @@ class Albert(Family):
         r"predictions\.bias": "decoder.bias is what counts where the head is untied",
         r"(albert\.)?pooler\.(weight|bias)": POOLER,
         r"predictions\.sop_classifier\..*|sop_classifier\..*": "sentence-order prediction",
-        r"(albert\.)?embeddings\.position_ids": "the numbers from 0 on",
     }
 
     def config(self, options: Options, weights: Weights) -> ModelConfig:
         """Return our configuration."""
         options.must("position_embedding_type", "absolute", why="relative positions of BERT's kind are not here")
         options.must("inner_group_num", 1, why="a group is one block here")
-        options.free("net_structure_type", "layers_to_keep", "gap_size", "num_memory_blocks", "down_scale_factor")
         headed = "predictions.dense.weight" in weights.names
         sizes = common(options)
         return bert(
             **{**sizes, "activation": options.activation("hidden_act", "gelu_new")},
-            groups=options.number("num_hidden_groups", 1),
-            embedding_size=options.number("embedding_size", 128),
-            types=options.number("type_vocab_size", 2),
+            groups=options.size("num_hidden_groups", 1),
+            embedding_size=options.size("embedding_size", 128),
+            types=options.size("type_vocab_size", 2),
             head_transform=headed,
             head_bias=headed,
-            tied=options.take("tie_word_embeddings", True) and headed,
+            tied=options.flag("tie_word_embeddings", True) and headed,
         )
 
     def options(self, config: ModelConfig) -> dict[str, Any] | None:

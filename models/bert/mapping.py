@@ -24,7 +24,6 @@ class Bert(Family):
         r"(bert\.)?pooler\.dense\.(weight|bias)": POOLER,
         r"cls\.predictions\.bias": "decoder.bias is what counts where the head is untied",
         r"cls\.seq_relationship\.(weight|bias)": "next-sentence prediction",
-        r"(bert\.)?embeddings\.position_ids": "the numbers from 0 on",
     }
 
     def config(self, options: Options, weights: Weights) -> ModelConfig:
@@ -33,10 +32,10 @@ class Bert(Family):
         headed = "cls.predictions.transform.dense.weight" in weights.names
         return bert(
             **common(options),
-            types=options.number("type_vocab_size", 2),
+            types=options.size("type_vocab_size", 2),
             head_transform=headed,
             head_bias=headed,
-            tied=options.take("tie_word_embeddings", True) or not headed,
+            tied=options.flag("tie_word_embeddings", True) or not headed,
         )
 
     def options(self, config: ModelConfig) -> dict[str, Any] | None:
@@ -58,14 +57,14 @@ def common(options: Options) -> dict[str, Any]:
     """Return what the configurations of BERT and its kin have in common."""
     options.must("is_decoder", False, why="an encoder is wanted")
     options.must("add_cross_attention", False, why="an encoder is wanted")
-    heads, embed = options.number("num_attention_heads"), options.number("hidden_size")
+    heads, embed = options.size("num_attention_heads"), options.size("hidden_size")
     return {
-        "layers": options.number("num_hidden_layers"),
+        "layers": options.size("num_hidden_layers"),
         "embed": embed,
         "heads": heads,
-        "mlp": options.number("intermediate_size"),
-        "max_length": options.number("max_position_embeddings", 512),
-        "vocab_size": options.number("vocab_size"),
+        "mlp": options.size("intermediate_size"),
+        "max_length": options.size("max_position_embeddings", 512),
+        "vocab_size": options.size("vocab_size"),
         "activation": options.activation("hidden_act", "gelu"),
         "norm_epsilon": options.number("layer_norm_eps", 1e-12),
         "dropout": options.number("hidden_dropout_prob", 0.1),

@@ -20,16 +20,16 @@ class DistilBert(Family):
 
     def config(self, options: Options, weights: Weights) -> ModelConfig:
         """Return our configuration."""
-        options.free("sinusoidal_pos_embds", "qa_dropout", "seq_classif_dropout", "tie_weights_")
         options.must("is_decoder", False, why="an encoder is wanted")
+        options.must("add_cross_attention", False, why="an encoder is wanted")
         headed = "vocab_transform.weight" in weights.names
         return bert(
-            layers=options.number("n_layers", 6),
-            embed=options.number("dim", 768),
-            heads=options.number("n_heads", 12),
-            mlp=options.number("hidden_dim", 3072),
-            max_length=options.number("max_position_embeddings", 512),
-            vocab_size=options.number("vocab_size", 30522),
+            layers=options.size("n_layers", 6),
+            embed=options.size("dim", 768),
+            heads=options.size("n_heads", 12),
+            mlp=options.size("hidden_dim", 3072),
+            max_length=options.size("max_position_embeddings", 512),
+            vocab_size=options.size("vocab_size", 30522),
             activation=options.activation("activation", "gelu"),
             dropout=options.number("dropout", 0.1),
             attention_dropout=options.number("attention_dropout", 0.1),
@@ -38,7 +38,7 @@ class DistilBert(Family):
             types=0,
             head_transform=headed,
             head_bias=headed,
-            tied=options.take("tie_word_embeddings", True) or not headed,
+            tied=options.flag("tie_word_embeddings", True) or not headed,
         )
 
     def options(self, config: ModelConfig) -> dict[str, Any] | None:

@@ -24,26 +24,25 @@ class GPT2(Family):
 
     def config(self, options: Options, weights: Weights) -> ModelConfig:
         """Return our configuration."""
-        options.free("n_ctx", "reorder_and_upcast_attn", "summary_type", "summary_use_proj", "summary_activation")
-        options.free("summary_proj_to_labels", "summary_first_dropout")
+        options.free("is_decoder")
         options.must("scale_attn_by_inverse_layer_idx", False, why="attention scaled by depth is not here")
         options.must("add_cross_attention", False, why="a decoder on its own is wanted")
-        embed, rate = options.number("n_embd"), options.number("resid_pdrop", 0.1)
+        embed, rate = options.size("n_embd"), options.number("resid_pdrop", 0.1)
         options.must("embd_pdrop", rate, why="dropout of embeddings and of the residual stream are one rate here")
         return gpt(
-            layers=options.number("n_layer"),
+            layers=options.size("n_layer"),
             embed=embed,
-            heads=options.number("n_head"),
-            mlp=options.number("n_inner", 4 * embed),
-            max_length=options.number("n_positions", 1024),
-            vocab_size=options.number("vocab_size"),
+            heads=options.size("n_head"),
+            mlp=options.size("n_inner", 4 * embed),
+            max_length=options.size("n_positions", 1024),
+            vocab_size=options.size("vocab_size"),
             activation=options.activation("activation_function", "gelu_new"),
             dropout=rate,
             attention_dropout=options.number("attn_pdrop", 0.1),
             norm_epsilon=options.number("layer_norm_epsilon", 1e-5),
             init_std=options.number("initializer_range", 0.02),
-            scaled_attention=options.take("scale_attn_weights", True),
-            tied=options.take("tie_word_embeddings", True),
+            scaled_attention=options.flag("scale_attn_weights", True),
+            tied=options.flag("tie_word_embeddings", True),
         )
 
     def options(self, config: ModelConfig) -> dict[str, Any] | None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 from t2t.export.family import Family, Options, Weights, activation_name
 from t2t.export.mapping import Entry, Transposed, linear, normalised, same
@@ -19,34 +18,32 @@ class Llama(Family):
     name = "LLaMA"
     model_types = ("llama", "mistral")
     prefix = "model."
-    left_out: ClassVar[Mapping[str, str]] = {
-        r"(model\.)?layers\.\d+\.self_attn\.rotary_emb\.inv_freq": "made from the options"
-    }
 
     def config(self, options: Options, weights: Weights) -> ModelConfig:
         """Return our configuration."""
-        options.free("pretraining_tp", "is_llama_config", "transformers.js_config")
+        options.free("is_decoder")
+        options.must("add_cross_attention", False, why="a decoder on its own is wanted")
         options.must("rope_interleaved", False, why="pairs of neighbouring coordinates do not turn together here")
         options.must("partial_rotary_factor", 1.0, why="whole heads turn here")
         mistral = options.take("model_type", "llama") == "mistral"
         return llama(
-            layers=options.number("num_hidden_layers"),
-            embed=options.number("hidden_size"),
-            heads=options.number("num_attention_heads"),
-            kv_heads=options.number("num_key_value_heads", 8 if mistral else None),
-            head_dim=options.number("head_dim", None),
-            mlp=options.number("intermediate_size"),
-            max_length=options.number("max_position_embeddings", 2048),
-            vocab_size=options.number("vocab_size"),
+            layers=options.size("num_hidden_layers"),
+            embed=options.size("hidden_size"),
+            heads=options.size("num_attention_heads"),
+            kv_heads=options.size("num_key_value_heads", 8 if mistral else None),
+            head_dim=options.size("head_dim", None),
+            mlp=options.size("intermediate_size"),
+            max_length=options.size("max_position_embeddings", 2048),
+            vocab_size=options.size("vocab_size"),
             activation=options.activation("hidden_act", "silu"),
             norm_epsilon=options.number("rms_norm_eps", 1e-6),
             rotary=_rotary(options),
             window=options.nullable("sliding_window", 4096) if mistral else None,
-            attention_biases=options.take("attention_bias", False),
-            biases=options.take("mlp_bias", False),
+            attention_biases=options.flag("attention_bias", False),
+            biases=options.flag("mlp_bias", False),
             attention_dropout=options.number("attention_dropout", 0.0),
             init_std=options.number("initializer_range", 0.02),
-            tied=options.take("tie_word_embeddings", False),
+            tied=options.flag("tie_word_embeddings", False),
         )
 
     def options(self, config: ModelConfig) -> dict[str, Any] | None:

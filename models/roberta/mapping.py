@@ -23,23 +23,22 @@ class Roberta(Family):
     left_out: ClassVar[Mapping[str, str]] = {
         r"lm_head\.bias": "decoder.bias is what counts where the head is untied",
         r"(roberta\.)?pooler\.dense\.(weight|bias)": POOLER,
-        r"(roberta\.)?embeddings\.position_ids": "the numbers from 0 on",
     }
 
     def config(self, options: Options, weights: Weights) -> ModelConfig:
         """Return our configuration: positions are counted from behind the id of padding."""
         options.must("position_embedding_type", "absolute", why="relative positions of BERT's kind are not here")
         headed = "lm_head.dense.weight" in weights.names
-        offset = options.number("pad_token_id", 1) + 1
+        offset = options.size("pad_token_id", 1, least=0) + 1
         sizes = common(options)
         return bert(
             **{**sizes, "max_length": sizes["max_length"] - offset},
             position_offset=offset,
-            types=options.number("type_vocab_size", 2),
+            types=options.size("type_vocab_size", 2),
             head_transform=headed,
             head_activation="gelu" if headed else None,
             head_bias=headed,
-            tied=options.take("tie_word_embeddings", True) or not headed,
+            tied=options.flag("tie_word_embeddings", True) or not headed,
         )
 
     def options(self, config: ModelConfig) -> dict[str, Any] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from t2t.export.family import Family, Options, Weights, activation_name
@@ -19,43 +20,64 @@ class T5(Family):
 
     name = "T5"
     model_types: ClassVar[tuple[str, ...]] = ("t5", "mt5")
+    left_out: ClassVar[Mapping[str, str]] = {
+        r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight": "attention to the encoder has no relative positions"
+    }
     relative_per_layer = False
 
     def config(self, options: Options, weights: Weights) -> ModelConfig:
         """Return our configuration. The head is the embeddings where it is missing or equal to them."""
-        options.free("n_positions", "initializer_factor", "dense_act_fn", "is_gated_act", "scalable_attention")
+        options.free("n_positions", "scalable_attention", "add_cross_attention")
         options.must("is_decoder", False, why="an encoder-decoder is wanted")
         options.must("decoder_start_token_id", 0, why="the decoder starts from padding here")
         gate, _, function = str(options.take("feed_forward_proj", "relu")).rpartition("-")
         gated = gate == "gated"
         if gate not in ("", "gated"):
             raise options.refuse("feed_forward_proj", f"{gate}-{function}", "neither gated- nor an activation alone")
-        activations = Options(
-            {"feed_forward_proj": "gelu_new" if gated and function == "gelu" else function}, where=options.where
+        function = "gelu_new" if gated and function == "gelu" else function
+        activation = Options({"feed_forward_proj": function}, where=options.where).activation(
+            "feed_forward_proj", "relu"
         )
+        options.must("dense_act_fn", function, why="feed_forward_proj says another activation")
+        options.must("is_gated_act", gated, why="feed_forward_proj says another")
         table = next((name for name in _TABLES if name in weights.names), None)
         head = "lm_head.weight" if "lm_head.weight" in weights.names else None
         tied = head is None or table is None or weights.equal(head, table)
-        layers = options.number("num_layers")
+        layers = options.size("num_layers")
         return t5(
             layers=layers,
-            decoder_layers=options.number("num_decoder_layers", layers),
-            embed=options.number("d_model"),
-            heads=options.number("num_heads"),
-            head_dim=options.number("d_kv"),
-            mlp=options.number("d_ff"),
-            vocab_size=options.number("vocab_size"),
-            buckets=options.number("relative_attention_num_buckets", 32),
-            max_distance=options.number("relative_attention_max_distance", 128),
+            decoder_layers=options.size("num_decoder_layers", layers),
+            embed=options.size("d_model"),
+            heads=options.size("num_heads"),
+            head_dim=options.size("d_kv"),
+            mlp=options.size("d_ff"),
+            vocab_size=options.size("vocab_size"),
+            buckets=options.size("relative_attention_num_buckets", 32),
+            max_distance=options.size("relative_attention_max_distance", 128),
             relative_per_layer=self.relative_per_layer,
             norm_epsilon=options.number("layer_norm_epsilon", 1e-6),
             dropout=options.number("dropout_rate", 0.1),
-            activation=activations.activation("feed_forward_proj", "relu"),
+            activation=activation,
             gated=gated,
             tied=tied,
-            # transformers 5 sets tie_word_embeddings to true whatever the weights are, and keeps apart whether the head is scaled.
-            scaled_head=options.take("scale_decoder_outputs", options.take("tie_word_embeddings", True)),
+            scaled_head=self.scaled(options, tied),
         )
+
+    def scaled(self, options: Options, tied: bool) -> bool:
+        """Return whether logits are divided by sqrt(d_model), as T5 1.0's are; mT5's never are.
+
+        transformers 5 sets tie_word_embeddings to true whatever the weights are, and says in scale_decoder_outputs what it was.
+        Raises UserError where the option says that the head is the embeddings, and the weights have another.
+        """
+        said = options.take("scale_decoder_outputs", None)
+        shared = options.flag("tie_word_embeddings", True)
+        if options.take("model_type", "t5") == "mt5":
+            return False
+        if said is not None:
+            return options.flag("scale_decoder_outputs", True)
+        if not tied:
+            options.must("tie_word_embeddings", False, why="lm_head.weight is there and is not the embeddings")
+        return shared
 
     def options(self, config: ModelConfig) -> dict[str, Any] | None:
         """Return the options."""
@@ -82,6 +104,7 @@ class T5(Family):
             "layer_norm_epsilon": stack.norm_epsilon,
             "feed_forward_proj": function,
             "tie_word_embeddings": config.scaled_head,
+            "scale_decoder_outputs": config.scaled_head,
             "decoder_start_token_id": 0,
         }
 

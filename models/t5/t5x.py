@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from t2t.errors import UserError
 from t2t.export.huggingface import Source
-from t2t.export.mapping import Entry, Transposed, resolve, same, tensors
+from t2t.export.mapping import Entry, Transposed, check_shapes, resolve, same, tensors
 from t2t.export.t5x import Arrays
 from t2t.models.config import StackConfig
 from t2t.models.encoder_decoder import EncoderDecoderConfig
@@ -27,6 +27,7 @@ def understood(arrays: Arrays, config: ModelConfig) -> Source:
     model = config.build()
     wanted = tensors(legacy(config) if arrays.legacy else native(config), model.specs)
     names, _ = resolve(wanted, arrays.names, where=arrays.directory)
+    check_shapes(wanted, names, arrays.shape, where=arrays.directory)
     return Source(arrays, T5(), config, model, wanted, names, {})
 
 

@@ -4,87 +4,16 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar, Protocol
 
 from t2t.errors import UserError, nearest
 from t2t.export.mapping import Entry
+from t2t.export.neutral import NEUTRAL
 from t2t.nn.model import ModelConfig
 
 _MISSING: Any = object()
-
-NEUTRAL = frozenset(
-    [
-        "architectures",
-        "model_type",
-        "transformers_version",
-        "torch_dtype",
-        "dtype",
-        "use_cache",
-        "_name_or_path",
-        "name_or_path",
-        "output_past",
-        "task_specific_params",
-        "id2label",
-        "label2id",
-        "num_labels",
-        "return_dict",
-        "output_attentions",
-        "output_hidden_states",
-        "chunk_size_feed_forward",
-        "problem_type",
-        "finetuning_task",
-        "is_encoder_decoder",
-        "gradient_checkpointing",
-        "tokenizer_class",
-        "bos_token_id",
-        "eos_token_id",
-        "pad_token_id",
-        "sep_token_id",
-        "cls_token_id",
-        "mask_token_id",
-        "forced_bos_token_id",
-        "forced_eos_token_id",
-        "suppress_tokens",
-        "begin_suppress_tokens",
-        "bad_words_ids",
-        "max_length",
-        "min_length",
-        "do_sample",
-        "early_stopping",
-        "num_beams",
-        "num_beam_groups",
-        "diversity_penalty",
-        "temperature",
-        "top_k",
-        "top_p",
-        "typical_p",
-        "repetition_penalty",
-        "length_penalty",
-        "no_repeat_ngram_size",
-        "encoder_no_repeat_ngram_size",
-        "num_return_sequences",
-        "output_scores",
-        "return_dict_in_generate",
-        "remove_invalid_values",
-        "exponential_decay_length_penalty",
-        "prefix",
-        "torchscript",
-        "use_bfloat16",
-        "tf_legacy_loss",
-        "tie_encoder_decoder",
-        "_commit_hash",
-        "_attn_implementation_autoset",
-        "attn_implementation",
-        "unsloth_fixed",
-        "unsloth_version",
-        "ignore_index",
-        "classifier_dropout",
-        "classifier_dropout_prob",
-        "classif_dropout",
-    ]
-)
-"""Options of any model that change nothing of its mathematics: labels of classifiers, defaults of generation, ids of special tokens."""
 
 _ACTIVATIONS = {
     "gelu": "gelu",
@@ -95,6 +24,10 @@ _ACTIVATIONS = {
     "silu": "silu",
     "swish": "silu",
 }
+
+
+LARGEST = 2**31 - 1
+"""Of any size in a config.json: more is a damaged number, and beyond what indices hold."""
 
 
 class Options:
@@ -109,6 +42,15 @@ class Options:
         self._values = dict(values)
         self._accepted = set(accepted)
         self._asked: set[str] = set()
+
+        if unknown := sorted(self._accepted - self._values.keys()):
+            raise UserError(f"{where}: no option {unknown[0]!r} (--accept-option).{nearest(unknown[0], self._values)}")
+
+    @property
+    def architecture(self) -> str:
+        """The class whose tensors these are ("BertForMaskedLM"), "" where nothing says."""
+        named = self._values.get("architectures")
+        return named[0] if isinstance(named, list) and named and isinstance(named[0], str) else ""
 
     def take(self, name: str, default: Any = _MISSING) -> Any:
         """Return an option's value; the default where it is not there or null. Raises UserError where there is no default."""
@@ -128,8 +70,24 @@ class Options:
     def number(self, name: str, default: Any = _MISSING) -> Any:
         """Return an option that is a number. Raises UserError where it is not."""
         value = self.take(name, default)
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+        if value is None:
+            return value
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             raise self.refuse(name, value, "a number is wanted")
+        return value
+
+    def size(self, name: str, default: Any = _MISSING, *, least: int = 1) -> Any:
+        """Return an option that counts something, from `least` to `LARGEST`. Raises UserError where it does not."""
+        value = self.number(name, default)
+        if value is not None and (not isinstance(value, int) or not least <= value <= LARGEST):
+            raise self.refuse(name, value, f"a whole number from {least} to {LARGEST} is wanted")
+        return value
+
+    def flag(self, name: str, default: bool) -> bool:
+        """Return an option that is true or false. Raises UserError where it is neither."""
+        value = self.take(name, default)
+        if not isinstance(value, bool):
+            raise self.refuse(name, value, "true or false is wanted")
         return value
 
     def must(self, name: str, wanted: Any, *, why: str) -> None:
@@ -141,7 +99,7 @@ class Options:
     def activation(self, name: str, default: str) -> str:
         """Return our name of an activation. Raises UserError for one that is not here."""
         value = self.take(name, default)
-        if value not in _ACTIVATIONS:
+        if not isinstance(value, str) or value not in _ACTIVATIONS:
             raise self.refuse(name, value, f"no such activation here.{nearest(str(value), _ACTIVATIONS)}")
         return _ACTIVATIONS[value]
 
@@ -155,13 +113,13 @@ class Options:
 
     def finish(self) -> None:
         """Refuse what was never asked for: it might change the mathematics. Raises UserError, naming each."""
-        known = self._asked | NEUTRAL | self._accepted
+        known = self._asked | NEUTRAL.keys() | self._accepted
         unknown = [name for name, value in self._values.items() if name not in known and value not in (None, {}, [])]
         if unknown:
             said = ", ".join(f"{name} = {self._values[name]!r}" for name in unknown)
             raise UserError(
                 f"{self.where}: unknown option{'s' if len(unknown) > 1 else ''} {said}, which may change what the model computes"
-                f" (--accept-option {unknown[0]} goes on without)"
+                f" (--accept-option {' '.join(unknown)} goes on without)"
             )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +17,8 @@ import numpy as np
 from t2t.errors import UserError, nearest
 from t2t.export.directory import flatten, write_json, writing
 from t2t.export.family import Family, Options
-from t2t.export.mapping import Tensor, read_params, resolve, tensors, write_tensor
+from t2t.export.mapping import Tensor, check_depth, check_shapes, read_params, resolve, tensors, write_tensor
+from t2t.export.published import Published
 from t2t.export.tensor_files import DTYPES, TensorFiles, write_tensors
 from t2t.export.tokenizer_files import write_tokenizer
 from t2t.nn.model import Model, ModelConfig
@@ -25,6 +27,12 @@ from t2t.types import Batch, Params, Tokens
 from t2t.vocabularies import Vocabulary
 
 CONFIG = "config.json"
+LEFT_OUT = {
+    r"(.*\.)?position_ids": "the numbers from 0 on",
+    r"(.*\.)?token_type_ids": "zeros",
+    r"(.*\.)?rotary_emb\.(inv_freq|cos_cached|sin_cached)": "made from the options",
+}
+"""Patterns of tensors of any family that are not read, each with the reason: what older versions saved and every version computes."""
 FamilyOf = Callable[..., Family]
 """(model_type, where=...) -> family; the registry is in `t2t.models.families`."""
 
@@ -54,8 +62,11 @@ class Files(Protocol):
         """Where they are."""
 
     @property
-    def names(self) -> list[str]:
+    def names(self) -> Collection[str]:
         """What they are called."""
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return the shape of one, without reading it."""
 
     def equal(self, one: str, other: str) -> bool:
         """Whether two are equal."""
@@ -92,7 +103,8 @@ class Source:
 
     def params(self, mesh: jax.sharding.Mesh) -> Params:
         """Read the parameters, one at a time, each to its place on the mesh."""
-        return read_params(self.wanted, self.model.specs, param_shardings(self.model, mesh), self.read)
+        shardings = param_shardings(self.model, mesh)
+        return read_params(self.wanted, self.model.specs, shardings, self.read, where=self.files.directory)
 
 
 @contextmanager
@@ -106,23 +118,34 @@ def opened(directory: str | Path, family_of: FamilyOf, *, accepted: Collection[s
     values = read_options(directory)
     where = str(directory / CONFIG)
     family = family_of(values["model_type"], where=where)
-    with TensorFiles(directory) as files:
+    with TensorFiles(directory) as stored:
+        files = Published(stored, prefix=family.prefix)
         options = Options(values, where=where, accepted=accepted)
-        config = family.config(options, files)
-        options.finish()
+        config = _understood(family, options, files)
         model = config.build()
-        wanted = tensors(family.entries(config), model.specs)
-        names, rest = resolve(wanted, files.names, where=directory, left_out=family.left_out, prefix=family.prefix)
-        yield Source(files, family, config, model, wanted, names, _reasons(family, rest))
+        entries = family.entries(config)
+        check_depth(entries, model.specs, files.names, where=where)
+        wanted = tensors(entries, model.specs)
+        left_out = {**family.left_out, **LEFT_OUT}
+        names, rest = resolve(
+            wanted, files.names, where=directory, left_out=left_out, prefix=family.prefix, of=options.architecture
+        )
+        check_shapes(wanted, names, files.shape, where=directory)
+        yield Source(files, family, config, model, wanted, names, _reasons(left_out, rest))
 
 
-def _reasons(family: Family, names: Sequence[str]) -> dict[str, str]:
-    import re
+def _understood(family: Family, options: Options, files: Published) -> ModelConfig:
+    """Return the configuration; an error of a configuration, which names our fields, also names the file."""
+    try:
+        config = family.config(options, files)
+    except UserError as error:
+        raise error if str(error).startswith(options.where) else UserError(f"{options.where}: {error}") from None
+    options.finish()
+    return config
 
-    return {
-        name: next(reason for pattern, reason in family.left_out.items() if re.fullmatch(pattern, name))
-        for name in names
-    }
+
+def _reasons(left_out: Mapping[str, str], names: Sequence[str]) -> dict[str, str]:
+    return {name: next(reason for pattern, reason in left_out.items() if re.fullmatch(pattern, name)) for name in names}
 
 
 def write_huggingface(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import abc
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -179,13 +179,49 @@ def tensors(entries: Iterable[Entry], specs: Mapping[str, Any]) -> list[Tensor]:
     return found
 
 
+def check_depth(entries: Iterable[Entry], specs: Mapping[str, Any], names: Collection[str], *, where: str) -> None:
+    """Refuse a model of more layers than there are tensors, before a line is written out for each. Raises UserError.
+
+    where: the file that says how many layers there are.
+    """
+    flat: dict[str, ParamSpec] = flatten(dict(specs))
+    for entry in entries:
+        if LAYER in entry.theirs and flat[entry.ours[0]].shape[0] > len(names):
+            layers = flat[entry.ours[0]].shape[0]
+            raise UserError(
+                f"{where}: a model of {layers} layers ({entry.theirs}) is asked for, and the weights are {len(names)} tensors in all"
+            )
+
+
+def check_shapes(
+    wanted: Iterable[Tensor], names: Mapping[str, list[str]], shape: Callable[[str], Shape], *, where: object
+) -> None:
+    """Refuse a tensor of another shape than the configuration says, before anything is read or made. Raises UserError.
+
+    names: from `resolve`. shape: name -> shape.
+    """
+    for tensor in wanted:
+        found = tuple(shape(names[tensor.name][0]))
+        if found != tensor.shape:
+            raise UserError(
+                f"{where}: tensor {tensor.name} is {_shape(found)}, and {_shape(tensor.shape)} by the configuration ({', '.join(tensor.ours)})"
+            )
+
+
 def resolve(
-    wanted: Sequence[Tensor], names: Iterable[str], *, where: object, left_out: Iterable[str] = (), prefix: str = ""
+    wanted: Sequence[Tensor],
+    names: Collection[str],
+    *,
+    where: object,
+    left_out: Iterable[str] = (),
+    prefix: str = "",
+    of: str = "",
 ) -> tuple[dict[str, list[str]], list[str]]:
     """Return under which names each tensor is there, several where it is there more than once, and the names that are by intent not read.
 
     prefix:   what the names of a base model lack before them.
     left_out: patterns of what is not read.
+    of:       the class of the model that was saved, for errors.
     Raises UserError, naming them, for tensors that are missing and for tensors there is no place for.
     """
     have = set(names)
@@ -199,33 +235,39 @@ def resolve(
     read = {name for found in real.values() for name in found}
     if missing:
         raise UserError(
-            f"{where}: {_some(missing)} {'is' if len(missing) == 1 else 'are'} missing from the weights, which the configuration asks for.{nearest(missing[0], have - read)}"
+            f"{where}: {some(missing)} {'is' if len(missing) == 1 else 'are'} missing from the weights, which the configuration asks for.{nearest(missing[0], have - read)}"
         )
     rest = sorted(have - read)
     known = [name for name in rest if any(re.fullmatch(pattern, name) for pattern in left_out)]
     if unknown := [name for name in rest if name not in known]:
-        raise UserError(f"{where}: no place in the model for {_some(unknown)}")
+        own = f" (of {of})" if of else ""
+        raise UserError(f"{where}: no place in the model for {some(unknown)}{own}")
     return real, known
 
 
-def actual(name: str, names: Iterable[str], prefix: str) -> str | None:
+def actual(name: str, names: Collection[str], prefix: str) -> str | None:
     """Return how a tensor is called in a checkpoint, with `prefix` or, in one of the base model alone, without it."""
-    bare = name.removeprefix(prefix)
-    return name if name in names else bare if bare in names else None
+    return next((known for known in (name, name.removeprefix(prefix)) if known in names), None)
 
 
-def _some(names: Sequence[str]) -> str:
+def some(names: Sequence[str]) -> str:
+    """Return names for a message: of many the first four, and how many more."""
     more = f" and {len(names) - 4} more" if len(names) > 4 else ""
     return ", ".join(names[:4]) + more
 
 
 def read_params(
-    wanted: Sequence[Tensor], specs: Mapping[str, Any], shardings: Mapping[str, Any], read: Callable[[str], np.ndarray]
+    wanted: Sequence[Tensor],
+    specs: Mapping[str, Any],
+    shardings: Mapping[str, Any],
+    read: Callable[[str], np.ndarray],
+    *,
+    where: object,
 ) -> Params:
     """Return the parameters in float32, each straight to its sharding: no more than one of ours, of a large one a layer, is on the host at a time.
 
-    read: name -> tensor, of any floating type.
-    Raises UserError where a tensor has another shape than the configuration says.
+    read: name -> tensor of the shape that `check_shapes` has seen, of any floating type. where: the directory, for errors.
+    Raises UserError, naming it, for a tensor that is not finite.
     """
     places: dict[str, dict[int | None, tuple[Tensor, int]]] = {}
     for tensor in wanted:
@@ -234,11 +276,11 @@ def read_params(
 
     def piece(path: str, layer: int | None) -> np.ndarray:
         tensor, part = places[path][layer]
-        value = read(tensor.name)
-        if value.shape != tensor.shape:
-            raise UserError(
-                f"tensor {tensor.name} is {_shape(value.shape)}, and {_shape(tensor.shape)} by the configuration ({path})"
-            )
+        with np.errstate(over="ignore"):  # told below
+            value = np.asarray(read(tensor.name), np.float32)
+        if not np.isfinite(value).all():
+            bad = "NaN" if np.isnan(value).any() else "infinite"
+            raise UserError(f"{where}: tensor {tensor.name} has values that are {bad} in float32")
         return tensor.operation.to_ours(value, tensor.shapes)[part]
 
     def make(path: str, spec: ParamSpec) -> jax.Array:

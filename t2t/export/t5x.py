@@ -36,6 +36,10 @@ class Arrays:
         """The names of all arrays."""
         return sorted(self.shapes)
 
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return an array's shape without reading it."""
+        return self.shapes[name]
+
     def equal(self, one: str, other: str) -> bool:
         """Whether two arrays are equal."""
         return np.array_equal(self.read(one), self.read(other))
