@@ -45,6 +45,7 @@ setup(
         "tyro>=0.9,<2",
         "rich>=14,<16",
         "safetensors>=0.5,<0.9",
+        "flatbuffers>=24.3.25",
         "etils[epath]>=1.9,<2",
         "sentencepiece>=0.2,<0.3",
         "tokenizers>=0.21,<0.24",

@@ -1,6 +1,8 @@
 """Loads an export with nothing but JAX: `load(directory)["logits"]({"ids": ids})`. Copied beside each export as load.py."""
 
+import importlib.util
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,9 @@ import numpy as np
 def load(directory: str | Path = ".") -> dict[str, Callable[[dict[str, Any]], dict[str, jax.Array]]]:
     """Return the entries by name: functions from inputs by name to outputs by name. manifest.json describes them."""
     directory = Path(directory)
+    if importlib.util.find_spec("flatbuffers") is None:
+        # jax.export reads programs with this package, and JAX does not install it: a copy lies beside each export.
+        sys.path.append(str(directory.resolve() / "flatbuffers.zip"))
     manifest = json.loads((directory / "manifest.json").read_text(encoding="utf-8"))
     weights = read_weights(directory / manifest["weights"])
     return {name: _entry(directory / entry["file"], weights) for name, entry in manifest["entries"].items()}

@@ -26,7 +26,8 @@ out = entries["{first[0]}"]({_example(first[1])})
 Sizes given by name may be any at each call. Token ids are those of the vocabulary in `manifest.json`: {vocabulary["size"]} ids, padding
 {vocabulary["pad_id"]}, end {vocabulary["eos_id"]}, start {vocabulary["bos_id"]}.{files}
 
-Without load.py, and with the `safetensors` package:
+`jax.export` reads programs with the package `flatbuffers`, which JAX does not install; load.py takes the copy in `flatbuffers.zip` where there is none.
+Without load.py, and with the packages `safetensors` and `flatbuffers`:
 
 ```python
 import jax, jax.export

@@ -27,6 +27,7 @@ from t2t.export.directory import (
     writing,
 )
 from t2t.export.entries import Entry, entries
+from t2t.export.flatbuffers_copy import FLATBUFFERS, write_flatbuffers
 from t2t.export.readme import readme
 from t2t.nn.model import Model
 from t2t.types import Params
@@ -48,7 +49,7 @@ def write_stablehlo(
     overwrite: bool = False,
     source: dict[str, Any] | None = None,
 ) -> Path:
-    """Write OUT/ENTRY.stablehlo for each entry of the model, the weights, a manifest, a loader and the vocabulary's files.
+    """Write OUT/ENTRY.stablehlo for each entry of the model, the weights, a manifest, a loader with the package it needs besides JAX, and the vocabulary's files.
 
     Entries: `logits`, and `greedy` where the model generates. Each takes (weights by path, inputs by name) and has a symbolic batch size and symbolic
     lengths. What was written is loaded again and its outputs compared with the model's own before anything appears in `out`.
@@ -107,6 +108,7 @@ def write_stablehlo(
         }
         write_json(draft / MANIFEST, manifest)
         (draft / "README.md").write_text(readme(manifest), encoding="utf-8")
+        write_flatbuffers(draft / FLATBUFFERS)
         (draft / "load.py").write_text(inspect.getsource(loader), encoding="utf-8")
     return out
 

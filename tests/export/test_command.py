@@ -51,7 +51,14 @@ def test_exports_the_newest_checkpoint_or_the_one_asked_for(run, tmp_path, capsy
 def test_exports_stablehlo(run, tmp_path):
     export(str(run[0]), format="stablehlo", out=str(tmp_path / "out"), platforms=("cpu",))
     names = {path.name for path in (tmp_path / "out").iterdir()}
-    assert names == {"README.md", "load.py", "logits.stablehlo", "manifest.json", "model.safetensors"}
+    assert names == {
+        "README.md",
+        "flatbuffers.zip",
+        "load.py",
+        "logits.stablehlo",
+        "manifest.json",
+        "model.safetensors",
+    }
 
 
 def test_mistakes_are_told_before_any_work(run, tmp_path):

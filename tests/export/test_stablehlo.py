@@ -1,27 +1,25 @@
+import importlib.metadata
 import json
 import os
 import subprocess
 import sys
+import zipfile
 
 import jax
 import numpy as np
 import pytest
+from packaging.requirements import Requirement
 
 from t2t.errors import UserError
 from t2t.export import stablehlo, write_stablehlo
+from t2t.export.flatbuffers_copy import FLATBUFFERS, write_flatbuffers
 from t2t.types import Batch, Tokens
 from tests.export.exported_models import SIZE, VOCABULARY, make
 
 LENGTH = 6
 
-CLEAN = """
+CALL = """
 import sys
-class Block:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in ("t2t", "flax", "safetensors", "tensorflow", "optax", "orbax"):
-            raise ImportError(name + " is blocked")
-sys.meta_path.insert(0, Block())
-sys.path = [path for path in sys.path if path != sys.argv[3]]
 import numpy as np
 sys.path.insert(0, sys.argv[1])
 from load import load
@@ -35,26 +33,58 @@ results = {}
 for (name, call), inputs in out.items():
     for key, value in entries[name](inputs).items():
         results[f"{name}|{call}|{key}"] = np.asarray(value)
-assert not {"t2t", "flax", "safetensors"} & set(sys.modules)
 np.savez(sys.argv[2], **results)
 """
 
 
-def run_elsewhere(directory, calls, tmp_path):
-    """Call entries in an interpreter that has JAX alone: [(entry, inputs)] -> [outputs]."""
-    file = tmp_path / "calls.npz"
-    np.savez(
-        file, **{f"{name}|{i}|{key}": value for i, (name, inputs) in enumerate(calls) for key, value in inputs.items()}
-    )
-    environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "XLA_FLAGS")}
-    command = [sys.executable, "-c", CLEAN, str(directory), str(file), os.getcwd()]
-    subprocess.run(command, check=True, cwd=tmp_path, env=environment, timeout=240)
-    results = np.load(file)
-    outputs = [{} for _ in calls]
-    for key in results.files:
-        _, i, name = key.split("|")
-        outputs[int(i)][name] = results[key]
-    return outputs
+def packages_of_jax():
+    """Return the names of the distributions that installing JAX alone installs."""
+    names, found = ["jax"], set()
+    while names:
+        name = names.pop()
+        if name in found:
+            continue
+        found.add(name)
+        for line in importlib.metadata.requires(name) or ():
+            wanted = Requirement(line)
+            if wanted.marker is None or wanted.marker.evaluate({"extra": ""}):
+                names.append(wanted.name)
+    return found
+
+
+@pytest.fixture(scope="module")
+def jax_alone(tmp_path_factory):
+    """A folder of packages that has what installing JAX installs, and nothing else."""
+    folder = tmp_path_factory.mktemp("jax-alone")
+    for name in packages_of_jax():
+        distribution = importlib.metadata.distribution(name)
+        for top in {file.parts[0] for file in distribution.files} - {"..", "__pycache__"}:
+            (folder / top).symlink_to(distribution.locate_file(top))
+    assert not list(folder.glob("flatbuffers*"))
+    return folder
+
+
+@pytest.fixture
+def run_elsewhere(jax_alone, tmp_path):
+    """Call entries in an interpreter that has JAX alone: directory, [(entry, inputs)] -> [outputs]."""
+
+    def run(directory, calls):
+        file = tmp_path / "calls.npz"
+        np.savez(
+            file,
+            **{f"{name}|{i}|{key}": value for i, (name, inputs) in enumerate(calls) for key, value in inputs.items()},
+        )
+        environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | {"PYTHONPATH": str(jax_alone)}
+        command = [sys.executable, "-S", "-c", CALL, str(directory), str(file)]
+        subprocess.run(command, check=True, cwd=tmp_path, env=environment, timeout=240)
+        results = np.load(file)
+        outputs = [{} for _ in calls]
+        for key in results.files:
+            _, i, name = key.split("|")
+            outputs[int(i)][name] = results[key]
+        return outputs
+
+    return run
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +127,7 @@ def close(got, want):
     np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
 
 
-def test_encoder_decoder_runs_with_jax_alone_at_any_size(exported, tmp_path):
+def test_encoder_decoder_runs_with_jax_alone_at_any_size(exported, run_elsewhere):
     model, params, directory = exported("t5")
     inputs = ids(0, 3, 7)
     inputs[1, 4:] = 0
@@ -109,7 +139,6 @@ def test_encoder_decoder_runs_with_jax_alone_at_any_size(exported, tmp_path):
             ("logits", {"inputs": inputs[:1, :2], "targets": targets[:1, :1]}),
             ("greedy", {"inputs": inputs}),
         ],
-        tmp_path,
     )
     close(one["logits"], logits(model, params, encoder=tokens(inputs, inputs > 0), decoder=tokens(targets)))
     close(two["logits"], logits(model, params, encoder=tokens(inputs[:1, :2]), decoder=tokens(targets[:1, :1])))
@@ -126,7 +155,7 @@ def test_encoder_decoder_runs_with_jax_alone_at_any_size(exported, tmp_path):
         assert not row[end:].any()
 
 
-def test_decoder_runs_with_jax_alone(exported, tmp_path):
+def test_decoder_runs_with_jax_alone(exported, run_elsewhere):
     model, params, directory = exported("gpt")
     rows = ids(2, 2, 5)
     rows[:, 0] = 0
@@ -139,7 +168,6 @@ def test_decoder_runs_with_jax_alone(exported, tmp_path):
             ("greedy", {"ids": short, "lengths": [3]}),
             ("logits", {"ids": ids(3, 1, 20)}),
         ],
-        tmp_path,
     )
     close(whole["logits"], logits(model, params, decoder=tokens(rows)))
     # What stands behind a prompt's end changes nothing.
@@ -148,19 +176,29 @@ def test_decoder_runs_with_jax_alone(exported, tmp_path):
     assert longest["logits"].shape == (1, 20, SIZE)
 
 
-def test_encoder_and_prefix_decoder_run_with_jax_alone(exported, tmp_path):
+def test_encoder_and_prefix_decoder_run_with_jax_alone(exported, run_elsewhere):
     model, params, directory = exported("bert")
     rows, types = ids(4, 2, 6), np.array([[0, 0, 0, 1, 1, 1]] * 2)
     rows[0, 3:] = 0
-    (out,) = run_elsewhere(directory, [("logits", {"ids": rows, "types": types})], tmp_path)
+    (out,) = run_elsewhere(directory, [("logits", {"ids": rows, "types": types})])
     want = logits(model, params, encoder=tokens(rows, rows > 0, types=types))
     close(out["logits"][rows > 0], want[rows > 0])
 
     model, params, directory = exported("prefix")
-    (out,) = run_elsewhere(directory, [("logits", {"ids": rows[1:], "prefix_lengths": [4]})], tmp_path)
+    (out,) = run_elsewhere(directory, [("logits", {"ids": rows[1:], "prefix_lengths": [4]})])
     close(out["logits"], logits(model, params, decoder=tokens(rows[1:], prefix=np.array([[1, 1, 1, 1, 0, 0]]))))
     causal = logits(model, params, decoder=tokens(rows[1:], prefix=np.zeros((1, 6), np.int32)))
     assert np.abs(out["logits"] - causal).max() > 1e-2
+
+
+def test_the_copy_of_flatbuffers_has_its_license_and_is_the_same_each_time(exported, tmp_path):
+    written = exported("gpt")[2] / FLATBUFFERS
+    write_flatbuffers(tmp_path / "again.zip")
+    assert (tmp_path / "again.zip").read_bytes() == written.read_bytes()
+    with zipfile.ZipFile(written) as archive:
+        assert "Apache License" in archive.read("flatbuffers/LICENSE").decode()
+        assert b"Name: flatbuffers" in archive.read("flatbuffers/METADATA")
+        assert not [name for name in archive.namelist() if not name.startswith("flatbuffers/")]
 
 
 def test_manifest_and_readme_tell_what_to_call(exported):
