@@ -99,7 +99,8 @@ def _plan(words: Words, experiment: Any) -> int:
     from t2t.plan.search import remedies, search
 
     topology = words.topology
-    devices = topology.devices()
+    topology.check()
+    devices = topology.devices() if words.compile else None  # an estimate needs no compiler
     program = None
     try:
         program = prepare(experiment, topology, devices)

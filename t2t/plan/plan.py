@@ -6,6 +6,8 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+from jax.sharding import Mesh
+
 from t2t.errors import UserError
 from t2t.plan import flops
 from t2t.plan.collectives import Collective, Layout, collectives
@@ -108,8 +110,10 @@ class Plan:
         }
 
 
-def prepare(experiment: Experiment, topology: Topology, devices: list[Any]) -> Program:
+def prepare(experiment: Experiment, topology: Topology, devices: list[Any] | None = None) -> Program:
     """Return the program of an experiment on devices that are not there.
+
+    devices: to compile for (`Topology.devices`); None, without a compiler, for a program that can be estimated alone.
 
     The mesh's slices are the topology's where the experiment leaves them at 1. Raises UserError where the two contradict, or anything does not divide.
     """
@@ -121,8 +125,8 @@ def prepare(experiment: Experiment, topology: Topology, devices: list[Any]) -> P
             )
         mesh = dataclasses.replace(mesh, slices=topology.slices)
     experiment = dataclasses.replace(experiment, mesh=mesh)
-    check(experiment, len(devices))
-    return Program.of(experiment, mesh.build(devices))
+    check(experiment, topology.size if devices is None else len(devices))
+    return Program.of(experiment, mesh.abstract(topology.size) if devices is None else mesh.build(devices))
 
 
 def foresee(program: Program, topology: Topology) -> Plan:
@@ -140,12 +144,13 @@ def foresee(program: Program, topology: Topology) -> Plan:
 
 
 def plan(program: Program, topology: Topology) -> Plan:
-    """Return a plan from the compiled program. Where the compiler runs out of memory, the rest is as foreseen."""
+    """Return a plan from the compiled program; its mesh has devices, those of `Topology.devices`. Where the compiler runs out of memory, the rest is as foreseen."""
     with assume_platform("tpu" if topology.is_tpu else "gpu"):
         return _compiled(program, topology)
 
 
 def _compiled(program: Program, topology: Topology) -> Plan:
+    assert isinstance(program.mesh, Mesh)
     compiled = compile_step(program)
     if isinstance(compiled, OutOfMemory):
         foreseen = foresee(program, topology)

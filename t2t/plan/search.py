@@ -16,7 +16,7 @@ from t2t.train.experiment import Experiment
 REMAT = ("none", "dots", "dots_no_batch", "full")
 
 
-def search(experiment: Experiment, topology: Topology, devices: list[Any]) -> list[Plan]:
+def search(experiment: Experiment, topology: Topology, devices: list[Any] | None = None) -> list[Plan]:
     """Return plans as foreseen that fit, the fastest first: over meshes (powers of two), remat policies and microbatches.
 
     Of plans that differ in microbatches alone the one with the fewest is kept: more only take longer.
@@ -42,7 +42,7 @@ def search(experiment: Experiment, topology: Topology, devices: list[Any]) -> li
 
 
 def remedies(
-    experiment: Experiment, topology: Topology, devices: list[Any], *, at_most: int = 4
+    experiment: Experiment, topology: Topology, devices: list[Any] | None = None, *, at_most: int = 4
 ) -> list[tuple[str, Plan]]:
     """Return changes that would make an experiment fit, as foreseen, each as options of the command line; the smallest changes first."""
     found: list[tuple[str, Plan]] = []
@@ -60,7 +60,7 @@ def remedies(
     return found
 
 
-def traces(experiment: Experiment, topology: Topology, devices: list[Any]) -> bool:
+def traces(experiment: Experiment, topology: Topology, devices: list[Any] | None = None) -> bool:
     """Whether the step can be traced on its mesh: parameters may divide where activations (heads) do not."""
     try:
         program = prepare(dataclasses.replace(experiment, microbatches=1), topology, devices)
@@ -70,7 +70,9 @@ def traces(experiment: Experiment, topology: Topology, devices: list[Any]) -> bo
     return True
 
 
-def _changes(experiment: Experiment, topology: Topology, devices: list[Any]) -> Iterator[tuple[list[str], Experiment]]:
+def _changes(
+    experiment: Experiment, topology: Topology, devices: list[Any] | None = None
+) -> Iterator[tuple[list[str], Experiment]]:
     """Yield options and what they make of an experiment, from those that change little to those that change much."""
     sizes = experiment.mesh.sizes(topology.size)
     old = (sizes["data"], sizes["fsdp"], sizes["tensor"])
@@ -96,7 +98,7 @@ def _mesh_options(old: tuple[int, int, int], new: tuple[int, int, int]) -> list[
     return [f"--mesh.{name} {size}" for name, size in zip(("data", "fsdp", "tensor"), new, strict=True)]
 
 
-def _try(experiment: Experiment, topology: Topology, devices: list[Any]) -> Plan | None:
+def _try(experiment: Experiment, topology: Topology, devices: list[Any] | None = None) -> Plan | None:
     try:
         return foresee(prepare(experiment, topology, devices), topology)
     except UserError:  # something does not divide

@@ -32,6 +32,8 @@ _SHAPES = {
         **{1024: "8x8x16", 2048: "8x16x16", 4096: "16x16x16", 6144: "16x16x24"},
     },
 }
+_LARGEST_V5P = 6144
+"""Chips of the largest slice, whose sizes are multiples of 4 as those of all from 4x4x4 on (cloud.google.com/tpu/docs/v5p)."""
 _PATTERN = re.compile(r"(?P<kind>[a-z0-9]+)(?::(?P<shape>\d+(x\d+)*)|-(?P<count>\d+))(\*(?P<slices>\d+))?")
 EXAMPLES = "v5e:16x16, v5p:8x8x8, v6e:16x16, v5e:16x16*2, v5e-256, h100:32x8"
 
@@ -107,6 +109,21 @@ class Topology:
     def smaller(self, shape: tuple[int, ...]) -> Topology:
         """Return the same of another shape."""
         return replace(self, shape=shape)
+
+    def check(self) -> None:
+        """Raise UserError, with the nearest, unless there are slices of that shape: without a compiler nothing else tells."""
+        known = {tuple(map(int, shape.split("x"))) for shape in _SHAPES.get(self.kind, {}).values()}
+        small = tuple(sorted(self.shape))
+        whole = (
+            self.kind == "v5p" and not any(size % 4 for size in self.shape) and math.prod(self.shape) <= _LARGEST_V5P
+        )
+        if not known or whole or small in {tuple(sorted(shape)) for shape in known}:
+            return
+        chips = math.prod(self.shape)
+        near = min(known, key=lambda shape: (abs(math.prod(shape) - chips), shape))
+        raise UserError(
+            f"topology {self} (--topology): there is no slice of that shape. Nearest: {self.kind}:{'x'.join(map(str, near))}."
+        )
 
     def devices(self) -> list[Any]:
         """Return the devices, for which can be compiled and on which nothing can run.

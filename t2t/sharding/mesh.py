@@ -10,7 +10,7 @@ from typing import Literal
 import jax
 import numpy as np
 from jax.experimental import mesh_utils
-from jax.sharding import AxisType, Mesh
+from jax.sharding import AbstractMesh, AxisType, Mesh
 
 from t2t.errors import UserError
 
@@ -73,6 +73,11 @@ class MeshConfig:
         devices = jax.devices() if devices is None else devices
         sizes = self.sizes(len(devices))
         return Mesh(self._layout(sizes, devices), tuple(sizes), axis_types=(AxisType.Auto,) * len(sizes))
+
+    def abstract(self, device_count: int) -> AbstractMesh:
+        """Return the mesh's axes over that many devices, without the devices: what is laid over it has shapes and cannot be compiled."""
+        sizes = self.sizes(device_count)
+        return AbstractMesh(tuple(sizes.values()), tuple(sizes), axis_types=(AxisType.Auto,) * len(sizes))
 
     def _layout(self, sizes: dict[str, int], devices: Sequence[jax.Device]) -> np.ndarray:
         inside = {name: size // (self.slices if name == self.between else 1) for name, size in sizes.items()}

@@ -7,6 +7,7 @@ import contextvars
 from collections.abc import Iterator
 
 import jax
+from jax.sharding import Mesh
 
 from t2t.sharding.rules import active_mesh
 
@@ -16,7 +17,7 @@ _assumed: contextvars.ContextVar[str | None] = contextvars.ContextVar("t2t_platf
 def platform() -> str:
     """Return "cpu", "gpu" or "tpu": what was assumed, else that of the active mesh's devices, which need not be there, else JAX's own."""
     assumed, mesh = _assumed.get(), active_mesh()
-    name = assumed or (jax.default_backend() if mesh is None else mesh.devices.flat[0].platform)
+    name = assumed or (mesh.devices.flat[0].platform if isinstance(mesh, Mesh) else jax.default_backend())
     return {"cuda": "gpu", "rocm": "gpu"}.get(name, name)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from t2t.errors import UserError, nearest
 
@@ -27,7 +27,9 @@ class Rules:
 
     table: Mapping[str, tuple[str, ...]]
 
-    def spec(self, axes: Axes, shape: tuple[int, ...], mesh: Mesh, *, name: str = "array") -> PartitionSpec:
+    def spec(
+        self, axes: Axes, shape: tuple[int, ...], mesh: Mesh | AbstractMesh, *, name: str = "array"
+    ) -> PartitionSpec:
         """Return how an array with these logical axes and this shape is divided over the mesh.
 
         Raises UserError where a size does not divide, ValueError where a logical axis is unknown or two of one array want the same mesh axis:
@@ -63,11 +65,13 @@ class Rules:
             entries.pop()
         return PartitionSpec(*entries)
 
-    def partition(self, axes: Axes, mesh: Mesh) -> PartitionSpec:
+    def partition(self, axes: Axes, mesh: Mesh | AbstractMesh) -> PartitionSpec:
         """Return `spec` for arrays whose sizes are known to divide."""
         return self.spec(axes, tuple(mesh.size for _ in axes), mesh)
 
-    def sharding(self, axes: Axes, shape: tuple[int, ...], mesh: Mesh, *, name: str = "array") -> NamedSharding:
+    def sharding(
+        self, axes: Axes, shape: tuple[int, ...], mesh: Mesh | AbstractMesh, *, name: str = "array"
+    ) -> NamedSharding:
         """Return `spec` on the mesh."""
         return NamedSharding(mesh, self.spec(axes, shape, mesh, name=name))
 
@@ -90,11 +94,13 @@ DEFAULT_RULES = Rules(
     }
 )
 
-_active: contextvars.ContextVar[tuple[Mesh, Rules] | None] = contextvars.ContextVar("t2t_sharding", default=None)
+_active: contextvars.ContextVar[tuple[Mesh | AbstractMesh, Rules] | None] = contextvars.ContextVar(
+    "t2t_sharding", default=None
+)
 
 
 @contextlib.contextmanager
-def activate(mesh: Mesh, rules: Rules = DEFAULT_RULES) -> Iterator[None]:
+def activate(mesh: Mesh | AbstractMesh, rules: Rules = DEFAULT_RULES) -> Iterator[None]:
     """Make `constrain` effective for what is traced inside."""
     token = _active.set((mesh, rules))
     try:
@@ -103,7 +109,7 @@ def activate(mesh: Mesh, rules: Rules = DEFAULT_RULES) -> Iterator[None]:
         _active.reset(token)
 
 
-def active_mesh() -> Mesh | None:
+def active_mesh() -> Mesh | AbstractMesh | None:
     """Return the mesh that is active; None outside `activate`."""
     active = _active.get()
     return None if active is None else active[0]

@@ -8,7 +8,7 @@ from typing import cast
 
 import jax
 import optax
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import AbstractMesh, Mesh, NamedSharding
 from jaxtyping import Array, Float, Int
 
 from t2t.data.converters import Layout
@@ -28,18 +28,18 @@ IN_PLACE_ON_CPU = {"xla_cpu_copy_insertion_use_region_analysis": True}
 class Program:
     """An experiment's pure functions, and how what they map is divided over `mesh`.
 
-    mesh:      of real devices, or of a topology's that are not there (to compile ahead of time).
+    mesh:      of real devices, of a topology's that are not there (to compile ahead of time), or of none (to trace alone).
     shardings: of the state, a TrainState of NamedShardings.
     """
 
     experiment: Experiment
-    mesh: Mesh
+    mesh: Mesh | AbstractMesh
     model: Model
     transform: optax.GradientTransformation
     shardings: TrainState
 
     @classmethod
-    def of(cls, experiment: Experiment, mesh: Mesh) -> Program:
+    def of(cls, experiment: Experiment, mesh: Mesh | AbstractMesh) -> Program:
         """Return the program. Raises UserError, naming the parameter, where one does not divide over the mesh."""
         model = experiment.model.build()
         transform = _named(experiment.optimizer.build(model.specs))
@@ -99,7 +99,7 @@ class Program:
             with activate(self.mesh):
                 return step(state, batch)
 
-        on_cpu = self.mesh.devices.flat[0].platform == "cpu"
+        on_cpu = isinstance(self.mesh, Mesh) and self.mesh.devices.flat[0].platform == "cpu"
         return jax.jit(
             sharded,
             out_shardings=(self.shardings, None),
@@ -113,6 +113,6 @@ def _named(transform: optax.GradientTransformation) -> optax.GradientTransformat
     return optax.GradientTransformation(transform.init, jax.named_scope("optimizer")(transform.update))
 
 
-def batch_sharding(mesh: Mesh) -> NamedSharding:
+def batch_sharding(mesh: Mesh | AbstractMesh) -> NamedSharding:
     """Return how the arrays of a batch, [B L], are divided: by rows, and along the rows where the mesh has a context axis."""
     return NamedSharding(mesh, DEFAULT_RULES.partition(("batch", "length"), mesh))

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Int, PRNGKeyArray
 
 from t2t.nn.model import Model, ParamSpec
@@ -44,7 +44,7 @@ def create_state(model: Model, transform: optax.GradientTransformation, seed: ja
     )
 
 
-def param_shardings(model: Model, mesh: Mesh, rules: Rules = DEFAULT_RULES) -> Any:
+def param_shardings(model: Model, mesh: Mesh | AbstractMesh, rules: Rules = DEFAULT_RULES) -> Any:
     """Return a NamedSharding for each parameter. Raises UserError, naming it, for one that does not divide over the mesh."""
 
     def one(path: Any, spec: ParamSpec) -> NamedSharding:
@@ -54,7 +54,7 @@ def param_shardings(model: Model, mesh: Mesh, rules: Rules = DEFAULT_RULES) -> A
 
 
 def state_shardings(
-    model: Model, transform: optax.GradientTransformation, mesh: Mesh, rules: Rules = DEFAULT_RULES
+    model: Model, transform: optax.GradientTransformation, mesh: Mesh | AbstractMesh, rules: Rules = DEFAULT_RULES
 ) -> TrainState:
     """Return a TrainState of NamedShardings: optimizer state lies as its parameters do, scalars everywhere."""
     whole = NamedSharding(mesh, PartitionSpec())

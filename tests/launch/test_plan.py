@@ -40,9 +40,43 @@ def test_a_missing_compiler_is_told_in_a_line(monkeypatch, capsys):
     assert "the TPU compiler is not installed: pip install 'jax[tpu]==" in capsys.readouterr().err
 
 
+@pytest.fixture
+def no_compilers(monkeypatch):
+    monkeypatch.delenv("TPU_LIBRARY_PATH", raising=False)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+
+
+@pytest.mark.parametrize("topology", ["v5e:4x4", "v5e-256", "v5p-1024", "v6e:2x4*2", "h100:2x8"])
+def test_an_estimate_needs_no_compiler(topology, no_compilers, capsys):
+    assert missing("v5e")
+    assert missing("h100")
+    words = f"plan t5:quickstart --topology {topology} --batch-size 512 --compile 0"
+    assert run(words.split()) == 0
+    out = capsys.readouterr().out
+    assert "an estimate, not compiled" in out
+    assert "in all" in out
+
+
+def test_a_search_by_estimate_needs_no_compiler(no_compilers, tmp_path, capsys):
+    words = f"plan gpt:quickstart --topology v5e:2x2 --search --compile 0 --json {tmp_path / 'plan.json'}"
+    assert run(words.split()) == 0
+    found = json.loads((tmp_path / "plan.json").read_text())["search"]
+    assert len(found) > 8
+    assert not any(plan["compiled"] for plan in found)
+
+
+@pytest.mark.parametrize(
+    ("topology", "nearest"),
+    [("v5e:3x5", "v5e:4x4"), ("v6e:1x2", "v6e:1x1"), ("v5p:4x6x4", "v5p:4x4x4"), ("v5p:32x32x32", "v5p:16x16x24")],
+)
+def test_slices_that_do_not_exist_are_refused_without_a_compiler(topology, nearest, no_compilers, capsys):
+    assert run(["plan", "t5:quickstart", "--topology", topology, "--compile", "0"]) == 2
+    error = capsys.readouterr().err
+    assert f"there is no slice of that shape. Nearest: {nearest}." in error
+    assert error.count("\n") == 1
+
+
 def test_an_estimate_as_tables_and_as_json(tmp_path, capsys):
-    if why := missing("h100"):
-        pytest.skip(why)
     words = "plan gpt:quickstart --topology h100:1x4 --compile 0 --mesh.data 2 --mesh.fsdp 2 --model.remat full"
     assert run([*words.split(), "--json", str(tmp_path / "plan.json")]) == 0
     out = capsys.readouterr().out

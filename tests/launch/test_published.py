@@ -9,7 +9,7 @@ from t2t.launch.recipes import recipes
 GPT3 = {"b1": 0.9, "b2": 0.95, "eps": 1e-8, "decay": 0.1, "clip": 1.0, "final": 0.1, "rise": 0.375e9, "total": 300e9}
 LLAMA = {"b1": 0.9, "b2": 0.95, "eps": 1e-5, "decay": 0.1, "clip": 1.0}
 BERT = {"b1": 0.9, "b2": 0.999, "eps": 1e-6, "decay": 0.01, "clip": 1.0, "final": 0.0, "warmup": 10_000}
-T5 = {"batch": 2**20, "peak": 1e-2, "warmup": 10_000, "steps": 1_000_000, "length": 512}
+T5 = {"batch": 2**16, "peak": 1e-2, "warmup": 10_000, "steps": 2**19, "length": 512}
 
 # batch, rise (of the learning rate), end (of its fall) and total are tokens; warmup and steps are steps; fall is the share of the steps of the last fall.
 PAPERS = {
@@ -51,7 +51,7 @@ PAPERS = {
     "electra:small": {"length": 128, "batch": 128 * 128, "peak": 5e-4, "steps": 1_000_000, **BERT},
     "electra:base": {"length": 512, "batch": 256 * 512, "peak": 2e-4, "steps": 766_000, **BERT},
     "electra:large": {"length": 512, "batch": 2048 * 512, "peak": 2e-4, "steps": 400_000, **BERT},
-    # Raffel et al. 2020, sections 3.1.2 and 3.7
+    # Raffel et al. 2020, section 3.1.2, the baseline
     **{f"t5:1.0-{size}": T5 for size in ("small", "base", "large", "3b", "11b")},
     **{f"t5:1.1-{size}": T5 for size in ("small", "base", "large", "xl", "xxl")},
 }  # fmt: skip

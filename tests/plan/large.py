@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 PLANS = {
-    "t5-11b-v5e-256": "t5:1.0-11b --topology v5e-256 --mesh.tensor 16 --batch-size 128",
-    "t5-11b-v5p-128": "t5:1.0-11b --topology v5p-128 --batch-size 128",
-    "t5-11b-h100-32": "t5:1.0-11b --topology h100:4x8 --batch-size 128",
+    "t5-11b-v5e-256": "t5:1.0-11b --topology v5e-256 --mesh.tensor 16",
+    "t5-11b-v5p-128": "t5:1.0-11b --topology v5p-128",
+    "t5-11b-h100-32": "t5:1.0-11b --topology h100:4x8",
     "gpt-175b-v5p-1024": "gpt:3-175b --topology v5p-1024 --batch-size 256",
     "gpt-175b-h100-512": "gpt:3-175b --topology h100:64x8 --batch-size 256",
     "bert-large-v5e-16": "bert:large --topology v5e-16 --mesh.data 1 --mesh.fsdp 16 --model.dtype bfloat16 --model.remat dots_no_batch",

@@ -79,6 +79,33 @@ def test_a_search_ranks_what_fits():
     assert {it.mesh["tensor"] for it in found} == {1, 2, 4}  # 8 do not divide four heads
 
 
+@pytest.mark.parametrize(
+    "mesh", [MeshConfig(data=8), MeshConfig(data=2, fsdp=2, tensor=2), MeshConfig(data=1, fsdp=2, context=4)]
+)
+def test_an_estimate_without_devices_is_that_with_them(mesh):
+    experiment = decoder(mesh=mesh, batch_size=32)
+    without = foresee(prepare(experiment, EIGHT), EIGHT)
+    given = foresee(prepare(experiment, EIGHT, jax.devices()), EIGHT)
+    assert without.to_json() == given.to_json()
+
+
+def test_a_search_without_devices_finds_what_one_with_them_does():
+    topology = Topology.parse("h100:1x2")
+    found = [search(decoder(batch_size=2, length=16), topology, devices) for devices in (None, jax.devices()[:2])]
+    assert found[0]
+    assert [it.to_json() for it in found[0]] == [it.to_json() for it in found[1]]
+
+
+def test_what_does_not_divide_is_refused_without_devices_too():
+    with pytest.raises(UserError, match=r"does not divide|is smaller than"):
+        prepare(decoder(mesh=MeshConfig(data=1, tensor=3, fsdp=-1)), Topology.parse("v5e:4x4").smaller((3, 1)))
+
+
+@pytest.mark.parametrize("name", ["v5e:4x4", "v5e:8x4", "v5p:2x2x1", "v5p:4x4x12", "v6e:2x4", "h100:3x8", "h100:1x5"])
+def test_slices_that_exist(name):
+    Topology.parse(name).check()
+
+
 def test_slices_of_the_mesh_are_those_of_the_topology():
     with pytest.raises(UserError, match=r"mesh.slices 4 .* has 2. Nearest: 2"):
         prepare(decoder(mesh=MeshConfig(slices=4)), Topology.parse("v5e:2x2*2"), jax.devices())
