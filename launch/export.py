@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from t2t.errors import UserError
+from t2t.errors import Failure, UserError
 
 if TYPE_CHECKING:
     from t2t.train.run import Run
@@ -96,22 +96,33 @@ def _huggingface(
 ) -> Path:
     import numpy as np
 
+    from t2t.export.family import canonical
     from t2t.export.huggingface import differing, opened, short_logits, write_huggingface
     from t2t.launch.import_model import KEPT
-    from t2t.models.families import exportable, family_of
+    from t2t.models.families import exportable, family_of, left_behind
     from t2t.sharding import MeshConfig
 
-    _, options, wanted = exportable(run.experiment.model)
+    family, options, wanted = exportable(run.experiment.model)
+    if lost := left_behind(run.experiment.model, family, options):
+        print(
+            f"note: config.json of {family.name} has no place for {', '.join(lost)}: training alone has use for it",
+            file=sys.stderr,
+        )
+    # What both compute in float32: a run's own type and kernels round otherwise.
+    model = canonical(run.experiment.model).build()
 
     def compare(draft: Path) -> None:
         with opened(draft, family_of) as source:
             if wrong := differing(source, params, dtype=dtype):
-                raise RuntimeError(f"{out}: not written as it is: {', '.join(wrong[:4])}")
-            before = short_logits(run.model, params)
+                raise Failure(f"{out} (--out): not written as it is: {', '.join(wrong[:4])}")
+            before = short_logits(model, params)
             after = short_logits(source.model, source.params(MeshConfig().build()))
             difference = float(np.abs(before - after).max())
-            if dtype == "float32" and difference > 1e-5 * max(1.0, float(np.abs(before).max())):
-                raise RuntimeError(f"{out}: logits of the directory read back differ by {difference:.2e}")
+            if dtype == "float32" and not difference <= 1e-5 * max(1.0, float(np.abs(before).max())):
+                raise Failure(
+                    f"{out} (--out): logits of the directory read back differ by {difference:.2e}, nothing was written"
+                    " (--no-check writes it anyway)"
+                )
             print(
                 f"check: {len(wanted)} tensors equal bit for bit in {dtype}, logits read back differ by at most {difference:.1e}",
                 file=sys.stderr,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import tyro
 
-from t2t.errors import UserError
+from t2t.errors import Failure, UserError
 
 if TYPE_CHECKING:
     from t2t.export.huggingface import Source
@@ -165,7 +165,7 @@ def _compare(model: Source, run: Path, before: np.ndarray) -> None:
         )
     wrong = differing(model, params)
     if wrong or not np.array_equal(before, after):
-        raise RuntimeError(f"{run}: the saved run is not what was read: {', '.join(wrong[:4]) or 'logits differ'}")
+        raise Failure(f"{run}: the saved run is not what was read: {', '.join(wrong[:4]) or 'logits differ'}")
     print(
         f"check: {len(model.wanted)} tensors equal bit for bit, logits of the saved run equal (largest {np.abs(after).max():.3f})",
         file=sys.stderr,

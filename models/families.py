@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from t2t import config as configuration
@@ -10,12 +11,13 @@ from t2t.export.family import Family, Options, canonical
 from t2t.export.mapping import Tensor, tensors
 from t2t.models.albert.mapping import Albert
 from t2t.models.bert.mapping import Bert
+from t2t.models.config import TransformerConfig
 from t2t.models.distilbert.mapping import DistilBert
 from t2t.models.gpt.mapping import GPT2
 from t2t.models.llama.mapping import Llama
 from t2t.models.roberta.mapping import Roberta
 from t2t.models.t5.mapping import T5, UMT5
-from t2t.nn.model import ModelConfig
+from t2t.nn.model import RATES, ModelConfig
 
 FAMILIES: tuple[Family, ...] = (T5(), UMT5(), Albert(), Roberta(), Bert(), DistilBert(), GPT2(), Llama())
 
@@ -39,6 +41,18 @@ class _Written:
         return False
 
 
+def left_behind(config: ModelConfig, family: Family, options: dict[str, Any]) -> list[str]:
+    """Return what of training the options of a config.json do not carry, a line "dropout 0.1" each: rates of dropout, and a quantization."""
+    wanted = tensors(family.entries(config), config.build().specs)
+    read, own = family.config(Options(options, where="config.json"), _Written(wanted)), config
+    if isinstance(read, TransformerConfig) and isinstance(own, TransformerConfig):
+        read, own = (dataclasses.replace(one, attention_dropout=one.attention_rate) for one in (read, own))
+    lost = [line for line in configuration.differences(read, own) if line.partition(":")[0].rpartition(".")[2] in RATES]
+    said = [f"{path} {change.rpartition(' -> ')[2]}" for path, _, change in (line.partition(": ") for line in lost)]
+    quantization = getattr(config, "quantization", "none")
+    return said if quantization == "none" else [*said, f"quantization {quantization}"]
+
+
 def exportable(config: ModelConfig) -> tuple[Family, dict[str, Any], list[Tensor]]:
     """Return the family a model is of, its options for config.json and its tensors.
 
@@ -56,10 +70,10 @@ def exportable(config: ModelConfig) -> tuple[Family, dict[str, Any], list[Tensor
             continue
         try:
             wanted = tensors(family.entries(config), specs)
-        except RuntimeError as error:
+            back = family.config(Options(options, where="config.json"), _Written(wanted))
+        except (RuntimeError, UserError) as error:
             reasons.append(f"{family.name}: {error}")
             continue
-        back = family.config(Options(options, where="config.json"), _Written(wanted))
         changed = configuration.differences(canonical(back), canonical(config))
         if not changed:
             return family, options, wanted

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Protocol
 from t2t.errors import UserError, nearest
 from t2t.export.mapping import Entry
 from t2t.export.neutral import NEUTRAL
-from t2t.nn.model import ModelConfig
+from t2t.nn.model import EXECUTION, PRECISION, RATES, START, ModelConfig
 
 _MISSING: Any = object()
 
@@ -167,19 +167,16 @@ class Family(abc.ABC):
         """Return the table of tensors."""
 
 
-_TRAINING = ("dtype", "quantization", "remat", "attention", "attention_block", "embedding_std", "position_std")
-_STACK_TRAINING = ("init", "init_std", "init_residual")
+_WITHOUT_EFFECT = (*EXECUTION, *PRECISION, *RATES, *START)
 
 
 def canonical(config: Any) -> Any:
-    """Return the configuration with all that does not change the function of trained parameters set to one value."""
+    """Return the configuration with all that does not change the function of trained parameters set to one value, which computes in float32."""
     changes: dict[str, Any] = {}
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
-        if field.name in _TRAINING:
+        if field.name in _WITHOUT_EFFECT:
             changes[field.name] = _default(field, value)
-        elif field.name == "attention_dropout":
-            changes[field.name] = config.attention_rate
         elif field.name == "head_activation" and not config.head_transform:
             changes[field.name] = None
         elif field.name == "head_activation":
@@ -191,7 +188,7 @@ def canonical(config: Any) -> Any:
 
 def _canonical_stack(stack: Any) -> Any:
     fields = {field.name: field for field in dataclasses.fields(stack)}
-    unused = [*_STACK_TRAINING]
+    unused = [name for name in fields if name in _WITHOUT_EFFECT]
     if stack.positions != "relative":
         unused += ["buckets", "max_distance", "relative_per_layer"]
     if stack.positions != "rotary":

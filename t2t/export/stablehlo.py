@@ -16,7 +16,7 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 
-from t2t.errors import UserError
+from t2t.errors import Failure, UserError
 from t2t.export import loader
 from t2t.export.directory import (
     describe_model,
@@ -59,7 +59,7 @@ def write_stablehlo(
     source:        where the model comes from, kept in the manifest.
 
     Returns the directory. Raises UserError where `out` is not empty and `overwrite` is false, on an unknown platform, or where
-    `length` exceeds the model's positions; RuntimeError where the written program computes something else than the model.
+    `length` exceeds the model's positions; Failure where the written program computes something else than the model.
     """
     for platform in platforms:
         if platform not in PLATFORMS:
@@ -180,9 +180,7 @@ def _compare(
             here, there = np.asarray(got[name]), np.asarray(want[name])
             worst = max(worst, float(np.max(np.abs(here - there)) / max(1.0, np.max(np.abs(there)))))
     if not worst <= tolerance:
-        raise RuntimeError(
-            f"the exported {entry.name} differs from the model's by {worst:.2g}, more than {tolerance:.2g}"
-        )
+        raise Failure(f"the exported {entry.name} differs from the model's by {worst:.2g}, more than {tolerance:.2g}")
     return worst
 
 

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from t2t import config
-from t2t.errors import UserError
+from t2t.errors import Failure, UserError
 from t2t.export.directory import (
     WEIGHTS,
     describe_model,
@@ -59,7 +59,7 @@ def write_safetensors(
         back = load_file(draft / WEIGHTS)
         for path, array in written.items():
             if back[path].dtype != array.dtype or back[path].tobytes() != array.tobytes():
-                raise RuntimeError(f"{draft / WEIGHTS}: {path} was not written as it is")
+                raise Failure(f"{draft / WEIGHTS}: {path} was not written as it is")
         described = {**describe_model(model, params), "vocabulary": write_vocabulary(draft, vocabulary)}
         write_json(draft / CONFIG, {"format": "safetensors", **described, "source": source or {}})
     return out

@@ -22,6 +22,15 @@ Output = Literal["words", "label", "tags", "span"]
 Cache = Any
 """A pytree that only the model that made it looks into."""
 
+EXECUTION = ("attention", "attention_block", "remat", "unroll")
+"""Fields of model configurations that say how a model is computed, never what: a run may change them when it goes on, an export has no need of them."""
+PRECISION = ("dtype", "quantization")
+"""Fields that say in which numbers: the same function up to rounding. Parameters are float32 in any case."""
+RATES = ("dropout", "attention_dropout", "mlp_dropout", "final_dropout")
+"""Fields that matter while training alone: dropout, and where."""
+START = ("embedding_std", "position_std", "init", "init_std", "init_residual")
+"""Fields that matter until there are parameters."""
+
 
 @dataclass(frozen=True)
 class ParamSpec:

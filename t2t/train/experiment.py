@@ -8,7 +8,7 @@ from t2t.checkpoint import CheckpointConfig
 from t2t.data.config import Data
 from t2t.errors import UserError
 from t2t.losses import Loss
-from t2t.nn.model import ModelConfig
+from t2t.nn.model import EXECUTION, ModelConfig
 from t2t.optim import OptimizerConfig
 from t2t.sharding import MeshConfig
 from t2t.train.evaluation import Evaluation
@@ -73,10 +73,9 @@ ADJUSTABLE = (
     "evaluation.",
     "guard.",
     "microbatches",
-    "model.remat",
-    "model.attention",
+    *(f"model.{name}:" for name in EXECUTION),
 )
-"""Fields (or beginnings of them) that a run may change when it goes on: they change where and how long it computes, not what."""
+"""Fields (or beginnings of their differences) that a run may change when it goes on: they change where and how long it computes, not what."""
 
 
 def check(experiment: Experiment, device_count: int) -> None:
