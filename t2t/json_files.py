@@ -44,7 +44,7 @@ def parse_json(text: str | bytes, *, where: str, shape: type | None = None) -> A
     except UnicodeDecodeError as error:
         raise UserError(f"{where}: not UTF-8 text (byte {error.start})") from None
     except json.JSONDecodeError as error:
-        raise UserError(f"{where}:{error.lineno}: not JSON ({error.msg})") from None
+        raise UserError(f"{where}:{error.lineno}: not JSON ({error.msg} at column {error.colno})") from None
     except RecursionError:
         raise UserError(f"{where}: not JSON that can be read (nested too deep)") from None
     except ValueError as error:

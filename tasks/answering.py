@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
 import seqio
 import tensorflow as tf
 
+from t2t.errors import UserError
 from t2t.tasks import metrics as known
-from t2t.tasks.formatting import Example, Text
+from t2t.tasks.formatting import Example, Text, value_of
 from t2t.tasks.objectives import classify, find_span, label_features, span_features, tag_words
 from t2t.tasks.register import add
 from t2t.vocabularies import Vocabulary
@@ -82,8 +85,8 @@ def add_tagging(
     return add(
         name,
         source=source,
-        inputs=partial(_joined, field=words),
-        targets=partial(_joined, field=tags, labels=tuple(labels)),
+        inputs=_Joined(field=words),
+        targets=_Joined(field=tags, labels=tuple(labels)),
         metrics=metrics,
         vocabulary=vocabulary,
         objective=partial(tag_words, labels=tuple(labels)),
@@ -111,8 +114,9 @@ def add_span_extraction(
     """Register a task of questions whose answer stands in a text (`objectives.find_span`), for models with `head="span"`.
 
     Args:
-      question, text, answer: a field, a format string or a function each, as in `add`. The answer "" is none.
-      start: field or function of the character of the text at which the answer begins; None for where the answer first stands in it.
+      question, text, answer: a field, a format string or a function each, as in `add`. The answer "" is none. Of a list of answers it is the first that
+        is looked for, and of an empty one there is none, as SQuAD has them.
+      start: field or function of the character of the text at which the answer begins, or a list of these; None for where the answer first stands in it.
       answers: a field with all right answers, a vector of texts, for the metrics; None for the answer alone.
       types: whether the text's tokens have type 1, for models with token types; False for others. `t2t infer` goes by the model.
 
@@ -123,8 +127,8 @@ def add_span_extraction(
         source=source,
         inputs=question,
         second=text,
-        start=start,
-        targets=answer,
+        start=None if start is None else _first(start, 0),
+        targets=_first(answer, ""),
         metrics=metrics,
         vocabulary=vocabulary,
         objective=find_span,
@@ -135,6 +139,11 @@ def add_span_extraction(
     )
 
 
+def _first(text: Text, empty: str | int) -> Text:
+    """Return what reads a field; format strings and functions as they are."""
+    return _First(field=text, empty=empty) if isinstance(text, str) and "{" not in text and "}" not in text else text
+
+
 def _answers(text: str, *, field: str | None, example: Mapping[str, Any] | None = None, is_target: bool = False) -> Any:
     """Return a prediction as it is, in place of a target all right answers of the example, whether or not they fit its row."""
     if not is_target or example is None:
@@ -143,9 +152,79 @@ def _answers(text: str, *, field: str | None, example: Mapping[str, Any] | None 
     return [answer.decode("utf-8") if isinstance(answer, bytes) else str(answer) for answer in right]
 
 
-def _joined(example: Example, *, field: str, labels: tuple[str, ...] | None = None) -> tf.Tensor:
-    """Return a field's words, or labels by their numbers, with spaces between."""
-    value = example[field]
-    if labels is not None and value.dtype.is_integer:
-        value = tf.gather(tf.constant(labels), value)
-    return value if value.shape.rank == 0 else tf.strings.reduce_join(value, separator=" ")
+@dataclass(frozen=True, kw_only=True)
+class _Joined:
+    """A text: a field's words with spaces between, or its labels, where they are numbers by what `labels` has for them."""
+
+    field: str
+    labels: tuple[str, ...] | None = None
+
+    @property
+    def fields(self) -> list[str]:
+        """Return the one field that is read."""
+        return [self.field]
+
+    def __call__(self, example: Example) -> tf.Tensor:
+        """Return the text. Raises UserError for what is neither a text nor a list of them; when read, for a number that no label has."""
+        value = value_of(example, self.field)
+        if value.dtype != tf.string and not (self.labels is not None and value.dtype.is_integer):
+            wanted = "texts" if self.labels is None else "whole numbers or texts"
+            raise UserError(f"field {self.field!r} is of {value.dtype.name}: words and their tags are {wanted}.")
+        if self.labels is not None and value.dtype.is_integer:
+            value = self._named(tf.cast(value, tf.int64), self.labels)
+        if value.shape.rank == 0:
+            return value
+        return tf.strings.reduce_join(self._whole(value), separator=" ")
+
+    def _named(self, numbers: tf.Tensor, labels: tuple[str, ...]) -> tf.Tensor:
+        def refuse(found: Any) -> Any:
+            bad = next(int(n) for n in np.ravel(found) if not 0 <= n < len(labels))
+            raise UserError(
+                f"field {self.field!r}: {bad} is the number of no label; the labels {', '.join(labels)} are 0 to {len(labels) - 1}."
+            )
+
+        known = tf.reduce_all(tf.logical_and(numbers >= 0, numbers < len(labels)))
+        return tf.gather(tf.constant(labels), _refused_unless(known, numbers, refuse))
+
+    def _whole(self, words: tf.Tensor) -> tf.Tensor:
+        """Return the words, each of which has to stay one when they are joined."""
+
+        def refuse(found: Any) -> Any:
+            texts = [text.decode("utf-8", errors="replace") for text in found]
+            bad = next(text for text in texts if len(text.split()) != 1)
+            what = "is empty" if not bad.strip() else "has white space in it"
+            raise UserError(
+                f"field {self.field!r}: the word {bad!r} {what}; what white space divides are several words."
+            )
+
+        whole = tf.reduce_all(tf.strings.regex_full_match(words, "[^ \\t\\n\\v\\f\\r]+"))
+        return _refused_unless(whole, words, refuse)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _First:
+    """A field's value; of a list the first item, `empty` where there is none. A question without an answer has an empty list."""
+
+    field: str
+    empty: str | int
+
+    @property
+    def fields(self) -> list[str]:
+        """Return the one field that is read."""
+        return [self.field]
+
+    def __call__(self, example: Example) -> tf.Tensor:
+        """Return the value. Raises UserError for a place that is no whole number."""
+        value = value_of(example, self.field)
+        if isinstance(self.empty, int) and not value.dtype.is_integer:
+            raise UserError(f"start: field {self.field!r} must be a whole number, not {value.dtype.name}.")
+        return value if value.shape.rank == 0 else tf.concat([value, tf.constant([self.empty], value.dtype)], 0)[0]
+
+
+def _refused_unless(good: tf.Tensor, value: tf.Tensor, refuse: Callable[[Any], Any]) -> tf.Tensor:
+    # Python is entered only to refuse. Stateless, so that an iterator's state can be saved.
+    return tf.cond(
+        good,
+        lambda: value,
+        lambda: tf.ensure_shape(tf.numpy_function(refuse, [value], value.dtype, stateful=False), value.shape),
+    )

@@ -36,11 +36,11 @@ def parse(template: str, origin: str) -> list[tuple[str, str | None]]:
 
 
 def fields_of(text: Text | None, origin: str) -> list[str] | None:
-    """Return the fields that a text is made of; None where a function alone knows."""
+    """Return the fields that a text is made of; None where a function alone knows, which a function with an attribute `fields` does not."""
     if text is None:
         return []
     if callable(text):
-        return None
+        return getattr(text, "fields", None)
     return [field for _, field in parse(text, origin) if field is not None]
 
 
@@ -91,7 +91,9 @@ class Format:
                 where = f"{origin} of task {self.task!r}"
                 if field not in known:
                     raise UserError(f"{where}: the source has no field {field!r}.{nearest(field, known)}")
-                found = _get(spec, field)
+                found = value_of(spec, field)
+                if callable(text):
+                    continue
                 if not isinstance(found, tf.TensorSpec) or found.shape.rank != 0:
                     raise UserError(f"{where}: field {field!r} is no single value; use a function of the example.")
                 if origin == "start" and not found.dtype.is_integer:
@@ -113,7 +115,9 @@ class Format:
         if self.second is not None:
             result["second"] = self._text(self.second, "second", example)
         if self.start is not None:
-            result["start"] = self.start(example) if callable(self.start) else _get(example, self.start)
+            result["start"] = (
+                self._called(self.start, "start", example) if callable(self.start) else value_of(example, self.start)
+            )
         result["targets"] = self._text(self.targets, "targets", example)
         if self.labels is not None:
             result["targets"] = self._label(self.labels, result["targets"])
@@ -122,20 +126,30 @@ class Format:
 
     def _text(self, text: Text, origin: str, example: Example) -> tf.Tensor:
         if callable(text):
-            return tf.convert_to_tensor(text(example))
+            return tf.convert_to_tensor(self._called(text, origin, example))
         pieces = parse(text, origin)
         if len(pieces) == 1 and not pieces[0][0] and pieces[0][1] is not None and origin == "targets" and self.labels:
-            return _get(example, pieces[0][1])
+            return value_of(example, pieces[0][1])
         parts: list[tf.Tensor] = []
         for literal, field in pieces:
             if literal:
                 parts.append(tf.constant(literal))
             if field is not None:
-                value = _get(example, field)
-                parts.append(
-                    value if value.dtype == tf.string else tf.strings.as_string(value, shortest=value.dtype.is_floating)
-                )
+                value = value_of(example, field)
+                parts.append(_written(value))
         return parts[0] if len(parts) == 1 else tf.strings.join(parts)
+
+    def _called(self, function: Callable[[Example], tf.Tensor], origin: str, example: Example) -> tf.Tensor:
+        """Call a function of the example. Raises UserError where it looks for a field that there is not."""
+        try:
+            return function(example)
+        except KeyError as error:
+            asked = str(error.args[0]) if error.args else ""
+            if asked in example:  # a dictionary of its own
+                raise
+            raise UserError(
+                f"{origin} of task {self.task!r}: its function asks for a field {asked!r}, which the source has not.{nearest(asked, example)}"
+            ) from error
 
     def _label(self, labels: tuple[str, ...], value: tf.Tensor) -> tf.Tensor:
         def refuse(found: Any) -> None:
@@ -161,6 +175,17 @@ class Format:
         )
 
 
+def _written(value: tf.Tensor) -> tf.Tensor:
+    """Return a value as text: of a float the shortest that the same float is read from, as Python writes it."""
+    if value.dtype == tf.string:
+        return value
+    if not value.dtype.is_floating:
+        return tf.strings.as_string(value)
+    # TensorFlow writes six digits, or more than there are. Stateless, so that an iterator's state can be saved.
+    text = tf.numpy_function(lambda number: str(number).encode(), [value], tf.string, stateful=False)
+    return tf.ensure_shape(text, [])
+
+
 def _is_class(dtype: tf.DType) -> bool:
     return dtype.is_integer or dtype.is_bool or dtype == tf.string
 
@@ -174,7 +199,8 @@ def _names(spec: Mapping[str, object], prefix: str = "") -> list[str]:
     return names
 
 
-def _get(example: Mapping[str, Any], field: str) -> Any:
+def value_of(example: Mapping[str, Any], field: str) -> Any:
+    """Return a field; a dotted name is looked up within the structures of TFDS."""
     if field in example:
         return example[field]
     value: Any = example

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,8 +11,10 @@ import seqio
 import tensorflow as tf
 
 from t2t.errors import UserError, nearest
+from t2t.tasks.sources.values import LISTS
 
-KINDS: dict[type, tf.DType] = {str: tf.string, int: tf.int64, float: tf.float32, bool: tf.bool}
+# Floats of 64 bits: in 32 a number of a file would be another one.
+_DTYPES: dict[type, tf.DType] = {str: tf.string, int: tf.int64, float: tf.float64, bool: tf.bool}
 
 
 class BlockSource(seqio.DataSource):
@@ -32,11 +34,11 @@ class BlockSource(seqio.DataSource):
 
     @abc.abstractmethod
     def read_block(self, split: str, block: int) -> Sequence[Mapping[str, Any]]:
-        """Return the examples of `split` in a block: strings, ints, floats and bools by field."""
+        """Return the examples of `split` in a block: by field a string, int, float or bool, or a list of one of these."""
 
     @abc.abstractmethod
     def fields(self) -> Mapping[str, type]:
-        """Return the fields of an example and their types, one of str, int, float, bool."""
+        """Return the fields of an example and their types: str, int, float, bool, or a list of one of these (list[str])."""
 
     @property
     def supports_arbitrary_sharding(self) -> bool:
@@ -65,7 +67,7 @@ class BlockSource(seqio.DataSource):
         shard_info: seqio.ShardInfo | None = None,
         **unused: Any,
     ) -> tf.data.Dataset:
-        """Return the examples of a shard of a split, a dict of scalars each.
+        """Return the examples of a shard of a split, a dict of scalars, and vectors for lists, each.
 
         Raises:
           UserError: an unknown or empty split, or a shard that there is not.
@@ -78,26 +80,25 @@ class BlockSource(seqio.DataSource):
         if not 0 <= shard < shards:
             raise UserError(f"shard {shard} of {shards} of {self}: must be from 0 to {shards - 1}.")
         pieces = _pieces(sizes, total * shard // shards, total * (shard + 1) // shards)
-        names, kinds = list(self.fields()), [KINDS[kind] for kind in self.fields().values()]
+        fields = self.fields()
+        dtypes = [dtype for kind in fields.values() for dtype in _column_dtypes(kind)]
 
         def read(piece: np.ndarray) -> list[np.ndarray]:
             block, start, stop = (int(number) for number in piece)
             examples = self.read_block(split, block)[start:stop]
-            return [
-                _column([example[name] for example in examples], kind) for name, kind in zip(names, kinds, strict=True)
-            ]
+            return [column for name, kind in fields.items() for column in _columns([x[name] for x in examples], kind)]
 
         def examples(piece: tf.Tensor) -> tf.data.Dataset:
             # Stateless, or TensorFlow would refuse to save the iterator.
-            columns = tf.numpy_function(read, [piece], kinds, stateful=False)
-            for column in columns:
-                column.set_shape([None])
-            return tf.data.Dataset.from_tensor_slices(dict(zip(names, columns, strict=True)))
+            columns = iter(tf.numpy_function(read, [piece], dtypes, stateful=False))
+            return tf.data.Dataset.from_tensor_slices({name: _joined(columns, kind) for name, kind in fields.items()})
 
         dataset = tf.data.Dataset.from_tensor_slices(pieces)
         if shuffle and len(pieces):
             dataset = dataset.shuffle(len(pieces), seed=seed)
-        return dataset.flat_map(examples)
+        dataset = dataset.flat_map(examples)
+        # A row of a ragged tensor is a tensor once it is mapped.
+        return dataset.map(dict) if any(kind in LISTS for kind in fields.values()) else dataset
 
 
 def _pieces(sizes: np.ndarray, begin: int, end: int) -> np.ndarray:
@@ -109,9 +110,28 @@ def _pieces(sizes: np.ndarray, begin: int, end: int) -> np.ndarray:
     return np.stack([blocks, (low - starts)[blocks], (high - starts)[blocks]], axis=1).astype(np.int64)
 
 
-def _column(values: list[Any], kind: tf.DType) -> np.ndarray:
-    if kind == tf.string:
+def _column_dtypes(kind: type) -> list[tf.DType]:
+    return [_DTYPES[LISTS[kind]], tf.int64] if kind in LISTS else [_DTYPES[kind]]
+
+
+def _columns(values: list[Any], kind: type) -> list[np.ndarray]:
+    """Return a field's values as an array; of lists their items, and how many each list has."""
+    if kind in LISTS:
+        items = [item for value in values for item in value]
+        return [*_columns(items, LISTS[kind]), np.array([len(value) for value in values], np.int64)]
+    if kind is str:
         column = np.empty(len(values), dtype=object)
         column[:] = [value.encode("utf-8") for value in values]
-        return column
-    return np.asarray(values, dtype=kind.as_numpy_dtype)
+        return [column]
+    return [np.asarray(values, dtype=_DTYPES[kind].as_numpy_dtype)]
+
+
+def _joined(columns: Iterator[tf.Tensor], kind: type) -> tf.Tensor | tf.RaggedTensor:
+    """Take what `_columns` made of a field."""
+    values = next(columns)
+    values.set_shape([None])
+    if kind not in LISTS:
+        return values
+    lengths = next(columns)
+    lengths.set_shape([None])
+    return tf.RaggedTensor.from_row_lengths(values, lengths)

@@ -14,7 +14,8 @@ from typing import Any, Self
 import numpy as np
 
 from t2t.errors import UserError, nearest
-from t2t.tasks.sources.blocks import KINDS, BlockSource
+from t2t.tasks.sources.blocks import BlockSource
+from t2t.tasks.sources.values import ALLOWED, KIND_NAMES
 from t2t.tasks.splitting import TRAIN, held_out_shares
 
 log = logging.getLogger(__name__)
@@ -81,8 +82,8 @@ class FileSource(BlockSource):
         self.split_by, self.on_bad = split_by, on_bad
         self.declared = fields if fields is None or isinstance(fields, Mapping) else self._with_split_by(fields)
         for name, kind in fields.items() if isinstance(fields, Mapping) else ():
-            if kind not in KINDS:
-                raise UserError(f"field {name!r} is declared {kind!r}: must be one of str, int, float, bool.")
+            if kind not in KIND_NAMES:
+                raise UserError(f"field {name!r} is declared {kind!r}: must be one of {ALLOWED}.")
         super().__init__(splits=list(self.patterns) if by_split else [TRAIN, *self.shares])
         self._forget()
 
@@ -108,8 +109,8 @@ class FileSource(BlockSource):
         return f"{self.format} files ({found})"
 
     @abc.abstractmethod
-    def _infer(self, paths: Sequence[str]) -> Mapping[str, type | None]:
-        """Return the fields there are and their types, None where one is of a type that cannot be read."""
+    def _infer(self, paths: Sequence[str]) -> tuple[Mapping[str, type | None], Sequence[str]]:
+        """Return the fields there are with their types, None where one is of a type that cannot be read; and those that are read where none are named."""
 
     @abc.abstractmethod
     def _scan(self, path: str) -> Index:
@@ -133,27 +134,31 @@ class FileSource(BlockSource):
         return self._paths.get(split, self._paths.get(TRAIN, []))
 
     def fields(self) -> Mapping[str, type]:
-        """Return the fields and their types: declared, or found in the first record.
+        """Return the fields and their types: declared, or found in the files.
 
         Raises:
-          UserError: a field that is not there, or is neither text nor number nor true or false.
+          UserError: a field that is not there, or is of no type that is read.
         """
         if self._fields is None:
             if isinstance(self.declared, Mapping):
                 self._fields = dict(self.declared)
                 return self._fields
             paths = self.paths(next(iter(self.patterns)))
-            found = self._infer(paths)
+            found, usual = self._infer(paths)
             chosen: dict[str, type] = {}
-            for name in self.declared if self.declared is not None else [n for n, kind in found.items() if kind]:
+            for name in self.declared if self.declared is not None else [n for n in usual if found[n]]:
                 if name not in found:
                     raise UserError(f"{paths[0]}: has no field {name!r}.{nearest(name, found)}")
                 kind = found[name]
                 if kind is None:
-                    raise UserError(f"{paths[0]}: field {name!r} is neither text nor a number nor true or false.")
+                    raise UserError(
+                        f"{paths[0]}: field {name!r} is no text, number, true or false, nor a list of one of these."
+                    )
                 chosen[name] = kind
             if not chosen:
-                raise UserError(f"{paths[0]}: has no field of text, number or true or false.")
+                raise UserError(
+                    f"{paths[0]}: has no field of text, numbers, true or false, nor of a list of one of these."
+                )
             self._fields = chosen
         return self._fields
 

@@ -15,15 +15,17 @@ import numpy as np
 from t2t.errors import UserError
 from t2t.tasks.cache import cache_directory
 from t2t.tasks.sources.files import FileSource, Index, Patterns, stamp_of
-from t2t.tasks.sources.readers import KIND_NAMES, Bad, DelimitedReader, JsonReader, Reader, Record, TextReader
+from t2t.tasks.sources.packed import opened
+from t2t.tasks.sources.readers import DelimitedReader, JsonReader, Reader, Record, TextReader
+from t2t.tasks.sources.values import LISTS, Bad, Inference
 from t2t.tasks.splitting import split_of
 
 log = logging.getLogger(__name__)
-_VERSION = 1
+_VERSION = 2
 _BLOCK = 256  # records; the unit of shuffling and of reading again
 _PROBLEMS = 5
 _WORTH_KEEPING = 1 << 20  # bytes of a file whose index goes to the cache
-_PACKED = {b"\x1f\x8b": "gzip", b"PK\x03\x04": "zip", b"\xfd7zXZ": "xz", b"BZh": "bzip2", b"\x28\xb5\x2f\xfd": "zstd"}
+_SAMPLE = 1000  # records that the types of fields are told from
 
 
 class LineSource(FileSource):
@@ -44,25 +46,28 @@ class LineSource(FileSource):
         self.format = reader.name
 
     def _head(self, stream: BinaryIO, path: str) -> tuple[tuple[str, ...], int]:
-        first = stream.read(8)
-        stream.seek(0)
-        for magic, name in _PACKED.items():
-            if first.startswith(magic):
-                raise UserError(f"{path}: is compressed ({name}); unpack it first.")
         try:
             return self.reader.header(stream)
         except Bad as bad:
             raise UserError(f"{path}:1: {bad}.") from None
 
-    def _infer(self, paths: Sequence[str]) -> Mapping[str, type | None]:
+    def _infer(self, paths: Sequence[str]) -> tuple[Mapping[str, type | None], Sequence[str]]:
+        found, wanted = Inference(), self.declared or ()
+        read = 0
         for path in paths:
-            with _opened(path) as stream:
+            with opened(path) as stream:
                 columns, line = self._head(stream, path)
                 for record in self.reader.records(stream, line, columns, None):
-                    if record.values is not None:
-                        return {name: _kind(value) for name, value in record.values.items()}
-                    self._refuse(path, record)
-        raise UserError(f"{self}: has no record that can be read; the fields cannot be told.")
+                    if record.values is None:
+                        self._refuse(path, record)
+                        continue
+                    found.add(record.values)
+                    read += 1
+                    if read >= _SAMPLE and not any(found.lacks(name) for name in wanted):
+                        return found.fields(), found.usual()
+        if not read:
+            raise UserError(f"{self}: has no record that can be read; the fields cannot be told.")
+        return found.fields(), found.usual()
 
     def _refuse(self, path: str, record: Record) -> None:
         if self.on_bad == "stop":
@@ -86,7 +91,7 @@ class LineSource(FileSource):
     def _cache_file(self, path: str, stamp: tuple[int, int]) -> str | None:
         if stamp[0] < _WORTH_KEEPING:
             return None
-        fields = [(name, kind.__name__) for name, kind in self.fields().items()]
+        fields = [(name, str(kind)) for name, kind in self.fields().items()]
         key = (
             _VERSION,
             _BLOCK,
@@ -106,7 +111,7 @@ class LineSource(FileSource):
         counts: list[list[int]] = []
         skipped = 0
         problems: list[str] = []
-        with _opened(path) as stream:
+        with opened(path) as stream:
             columns, line = self._head(stream, path)
             start, count, held = stream.tell(), [0] * len(names), 0
             end = start
@@ -143,7 +148,7 @@ class LineSource(FileSource):
     def _read(self, path: str, index: Index, split: str, block: int) -> Sequence[Mapping[str, Any]]:
         start, end = (int(number) for number in index.blocks[block])
         examples = []
-        with _opened(path) as stream:
+        with opened(path) as stream:
             stream.seek(start)
             # Only the block's bytes, so that no reader looks ahead over its end.
             part = io.BytesIO(stream.read(end - start))
@@ -151,17 +156,6 @@ class LineSource(FileSource):
                 if record.values is not None and (not self.shares or self._split(record) == split):
                     examples.append(record.values)
         return examples
-
-
-def _opened(path: str) -> BinaryIO:
-    try:
-        return open(path, "rb", buffering=1 << 20)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}.") from None
-
-
-def _kind(value: Any) -> type | None:
-    return type(value) if type(value) in KIND_NAMES else None
 
 
 def _save(file: str, index: Index) -> None:
@@ -196,7 +190,8 @@ def text(
     """Plain text in UTF-8, field `text`.
 
     Args:
-      files: a path, a glob pattern or several of them, all of them the split "train"; or a dict of these by split.
+      files: a path, a glob pattern or several of them, all of them the split "train"; or a dict of these by split. Compressed files (gzip, bzip2, xz,
+        zstd) are read as what they hold: each is unpacked once, into the cache directory.
       unit: what an example is: a "line", or a "paragraph" (lines up to a blank one). Blank lines are no examples.
       held_out: share of the examples that goes to "validation", or shares by split; chosen by a hash of the example.
       on_bad: "stop" at invalid UTF-8 with a UserError that names file and line, or "skip" and count it.
@@ -218,8 +213,9 @@ def jsonl(
 
     Args:
       files: as for `text`.
-      fields: the fields every object must have, with their types (str, int, float, bool) if given as a dict, else as
-        in the first object. None: those that the task uses, or all of the first object.
+      fields: the fields every object must have, with their types (str, int, float, bool, or a list of one of these, as list[str]) if given as a
+        dict, else the type that most of the first 1000 objects have; a field with both whole and other numbers is of floats. A field of an object
+        within the object has a dotted name, "answers.text". None: those that the task uses, or all that most objects have.
       held_out: as for `text`; chosen by a hash of the line, or of the field `split_by`.
       split_by: objects with the same value in this field get into the same split.
       on_bad: "stop" at broken JSON, a missing field or one of another type, or "skip" and count it.
@@ -250,6 +246,9 @@ def csv(
     """
     if len(delimiter) != 1:
         raise UserError(f"delimiter {delimiter!r}: must be one character.")
+    for name, kind in fields.items() if isinstance(fields, Mapping) else ():
+        if kind in LISTS:
+            raise UserError(f"field {name!r} is declared {kind!r}: a delimited file has no lists; read it as str.")
     reader = DelimitedReader(delimiter=delimiter, quotes=quotes, columns=None if columns is None else tuple(columns))
     return LineSource(files, reader=reader, fields=fields, held_out=held_out, split_by=split_by, on_bad=on_bad)
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from t2t.errors import UserError
 from t2t.tasks.sources.files import FileSource, Index, Patterns, stamp_of
-from t2t.tasks.sources.readers import Bad, checked
+from t2t.tasks.sources.values import LISTS, Bad, checked
 from t2t.tasks.splitting import split_of
 
 if TYPE_CHECKING:
@@ -23,18 +23,21 @@ class ParquetSource(FileSource):
 
     format = "Parquet"
 
-    def _infer(self, paths: Sequence[str]) -> Mapping[str, type | None]:
+    def _infer(self, paths: Sequence[str]) -> tuple[Mapping[str, type | None], Sequence[str]]:
         with _opened(paths[0]) as file:
-            return {field.name: _kind(field.type) for field in file.schema_arrow}
+            found = dict(_kinds(file.schema_arrow))
+            return found, list(found)
 
     def _rows(self, path: str, file: pq.ParquetFile, group: int, row: int) -> Iterator[dict[str, Any] | str]:
         """Yield the values of each row of a group, or what is wrong with it."""
         columns = {}
+        known = file.schema_arrow.names
         for name in self.fields():
-            if name not in file.schema_arrow.names:
+            own = name if name in known else name.split(".")[0]
+            if own not in known:
                 raise UserError(f"{path}: has no field {name!r}, as other files have.")
-            column = file.read_row_group(group, columns=[name]).column(0)
-            columns[name] = column
+            if own not in columns:
+                columns[own] = file.read_row_group(group, columns=[own]).column(0)
         for position in range(file.metadata.row_group(group).num_rows):
             try:
                 yield checked({name: _value(column[position]) for name, column in columns.items()}, self.fields())
@@ -94,9 +97,42 @@ def _opened(path: str) -> pq.ParquetFile:
 
 def _value(scalar: Any) -> Any:
     try:
-        return scalar.as_py()
+        return _plain(scalar.as_py(), scalar.type)
     except UnicodeDecodeError:
         raise Bad("invalid UTF-8") from None
+
+
+def _plain(value: Any, found: Any) -> Any:
+    """Return a value with its narrow floats as the shortest numbers that they are read from: a float32 of 0.1 is 0.1, not 0.10000000149011612."""
+    import pyarrow as pa
+
+    if value is None:
+        return None
+    if pa.types.is_float32(found) or pa.types.is_float16(found):
+        return float(str(np.float32(value) if pa.types.is_float32(found) else np.float16(value)))
+    if _is_list(found):
+        return [_plain(item, found.value_type) for item in value]
+    if pa.types.is_struct(found):
+        return {field.name: _plain(value[field.name], field.type) for field in found}
+    return value
+
+
+def _is_list(found: Any) -> bool:
+    import pyarrow as pa
+
+    types = pa.types
+    return bool(types.is_list(found) or types.is_large_list(found) or types.is_fixed_size_list(found))
+
+
+def _kinds(fields: Any, prefix: str = "") -> Iterator[tuple[str, type | None]]:
+    """Yield the names and types of fields, those within a structure with dotted names."""
+    import pyarrow as pa
+
+    for field in fields:
+        if pa.types.is_struct(field.type):
+            yield from _kinds(field.type, f"{prefix}{field.name}.")
+        else:
+            yield prefix + field.name, _kind(field.type)
 
 
 def _kind(found: Any) -> type | None:
@@ -105,6 +141,9 @@ def _kind(found: Any) -> type | None:
     types = pa.types
     if types.is_dictionary(found):
         found = found.value_type
+    if _is_list(found):
+        item = _kind(found.value_type)
+        return next((kind for kind, of in LISTS.items() if of is item), None)
     if types.is_string(found) or types.is_large_string(found) or types.is_string_view(found):
         return str
     if types.is_boolean(found):
@@ -126,8 +165,8 @@ def parquet(
 
     Args:
       files: a path, a glob pattern or several of them, all of them the split "train"; or a dict of these by split.
-      fields: the columns to read, with their types (str, int, float, bool) if given as a dict. None: those that the
-        task uses, or all that are text, numbers or true and false.
+      fields: the columns to read, with their types (str, int, float, bool, or a list of one of these, as list[str]) if given as a dict. A field of a
+        structure has a dotted name, "answers.text". None: those that the task uses, or all of such types.
       held_out: share of the rows that goes to "validation", or shares by split; needs `split_by`.
       split_by: rows are held out by a hash of this field.
       on_bad: "stop" at a null, a value of another type or invalid UTF-8, with a UserError that names file and row

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import abc
 import csv
-import json
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO, ClassVar, NamedTuple
 
-from t2t.errors import nearest
+from t2t.errors import UserError
+from t2t.json_files import parse_json
+from t2t.tasks.sources.values import KIND_NAMES, Bad, Fields, checked, present, said
 
 BOM = b"\xef\xbb\xbf"
-Fields = Mapping[str, type]
+_WHOLE = re.compile(r"[+-]?[0-9]+")
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
 
 class Record(NamedTuple):
@@ -30,10 +33,6 @@ class Record(NamedTuple):
     raw: bytes
     values: Mapping[str, Any] | None
     problem: str | None = None
-
-
-class Bad(Exception):
-    """A record that cannot be read, and why."""
 
 
 class Reader(abc.ABC):
@@ -124,14 +123,19 @@ class JsonReader(Reader):
             if not raw.strip():
                 continue
             try:
-                found = json.loads(_decode(raw))
+                found = _json(_decode(raw))
                 if not isinstance(found, dict):
-                    raise Bad(f"a JSON object is needed, this is {_said(found)}")
+                    raise Bad(f"a JSON object is needed, this is {said(found)}")
                 yield Record(number, end, raw, found if fields is None else checked(found, fields))
-            except json.JSONDecodeError as error:
-                yield Record(number, end, raw, None, f"broken JSON: {error.msg} at column {error.colno}")
-            except (Bad, RecursionError) as bad:
+            except Bad as bad:
                 yield Record(number, end, raw, None, str(bad))
+
+
+def _json(text: str) -> Any:
+    try:
+        return parse_json(text, where="")
+    except UserError as error:
+        raise Bad(str(error).removeprefix(":1").removeprefix(": ")) from None
 
 
 class _CountedLines:
@@ -140,12 +144,13 @@ class _CountedLines:
     def __init__(self, stream: BinaryIO, line: int) -> None:
         self.stream, self.line, self.end = stream, line - 1, stream.tell()
         self.taken: list[bytes] = []
+        self._again: list[bytes] = []
 
     def __iter__(self) -> _CountedLines:
         return self
 
     def __next__(self) -> str:
-        raw = self.stream.readline()
+        raw = self._again.pop() if self._again else self.stream.readline()
         if not raw:
             raise StopIteration
         self.line += 1
@@ -154,10 +159,19 @@ class _CountedLines:
         # An exception here would leave csv.reader within a quoted field; what did not decode is found afterwards.
         return raw.decode("utf-8", errors="surrogateescape")
 
+    def back_to_second(self) -> None:
+        """Give the lines taken again, but for the first one."""
+        back = self.taken[1:]
+        self.line -= len(back)
+        self.end -= sum(map(len, back))
+        self.taken, self._again = self.taken[:1], [*self._again, *reversed(back)]
+
 
 @dataclass(frozen=True)
 class DelimitedReader(Reader):
     """Delimited columns.
+
+    Where quoting is broken the first line of the record is bad, and reading goes on at the next one: a quote that is never closed takes nothing else along.
 
     delimiter: one character.
     quotes:    whether `"` quotes fields, which may then hold delimiters and line breaks (RFC 4180).
@@ -206,11 +220,17 @@ class DelimitedReader(Reader):
                     continue
                 _decode(raw)
                 if len(row) != len(header):
-                    raise Bad(f"{len(row)} columns where {len(header)} are due ({', '.join(header)})")
+                    over = f", over lines {start} to {lines.line}" if lines.line > start else ""
+                    raise Bad(f"{len(row)} columns where {len(header)} are due ({', '.join(header)}){over}")
                 found = dict(zip(header, row, strict=True))
                 yield Record(start, lines.end, raw.rstrip(b"\r\n"), found if fields is None else _typed(found, fields))
             except csv.Error as error:
-                yield Record(start, lines.end, b"".join(lines.taken), None, f"broken quoting: {error}")
+                reason = str(error)
+                if len(lines.taken) > 1:
+                    reason = f"a quote that opens in this line is not closed rightly ({error}, up to line {lines.line})"
+                    lines.back_to_second()
+                    rows = self._rows(lines)
+                yield Record(start, lines.end, b"".join(lines.taken), None, f"broken quoting: {reason}")
             except Bad as bad:
                 yield Record(start, lines.end, b"".join(lines.taken), None, str(bad))
 
@@ -220,47 +240,21 @@ def _typed(found: Mapping[str, str], fields: Fields) -> dict[str, Any]:
     for name, kind in fields.items():
         text = present(found, name)
         try:
-            values[name] = {"true": True, "false": False}[text.lower()] if kind is bool else kind(text)
+            values[name] = text if kind is str else _PARSE[kind](text.strip(" "))
         except (ValueError, KeyError):
-            raise Bad(f"field {name!r} is {_said(text)}, {KIND_NAMES[kind]} is needed") from None
+            raise Bad(f"field {name!r} is {said(text)}, {KIND_NAMES[kind]} is needed") from None
     return checked(values, fields)
 
 
-KIND_NAMES: Mapping[type, str] = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
+def _matched(pattern: re.Pattern[str], text: str) -> str:
+    """Return the text where it is a number as files have them: Python reads "1_000", "nan" and other alphabets' digits too."""
+    if not pattern.fullmatch(text):
+        raise ValueError(text)
+    return text
 
 
-def present(found: Mapping[str, Any], name: str) -> Any:
-    """Return a field. Raises Bad where it is missing."""
-    if name not in found:
-        raise Bad(f"field {name!r} is missing.{nearest(name, found)}".removesuffix("."))
-    return found[name]
-
-
-def checked(found: Mapping[str, Any], fields: Fields) -> dict[str, Any]:
-    """Return the fields asked for. Raises Bad where one is missing or of another type."""
-    values: dict[str, Any] = {}
-    for name, kind in fields.items():
-        value: Any = present(found, name)
-        if kind is float and type(value) is int:
-            value = float(value)
-        actual: type = type(value)
-        if actual is not kind:
-            raise Bad(f"field {name!r} is {_said(value)}, {KIND_NAMES[kind]} is needed")
-        if kind is int and not -(2**63) <= value < 2**63:
-            raise Bad(f"field {name!r} is {value}, which does not fit 64 bits")
-        if kind is str:
-            try:
-                value.encode("utf-8")
-            except UnicodeEncodeError:
-                raise Bad(f"field {name!r} has a lone surrogate, which is no character") from None
-        values[name] = value
-    return values
-
-
-def _said(value: Any) -> str:
-    if value is None:
-        return "null"
-    if isinstance(value, list | dict):
-        return "a list" if isinstance(value, list) else "an object"
-    text = json.dumps(value, ensure_ascii=False) if isinstance(value, str | bool) else str(value)
-    return text if len(text) <= 40 else text[:37] + "..."
+_PARSE: Mapping[type, Callable[[str], Any]] = {
+    int: lambda text: int(_matched(_WHOLE, text)),
+    float: lambda text: float(_matched(_NUMBER, text)),
+    bool: lambda text: {"true": True, "false": False}[text.lower()],
+}

@@ -153,12 +153,15 @@ GOOD = {
 BAD = [
     ("text", b"\xff\xfe bad", "invalid UTF-8 at byte 1 of the line"),
     ("jsonl", b'{"text": "x\xe9", "number": 1}', "invalid UTF-8 at byte 12"),
-    ("jsonl", b'{"text": "x", "number": 1', "broken JSON.* at column"),
+    ("jsonl", b'{"text": "x", "number": 1', "not JSON .* at column"),
     ("jsonl", b'{"test": "x", "number": 1}', "field 'text' is missing. Nearest: test"),
     ("jsonl", b'{"text": 3, "number": 1}', "field 'text' is 3, text is needed"),
     ("jsonl", b'{"text": null, "number": 1}', "field 'text' is null, text is needed"),
     ("jsonl", b'{"text": "x", "number": 1.5}', "field 'number' is 1.5, a whole number is needed"),
     ("jsonl", b'{"text": "x", "number": 123456789012345678901}', "does not fit 64 bits"),
+    ("jsonl", b'{"text": "x", "number": ' + b"9" * 5000 + b"}", "too many digits"),
+    ("jsonl", b'{"text": "x", "number": 1, "number": 2}', "the key 'number' appears twice"),
+    ("jsonl", b"[" * 100000, "nested too deep"),
     ("jsonl", b'{"text": "\\ud800", "number": 1}', "lone surrogate"),
     ("jsonl", b'["x", 1]', "a JSON object is needed, this is a list"),
     ("csv", b"x,1,2", "3 columns where 2 are due"),
@@ -166,6 +169,11 @@ BAD = [
     ("csv", b'"x"y,1', "broken quoting"),
     ("csv", b"x\xff,1", "invalid UTF-8"),
     ("csv", b"x,one", "field 'number' is \"one\", a whole number is needed"),
+    ("csv", b"x,1_000", "field 'number' is \"1_000\", a whole number is needed"),
+    ("csv", "x,\u0663".encode(), "a whole number is needed"),
+    ("csv", b"x,1.0", "a whole number is needed"),
+    ("csv", b"x," + b"9" * 5000, "a whole number is needed"),
+    ("csv", b"x,", "field 'number' is \"\", a whole number is needed"),
     ("tsv", b"x 1", "1 columns where 2 are due"),
     ("tsv", b"\xc3\t1", "invalid UTF-8"),
 ]
@@ -195,9 +203,28 @@ def test_a_bad_line_stops_with_file_and_line_or_is_skipped_and_counted(kind, lin
     assert texts(lenient, shards=4) == [["fine"] * 150] * 4
 
 
-def test_an_unclosed_quote_names_the_line_where_it_opens(tmp_path):
-    (tmp_path / "a.csv").write_text('text,number\nfine,1\n"never closed,2\nfine,3\n')
-    with pytest.raises(UserError, match=r"a\.csv:3: broken quoting"):
+def test_an_unclosed_quote_takes_nothing_else_along(tmp_path, monkeypatch):
+    monkeypatch.setattr("t2t.tasks.sources.lines._BLOCK", 10)
+    lines = [f"fine {n},{n}\n" for n in range(100)]
+    lines[40] = '"never closed,40\n'
+    lines[60] = '"two\nlines",60\n'
+    lines[70] = '"closes ""wrongly" here,70\n'
+    (tmp_path / "a.csv").write_text("text,number\n" + "".join(lines))
+    with pytest.raises(UserError, match=r"a\.csv:42: broken quoting: a quote that opens in this line .* up to line 62"):
+        sources.csv(tmp_path / "a.csv").num_input_examples("train")
+    source = sources.csv(tmp_path / "a.csv", fields={"text": str, "number": int}, on_bad="skip")
+    read = list(source.get_dataset("train", False).as_numpy_iterator())
+    # The quote of line 42 is found wrong where the next one opens; what stands between is read.
+    assert [example["number"] for example in read] == [n for n in range(100) if n not in (40, 70)]
+    assert read[59]["text"] == b"two\nlines"
+    assert [problem.split(": ")[0].rpartition(":")[2] for problem in source.problems()] == ["42", "73"]
+    (tmp_path / "b.csv").write_text('text,number\nfine,1\n"never closed,2\nfine,3\n')
+    assert texts(sources.csv(tmp_path / "b.csv", on_bad="skip")) == [["fine", "fine"]]
+
+
+def test_a_row_of_too_many_columns_says_which_lines_it_goes_over(tmp_path):
+    (tmp_path / "a.csv").write_text('text,number\n"a\nb",1,2\n')
+    with pytest.raises(UserError, match=r"a\.csv:2: 3 columns where 2 are due \(text, number\), over lines 2 to 3"):
         sources.csv(tmp_path / "a.csv").num_input_examples("train")
 
 
@@ -234,9 +261,6 @@ def test_missing_empty_foreign_and_vanished_files(tmp_path):
     (tmp_path / "blank.txt").write_text("\n\n \n")
     with pytest.raises(UserError, match=r"'train' of text files .*blank\.txt.* is empty"):
         sources.text(tmp_path / "blank.txt").get_dataset("train")
-    (tmp_path / "a.gz").write_bytes(b"\x1f\x8b0000000")
-    with pytest.raises(UserError, match=r"a\.gz: is compressed \(gzip\)"):
-        sources.text(tmp_path / "a.gz").num_input_examples("train")
     with pytest.raises(UserError, match=r"corpus\.txt: is no Parquet file"):
         sources.parquet(tmp_path / "corpus.txt").num_input_examples("train")
     with pytest.raises(UserError, match="only local files"):
@@ -257,22 +281,6 @@ def test_a_file_that_changed_is_refused(tmp_path):
         source.read_block("train", 0)
     with pytest.raises(tf.errors.OpError, match=f"{path}: changed while it was in use"):
         list(source.get_dataset("train", False))
-
-
-def test_fields_are_those_of_the_task_and_typed_by_the_first_record(tmp_path):
-    rows = [{"a": "x", "n": n, "f": 0.5, "b": True, "list": [1]} for n in range(3)] + [
-        {"a": "y", "n": 3, "f": 1, "b": False}
-    ]
-    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    everything = sources.jsonl(tmp_path / "a.jsonl")
-    assert everything.fields() == {"a": str, "n": int, "f": float, "b": bool}
-    assert [e["f"] for e in everything.get_dataset("train", False).as_numpy_iterator()] == [0.5, 0.5, 0.5, 1.0]
-    task = tasks.add("ts_fields", source=everything, inputs="{n}: {b}", targets="a", replace=True)
-    assert task.source.fields() == {"n": int, "b": bool, "a": str}
-    with pytest.raises(UserError, match="has no field 'c'"):
-        tasks.add("ts_fields", source=everything, targets="c", replace=True).num_input_examples("train")
-    with pytest.raises(UserError, match="field 'list' is neither text"):
-        sources.jsonl(tmp_path / "a.jsonl", fields=["list"]).num_input_examples("train")
 
 
 def test_columns_of_delimited_files(tmp_path):
@@ -324,6 +332,7 @@ def test_senseless_options_are_refused(tmp_path):
         (lambda: sources.text([]), "no file is named"),
         (lambda: sources.csv(path, delimiter="||"), "one character"),
         (lambda: sources.jsonl(path, fields={"a": list}), "field 'a' is declared"),
+        (lambda: sources.csv(path, fields={"a": list[str]}), "field 'a' is declared .* no lists"),
         (lambda: sources.parquet(path, held_out=0.1), "split_by"),
         (lambda: sources.text(write(path, "text")).num_input_examples("test"), "split 'test' of text files.*train"),
     ]:

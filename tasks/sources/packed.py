@@ -1,0 +1,131 @@
+"""Compressed files, read as what they hold.
+
+Records are read at random, and no compressed file can be read so: it is unpacked once, into the cache directory. Places in the copy are places in the
+text, so that blocks, shards and saved positions are those of the same file unpacked.
+"""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import hashlib
+import logging
+import lzma
+import os
+import zlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+from t2t.errors import UserError, writing
+from t2t.tasks.cache import cache_directory
+
+log = logging.getLogger(__name__)
+_CHUNK = 1 << 20
+_TAR = slice(257, 262)
+
+
+def _zstd(path: str) -> BinaryIO:
+    import pyarrow as pa
+
+    return cast(BinaryIO, pa.input_stream(path, compression="zstd"))
+
+
+def _standard(module: Any) -> Callable[[str], BinaryIO]:
+    return lambda path: cast(BinaryIO, module.open(path, "rb"))
+
+
+_READERS: Mapping[str, tuple[bytes, Callable[[str], BinaryIO]]] = {
+    "gzip": (b"\x1f\x8b\x08", _standard(gzip)),
+    "xz": (b"\xfd7zXZ\0", _standard(lzma)),
+    "zstd": (b"\x28\xb5\x2f\xfd", _zstd),
+}
+
+
+def opened(path: str) -> BinaryIO:
+    """Open a file, or of a compressed one (gzip, bzip2, xz, zstd) what it holds; what tells is its content, not its name.
+
+    Raises:
+      UserError: it cannot be read, is damaged, or is an archive of files.
+      OSError: no room for what it holds.
+    """
+    stream = _plain(path)
+    name = _packed(stream.read(10))
+    stream.seek(0)
+    if name is None:
+        return stream
+    stream.close()
+    if name == "zip":
+        raise UserError(f"{path}: is compressed (zip); unpack it first. Read as they are: gzip, bzip2, xz, zstd.")
+    return _plain(_unpacked(path, name))
+
+
+def _packed(head: bytes) -> str | None:
+    if head[:3] == b"BZh" and head[4:] == b"1AY&SY":
+        return "bzip2"
+    if head.startswith(b"PK\x03\x04"):
+        return "zip"
+    return next((name for name, (magic, _) in _READERS.items() if head.startswith(magic)), None)
+
+
+def _plain(path: str) -> BinaryIO:
+    try:
+        return open(path, "rb", buffering=_CHUNK)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}.") from None
+
+
+def _unpacked(path: str, name: str) -> str:
+    """Return the file with what a compressed one holds, made if need be; copies of earlier contents go."""
+    stat = os.stat(path)
+    key = hashlib.sha256(os.path.realpath(path).encode()).hexdigest()[:32]
+    directory = cache_directory() / "unpacked"
+    directory.mkdir(exist_ok=True)
+    made = directory / f"{key}-{stat.st_size}-{stat.st_mtime_ns}"
+    if made.exists():
+        return str(made)
+    log.warning("%s: is unpacked (%s), once, to %s", path, name, made)
+    for earlier in directory.glob(f"{key}-*"):
+        if not earlier.name.endswith(".partial"):
+            earlier.unlink(missing_ok=True)
+    partial = Path(f"{made}.{os.getpid()}.partial")
+    try:
+        _unpack(path, name, partial)
+        partial.replace(made)
+    finally:
+        partial.unlink(missing_ok=True)
+    return str(made)
+
+
+def _unpack(path: str, name: str, out: Path) -> None:
+    import pyarrow as pa
+
+    read = _standard(bz2) if name == "bzip2" else _READERS[name][1]
+    first = True
+    with writing(out), out.open("wb") as written:
+        try:
+            stream = read(path)
+            while chunk := _read(stream, path, name):
+                if first and chunk[_TAR] == b"ustar":
+                    raise UserError(f"{path}: is an archive of files (tar); unpack it first.")
+                first = False
+                written.write(chunk)
+        except pa.ArrowException as error:
+            raise _damaged(path, name, error) from None
+    if first:
+        raise UserError(f"{path}: is empty once it is unpacked ({name}).")
+
+
+def _read(stream: BinaryIO, path: str, name: str) -> bytes:
+    try:
+        return stream.read(_CHUNK)
+    except (EOFError, zlib.error, lzma.LZMAError) as error:
+        raise _damaged(path, name, error) from None
+    except OSError as error:
+        if error.errno is not None:
+            raise UserError(f"{path}: cannot be read: {error.strerror}.") from None
+        raise _damaged(path, name, error) from None
+
+
+def _damaged(path: str, name: str, error: BaseException) -> UserError:
+    return UserError(f"{path}: is damaged or cut short ({name}): {' '.join(str(error).split())}.")
