@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import errno
+import os
 from collections.abc import Iterable, Iterator
 
 
@@ -16,7 +17,12 @@ class Failure(RuntimeError):
     """What ended a run without being anybody's mistake in what was asked for, told in one line. Exit code 1."""
 
 
-_OF_THE_MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES, errno.ESTALE, errno.ENOTCONN}
+_AWAY = {
+    *(errno.EIO, errno.EACCES, errno.EPERM, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN),
+    *(errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENETUNREACH, errno.ECONNREFUSED, errno.ECONNRESET, errno.ECONNABORTED),
+    *(errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOLCK, errno.EBUSY, errno.EAGAIN, errno.ENODEV, errno.ENXIO),
+}
+_OF_THE_MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, *_AWAY}
 
 
 def in_one_line(error: BaseException) -> str | None:
@@ -26,6 +32,22 @@ def in_one_line(error: BaseException) -> str | None:
     if isinstance(error, OSError) and error.errno in _OF_THE_MACHINE:
         return f"{f'{error.filename}: ' if error.filename else ''}{error.strerror}"
     return None
+
+
+def cannot_be_read(error: BaseException, *more: str) -> str | None:
+    """Return why a file cannot be read for now (permissions, a disk or a file system that is away), None where it can: then what it holds is wrong.
+
+    error: with what it was raised from. more: texts that were told beside it. A library that wraps the system's error keeps its words.
+    """
+    texts = list(more)
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, OSError) and seen.errno in _AWAY:
+            return os.strerror(seen.errno)
+        texts.append(str(seen))
+        seen = seen.__cause__ or seen.__context__
+    words = [os.strerror(number) for number in sorted(_AWAY)]
+    return next((word for word in words if any(word in text for text in texts)), None)
 
 
 @contextlib.contextmanager

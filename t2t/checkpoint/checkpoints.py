@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -15,12 +16,16 @@ from etils import epath
 
 from t2t.checkpoint import checksums, store
 from t2t.checkpoint.retention import CheckpointConfig, expired, ranking
+from t2t.checkpoint.scan import read_object
 from t2t.checkpoint.tree import check, from_plain, nested, to_plain, to_plain_struct
 from t2t.distributed.gather import gather
 from t2t.errors import Failure, UserError
+from t2t.json_files import expect
 from t2t.types import Params
 
 State = TypeVar("State")
+
+log = logging.getLogger(__name__)
 
 # The folders of a step. Parameters lie apart, so that inference and fine-tuning read nothing else.
 _PARAMS, _TRAINING, _POSITION, _ABOUT = "params", "training", "position", "about"
@@ -156,18 +161,26 @@ class Checkpoints:
     def damage(self, step: int, *, params_only: bool = False) -> list[str]:
         """Return a line, with its path, for each of a step's files that is not as it was written; reads them all.
 
-        On several processes each reads its part, and all return what any found.
+        On several processes each reads its part, and all return what any found. Raises Failure, on all, where files cannot be read for now.
         """
         path = store.committed(self.directory)[step]
         process, processes = jax.process_index(), jax.process_count()
         folders = (_PARAMS,) if params_only else None
-        found = checksums.damage(path, folders, process=process, processes=processes)
-        return [line for lines in gather(found) for line in lines]
+        found: list[str] = []
+        failed = None
+        try:
+            found = checksums.damage(path, folders, process=process, processes=processes)
+        except Failure as error:
+            failed = str(error)
+        told = gather([found, failed])
+        if reasons := [reason for _, reason in told if reason is not None]:
+            raise Failure(reasons[0])
+        return [line for lines, _ in told for line in lines]
 
     def newest_good(self, say: Callable[[str], None], *, params_only: bool = False) -> int | None:
         """Return the newest step that is whole by its checksums, or None where no step was ever saved; `say` names what is not.
 
-        Changes nothing on disk. Raises UserError where there are steps and none is good.
+        Changes nothing on disk. Raises UserError where there are steps and none is good, Failure where one cannot be read for now: it may be good.
         """
         self._raise_failed()
         steps = sorted(store.committed(self.directory), reverse=True)
@@ -259,7 +272,13 @@ class Checkpoints:
         checksums.wait_for_seal(path)  # the old ones go only when the new one is whole
         # A directory that is not ours is neither ranked nor deleted.
         ours = {s: p for s, p in self._finished().items() if (p / _ABOUT / _METRICS_FILE).exists()}
-        for step in expired({step: _read_metrics(path) for step, path in ours.items()}, self.config):
+        metrics = {}
+        for step, place in ours.items():
+            try:
+                metrics[step] = _read_metrics(place)
+            except UserError as error:
+                log.warning("%s; the step is kept", error)
+        for step in expired(metrics, self.config):
             _delete(ours[step])
 
     def _clear_leftovers(self) -> None:
@@ -275,12 +294,10 @@ def _trees(state: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 def _read_metrics(path: epath.Path) -> dict[str, float]:
     file = path / _ABOUT / _METRICS_FILE
-    try:
-        return {str(name): float(value) for name, value in json.loads(file.read_text()).items()}
-    except FileNotFoundError:
-        raise UserError(f"{file}: not a checkpoint of this program, or damaged: the file is missing") from None
-    except (ValueError, TypeError, AttributeError, UnicodeDecodeError) as error:
-        raise UserError(f"{file}: the checkpoint is damaged ({error})") from None
+    if not file.exists():
+        raise UserError(f"{file}: not a checkpoint of this program, or damaged: the file is missing")
+    where = f"{file}: the checkpoint is damaged"
+    return {name: float(expect(value, float, where)) for name, value in read_object(file).items()}
 
 
 def _delete(path: epath.Path) -> None:

@@ -6,7 +6,6 @@ are there; one that is not was cut off between its last array and its seal.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import time
@@ -14,8 +13,12 @@ from collections.abc import Collection, Iterator
 
 from etils import epath
 
+from t2t.checkpoint.scan import read_object
+from t2t.checksums import digest, is_directory, names_beneath
+from t2t.errors import Failure, UserError, cannot_be_read
+from t2t.stored_paths import check_name, inside
+
 _PART = re.compile(r"checksums-(\d{5})-of-(\d{5})\.json")
-_CHUNK = 1 << 24
 _WAIT = 3600.0
 """Seconds after which the other processes' parts are given up."""
 
@@ -23,7 +26,7 @@ _WAIT = 3600.0
 def seal(path: epath.Path, *, process: int = 0, processes: int = 1) -> None:
     """Read this process's part of the files of a checkpoint and write their checksums. To be called on all processes."""
     names = _names(path)[process::processes]
-    found = {name: list(_digest(path / name)) for name in names}
+    found = {name: list(digest(path / name)) for name in names}
     part = path / f"checksums-{process:05d}-of-{processes:05d}.json"
     partial = path / f".{part.name}.partial"
     partial.write_text(json.dumps(found, indent=0) + "\n")
@@ -41,47 +44,72 @@ def wait_for_seal(path: epath.Path, *, seconds: float = _WAIT) -> None:
 
 def is_sealed(path: epath.Path) -> bool:
     """Whether the checkpoint was finished: all parts of its checksums are there."""
-    parts = _parts(path)
-    return bool(parts) and len(parts) == parts[0][1]
+    parts = [match.groups() for file, _ in _parts(path) if (match := _PART.fullmatch(file.name))]
+    counts = {int(count) for _, count in parts}
+    return len(counts) == 1 and sorted(int(index) for index, _ in parts) == list(range(*counts))
 
 
 def damage(
     path: epath.Path, folders: Collection[str] | None = None, *, process: int = 0, processes: int = 1
 ) -> list[str]:
-    """Return a line for each file that is missing or not as it was written, its path in it; [] where all are.
+    """Return a line for each file that is missing, unknown or not as it was written, its path in it; [] where all are as they were written.
 
     folders: compares only files in these. process, processes: compares only this process's part of them.
+    Raises Failure where a file cannot be read for now: that is no damage.
     """
-    if not is_sealed(path):
-        return [f"{path}: not finished, its checksums are missing"]
     try:
-        expected = {name: value for part, _ in _parts(path) for name, value in json.loads(part.read_text()).items()}
-    except ValueError as error:
-        return [f"{path}: its checksums are unreadable ({error})"]
-    names = sorted(name for name in expected if folders is None or name.split("/")[0] in folders)
-    return list(_compare(path, {name: expected[name] for name in names[process::processes]}))
+        if not is_sealed(path):
+            return [f"{path}: not finished, its checksums are missing"]
+        expected = _expected(path)
+        there = {name for name in _names(path) if not name.rpartition("/")[2].startswith(".")}
+        names, unknown = (
+            sorted(name for name in found if folders is None or name.split("/")[0] in folders)
+            for found in (expected, there - expected.keys())
+        )
+        lines = [f"{path / name}: the checkpoint is damaged, its checksums do not name this file" for name in unknown]
+        return lines + list(_compare(path, {name: expected[name] for name in names[process::processes]}))
+    except UserError as error:
+        return [str(error)]
+    except OSError as error:
+        if away := cannot_be_read(error):
+            raise Failure(f"{error.filename or path}: the checkpoint cannot be read ({away})") from error
+        raise
 
 
-def _compare(path: epath.Path, expected: dict[str, list[object]]) -> Iterator[str]:
-    for name, (size, digest) in expected.items():
+def _expected(path: epath.Path) -> dict[str, tuple[int, str]]:
+    """Return what the parts say of each file. UserError where one of them is damaged."""
+    expected: dict[str, tuple[int, str]] = {}
+    for part, _ in _parts(path):
+        for name, value in read_object(part).items():
+            match value:
+                case [int(size), str(found)] if not isinstance(size, bool):
+                    expected[check_name(name, where=str(part))] = size, found
+                case _:
+                    raise UserError(
+                        f"{part}: the checkpoint is damaged, what it says of {name!r} is no size and checksum"
+                    )
+    return expected
+
+
+def _compare(path: epath.Path, expected: dict[str, tuple[int, str]]) -> Iterator[str]:
+    for name, (size, wanted) in expected.items():
         file = path / name
         try:
-            have, found = _digest(file)
-        except FileNotFoundError:
+            if "://" not in str(path):
+                inside(path, name, where=str(path))
+            have, found = digest(file)
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             yield f"{file}: the checkpoint is damaged, the file is missing"
-            continue
-        except OSError as error:
-            yield f"{file}: the checkpoint cannot be read ({error.strerror or error})"
             continue
         if have != size:
             yield f"{file}: the checkpoint is damaged, the file has {have:,} bytes and was written with {size:,}"
-        elif found != digest:
+        elif found != wanted:
             yield f"{file}: the checkpoint is damaged, the file's checksum is not what was written"
 
 
 def _parts(path: epath.Path) -> list[tuple[epath.Path, int]]:
     """Return each part's file and how many there should be."""
-    if not path.is_dir():
+    if not is_directory(path):
         return []
     matches = [(entry, match) for entry in path.iterdir() if (match := _PART.fullmatch(entry.name))]
     return sorted(((entry, int(match[2])) for entry, match in matches), key=lambda part: part[0].name)
@@ -89,23 +117,4 @@ def _parts(path: epath.Path) -> list[tuple[epath.Path, int]]:
 
 def _names(path: epath.Path) -> list[str]:
     """Return the files beneath, "folder/file", without checksums."""
-    found: list[str] = []
-
-    def walk(folder: epath.Path, prefix: str) -> None:
-        for entry in folder.iterdir():
-            if entry.is_dir():
-                walk(entry, f"{prefix}{entry.name}/")
-            elif prefix or not entry.name.lstrip(".").startswith("checksums-"):
-                found.append(prefix + entry.name)
-
-    walk(path, "")
-    return sorted(found)
-
-
-def _digest(file: epath.Path) -> tuple[int, str]:
-    digest, size = hashlib.sha256(), 0
-    with file.open("rb") as stream:
-        while chunk := stream.read(_CHUNK):
-            digest.update(chunk)
-            size += len(chunk)
-    return size, digest.hexdigest()
+    return [name for name in names_beneath(path) if "/" in name or not name.lstrip(".").startswith("checksums-")]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Awaitable, Mapping
 from typing import Any, Protocol
 
@@ -10,9 +9,11 @@ import jax
 from etils import epath
 from orbax.checkpoint import v1 as ocp
 
+from t2t.checkpoint.quiet import held_back
+from t2t.checkpoint.scan import METADATA, scan, told
+from t2t.checksums import is_directory
 from t2t.errors import UserError
 
-_METADATA = "_CHECKPOINT_METADATA"
 _PARTIAL = ".orbax-checkpoint-tmp"
 _IN_FLIGHT = 1 << 30
 """Bytes of arrays that may be on their way to the disk at a time."""
@@ -64,9 +65,10 @@ def start_write(path: epath.Path, trees: Mapping[str, Any], files: Mapping[str, 
 
 def committed(directory: epath.Path) -> dict[int, epath.Path]:
     """Return step -> its directory for all that are wholly written, in ascending order."""
-    if not directory.is_dir():
+    if not is_directory(directory):
         return {}
-    found = ocp.path.step.standard_name_format().find_all(directory)
+    with held_back(show=False):  # what is wrong with a step is told when it is read
+        found = list(ocp.path.step.standard_name_format().find_all(directory))
     return dict(sorted((item.step, epath.Path(item.path)) for item in found))
 
 
@@ -77,16 +79,18 @@ def leftovers(directory: epath.Path) -> list[epath.Path]:
 
 def shapes(path: epath.Path, name: str) -> dict[str, Any]:
     """Return a tree's nested dict of ShapeDtypeStruct as it was written. UserError where it cannot be told."""
-    if not (path / _METADATA).exists():
-        raise UserError(f"{path}: not a checkpoint, it has no {_METADATA}")
+    if not (path / METADATA).exists():
+        raise UserError(f"{path}: not a checkpoint, it has no {METADATA}")
     if not (path / name).is_dir():
         raise UserError(f"{path}: the checkpoint is damaged, {path / name} is missing")
-    try:
-        tree = ocp.metadata(path, checkpointable_name=name).metadata
-    except Exception as error:
-        raise _damaged(path / name, error) from error
-    if not isinstance(tree, dict):
-        raise UserError(f"{path / name}: the checkpoint is damaged, the description of its arrays is unreadable")
+    scan(path / name, data=False)
+    with held_back() as held:
+        try:
+            tree = ocp.metadata(path, checkpointable_name=name).metadata
+        except Exception as error:
+            raise told(path / name, error) from error
+        if not isinstance(tree, dict):  # Orbax logs what is wrong, and goes on
+            raise told(path / name, None, *held.texts)
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
 
 
@@ -97,22 +101,9 @@ def read(path: epath.Path, name: str, abstract: dict[str, Any]) -> dict[str, Any
     """
     context = ocp.Context()
     context.pytree.loading.partial_load = True
+    scan(path / name, data=True)
     try:
-        with context:
+        with held_back(), context:
             return ocp.load(path, abstract, checkpointable_name=name)
     except Exception as error:
-        raise _damaged(path / name, error) from error
-
-
-def _damaged(path: epath.Path, error: BaseException) -> UserError:
-    # The first cause is the most telling: it is where TensorStore names the file.
-    while (cause := error.__cause__ or error.__context__) is not None:
-        error = cause
-    text = str(error)
-    named = [
-        found for found in re.findall(r"[\"']([^\"'\n]+)[\"']", text) if "/" in found and epath.Path(found).is_file()
-    ]
-    reason = (re.findall(r"\b[A-Z_]{6,}: [^\n\[]+", text) or text.strip().split("\n"))[0] or type(error).__name__
-    return UserError(
-        f"{named[0] if named else path}: the checkpoint is damaged, or not one of this program's ({reason.strip()[:300]})"
-    )
+        raise told(path / name, error) from error

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import io
-import itertools
-import json
 import logging
 import tempfile
 import threading
-import zipfile
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
 from t2t.data.blocks import BLOCK, blocks, stacked
 from t2t.data.converters import Example, Layout, Row
 from t2t.data.packing import Packer
+from t2t.data.places import Place, from_bytes, to_bytes
 from t2t.data.sources import options
 from t2t.errors import UserError
 
@@ -96,25 +92,17 @@ class Shard:
             self._receive()
         with tempfile.TemporaryDirectory() as directory:
             files = _checkpoint(self._iterator, Path(directory)) if self._iterator is not None else {}
-        groups = ([*pending, *self._ready], self._packer.rows, [[example for example, _ in self._waiting]])
-        header = {
-            "identity": identity,
-            "blocks": self._blocks,
-            "ended": self._ended,
-            "counts": asdict(self.counts),
-            "cut": [cut for _, cut in self._waiting],
-            "rows": [[len(row) for row in group] for group in groups],
-        }
-        kept = [example for group in groups for row in group for example in row]
-        out = io.BytesIO()
-        with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
-            for name, content in {
-                "header.json": json.dumps(header).encode(),
-                "examples.npz": _to_npz(kept, self._layout.features),
-                **files,
-            }.items():
-                archive.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED, 1)
-        return out.getvalue()
+        place = Place(
+            identity=identity,
+            blocks=self._blocks,
+            ended=self._ended,
+            counts=asdict(self.counts),
+            ready=[*pending, *self._ready],
+            opened=self._packer.rows,
+            waiting=list(self._waiting),
+            files=files,
+        )
+        return to_bytes(place, self._layout)
 
     def load(self, place: bytes, identity: dict[str, Any]) -> None:
         """Go to a place that `save` returned.
@@ -122,40 +110,32 @@ class Shard:
         Raises:
           UserError: it is no such place, or that of other data.
         """
-        try:
-            with zipfile.ZipFile(io.BytesIO(place)) as archive:
-                files = {name: archive.read(name) for name in archive.namelist()}
-            header = json.loads(files.pop("header.json"))
-            examples = iter(_from_npz(files.pop("examples.npz"), self._layout.features))
-            saved, cut = header["identity"], header.get("cut")
-        except (zipfile.BadZipFile, KeyError, ValueError) as error:
-            raise UserError(f"data position of {self._name}: damaged or not a data position ({error}).") from error
+        found = from_bytes(place, self._layout, f"data position of {self._name}")
+        saved = found.identity
         for name, value in identity.items():
             if saved.get(name) != value:
                 raise UserError(
                     f"data position of {self._name} was saved with {name}={saved.get(name)!r}, this run has {value!r}. "
                     f"Nearest: {saved.get(name)!r}."
                 )
-        if cut is None:
-            raise UserError(
-                f"data position of {self._name} was saved by an older t2t, which read tasks in another way: go on with that one."
-            )
-        ready, rows, waiting = ([list(itertools.islice(examples, size)) for size in group] for group in header["rows"])
-        self._ready, self._packer.rows = deque(ready), rows
-        self._waiting = deque(zip(waiting[0], cut, strict=True))
+        self._ready, self._packer.rows = deque(found.ready), found.opened
+        self._waiting = deque(found.waiting)
         self._begun = None
-        self._blocks, self._ended, self.counts = header["blocks"], header["ended"], Counts(**header["counts"])
+        self._blocks, self._ended, self.counts = found.blocks, found.ended, Counts(**found.counts)
         if self._ended:
             self._iterator = None
-        elif files:
-            self._iterator = _restored(self._dataset, files, self._name)
+        elif found.files:
+            self._iterator = _restored(self._dataset, found.files, self._name)
         else:
             _log.info("%s: replaying %d blocks of %d examples", self._name, self._blocks, BLOCK)
             # Made anew: a second iterator over one dataset is its second epoch to the shuffling in it.
             self._dataset = self._blocks_of(self._make())
             self._iterator = iter(self._dataset)
-            for _ in range(self._blocks):
-                next(self._iterator)
+            for drawn in range(self._blocks):
+                if next(self._iterator, None) is None:
+                    raise UserError(
+                        f"data position of {self._name} is {self._blocks} blocks into the task, which has {drawn} now."
+                    )
 
     @staticmethod
     def _blocks_of(dataset: tf.data.Dataset) -> tf.data.Dataset:
@@ -189,26 +169,6 @@ class Shard:
         self._waiting.extend(self._layout.fit_all(*stacked(block, self._layout.features)))
 
 
-def _to_npz(examples: Sequence[Example], features: Sequence[str]) -> bytes:
-    arrays: dict[str, Any] = {}
-    for name in features:
-        pieces = [example[name] for example in examples]
-        arrays[name] = np.concatenate(pieces) if pieces else np.zeros(0, np.float32 if name == "weights" else np.int32)
-        arrays[f"{name}_lengths"] = np.array([len(piece) for piece in pieces], np.int32)
-    out = io.BytesIO()
-    np.savez(out, **arrays)
-    return out.getvalue()
-
-
-def _from_npz(content: bytes, features: Sequence[str]) -> list[Example]:
-    with np.load(io.BytesIO(content)) as arrays:
-        columns = [
-            np.split(arrays[name], np.cumsum(lengths)[:-1]) if (lengths := arrays[f"{name}_lengths"]).size else []
-            for name in features
-        ]
-    return [dict(zip(features, values, strict=True)) for values in zip(*columns, strict=True)]
-
-
 def _checkpoint(iterator: Any, directory: Path) -> dict[str, bytes]:
     """Return the files of the iterator's state, or none where one of its parts, a Python generator say, cannot be saved.
 
@@ -221,16 +181,16 @@ def _checkpoint(iterator: Any, directory: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(directory.iterdir())}
 
 
-def _restored(dataset: tf.data.Dataset, files: dict[str, bytes], name: str) -> Any:
+def _restored(dataset: tf.data.Dataset, files: Mapping[str, bytes], name: str) -> Any:
     iterator = iter(dataset)
     with tempfile.TemporaryDirectory() as directory:
         for file, content in files.items():
             (Path(directory) / file).write_bytes(content)
         try:
             tf.train.Checkpoint(iterator=iterator).read(str(Path(directory) / "iterator")).assert_consumed()
-        except tf.errors.OpError as error:
-            reason = error.message.splitlines()[0]
+        except (tf.errors.OpError, AssertionError, ValueError, RuntimeError) as error:
+            told = error.message if isinstance(error, tf.errors.OpError) else str(error)
             raise UserError(
-                f"data position of {name} does not belong to the task as it is registered now ({reason})."
+                f"data position of {name} does not belong to the task as it is registered now ({(told.splitlines() or ['no reason told'])[0]})."
             ) from error
     return iterator
