@@ -94,6 +94,45 @@ def test_encode_marked(spm, vocab_txt):
         byte.encode_marked("<extra_id_100>")
 
 
+def test_a_sentinel_or_mask_glued_to_a_word_is_one_all_the_same(spm):
+    vocabulary = SentencePiece(path=spm, extra_ids=4)
+    spaced = vocabulary.encode_marked("the fox <extra_id_0>jumps <extra_id_1> <extra_id_3>.")
+    assert vocabulary.encode_marked("the fox<extra_id_0>jumps<extra_id_1><extra_id_3>.") == spaced
+    assert vocabulary.mask_id == vocabulary.sentinel(3)
+    assert vocabulary.encode_marked("the fox<extra_id_0>jumps<extra_id_1>[MASK].") == spaced
+
+
+def test_a_piece_that_is_the_mask_takes_the_space_before_it(tmp_path):
+    path = trained(tmp_path / "mask.model", user_defined_symbols=["[MASK]"])
+    vocabulary = SentencePiece(path=path, extra_ids=5)
+    marked = vocabulary.encode_marked("the fox [MASK] over.")
+    assert marked == [*vocabulary.encode("the fox"), vocabulary.mask_id, *vocabulary.encode("over.")]
+    assert vocabulary.encode_marked("[MASK]. again")[0] == vocabulary.mask_id
+
+
+@pytest.mark.parametrize("digits", [1, 4, 5000])
+def test_a_sentinel_of_any_number_of_digits_is_refused_in_one_line(digits, spm, vocab_txt):
+    for vocabulary in (Bytes(), SentencePiece(path=spm, extra_ids=4), WordPiece(path=vocab_txt)):
+        with pytest.raises(UserError, match="<extra_id_9") as caught:
+            vocabulary.encode_marked(f"the <extra_id_{'9' * max(digits, 3)}> fox")
+        assert len(str(caught.value)) < 400
+
+
+def test_a_mask_keeps_the_flags_that_its_file_gives_it(vocab_txt, tmp_path):
+    from tokenizers import AddedToken, BertWordPieceTokenizer
+    from tokenizers import Tokenizer as Library
+
+    path = tmp_path / "tokenizer.json"
+    BertWordPieceTokenizer(vocab_txt, lowercase=True).save(str(path))
+    library = Library.from_file(str(path))
+    library.add_special_tokens([AddedToken("[MASK]", special=True, single_word=True)])
+    library.save(str(path))
+    assert (
+        WordPiece(path=str(path)).encode("the [MASK]s") == library.encode("the [MASK]s", add_special_tokens=False).ids
+    )
+    assert WordPiece(path=vocab_txt).encode("the [MASK]s") != WordPiece(path=str(path)).encode("the [MASK]s")
+
+
 def test_the_mask_is_no_ordinary_id(spm, vocab_txt):
     assert Bytes(extra_ids=100).mask_id == 259
     assert Bytes(extra_ids=0).mask_id is None
@@ -166,13 +205,51 @@ def test_a_rewritten_file_is_read_again(vocab_txt):
     assert vocabulary.size == before + 1
 
 
+CHARSMAPS = {
+    "no base64": "?",
+    "too short": "/w==",
+    "no trie": "AAAAAA==",
+    "size beyond the end": "/////w==",
+    "a path that leaves the trie": "CAAAAAAAAAAAAAAA",
+    "texts that are not UTF-8": "CAAAAAAAAAAAAAAA/w==",
+}
+"""Base64 of what SentencePiece's normalisation is not."""
+
+
+def _repeated(source: Path, out: Path) -> None:
+    from sentencepiece.sentencepiece_model_pb2 import ModelProto
+
+    model = ModelProto.FromString(source.read_bytes())
+    model.pieces[10].piece = model.pieces[11].piece
+    out.write_bytes(model.SerializeToString())
+
+
 def unfit(tmp_path: Path) -> dict[str, tuple[type[Vocabulary], str, str]]:
     (tmp_path / "words.txt").write_text("one\ntwo\n")
     (tmp_path / "twice.txt").write_text("\n".join([*VOCAB, "the"]) + "\n")
     (tmp_path / "late.txt").write_text("\n".join(["the", *VOCAB[:5]]) + "\n")
     (tmp_path / "latin.txt").write_bytes(b"[PAD]\n\xe9\n")
     (tmp_path / "broken.json").write_text("{}")
+    (tmp_path / "deep.json").write_text("[" * 100_000 + "]" * 100_000)
+    (tmp_path / "nul.model").write_bytes(bytes(200))
+    (tmp_path / "cut.model").write_bytes(Path(trained(tmp_path / "whole.model")).read_bytes()[:3000])
+    _repeated(tmp_path / "whole.model", tmp_path / "again.model")
+    for name, charsmap in CHARSMAPS.items():
+        model = {
+            "type": "WordPiece",
+            "unk_token": "[UNK]",
+            "continuing_subword_prefix": "##",
+            "max_input_chars_per_word": 9,
+        }
+        model["vocab"] = {token: i for i, token in enumerate(VOCAB)}
+        normalizer = {"type": "Precompiled", "precompiled_charsmap": charsmap}
+        (tmp_path / f"{name}.json").write_text(json.dumps({"version": "1.0", "normalizer": normalizer, "model": model}))
     return {
+        **{name: (WordPiece, f"{name}.json", "precompiled_charsmap is damaged") for name in CHARSMAPS},
+        "deep": (WordPiece, "deep.json", "not a tokenizer.json"),
+        "NUL bytes": (SentencePiece, "nul.model", "not a SentencePiece model"),
+        "cut short": (SentencePiece, "cut.model", "not a SentencePiece model"),
+        "a piece twice": (SentencePiece, "again.model", "not a SentencePiece model"),
         "missing": (SentencePiece, "none.model", "none.model.*No such file"),
         "no model": (SentencePiece, "words.txt", "not a SentencePiece model"),
         "missing too": (WordPiece, "none.txt", "none.txt.*No such file"),
@@ -184,9 +261,11 @@ def unfit(tmp_path: Path) -> dict[str, tuple[type[Vocabulary], str, str]]:
     }
 
 
-@pytest.mark.parametrize(
-    "case", ["missing", "no model", "missing too", "lacks specials", "twice", "pad not 0", "not UTF-8", "no tokenizer"]
-)
+UNFIT = ["missing", "no model", "missing too", "lacks specials", "twice", "pad not 0", "not UTF-8", "no tokenizer"]
+UNFIT += [*CHARSMAPS, "deep", "NUL bytes", "cut short", "a piece twice"]
+
+
+@pytest.mark.parametrize("case", UNFIT)
 def test_unfit_files_are_refused_in_one_line(case, tmp_path):
     kind, name, message = unfit(tmp_path)[case]
     with pytest.raises(UserError, match=message) as caught:

@@ -11,7 +11,8 @@ from typing import Self
 
 from t2t.errors import UserError
 
-_MARKER = re.compile(r"<extra_id_(\d+)>|(\[MASK\])")
+MARKER = re.compile(r"<extra_id_(0|[1-9][0-9]*)>|(\[MASK\])")
+"""What stands in a text for a sentinel (its number is the first group) or for the mask."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,16 +94,22 @@ class Vocabulary(abc.ABC):
         """
         ids: list[int] = []
         end = 0
-        for match in _MARKER.finditer(text):
-            ids += self.encode(text[end : match.start()])
-            if match[1] is not None:
-                ids.append(self.sentinel(int(match[1])))
-            elif self.mask_id is not None:
-                ids.append(self.mask_id)
-            else:
-                raise UserError(f"[MASK] in the text: {self} has no mask; give it extra_ids.")
+        for match in MARKER.finditer(text):
+            ids += [*self.encode(text[end : match.start()]), self._marked(match)]
             end = match.end()
         return ids + self.encode(text[end:])
+
+    def _marked(self, match: re.Match[str]) -> int:
+        """Return the id that a match of `MARKER` stands for. Raises UserError where there is none."""
+        if match[1] is not None:
+            if len(match[1]) > 9:
+                raise UserError(
+                    f"sentinel <extra_id_{match[1][:9]}...> of {len(match[1])} digits: {self} has {self.extra_ids} extra ids."
+                )
+            return self.sentinel(int(match[1]))
+        if self.mask_id is None:
+            raise UserError(f"[MASK] in the text: {self} has no mask; give it extra_ids.")
+        return self.mask_id
 
     @abc.abstractmethod
     def _decode(self, ids: list[int]) -> str:

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import functools
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from t2t.errors import UserError
+from t2t.vocabularies.base import MARKER
 from t2t.vocabularies.files import FileVocabulary, read, stamp
 
 if TYPE_CHECKING:
     from sentencepiece import SentencePieceProcessor
+
+
+_MASK = "<extra_id_mask>"
+"""How a mask is spelled for a model whose last piece it is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,12 +64,36 @@ class SentencePiece(FileVocabulary):
         """Return the model's ids; `<extra_id_i>` at the start of a word becomes its sentinel, as in SeqIO."""
         return self._processor.encode(text)
 
+    def encode_marked(self, text: str) -> list[int]:
+        """Return the ids as SeqIO gives them for sentinels that begin words; the mask, and what is written without a space before it, is treated alike.
+
+        What follows is not cut from its sentinel: of "<extra_id_0>." the end is "." and not the beginning of a word.
+        """
+        wanted: list[int] = []
+
+        def spelled(match: re.Match[str]) -> str:
+            wanted.append(self._marked(match))
+            name = _MASK if match[2] else match[0]
+            return name if match.start() == 0 or text[match.start() - 1].isspace() else f" {name}"
+
+        marked = MARKER.sub(spelled, text)
+        if not wanted:
+            return self.encode(text)
+        processor = _sentencepiece(self.path, stamp(self.path), self.extra_ids, True)
+        ids = [self.mask_id if i == self.size else i for i in processor.encode(marked)]
+        special = set(wanted)
+        if [
+            i for i in ids if i in special
+        ] != wanted:  # a model without the space before a text, or that changes the marks
+            return super().encode_marked(text)
+        return ids
+
     def _decode(self, ids: list[int]) -> str:
         return self._processor.decode(ids)
 
 
 @functools.lru_cache(maxsize=16)
-def _sentencepiece(path: str, version: Any, extra_ids: int) -> SentencePieceProcessor:
+def _sentencepiece(path: str, version: Any, extra_ids: int, mask: bool = False) -> SentencePieceProcessor:
     from google.protobuf.message import DecodeError
     from sentencepiece import SentencePieceProcessor
     from sentencepiece.sentencepiece_model_pb2 import ModelProto  # type: ignore[attr-defined]
@@ -77,7 +107,14 @@ def _sentencepiece(path: str, version: Any, extra_ids: int) -> SentencePieceProc
     # The leading "▁" and the order are SeqIO's, so that its ids and ours are the same.
     for index in reversed(range(extra_ids)):
         model.pieces.add(piece=f"▁<extra_id_{index}>", score=0.0, type=4)  # 4: USER_DEFINED
-    processor = SentencePieceProcessor(model_proto=model.SerializeToString())
+    if mask:  # for texts that have been marked by us: the id behind all others
+        model.pieces.add(piece=f"▁{_MASK}", score=0.0, type=4)
+    try:
+        processor = SentencePieceProcessor(model_proto=model.SerializeToString())
+    except (RuntimeError, OSError) as error:
+        raise UserError(
+            f"vocabulary file {path!r} is not a SentencePiece model: {' '.join(str(error).split())}."
+        ) from None
     if processor.pad_id() != 0:
         raise UserError(
             f"vocabulary file {path!r}: id 0 is {processor.id_to_piece(0)!r} and not padding; train it with pad_id=0 (t2t vocab does)."

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from tokenizers import AddedToken
 from tokenizers import Tokenizer as Library
 
 from t2t.errors import UserError, nearest
+from t2t.vocabularies.base import MARKER
 from t2t.vocabularies.files import FileVocabulary, read, stamp
+from t2t.vocabularies.library import added, load, size_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +45,7 @@ class Tokenizer(FileVocabulary):
     @property
     def size(self) -> int:
         """One more than the largest id."""
-        return _size(self._tokenizer)
+        return size_of(self._tokenizer)
 
     @property
     def pad_id(self) -> int | None:
@@ -104,34 +106,33 @@ class Tokenizer(FileVocabulary):
         """Return the ids without BOS and EOS; special tokens written out in the text stand for themselves."""
         return self._tokenizer.encode(text, add_special_tokens=False).ids
 
+    def encode_marked(self, text: str) -> list[int]:
+        """Return the ids; the file itself says what white space a sentinel or the mask takes with it."""
+        return self.encode(MARKER.sub(lambda match: self._spelled(self._marked(match)), text))
+
+    def _spelled(self, token: int) -> str:
+        return cast(str, self._tokenizer.id_to_token(token))
+
     def _decode(self, ids: list[int]) -> str:
         unseen = {self.cls_id, self._id(self.bos)}
         return self._tokenizer.decode([i for i in ids if i not in unseen], skip_special_tokens=False)
 
 
-def _size(tokenizer: Library) -> int:
-    return max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
-
-
 @functools.lru_cache(maxsize=16)
 def _load(path: str, version: Any, named: tuple[str, ...], extra_ids: int) -> Library:
-    try:
-        tokenizer = Library.from_str(read(path).decode("utf-8"))
-    except UserError:
-        raise
-    except Exception as error:  # the library raises bare Exception
-        raise UserError(f"vocabulary file {path!r} is not a tokenizer.json: {error}.") from None
+    tokenizer = load(read(path), path)
     known = tokenizer.get_vocab(with_added_tokens=True)
     for token in named:
         if token not in known:
             raise UserError(f"vocabulary file {path!r} has no token {token!r}.{nearest(token, known)}")
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
-    size = _size(tokenizer)
+    # As `transformers` does: a token that has a part to play is found in texts as a whole.
+    there = added(tokenizer)
+    tokenizer.add_special_tokens([token for token in dict.fromkeys(named) if token not in there])
+    size = size_of(tokenizer)
     missing = [f"<extra_id_{i}>" for i in reversed(range(extra_ids)) if f"<extra_id_{i}>" not in known]
     sentinels: list[str | AddedToken] = [AddedToken(name, special=True, normalized=False) for name in missing]
     tokenizer.add_special_tokens(sentinels)
-    if _size(tokenizer) != size + len(missing):
+    if size_of(tokenizer) != size + len(missing):
         raise UserError(
             f"vocabulary file {path!r} has gaps in its ids: sentinels cannot be added (extra_ids={extra_ids})."
         )

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from t2t.errors import UserError
+from t2t.vocabularies.base import MARKER
 from t2t.vocabularies.files import FileVocabulary, read, stamp
+from t2t.vocabularies.library import added, load, size_of
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -33,7 +35,7 @@ class WordPiece(FileVocabulary):
     @property
     def size(self) -> int:
         """Tokens of the file and the extra ids."""
-        return self._tokenizer.get_vocab_size(with_added_tokens=True)
+        return size_of(self._tokenizer)
 
     @property
     def eos_id(self) -> int:
@@ -79,6 +81,10 @@ class WordPiece(FileVocabulary):
         """Return the ids without [CLS] and [SEP]; special tokens written out in the text stand for themselves."""
         return self._tokenizer.encode(text, add_special_tokens=False).ids
 
+    def encode_marked(self, text: str) -> list[int]:
+        """Return the ids; the file itself says what white space the mask takes with it."""
+        return self.encode(MARKER.sub(lambda match: cast(str, self._tokenizer.id_to_token(self._marked(match))), text))
+
     def _decode(self, ids: list[int]) -> str:
         return self._tokenizer.decode([i for i in ids if i != self.cls_id], skip_special_tokens=False)
 
@@ -96,17 +102,10 @@ def _wordpiece(path: str, version: Any, lowercase: bool, extra_ids: int) -> Toke
     from tokenizers import AddedToken, Tokenizer, models
 
     special = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-    try:
-        content = read(path).decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"vocabulary file {path!r} is not UTF-8 text (byte {error.start}).") from None
     if path.endswith(".json"):
-        try:
-            tokenizer = Tokenizer.from_str(content)
-        except Exception as error:  # the library raises bare Exception
-            raise UserError(f"vocabulary file {path!r} is not a tokenizer.json: {error}.") from None
+        tokenizer = load(read(path), path)
     else:
-        tokens = _tokens(path, content)
+        tokens = tokens_of(path)
         missing = [token for token in special if token not in tokens]
         if missing:
             raise UserError(
@@ -119,9 +118,9 @@ def _wordpiece(path: str, version: Any, lowercase: bool, extra_ids: int) -> Toke
         raise UserError(f"vocabulary file {path!r} lacks {', '.join(missing)}; WordPiece needs {', '.join(special)}.")
     if tokenizer.token_to_id("[PAD]") != 0:
         raise UserError(f"vocabulary file {path!r}: [PAD] is id {tokenizer.token_to_id('[PAD]')}, not 0.")
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
-    tokenizer.add_special_tokens(list(special))
+    # One that is there keeps its flags, the white space that a mask takes for example.
+    there = added(tokenizer)
+    tokenizer.add_special_tokens([token for token in special if token not in there])
     sentinels: list[str | AddedToken] = [
         AddedToken(f"<extra_id_{i}>", special=True, normalized=False) for i in reversed(range(extra_ids))
     ]
@@ -129,7 +128,12 @@ def _wordpiece(path: str, version: Any, lowercase: bool, extra_ids: int) -> Toke
     return tokenizer
 
 
-def _tokens(path: str, content: str) -> dict[str, int]:
+def tokens_of(path: str) -> dict[str, int]:
+    """Return the tokens of a vocab.txt with their ids. Raises UserError where it is not UTF-8 text, or has one twice."""
+    try:
+        content = read(path).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"vocabulary file {path!r} is not UTF-8 text (byte {error.start}).") from None
     tokens: dict[str, int] = {}
     for number, line in enumerate(content.removesuffix("\n").split("\n")):
         token = line.removesuffix("\r")

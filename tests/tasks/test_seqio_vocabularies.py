@@ -37,6 +37,23 @@ def _byte_level(path, texts) -> Tokenizer:
     return Tokenizer(path=str(path), eos="<|endoftext|>", extra_ids=2)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "The <extra_id_0> jumps <extra_id_1>.",
+        "<extra_id_0>. again",
+        "a <extra_id_0>, or <extra_id_3>",
+        "  <extra_id_0>   fox",
+        "<extra_id_0>",
+        "the fox",
+        "",
+    ],
+)
+def test_what_follows_a_sentinel_is_cut_as_seqio_cuts_it(text, vocabularies):
+    vocabulary = vocabularies["sentencepiece"]
+    assert vocabulary.encode_marked(text) == list(to_seqio(vocabulary).encode(text))
+
+
 @pytest.mark.parametrize("kind", ["bytes", "sentencepiece", "wordpiece", "wordpiece+", "byte-level"])
 def test_ids_are_the_same_in_python_seqio_and_the_graph(vocabularies, kind):
     ours = vocabularies[kind]
