@@ -80,13 +80,12 @@ class SentencePiece(FileVocabulary):
         if not wanted:
             return self.encode(text)
         processor = _sentencepiece(self.path, stamp(self.path), self.extra_ids, True)
-        ids = [self.mask_id if i == self.size else i for i in processor.encode(marked)]
+        places: dict[int, Any] = {self.size: self.mask_id}
+        ids: list[int] = [places.get(i, i) for i in processor.encode(marked)]
         special = set(wanted)
-        if [
-            i for i in ids if i in special
-        ] != wanted:  # a model without the space before a text, or that changes the marks
-            return super().encode_marked(text)
-        return ids
+        found = [i for i in ids if i in special]
+        # Not so in a model without the space before a text, or one that changes the marks.
+        return ids if found == wanted else super().encode_marked(text)
 
     def _decode(self, ids: list[int]) -> str:
         return self._processor.decode(ids)
