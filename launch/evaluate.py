@@ -125,6 +125,8 @@ def _show(run: Run, results: list[EvalResult]) -> None:
             f"{name} {number(value)}" + (f" ± {number(result.spread[name])}" if name in result.spread else "")
             for name, value in result.metrics.items()
         )
+        if result.unanswered:
+            metrics = f"{metrics}  without a known answer {result.unanswered:,}".strip()
         shown.add_row(result.task, result.split, f"{result.examples:,}", metrics)
     out.print(f"{run.directory}, step {run.step:,}")
     out.print(shown)
@@ -132,7 +134,9 @@ def _show(run: Run, results: list[EvalResult]) -> None:
     for result in results:
         for row in result.predictions[:SAMPLES]:
             mark = {True: "right", False: "wrong"}.get(bool(row["correct"])) if "correct" in row else ""
-            samples.add_row(result.task, mark, *(_short(row.get(name)) for name in ("inputs", "targets", "prediction")))
+            samples.add_row(
+                result.task, mark, *(_short(row.get(name, "")) for name in ("inputs", "targets", "prediction"))
+            )
     if samples.row_count:
         out.print()
         out.print(samples)

@@ -27,7 +27,8 @@ def answer(
     """Return what the run's head says of each row, an object with "inputs" and, for pairs, "second".
 
     A label: "prediction", "probability", "probabilities" of all labels. Tags: "prediction", the tags with spaces between, "words" that they are of,
-    "probabilities" of each. A span: "prediction", "word", the number of its first word in "second" from 0, -1 for none, "probability".
+    "probabilities" of each. A span: "prediction", as the text has it; "word", the number of its first word in "second" from 0, and "start", the
+    character that it begins at, -1 for none; "probability".
 
     longest: tokens that a span has at most.
     Raises UserError for a question without a text ("second"), a text to be tagged with one, a text too long for the model's positions.
@@ -65,7 +66,10 @@ def answer(
         ]
     questions = [(row["inputs"], row["second"]) for row in rows]
     spans = span_texts(model, params, run.vocabulary, questions, longest=longest, batch_size=batch_size, name=name)
-    return [{"prediction": span.text, "word": span.word, "probability": span.probability} for span in spans]
+    return [
+        {"prediction": span.text, "word": span.word, "start": span.start, "probability": span.probability}
+        for span in spans
+    ]
 
 
 def embed(

@@ -106,7 +106,7 @@ def add_span_extraction(
     start: Text | None = None,
     answers: str | None = None,
     types: bool = True,
-    metrics: Metrics = (known.squad,),
+    metrics: Metrics = (known.squad_v2,),
     vocabulary: Vocabulary | seqio.Vocabulary | None = None,
     keep: Sequence[str] = (),
     replace: bool = False,

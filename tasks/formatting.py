@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import tensorflow as tf
 
+from t2t.data.answers import HIDDEN
 from t2t.errors import UserError, nearest
 
 Example = Mapping[str, tf.Tensor]
@@ -170,9 +171,7 @@ class Format:
             return checked(tf.reduce_any(tf.equal(value, tf.constant(labels))), value)
         index = tf.cast(value, tf.int64)
         index = checked(tf.logical_and(index >= -1, index < len(labels)), index)
-        return tf.gather(
-            tf.constant([*labels, "<unk>"]), tf.where(index < 0, tf.constant(len(labels), tf.int64), index)
-        )
+        return tf.gather(tf.constant([*labels, HIDDEN]), tf.where(index < 0, tf.constant(len(labels), tf.int64), index))
 
 
 def _written(value: tf.Tensor) -> tf.Tensor:

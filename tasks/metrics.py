@@ -1,7 +1,7 @@
 """Metric functions with SeqIO's signatures: `(targets, predictions)` or `(targets, scores)` -> name -> value.
 
 Scales: accuracy, exact match, F1, correlations, MultiRC and rank classification are fractions (correlations from -1 to 1);
-`squad`, `record`, `bleu` and `rouge` are from 0 to 100, as they are customarily given. A prediction that cannot be read as a
+`squad`, `squad_v2`, `record`, `bleu` and `rouge` are from 0 to 100, as they are customarily given. A prediction that cannot be read as a
 label or number counts as wrong. Parameters other than the defaults are bound with `functools.partial`.
 
 Every function raises UserError for no examples at all, and for targets and predictions of different number.
@@ -14,7 +14,7 @@ import math
 import re
 import string
 import warnings
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -134,20 +134,45 @@ def spearman(targets: Sequence[Any], predictions: Sequence[Any]) -> dict[str, fl
 
 
 def squad(targets: Sequence[Answers], predictions: Sequence[str]) -> dict[str, float]:
-    """Return SQuAD's exact match `em` and token `f1`, from 0 to 100, the best over the right answers of a question.
+    """Return SQuAD's exact match `em` and token `f1`, from 0 to 100, the best over the right answers of a question, as the script of version 1.1 has them.
 
-    Case, punctuation, articles and spacing do not count (https://arxiv.org/abs/1606.05250).
+    Case, punctuation, articles and spacing do not count (https://arxiv.org/abs/1606.05250). Where no word is left of an answer, its F1 is 0, whatever is predicted.
     """
-    _check("squad", targets, predictions)
-    em, overlap = [], []
+    return _squad("squad", targets, predictions, _overlap)
+
+
+def squad_v2(targets: Sequence[Answers], predictions: Sequence[str]) -> dict[str, float]:
+    """Return `em` and `f1` as `squad`, for data in which questions may have no answer, as the script of version 2.0 has them.
+
+    A target of no answer is "", or no text at all; right is then a prediction of no word (https://arxiv.org/abs/1806.03822). Answers of which no word is left do
+    not count beside others.
+    """
+    told = [[answer for answer in _listed(answers) if _normal(answer)] or [""] for answers in targets]
+
+    def overlap(answer: list[str], guess: list[str]) -> float:
+        return _overlap(answer, guess) if answer and guess else float(answer == guess)
+
+    return _squad("squad_v2", told, predictions, overlap)
+
+
+def _squad(
+    name: str,
+    targets: Sequence[Answers],
+    predictions: Sequence[str],
+    overlap: Callable[[list[str], list[str]], float],
+) -> dict[str, float]:
+    _check(name, targets, predictions)
+    em, shared = [], []
     for answers, prediction in zip(targets, predictions, strict=True):
         right = [_normal(answer) for answer in _listed(answers)]
         if not right:
-            raise UserError("squad: a target has no answer; give at least one text for each question.")
+            raise UserError(
+                f"{name}: a target has no answer; give at least one text for each question, or use squad_v2."
+            )
         guess = _normal(str(prediction))
         em.append(max(guess == answer for answer in right))
-        overlap.append(max(_overlap(answer.split(), guess.split()) for answer in right))
-    return {"em": 100 * float(np.mean(em)), "f1": 100 * float(np.mean(overlap))}
+        shared.append(max(overlap(answer.split(), guess.split()) for answer in right))
+    return {"em": 100 * float(np.mean(em)), "f1": 100 * float(np.mean(shared))}
 
 
 def bleu(targets: Sequence[Answers], predictions: Sequence[str], *, tokenize: str = "intl") -> dict[str, float]:
@@ -328,7 +353,5 @@ def _normal(text: str) -> str:
 
 
 def _overlap(answer: list[str], guess: list[str]) -> float:
-    if not answer or not guess:
-        return float(answer == guess)
     common = sum((collections.Counter(answer) & collections.Counter(guess)).values())
-    return 2 * common / (len(answer) + len(guess))
+    return 2 * common / (len(answer) + len(guess)) if common else 0.0

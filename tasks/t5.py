@@ -14,6 +14,7 @@ from typing import Any
 import seqio
 import tensorflow as tf
 
+from t2t.data.answers import HIDDEN
 from t2t.tasks import metrics
 from t2t.tasks.mixing import mix
 from t2t.tasks.objectives import causal_lm, encoder_features, masked_lm, prefix_lm, span_corruption, text_features
@@ -76,8 +77,14 @@ SPLITS = ("train", "validation", "test")
 
 
 def similarity(example: Example) -> tf.Tensor:
-    """Return STS-B's label rounded to the nearest 0.2, as text: "3.4"."""
-    return tf.strings.as_string(tf.round(example["label"] * 5) / 5, precision=1)
+    """Return STS-B's label rounded to the nearest 0.2, as text: "3.4". A hidden one is -1."""
+    rounded = tf.strings.as_string(tf.round(example["label"] * 5) / 5, precision=1)
+    return tf.where(example["label"] < 0, HIDDEN, rounded)
+
+
+def referent(example: Example) -> tf.Tensor:
+    """Return the noun that WSC's pronoun may refer to, where it is told whether it does."""
+    return tf.where(example["label"] < 0, HIDDEN, example["span1_text"])
 
 
 def multirc(dataset: tf.data.Dataset, split: str) -> tf.data.Dataset:
@@ -115,7 +122,7 @@ def record(dataset: tf.data.Dataset, split: str) -> tf.data.Dataset:
         }
 
     def each_answer(example: Example) -> tf.data.Dataset:
-        answers = tf.concat([example["answers"], ["<unk>"]], 0)[: tf.maximum(tf.size(example["answers"]), 1)]
+        answers = tf.concat([example["answers"], [HIDDEN]], 0)[: tf.maximum(tf.size(example["answers"]), 1)]
         answers = answers if split == "train" else answers[:1]
         return tf.data.Dataset.from_tensor_slices(answers).map(lambda answer: {**example, "answer": answer})
 
@@ -154,7 +161,7 @@ def squad(dataset: tf.data.Dataset, split: str) -> tf.data.Dataset:
 
     def rewrite(example: Example) -> Example:
         answers = example["answers"]["text"]
-        return {**example, "answers": answers, "answer": tf.concat([answers, ["<unk>"]], 0)[0]}
+        return {**example, "answers": answers, "answer": tf.concat([answers, [HIDDEN]], 0)[0]}
 
     return dataset.map(rewrite, num_parallel_calls=tf.data.AUTOTUNE)
 
@@ -352,7 +359,7 @@ def _super_glue() -> None:
         source=Rewritten("super_glue/wsc.fixed:1.0.2", SPLITS, wsc),
         prefix="wsc: ",
         inputs="text",
-        targets="span1_text",
+        targets=referent,
         keep=["label", "span1_text"],
         postprocess=same_referent,
         metrics=[metrics.accuracy],

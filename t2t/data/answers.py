@@ -15,6 +15,9 @@ from t2t.nn.model import ModelConfig, Output
 
 Of = Literal["text", "word"]
 
+HIDDEN = "<unk>"
+"""The target of an example whose answer is not told, T5's for class -1 of TFDS: nothing can be measured on it."""
+
 
 class Labels(seqio.PassThroughVocabulary):
     """Ids that are classes.

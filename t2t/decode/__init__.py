@@ -1,6 +1,17 @@
 """Greedy decoding, sampling, beam search, scoring and fill-mask, compiled and without TensorFlow."""
 
-from t2t.decode.answers import Label, Pooling, Span, best_spans, embed_texts, label_texts, span_texts, tag_texts, told
+from t2t.decode.answers import (
+    Label,
+    Pooling,
+    Span,
+    best_spans,
+    embed_texts,
+    label_texts,
+    span_texts,
+    tag_texts,
+    told,
+    words_between,
+)
 from t2t.decode.config import Beam, Decoding, Greedy, Sampling
 from t2t.decode.generation import Generated, generate, prompt
 from t2t.decode.many import Continuation, MaskFill, fill_many, generate_many, score_many
@@ -44,4 +55,5 @@ __all__ = [
     "tag_texts",
     "token_scores",
     "told",
+    "words_between",
 ]

@@ -21,7 +21,7 @@ from t2t.types import Batch, Params
 from t2t.vocabularies import Vocabulary
 
 Pooling = Literal["mean", "first"]
-_SPACE = re.compile("[ \\t\\n\\v\\f\\r]+")
+_WORD = re.compile("[^ \\t\\n\\v\\f\\r]+")
 
 
 @struct.dataclass
@@ -66,6 +66,24 @@ def told(config: ModelConfig, vocabulary: Vocabulary, inputs: Sequence[int], ids
     return " ".join(labels[i] for i in ids)
 
 
+def words_between(text: str, starts: Sequence[int], first: int, last: int) -> tuple[str, int, int]:
+    """Return the part of a text that the tokens of a span touch, whole words of it as they stand there; the first word's number and its character.
+
+    starts: where each word's tokens begin in the row, and, at the end, where the last one's end.
+    Returns "", -1 and -1 for no answer: a span that touches anything but the text.
+    """
+    spans = [match.span() for match in _WORD.finditer(text)]
+    touched = [
+        word
+        for word in range(len(starts) - 1)
+        if starts[0] <= first and last < starts[-1] and starts[word] <= last and first < starts[word + 1]
+    ]
+    if not touched:
+        return "", -1, -1
+    begin = spans[touched[0]][0]
+    return text[begin : spans[touched[-1]][1]], touched[0], begin
+
+
 class Label(NamedTuple):
     """A text's, or a word's, likeliest label, and the probabilities of all, in the model's order."""
 
@@ -74,11 +92,12 @@ class Label(NamedTuple):
 
 
 class Span(NamedTuple):
-    """The words of a text that answer a question, "" where there is no answer; the first of them, -1 for none; how likely it is."""
+    """The part of a text that answers a question, whole words, "" where there is no answer; its first word and character, -1 for none; how likely it is."""
 
     text: str
     word: int
     probability: float
+    start: int
 
 
 class Framed(NamedTuple):
@@ -151,7 +170,7 @@ def span_texts(
     batch_size: int = 32,
     name: Name = _item,
 ) -> list[Span]:
-    """Return for each question and text the words of the text that answer it.
+    """Return for each question and text the part of the text that answers it, as it stands there.
 
     longest: tokens that a span may have. A span of the first token, or one that touches anything but the text, is no answer.
     """
@@ -161,14 +180,8 @@ def span_texts(
     for indices, made in _computed(compute, model, params, rows, batch_size, name):
         for at, i in enumerate(indices):
             first, last, row = int(made.first[at]), int(made.last[at]), rows[i]
-            inside = row.starts[0] <= first and last < row.starts[-1]
-            words = [
-                word
-                for word in range(len(row.words))
-                if inside and row.starts[word] <= last and first < row.starts[word + 1]
-            ]
-            text = " ".join(row.words[word] for word in words)
-            found[i] = Span(text, words[0] if words else -1, float(made.probability[at]))
+            text, word, start = words_between(pairs[i][1], row.starts, first, last)
+            found[i] = Span(text, word, float(made.probability[at]), start)
     return found
 
 
@@ -252,7 +265,7 @@ def _framed(vocabulary: Vocabulary, first: str, second: str | None) -> Framed:
 
 def _framed_words(vocabulary: Vocabulary, question: str | None, text: str) -> Framed:
     """Return a text tokenised word by word in its frame, behind a question where there is one."""
-    words = [word for word in _SPACE.split(text) if word]
+    words = _WORD.findall(text)
     pieces = [vocabulary.encode(f" {word}" if i else word) for i, word in enumerate(words)]
     before = [] if question is None else [vocabulary.encode(question)]
     return _joined(vocabulary, [*before, [i for piece in pieces for i in piece]], words, [len(p) for p in pieces])

@@ -64,7 +64,8 @@ class Source:
         self._batch_size, self._examples, self._few_shot = batch_size, examples, few_shot
         self._kept: tuple[Any, list[tuple[Batch, list[Raw]]]] | None = None
         self._shots: list[Shot] | None = None
-        self._asked, self._told = asked, False
+        self._asked = asked
+        self._told: set[str] = set()
 
     def read(self, prompter: Prompter | None = None) -> Examples:
         """Return the examples; with a prompter that draws examples or writes text, behind its prompts.
@@ -168,16 +169,25 @@ class Source:
             ]
         return self._shots
 
-    def tell(self, read: Examples, count: int) -> None:
-        """Warn, once, of examples that were cut."""
+    def tell(self, read: Examples, known: Sequence[bool]) -> None:
+        """Warn, once, of examples that were cut, and of those without a known answer."""
+        count, unknown = len(known), len(known) - sum(known)
+        if unknown == count:
+            self._warn(
+                f"task {self.data.task}: none of the {count} examples of split {self.data.split!r} has a known answer: they are predicted, and nothing is measured"
+            )
+        elif unknown:
+            self._warn(
+                f"task {self.data.task}: {unknown} of {count} examples have no known answer and are left out of the metrics"
+            )
         if read.trimmed:
             self._warn(
                 f"task {self.data.task}: {read.trimmed} of {count} examples are longer than the data's lengths and lost their end"
             )
 
     def _warn(self, message: str) -> None:
-        if not self._told:
-            self._told = True
+        if message not in self._told:
+            self._told.add(message)
             _log.warning("%s", message)
 
 

@@ -7,16 +7,18 @@ part of the global arrays, and all get the same results. `write` writes on proce
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import compress
 from typing import Any
 
 import jax
 import numpy as np
 
 from t2t.data.config import Data
-from t2t.decode import Decoding, Greedy, generate_many, told
+from t2t.decode import Decoding, Greedy, generate_many, told, words_between
 from t2t.errors import UserError
-from t2t.nn.model import Model
+from t2t.nn.model import Model, ModelConfig
 from t2t.train import task_metrics
 from t2t.train.eval_examples import Examples, Source, predicted_text, source_of, text_in
 from t2t.train.few_shot import FewShot, Prompter
@@ -24,7 +26,8 @@ from t2t.train.ranking import Scorer, rank
 from t2t.train.results import EvalResult, merged, summary, write
 from t2t.train.task_metrics import Raw, text_of
 from t2t.train.teacher_forcing import TeacherForced
-from t2t.types import Params
+from t2t.types import Batch, Params
+from t2t.vocabularies import Vocabulary
 
 __all__ = ["EvalResult", "Evaluation", "Evaluator", "evaluate", "summary", "write"]
 
@@ -139,14 +142,19 @@ class Evaluator:
         raws: list[Raw] = []
         read = source.read(prompter)
         for batch, some in read:
-            forced.add(self._model, params, batch, len(some))
+            forced.add(self._model, params, _without(batch, [task_metrics.hidden(raw) for raw in some]), len(some))
             raws += some
-        source.tell(read, len(raws))
+        encoder = self._model.config.kind == "encoder"
+        # An encoder's place without weight is one that there is nothing to predict at.
+        known = [
+            bool(ids) if encoder else not task_metrics.hidden(raw) for raw, ids in zip(raws, forced.wanted, strict=True)
+        ]
+        source.tell(read, known)
         metrics = forced.metrics()
-        if self._model.config.kind == "encoder":
-            predictions, found = self._fill(params, source, read, raws, forced)
+        if encoder:
+            predictions, found = self._fill(params, source, read, raws, forced, known)
         else:
-            predictions, found = self._generate(params, source, read, prompter, raws, forced)
+            predictions, found = self._generate(params, source, read, prompter, raws, forced, known)
         if prompter is not None and self._evaluation.few_shot.prompted:
             found["shots"] = float(np.mean([raw["shots"] for raw in raws]))
             for row in predictions:
@@ -155,39 +163,54 @@ class Evaluator:
             task=source.data.task,
             split=source.data.split,
             examples=len(raws),
+            unanswered=len(known) - sum(known),
             trimmed=read.trimmed,
             metrics={**metrics, **found},
             predictions=predictions,
         )
 
     def _fill(
-        self, params: Params, source: Source, read: Examples, raws: list[Raw], forced: TeacherForced
+        self,
+        params: Params,
+        source: Source,
+        read: Examples,
+        raws: list[Raw],
+        forced: TeacherForced,
+        known: Sequence[bool],
     ) -> tuple[list[dict[str, Any]], dict[str, float]]:
         """Encoders: what stands at the places to be predicted is the prediction."""
         config, vocabulary = self._model.config, self._vocabulary
         rows: list[dict[str, Any]] = []
-        for raw, wanted, made in zip(raws, forced.wanted, forced.predicted, strict=True):
+        for raw, wanted, made, first, answered in zip(
+            raws, forced.wanted, forced.predicted, forced.first, known, strict=True
+        ):
             inputs = raw.get("inputs_pretokenized")
+            made = made or [first] * (config.output == "label")  # a text has a label, whether or not it is told
             rows.append(
                 {
                     "inputs": vocabulary.decode(raw["inputs"]) if inputs is None else text_of(inputs),
                     **({"second": text_of(raw["second"])} if "second" in raw else {}),
-                    "targets": told(config, vocabulary, raw["inputs"], wanted),
-                    "prediction": told(config, vocabulary, raw["inputs"], made),
-                    "correct": wanted == made,
+                    **({"targets": _told(config, vocabulary, raw, wanted)} if answered else {}),
+                    "prediction": _told(config, vocabulary, raw, made) if made else "",
+                    **({"correct": wanted == made} if answered else {}),
                 }
             )
-        found = {"exact_match": float(np.mean([row["correct"] for row in rows]))}
-        found |= task_metrics.of_predictions(
-            source.task, raws, [row["targets"] for row in rows], [row["prediction"] for row in rows], forced.scores
-        )
-        found |= task_metrics.of_scores(source.task, raws, [row["targets"] for row in rows], forced.scores)
+        judged = [row for row in rows if "correct" in row]
+        some, scores = list(compress(raws, known)), list(compress(forced.scores, known))
+        targets = [row["targets"] for row in judged]
+        found: dict[str, float] = {}
+        if judged:
+            found["exact_match"] = float(np.mean([row["correct"] for row in judged]))
+            found |= task_metrics.of_predictions(
+                source.task, some, targets, [row["prediction"] for row in judged], scores
+            )
+            found |= task_metrics.of_scores(source.task, some, targets, scores)
         if config.output == "words" and any("choices" in raw for raw in raws):
             fitted = [read.fit(raw) for raw in raws]
             # What stands before the first place to be predicted is the question.
             asked = [made["inputs"][: int(np.argmax(made["weights"] > 0))].tolist() for made in fitted]
-            targets = [text_in(raw, "targets", vocabulary) for raw in raws]
-            found |= rank(self._scorer(params, source), source.task, raws, asked, targets, rows)
+            wanted_texts = [text_in(raw, "targets", vocabulary) for raw in raws]
+            found |= rank(self._scorer(params, source), source.task, raws, asked, wanted_texts, rows, known)
         return rows, found
 
     def _is_language_modelling(self, source: Source, forced: TeacherForced) -> bool:
@@ -212,12 +235,14 @@ class Evaluator:
         prompter: Prompter | None,
         raws: list[Raw],
         forced: TeacherForced,
+        known: Sequence[bool],
     ) -> tuple[list[dict[str, Any]], dict[str, float]]:
         vocabulary, evaluation = self._vocabulary, self._evaluation
         fitted = [read.fit(raw) for raw in raws]
         inputs = [example["inputs"].tolist() if "inputs" in example else [] for example in fitted]
         targets = [text_in(raw, "targets", vocabulary) for raw in raws]
-        found = task_metrics.of_scores(source.task, raws, targets, forced.scores)
+        some, right = list(compress(raws, known)), list(compress(targets, known))
+        found = task_metrics.of_scores(source.task, some, right, list(compress(forced.scores, known))) if some else {}
         rows: list[dict[str, Any]] = [{} for _ in raws]
         if self._is_language_modelling(source, forced):
             spelled = [predicted_text(*pair, vocabulary) for pair in zip(raws, forced.wanted, strict=True)]
@@ -241,10 +266,14 @@ class Evaluator:
             pad_id=vocabulary.pad_id,
         )
         made = [vocabulary.decode(best[0].ids) for best in outputs]
-        for row, target, text, best in zip(rows, targets, made, outputs, strict=False):
-            row |= {"prediction": text, "correct": text == target, "score": best[0].score}
-        if task_metrics.predicts(source.task):
-            found |= task_metrics.of_predictions(source.task, raws, targets, made, [best[0].score for best in outputs])
+        if prompter is not None:
+            made = [prompter.answer(text) for text in made]
+        scores = [best[0].score for best in outputs]
+        for row, target, text, score, answered in zip(rows, targets, made, scores, known, strict=False):
+            row |= {"prediction": text, "score": score, **({"correct": text == target} if answered else {})}
+        if some and task_metrics.predicts(source.task):
+            texts, scores = list(compress(made, known)), list(compress(scores, known))
+            found |= task_metrics.of_predictions(source.task, some, right, texts, scores)
 
         found |= rank(
             self._scorer(params, source),
@@ -253,11 +282,28 @@ class Evaluator:
             inputs,
             targets,
             rows,
+            known,
             prompter=prompter,
             calibrations=evaluation.few_shot.calibrations,
         )
-        for row, raw, target in zip(rows, raws, targets, strict=True):
+        for row, raw, target, answered in zip(rows, raws, targets, known, strict=True):
             if row:
-                row |= {"inputs": text_in(raw, "inputs", vocabulary), "targets": target}
+                row |= {"inputs": text_in(raw, "inputs", vocabulary), **({"targets": target} if answered else {})}
                 row |= {"prompt": raw["prompt"]} if "prompt" in raw else {}
         return [row for row in rows if row], found
+
+
+def _without(batch: Batch, hidden: Sequence[bool]) -> Batch:
+    """Return the batch with no weight on the rows whose answer is not known."""
+    if not any(hidden):
+        return batch
+    weights = np.array(batch.weights)
+    weights[np.flatnonzero(hidden)] = 0
+    return replace(batch, weights=weights)
+
+
+def _told(config: ModelConfig, vocabulary: Vocabulary, raw: Raw, ids: Sequence[int]) -> str:
+    """Return in words what stands at an encoder's places to predict; of a span the text's own."""
+    if config.output == "span" and "word_starts" in raw:
+        return words_between(text_of(raw["second"]), np.asarray(raw["word_starts"]).tolist(), *ids)[0]
+    return told(config, vocabulary, raw["inputs"], ids)

@@ -35,7 +35,7 @@ class FewShot:
     between:        text between inputs and targets.
     joint:          text between an example and the next, or the query.
     as_text:        decoders: no EOS behind the query's inputs, as tasks have it, but `between`: what a model goes on with that has seen text alone.
-                    An encoder's inputs end in EOS all the same.
+                    The answer ends at the first `joint`. An encoder's inputs end in EOS all the same.
     fewer:          leave out examples, the first ones first, where they do not fit; False refuses.
     length:         tokens a prompt may have; None for the data's inputs_length.
     calibration:    further scores of choices, each giving "rank_accuracy_NAME" beside "rank_accuracy":
@@ -140,7 +140,8 @@ class Prompter:
     ) -> None:
         self.seed, self.room = seed, room
         self._few_shot, self._task, self._vocabulary = few_shot, task, vocabulary
-        self._eos = eos and not (few_shot.as_text and kind == "decoder")
+        self._ends_in_text = few_shot.as_text and kind == "decoder"
+        self._eos = eos and not self._ends_in_text
         self._pool = list({shot.inputs: shot for shot in reversed(pool)}.values())[::-1]
         self._frame = frame([*inputs, *(shot.inputs for shot in self._pool)])
         self._misfits: list[int] = []
@@ -185,6 +186,10 @@ class Prompter:
                 ranks.append((seen[target], rank))
             order = [order[rank] for rank in sorted(rank for _, rank in sorted(ranks)[: few_shot.shots])]
         return [self._pool[place] for place in order[: few_shot.shots]]
+
+    def answer(self, text: str) -> str:
+        """Return what a model wrote without what comes behind the answer: where no EOS ends it, the next example would begin there."""
+        return text.split(self._few_shot.joint)[0] if self._ends_in_text and self._few_shot.joint else text
 
     def check(self) -> None:
         """Raise UserError where examples did not fit and none may be left out."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -62,6 +63,7 @@ def rank(
     inputs: Sequence[Ids],
     targets: Sequence[str],
     rows: Sequence[dict[str, Any]],
+    known: Sequence[bool],
     *,
     prompter: Prompter | None = None,
     calibrations: Sequence[Calibration] = (),
@@ -69,21 +71,32 @@ def rank(
     """Return "rank_accuracy" and one more for each calibration, as fractions; nothing where examples offer no choices.
 
     inputs: what stands before the choices, ids. rows: get "choice", "choice_scores" and a "choice_CALIBRATION" each.
+    known:  whether an example's answer is known; metrics are of these alone.
     """
     choices = task_metrics.choices(raws)
     if choices is None:
         return {}
     scores = scorer(inputs, choices)
-    for row, some, values in zip(rows, choices, scores, strict=True):
-        row |= {"choice": some[int(np.argmax(values))], "choice_scores": dict(zip(some, values.tolist(), strict=True))}
-    found = task_metrics.of_choices(task, raws, targets, choices, [values.tolist() for values in scores])
-    right = task_metrics.right_choices(raws, targets, choices)
+    for row, offers, values in zip(rows, choices, scores, strict=True):
+        row |= {
+            "choice": offers[int(np.argmax(values))],
+            "choice_scores": dict(zip(offers, values.tolist(), strict=True)),
+        }
+    some = list(itertools.compress(raws, known))
+    answers = list(itertools.compress(targets, known))
+    offered = list(itertools.compress(choices, known))
+    found: dict[str, float] = {}
+    if some:
+        judged = [values.tolist() for values in itertools.compress(scores, known)]
+        found |= task_metrics.of_choices(task, some, answers, offered, judged)
+    right = task_metrics.right_choices(some, answers, offered)
     for name in calibrations:
         assert prompter is not None
         better = calibrated(name, scorer, prompter, raws, choices, scores)
-        found[f"rank_accuracy_{name}"] = task_metrics.rank_accuracy(better, right)
-        for row, some, own in zip(rows, choices, better, strict=True):
-            row[f"choice_{name}"] = some[int(np.argmax(own))]
+        if right:
+            found[f"rank_accuracy_{name}"] = task_metrics.rank_accuracy(list(itertools.compress(better, known)), right)
+        for row, offers, own in zip(rows, choices, better, strict=True):
+            row[f"choice_{name}"] = offers[int(np.argmax(own))]
     return found
 
 

@@ -18,6 +18,7 @@ class EvalResult:
     """One task's evaluation.
 
     examples:    how many were evaluated.
+    unanswered:  how many of them have no known answer (a hidden label, or nothing to predict): they are predicted, and no metric is of them.
     trimmed:     how many of them were longer than the data's lengths and lost their end.
     metrics:     "loss" (nats a target token), "perplexity" (its exponential), "token_accuracy" (of teacher-forced predictions; an encoder's
                  masked accuracy), "unigram_loss" (what no model that ignores the context can be below), "bits_per_byte" of a language model's texts, encoders: "exact_match" (rows with every wanted token right); "rank_accuracy" where examples
@@ -31,6 +32,7 @@ class EvalResult:
     task: str
     split: str
     examples: int
+    unanswered: int = 0
     trimmed: int = 0
     metrics: dict[str, float]
     spread: dict[str, float] = field(default_factory=dict)
@@ -86,6 +88,7 @@ def write(directory: Path, step: int, results: Sequence[EvalResult]) -> None:
             result.task: {
                 "split": result.split,
                 "examples": result.examples,
+                **({"unanswered": result.unanswered} if result.unanswered else {}),
                 "trimmed": result.trimmed,
                 "metrics": _plain(result.metrics),
                 **({"seeds": result.seeds, "spread": _plain(result.spread)} if result.spread else {}),

@@ -29,6 +29,15 @@ def text_of(value: Any) -> str:
     return value.decode("utf-8", errors="replace") if isinstance(value, bytes) else str(value)
 
 
+def hidden(raw: Raw) -> bool:
+    """Whether an example's answer is not told, as those of most public test splits: nothing can be measured on it."""
+    from t2t.data.answers import HIDDEN  # loads TensorFlow
+
+    if text_of(raw.get("targets_pretokenized", "")) != HIDDEN:
+        return False
+    return all(text_of(choice) != HIDDEN for choice in raw.get("choices", ()))
+
+
 def predicts(task: seqio.Task) -> bool:
     """Whether a metric of the task needs generated texts."""
     return bool(task.predict_metric_fns or task.predict_with_aux_metric_fns)

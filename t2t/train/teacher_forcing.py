@@ -21,12 +21,14 @@ class TeacherForced:
     scores:    each example's log-likelihood in nats, weighted.
     wanted:    each example's target ids at the places of weight.
     predicted: the likeliest ids there.
+    first:     the likeliest id at each example's first place, whether or not it has weight.
     """
 
     def __init__(self) -> None:
         self.scores: list[float] = []
         self.wanted: list[list[int]] = []
         self.predicted: list[list[int]] = []
+        self.first: list[int] = []
         self._correct = self._weight = 0.0
         self._counts: np.ndarray = np.zeros(0)
 
@@ -48,6 +50,7 @@ class TeacherForced:
         for row in range(rows):
             self.wanted.append(targets[row][there[row]].tolist())
             self.predicted.append(made.predicted[row][there[row]].tolist())
+            self.first.append(int(made.predicted[row][0]))
 
     def bits_per_byte(self, texts: Sequence[str]) -> float:
         """Return the bits that a byte of the targets costs: all tokens' nats, of EOS too, over ln 2 and the UTF-8 bytes of `texts`, the targets' own; NaN without any.
@@ -58,18 +61,20 @@ class TeacherForced:
         return -sum(self.scores) / math.log(2) / (size or math.nan)
 
     def metrics(self) -> dict[str, float]:
-        """Return "loss" in nats a token, "perplexity", "token_accuracy" and "unigram_loss"; NaN where nothing had weight.
+        """Return "loss" in nats a token, "perplexity", "token_accuracy" and "unigram_loss"; nothing where nothing had weight.
 
         unigram_loss: the entropy of these very targets' frequencies, which no model that ignores the context can be below.
         """
-        weight = self._weight or math.nan
+        if not self._weight:
+            return {}
+        weight = self._weight
         loss = -sum(self.scores) / weight
         shares = self._counts[self._counts > 0] / weight
         return {
             "loss": loss,
             "perplexity": math.exp(loss) if loss < 700 else math.inf if loss >= 700 else math.nan,
             "token_accuracy": self._correct / weight,
-            "unigram_loss": float(-(shares * np.log(shares)).sum()) if self._weight else math.nan,
+            "unigram_loss": float(-(shares * np.log(shares)).sum()),
         }
 
 

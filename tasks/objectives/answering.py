@@ -104,7 +104,8 @@ def find_span(dataset: tf.data.Dataset, sequence_length: Lengths, output_feature
 
     Targets are places of tokens in the example, question included. The text's words, what white space divides, are tokenised each on its own, and the
     span is of whole words: those that the answer touches. Where there is no answer, or it does not fit, both targets are 0, which stands for none.
-    A question keeps at most half of the room; the text loses its end, and `inputs_trimmed` counts the tokens lost.
+    A question keeps at most half of the room; the text loses its end, and `inputs_trimmed` counts the tokens lost. `word_starts` is where each word of the text
+    begins in the example, and where the last one ends, so that a span of tokens can be told as the text has it.
 
     Args:
       dataset: examples with `inputs`: ids of the question, without EOS; the text `second`; `targets`: the answer, "" for none; and where it is
@@ -142,6 +143,7 @@ def find_span(dataset: tf.data.Dataset, sequence_length: Lengths, output_feature
             **framed.features,
             "targets": tf.pad(span, rest),
             "weights": tf.pad(tf.ones_like(span), rest),
+            "word_starts": tf.minimum(tf.cast(pieces.row_splits, tf.int32), framed.second) + framed.at,
         }
 
     return dataset.map(one, num_parallel_calls=tf.data.AUTOTUNE)

@@ -20,6 +20,7 @@ PREDICTED = (
     metrics.pearson,
     metrics.spearman,
     metrics.squad,
+    metrics.squad_v2,
     metrics.bleu,
     metrics.rouge,
     metrics.multirc,
@@ -92,7 +93,37 @@ def test_squad_as_its_evaluation_script_counts():
     assert third == {"em": 0.0, "f1": pytest.approx(100 * 2 * 2 / (3 + 4))}
     both = metrics.squad([[b"gold"], np.array([b"an apple", b"pear"], object)], ["gold", "pear"])
     assert both == {"em": 100.0, "f1": 100.0}
-    assert metrics.squad(["the"], [""]) == {"em": 100.0, "f1": 100.0}
+
+
+@pytest.mark.parametrize(
+    ("answers", "prediction", "first", "second"),
+    [  # em and f1 by the script of version 1.1, and by that of 2.0, worked out by hand
+        (["Denver Broncos"], "the denver, broncos!", (100, 100), (100, 100)),
+        (["the"], "", (100, 0), (100, 100)),  # no word is left of the answer
+        (["the"], "a", (100, 0), (100, 100)),
+        (["the"], "x", (0, 0), (0, 0)),
+        ([""], "", (100, 0), (100, 100)),  # no answer
+        ([""], "An", (100, 0), (100, 100)),
+        ([""], "gold", (0, 0), (0, 0)),
+        (["gold"], "", (0, 0), (0, 0)),
+        (["the", "gold"], "", (100, 0), (0, 0)),
+        (["the", "gold"], "gold", (100, 100), (100, 100)),
+        (["a-b"], "ab", (100, 100), (100, 100)),  # punctuation goes, and leaves no space
+        (["a b a"], "b", (100, 100), (100, 100)),  # articles go
+        (["x x y"], "x z", (0, 40), (0, 40)),  # words count as often as they stand there
+        (["\u201cgold\u201d"], "gold", (0, 0), (0, 0)),  # ASCII's punctuation alone
+        (["one", "two three"], "three", (0, 200 / 3), (0, 200 / 3)),
+    ],
+)
+def test_squad_scores_an_example_as_the_scripts_do(answers, prediction, first, second):
+    assert metrics.squad([answers], [prediction]) == pytest.approx({"em": first[0], "f1": first[1]})
+    assert metrics.squad_v2([answers], [prediction]) == pytest.approx({"em": second[0], "f1": second[1]})
+
+
+def test_squad_v2_takes_no_text_at_all_for_no_answer():
+    assert metrics.squad_v2([[], ["gold"]], ["", "gold"]) == {"em": 100.0, "f1": 100.0}
+    with pytest.raises(UserError, match=r"squad: a target has no answer.* use squad_v2"):
+        metrics.squad([[]], [""])
 
 
 def test_bleu():
