@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import logging
 import os
@@ -18,6 +19,7 @@ from t2t.distributed.end import end_with_launcher, leave, several
 from t2t.errors import UserError, in_one_line, nearest
 from t2t.launch.codes import DONE, FAILED, MISTAKE, STOPPED
 from t2t.launch.memory import use_huge_pages
+from t2t.train.stop import EndOnSignal
 
 STARTED = time.time()
 """When the process began, near enough: for the ledger of a run's time."""
@@ -33,6 +35,7 @@ class Command(NamedTuple):
     data:    whether it reads data.
     several: whether several processes may do it together.
     trains:  whether its start, of which collecting garbage is left out, ends with the first step.
+    goes_on: whether a signal stops it such that the same command goes on.
     """
 
     module: str
@@ -41,11 +44,12 @@ class Command(NamedTuple):
     data: bool = False
     several: bool = False
     trains: bool = False
+    goes_on: bool = False
 
 
 COMMANDS = {
     "train": Command(
-        "t2t.launch.train", "command", "train a recipe in a run directory, or go on with one", True, True, True
+        "t2t.launch.train", "command", "train a recipe in a run directory, or go on with one", True, True, True, True
     ),
     "eval": Command("t2t.launch.evaluate", "evaluate", "evaluate a run's checkpoint", True, True),
     "infer": Command("t2t.launch.infer", "command", "ask a run: text in, text out"),
@@ -59,11 +63,13 @@ COMMANDS = {
     "profile": Command("t2t.launch.show_profile", "profile", "show where the time of traced steps went"),
     "tasks": Command("t2t.launch.show_tasks", "tasks", "list the tasks, or show a task's examples", True),
     "models": Command("t2t.launch.show_models", "models", "list the model presets, or show a preset's parameters"),
-    "grid": Command("t2t.launch.grid.command", "command", "train architectures and objectives side by side", True),
+    "grid": Command(
+        "t2t.launch.grid.command", "command", "train architectures and objectives side by side", True, goes_on=True
+    ),
     "recipes": Command("t2t.launch.show_recipes", "recipes", "list what train can be given"),
     "cache": Command("t2t.launch.cache", "cache", "prepare a task offline, in parallel, for training to read", True),
     "vocab": Command("t2t.launch.vocab", "vocab", "train a vocabulary on a task's text", True),
-    "launch": Command("t2t.launch.launch", "command", "start several processes, here or on a cluster"),
+    "launch": Command("t2t.launch.launch", "command", "start several processes, here or on a cluster", goes_on=True),
 }
 
 USAGE = """usage: t2t COMMAND ... [--import MODULE_OR_FILE ...] [--debug]
@@ -78,9 +84,13 @@ Exit codes: 0 done, 2 a mistake in what was asked for, 75 stopped on request wit
 def main() -> None:
     """Run the command line and exit with its code."""
     end_with_launcher()
+    goes_on = _goes_on(sys.argv[1:])
+    if goes_on:
+        EndOnSignal.keep()
     use_huge_pages()
     try:
-        code = run(sys.argv[1:])
+        with EndOnSignal(STOPPED) if goes_on else contextlib.nullcontext():
+            code = run(sys.argv[1:])
     except BaseException:
         if not several() and not _compiling():
             raise
@@ -89,6 +99,11 @@ def main() -> None:
     if (several() and code in (FAILED, MISTAKE)) or _compiling():
         leave(code)
     sys.exit(code)
+
+
+def _goes_on(arguments: Sequence[str]) -> bool:
+    words = _common(arguments)[0]
+    return bool(words) and words[0] in COMMANDS and COMMANDS[words[0]].goes_on
 
 
 def _compiling() -> bool:

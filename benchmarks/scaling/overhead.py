@@ -149,7 +149,7 @@ def _loop(made: Experiment, program: Program, metrics: dict[str, Any], rounds: i
             jax.block_until_ready(next(data))
 
         def ask(step: int) -> None:
-            stop.before(step)
+            stop.now()
             watchdog.tick(f"step {step}")
 
         def due(step: int) -> None:

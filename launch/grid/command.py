@@ -21,6 +21,7 @@ from t2t.launch.grid.show import show
 from t2t.launch.imports import load
 from t2t.launch.output import console, table
 from t2t.launch.quiet import import_tensorflow, register_tasks
+from t2t.train.stop import handle
 
 WORKER = "T2T_GRID_WORKER"
 """Set in a worker's environment: its number and how many there are, "0/2"."""
@@ -135,7 +136,7 @@ def _spread(grid: Grid, directory: Path, count: int) -> int:
             if worker.poll() is None:
                 worker.send_signal(signal.SIGTERM)
 
-    before = {number: signal.signal(number, forward) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)}
+    before = handle(forward)
     try:
         codes = [worker.wait() for worker in workers]
     finally:

@@ -20,8 +20,8 @@ import tyro
 from t2t.distributed.environment import COORDINATOR, DEVICES, LAUNCHER, PROCESS, PROCESSES
 from t2t.errors import UserError
 from t2t.launch.codes import DONE, FAILED, MISTAKE, STOPPED
+from t2t.train.stop import handle
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 GRACE = 3.0
 """Seconds that the others have, after one has failed, to say what they saw of it."""
 
@@ -30,7 +30,7 @@ GRACE = 3.0
 class Local:
     """Start processes on this machine that find each other; where one fails, all end.
 
-    Each line that a process writes is printed with the process's number before it. SIGTERM, SIGINT and SIGUSR1 are passed on to all: the
+    Each line that a process writes is printed with the process's number before it. SIGTERM, SIGINT, SIGUSR1 and SIGHUP are passed on to all: the
     training saves and ends with code 75. No process outlives the launcher.
 
     Args:
@@ -110,13 +110,12 @@ class _Asked:
 
     def __init__(self) -> None:
         self.signals: list[signal.Signals] = []
-        self._previous: dict[signal.Signals, Any] = {}
+        self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> _Asked:
         self.reader, self._writer = os.pipe()
         os.set_blocking(self._writer, False)
-        for number in SIGNALS:
-            self._previous[number] = signal.signal(number, self._note)
+        self._previous = handle(self._note)
         return self
 
     def __exit__(self, *error: object) -> None:

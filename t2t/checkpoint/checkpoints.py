@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 # The folders of a step. Parameters lie apart, so that inference and fine-tuning read nothing else.
 _PARAMS, _TRAINING, _POSITION, _ABOUT = "params", "training", "position", "about"
 _METRICS_FILE = "metrics.json"
+# Metrics that came after the step was saved. Its name begins with a dot: a process that ends before it is in the checksums leaves no damage.
+_EVALUATION_FILE = ".evaluation.json"
 _DELETED = ".deleted"
 _DAMAGED = ".damaged"
 _ENTRY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -100,8 +102,7 @@ class Checkpoints:
             _ABOUT: {},
         }
         if jax.process_index() == 0:
-            numbers = {name: float(value) for name, value in (metrics or {}).items()}
-            files[_ABOUT][_METRICS_FILE] = (json.dumps(numbers, indent=2) + "\n").encode()
+            files[_ABOUT][_METRICS_FILE] = _numbers(metrics or {}).encode()
         try:
             if self._worker is None:
                 self._worker = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
@@ -111,6 +112,24 @@ class Checkpoints:
             raise self._failure(step, error) from error
         self._pending, self._pending_step = self._worker.submit(self._finish, step, write), step
         return True
+
+    def add_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Add metrics to a step that was saved without, and delete what is then no longer kept. To be called on all processes.
+
+        Waits for the save. A process that ends meanwhile leaves the step whole, with or without them.
+        """
+        path = self._path(step)
+        if jax.process_index() != 0:
+            return
+        name = f"{_ABOUT}/{_EVALUATION_FILE}"
+        try:
+            partial = path / f"{name}.partial"
+            partial.write_text(_numbers(metrics))
+            partial.replace(path / name)
+            checksums.add(path, name)
+            self._delete_expired()
+        except Exception as error:
+            raise self._failure(step, error) from error
 
     def restore(self, step: int, abstract_state: State) -> State:
         """Return the state as it was saved, bit for bit, on the shardings and in the dtypes of `abstract_state`.
@@ -270,6 +289,9 @@ class Checkpoints:
         if jax.process_index() != 0:
             return
         checksums.wait_for_seal(path)  # the old ones go only when the new one is whole
+        self._delete_expired()
+
+    def _delete_expired(self) -> None:
         # A directory that is not ours is neither ranked nor deleted.
         ours = {s: p for s, p in self._finished().items() if (p / _ABOUT / _METRICS_FILE).exists()}
         metrics = {}
@@ -292,8 +314,16 @@ def _trees(state: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {_PARAMS: state["params"], _TRAINING: {name: value for name, value in state.items() if name != "params"}}
 
 
+def _numbers(metrics: Mapping[str, float]) -> str:
+    return json.dumps({name: float(value) for name, value in metrics.items()}, indent=2) + "\n"
+
+
 def _read_metrics(path: epath.Path) -> dict[str, float]:
-    file = path / _ABOUT / _METRICS_FILE
+    added = path / _ABOUT / _EVALUATION_FILE
+    return {**_read_numbers(path / _ABOUT / _METRICS_FILE), **(_read_numbers(added) if added.exists() else {})}
+
+
+def _read_numbers(file: epath.Path) -> dict[str, float]:
     if not file.exists():
         raise UserError(f"{file}: not a checkpoint of this program, or damaged: the file is missing")
     where = f"{file}: the checkpoint is damaged"

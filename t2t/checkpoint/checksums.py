@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 
 from etils import epath
 
@@ -26,11 +26,21 @@ _WAIT = 3600.0
 def seal(path: epath.Path, *, process: int = 0, processes: int = 1) -> None:
     """Read this process's part of the files of a checkpoint and write their checksums. To be called on all processes."""
     names = _names(path)[process::processes]
-    found = {name: list(digest(path / name)) for name in names}
-    part = path / f"checksums-{process:05d}-of-{processes:05d}.json"
-    partial = path / f".{part.name}.partial"
+    _write(
+        path / f"checksums-{process:05d}-of-{processes:05d}.json", {name: list(digest(path / name)) for name in names}
+    )
+
+
+def add(path: epath.Path, name: str) -> None:
+    """Add a file that came into a sealed checkpoint later, "folder/file", to its first part."""
+    part = _parts(path)[0][0]
+    _write(part, {**read_object(part), name: list(digest(path / name))})
+
+
+def _write(part: epath.Path, found: Mapping[str, object]) -> None:
+    partial = part.with_name(f".{part.name}.partial")
     partial.write_text(json.dumps(found, indent=0) + "\n")
-    partial.rename(part)
+    partial.replace(part)
 
 
 def wait_for_seal(path: epath.Path, *, seconds: float = _WAIT) -> None:

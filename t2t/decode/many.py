@@ -66,6 +66,7 @@ def generate_many(
     vocab_size: int | None = None,
     pad_id: int | None = 0,
     name: Callable[[int], str] = _item,
+    before: Callable[[], None] = lambda: None,
 ) -> list[list[Continuation]]:
     """Return the N continuations of each of the inputs.
 
@@ -74,6 +75,7 @@ def generate_many(
     length: tokens to generate at most, EOS included.
     key:    for `Sampling`; what is drawn for an input depends on its place in `inputs`, not on batches.
     name:   how to call the i-th input in errors.
+    before: called before each batch.
 
     Lengths are padded to powers of two, and so is the last batch. Raises UserError for an input too long for the positions,
     before any is computed.
@@ -105,6 +107,7 @@ def generate_many(
                 raise UserError(f"{name(i)} is empty: there is nothing to go on with.")
     found: list[list[Continuation]] = [[] for _ in inputs]
     for group in groups(sizes, batch_size, row_parts(mesh)):
+        before()
         chosen = [inputs[i] for i in group.indices]
         shape = (group.rows, max(sizes[i][0] for i in group.indices))
         if kind == "encoder_decoder":
@@ -160,11 +163,13 @@ def score_many(
     mask_id: int | None = None,
     batch_size: int = 32,
     name: Callable[[int], str] = _item,
+    before: Callable[[], None] = lambda: None,
 ) -> list[float]:
     """Return the log-probability in nats of each of the targets (EOS included where it is given) after its inputs.
 
     mask_id: of an encoder, which sees a mask in place of each of the target's tokens: the sum is over tokens that do not know of each other,
              and the number of masks tells the length.
+    before:  called before each batch.
 
     Raises UserError for a pair too long for the positions, before any is computed, and for an encoder without a mask.
     """
@@ -172,19 +177,20 @@ def score_many(
     if kind == "encoder" and mask_id is None:
         raise UserError("an encoder scores texts in place of masks only, and its vocabulary has none.")
     mesh = mesh_of(params)
-    joined = [[*before, *after] for before, after in zip(inputs, targets, strict=True)]
+    joined = [[*first, *after] for first, after in zip(inputs, targets, strict=True)]
     if kind == "encoder_decoder":
         _check_fits(inputs, limit, limit, name)
         _check_fits(targets, limit, limit, name)
         sizes: list[tuple[int, ...]] = [
-            (bucket(len(before), limit=limit), bucket(len(after), limit=limit))
-            for before, after in zip(inputs, targets, strict=True)
+            (bucket(len(first), limit=limit), bucket(len(after), limit=limit))
+            for first, after in zip(inputs, targets, strict=True)
         ]
     else:
         _check_fits(joined, limit, limit, name)
         sizes = [(bucket(len(ids), limit=limit),) for ids in joined]
     scores = [0.0] * len(joined)
     for group in groups(sizes, batch_size, row_parts(mesh)):
+        before()
         shapes = [(group.rows, max(column)) for column in zip(*(sizes[i] for i in group.indices), strict=True)]
         if kind == "encoder_decoder":
             wanted = [list(targets[i]) for i in group.indices]

@@ -31,8 +31,9 @@ def leave(code: int) -> NoReturn:
 
 def several() -> bool:
     """Return whether this process is one of several that have found each other. Loads no JAX."""
-    jax = sys.modules.get("jax")
-    return jax is not None and jax.distributed.is_initialized()
+    # JAX may be half imported where a thread asks.
+    known = getattr(getattr(sys.modules.get("jax"), "distributed", None), "is_initialized", None)
+    return known is not None and known()
 
 
 def end_with_launcher() -> None:

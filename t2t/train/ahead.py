@@ -15,6 +15,8 @@ from t2t.train.program import Program
 from t2t.train.state import TrainState
 
 T = TypeVar("T")
+MOMENT = 2.0
+"""Seconds of compilation after which a word is said."""
 THREAD = "t2t-compile"
 """Name of the thread. A process that ends while it runs has to leave without JAX's end, see `compiling`."""
 
@@ -54,9 +56,20 @@ class Ahead:
         self._taken = True
         return self.program().create(self._experiment.seed) if made is None else made
 
-    def step(self) -> jax.stages.Compiled:
-        """Return the compiled update, (state, batch) -> (state, metrics); `rows` is to be called before."""
-        return self._part(self._step, self._compile)
+    def step(self, waiting: Callable[[str], None] | None = None) -> jax.stages.Compiled:
+        """Return the compiled update, (state, batch) -> (state, metrics); `rows` is to be called before.
+
+        waiting: told where it takes more than a moment.
+        """
+        timer = threading.Timer(MOMENT, waiting, ["compiling the training step ..."]) if waiting is not None else None
+        if timer is not None:
+            timer.daemon = True
+            timer.start()
+        try:
+            return self._part(self._step, self._compile)
+        finally:
+            if timer is not None:
+                timer.cancel()
 
     def text(self) -> str:
         """Return the text of the compiled update."""

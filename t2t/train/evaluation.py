@@ -7,7 +7,7 @@ part of the global arrays, and all get the same results. `write` writes on proce
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import compress
 from typing import Any
@@ -29,7 +29,7 @@ from t2t.train.teacher_forcing import TeacherForced
 from t2t.types import Batch, Params
 from t2t.vocabularies import Vocabulary
 
-__all__ = ["EvalResult", "Evaluation", "Evaluator", "evaluate", "summary", "write"]
+__all__ = ["EvalResult", "Evaluation", "Evaluator", "Interrupted", "evaluate", "summary", "write"]
 
 _log = logging.getLogger(__name__)
 
@@ -76,6 +76,10 @@ def evaluate(model: Model, params: Params, evaluation: Evaluation, data: Data) -
     return Evaluator(model, evaluation, data).evaluate(params)
 
 
+class Interrupted(Exception):
+    """An evaluation was ended on request."""
+
+
 class Evaluator:
     """Evaluates parameters on the same examples as often as wanted.
 
@@ -89,6 +93,7 @@ class Evaluator:
         portable = model.config.portable()
         model = model if portable is model.config else portable.build()
         self._model, self._evaluation = model, evaluation
+        self._stop: Callable[[], bool] = lambda: False
         self._sources: list[Source] = []
         if evaluation.split is None:
             return
@@ -122,8 +127,12 @@ class Evaluator:
                 f"none of {', '.join(names)} (--evaluation.tasks) has a split {evaluation.split!r} (--evaluation.split)."
             )
 
-    def evaluate(self, params: Params) -> list[EvalResult]:
-        """Return the results, a task each. Parameters may have any sharding."""
+    def evaluate(self, params: Params, stop: Callable[[], bool] = lambda: False) -> list[EvalResult]:
+        """Return the results, a task each. Parameters may have any sharding.
+
+        stop: asked before each batch, by all processes alike, whether to end with Interrupted.
+        """
+        self._stop = stop
         found = []
         for source in self._sources:
             prompters = source.prompters()
@@ -136,12 +145,17 @@ class Evaluator:
             )
         return found
 
+    def _before_batch(self) -> None:
+        if self._stop():
+            raise Interrupted
+
     def _once(self, params: Params, source: Source, prompter: Prompter | None) -> EvalResult:
         """Evaluate with the examples that one seed draws, or as the task is."""
         forced = TeacherForced()
         raws: list[Raw] = []
         read = source.read(prompter)
         for batch, some in read:
+            self._before_batch()
             forced.add(self._model, params, _without(batch, [task_metrics.hidden(raw) for raw in some]), len(some))
             raws += some
         encoder = self._model.config.kind == "encoder"
@@ -224,7 +238,12 @@ class Evaluator:
 
     def _scorer(self, params: Params, source: Source) -> Scorer:
         return Scorer(
-            self._model, params, self._vocabulary, batch_size=self._evaluation.batch_size, task=source.data.task
+            self._model,
+            params,
+            self._vocabulary,
+            batch_size=self._evaluation.batch_size,
+            task=source.data.task,
+            before=self._before_batch,
         )
 
     def _generate(
@@ -264,6 +283,7 @@ class Evaluator:
             key=jax.random.key(source.data.seed or 0),
             vocab_size=vocabulary.size,
             pad_id=vocabulary.pad_id,
+            before=self._before_batch,
         )
         made = [vocabulary.decode(best[0].ids) for best in outputs]
         if prompter is not None:

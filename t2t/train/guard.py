@@ -25,7 +25,7 @@ class Guard:
     """What to do with a bad step. Its update is never applied; then the run goes on ("skip"), goes back to its newest checkpoint with the data
     that led here left out ("rewind"), or ends ("stop").
 
-    nonfinite:    for a loss, parameter or gradient that is NaN or infinite.
+    nonfinite:    for a loss, parameter, gradient or update that is NaN or infinite.
     spike:        for a loss above `spike_factor` times its running mean; "ignore" applies the update as any other.
     spike_factor: see `spike`.
     window:       good steps that the running mean is over (an exponential mean); there are no spikes before so many.
@@ -75,7 +75,7 @@ class Finding:
 
     bad:  whether the update is left out.
     kind: 0 nothing, 1 not finite, 2 a spike.
-    at:   first tensor that is not finite: 0 the loss, then gradients as `tensors` has them; -1 for none.
+    at:   first tensor that is not finite: 0 the loss, then gradients as `tensors` has them, then updates; -1 for none.
     """
 
     bad: Bool[Array, ""]
@@ -89,9 +89,11 @@ def healthy() -> Health:
     return Health(mean=jnp.zeros((), jnp.float32), good=zero, skipped=zero, row=zero)
 
 
-def examine(guard: Guard, health: Health, loss: Float[Array, ""], grads: Float[Array, "N"]) -> tuple[Finding, Health]:
-    """Return what is wrong with a step, and the health after it. grads: their `squares`."""
-    finite = jnp.concatenate([jnp.isfinite(loss)[None], jnp.isfinite(grads)])
+def examine(
+    guard: Guard, health: Health, loss: Float[Array, ""], grads: Float[Array, "N"], updates: Float[Array, "N"]
+) -> tuple[Finding, Health]:
+    """Return what is wrong with a step, and the health after it. grads, updates: their `squares`."""
+    finite = jnp.isfinite(jnp.concatenate([loss[None], grads, updates]))
     nonfinite = ~jnp.all(finite)
     spike = jnp.zeros((), bool)
     if guard.spike != "ignore":
@@ -120,12 +122,6 @@ def tensors(specs: Params) -> list[str]:
     ]
 
 
-def bad_parameter(params: Params, specs: Params) -> str | None:
-    """Return the name of the first parameter that is not finite, or None. Waits for the devices."""
-    finite = np.asarray(jax.jit(lambda tree: jnp.isfinite(squares(tree, layered(specs))))(params))
-    return None if finite.all() else tensors(specs)[int(np.argmin(finite))]
-
-
 @dataclass(frozen=True, kw_only=True)
 class BadStep:
     """A step whose update was left out. kind: "nonfinite" or "spike"."""
@@ -140,7 +136,19 @@ class Judge:
 
     def __init__(self, guard: Guard, specs: Params) -> None:
         self._guard, self._names = guard, tensors(specs)
+        self._finite = jax.jit(lambda params: jnp.isfinite(squares(params, layered(specs))))
         self.rewinds = 0
+
+    def bad_parameter(self, params: Params) -> str | None:
+        """Return the name of the first parameter that is not finite, or None. Waits for the devices; to be called on all processes."""
+        finite = np.asarray(self._finite(params))
+        return None if finite.all() else self._names[int(np.argmin(finite))]
+
+    def check_parameters(self, step: int, params: Params) -> None:
+        """Raise Diverged where a parameter that is to be saved is not finite: what is saved is good."""
+        culprit = self.bad_parameter(params)
+        if culprit is not None:
+            raise Diverged(f"step {step}: parameter {culprit} is not finite; the step was not saved")
 
     def bad_steps(self, steps: Sequence[int], metrics: Sequence[Mapping[str, Any]]) -> list[BadStep]:
         """Return the bad ones among steps, given what each step's update returned (on the host)."""
@@ -149,7 +157,8 @@ class Judge:
             kind, loss = int(values["bad"]), float(values["loss"])
             if kind == 1:
                 at = int(values["bad_tensor"])
-                what = "the loss" if at == 0 else f"the gradient of {self._names[at - 1]}"
+                of, which = divmod(at - 1, len(self._names))
+                what = "the loss" if at == 0 else f"the {('gradient', 'update')[of]} of {self._names[which]}"
                 found.append(BadStep(step=step, kind="nonfinite", what=f"{what} is not finite"))
             elif kind == 2:
                 mean = float(values["loss_mean"])

@@ -12,8 +12,8 @@ from t2t.checkpoint import Checkpoints
 from t2t.data.prefetch import DeviceBatches
 from t2t.sharding import share_of_rows
 from t2t.train.ahead import Ahead
-from t2t.train.evaluation import Evaluator
-from t2t.train.guard import BadStep, Judge, bad_parameter
+from t2t.train.evaluation import Evaluator, Interrupted
+from t2t.train.guard import BadStep, Judge
 from t2t.train.ledger import Ledger
 from t2t.train.meter import Meter
 from t2t.train.profile import Tracer
@@ -31,7 +31,7 @@ class Outcome:
     """How training ended.
 
     step:    at which.
-    stopped: whether before its last one, having been asked to.
+    stopped: whether before its last one and the evaluation after that, having been asked to.
     asked:   whether it was asked to stop at all, be it after its last step.
     """
 
@@ -74,8 +74,8 @@ def train(
             data = opening.result()
         stack.callback(data.close)
         tracer = stack.enter_context(Tracer(directory, experiment.profile, experiment.steps, ahead.text))
-        if missed := tracer.missed(start):
-            records.say(missed)
+        if untraced := tracer.missed(start):
+            records.say(untraced)
         if start:
             with times.time("restore"):
                 data.restore(checkpoints.restore_position(start))
@@ -85,57 +85,74 @@ def train(
         records.begin(experiment.steps, start)
         times.training()
         step, saved = start, start
-        update = None
-        while step < experiment.steps and not stop.before(step):
-            watchdog.tick(f"step {step + 1}")
-            if update is None:
-                with times.time("compile"):
-                    update = ahead.step()
-            if tracer.begins(step + 1):
-                with meter.paused(state), times.time("profile"):
-                    tracer.begin(step + 1)
-            with tracer.step(step + 1):
-                state, metrics = update(state, next(data))
-            step += 1
-            meter.add(step, metrics)
-            if tracer.ends(step):
-                with meter.paused(state), times.time("profile"):
-                    records.say(f"profile written to {tracer.end()}")
-            last, due = step == experiment.steps, checkpoints.due(step)
-            if last or due or step % experiment.log_every == 0:
-                reading = meter.read()
-                records.log(step, reading.values, data.wait_seconds)
-                _tell(reading.bad, state, program, records)
-                if judge.action(reading.bad, reading.row) == "rewind":
-                    step, state = begin.again(before=reading.bad[0].step, waited=data.wait_seconds)
-                    saved = step
-                    continue
-            evaluated: dict[str, float] = {}
-            if experiment.evaluation.due(step, last=last):
-                watchdog.tick(f"the evaluation after step {step}")
-                with meter.paused(state), times.time("eval"):
-                    evaluated = records.evaluated(step, evaluator.evaluate(state.params))
-            if last or due:
-                watchdog.tick(f"saving step {step}")
-                with meter.paused(state), times.time("save"):
-                    checkpoints.save(step, state, data.position(), evaluated)
-                saved = step
-            garbage.resume()  # the start is over
-        if saved < step:  # asked to stop
+        evaluated: dict[str, float] = {}
+
+        def save() -> None:
             watchdog.tick(f"saving step {step}")
+            with meter.paused(state), times.time("save"):
+                judge.check_parameters(step, state.params)
+                checkpoints.save(step, state, data.position(), evaluated)
+
+        def evaluate() -> dict[str, float]:
+            watchdog.tick(f"the evaluation after step {step}")
+            with meter.paused(state), times.time("eval"):
+                return records.evaluated(step, evaluator.evaluate(state.params, stop.now))
+
+        update, interrupted = None, False
+        try:
+            missed = start and experiment.evaluation.due(start, last=start >= experiment.steps)
+            if missed and not checkpoints.metrics(start):  # it failed, or the run ended during it
+                checkpoints.add_metrics(start, evaluate())
+            while step < experiment.steps and not stop.now():
+                watchdog.tick(f"step {step + 1}")
+                if update is None:
+                    with times.time("compile"):
+                        update = ahead.step(waiting=records.say)
+                    stop.holding = True
+                if tracer.begins(step + 1):
+                    with meter.paused(state), times.time("profile"):
+                        tracer.begin(step + 1)
+                with tracer.step(step + 1):
+                    state, metrics = update(state, next(data))
+                step += 1
+                evaluated = {}
+                meter.add(step, metrics)
+                if tracer.ends(step):
+                    with meter.paused(state), times.time("profile"):
+                        records.say(f"profile written to {tracer.end()}")
+                last, due = step == experiment.steps, checkpoints.due(step)
+                if last or due or step % experiment.log_every == 0:
+                    reading = meter.read()
+                    records.log(step, reading.values, data.wait_seconds)
+                    _tell(reading.bad, state, judge, records)
+                    if judge.action(reading.bad, reading.row) == "rewind":
+                        step, state = begin.again(before=reading.bad[0].step, waited=data.wait_seconds)
+                        saved = step
+                        continue
+                if last or due:  # before the evaluation: one that fails costs no training
+                    save()
+                    saved = step
+                if experiment.evaluation.due(step, last=last):
+                    evaluated = evaluate()
+                    if saved == step:
+                        with meter.paused(state), times.time("save"):
+                            checkpoints.add_metrics(step, evaluated)
+                garbage.resume()  # the start is over
+        except Interrupted:
+            interrupted = True
+        if saved < step:  # asked to stop
             if meter.unread:
                 reading = meter.read()
                 records.log(step, reading.values, data.wait_seconds)
-                _tell(reading.bad, state, program, records)
+                _tell(reading.bad, state, judge, records)
                 judge.action(reading.bad, reading.row)  # ends the run where it is to end; what is saved is good anyway
-            with times.time("save"):
-                checkpoints.save(step, state, data.position())
+            save()
         with times.time("save"):
             checkpoints.wait()
         if step > start:
             records.account(step, data.wait_seconds)
         _tell_trimmed(data, records)
-        return Outcome(step=step, stopped=step < experiment.steps, asked=stop.asked)
+        return Outcome(step=step, stopped=step < experiment.steps or interrupted, asked=stop.asked)
 
 
 @dataclass(frozen=True)
@@ -199,12 +216,12 @@ def _open_data(program: Program, ahead: Ahead, begin: bool) -> DeviceBatches:
     return DeviceBatches(host, sharding, data.batch_size, first=first, leads=share.leads)
 
 
-def _tell(bad: list[BadStep], state: TrainState, program: Program, records: Records) -> None:
+def _tell(bad: list[BadStep], state: TrainState, judge: Judge, records: Records) -> None:
     if not bad:
         return
     culprit = None
     if bad[0].kind == "nonfinite":
-        culprit = bad_parameter(state.params, program.model.specs)  # on all processes
+        culprit = judge.bad_parameter(state.params)  # on all processes
     for found in bad[:5]:
         what = found.what if culprit is None else f"parameter {culprit} is not finite"
         records.say(f"step {found.step}: {what}; its update was left out")

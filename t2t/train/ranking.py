@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,11 +23,20 @@ Ids = Sequence[int]
 
 
 class Scorer:
-    """Log-probabilities of answers after prompts, each pair computed once."""
+    """Log-probabilities of answers after prompts, each pair computed once. before: called before each batch."""
 
-    def __init__(self, model: Model, params: Params, vocabulary: Vocabulary, *, batch_size: int, task: str) -> None:
+    def __init__(
+        self,
+        model: Model,
+        params: Params,
+        vocabulary: Vocabulary,
+        *,
+        batch_size: int,
+        task: str,
+        before: Callable[[], None] = lambda: None,
+    ) -> None:
         self._model, self._params, self._vocabulary = model, params, vocabulary
-        self._batch_size, self._task = batch_size, task
+        self._batch_size, self._task, self._before = batch_size, task, before
 
     def answer(self, choice: str) -> list[int]:
         """Return the ids that are scored for a choice, EOS among them."""
@@ -50,6 +59,7 @@ class Scorer:
             mask_id=self._vocabulary.mask_id,
             batch_size=self._batch_size,
             name=lambda i: f"choice {i + 1} of task {self._task!r}",
+            before=self._before,
         )
         known = dict(zip(different, scores, strict=True))
         found = iter([known[pair] for pair in pairs])

@@ -50,7 +50,8 @@ def make_step(
         updates, opt_state = transform.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         value, squared = total.loss / weight, squares(grads, stacked)
-        finding, health = examine(guard, state.health, value, squared)
+        # Finite gradients can give an update that is not: 0/0 where an optimizer divides by a second moment of 0.
+        finding, health = examine(guard, state.health, value, squared, squares(updates, stacked))
         params, opt_state = jax.tree.map(
             lambda new, old: jnp.where(finding.bad, old, new), (params, opt_state), (state.params, state.opt_state)
         )

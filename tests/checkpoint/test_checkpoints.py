@@ -83,6 +83,25 @@ def test_keeps_the_last_and_the_best(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["2", "4", "5"]
 
 
+def test_metrics_that_come_after_the_save_are_part_of_the_step(tmp_path):
+    config = CheckpointConfig(every=1, keep_last=1, keep_best=1)
+    with Checkpoints(tmp_path, config) as checkpoints:
+        for step, loss in ((1, 2.0), (2, 1.0), (3, 3.0)):
+            checkpoints.save(step, make(step), {"shard-0": b"x"})
+            checkpoints.add_metrics(step, {"eval/loss": loss})
+            assert checkpoints.metrics(step) == {"eval/loss": loss}
+        assert checkpoints.steps() == [2, 3]  # the best and the newest
+        assert checkpoints.best() == 2
+        checkpoints.add_metrics(3, {"eval/loss": 0.5})  # made again
+        assert checkpoints.steps() == [3]
+        assert checkpoints.damage(3) == []
+        file = tmp_path / "3/about/.evaluation.json"
+        file.write_text(file.read_text().replace("0.5", "0.1"))
+        assert checkpoints.damage(3) == [
+            f"{file}: the checkpoint is damaged, the file's checksum is not what was written"
+        ]
+
+
 def test_a_foreign_directory_is_not_deleted(tmp_path):
     (tmp_path / "1").mkdir()
     (tmp_path / "1" / "thesis.txt").write_text("mine")

@@ -20,7 +20,7 @@ from t2t.optim.norms import layered, squares
 from t2t.sharding import MeshConfig
 from t2t.train.evaluation import Evaluation
 from t2t.train.experiment import Experiment
-from t2t.train.guard import Diverged, Guard, Judge, bad_parameter, examine, healthy, tensors
+from t2t.train.guard import Diverged, Guard, Judge, examine, healthy, tensors
 from tests.models.tiny import config, params_of
 from tests.train.test_loop import Silent, run
 
@@ -65,7 +65,8 @@ def test_a_bad_step_is_skipped_counted_and_told(poisoned, tmp_path):
     poisoned({5, 6})
     observer = Silent()
     assert run(tmp_path / "run", TINY, observer).step == 12
-    assert observer.messages[:2] == [f"step {step}: the loss is not finite; its update was left out" for step in (5, 6)]
+    told = [message for message in observer.messages if "left out" in message]
+    assert told == [f"step {step}: the loss is not finite; its update was left out" for step in (5, 6)]
     by_step = {line["step"]: line for line in lines(tmp_path / "run")}
     assert [by_step[step]["skipped"] for step in (4, 6, 12)] == [0, 2, 2]
     assert all(np.isfinite(by_step[step]["loss"]) for step in (4, 8, 10, 12))
@@ -118,21 +119,25 @@ def test_what_is_found_is_the_first_tensor_and_its_layer():
     broken = jax.tree.map(lambda x: x, params)
     kernel = broken["decoder"]["layers"]["attention"]["out"]["kernel"]
     broken["decoder"]["layers"]["attention"]["out"]["kernel"] = kernel.at[1, 0, 0].set(jnp.inf)
-    assert bad_parameter(params, model.specs) is None
-    assert bad_parameter(broken, model.specs) == wanted
-    finding, health = examine(Guard(), healthy(), jnp.float32(1.0), squares(broken, stacked))
-    assert bool(finding.bad)
-    found = Judge(Guard(), model.specs).bad_steps(
-        [3], [{"bad": finding.kind, "bad_tensor": finding.at, "loss": 1.0, "loss_mean": 0.0}]
-    )
-    assert found[0].what == f"the gradient of {wanted} is not finite"
-    assert (int(health.skipped), int(health.row), int(health.good)) == (1, 1, 0)
+    judge = Judge(Guard(), model.specs)
+    assert judge.bad_parameter(params) is None
+    assert judge.bad_parameter(broken) == wanted
+    with pytest.raises(Diverged, match=f"step 3: parameter {wanted} is not finite; the step was not saved"):
+        judge.check_parameters(3, broken)
+    for grads, updates, which in ((broken, params, "gradient"), (params, broken, "update")):
+        finding, health = examine(
+            Guard(), healthy(), jnp.float32(1.0), squares(grads, stacked), squares(updates, stacked)
+        )
+        assert bool(finding.bad)
+        found = judge.bad_steps([3], [{"bad": finding.kind, "bad_tensor": finding.at, "loss": 1.0, "loss_mean": 0.0}])
+        assert found[0].what == f"the {which} of {wanted} is not finite"
+        assert (int(health.skipped), int(health.row), int(health.good)) == (1, 1, 0)
 
 
 def test_the_running_mean_leaves_bad_steps_out():
     health, guard, means = healthy(), Guard(spike="skip", spike_factor=2.0, window=3), []
     for loss in (4.0, 2.0, 3.0, 100.0, 3.0, float("nan"), 3.0):
-        finding, health = examine(guard, health, jnp.float32(loss), jnp.ones(2))
+        finding, health = examine(guard, health, jnp.float32(loss), jnp.ones(2), jnp.ones(2))
         means.append((float(health.mean), int(finding.kind)))
     assert means == [(4, 0), (3, 0), (3, 0), (3, 2), (3, 0), (3, 1), (3, 0)]
 

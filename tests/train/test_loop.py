@@ -21,7 +21,7 @@ from t2t.checkpoint import CheckpointConfig, Checkpoints
 from t2t.data import Data
 from t2t.errors import UserError
 from t2t.optim import AdamW, Constant
-from t2t.train.evaluation import Evaluation
+from t2t.train.evaluation import Evaluation, Evaluator
 from t2t.train.experiment import Experiment, StartFrom
 from t2t.train.loop import Outcome, train
 from t2t.train.run import Run, RunRecord, open_run
@@ -126,6 +126,41 @@ def test_resumed_is_uninterrupted_bit_for_bit(whole, tmp_path):
     assert losses[0] == losses[1]
 
 
+def test_what_an_evaluation_fails_on_or_is_stopped_in_is_saved_and_it_is_made_up_for(whole, tmp_path, monkeypatch):
+    directory, before_batch = tmp_path / "run", Evaluator._before_batch
+
+    def broken(self):
+        raise RuntimeError("my metric is broken")
+
+    monkeypatch.setattr(Evaluator, "_before_batch", broken)
+    with pytest.raises(RuntimeError, match="my metric is broken"):
+        run(directory, TINY)
+    with Checkpoints(directory / "checkpoints") as checkpoints:
+        assert checkpoints.steps() == [4]
+        assert checkpoints.metrics(4) == {}
+
+    def stopped(self):
+        if len(lines(directory)) > 4:  # two of training and one of the evaluation that was missed, two more of training
+            os.kill(os.getpid(), signal.SIGTERM)
+        before_batch(self)
+
+    monkeypatch.setattr(Evaluator, "_before_batch", stopped)
+    assert run(directory, TINY) == Outcome(step=8, stopped=True, asked=True)
+    with Checkpoints(directory / "checkpoints") as checkpoints, Checkpoints(whole / "checkpoints") as others:
+        assert checkpoints.metrics(4) == others.metrics(4)
+        assert checkpoints.metrics(8) == {}
+    monkeypatch.setattr(Evaluator, "_before_batch", before_batch)
+    assert run(directory, TINY) == Outcome(step=8, stopped=False)
+    assert [line["step"] for line in lines(directory) if "eval/loss" in line] == [4, 8]
+    assert [line.get("loss") for line in lines(directory)] == [line.get("loss") for line in lines(whole)]
+    one, other = arrays(whole, 8), arrays(directory, 8)
+    for path, value in one.items():
+        np.testing.assert_array_equal(value, other[path], err_msg=path)
+    with Checkpoints(directory / "checkpoints") as checkpoints, Checkpoints(whole / "checkpoints") as others:
+        assert checkpoints.metrics(8) == others.metrics(8)
+        assert checkpoints.best() == others.best()
+
+
 def test_a_finished_run_is_left_as_it_is(whole):
     before = (whole / "metrics.jsonl").read_text()
     assert run(whole, TINY) == Outcome(step=8, stopped=False)
@@ -191,7 +226,7 @@ def test_a_vocabulary_that_is_not_the_checkpoints_is_refused(whole, tmp_path):
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_saves_and_exits_75_and_the_same_command_goes_on(whole, tmp_path, number):
     recipe = tmp_path / "recipe.py"
     recipe.write_text(

@@ -13,6 +13,7 @@ from t2t import models
 from t2t.losses import Loss
 from t2t.optim import AdamW, Constant
 from t2t.sharding import MeshConfig, activate
+from t2t.train.guard import Guard, Judge
 from t2t.train.state import abstract_state, create_state, state_shardings
 from t2t.train.step import make_step
 from t2t.types import Batch, Tokens
@@ -153,3 +154,26 @@ def test_the_abstract_state_is_that_of_the_real_one():
     abstract = abstract_state(model, transform, shardings)
     real = create_state(model, transform, 1)
     assert jax.tree.map(lambda x: (x.shape, x.dtype), abstract) == jax.tree.map(lambda x: (x.shape, x.dtype), real)
+
+
+def test_an_update_that_is_not_finite_is_left_out_though_the_gradients_are():
+    config = CONFIGS["decoder"]
+    model = config.build()
+    name = "decoder/layers/mlp/up/kernel"
+
+    def update(grads, state, params=None):
+        return jax.tree_util.tree_map_with_path(
+            lambda path, grad: grad / 0 if jax.tree_util.keystr(path, simple=True, separator="/") == name else grad,
+            grads,
+        ), state
+
+    transform = optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+    state = create_state(model, transform, 0)
+    step = jax.jit(make_step(model, transform, Loss(), learning_rate=Constant(peak=1.0).build()))
+    after, metrics = step(state, batch("decoder"))
+    assert np.isfinite(metrics["loss"])
+    assert np.isfinite(metrics["grad_norm"])
+    found = Judge(Guard(), model.specs).bad_steps([1], [jax.device_get(metrics)])
+    assert found[0].what == f"the update of {name}, layer 0 is not finite"
+    jax.tree.map(np.testing.assert_array_equal, after.params, state.params)
+    assert int(after.health.skipped) == 1
