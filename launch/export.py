@@ -97,7 +97,8 @@ def _huggingface(
     import numpy as np
 
     from t2t.export.family import canonical
-    from t2t.export.huggingface import differing, opened, short_logits, write_huggingface
+    from t2t.export.huggingface import differing, opened, read_options, short_logits, write_huggingface
+    from t2t.export.tokenizer_writing import check_tokenizer
     from t2t.launch.import_model import KEPT
     from t2t.models.families import exportable, family_of, left_behind
     from t2t.sharding import MeshConfig
@@ -112,6 +113,9 @@ def _huggingface(
     model = canonical(run.experiment.model).build()
 
     def compare(draft: Path) -> None:
+        texts = check_tokenizer(
+            draft, run.vocabulary, model.config.kind, read_options(draft), kept=(run.directory / KEPT).is_dir()
+        )
         with opened(draft, family_of) as source:
             if wrong := differing(source, params, dtype=dtype):
                 raise Failure(f"{out} (--out): not written as it is: {', '.join(wrong[:4])}")
@@ -124,7 +128,8 @@ def _huggingface(
                     " (--no-check writes it anyway)"
                 )
             print(
-                f"check: {len(wanted)} tensors equal bit for bit in {dtype}, logits read back differ by at most {difference:.1e}",
+                f"check: {len(wanted)} tensors equal bit for bit in {dtype}, logits read back differ by at most {difference:.1e},"
+                f" ids of {texts} texts equal",
                 file=sys.stderr,
             )
 
@@ -134,6 +139,8 @@ def _huggingface(
         wanted,
         run.vocabulary,
         out,
+        kind=model.config.kind,
+        lengths={"inputs": run.experiment.data.inputs_length, "targets": run.experiment.data.targets_length},
         dtype=dtype,
         shard_bytes=shard_bytes,
         kept=run.directory / KEPT,

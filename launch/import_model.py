@@ -109,11 +109,12 @@ def _make(model: Source, source: str, run: Path, vocabulary_file: str | None, *,
     from t2t import models
     from t2t.checkpoint import Checkpoints
     from t2t.export.huggingface import short_logits
+    from t2t.export.tokenizer_files import trained_lengths
     from t2t.sharding import MeshConfig
     from t2t.train.experiment import check_vocabulary
     from t2t.train.run import CHECKPOINTS, RunRecord, open_run
 
-    experiment = experiment_for(model.config)
+    experiment = experiment_for(model.config, trained_lengths(model.files.directory))
     with tempfile.TemporaryDirectory(prefix="t2t-tokenizer-") as scratch:
         vocabulary = _vocabulary(model, source, vocabulary_file, Path(scratch))
         check_vocabulary(experiment, vocabulary)
@@ -185,7 +186,7 @@ def parameters_alone(params: Any) -> Any:
     return Parameters(params=params, step=jnp.zeros((), jnp.int32))
 
 
-def experiment_for(config: ModelConfig) -> Experiment:
+def experiment_for(config: ModelConfig, lengths: Mapping[str, int] | None = None) -> Experiment:
     """Return the experiment that a run of imported parameters records, and `from:RUN` begins with: fine-tuning on the quickstart's tasks."""
     from t2t.data import Data
     from t2t.optim import AdamW, Linear
@@ -202,6 +203,13 @@ def experiment_for(config: ModelConfig) -> Experiment:
     targets = (
         inputs if config.kind == "encoder" else min(128, longest - inputs if config.kind == "decoder" else longest)
     )
+    if lengths is not None:
+        inputs, targets = lengths["inputs"], lengths["targets"]
+        row = inputs + targets if config.kind == "decoder" else max(inputs, targets)
+        if config.max_length is not None and row > config.max_length:
+            raise UserError(
+                f"trained_lengths {inputs} and {targets} (tokenizer_config.json): the model has {config.max_length} positions"
+            )
     steps = 1000
     return Experiment(
         model=config,

@@ -8,7 +8,8 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from t2t.config import from_json, to_json
 from t2t.errors import UserError
-from t2t.export.tokenizer_files import read_vocabulary, write_tokenizer
+from t2t.export.tokenizer_files import read_vocabulary
+from t2t.export.tokenizer_writing import write_tokenizer
 from t2t.vocabularies import Bytes, Tokenizer, WordPiece
 
 TEXTS = ["the quick brown fox", "naïve façade — 你好 🙂", "  spaces\tand\n\nlines  ", "don't we'll 12345!"]
@@ -103,7 +104,7 @@ def test_what_is_written_is_read_again_as_the_same_ids(kind, gpt, tmp_path_facto
         "byte-level": Tokenizer(path=str(gpt / "tokenizer.json"), eos="<|endoftext|>", extra_ids=2),
     }[kind]
     out = tmp_path_factory.mktemp("out")
-    write_tokenizer(out, vocabulary)
+    write_tokenizer(out, vocabulary, "encoder_decoder")
     back = read_vocabulary(out, {"model_type": "t5"}, scratch=out)
     assert type(back) is type(vocabulary)
     assert back.size == vocabulary.size

@@ -165,7 +165,7 @@ def check(subject: dict[str, Any], *, directory: str) -> Answer:
     model = wanted.model.build()
     params = jax.jit(model.init)(jax.random.key(0))
     _, options, tensors = exportable(wanted.model)
-    write_huggingface(params, options, tensors, Bytes(), Path(directory), overwrite=True)
+    write_huggingface(params, options, tensors, Bytes(), Path(directory), kind=wanted.model.kind, overwrite=True)
     sums = jax.jit(lambda params, batch: model.losses(params, batch, Loss()))(params, batch(case, packed=False))
     return {"loss": float(sums.loss / sums.weight), "parameters": _size(params)}
 

@@ -1,8 +1,42 @@
-"""The README.md of a StableHLO export."""
+"""The README.md of an export."""
 
 from __future__ import annotations
 
 from typing import Any
+
+from t2t.nn.model import Kind
+
+_AROUND = {
+    "encoder_decoder": "The tokenizer puts the end-of-sequence token behind each text, as the model's inputs have it.",
+    "encoder": "The tokenizer puts around each text what the model was trained with.",
+    "decoder": (
+        "The tokenizer puts before each text what the model was trained to begin with, and nothing behind it: the model goes on with the text.\n"
+        "A model that was trained on tasks expects the end-of-sequence token behind a question: `tokenizer(text + tokenizer.eos_token)`."
+    ),
+}
+
+
+def huggingface_readme(kind: Kind, architecture: str, *, needs_sentencepiece: bool) -> str:
+    """Return the text for a directory of `transformers`.
+
+    architecture: the class in config.json. needs_sentencepiece: whether the tokenizer is a spiece.model alone.
+    """
+    needs = "`transformers`, `torch`" + (
+        ", and for the tokenizer `sentencepiece` and `protobuf`" if needs_sentencepiece else ""
+    )
+    return f"""# A model for transformers
+
+Needs {needs}.
+
+```python
+from transformers import AutoTokenizer, {architecture}
+
+model = {architecture}.from_pretrained(".")
+tokenizer = AutoTokenizer.from_pretrained(".")
+```
+
+{_AROUND[kind]}
+"""
 
 
 def readme(manifest: dict[str, Any]) -> str:

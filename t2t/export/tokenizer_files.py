@@ -1,15 +1,24 @@
-"""The tokenizer of a directory of `transformers`: read as a vocabulary, and written so that it gives the same ids there."""
+"""The tokenizer of a directory of `transformers`: read as a vocabulary that gives the same ids."""
 
 from __future__ import annotations
 
-import json
-import shutil
+import itertools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tokenizers import Tokenizer as Library
+from tokenizers import decoders, models, normalizers, pre_tokenizers
+
 from t2t.errors import UserError
+from t2t.export.added_tokens import CONFIG, Declared, declared, json_of, named, put
+from t2t.export.token_check import TEXTS, check, difference, marked
+from t2t.export.tokenizer_json import library_of
+from t2t.json_files import expect
 from t2t.vocabularies import Bytes, SentencePiece, Tokenizer, Vocabulary, WordPiece
+from t2t.vocabularies.files import read
+from t2t.vocabularies.library import added, load, size_of
+from t2t.vocabularies.wordpiece import tokens_of
 
 KEPT = (
     "tokenizer_config.json",
@@ -27,160 +36,295 @@ KEPT = (
 """Files that an import keeps beside the run, so that an export of it gives them back as they were."""
 
 _BYT5_EXTRA_IDS = 125
+_SENTENCEPIECE = ("t5", "mt5", "umt5")
+"""Models whose spiece.model is the tokenizer, sentinels behind its pieces."""
+_BERT = {"unk": "[UNK]", "sep": "[SEP]", "pad": "[PAD]", "cls": "[CLS]", "mask": "[MASK]"}
+_USUAL = {
+    "eos": ("</s>", "<|endoftext|>", "[SEP]"),
+    "mask": ("<mask>", "[MASK]"),
+    "cls": ("[CLS]",),
+    "sep": ("[SEP]",),
+    "pad": ("<pad>", "[PAD]"),
+    "unk": ("<unk>", "[UNK]"),
+}
+"""How the families spell roles that no file names."""
 
 
 def read_vocabulary(directory: Path, options: Mapping[str, Any], *, scratch: Path) -> Vocabulary:
     """Return the vocabulary of the directory's tokenizer files.
 
-    options: those of config.json. scratch: where a file may be made that the directory lacks (a tokenizer.json of vocab.json and merges.txt).
-    Raises UserError where there is no tokenizer, or one whose ids cannot be given.
+    options: those of config.json. scratch: where a tokenizer.json may be made that the directory lacks, or that declared tokens and settings change.
+    Raises UserError where there is no tokenizer, or one whose ids cannot be given; Failure where the vocabulary made of it gives others.
     """
-    settings = _json(directory / "tokenizer_config.json")
-    kind = str(settings.get("tokenizer_class") or options.get("tokenizer_class") or "").removesuffix("Fast")
+    settings = json_of(directory / CONFIG)
+    kind = settings.get("tokenizer_class") or options.get("tokenizer_class") or ""
+    kind = expect(kind, str, f"{directory / CONFIG}: tokenizer_class").removesuffix("Fast")
+    tokens = declared(directory, settings)
     if kind == "ByT5Tokenizer":
-        return Bytes(extra_ids=settings.get("extra_ids", _BYT5_EXTRA_IDS))
-    spiece, fast = directory / "spiece.model", directory / "tokenizer.json"
-    if spiece.is_file() and options.get("model_type") in ("t5", "mt5", "umt5"):
-        own = SentencePiece(path=str(spiece))
-        has_sentinels = own.encode("<extra_id_0>")[-1:] == [own.size - 1]
-        return SentencePiece(path=str(spiece), extra_ids=0 if has_sentinels else settings.get("extra_ids", 100))
-    if fast.is_file():
-        return tokenizer_of(fast, options)
-    if (directory / "vocab.txt").is_file():
-        return _checked(WordPiece(path=str(directory / "vocab.txt"), lowercase=settings.get("do_lower_case", True)))
-    if (directory / "vocab.json").is_file() and (directory / "merges.txt").is_file():
-        return _tokenizer(_byte_level(directory, scratch), directory, options)
-    if not kind and options.get("model_type") in ("t5", "mt5") and options.get("vocab_size") == 384:
-        return Bytes(extra_ids=_BYT5_EXTRA_IDS)
-    there = ", ".join(sorted(path.name for path in directory.iterdir())[:12])
-    raise UserError(
-        f"{directory}: no tokenizer that can be read (tokenizer.json, spiece.model of a T5, vocab.txt, vocab.json with merges.txt); there are {there}."
-        " --vocabulary FILE gives one; transformers' AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR) writes a tokenizer.json"
+        return _bytes(directory, settings, tokens)
+    made = _library(directory, settings, kind, str(options.get("model_type", "")))
+    changed = made is not None and (put(made[0], tokens) or made[1])
+    if made is None:
+        if not kind and options.get("model_type") in ("t5", "mt5") and options.get("vocab_size") == 384:
+            return Bytes(extra_ids=_BYT5_EXTRA_IDS)
+        there = ", ".join(sorted(path.name for path in directory.iterdir())[:12])
+        raise UserError(
+            f"{directory}: no tokenizer that can be read (tokenizer.json, spiece.model of a T5, vocab.txt, vocab.json with merges.txt); there are {there}."
+            " --vocabulary FILE gives one; transformers' AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR) writes a tokenizer.json"
+        )
+    if found := _sentencepiece(directory, settings, options, made[0]):
+        return found
+    library = made[0]
+    if same := _our_bytes(library):
+        return same
+    file = directory / "tokenizer.json"
+    if changed:
+        file = scratch / "tokenizer.json"
+        library.save(str(file))
+    elif not file.is_file():
+        file = directory / "vocab.txt"
+    roles = _roles(directory, library, settings, options)
+    if _is_bert(library) and all(roles[role] in (None, name) for role, name in _BERT.items()):
+        vocabulary: WordPiece | Tokenizer = WordPiece(path=str(file), extra_ids=_sentinels(library))
+    else:
+        if file.suffix != ".json":
+            file = scratch / "tokenizer.json"
+            library.save(str(file))
+        vocabulary = _tokenizer(file, library, roles, settings, options)
+    texts = [*TEXTS, *marked(name for name in added(library) if not name.startswith("<extra_id_"))[:400]]
+    check(
+        f"{directory}: the tokenizer's files",
+        vocabulary.encode,
+        lambda text: library.encode(text, add_special_tokens=False).ids,
+        texts,
     )
-
-
-def tokenizer_of(file: Path, options: Mapping[str, Any] | None = None) -> WordPiece | Tokenizer:
-    """Return the vocabulary of a tokenizer.json, special tokens as tokenizer_config.json beside it names them.
-
-    options: those of config.json, which has their ids.
-    """
-    if _json(file).get("model", {}).get("type") == "WordPiece":
-        return _checked(WordPiece(path=str(file)))
-    return _tokenizer(file, file.parent, options or {})
-
-
-def _checked(vocabulary: WordPiece) -> WordPiece:
-    _ = vocabulary.size  # an unfit file is told here
     return vocabulary
 
 
-def _byte_level(directory: Path, scratch: Path) -> Path:
-    from tokenizers import Tokenizer as Library
-    from tokenizers import decoders, models, pre_tokenizers
+def tokenizer_of(file: Path) -> WordPiece | Tokenizer:
+    """Return the vocabulary of a tokenizer.json, special tokens as tokenizer_config.json beside it names them.
 
-    bpe = models.BPE.from_file(str(directory / "vocab.json"), str(directory / "merges.txt"))
-    tokenizer = Library(bpe)
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    known = tokenizer.get_vocab()
-    tokenizer.add_special_tokens(
-        [token for token in ("<|endoftext|>", "<s>", "<pad>", "</s>", "<unk>", "<mask>") if token in known]
+    Raises UserError where tokens are declared beside it that it lacks: the directory as a whole can be imported, but this file is not all of its tokenizer.
+    """
+    library = load(read(str(file)), str(file))
+    settings = json_of(file.parent / CONFIG)
+    tokens = [token for token in declared(file.parent, settings) if token.number is not None]
+    lacking = [token for token in tokens if library.token_to_id(token.content) != token.number]
+    if lacking:
+        raise UserError(
+            f"{lacking[0].where} declares {lacking[0].content!r}, which is not in {file}: give a tokenizer.json that has all tokens"
+        )
+    if _is_bert(library):
+        vocabulary = WordPiece(path=str(file), extra_ids=_sentinels(library))
+        _ = vocabulary.size  # an unfit file is told here
+        return vocabulary
+    return _tokenizer(file, library, _roles(file.parent, library, settings, {}), settings, {})
+
+
+def _library(directory: Path, settings: Mapping[str, Any], kind: str, model_type: str) -> tuple[Library, bool] | None:
+    """Return the tokenizer of the first of the files that is there, and whether settings made another of it."""
+    if (directory / "tokenizer.json").is_file():
+        library = load(read(str(directory / "tokenizer.json")), str(directory / "tokenizer.json"))
+        before = library.to_str()
+        if kind in ("BertTokenizer", "DistilBertTokenizer") or (not kind and model_type in ("bert", "distilbert")):
+            if _is_bert(library):
+                library.normalizer = _bert_normalizer(directory, settings)
+        elif kind in ("GPT2Tokenizer", "RobertaTokenizer") and isinstance(
+            library.pre_tokenizer, pre_tokenizers.ByteLevel
+        ):
+            library.pre_tokenizer.add_prefix_space = _flag(directory, settings, "add_prefix_space", False)
+        return library, library.to_str() != before
+    if (directory / "vocab.txt").is_file():
+        return _bert(directory, settings), _flag(directory, settings, "do_lower_case", True) is not True or (
+            settings.get("strip_accents") is not None or settings.get("tokenize_chinese_chars", True) is not True
+        )
+    if (directory / "vocab.json").is_file() and (directory / "merges.txt").is_file():
+        return _byte_level(directory, settings), True
+    if model_type in _SENTENCEPIECE and (directory / "spiece.model").is_file():
+        return library_of(_spiece(directory, settings)), True
+    return None
+
+
+def _flag(directory: Path, settings: Mapping[str, Any], name: str, default: bool) -> bool:
+    return bool(expect(settings.get(name, default), bool, f"{directory / CONFIG}: {name}"))
+
+
+def _is_bert(library: Library) -> bool:
+    return isinstance(library.model, models.WordPiece)
+
+
+def _bert_normalizer(directory: Path, settings: Mapping[str, Any]) -> normalizers.Normalizer:
+    if not _flag(directory, settings, "do_basic_tokenize", True):
+        raise UserError(
+            f"{directory / CONFIG}: do_basic_tokenize false (texts cut at white space alone) is not supported"
+        )
+    if settings.get("never_split"):
+        raise UserError(f"{directory / CONFIG}: never_split {settings['never_split']!r} is not supported")
+    accents = settings.get("strip_accents")
+    return normalizers.BertNormalizer(
+        clean_text=True,
+        handle_chinese_chars=_flag(directory, settings, "tokenize_chinese_chars", True),
+        strip_accents=None if accents is None else _flag(directory, settings, "strip_accents", False),
+        lowercase=_flag(directory, settings, "do_lower_case", True),
     )
-    tokenizer.save(str(scratch / "tokenizer.json"))
-    return scratch / "tokenizer.json"
 
 
-def _tokenizer(file: Path, directory: Path, options: Mapping[str, Any]) -> Tokenizer:
-    from tokenizers import Tokenizer as Library
+def _bert(directory: Path, settings: Mapping[str, Any]) -> Library:
+    tokens = tokens_of(str(directory / "vocab.txt"))
+    names = {**_BERT, **named(directory, settings)}
+    if names["unk"] not in tokens:
+        raise UserError(
+            f"vocabulary file {str(directory / 'vocab.txt')!r} lacks {names['unk']}; a BERT vocab.txt has one token a line."
+        )
+    library = Library(models.WordPiece(tokens, unk_token=names["unk"], max_input_chars_per_word=100))
+    library.normalizer = _bert_normalizer(directory, settings)
+    library.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    library.decoder = decoders.WordPiece(prefix="##")
+    library.add_special_tokens([names[role] for role in _BERT if names[role] in tokens])
+    return library
 
+
+def _byte_level(directory: Path, settings: Mapping[str, Any]) -> Library:
+    vocab, merges = directory / "vocab.json", directory / "merges.txt"
+    ids = json_of(vocab)
+    for token, number in ids.items():
+        expect(number, int, f"{vocab}: {token!r}")
     try:
-        library = Library.from_file(str(file))
-    except Exception as error:  # the library raises bare Exception
-        raise UserError(f"{file}: not a tokenizer.json ({error})") from None
-    named = {**_json(directory / "special_tokens_map.json"), **_json(directory / "tokenizer_config.json")}
+        lines = merges.read_text(encoding="utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{merges}: not UTF-8 text (byte {error.start})") from None
+    pairs: list[tuple[str, str]] = []
+    for number, line in enumerate(lines, 1):
+        parts = line.rstrip("\r").split(" ")
+        if not line.strip() or (number == 1 and line.startswith("#version")):
+            continue
+        if len(parts) != 2 or not all(part in ids for part in (*parts, "".join(parts))):
+            raise UserError(f"{merges}:{number}: {line[:60]!r} is not two tokens of {vocab.name} that make a third")
+        pairs.append((parts[0], parts[1]))
+    library = Library(models.BPE(ids, pairs))
+    library.pre_tokenizer = pre_tokenizers.ByteLevel(
+        add_prefix_space=_flag(directory, settings, "add_prefix_space", False)
+    )
+    library.decoder = decoders.ByteLevel()
+    usual = ("<|endoftext|>", "<s>", "<pad>", "</s>", "<unk>", "<mask>")
+    library.add_special_tokens([token for token in usual if token in ids])
+    return library
+
+
+def _bytes(directory: Path, settings: Mapping[str, Any], tokens: list[Declared]) -> Bytes:
+    extra_ids = expect(settings.get("extra_ids", _BYT5_EXTRA_IDS), int, f"{directory / CONFIG}: extra_ids")
+    own = {"<pad>", "</s>", "<unk>", *(f"<extra_id_{i}>" for i in range(extra_ids))}
+    if more := [token for token in tokens if token.content not in own]:
+        raise UserError(f"{more[0].where}: {more[0].content!r} was added to ByT5's bytes, which have no place for it")
+    return Bytes(extra_ids=extra_ids)
+
+
+def _our_bytes(library: Library) -> Bytes | None:
+    """Return the bytes that `t2t.export` writes as a tokenizer.json, None for any other tokenizer."""
     known = library.get_vocab(with_added_tokens=True)
+    if not isinstance(library.model, models.BPE) or len(known) < 259 or known.get("<unk>") != 2:
+        return None
+    vocabulary = Bytes(extra_ids=len(known) - 259)
+    if known != library_of(vocabulary).get_vocab(with_added_tokens=True):
+        return None
+    return None if difference(vocabulary.encode_marked, _ids(library), TEXTS) else vocabulary
 
-    def token(role: str) -> str | None:
-        found = named.get(f"{role}_token")
-        if isinstance(found, dict):
-            found = found.get("content")
-        if found is None:
-            number = options.get(f"{role}_token_id")
-            number = number[0] if isinstance(number, list) and number else number
-            found = library.id_to_token(number) if isinstance(number, int) and number >= 0 else None
-        return found if found in known else None
 
-    # Roles that neither file names, by how these families spell them.
-    usual = {
-        "eos": ("</s>", "<|endoftext|>", "[SEP]"),
-        "mask": ("<mask>", "[MASK]"),
-        "cls": ("[CLS]",),
-        "sep": ("[SEP]",),
-        "pad": ("<pad>", "[PAD]"),
-        "unk": ("<unk>", "[UNK]"),
-    }
+def _sentencepiece(
+    directory: Path, settings: Mapping[str, Any], options: Mapping[str, Any], library: Library
+) -> SentencePiece | None:
+    """Return the vocabulary of spiece.model with sentinels behind the pieces, None where it is not all of the tokenizer (or there is none)."""
+    family = options.get("model_type") in _SENTENCEPIECE
+    if not (directory / "spiece.model").is_file():
+        return None
+    try:
+        vocabulary = _spiece(directory, settings)
+    except UserError:
+        if family:
+            raise
+        return None
+    # A SentencePiece model may hold sentinels as pieces with a space, tokenizer.json without.
+    tables = [
+        {name.removeprefix("▁") if "<extra_id_" in name else name: i for name, i in one.get_vocab(True).items()}
+        for one in (library, library_of(vocabulary))
+    ]
+    if tables[0] != tables[1]:
+        return None
+    return vocabulary if family or difference(vocabulary.encode_marked, _ids(library), TEXTS) is None else None
+
+
+def _spiece(directory: Path, settings: Mapping[str, Any]) -> SentencePiece:
+    file = str(directory / "spiece.model")
+    own = SentencePiece(path=file)
+    has_sentinels = own.encode("<extra_id_0>")[-1:] == [own.size - 1]
+    extra_ids = expect(settings.get("extra_ids", 100), int, f"{directory / CONFIG}: extra_ids")
+    return SentencePiece(path=file, extra_ids=0 if has_sentinels else extra_ids)
+
+
+def _ids(library: Library) -> Any:
+    return lambda text: library.encode(text, add_special_tokens=False).ids
+
+
+def _roles(
+    directory: Path, library: Library, settings: Mapping[str, Any], options: Mapping[str, Any]
+) -> dict[str, str | None]:
+    """Return how each role's token is spelled: as a file names it, by the id in config.json, or as the families usually do.
+
+    Raises UserError where a token that matters is named and not there, and where an id in config.json is an ordinary word's.
+    """
+    names, known, special = named(directory, settings), library.get_vocab(with_added_tokens=True), added(library)
     roles: dict[str, str | None] = {}
     for role in ("eos", "bos", "unk", "pad", "mask", "cls", "sep"):
-        roles[role] = token(role) or next((name for name in usual.get(role, ()) if name in known), None)
+        found = names.get(role)
+        if found is not None and found not in known and role in ("eos", "bos", "mask", "cls", "sep"):
+            raise UserError(
+                f"{directory}: {role}_token {found!r} ({CONFIG}, special_tokens_map.json) is no token of the tokenizer"
+            )
+        if found is None or found not in known:
+            number = options.get(f"{role}_token_id")
+            number = number[0] if isinstance(number, list) and number else number
+            found = library.id_to_token(number) if isinstance(number, int) and 0 <= number < 2**32 else None
+            found = found if found in special else None
+        roles[role] = found or next((name for name in _USUAL.get(role, ()) if name in known), None)
     if options.get("model_type") in ("roberta", "xlm-roberta", "albert"):
         roles["eos"] = roles["sep"] or roles["eos"]
         roles["cls"], roles["sep"] = roles["cls"] or roles["bos"], roles["sep"] or roles["eos"]
-    eos = roles.pop("eos")
+    if _is_bert(library):
+        roles["eos"] = roles["sep"] if roles["sep"] is not None else roles["eos"]
+    return roles
+
+
+def _tokenizer(
+    file: Path,
+    library: Library,
+    roles: Mapping[str, str | None],
+    settings: Mapping[str, Any],
+    options: Mapping[str, Any],
+) -> Tokenizer:
+    named = dict(roles)
+    eos, bos = named.pop("eos"), named["bos"]
     if eos is None:
         raise UserError(f"{file}: no end-of-sequence token is named (eos_token in tokenizer_config.json)")
-    framed = library.encode("a", add_special_tokens=True).ids
-    bos = roles["bos"]
-    opens = bos is not None and options.get("is_encoder_decoder") is not True and framed[:1] == [known[bos]]
-    return Tokenizer(path=str(file), eos=eos, add_bos=opens, **roles)  # type: ignore[arg-type]
+    begins = settings.get("add_bos_token")
+    if not isinstance(begins, bool):
+        begins = bos is not None and library.encode("a").ids[:1] == [library.token_to_id(bos)]
+    opens = bos is not None and options.get("is_encoder_decoder") is not True and begins
+    return Tokenizer(path=str(file), eos=eos, add_bos=opens, extra_ids=_sentinels(library), **named)  # type: ignore[arg-type]
 
 
-def write_tokenizer(draft: Path, vocabulary: Vocabulary, *, kept: Path | None = None) -> None:
-    """Write the tokenizer's files as `transformers` reads them.
-
-    kept: a directory of files an import kept, which are given back as they were.
-    """
-    if kept is not None and kept.is_dir():
-        for name in KEPT:
-            if (kept / name).is_file():
-                shutil.copyfile(kept / name, draft / name)
-        return
-    settings: dict[str, Any] = {"model_max_length": 1_000_000_000}
-    if isinstance(vocabulary, Bytes):
-        settings |= {"tokenizer_class": "ByT5Tokenizer", "extra_ids": vocabulary.extra_ids}
-        settings |= {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
-    elif isinstance(vocabulary, SentencePiece):
-        shutil.copyfile(vocabulary.path, draft / "spiece.model")
-        settings |= {"tokenizer_class": "T5Tokenizer", "extra_ids": vocabulary.extra_ids}
-        settings |= {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
-    elif isinstance(vocabulary, WordPiece):
-        (draft / "tokenizer.json").write_text(vocabulary.serialised(), encoding="utf-8")
-        settings |= {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": True}
-        for role, spelled in (
-            ("pad", "[PAD]"),
-            ("unk", "[UNK]"),
-            ("cls", "[CLS]"),
-            ("sep", "[SEP]"),
-            ("mask", "[MASK]"),
-        ):
-            settings[f"{role}_token"] = spelled
-    elif isinstance(vocabulary, Tokenizer):
-        (draft / "tokenizer.json").write_text(vocabulary.serialised(), encoding="utf-8")
-        settings |= {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
-        for role in ("bos", "eos", "unk", "pad", "mask", "cls", "sep"):
-            if (spelled := getattr(vocabulary, role)) is not None:
-                settings[f"{role}_token"] = spelled
-    else:
-        raise UserError(
-            f"vocabulary {vocabulary}: transformers has no counterpart; there are Bytes, SentencePiece, WordPiece, Tokenizer"
-        )
-    (draft / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+def _sentinels(library: Library) -> int:
+    """Return how many of the last ids are sentinels, `<extra_id_0>` the very last."""
+    last = size_of(library) - 1
+    return next(i for i in itertools.count() if library.token_to_id(f"<extra_id_{i}>") != last - i)
 
 
-def _json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path}: not JSON ({error})") from None
-    return data if isinstance(data, dict) else {}
+def trained_lengths(directory: Path) -> dict[str, int] | None:
+    """Return the tokens of "inputs" and "targets" in training, which an export of ours says; None in any other directory."""
+    found = json_of(directory / CONFIG).get("trained_lengths")
+    if found is None:
+        return None
+    where = f"{directory / CONFIG}: trained_lengths"
+    lengths = {name: expect(expect(found, dict, where).get(name), int, where) for name in ("inputs", "targets")}
+    if min(lengths.values()) < 1:
+        raise UserError(f"{where}: {lengths} are not lengths")
+    return lengths

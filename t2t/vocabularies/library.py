@@ -65,20 +65,21 @@ def _is_charsmap(encoded: str) -> bool:
     offsets = (units >> 10) << ((units & (1 << 9)) >> 6)
     labels = units & (0x80000000 | 0xFF)
     bases = np.array([offsets[0]])
-    seen = 0
+    seen = np.zeros(len(units), bool)
     while len(bases):
-        seen += len(bases)
-        if (bases | 255).max() >= len(units) or seen > len(units):
+        if (bases | 255).max() >= len(units):
             return False
+        seen[bases] = True
         children = bases[:, None] ^ np.arange(1, 256)
         children = children[labels[children] == np.arange(1, 256)]
-        bases = children ^ offsets[children]
-        ends = bases[(units[children] >> 8) & 1 == 1]
+        bases = np.unique(children ^ offsets[children])
+        ends = np.unique((children ^ offsets[children])[(units[children] >> 8) & 1 == 1])
         if len(ends) and ends.max() >= len(units):
             return False
         values = units[ends] & 0x7FFFFFFF
         if len(values) and (values.max() >= len(texts) or any(texts[v] & 0xC0 == 0x80 for v in values.tolist())):
             return False
+        bases = bases[(bases >= len(units)) | ~seen[np.minimum(bases, len(units) - 1)]]  # words share their ends
     return True
 
 

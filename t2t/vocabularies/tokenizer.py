@@ -98,9 +98,9 @@ class Tokenizer(FileVocabulary):
         found = self._tokenizer.token_to_id(f"<extra_id_{index}>")
         return super().sentinel(index) if found is None else found
 
-    def serialised(self) -> str:
-        """Return a tokenizer.json with the sentinels in it."""
-        return self._tokenizer.to_str(pretty=True)
+    def library(self) -> Library:
+        """Return a copy of the library's tokenizer, sentinels included."""
+        return Library.from_str(self._tokenizer.to_str())
 
     def encode(self, text: str) -> list[int]:
         """Return the ids without BOS and EOS; special tokens written out in the text stand for themselves."""

@@ -67,15 +67,11 @@ class WordPiece(FileVocabulary):
         """[SEP]."""
         return self._special("[SEP]")
 
-    def serialised(self) -> str:
-        """Return a tokenizer.json with the sentinels in it, which puts [CLS] and [SEP] around a text."""
-        from tokenizers import Tokenizer, processors
+    def library(self) -> Tokenizer:
+        """Return a copy of the library's tokenizer, sentinels included."""
+        from tokenizers import Tokenizer
 
-        tokenizer = Tokenizer.from_str(self._tokenizer.to_str())
-        tokenizer.post_processor = processors.BertProcessing(
-            ("[SEP]", self._special("[SEP]")), ("[CLS]", self._special("[CLS]"))
-        )
-        return tokenizer.to_str(pretty=True)
+        return Tokenizer.from_str(self._tokenizer.to_str())
 
     def encode(self, text: str) -> list[int]:
         """Return the ids without [CLS] and [SEP]; special tokens written out in the text stand for themselves."""

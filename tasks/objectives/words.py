@@ -131,19 +131,17 @@ def located(vocabulary: Vocabulary, text: str) -> tuple[str, list[tuple[int, int
 @functools.lru_cache(maxsize=16)
 def _library(vocabulary: WordPiece | Tokenizer) -> tuple[Any, str]:
     """Return the tokenizer and what kind its pieces are of: "WordPiece", "ByteLevel" or "Metaspace"."""
-    from tokenizers import Tokenizer as Library
-
-    content = vocabulary.serialised()
+    library = vocabulary.library()
     if isinstance(vocabulary, WordPiece):
-        return Library.from_str(content), "WordPiece"
-    steps = list(_steps(json.loads(content)["decoder"]))
+        return library, "WordPiece"
+    steps = list(_steps(json.loads(library.to_str())["decoder"]))
     for kind, there in (
         ("ByteLevel", "ByteLevel" in steps),
         ("Metaspace", "Metaspace" in steps or "▁" in steps),
         ("WordPiece", "WordPiece" in steps),
     ):
         if there:
-            return Library.from_str(content), kind
+            return library, kind
     raise UserError(
         f"words of {vocabulary} cannot be told: its decoder is {' + '.join(steps) or None}; there are ByteLevel, Metaspace and WordPiece."
     )
