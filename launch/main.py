@@ -72,12 +72,13 @@ COMMANDS = {
     "launch": Command("t2t.launch.launch", "command", "start several processes, here or on a cluster", goes_on=True),
 }
 
-USAGE = """usage: t2t COMMAND ... [--import MODULE_OR_FILE ...] [--debug]
+USAGE = """usage: t2t COMMAND ... [--import MODULE_OR_FILE ...] [--data-dir DIR] [--debug]
 
 {commands}
 
 t2t COMMAND --help tells a command's options.
---import registers your own tasks and recipes: a module's name or a .py file. --debug shows the traceback of a mistake.
+--import registers your own tasks and recipes: a module's name or a .py file.
+--data-dir names the directory of data sets of TensorFlow Datasets, as T2T_DATA_DIR does. --debug shows the traceback of a mistake.
 Exit codes: 0 done, 2 a mistake in what was asked for, 75 stopped on request with everything saved, 1 anything else."""
 
 
@@ -114,9 +115,11 @@ def _compiling() -> bool:
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command and return its exit code."""
-    words, imports, debug = _common(arguments)
+    words, imports, directory, debug = _common(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     try:
+        if directory is not None:
+            _use_data_dir(directory)
         if not words or words[0] in ("-h", "--help", "help"):
             print(USAGE.format(commands="\n".join(f"  {name:13} {it.about}" for name, it in COMMANDS.items())))
             return DONE
@@ -174,10 +177,11 @@ def _tell(mistake: UserError) -> None:
         time.sleep(LINGER)  # JAX aborts the others, with a stack trace, as soon as process 0 has ended
 
 
-def _common(arguments: Sequence[str]) -> tuple[list[str], tuple[str, ...], bool]:
-    """Take --import and --debug, which every command has, out of the words."""
+def _common(arguments: Sequence[str]) -> tuple[list[str], tuple[str, ...], str | None, bool]:
+    """Take --import, --data-dir and --debug, which every command has, out of the words."""
     words: list[str] = []
     imports: list[str] = []
+    directory: str | None = None
     rest = iter(arguments)
     for word in rest:
         if word == "--":  # what follows is another command's
@@ -186,10 +190,19 @@ def _common(arguments: Sequence[str]) -> tuple[list[str], tuple[str, ...], bool]
             imports.append(next(rest, ""))
         elif word.startswith("--import="):
             imports.append(word.partition("=")[2])
+        elif word == "--data-dir" or word.startswith("--data-dir="):
+            directory = word.partition("=")[2] if "=" in word else next(rest, "")
         elif word != "--debug":
             words.append(word)
     own = arguments[: arguments.index("--")] if "--" in arguments else arguments
-    return words, tuple(imports), "--debug" in own
+    return words, tuple(imports), directory, "--debug" in own
+
+
+def _use_data_dir(directory: str) -> None:
+    """Read data sets of TFDS from a directory, in this program and those that it starts. Raises UserError for what is none."""
+    if not directory or os.path.isfile(directory):
+        raise UserError(f"--data-dir {directory!r}: {'is a file' if directory else 'names no directory'}.")
+    os.environ["T2T_DATA_DIR"] = directory if "://" in directory else os.path.abspath(os.path.expanduser(directory))
 
 
 def _call(command: Command, rest: Sequence[str], imports: tuple[str, ...], prog: str) -> int:

@@ -8,6 +8,7 @@ from typing import Any
 
 import seqio
 
+from t2t.data.tfds import prepare
 from t2t.errors import UserError
 from t2t.tasks.register import check_name, find
 
@@ -27,6 +28,7 @@ class ProportionalRate:
 
     def __call__(self, task: seqio.Task) -> float:
         """Return the rate. Raises UserError where the task's source does not know its size."""
+        prepare(task.source)
         size = task.num_input_examples(self.split) if self.split in task.splits else None
         if size is None:
             raise UserError(

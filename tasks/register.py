@@ -10,6 +10,7 @@ from typing import Any
 import seqio
 import tensorflow as tf
 
+from t2t.data.tfds import prepare_for_splits, prepared
 from t2t.data.vocabularies import derived, to_seqio
 from t2t.errors import UserError, nearest
 from t2t.tasks.formatting import Format, Text, fields_of
@@ -171,6 +172,9 @@ def describe(name: str, *, sizes: bool = True) -> Description:
       UserError: an unknown name, or whatever the source has to say.
     """
     found = find(name)
+    if sizes:
+        for task in [found] if isinstance(found, seqio.Task) else found.tasks:
+            prepare_for_splits(task.source)
     if isinstance(found, seqio.Mixture):
         shares = None
         if sizes:
@@ -213,10 +217,16 @@ def _metric_names(task: seqio.Task) -> tuple[str, ...]:
     )
 
 
+def examples_of(task: seqio.Task, split: str) -> int | None:
+    """Return the examples of a task's split, None where its source does not know, as of a data set of TFDS that is not prepared."""
+    return task.num_input_examples(split) if prepared(task.source) else None
+
+
 def _sizes(found: seqio.Task | seqio.Mixture) -> dict[str, int | None]:
     tasks = [found] if isinstance(found, seqio.Task) else found.tasks
     sizes: dict[str, int | None] = {}
     for split in dict.fromkeys(str(split) for task in tasks for split in task.splits):
-        counts = [task.num_input_examples(split) for task in tasks if split in task.splits]
-        sizes[split] = None if None in counts else sum(counts)
+        counts = [examples_of(task, split) for task in tasks if split in task.splits]
+        known = [count for count in counts if count is not None]
+        sizes[split] = sum(known) if len(known) == len(counts) else None
     return sizes

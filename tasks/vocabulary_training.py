@@ -12,6 +12,7 @@ from pathlib import Path
 import seqio
 import tensorflow as tf
 
+from t2t.data.tfds import prepare
 from t2t.errors import UserError, nearest
 from t2t.tasks.register import find, format_of
 from t2t.vocabularies import SentencePiece, Vocabulary, WordPiece
@@ -73,6 +74,7 @@ def task_texts(name: str, *, split: str = "train", examples: int | None = None) 
 
 
 def _texts(task: seqio.Task, split: str, examples: int | None) -> Iterator[str]:
+    prepare(task.source)
     dataset = task.source.get_dataset(split=split, shuffle=examples is not None, seed=0)
     form = format_of(task)
     if form is not None:

@@ -9,6 +9,7 @@ import seqio
 
 from t2t.data.config import Data
 from t2t.data.converters import Layout
+from t2t.data.tfds import prepare_for_splits
 from t2t.data.vocabularies import from_seqio, with_vocabulary
 from t2t.errors import UserError, nearest
 from t2t.nn.model import Kind
@@ -120,6 +121,9 @@ def check(data: Data, kind: str, *, process_index: int = 0, process_count: int =
     if process_count < 1 or not 0 <= process_index < process_count:
         raise UserError(f"process_index={process_index} of process_count={process_count}: must be 0 to count - 1.")
     provider = find(data.task)
+    for task in tasks_of(provider):
+        if data.cached is None:
+            prepare_for_splits(task.source)
     if not tasks_of(provider, data.split):
         raise UserError(
             f"task {data.task!r} has no split {data.split!r} (--data.split); it has {', '.join(map(str, provider.splits))}."

@@ -21,7 +21,8 @@ from t2t.data.cached.reading import CachedTask
 from t2t.data.config import Data
 from t2t.data.converters import Layout
 from t2t.data.registry import Provider, tasks_of
-from t2t.errors import UserError
+from t2t.data.tfds import prepare
+from t2t.errors import Failure, UserError
 
 _log = logging.getLogger(__name__)
 
@@ -142,7 +143,7 @@ def _built(made: Callable[[], tf.data.Dataset], name: str) -> tf.data.Dataset:
     if name not in _converted:
         try:
             return tf.autograph.experimental.do_not_convert(made)()
-        except UserError:
+        except (UserError, Failure):
             raise
         except Exception as error:  # as many kinds as there are ways to use a tensor as a value
             _log.debug("task %s is built with AutoGraph: %s", name, error)
@@ -160,7 +161,8 @@ def _buffer(task: seqio.Task, data: Data) -> int:
 def source(
     task: seqio.Task, data: Data, *, place: int = 0, shard: int = 0, shards: int = 1, shuffle: bool
 ) -> tf.data.Dataset:
-    """Return one shard of a task's source: of its files where there are enough, else every `shards`-th example."""
+    """Return one shard of a task's source: of its files where there are enough, else every `shards`-th example. A data set of TFDS is prepared first."""
+    prepare(task.source)
     seed = _seed(data.seed, "source", place)
     if shards > 1 and not by_example(task, data.split, shards):
         ds = _read(task, data.split, shuffle, seed, seqio.ShardInfo(shard, shards))

@@ -1,0 +1,102 @@
+"""Data sets of TensorFlow Datasets: where they lie, and what is done where one is not prepared yet.
+
+A small one is downloaded and prepared when it is first read. One that is made by Beam from terabytes (C4) is not: how to prepare it is told.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import seqio
+
+from t2t.errors import Failure, UserError
+
+VARIABLE = "T2T_DATA_DIR"
+"""Names the directory of all data sets, in place of what a source names; TFDS's own TFDS_DATA_DIR is for sources that name none."""
+_HELP = "see 'Data sets of TFDS' in docs/tasks.md"
+_log = logging.getLogger(__name__)
+
+if os.environ.get(VARIABLE):
+    seqio.set_tfds_data_dir_override(os.path.expanduser(os.environ[VARIABLE]))
+
+
+def prepare(source: seqio.DataSource) -> None:
+    """Make sure that a source's data set can be read; nothing for a source that is not of TFDS.
+
+    Raises:
+      UserError: an unknown data set, version or configuration, or one that is not prepared here: it is made by Beam, needs files that are downloaded by
+        hand, or is of a version that this TFDS does not make.
+      Failure: the download or the preparation failed.
+    """
+    for builder in _builders(source):
+        if not builder.is_prepared():
+            _prepare(builder)
+
+
+def prepare_for_splits(source: seqio.DataSource) -> None:
+    """Prepare a data set whose source does not say which splits there are: TFDS knows once it is prepared. Raises as `prepare`."""
+    if isinstance(source, seqio.TfdsDataSource) and not seqio.DataSource.splits.fget(source):
+        prepare(source)
+
+
+def prepared(source: seqio.DataSource) -> bool:
+    """Whether the source's data set is prepared; True for a source that is not of TFDS. Raises UserError for an unknown one."""
+    return all(builder.is_prepared() for builder in _builders(source))
+
+
+def _builders(source: seqio.DataSource) -> Iterator[Any]:
+    if not isinstance(source, seqio.TfdsDataSource):
+        return
+    import tensorflow_datasets as tfds
+
+    loader = source.tfds_dataset
+    named = loader.tfds_splits
+    places = [(split.dataset, split.data_dir) for split in named.values()] if named else [(None, None)]
+    for dataset, directory in dict.fromkeys(places):
+        try:
+            if named is None:
+                yield loader.builder
+            else:
+                yield tfds.builder(dataset, data_dir=directory) if dataset else tfds.builder_from_directory(directory)
+        except (tfds.core.registered.DatasetNotFoundError, ValueError, AssertionError, OSError) as error:
+            name = dataset or loader.name or directory
+            raise UserError(f"data set {name!r} of TFDS: {_first_line(error)}") from None
+
+
+def _prepare(builder: Any) -> None:
+    import tensorflow_datasets as tfds
+
+    name = builder.info.full_name.replace("/" + str(builder.version), f":{builder.version}")
+    missing = f"data set {name!r} is not prepared in {builder.data_dir}"
+    where = f"(--data-dir, {VARIABLE} or TFDS_DATA_DIR name another directory than {builder.data_dir_root})"
+    if isinstance(builder, tfds.core.BeamBasedBuilder):
+        beside = builder.data_path.parent
+        versions = sorted(path.name for path in beside.iterdir()) if beside.is_dir() else []
+        raise UserError(
+            f"{missing} {where}, and is too large to be prepared on the way: `tfds build {name} --data_dir {builder.data_dir_root}` does it, by Beam; {_HELP}."
+            + (f" Nearest: version {', '.join(versions)}, which is there." if versions else "")
+        )
+    if type(builder).__name__ == "ReadOnlyBuilder":
+        raise UserError(f"{missing} {where}; {_HELP}.")
+    _log.warning("%s: it is downloaded and prepared now", missing)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):  # results alone go there
+            builder.download_and_prepare()
+    except (ValueError, AssertionError) as error:  # another version than TFDS makes, or files to be downloaded by hand
+        raise UserError(f"{missing} {where}, and TFDS does not prepare it: {_first_line(error)}") from error
+    except ImportError as error:
+        raise Failure(
+            f"{missing}, and preparing it needs the package {error.name}: pip install {error.name}"
+        ) from error
+    except Exception as error:  # as many kinds as there are ways to fail to download
+        raise Failure(f"{missing}, and preparing it failed: {type(error).__name__}: {_first_line(error)}") from error
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines)[:400] or type(error).__name__
