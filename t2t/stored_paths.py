@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -57,12 +57,24 @@ def inside(directory: str | os.PathLike[str], name: str, *, where: str, also: Se
     return path
 
 
+def check_links(directory: Path, endings: Collection[str]) -> None:
+    """Check all files of a model's directory that are read by names known here, "config.json" say: none may be a link to somewhere else.
+
+    endings: of the names to check; what else lies there is not read. Links of the Hugging Face cache lead to its blobs, and may.
+    Raises UserError as `inside` does.
+    """
+    also = hub_cache(directory)
+    for entry in sorted(directory.iterdir()):
+        if entry.suffix in endings:
+            inside(directory, entry.name, where=str(directory), also=also)
+
+
 def hub_cache(directory: Path) -> tuple[Path, ...]:
     """Return where the links of a model in the Hugging Face cache lead: models--OWNER--NAME/blobs for .../snapshots/COMMIT, nothing for other directories."""
     real = directory.resolve()
-    repository = real.parent.parent
-    cached = real.parent.name == "snapshots" and repository.name.startswith(("models--", "datasets--"))
-    return (repository / "blobs",) if cached else ()
+    blobs = real.parent.parent / "blobs"
+    cached = real.parent.name == "snapshots" and real.parent.parent.name.startswith("models--")
+    return (blobs,) if cached and not blobs.is_symlink() else ()
 
 
 def _short(name: Any) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,7 +21,9 @@ from t2t.export.published import Published
 from t2t.export.readme import huggingface_readme
 from t2t.export.tensor_files import DTYPES, TensorFiles, write_tensors
 from t2t.export.tokenizer_writing import write_tokenizer
+from t2t.json_files import expect, read_json
 from t2t.nn.model import Kind, Model, ModelConfig
+from t2t.stored_paths import check_links
 from t2t.train.state import param_shardings
 from t2t.types import Batch, Params, Tokens
 from t2t.vocabularies import Vocabulary
@@ -34,24 +35,25 @@ LEFT_OUT = {
     r"(.*\.)?rotary_emb\.(inv_freq|cos_cached|sin_cached)": "made from the options",
 }
 """Patterns of tensors of any family that are not read, each with the reason: what older versions saved and every version computes."""
+ENDINGS = (".json", ".safetensors", ".txt", ".model", ".jinja")
+"""Of the names of files that are read in a directory of `transformers`."""
 FamilyOf = Callable[..., Family]
 """(model_type, where=...) -> family; the registry is in `t2t.models.families`."""
 
 
 def read_options(directory: Path) -> dict[str, Any]:
-    """Return config.json. Raises UserError where it is missing or says nothing of a model."""
+    """Return config.json. Raises UserError where it is missing or says nothing of a model, or where a file of the directory is a link to elsewhere."""
     path = directory / CONFIG
     if not directory.is_dir():
         siblings = [other.name for other in directory.parent.iterdir()] if directory.parent.is_dir() else []
         raise UserError(f"no directory {directory}.{nearest(directory.name, siblings)}")
-    try:
-        options = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{directory}: not a model of transformers, {CONFIG} is missing") from None
-    except ValueError as error:
-        raise UserError(f"{path}: not JSON ({error})") from None
-    if not isinstance(options, dict) or "model_type" not in options:
+    check_links(directory, ENDINGS)
+    if not path.is_file():
+        raise UserError(f"{directory}: not a model of transformers, {CONFIG} is missing")
+    options = read_json(path)
+    if "model_type" not in options:
         raise UserError(f"{path}: says no model_type")
+    expect(options["model_type"], str, f"{path}: model_type")
     return options
 
 

@@ -14,6 +14,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from t2t.errors import UserError
+from t2t.json_files import expect, read_json
+from t2t.stored_paths import check_name, hub_cache, stored_path
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -36,15 +38,19 @@ class TensorFiles:
         self._files: dict[str, Any] = {}
         self._where: dict[str, str] = {}
         for file, names in _listed(directory).items():
+            where = str(directory if names is None else directory / INDEX)
+            path = stored_path(directory, file, where=where, also=hub_cache(directory))
             try:
-                opened = self._stack.enter_context(safe_open(directory / file, framework="numpy"))
+                opened = self._stack.enter_context(safe_open(path, framework="numpy"))
             except (OSError, SafetensorError) as error:
-                raise UserError(f"{directory / file}: cannot be read ({error})") from None
+                raise UserError(f"{path}: cannot be read ({_one_line(error)})") from None
             self._files[file] = opened
             there = list(opened.keys())
             if names is not None and (lost := sorted(set(names) - set(there))):
                 raise UserError(f"{directory / file}: {INDEX} says that {lost[0]} is in it, and it is not")
-            self._where.update(dict.fromkeys(there, file))
+            self._where.update(dict.fromkeys(names or there, file))
+            for name in there:  # what the index does not name is there all the same
+                self._where.setdefault(name, file)
 
     def __enter__(self) -> Self:
         return self
@@ -81,16 +87,15 @@ class TensorFiles:
 
 def _listed(directory: Path) -> dict[str, list[str] | None]:
     """Return file -> names said to be in it, None where nothing says."""
-    if (directory / INDEX).is_file():
-        try:
-            where = json.loads((directory / INDEX).read_text(encoding="utf-8"))["weight_map"]
-        except (ValueError, KeyError) as error:
-            raise UserError(f"{directory / INDEX}: not an index of tensors ({error})") from None
+    if (index := directory / INDEX).is_file():
+        where = expect(read_json(index).get("weight_map"), dict, f"{index}: weight_map")
         files: dict[str, list[str] | None] = {}
         for name, file in where.items():
-            listed = files.setdefault(file, [])
+            listed = files.setdefault(check_name(file, where=str(index)), [])
             assert listed is not None
             listed.append(name)
+        if not files:
+            raise UserError(f"{index}: weight_map names no tensor")
         return files
     if (directory / SINGLE).is_file():
         return {SINGLE: None}
@@ -102,6 +107,10 @@ def _listed(directory: Path) -> dict[str, list[str] | None]:
             " model.save_pretrained(DIR) writes safetensors"
         )
     raise UserError(f"{directory}: no weights, {SINGLE} is missing")
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def write_tensors(

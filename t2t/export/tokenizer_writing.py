@@ -15,6 +15,7 @@ from t2t.export.token_check import TEXTS, check, difference, marked, sentinels
 from t2t.export.tokenizer_files import KEPT, read_vocabulary
 from t2t.export.tokenizer_json import framed, framed_library
 from t2t.nn.model import Kind
+from t2t.stored_paths import check_links
 from t2t.vocabularies import SentencePiece, Tokenizer, Vocabulary, WordPiece
 from t2t.vocabularies.files import read
 from t2t.vocabularies.library import load
@@ -36,6 +37,7 @@ def write_tokenizer(
     Raises UserError for a vocabulary that has no like there.
     """
     if kept is not None and kept.is_dir():
+        check_links(kept, {Path(name).suffix for name in KEPT})
         for name in KEPT:
             if (kept / name).is_file():
                 shutil.copyfile(kept / name, draft / name)
