@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from t2t.errors import UserError, nearest
+from t2t.json_files import NotJson, json_value
 
 Name = Callable[[int], str]
 """What the i-th text is called in errors."""
@@ -54,13 +54,25 @@ def _read(path: str, where: str) -> list[dict[str, Any]]:
 
 def _object(line: str, where: str) -> dict[str, Any]:
     try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{where}: not a JSON object a line: {error.msg} at column {error.colno}.") from None
+        row = json_value(line)
+    except NotJson as error:
+        raise UserError(f"{where}: not a JSON object a line ({error}).") from None
     if not isinstance(row, dict):
         raise UserError(f"{where}: a JSON object is wanted, not {type(row).__name__}.")
     if "inputs" not in row:
         raise UserError(f"{where}: no field 'inputs'.{nearest('inputs', row)}")
     if not isinstance(row["inputs"], str):
         raise UserError(f"{where}: the field 'inputs' is {type(row['inputs']).__name__}, not text.")
+    for name in ("inputs", "second"):
+        if isinstance(row.get(name), str):
+            _check_text(row[name], f"{where}: the field {name!r}")
     return row
+
+
+def _check_text(text: str, where: str) -> None:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"{where} is not text (character {error.start}, {text[error.start]!r}, is half of one)."
+        ) from None

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 from pathlib import Path
 
+from t2t.json_files import expect, read_json
 from t2t.launch.imports import use
 from t2t.train.run import RECORD, Run
 
@@ -14,6 +13,6 @@ def load_run(directory: str, step: int | None = None) -> Run:
     """Return a run after importing what it was trained with: its configuration may be made of the user's own classes."""
     record = Path(directory) / RECORD
     if record.is_file():
-        with contextlib.suppress(ValueError, AttributeError, TypeError):  # Run.load says what is wrong with the file
-            use(json.loads(record.read_text(encoding="utf-8")).get("imports", ()))
+        named = expect(read_json(record).get("imports", []), list, f"{record}: imports")
+        use([expect(name, str, f"{record}: imports") for name in named])
     return Run.load(directory, step)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from t2t import metrics
 from t2t.errors import UserError
+from t2t.json_files import NotJson, json_value, read_json
 
 Series = list[tuple[int, float]]
 """(step, value), steps rising."""
@@ -102,17 +102,13 @@ def by_task(results: Mapping[str, Any]) -> dict[str, dict[str, float]]:
 
 def _object(path: Path, notes: list[str]) -> dict[str, Any]:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        return read_json(path)
     except FileNotFoundError:
         notes.append(f"{path.name} is missing")
         return {}
-    except (OSError, ValueError) as error:
+    except (OSError, UserError) as error:
         notes.append(f"{path.name} could not be read: {error}")
         return {}
-    if not isinstance(value, dict):
-        notes.append(f"{path.name} could not be read: it is no JSON object")
-        return {}
-    return value
 
 
 def _log(directory: Path, notes: list[str]) -> list[dict[str, Any]]:
@@ -197,8 +193,8 @@ def _first_rows(path: Path, rows: int) -> tuple[list[dict[str, Any]], int, int]:
             if len(kept) >= rows:
                 continue
             try:
-                row = json.loads(line)
-            except ValueError:
+                row = json_value(line)
+            except NotJson:
                 row = None
             if isinstance(row, dict):
                 kept.append(row)

@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any
 
 from t2t.errors import UserError, writing
+from t2t.json_files import json_value
 
 FILE = "metrics.jsonl"
 RESERVED = ("step", "time", "elapsed")
@@ -159,7 +160,7 @@ def _parse(path: Path) -> tuple[list[tuple[bytes, dict[str, Any]]], int | None]:
             continue
         last = number == len(raws)  # nothing ends it: a whole file ends with a newline, so that its last piece is empty
         try:
-            line = json.loads(raw)
+            line = json_value(raw)
             if not isinstance(line, dict) or not isinstance(line.get("step"), int):
                 raise ValueError('no object with a "step"')
         except ValueError as error:

@@ -1,7 +1,10 @@
 """What to do to a file, and what may come of reading it."""
 
+import json
 from collections.abc import Callable
 from typing import Any
+
+from hypothesis import strategies as st
 
 from t2t.errors import Failure, UserError
 
@@ -17,3 +20,75 @@ def told(read: Callable[[], Any]) -> str:
     assert line.strip()
     assert "\n" not in line, line
     return line
+
+
+ODD = (
+    None,
+    True,
+    -1,
+    0,
+    3,
+    10**30,
+    2**63,
+    1.5,
+    -0.0,
+    float("nan"),
+    float("inf"),
+    "",
+    "x",
+    "../x",
+    "\x1b[2J",
+    [],
+    {},
+    [1],
+    {"a": 1},
+)
+"""Values that stand where another is expected."""
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Return the path of every part of a JSON value, the whole first."""
+    found = [path]
+    if isinstance(value, dict | list):
+        for key, child in value.items() if isinstance(value, dict) else enumerate(value):
+            found += places(child, (*path, key))
+    return found
+
+
+def replaced(value: Any, path: tuple[Any, ...], part: Any) -> Any:
+    """Return a JSON value with a part replaced, or left out where `part` is `LEFT_OUT`."""
+    if not path:
+        return None if part is LEFT_OUT else part
+    key, *rest = path
+    copy: Any = dict(value) if isinstance(value, dict) else list(value)
+    if part is LEFT_OUT and not rest:
+        del copy[key]
+    else:
+        copy[key] = replaced(value[key], tuple(rest), part)
+    return copy
+
+
+LEFT_OUT = object()
+
+
+@st.composite
+def changed_json(draw: st.DrawFn, value: Any) -> bytes:
+    """Draw the text of a JSON value of which one to three parts are replaced by odd ones or left out."""
+    for _ in range(draw(st.integers(1, 3))):
+        path = draw(st.sampled_from(places(value)))
+        value = replaced(value, path, draw(st.sampled_from((*ODD, LEFT_OUT))))
+    return json.dumps(value).encode()
+
+
+@st.composite
+def changed_bytes(draw: st.DrawFn, content: bytes) -> bytes:
+    """Draw a file's content with bytes changed, cut off or put in; now and then something else altogether."""
+    if draw(st.integers(0, 9)) == 0:
+        return draw(
+            st.sampled_from((b"", b"\xff\xfe{}", b"[" * 100_000, b'{"a": ' + b"9" * 5000 + b"}", b"null", b"\0" * 64))
+        )
+    made = bytearray(content)
+    for _ in range(draw(st.integers(0, 3))):
+        made[draw(st.integers(0, len(made) - 1))] = draw(st.integers(0, 255))
+    at = draw(st.integers(0, len(made)))
+    return bytes(draw(st.sampled_from((made, made[:at], made[:at] + draw(st.binary(max_size=8)) + made[at:]))))

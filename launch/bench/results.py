@@ -11,6 +11,7 @@ from typing import Any
 import t2t
 from t2t import config
 from t2t.errors import UserError, writing
+from t2t.json_files import read_json
 from t2t.launch.bench.measurement import Measurement
 from t2t.launch.bench.timing import Limits
 from t2t.train.experiment import Experiment
@@ -91,7 +92,7 @@ class Results:
 def read(path: Path) -> Results:
     """Return what `Results.write` wrote. Raises UserError where that is not what the file holds."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = read_json(path)
         return Results(
             **{name: values[name] for name in ("recipe", "settings", "experiment", "machine")},
             options=tuple(values["options"]),
@@ -100,5 +101,5 @@ def read(path: Path) -> Results:
         )
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise UserError(f"{path}: not the results of t2t bench ({type(error).__name__}: {error})") from None

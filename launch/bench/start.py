@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from typing import NamedTuple
 
 from t2t.decode import MASK
 from t2t.errors import UserError
+from t2t.json_files import parse_json
 from t2t.launch.bench.measurement import Measurement
 from t2t.launch.bench.timing import repeat
 from t2t.launch.bench.workload import Workload
@@ -83,7 +83,7 @@ def train(work: Workload, run: Path, cache: Path) -> First:
     _, errors = _communicate(process)
     _check(process, words, errors)
     path = run / ledger.FILE
-    line = json.loads(path.read_text(encoding="utf-8").splitlines()[0])
+    line = parse_json(path.read_bytes().splitlines()[0], where=str(path), shape=dict)
     stages = {"python": line["began"] - began, **line["seconds"]}
     return First(seconds=line["time"] - began, stages={name: value for name, value in stages.items() if value})
 

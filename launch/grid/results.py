@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from t2t import config
+from t2t.errors import UserError, nearest
+from t2t.json_files import expect, read_json
 from t2t.launch.grid.costs import Costs
 from t2t.launch.grid.design import STAGES, Cell, Claim, Grid
 from t2t.launch.grid.running import DONE, place
+from t2t.metrics import as_number
 
 Verdict = Literal["held", "held, within the spread", "did not hold", "not measured"]
 
@@ -57,23 +59,28 @@ def _read(grid: Grid, cell: Cell, directory: Path) -> CellResult:
         folder = place(directory, cell.name, seed)
         if not (folder / DONE).is_file():
             continue
-        spent = config.loads((folder / DONE).read_text(encoding="utf-8"), where=str(folder / DONE))
-        assert isinstance(spent, Costs)
+        spent = config.loads((folder / DONE).read_bytes(), where=str(folder / DONE))
+        if not isinstance(spent, Costs):
+            raise UserError(f"{folder / DONE}: not the costs of a training")
         costs.append(spent)
-        evaluated = json.loads((folder / "eval" / f"{cell.experiment.steps}.json").read_text(encoding="utf-8"))
+        result = folder / "eval" / f"{cell.experiment.steps}.json"
+        tasks = expect(read_json(result).get("tasks"), dict, f"{result}: tasks")
         for measure, keys in cell.measured.items():
-            found[measure].append(statistics.fmean(_metric(evaluated["tasks"], key, folder) for key in keys))
+            found[measure].append(statistics.fmean(_metric(tasks, key, folder) for key in keys))
     values = {name: value for name, numbers in found.items() if (value := Value.of(numbers)) is not None}
     return CellResult(cell=cell, seeds=len(costs), values=values, costs=_mean(costs))
 
 
-def _metric(tasks: dict[str, dict[str, dict[str, float | str]]], key: str, folder: Path) -> float:
-    task, _, metric = key.rpartition("/")
-    metrics = tasks.get(task, {}).get("metrics", {})
-    if metric not in metrics:
-        have = ", ".join(f"{task}/{name}" for task, found in tasks.items() for name in found["metrics"])
-        raise KeyError(f"{folder}: its evaluation has no {key}; it has {have}")
-    return float(metrics[metric])  # what JSON has no word for is spelled out
+def _metric(tasks: dict[str, Any], key: str, folder: Path) -> float:
+    have = {
+        f"{name}/{metric}": value
+        for name, found in tasks.items()
+        if isinstance(found, dict) and isinstance(found.get("metrics"), dict)
+        for metric, value in found["metrics"].items()
+    }
+    if key not in have:
+        raise UserError(f"{folder}: its evaluation has no {key}.{nearest(key, have)}")
+    return float(expect(as_number(have[key]), float, f"{folder}: {key}"))
 
 
 def _mean(costs: Sequence[Costs]) -> Costs | None:

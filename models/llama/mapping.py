@@ -101,7 +101,7 @@ class Llama(Family):
 def _rotary(options: Options) -> Rotary:
     """Read either spelling: rope_theta and rope_scaling (transformers 4), rope_parameters (5)."""
     theta = options.number("rope_theta", 10_000.0)
-    scaling = {**options.take("rope_scaling", {}), **options.take("rope_parameters", {})}
+    scaling = {**options.group("rope_scaling"), **options.group("rope_parameters")}
     inner = Options(scaling, where=f"{options.where}: rope_scaling")
     kind = inner.take("rope_type", inner.take("type", "default"))
     inner.must("partial_rotary_factor", 1.0, why="whole heads turn here")

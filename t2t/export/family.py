@@ -90,6 +90,13 @@ class Options:
             raise self.refuse(name, value, "true or false is wanted")
         return value
 
+    def group(self, name: str) -> dict[str, Any]:
+        """Return an option that is an object of options, {} where it is not there. Raises UserError where it is something else."""
+        value = self.take(name, {})
+        if not isinstance(value, dict):
+            raise self.refuse(name, value, "an object is wanted")
+        return value
+
     def must(self, name: str, wanted: Any, *, why: str) -> None:
         """Refuse an option that is there with another value. Raises UserError."""
         value = self.take(name, wanted)
@@ -109,7 +116,8 @@ class Options:
 
     def refuse(self, name: str, value: Any, why: str) -> UserError:
         """Return the error that refuses an option."""
-        return UserError(f"{self.where}: {name} is {value!r}: {why}")
+        shown = repr(value)
+        return UserError(f"{self.where}: {name} is {shown if len(shown) <= 100 else f'{shown[:97]}...'}: {why}")
 
     def finish(self) -> None:
         """Refuse what was never asked for: it might change the mathematics. Raises UserError, naming each."""

@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+from t2t.json_files import NotJson, json_value
 
 FILE = "ledger.jsonl"
 KINDS = ("import", "start", "open", "compile", "restore", "data", "eval", "save", "profile", "lost")
@@ -86,14 +90,30 @@ class Account:
         return self.seconds.get("train", 0.0) / self.total if self.total else 0.0
 
 
+def _is_whole(record: Any) -> bool:
+    """Whether a line's value has all that an account is made of."""
+
+    def number(value: Any) -> bool:
+        return isinstance(value, int | float) and math.isfinite(value)
+
+    return (
+        isinstance(record, dict)
+        and all(number(record.get(name)) for name in ("began", "time", "step", "start"))
+        and isinstance(record.get("seconds"), dict)
+        and "train" in record["seconds"]
+        and all(map(number, record["seconds"].values()))
+    )
+
+
 def read(directory: Path) -> Account:
     """Return what RUN/ledger.jsonl adds up to; a torn line is left out."""
     sittings: dict[float, list[dict]] = {}
     path = directory / FILE
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
-        with contextlib.suppress(ValueError, KeyError, TypeError):
-            record = json.loads(line)
-            sittings.setdefault(record["began"], []).append(record)
+    for line in path.read_bytes().splitlines() if path.exists() else ():
+        with contextlib.suppress(NotJson):
+            record = json_value(line)
+            if _is_whole(record):
+                sittings.setdefault(record["began"], []).append(record)
     seconds = dict.fromkeys((*KINDS, "train", "down"), 0.0)
     ordered = [sittings[began] for began in sorted(sittings)]
     for number, lines in enumerate(ordered):

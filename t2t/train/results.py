@@ -12,6 +12,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from t2t.json_files import expect, read_json
+
 
 @dataclass(frozen=True, kw_only=True)
 class EvalResult:
@@ -80,7 +82,7 @@ def write(directory: Path, step: int, results: Sequence[EvalResult]) -> None:
         lines = [json.dumps(_plain(row), ensure_ascii=False, allow_nan=False) + "\n" for row in result.predictions]
         path.write_text("".join(lines), encoding="utf-8")
     whole = directory / "eval" / f"{step}.json"
-    earlier = json.loads(whole.read_text(encoding="utf-8"))["tasks"] if whole.exists() else {}
+    earlier = expect(read_json(whole).get("tasks"), dict, f"{whole}: tasks") if whole.exists() else {}
     record = {
         "step": step,
         "tasks": earlier

@@ -7,12 +7,15 @@ import io
 import json
 import logging
 import os
+import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any, BinaryIO
+from zipfile import BadZipFile
 
 import numpy as np
 
 from t2t.errors import UserError
+from t2t.json_files import parse_json
 from t2t.tasks.cache import cache_directory
 from t2t.tasks.sources.files import FileSource, Index, Patterns, stamp_of
 from t2t.tasks.sources.packed import opened
@@ -81,7 +84,7 @@ class LineSource(FileSource):
         if kept is not None and os.path.exists(kept):
             try:
                 return _load(kept, stamp)
-            except (OSError, ValueError, KeyError) as error:
+            except (OSError, UserError, ValueError, KeyError, TypeError, EOFError, BadZipFile, zlib.error) as error:
                 log.warning("%s: the cached index cannot be read and is made again: %s", kept, error)
         index = self._read_through(path, stamp)
         if kept is not None:
@@ -169,7 +172,7 @@ def _save(file: str, index: Index) -> None:
 
 def _load(file: str, stamp: tuple[int, int]) -> Index:
     with np.load(file) as found:
-        rest = json.loads(str(found["rest"]))
+        rest = parse_json(str(found["rest"]), where=file, shape=dict)
         return Index(
             stamp=stamp,
             columns=tuple(rest["columns"]),

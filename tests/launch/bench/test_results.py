@@ -45,11 +45,18 @@ def test_a_file_read_back_is_what_was_written(results, tmp_path):
     assert [found.name for found in tmp_path.iterdir()] == ["results.json"]
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"recipe": "a"}'])
-def test_another_file_is_refused(text, tmp_path):
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{", r"other\.json:1: not JSON"),
+        ("[]", r"other\.json: \[\] is not an object"),
+        ('{"recipe": "a"}', r"other\.json: not the results of t2t bench"),
+    ],
+)
+def test_another_file_is_refused(text, said, tmp_path):
     path = tmp_path / "other.json"
     path.write_text(text)
-    with pytest.raises(UserError, match=r"other\.json: not the results of t2t bench"):
+    with pytest.raises(UserError, match=said):
         read(path)
     with pytest.raises(UserError, match="cannot be read: No such file"):
         read(tmp_path / "nothing.json")
