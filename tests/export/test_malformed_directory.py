@@ -12,7 +12,8 @@ from safetensors.numpy import save_file
 from t2t.errors import UserError
 from t2t.export.huggingface import opened, read_options
 from t2t.export.tensor_files import INDEX, TensorFiles
-from t2t.export.tokenizer_files import read_vocabulary, write_tokenizer
+from t2t.export.tokenizer_files import read_vocabulary
+from t2t.export.tokenizer_writing import write_tokenizer
 from t2t.models.families import exportable, family_of
 from t2t.vocabularies import Bytes
 from tests.damage import changed_bytes, changed_json, told
@@ -123,7 +124,7 @@ def test_nor_one_that_a_run_keeps_of_an_import(gpt, tmp_path):
     (tmp_path / "out").mkdir()
     (gpt / "chat_template.jinja").symlink_to(tmp_path / "secret")
     with pytest.raises(UserError, match=r"'chat_template\.jinja' leads out of"):
-        write_tokenizer(tmp_path / "out", Bytes(), kept=gpt)
+        write_tokenizer(tmp_path / "out", Bytes(), "decoder", kept=gpt)
     assert not any((tmp_path / "out").iterdir())
 
 
@@ -151,6 +152,9 @@ def of_json(whole):
 FILES = [
     ("config.json", of_json),
     ("config.json", changed_bytes),
+    ("tokenizer_config.json", of_json),
+    ("tokenizer.json", of_json),
+    ("tokenizer.json", changed_bytes),
     ("model.safetensors", changed_bytes),
 ]
 CHECKS = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]}
