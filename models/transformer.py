@@ -174,7 +174,8 @@ class Stack(nnx.Module):
     ) -> None:
         self.config = stack_config
         self.scope = "encoder" if bidirectional else "decoder"
-        self.remat = config.remat
+        # The dots of `chunked`'s blocks are what it is there not to keep; a policy around it would keep them all the same. They alone have batch axes.
+        self.remat = "dots_no_batch" if config.remat == "dots" and config.attention == "chunked" else config.remat
         self.unroll = config.unroll
         self.by_block = ABILITIES[config.attention].bias == "blocks"
         self.dropout = config.dropout if stack_config.final_dropout else 0.0

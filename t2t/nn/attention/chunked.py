@@ -47,9 +47,12 @@ def chunked(request: Request) -> Float[Array, "B q H D"]:
         return of_strips.reshape(*of_strips.shape[:2], strips * size, of_strips.shape[-1])
 
     def attend(part: dict[str, jax.Array]) -> Float[Array, "B rows H D"]:
+        # Masks and biases follow from what is the same in all layers: without a tie to the queries they would be made once for all blocks and kept.
+        key = part.pop("key", None)
+        part = jax.lax.optimization_barrier(part)
         mask = dataclasses.replace(request.mask, self_attention=False, queries=part["queries"], index=part.get("index"))
         bias = bias_from(request.bias, part["start"]) if callable(request.bias) else part.get("bias")
-        own = dataclasses.replace(request, q=part["q"], mask=mask, bias=None, key=part.get("key"))
+        own = dataclasses.replace(request, q=part["q"], mask=mask, bias=None, key=key)
         return weigh(own, bias)
 
     out = jax.lax.map(jax.checkpoint(attend), blocks)
