@@ -13,7 +13,7 @@ from t2t.errors import UserError
 
 if TYPE_CHECKING:
     from t2t.export.huggingface import Source
-    from t2t.types import Params
+    from t2t.types import Batch, Params
 
 Rows = list[tuple[str, np.ndarray]]
 """What a model computes, in order: (what it is, values [B L D])."""
@@ -84,13 +84,26 @@ def our_layers(source: Source, params: Params) -> Rows:
             hidden = network.encoded if side == "encoder" and source.config.kind != "encoder" else network.hidden
             rows.append((f"{side} layer {count}", np.asarray(jax.jit(hidden)(own, batch))))
     if headed(source):
-        rows.append(("logits", np.asarray(jax.jit(source.model.logits)(params, batch))))
+        rows.append(("logits", our_logits(source, params, batch)))
     return rows
+
+
+def our_logits(source: Source, params: Params, batch: Batch) -> np.ndarray:
+    """Return the head's logits as transformers gives them: of a label at each text's first token alone, of a span two at each token."""
+    import jax
+
+    model = source.model
+    if source.config.output == "words":
+        return np.asarray(jax.jit(model.logits)(params, batch))
+    scores = np.asarray(jax.jit(lambda params, batch: model.head(params, model.hidden(params, batch)))(params, batch))
+    return scores[:, 0] if source.config.output == "label" else scores
 
 
 def headed(source: Source) -> bool:
     """Whether the directory has the model's head, not the base model alone."""
-    return source.config.kind != "encoder" or bool(getattr(source.config, "head_transform", False))
+    if source.config.kind != "encoder" or source.config.output != "words":
+        return True
+    return bool(getattr(source.config, "head_transform", False))
 
 
 def cut(config: Any, params: Params, side: str, count: int) -> tuple[Any, Params]:
@@ -114,11 +127,15 @@ def their_layers(source: Source, torch: Any, transformers: Any) -> Rows:
 
     kind, directory = source.config.kind, source.files.directory
     auto = {
+        "label": "AutoModelForSequenceClassification",
+        "tags": "AutoModelForTokenClassification",
+        "span": "AutoModelForQuestionAnswering",
         "encoder": "AutoModelForMaskedLM",
         "decoder": "AutoModelForCausalLM",
         "encoder_decoder": "AutoModelForSeq2SeqLM",
     }
-    loader = getattr(transformers, auto[kind] if headed(source) else "AutoModel")
+    answers = source.config.output != "words"
+    loader = getattr(transformers, auto[source.config.output if answers else kind] if headed(source) else "AutoModel")
     model = loader.from_pretrained(directory, dtype=torch.float32).eval()
     batch = short_batch(source.config)
     arguments = {"output_hidden_states": True}
@@ -137,5 +154,6 @@ def their_layers(source: Source, torch: Any, transformers: Any) -> Rows:
         names = [f"{side} embeddings", *(f"{side} layer {i}" for i in range(1, len(states)))]
         rows += [(name, state.float().numpy()) for name, state in zip(names, states, strict=True)]
     if headed(source):
-        rows.append(("logits", out.logits.float().numpy()))
+        logits = torch.stack([out.start_logits, out.end_logits], -1) if source.config.output == "span" else out.logits
+        rows.append(("logits", logits.float().numpy()))
     return rows

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,9 @@ from t2t.models.config import StackConfig
 from t2t.nn.dropout import Keys, dropout
 from t2t.nn.linear import Linear
 from t2t.types import Tokens
+
+PoolerActivation = Literal["tanh", "relu"]
+_POOLERS = {"tanh": jnp.tanh, "relu": jax.nn.relu}
 
 HIDDEN = -1e9
 """Score of a place that cannot be chosen: finite, so that rows of padding alone have no NaN in their gradient."""
@@ -31,17 +35,20 @@ class AnswerHead(nnx.Module, abc.ABC):
 
 
 class LabelHead(AnswerHead):
-    """Dropout and a linear layer; before them, where there is a pooler, dense and tanh. The logits of each position score the labels."""
+    """Dropout and a linear layer; before them, where there is a pooler, dense and its activation. The logits of each position score the labels."""
 
-    def __init__(self, stack: StackConfig, labels: int, *, pooler: bool, rate: float) -> None:
+    def __init__(
+        self, stack: StackConfig, labels: int, *, pooler: bool, rate: float, activation: PoolerActivation
+    ) -> None:
         init = stack.kernel_init(stack.embed)
         self.rate = rate
+        self.activation: str = activation
         self.pooler = Linear(stack.embed, stack.embed, ("embed", None), bias=True, init=init) if pooler else None
         self.output = Linear(stack.embed, labels, ("embed", None), bias=True, init=init)
 
     def __call__(self, hidden: Float[Array, "*B D"], keys: Keys) -> Float[Array, "*B K"]:
         """Return the scores of the labels."""
-        x = hidden if self.pooler is None else jnp.tanh(self.pooler(hidden))
+        x = hidden if self.pooler is None else _POOLERS[self.activation](self.pooler(hidden))
         return self.output(dropout(x, self.rate, keys.next()).astype(jnp.float32))
 
     def logits(self, hidden: Float[Array, "B L D"], tokens: Tokens, keys: Keys) -> Float[Array, "B L K"]:

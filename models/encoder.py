@@ -10,7 +10,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from t2t.errors import UserError
-from t2t.models.answers import AnswerHead, LabelHead, SpanHead
+from t2t.models.answers import AnswerHead, LabelHead, PoolerActivation, SpanHead
 from t2t.models.bound import Bound, Network
 from t2t.models.config import StackConfig, TransformerConfig, no_window, one_of
 from t2t.models.inputs import Embeddings, Head
@@ -32,7 +32,8 @@ class EncoderConfig(TransformerConfig):
     head:           what it predicts: "words" in place (the head of masked language modelling), the "label" of each text, the "tags" of its
                     words, or a "span" of it.
     labels:         texts of the classes of a label or of tags, in the order of their ids.
-    pooler:         of the head for a label: dense and tanh first, as BERT has it.
+    pooler:         of the head for a label: dense and an activation first, as BERT has it.
+    pooler_activation: "tanh" (BERT) or "relu" (DistilBERT).
     types:          number of token types (BERT: 2); 0 for none.
     embedding_norm: normalise the sum of the embeddings.
     head_transform: of the head for words: dense, activation and norm before the logits (BERT's masked-LM head).
@@ -50,6 +51,7 @@ class EncoderConfig(TransformerConfig):
     head: Output = "words"
     labels: tuple[str, ...] = ()
     pooler: bool = False
+    pooler_activation: PoolerActivation = "tanh"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -63,6 +65,7 @@ class EncoderConfig(TransformerConfig):
             )
         if self.labels and self.head not in ("label", "tags"):
             raise UserError(f"model.labels is {self.labels}, but model.head is {self.head!r}. Nearest: label, tags.")
+        one_of("pooler_activation", self.pooler_activation, PoolerActivation)
         if self.pooler and self.head != "label":
             raise UserError(f"model.pooler is True, but model.head is {self.head!r}. Nearest: label.")
 
@@ -98,7 +101,9 @@ class Transform(nnx.Module):
 def _answer_head(config: EncoderConfig, stack: StackConfig) -> AnswerHead:
     if config.head == "span":
         return SpanHead(stack)
-    return LabelHead(stack, len(config.labels), pooler=config.pooler, rate=config.dropout)
+    return LabelHead(
+        stack, len(config.labels), pooler=config.pooler, rate=config.dropout, activation=config.pooler_activation
+    )
 
 
 class EncoderNetwork(Network):

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from t2t.export.family import Family, Options, Weights
 from t2t.export.mapping import Entry, linear, normalised, same
+from t2t.models.bert.heads import Heads
 from t2t.models.bert.mapping import POOLER, common, common_options, head
 from t2t.models.bert.presets import bert
 from t2t.models.encoder import EncoderConfig
@@ -19,6 +20,7 @@ class Albert(Family):
     name = "ALBERT"
     model_types = ("albert",)
     prefix = "albert."
+    heads = Heads(model="Albert", pooler="albert.pooler")
     left_out: ClassVar[Mapping[str, str]] = {
         r"predictions\.bias": "decoder.bias is what counts where the head is untied",
         r"(albert\.)?pooler\.(weight|bias)": POOLER,
@@ -30,15 +32,24 @@ class Albert(Family):
         options.must("position_embedding_type", "absolute", why="relative positions of BERT's kind are not here")
         options.must("inner_group_num", 1, why="a group is one block here")
         headed = "predictions.dense.weight" in weights.names
-        sizes = common(options)
+        answers, sizes = self.heads.read(options, weights), common(options)
+        if not headed and not answers:
+            raise options.refuse(
+                "architectures",
+                options.architecture,
+                "there is no head, and the embeddings of ALBERT are too narrow to be one; AlbertForMaskedLM has one",
+            )
         return bert(
             **{**sizes, "activation": options.activation("hidden_act", "gelu_new")},
             groups=options.size("num_hidden_groups", 1),
             embedding_size=options.size("embedding_size", 128),
             types=options.size("type_vocab_size", 2),
-            head_transform=headed,
-            head_bias=headed,
-            tied=options.flag("tie_word_embeddings", True) and headed,
+            **{
+                "head_transform": headed,
+                "head_bias": headed,
+                "tied": options.flag("tie_word_embeddings", True),
+                **answers,
+            },
         )
 
     def options(self, config: ModelConfig) -> dict[str, Any] | None:
@@ -52,13 +63,14 @@ class Albert(Family):
             "embedding_size": config.embedding_size,
             "num_hidden_groups": config.encoder.blocks,
             "inner_group_num": 1,
+            **self.heads.options(config),
         }
 
     def entries(self, config: ModelConfig) -> list[Entry]:
         """Return the table."""
         assert isinstance(config, EncoderConfig)
         bias = config.encoder.biases
-        copies = ("predictions.decoder.weight",) if config.tied else ()
+        copies = ("predictions.decoder.weight",) if config.tied and config.head == "words" else ()
         table = [
             same("albert.embeddings.word_embeddings.weight", "embeddings/token/table", *copies),
             same("albert.embeddings.position_embeddings.weight", "embeddings/position/table"),
@@ -78,4 +90,4 @@ class Albert(Family):
             table += linear(f"{layer}.{theirs}", f"{ours}/{own}", bias=bias)
         table += normalised(f"{layer}.attention.LayerNorm", f"{ours}/attention_norm", bias=True)
         table += normalised(f"{layer}.full_layer_layer_norm", f"{ours}/mlp_norm", bias=True)
-        return [*table, *head(config, "predictions", "LayerNorm", "predictions")]
+        return [*table, *head(config, "predictions", "LayerNorm", "predictions"), *self.heads.entries(config)]

@@ -1,4 +1,4 @@
-"""BERT (MiniLM among them) between this stack and `transformers` (BertForMaskedLM, or BertModel where there is no masked-LM head)."""
+"""BERT (MiniLM among them) between this stack and `transformers` (BertForMaskedLM, BertModel where there is no head, and those of `heads.py`)."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from t2t.export.family import Family, Options, Weights, activation_name
 from t2t.export.mapping import Entry, Transposed, linear, normalised, same
+from t2t.models.bert.heads import Heads
 from t2t.models.bert.presets import bert
 from t2t.models.encoder import EncoderConfig
 from t2t.nn.model import ModelConfig
@@ -20,6 +21,7 @@ class Bert(Family):
     name = "BERT"
     model_types = ("bert",)
     prefix = "bert."
+    heads = Heads(model="Bert", pooler="bert.pooler.dense")
     left_out: ClassVar[Mapping[str, str]] = {
         r"(bert\.)?pooler\.dense\.(weight|bias)": POOLER,
         r"cls\.predictions\.bias": "decoder.bias is what counts where the head is untied",
@@ -33,9 +35,12 @@ class Bert(Family):
         return bert(
             **common(options),
             types=options.size("type_vocab_size", 2),
-            head_transform=headed,
-            head_bias=headed,
-            tied=options.flag("tie_word_embeddings", True) or not headed,
+            **{
+                "head_transform": headed,
+                "head_bias": headed,
+                "tied": options.flag("tie_word_embeddings", True) or not headed,
+                **self.heads.read(options, weights),
+            },
         )
 
     def options(self, config: ModelConfig) -> dict[str, Any] | None:
@@ -45,12 +50,18 @@ class Bert(Family):
         if config.embedding_size is not None:
             return None
         architecture = "BertForMaskedLM" if config.head_transform else "BertModel"
-        return {"architectures": [architecture], "model_type": "bert", **common_options(config)}
+        return {
+            "architectures": [architecture],
+            "model_type": "bert",
+            **common_options(config),
+            **self.heads.options(config),
+        }
 
     def entries(self, config: ModelConfig) -> list[Entry]:
         """Return the table."""
         assert isinstance(config, EncoderConfig)
-        return [*body(config, "bert."), *head(config, "cls.predictions.transform", "LayerNorm", "cls.predictions")]
+        words = head(config, "cls.predictions.transform", "LayerNorm", "cls.predictions")
+        return [*body(config, "bert."), *words, *self.heads.entries(config)]
 
 
 def common(options: Options) -> dict[str, Any]:
@@ -100,7 +111,7 @@ def body(config: EncoderConfig, prefix: str) -> list[Entry]:
         same(
             f"{prefix}embeddings.word_embeddings.weight",
             "embeddings/token/table",
-            *(decoders if config.tied and config.head_transform else ()),
+            *(decoders if config.tied and config.head_transform and config.head == "words" else ()),
         ),
         same(f"{prefix}embeddings.position_embeddings.weight", "embeddings/position/table"),
         same(f"{prefix}embeddings.token_type_embeddings.weight", "embeddings/type/table"),
@@ -125,7 +136,7 @@ def head(config: EncoderConfig, transform: str, norm: str, whole: str) -> list[E
 
     transform: its dense layer and norm are TRANSFORM.dense and TRANSFORM.`norm`. whole: WHOLE.bias and WHOLE.decoder give the logits.
     """
-    if not config.head_transform:
+    if not config.head_transform or config.head != "words":
         return []
     table = [
         *linear(f"{transform}.dense", "transform/dense", bias=True),

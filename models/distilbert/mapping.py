@@ -6,6 +6,7 @@ from typing import Any
 
 from t2t.export.family import Family, Options, Weights, activation_name
 from t2t.export.mapping import Entry, Transposed, linear, normalised, same
+from t2t.models.bert.heads import Heads
 from t2t.models.bert.presets import bert
 from t2t.models.encoder import EncoderConfig
 from t2t.nn.model import ModelConfig
@@ -17,6 +18,7 @@ class DistilBert(Family):
     name = "DistilBERT"
     model_types = ("distilbert",)
     prefix = "distilbert."
+    heads = Heads(model="DistilBert", pooler="pre_classifier", activation="relu")
 
     def config(self, options: Options, weights: Weights) -> ModelConfig:
         """Return our configuration."""
@@ -36,9 +38,12 @@ class DistilBert(Family):
             init_std=options.number("initializer_range", 0.02),
             norm_epsilon=1e-12,
             types=0,
-            head_transform=headed,
-            head_bias=headed,
-            tied=options.flag("tie_word_embeddings", True) or not headed,
+            **{
+                "head_transform": headed,
+                "head_bias": headed,
+                "tied": options.flag("tie_word_embeddings", True) or not headed,
+                **self.heads.read(options, weights),
+            },
         )
 
     def options(self, config: ModelConfig) -> dict[str, Any] | None:
@@ -60,13 +65,15 @@ class DistilBert(Family):
             "max_position_embeddings": stack.max_length,
             "initializer_range": stack.init_std,
             "tie_word_embeddings": config.tied,
+            **self.heads.options(config),
         }
 
     def entries(self, config: ModelConfig) -> list[Entry]:
         """Return the table."""
         assert isinstance(config, EncoderConfig)
         bias = config.encoder.biases
-        copies = ("vocab_projector.weight",) if config.tied and config.head_transform else ()
+        words = config.head_transform and config.head == "words"
+        copies = ("vocab_projector.weight",) if config.tied and words else ()
         table = [
             same("distilbert.embeddings.word_embeddings.weight", "embeddings/token/table", *copies),
             same("distilbert.embeddings.position_embeddings.weight", "embeddings/position/table"),
@@ -84,7 +91,8 @@ class DistilBert(Family):
             table += linear(f"{layer}.{theirs}", f"{ours}/{own}", bias=bias)
         table += normalised(f"{layer}.sa_layer_norm", f"{ours}/attention_norm", bias=True)
         table += normalised(f"{layer}.output_layer_norm", f"{ours}/mlp_norm", bias=True)
-        if config.head_transform:
+        table += self.heads.entries(config)
+        if words:
             table += linear("vocab_transform", "transform/dense", bias=True)
             table += normalised("vocab_layer_norm", "transform/norm", bias=True)
             table.append(same("vocab_projector.bias", "lm_head/bias"))

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from t2t.export.family import Family, Options, Weights
 from t2t.export.mapping import Entry
+from t2t.models.bert.heads import Heads
 from t2t.models.bert.mapping import POOLER, body, common, common_options, head
 from t2t.models.bert.presets import bert
 from t2t.models.encoder import EncoderConfig
@@ -20,6 +21,7 @@ class Roberta(Family):
     name = "RoBERTa"
     model_types = ("roberta", "xlm-roberta")
     prefix = "roberta."
+    heads = Heads(model="Roberta", pooler="classifier.dense", label="classifier.out_proj")
     left_out: ClassVar[Mapping[str, str]] = {
         r"lm_head\.bias": "decoder.bias is what counts where the head is untied",
         r"(roberta\.)?pooler\.dense\.(weight|bias)": POOLER,
@@ -35,10 +37,13 @@ class Roberta(Family):
             **{**sizes, "max_length": sizes["max_length"] - offset},
             position_offset=offset,
             types=options.size("type_vocab_size", 2),
-            head_transform=headed,
-            head_activation="gelu" if headed else None,
-            head_bias=headed,
-            tied=options.flag("tie_word_embeddings", True) or not headed,
+            **{
+                "head_transform": headed,
+                "head_activation": "gelu" if headed else None,
+                "head_bias": headed,
+                "tied": options.flag("tie_word_embeddings", True) or not headed,
+                **self.heads.read(options, weights),
+            },
         )
 
     def options(self, config: ModelConfig) -> dict[str, Any] | None:
@@ -54,9 +59,11 @@ class Roberta(Family):
             "model_type": "roberta",
             **common_options(longer),
             "pad_token_id": stack.position_offset - 1,
+            **self.heads.options(config),
         }
 
     def entries(self, config: ModelConfig) -> list[Entry]:
         """Return the table."""
         assert isinstance(config, EncoderConfig)
-        return [*body(config, "roberta."), *head(config, "lm_head", "layer_norm", "lm_head")]
+        words = head(config, "lm_head", "layer_norm", "lm_head")
+        return [*body(config, "roberta."), *words, *self.heads.entries(config)]

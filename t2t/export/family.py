@@ -175,6 +175,7 @@ class Family(abc.ABC):
         """Return the table of tensors."""
 
 
+_OF_WORDS = ("tied", "scaled_head", "head_transform", "head_bias", "head_activation")
 _WITHOUT_EFFECT = (*EXECUTION, *PRECISION, *RATES, *START)
 
 
@@ -183,7 +184,11 @@ def canonical(config: Any) -> Any:
     changes: dict[str, Any] = {}
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
-        if field.name in _WITHOUT_EFFECT:
+        if (
+            field.name in _WITHOUT_EFFECT
+            or (field.name in _OF_WORDS and config.output != "words")
+            or (field.name == "pooler_activation" and not config.pooler)
+        ):
             changes[field.name] = _default(field, value)
         elif field.name == "head_activation" and not config.head_transform:
             changes[field.name] = None

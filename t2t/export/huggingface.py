@@ -37,6 +37,8 @@ LEFT_OUT = {
 """Patterns of tensors of any family that are not read, each with the reason: what older versions saved and every version computes."""
 ENDINGS = (".json", ".safetensors", ".txt", ".model", ".jinja")
 """Of the names of files that are read in a directory of `transformers`."""
+_GENERATING = ("ForConditionalGeneration", "ForCausalLM", "LMHeadModel")
+"""How the names of models that generate end."""
 FamilyOf = Callable[..., Family]
 """(model_type, where=...) -> family; the registry is in `t2t.models.families`."""
 
@@ -195,16 +197,14 @@ def write_huggingface(
             "pad_token_id": vocabulary.pad_id,
         }
         write_json(draft / CONFIG, {**ids, **options, "torch_dtype": dtype})
-        if not (draft / "generation_config.json").exists() and "For" in options["architectures"][0]:
+        if not (draft / "generation_config.json").exists() and options["architectures"][0].endswith(_GENERATING):
             start = options.get("decoder_start_token_id")
             made = {**ids, "pad_token_id": ids["eos_token_id"] if ids["pad_token_id"] is None else ids["pad_token_id"]}
             if lengths is not None:
                 made["max_new_tokens"] = lengths["targets"]
-            if "MaskedLM" not in options["architectures"][0]:
-                write_json(
-                    draft / "generation_config.json",
-                    made if start is None else {**made, "decoder_start_token_id": start},
-                )
+            write_json(
+                draft / "generation_config.json", made if start is None else {**made, "decoder_start_token_id": start}
+            )
         needs_sentencepiece = (draft / "spiece.model").exists() and not (draft / "tokenizer.json").exists()
         text = huggingface_readme(kind, options["architectures"][0], needs_sentencepiece=needs_sentencepiece)
         (draft / "README.md").write_text(text, encoding="utf-8")

@@ -14,6 +14,10 @@ ROWS = (10, 7)
 TARGETS = 6
 
 
+HEADS = {"SequenceClassification": "label", "TokenClassification": "tags", "QuestionAnswering": "span"}
+LABELS = ("no", "yes", "perhaps")
+
+
 @dataclasses.dataclass(frozen=True)
 class Case:
     """A configuration of `transformers`: the class of its config, of its model, and the options that are not the default."""
@@ -30,6 +34,11 @@ class Case:
         if self.family in ("T5", "umT5"):
             return "encoder_decoder"
         return "decoder" if self.family in ("GPT-2", "LLaMA") else "encoder"
+
+    @property
+    def output(self) -> str:
+        """What the head predicts."""
+        return HEADS.get(self.model.partition("For")[2], "words")
 
 
 _T5 = {"vocab_size": VOCAB, "d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 3}
@@ -53,6 +62,16 @@ def _t5(name: str, **options: Any) -> Case:
 def _llama(name: str, **options: Any) -> Case:
     return _case("LLaMA", name, "LlamaConfig", "LlamaForCausalLM", _LLAMA, **options)
 
+
+def _headed(family: str, kind: str, base: dict[str, Any], **options: Any) -> Case:
+    labels = {} if kind == "QuestionAnswering" else {"id2label": dict(enumerate(LABELS))}
+    name = f"{family}For{kind}"
+    return _case(_FAMILIES[family], HEADS[kind], f"{family}Config", name, base, **options, **labels)
+
+
+_FAMILIES = {"Bert": "BERT", "Roberta": "RoBERTa", "DistilBert": "DistilBERT", "Albert": "ALBERT"}
+_DISTILBERT = {"vocab_size": VOCAB, "dim": 32, "hidden_dim": 48, "n_layers": 2, "n_heads": 4}
+_DISTILBERT |= {"max_position_embeddings": 24}
 
 CASES = (
     _t5("1.0"),
@@ -79,14 +98,14 @@ CASES = (
         "masked LM",
         "DistilBertConfig",
         "DistilBertForMaskedLM",
-        {"vocab_size": VOCAB, "dim": 32, "hidden_dim": 48, "n_layers": 2, "n_heads": 4, "max_position_embeddings": 24},
+        _DISTILBERT,
     ),
     _case(
         "DistilBERT",
         "ReLU",
         "DistilBertConfig",
         "DistilBertForMaskedLM",
-        {"vocab_size": VOCAB, "dim": 32, "hidden_dim": 48, "n_layers": 2, "n_heads": 4, "max_position_embeddings": 24},
+        _DISTILBERT,
         activation="relu",
     ),
     _case("ALBERT", "one group", "AlbertConfig", "AlbertForMaskedLM", _BERT, embedding_size=16),
@@ -127,6 +146,10 @@ CASES = (
     ),
     _llama("biases, head size", attention_bias=True, mlp_bias=True, head_dim=6, hidden_act="gelu"),
     _case("LLaMA", "Mistral: sliding window", "MistralConfig", "MistralForCausalLM", _LLAMA, sliding_window=4),
+    *(_headed("Bert", kind, _BERT) for kind in HEADS),
+    *(_headed("Roberta", kind, _BERT, type_vocab_size=1, pad_token_id=1) for kind in HEADS),
+    *(_headed("DistilBert", kind, _DISTILBERT) for kind in HEADS),
+    *(_headed("Albert", kind, _BERT, embedding_size=16) for kind in HEADS),
 )
 
 

@@ -29,7 +29,7 @@ RATE = 3e-4
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What a case came to; generation is None for encoders."""
+    """What a case came to; generation is None for encoders, training for spans."""
 
     case: str
     parameters: int
@@ -37,8 +37,8 @@ class Result:
     back: float
     greedy: bool | None
     beam: bool | None
-    gradients: float
-    curve: float
+    gradients: float | None
+    curve: float | None
 
 
 def compare(case: Case, *, train: bool = True) -> Result:
@@ -51,7 +51,7 @@ def compare(case: Case, *, train: bool = True) -> Result:
             params, own = source.params(MeshConfig().build()), source.model
         wanted = theirs.logits(case, model)
         batch = ours.batch(case, given)
-        made = np.asarray(jax.jit(own.logits)(params, batch))
+        made = ours.logits(case, own, params, given)
         out = Path(folder) / "ours"
         _, options, tensors = exportable(own.config)
         write_huggingface(params, options, tensors, Bytes(), out)
@@ -59,7 +59,9 @@ def compare(case: Case, *, train: bool = True) -> Result:
         if case.family == "umT5":
             back.config.tie_word_embeddings = False
         returned = theirs.logits(case, back.float().eval())
-    gradients = _gradients(case, model, own, params, batch, tensors)
+    # transformers lets a span begin in the padding, and its loss is another there.
+    train &= case.output != "span"
+    gradients = _gradients(case, model, own, params, batch, tensors) if case.output != "span" else None
     generation: list[bool | None] = [None, None]
     if case.kind != "encoder":
         for place, beams in enumerate((1, 4)):
@@ -73,7 +75,7 @@ def compare(case: Case, *, train: bool = True) -> Result:
         greedy=generation[0],
         beam=generation[1],
         gradients=gradients,
-        curve=_curves(case, model, own, params) if train else float("nan"),
+        curve=_curves(case, model, own, params) if train else None,
     )
 
 
@@ -126,7 +128,8 @@ def _curves(case: Case, model: Any, own: Any, params: Any) -> float:
 def said(result: Result) -> str:
     """Return the result as a row of a Markdown table."""
     generation = ["" if found is None else "equal" if found else "DIFFERS" for found in (result.greedy, result.beam)]
-    numbers = f"{result.logits:.1e} | {result.back:.1e} | {' | '.join(generation)} | {result.gradients:.1e} | {result.curve:.1e}"
+    training = ["" if found is None else f"{found:.1e}" for found in (result.gradients, result.curve)]
+    numbers = f"{result.logits:.1e} | {result.back:.1e} | {' | '.join([*generation, *training])}"
     return f"| {result.case} | {result.parameters:,} | {numbers} |"
 
 
@@ -145,7 +148,7 @@ def main() -> None:
     for case in wanted:
         result = compare(case)
         print(said(result), flush=True)
-        good &= max(result.logits, result.back, result.gradients) < 1e-4 and result.curve < 1e-3
+        good &= max(result.logits, result.back, result.gradients or 0.0) < 1e-4 and (result.curve or 0.0) < 1e-3
         good &= result.greedy in (None, True) and result.beam in (None, True)
     sys.exit(0 if good else 1)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ import numpy as np
 from t2t.decode import Beam, Greedy, generate
 from t2t.nn.model import Model
 from t2t.types import Batch, Params, Tokens
-from tests.interop.cases import Case
+from tests.interop.cases import LABELS, Case
 
 NEW = 8
 """Tokens to generate."""
@@ -31,11 +32,14 @@ def batch(case: Case, given: dict[str, np.ndarray]) -> Batch:
     ids, mask = given["ids"], given["mask"]
     if case.kind == "encoder":
         types = given["types"] if case.family in ("BERT", "ALBERT") else None
+        targets = ids if case.output == "words" else ids % len(LABELS)
+        # A label is predicted at the first token alone.
+        places = mask * (np.arange(ids.shape[1]) == 0) if case.output == "label" else mask
         return Batch(
             encoder=tokens(ids, mask, types),
             decoder=None,
-            targets=ids.astype(np.int32),
-            weights=mask.astype(np.float32),
+            targets=targets.astype(np.int32),
+            weights=places.astype(np.float32),
         )
     if case.kind == "decoder":
         behind = np.concatenate([ids[:, 1:], np.zeros_like(ids[:, :1])], axis=1)
@@ -55,7 +59,18 @@ def batch(case: Case, given: dict[str, np.ndarray]) -> Batch:
 
 def real(case: Case, given: dict[str, np.ndarray], logits: np.ndarray) -> np.ndarray:
     """Return the logits of the places that are no padding."""
+    if case.output == "label":
+        return logits
     return logits.reshape(-1, logits.shape[-1]) if case.kind == "encoder_decoder" else logits[given["mask"] == 1]
+
+
+def logits(case: Case, model: Model, params: Params, given: dict[str, np.ndarray], jit: Any = jax.jit) -> np.ndarray:
+    """Return the model's logits on a case's inputs as transformers gives them: one a text of a label, two a token of a span."""
+    own = batch(case, given)
+    if case.output == "words":
+        return np.asarray(jit(model.logits)(params, own))
+    scores = np.asarray(jit(lambda params, own: model.head(params, model.hidden(params, own)))(params, own))
+    return scores[:, 0] if case.output == "label" else scores
 
 
 def loss(model: Model, params: Params, batch: Batch) -> jax.Array:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 import transformers
 
-from tests.interop.cases import Case, inputs, weight
+from tests.interop.cases import LABELS, Case, inputs, weight
 from tests.interop.ours import EOS, NEW
 
 _RATES = ("dropout", "drop")
@@ -58,13 +58,20 @@ def given_to(case: Case, given: dict[str, np.ndarray]) -> dict[str, torch.Tensor
         return {**arguments, "labels": torch.tensor(given["targets"])}
     if case.family in ("BERT", "ALBERT"):
         arguments["token_type_ids"] = torch.tensor(given["types"])
-    return {**arguments, "labels": torch.where(mask == 1, ids, -100)}
+    if case.output == "span":
+        return arguments
+    if case.output == "label":
+        return {**arguments, "labels": ids[:, 0] % len(LABELS)}
+    targets = ids % len(LABELS) if case.output == "tags" else ids
+    return {**arguments, "labels": torch.where(mask == 1, targets, -100)}
 
 
 def logits(case: Case, made: Any) -> np.ndarray:
     """Return the logits of the case's inputs."""
     with torch.no_grad():
-        return made(**given_to(case, inputs(case))).logits.numpy()
+        out = made(**given_to(case, inputs(case)))
+    logits = torch.stack([out.start_logits, out.end_logits], -1) if case.output == "span" else out.logits
+    return logits.numpy()
 
 
 def generated(case: Case, made: Any, given: dict[str, np.ndarray], beams: int) -> np.ndarray:

@@ -92,6 +92,7 @@ def test_published_counts_of_bert_with_each_head():
         ({"labels": ("a", "b")}, "model.labels is .* but model.head is 'words'"),
         ({"head": "span", "pooler": True}, "model.pooler is True, but model.head is 'span'"),
         ({"head": "lable"}, "unknown head 'lable'.*Nearest: label"),
+        ({"pooler_activation": "rely"}, "unknown pooler_activation 'rely'.*Nearest: relu"),
     ],
 )
 def test_what_does_not_go_together_is_refused(fields, said):
@@ -99,6 +100,27 @@ def test_what_does_not_go_together_is_refused(fields, said):
         config("bert", **fields)
 
 
-def test_transformers_is_not_written():
-    with pytest.raises(UserError, match=r"model.head is 'span'.*Nearest: --format safetensors"):
-        exportable(config("bert", head="span"))
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"head": "label", "labels": ("a", "b")}, r"BERT has pooler: true, the model false"),
+        (
+            {"head": "label", "labels": ("a", "b"), "pooler": True, "pooler_activation": "relu"},
+            r'BERT has pooler_activation: "tanh", the model "relu"',
+        ),
+    ],
+)
+def test_a_head_that_transformers_lacks_is_refused_with_the_choice(fields, said):
+    with pytest.raises(UserError, match=said):
+        exportable(config("bert", **fields))
+
+
+@pytest.mark.parametrize(("name", "function"), [("tanh", np.tanh), ("relu", lambda x: np.maximum(x, 0.0))])
+def test_the_poolers_activation(name, function):
+    model, params = params_of(config("bert", **HEADS["label"], pooler_activation=name))
+    hidden = RANDOM.normal(size=(4, 16)).astype(np.float32)
+    pooler, output = (jax.tree.map(np.asarray, params["answer"][part]) for part in ("pooler", "output"))
+    pooled = function(hidden @ pooler["kernel"] + pooler["bias"])
+    assert (pooled != hidden @ pooler["kernel"] + pooler["bias"]).any()
+    expected = pooled @ output["kernel"] + output["bias"]
+    np.testing.assert_allclose(model.head(params, hidden), expected, rtol=1e-4, atol=1e-5)
