@@ -54,7 +54,7 @@ def compare(case: Case, *, train: bool = True) -> Result:
         made = ours.logits(case, own, params, given)
         out = Path(folder) / "ours"
         _, options, tensors = exportable(own.config)
-        write_huggingface(params, options, tensors, Bytes(), out)
+        write_huggingface(params, options, tensors, Bytes(), out, kind=case.kind)
         back = getattr(transformers, case.model).from_pretrained(out)
         if case.family == "umT5":
             back.config.tie_word_embeddings = False

@@ -42,7 +42,7 @@ def test_logits_are_those_of_transformers_and_the_export_is_what_was_read(name, 
     np.testing.assert_allclose(kept(case, ours.real(case, given, logits)), found["logits"], atol=1e-4)
 
     _, options, wanted = exportable(read)
-    write_huggingface(params, options, wanted, Bytes(), tmp_path / "ours", shard_bytes=20_000)
+    write_huggingface(params, options, wanted, Bytes(), tmp_path / "ours", kind=case.kind, shard_bytes=20_000)
     with opened(tmp_path / "ours", family_of) as back:
         assert canonical(back.config) == canonical(read)
         assert set(back.files.names) <= set(names)
