@@ -1,6 +1,7 @@
 """Configuration: frozen dataclasses <-> JSON, and what differs between two of them.
 
 Each dataclass becomes a JSON object whose "class" names it, so that alternatives (this optimizer or that) come back as what they were.
+Which classes a file may name is in `t2t/config_classes.py`.
 Values may be int, float, bool, str, None, tuples, dicts with string keys, and further such dataclasses. A class whose fields once meant something else
 has a classmethod `upgraded`, which is given the fields as they were written and returns them as they are now.
 """
@@ -9,13 +10,13 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import importlib
 import json
 import types
 import typing
 from collections.abc import Iterator
 from typing import Any
 
+from t2t import config_classes
 from t2t.errors import UserError, nearest
 from t2t.json_files import parse_json
 
@@ -83,7 +84,7 @@ def _encode(value: Any, path: str) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         cls = type(value)
         body = {f.name: _encode(getattr(value, f.name), f"{path}.{f.name}") for f in dataclasses.fields(value)}
-        return {CLASS: f"{cls.__module__}.{cls.__qualname__}", **body}
+        return {CLASS: config_classes.tag(config_classes.register(cls)), **body}
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, tuple):
@@ -126,15 +127,11 @@ def _decode(data: Any, path: str, where: str) -> Any:
 
 
 def _find_class(name: Any, path: str) -> type:
-    module_name, _, class_name = str(name).rpartition(".")
-    try:
-        cls = getattr(importlib.import_module(module_name), class_name)
-    except (ImportError, AttributeError, ValueError):
+    cls = config_classes.find(name)
+    if cls is None:
         raise UserError(
-            f"{path}: there is no configuration class {name!r}; where it is your own, --import its module"
-        ) from None
-    if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)):
-        raise UserError(f"{path}: {name!r} is not a configuration class")
+            f"{path}: there is no configuration class {name!r}; where it is your own, --import its module.{config_classes.alike(name)}"
+        )
     return cls
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import optax
 
+from t2t.config_classes import is_own
 from t2t.errors import UserError, nearest
 from t2t.optim.optimizers import OptimizerConfig, decay_mask
 from t2t.optim.per_layer import per_layer
@@ -26,7 +27,7 @@ class Optax(OptimizerConfig):
     The schedule is given as its `learning_rate`; where it takes a mask for weight decay, and `arguments` sets none, the mask
     is that of the parameters' specs.
 
-    name:      "optax.lion", "optax.contrib.muon", or a function of a module of one's own.
+    name:      "optax.lion", "optax.contrib.muon", or a function of a module of one's own that `--import` names.
     arguments: keyword arguments of that function other than `learning_rate`.
     per_layer: treat each layer of a stacked parameter as a parameter of its own. False for an optimizer that takes all
                parameters together.
@@ -65,11 +66,16 @@ class Optax(OptimizerConfig):
 
 
 def _find(name: str) -> Callable[..., optax.GradientTransformation]:
+    """Return the function. Only Optax and modules that the user has asked for are looked into: the name may come from a stranger's file."""
     module_name, _, function_name = name.rpartition(".")
+    choices = [f"optax.{choice}" for choice in _optimizers(optax)]
+    if module_name and module_name.partition(".")[0] != "optax" and not is_own(module_name):
+        raise UserError(
+            f"optimizer.name: {name!r} is neither of Optax nor of a module of your own that --import names.{nearest(name, choices)}"
+        )
     try:
         module = importlib.import_module(module_name)
     except (ImportError, ValueError):
-        choices = [f"optax.{choice}" for choice in _optimizers(optax)]
         raise UserError(f"optimizer.name: there is no optimizer {name!r}.{nearest(name, choices)}") from None
     function = getattr(module, function_name, None)
     if not callable(function):
