@@ -11,7 +11,7 @@ import tyro
 from t2t.data.config import Data
 from t2t.distributed.preflight import preflight
 from t2t.errors import UserError
-from t2t.launch.loading import load_run
+from t2t.launch.loading import check_tasks, load_run
 from t2t.launch.output import console, table
 from t2t.launch.progress import number
 from t2t.launch.quiet import register_tasks
@@ -68,7 +68,6 @@ def evaluate(
     """
     loaded = load_run(run, step)
     register_tasks()
-    preflight(loaded.record, loaded.directory)
 
     own = loaded.experiment.evaluation
     shown = own.few_shot
@@ -94,6 +93,8 @@ def evaluate(
     data = replace(loaded.experiment.resolved_data(), vocabulary=loaded.vocabulary)
     if length is not None:
         data = _of_length(data, loaded, length)
+    check_tasks(evaluation.tasks or (data.task,), loaded.directory)
+    preflight(loaded.record, loaded.directory)
     results = Evaluator(loaded.model, evaluation, data).evaluate(loaded.params())
     other = [evaluation.split] if evaluation.split != own.split else []
     other += [few_shot.label or "0-shot"] if few_shot.label != shown.label else []

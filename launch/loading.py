@@ -1,18 +1,33 @@
-"""Reading a run that was trained with the user's own code."""
+"""Reading a run that may have been trained with code of its owner's."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
-from t2t.json_files import expect, read_json
-from t2t.launch.imports import use
+from t2t.launch import run_code
 from t2t.train.run import RECORD, Run
 
 
 def load_run(directory: str, step: int | None = None) -> Run:
-    """Return a run after importing what it was trained with: its configuration may be made of the user's own classes."""
-    record = Path(directory) / RECORD
-    if record.is_file():
-        named = expect(read_json(record).get("imports", []), list, f"{record}: imports")
-        use([expect(name, str, f"{record}: imports") for name in named])
+    """Return a run. Its owner's code is run only where the user trusts it, and asked for only where the configuration has classes of it.
+
+    Raises UserError where there is no such run, or it needs code that is neither trusted nor imported.
+    """
+    run_code.ready(Path(directory))
     return Run.load(directory, step)
+
+
+def check_tasks(names: Iterable[str], directory: Path) -> None:
+    """Refuse tasks that the owner's code of a run would register, where it is neither trusted nor imported. Tasks must be registered by now.
+
+    A task that nobody has registered is left to who reads it. Raises UserError.
+    """
+    from t2t.data import registry
+
+    known = registry.names()
+    missing = [name for name in names if name not in known]
+    if missing and (directory / RECORD).is_file():
+        found = run_code.needs(directory)
+        if found.missing:
+            raise run_code.refusal(found, f"for the task {missing[0]!r}")

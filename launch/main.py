@@ -36,6 +36,7 @@ class Command(NamedTuple):
     several: whether several processes may do it together.
     trains:  whether its start, of which collecting garbage is left out, ends with the first step.
     goes_on: whether a signal stops it such that the same command goes on.
+    runs:    whether it reads runs, whose code --trust-code is about.
     """
 
     module: str
@@ -45,17 +46,27 @@ class Command(NamedTuple):
     several: bool = False
     trains: bool = False
     goes_on: bool = False
+    runs: bool = False
 
 
 COMMANDS = {
     "train": Command(
-        "t2t.launch.train", "command", "train a recipe in a run directory, or go on with one", True, True, True, True
+        "t2t.launch.train",
+        "command",
+        "train a recipe in a run directory, or go on with one",
+        data=True,
+        several=True,
+        trains=True,
+        goes_on=True,
+        runs=True,
     ),
-    "eval": Command("t2t.launch.evaluate", "evaluate", "evaluate a run's checkpoint", True, True),
-    "infer": Command("t2t.launch.infer", "command", "ask a run: text in, text out"),
-    "plan": Command("t2t.launch.plan", "command", "foresee memory and speed on hardware that is not there"),
-    "bench": Command("t2t.launch.bench.command", "command", "measure a recipe beside what this machine can do", True),
-    "export": Command("t2t.launch.export", "export", "write a run's model for use elsewhere"),
+    "eval": Command("t2t.launch.evaluate", "evaluate", "evaluate a run's checkpoint", True, True, runs=True),
+    "infer": Command("t2t.launch.infer", "command", "ask a run: text in, text out", runs=True),
+    "plan": Command("t2t.launch.plan", "command", "foresee memory and speed on hardware that is not there", runs=True),
+    "bench": Command(
+        "t2t.launch.bench.command", "command", "measure a recipe beside what this machine can do", True, runs=True
+    ),
+    "export": Command("t2t.launch.export", "export", "write a run's model for use elsewhere", runs=True),
     "import": Command("t2t.launch.import_model", "import_model", "make a run of a model of transformers"),
     "convert-check": Command(
         "t2t.launch.convert_check", "convert_check", "compare an import with transformers, layer by layer"
@@ -72,12 +83,29 @@ COMMANDS = {
     "launch": Command("t2t.launch.launch", "command", "start several processes, here or on a cluster", goes_on=True),
 }
 
-USAGE = """usage: t2t COMMAND ... [--import MODULE_OR_FILE ...] [--data-dir DIR] [--debug]
+
+class Common(NamedTuple):
+    """The options that every command has.
+
+    imports:  --import's modules and files.
+    data_dir: --data-dir.
+    trusted:  whether --trust-code was given.
+    debug:    whether --debug was.
+    """
+
+    imports: tuple[str, ...]
+    data_dir: str | None
+    trusted: bool
+    debug: bool
+
+
+USAGE = """usage: t2t COMMAND ... [--import MODULE_OR_FILE ...] [--trust-code] [--data-dir DIR] [--debug]
 
 {commands}
 
 t2t COMMAND --help tells a command's options.
---import registers your own tasks and recipes: a module's name or a .py file.
+--import registers your own tasks and recipes: a module's name or a .py file; a run keeps a copy of it.
+--trust-code runs the code that a run keeps, after showing its files: only for runs of people you trust.
 --data-dir names the directory of data sets of TensorFlow Datasets, as T2T_DATA_DIR does. --debug shows the traceback of a mistake.
 Exit codes: 0 done, 2 a mistake in what was asked for, 75 stopped on request with everything saved, 1 anything else."""
 
@@ -115,11 +143,11 @@ def _compiling() -> bool:
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command and return its exit code."""
-    words, imports, directory, debug = _common(arguments)
+    words, common = _common(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     try:
-        if directory is not None:
-            _use_data_dir(directory)
+        if common.data_dir is not None:
+            _use_data_dir(common.data_dir)
         if not words or words[0] in ("-h", "--help", "help"):
             print(USAGE.format(commands="\n".join(f"  {name:13} {it.about}" for name, it in COMMANDS.items())))
             return DONE
@@ -135,9 +163,11 @@ def run(arguments: Sequence[str]) -> int:
         os.environ.setdefault(
             "TF_CPP_MIN_LOG_LEVEL", "3"
         )  # TensorFlow, which only reads data here, would tell of its GPUs
-        return _call(COMMANDS[name], rest, imports, f"t2t {name}")
+        if common.trusted and not COMMANDS[name].runs:
+            raise UserError(f"t2t {name}: --trust-code runs the code that a run keeps, and this command reads no run")
+        return _call(COMMANDS[name], rest, common, f"t2t {name}")
     except UserError as mistake:
-        if debug:
+        if common.debug:
             raise
         _tell(mistake)
         return MISTAKE
@@ -151,7 +181,7 @@ def run(arguments: Sequence[str]) -> int:
         return 130
     except Exception as error:
         line = in_one_line(error)
-        if debug or line is None:
+        if common.debug or line is None:
             raise
         print(f"error: {line}", file=sys.stderr, flush=True)
         return FAILED
@@ -177,8 +207,8 @@ def _tell(mistake: UserError) -> None:
         time.sleep(LINGER)  # JAX aborts the others, with a stack trace, as soon as process 0 has ended
 
 
-def _common(arguments: Sequence[str]) -> tuple[list[str], tuple[str, ...], str | None, bool]:
-    """Take --import, --data-dir and --debug, which every command has, out of the words."""
+def _common(arguments: Sequence[str]) -> tuple[list[str], Common]:
+    """Take the options that every command has out of the words."""
     words: list[str] = []
     imports: list[str] = []
     directory: str | None = None
@@ -192,10 +222,10 @@ def _common(arguments: Sequence[str]) -> tuple[list[str], tuple[str, ...], str |
             imports.append(word.partition("=")[2])
         elif word == "--data-dir" or word.startswith("--data-dir="):
             directory = word.partition("=")[2] if "=" in word else next(rest, "")
-        elif word != "--debug":
+        elif word not in ("--trust-code", "--debug"):
             words.append(word)
     own = arguments[: arguments.index("--")] if "--" in arguments else arguments
-    return words, tuple(imports), directory, "--debug" in own
+    return words, Common(tuple(imports), directory, "--trust-code" in own, "--debug" in own)
 
 
 def _use_data_dir(directory: str) -> None:
@@ -205,28 +235,33 @@ def _use_data_dir(directory: str) -> None:
     os.environ["T2T_DATA_DIR"] = directory if "://" in directory else os.path.abspath(os.path.expanduser(directory))
 
 
-def _call(command: Command, rest: Sequence[str], imports: tuple[str, ...], prog: str) -> int:
+def _call(command: Command, rest: Sequence[str], common: Common, prog: str) -> int:
     garbage.postpone()
     try:
-        return _imported(command, rest, imports, prog)
+        return _imported(command, rest, common, prog)
     finally:
         garbage.resume()
 
 
-def _imported(command: Command, rest: Sequence[str], imports: tuple[str, ...], prog: str) -> int:
+def _imported(command: Command, rest: Sequence[str], common: Common, prog: str) -> int:
     from t2t.launch import parse
-    from t2t.launch.imports import use
+    from t2t.launch.imports import forget, use
 
     if command.several:
         from t2t.distributed.start import initialise
 
         initialise()
 
-    if command.data and imports:  # which register tasks, most likely
+    if command.data and common.imports:  # which register tasks, most likely
         from t2t.launch.quiet import import_tensorflow
 
         import_tensorflow()
-    use(imports)
+    forget()
+    use(common.imports)
+    if command.runs:
+        from t2t.launch.run_code import trust
+
+        trust(common.trusted)
     function = getattr(importlib.import_module(command.module), command.function)
     if not command.trains:
         garbage.resume()
@@ -236,7 +271,7 @@ def _imported(command: Command, rest: Sequence[str], imports: tuple[str, ...], p
         "t2t.launch.bench.command",
         "t2t.launch.grid.command",
     ):  # their options are those of the recipe they are given
-        return function(rest, imports)
+        return function(rest, common.imports)
     if command.module == "t2t.launch.launch":  # its options are those of the launcher, and another command's
         return function(rest)
     result = parse.call(function, rest, prog=prog)

@@ -10,7 +10,7 @@ import tyro
 from t2t.errors import UserError
 from t2t.launch.output import console, table
 from t2t.launch.profiles import newest, read
-from t2t.train.run import read_record
+from t2t.train.run import RECORD, read_record
 
 TOP = 20
 """Rows that are shown."""
@@ -30,7 +30,8 @@ def profile(run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN
     """
     if top < 1:
         raise UserError(f"--top {top} is less than 1. Nearest: 1.")
-    read_record(Path(run))
+    if not (Path(run) / RECORD).is_file():
+        read_record(Path(run))  # says what is wrong
     try:
         found = read(Path(run))
     except Exception as error:  # whatever a damaged trace makes of JAX's reader

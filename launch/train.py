@@ -12,8 +12,10 @@ from pathlib import Path
 
 from t2t.distributed.preflight import preflight
 from t2t.errors import UserError
-from t2t.launch import parse
+from t2t.launch import parse, run_code
 from t2t.launch.codes import DONE, STOPPED
+from t2t.launch.imports import own_code
+from t2t.launch.loading import check_tasks
 from t2t.launch.main import STARTED
 from t2t.launch.progress import Progress
 from t2t.launch.quiet import import_tensorflow, register_tasks
@@ -47,6 +49,8 @@ def command(arguments: Sequence[str], imports: tuple[str, ...]) -> int:
         raise UserError("t2t train: which recipe? t2t recipes lists them: t2t train t5:quickstart --dir RUN")
     if is_own(given.recipe):
         import_tensorflow()  # a recipe of the user's own is likely to register tasks
+    if given.dir is not None:
+        run_code.ready(Path(given.dir))
     recipe = find(given.recipe)
     prog = f"t2t train {given.recipe}"
     if given.dir is None and not {"-h", "--help"} & set(rest):
@@ -65,10 +69,10 @@ def command(arguments: Sequence[str], imports: tuple[str, ...]) -> int:
     if given.vocabulary is not None:
         data = replace(experiment.data, vocabulary=vocabulary_of(given.vocabulary))
         experiment = replace(experiment, data=data)
-    return _train(Path(given.dir), given.recipe, experiment, imports, imported)
+    return _train(Path(given.dir), given.recipe, experiment, imported)
 
 
-def _train(directory: Path, recipe: str, experiment: Experiment, imports: tuple[str, ...], imported: float) -> int:
+def _train(directory: Path, recipe: str, experiment: Experiment, imported: float) -> int:
     import jax
 
     check(experiment, jax.device_count())
@@ -81,13 +85,17 @@ def _train(directory: Path, recipe: str, experiment: Experiment, imports: tuple[
     from t2t.data.answers import check_model
     from t2t.data.pipeline import task_vocabulary
 
+    for run in (directory, *([Path(experiment.start_from.run)] if experiment.start_from.run else [])):
+        check_tasks([experiment.data.task, *(experiment.evaluation.tasks or ())], run)
     check_model(experiment.data, experiment.model)
     vocabulary = task_vocabulary(experiment.data)
     check_vocabulary(experiment, vocabulary)
     preflight(experiment, directory)
-    record = open_run_on_all(
-        directory, RunRecord(recipe=recipe, experiment=experiment, vocabulary=vocabulary, imports=imports)
+    own = own_code()
+    record = RunRecord(
+        recipe=recipe, experiment=experiment, vocabulary=vocabulary, imports=own.imports, code=own.checksums
     )
+    record = open_run_on_all(directory, record, own.files)
     leads = jax.process_index() == 0
     with Progress() if leads else contextlib.nullcontext(Progress()) as progress:
         if leads:

@@ -18,7 +18,7 @@ from t2t.launch.grid.comparison import GRIDS, Comparison
 from t2t.launch.grid.design import Grid
 from t2t.launch.grid.running import Worker, check_same, train_vocabulary, trainings
 from t2t.launch.grid.show import show
-from t2t.launch.imports import load
+from t2t.launch.imports import load, own_code
 from t2t.launch.output import console, table
 from t2t.launch.quiet import import_tensorflow, register_tasks
 from t2t.train.stop import handle
@@ -57,7 +57,7 @@ def command(arguments: Sequence[str], imports: tuple[str, ...]) -> int:
         )
     directory = Path(given.dir)
     if WORKER in os.environ or given.workers == 1:
-        return _work(grid, directory, given.grid, imports)
+        return _work(grid, directory, given.grid)
     return _spread(grid, directory, given.workers)
 
 
@@ -98,7 +98,7 @@ def _list(grid: Grid) -> None:
     out.print(f"\n{len(grid.cells)} cells x {len(grid.seeds)} seeds", style="dim")
 
 
-def _work(grid: Grid, directory: Path, name: str, imports: tuple[str, ...]) -> int:
+def _work(grid: Grid, directory: Path, name: str) -> int:
     """Be the only worker, or one of several."""
     place = os.environ.get(WORKER)
     if place is not None and hasattr(os, "sched_setaffinity"):
@@ -113,7 +113,7 @@ def _work(grid: Grid, directory: Path, name: str, imports: tuple[str, ...]) -> i
     directory.mkdir(parents=True, exist_ok=True)
     train_vocabulary(grid, directory, say)
     check_same(grid, directory)
-    worker = Worker(grid, directory, f"grid:{name}", imports, say)
+    worker = Worker(grid, directory, f"grid:{name}", own_code(), say)
     stopped = worker.run()
     if place is None:
         return _end(grid, directory, stopped, [training.name for training in worker.failures()])

@@ -20,6 +20,7 @@ from t2t.launch.grid.lines import Lines
 from t2t.launch.report import write_report
 from t2t.train.experiment import Experiment, check, check_vocabulary
 from t2t.train.loop import Outcome, train
+from t2t.train.own_code import OwnCode
 from t2t.train.records import Observer
 from t2t.train.run import RunRecord, open_run, read_record
 from t2t.train.stop import StopOnSignal
@@ -118,10 +119,8 @@ def check_same(grid: Grid, directory: Path) -> None:
 class Worker:
     """Trains cells one after the other. Several may do so at once, in processes of one machine: each takes what no other has."""
 
-    def __init__(
-        self, grid: Grid, directory: Path, recipe: str, imports: tuple[str, ...], say: Callable[[str], None]
-    ) -> None:
-        self._grid, self._directory, self._recipe, self._imports, self._say = grid, directory, recipe, imports, say
+    def __init__(self, grid: Grid, directory: Path, recipe: str, code: OwnCode, say: Callable[[str], None]) -> None:
+        self._grid, self._directory, self._recipe, self._code, self._say = grid, directory, recipe, code, say
         self._all = trainings(grid, directory)
         self._began = time.time()
 
@@ -177,7 +176,7 @@ class Worker:
         began = time.time()
         self._say(f"{number} {training.name}")
         try:
-            outcome = _train(training, experiment, self._recipe, self._imports, Lines(number, self._say), began)
+            outcome = _train(training, experiment, self._recipe, self._code, Lines(number, self._say), began)
         except UserError as error:
             raise UserError(f"{training.cell.name}: {error}") from error
         except Exception as error:
@@ -200,7 +199,7 @@ def _train(
     training: Training,
     experiment: Experiment,
     recipe: str,
-    imports: tuple[str, ...],
+    code: OwnCode,
     observer: Observer,
     began: float,
 ) -> Outcome:
@@ -209,8 +208,10 @@ def _train(
     check(experiment, jax.device_count())
     vocabulary = task_vocabulary(experiment.data)
     check_vocabulary(experiment, vocabulary)
-    record = RunRecord(recipe=recipe, experiment=experiment, vocabulary=vocabulary, imports=imports)
-    outcome = train(training.directory, open_run(training.directory, record), observer, began=began)
+    record = RunRecord(
+        recipe=recipe, experiment=experiment, vocabulary=vocabulary, imports=code.imports, code=code.checksums
+    )
+    outcome = train(training.directory, open_run(training.directory, record, code.files), observer, began=began)
     write_report(training.directory)
     return outcome
 

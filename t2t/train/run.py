@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import logging
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import jax
@@ -17,6 +18,7 @@ from t2t.distributed.preflight import AgreedError
 from t2t.errors import UserError, nearest
 from t2t.nn.model import Model
 from t2t.sharding import MeshConfig
+from t2t.train import own_code
 from t2t.train.experiment import ADJUSTABLE, Experiment
 from t2t.train.state import param_shardings
 from t2t.types import Params
@@ -34,13 +36,15 @@ class RunRecord:
     """What run.json holds: enough to build the run again.
 
     vocabulary: as the task had it when the run began; its files are in the run directory.
-    imports:    modules or files that register the user's tasks.
+    imports:    the user's own code: names of files in RUN/code, and modules' names (before version 0.2: paths of files).
+    code:       the files of RUN/code: path below it -> SHA-256.
     """
 
     recipe: str
     experiment: Experiment
     vocabulary: Vocabulary
     imports: tuple[str, ...] = ()
+    code: dict[str, str] = field(default_factory=dict)
     version: str = t2t.__version__
 
 
@@ -63,16 +67,22 @@ def read_record(directory: Path) -> RunRecord:
     return record
 
 
-def open_run(directory: Path, record: RunRecord) -> RunRecord:
+def open_run(directory: Path, record: RunRecord, code: Mapping[str, bytes] | None = None) -> RunRecord:
     """Make the run directory, or check that the one there is of this configuration; return the record to go on with.
 
-    A run goes on with fields of ADJUSTABLE changed; any other difference is refused, each named, and nothing is written.
+    A run goes on with fields of ADJUSTABLE changed, and with other code of the user's; any other difference is refused, each named, and
+    nothing is written.
+
+    code: the files of RUN/code, whose checksums the record has: path below it -> content.
     """
     if directory.exists() and not directory.is_dir():
         raise UserError(f"{directory} (--dir) is a file, not a directory")
     if (directory / RECORD).is_file() and _has_begun(directory):
         old = read_record(directory)
-        changed = config.differences(replace(old, version=record.version), record)
+        # Where its code and its recipe lie may change, and the code itself: what they gave is in `experiment`.
+        changed = config.differences(
+            replace(old, version=record.version, recipe=record.recipe, imports=record.imports, code=record.code), record
+        )
         # A vocabulary's path in the record is that of the run's copy; `relocated` below compares contents.
         changed = [line for line in changed if not line.startswith("vocabulary.path:")]
         fixed = [line for line in changed if not line.removeprefix("experiment.").startswith(ADJUSTABLE)]
@@ -86,18 +96,19 @@ def open_run(directory: Path, record: RunRecord) -> RunRecord:
     else:
         _make(directory)
     record = replace(record, vocabulary=record.vocabulary.relocated(str(directory / VOCABULARY)))
+    own_code.keep(directory, code or {})
     partial = directory / f"{RECORD}.partial"
     partial.write_text(config.dumps(record), encoding="utf-8")
     partial.replace(directory / RECORD)
     return record
 
 
-def open_run_on_all(directory: Path, record: RunRecord) -> RunRecord:
+def open_run_on_all(directory: Path, record: RunRecord, code: Mapping[str, bytes] | None = None) -> RunRecord:
     """Open the run on process 0, and return its record on all; what it refuses is refused on all. To be called on all processes."""
     opened, refused = record, None
     if jax.process_index() == 0:
         try:
-            opened = open_run(directory, record)
+            opened = open_run(directory, record, code)
         except UserError as error:
             refused = str(error)
     if told := gather(refused)[0]:

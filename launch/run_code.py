@@ -1,0 +1,193 @@
+"""Running the code that a run keeps: only when the user has said so, after showing what it is.
+
+A run directory may come from a stranger. What is run is what was shown: the files are read once, compared with their checksums and
+executed from memory, so that neither other files of the directory nor compiled ones (`__pycache__`) are looked at.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import CodeType, ModuleType
+from typing import Any
+
+from t2t import config, config_classes
+from t2t.config_classes import OWN
+from t2t.errors import UserError
+from t2t.json_files import expect, read_json
+from t2t.launch import imports
+from t2t.launch.own_files import MODULES
+from t2t.launch.quiet import import_tensorflow
+from t2t.train.own_code import CODE, checksum, read
+from t2t.train.run import RECORD
+
+TRUST = "--trust-code"
+
+_trusted = False
+
+
+def trust(given: bool) -> None:
+    """Say whether the code of the runs that are read may be run: --trust-code."""
+    global _trusted
+    _trusted = given
+
+
+@dataclass(frozen=True, kw_only=True)
+class Needs:
+    """What run.json says of code.
+
+    imports:   names of files in RUN/code, of modules, or (version 0.1) paths of files.
+    checksums: path below RUN/code -> SHA-256.
+    unknown:   the configuration's classes that are not to be found without code.
+    """
+
+    directory: Path
+    imports: tuple[str, ...]
+    checksums: dict[str, str]
+    unknown: tuple[str, ...]
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """Those of the imports that this process has not made yet."""
+        return tuple(name for name in self.imports if _module_name(name) not in sys.modules)
+
+
+def needs(directory: Path) -> Needs:
+    """Return what a run's record says of code; nothing is run. Raises UserError where the record cannot be read."""
+    path = directory / RECORD
+    data = read_json(path)
+    named = expect(data.get("imports", []), list, f"{path}: imports")
+    files = expect(data.get("code", {}), dict, f"{path}: code")
+    for place, found in files.items():
+        expect(found, str, f"{path}: code: {place}")
+    tags = list(dict.fromkeys(_tags(data)))
+    return Needs(
+        directory=directory,
+        imports=tuple(expect(name, str, f"{path}: imports") for name in named),
+        checksums=files,
+        unknown=tuple(name for name in tags if config_classes.find(name) is None),
+    )
+
+
+def ready(directory: Path) -> None:
+    """Run a run's code, where the user trusts it; refuse a run whose configuration needs code that nobody has loaded.
+
+    Raises UserError in that case, saying what code it is and how to run it; or where the code is not what it was.
+    """
+    if not (directory / RECORD).is_file():
+        return  # who reads the record says what is wrong
+    found = needs(directory)
+    if _trusted:
+        _run(found)
+    elif found.unknown and found.imports:
+        raise refusal(found, f"its configuration has {found.unknown[0]}")
+
+
+def refusal(found: Needs, why: str) -> UserError:
+    """Return what to tell of code that is needed and not trusted."""
+    files = found.checksums or found.imports
+    shown = ", ".join(_described(found.directory, name) for name in list(files)[:5])
+    more = f" and {len(files) - 5} more" if len(files) > 5 else ""
+    return UserError(
+        f"{found.directory} needs code of its owner's ({why}), which is not run unasked: {shown}{more}."
+        f" Read it, then run it with {TRUST}, or give your own with --import."
+    )
+
+
+def _run(found: Needs) -> None:
+    names = found.missing
+    if not names:
+        return
+    files = read(found.directory, found.checksums)
+    for name in files or names:
+        print(f"running code of {found.directory}: {_described(found.directory, name)}", file=sys.stderr, flush=True)
+    if any(b"t2t" in content or b"seqio" in content for content in files.values()):
+        import_tensorflow()  # quietly; such code registers tasks, most likely
+    finder = _Kept(found.directory / CODE, files)
+    sys.meta_path.insert(0, finder)
+    imports.with_package()
+    where = f"{found.directory / RECORD}: imports"
+    kept = [name for name in names if finder.has(_module_name(name))]
+    for name in names:
+        if name not in kept:  # an installed package, or a file of which version 0.1 kept no copy
+            imports.load(name, option=where)
+            continue
+        try:
+            importlib.import_module(_module_name(name))
+        except Exception as error:
+            raise imports.failure(f"{where} {name!r}", error) from error
+    for module in [each for each in sys.modules.values() if getattr(each, "__loader__", None) is finder]:
+        config_classes.register_module(module)
+    if kept:
+        imports.note_kept(kept, {place: found.directory / CODE / place for place in files})
+
+
+def _module_name(name: str) -> str:
+    return f"{OWN}.{Path(name).stem}" if name.endswith(".py") else name
+
+
+def _described(directory: Path, name: str) -> str:
+    path = directory / CODE / name if (directory / CODE / name).is_file() else Path(name)
+    if not path.is_file():
+        return f"{name} (a module)" if not name.endswith(".py") else f"{name} (not there)"
+    content = path.read_bytes()
+    return f"{path} ({len(content):,} bytes, SHA-256 {checksum(content)})"
+
+
+def _tags(data: Any) -> list[str]:
+    if isinstance(data, list):
+        return [name for item in data for name in _tags(item)]
+    if not isinstance(data, dict):
+        return []
+    own = [data[config.CLASS]] if isinstance(data.get(config.CLASS), str) else []
+    return own + [name for item in data.values() for name in _tags(item)]
+
+
+class _Kept(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
+    """Imports the files of RUN/code, and nothing else, from what was read of them."""
+
+    def __init__(self, folder: Path, files: Mapping[str, bytes]) -> None:
+        self._folder, self._files = folder, files
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        if not self.has(fullname):
+            return None
+        place = self._place(fullname)
+        origin = str(self._folder / place) if place else None
+        spec = importlib.util.spec_from_loader(fullname, self, origin=origin, is_package=self.is_package(fullname))
+        if spec is not None:
+            spec.has_location = place is not None
+        return spec
+
+    def has(self, fullname: str) -> bool:
+        """Return whether the module is one of those that the run keeps."""
+        return self._place(fullname) is not None or self.is_package(fullname)
+
+    def is_package(self, fullname: str) -> bool:
+        if fullname.startswith(f"{OWN}."):
+            return False
+        folder = f"{MODULES}/{fullname.replace('.', '/')}/"
+        return any(place.startswith(folder) for place in self._files)
+
+    def get_source(self, fullname: str) -> str:
+        place = self._place(fullname)
+        return importlib.util.decode_source(self._files[place]) if place else ""
+
+    def get_code(self, fullname: str) -> CodeType:
+        place = self._place(fullname)
+        return compile(self.get_source(fullname), str(self._folder / place) if place else "<package>", "exec")
+
+    def _place(self, fullname: str) -> str | None:
+        if fullname.startswith(f"{OWN}."):
+            place = f"{fullname.removeprefix(f'{OWN}.')}.py"
+            return place if place in self._files else None
+        base = f"{MODULES}/{fullname.replace('.', '/')}"
+        return next((place for place in (f"{base}/__init__.py", f"{base}.py") if place in self._files), None)
