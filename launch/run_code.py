@@ -42,7 +42,7 @@ def trust(given: bool) -> None:
 class Needs:
     """What run.json says of code.
 
-    imports:   names of files in RUN/code, of modules, or (version 0.1) paths of files.
+    imports:   names of files in RUN/code, of modules, or (older runs) paths of files.
     checksums: path below RUN/code -> SHA-256.
     unknown:   the configuration's classes that are not to be found without code.
     """
@@ -115,7 +115,7 @@ def _run(found: Needs) -> None:
     where = f"{found.directory / RECORD}: imports"
     kept = [name for name in names if finder.has(_module_name(name))]
     for name in names:
-        if name not in kept:  # an installed package, or a file of which version 0.1 kept no copy
+        if name not in kept:  # an installed package, or a file of which an older run kept no copy
             imports.load(name, option=where)
             continue
         try:

@@ -23,6 +23,7 @@ from t2t.launch.recipes import find, is_own
 from t2t.launch.report import write_report
 from t2t.launch.vocabulary_file import vocabulary_of
 from t2t.train.ahead import Ahead
+from t2t.train.claim import claimed_on_all
 from t2t.train.experiment import Experiment, check, check_vocabulary
 from t2t.train.loop import train
 from t2t.train.run import RunRecord, newest_step, open_run_on_all
@@ -49,9 +50,9 @@ def command(arguments: Sequence[str], imports: tuple[str, ...]) -> int:
         raise UserError("t2t train: which recipe? t2t recipes lists them: t2t train t5:quickstart --dir RUN")
     if is_own(given.recipe):
         import_tensorflow()  # a recipe of the user's own is likely to register tasks
+    recipe = find(given.recipe)
     if given.dir is not None:
         run_code.ready(Path(given.dir))
-    recipe = find(given.recipe)
     prog = f"t2t train {given.recipe}"
     if given.dir is None and not {"-h", "--help"} & set(rest):
         raise UserError(f"{prog}: where to? --dir RUN names the run's directory")
@@ -95,14 +96,15 @@ def _train(directory: Path, recipe: str, experiment: Experiment, imported: float
     record = RunRecord(
         recipe=recipe, experiment=experiment, vocabulary=vocabulary, imports=own.imports, code=own.checksums
     )
-    record = open_run_on_all(directory, record, own.files)
     leads = jax.process_index() == 0
-    with Progress() if leads else contextlib.nullcontext(Progress()) as progress:
+    with claimed_on_all(directory):
+        record = open_run_on_all(directory, record, own.files)
+        with Progress() if leads else contextlib.nullcontext(Progress()) as progress:
+            if leads:
+                _tell_of_schedule(experiment, progress)
+            outcome = train(directory, record, progress, began=STARTED, imported=imported, ahead=ahead)
         if leads:
-            _tell_of_schedule(experiment, progress)
-        outcome = train(directory, record, progress, began=STARTED, imported=imported, ahead=ahead)
-    if leads:
-        print(f"report: {write_report(directory)}", file=sys.stderr)
+            print(f"report: {write_report(directory)}", file=sys.stderr)
     if outcome.stopped:
         print(f"stopped at step {outcome.step} with everything saved; the same command goes on", file=sys.stderr)
         return STOPPED

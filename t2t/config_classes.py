@@ -47,7 +47,7 @@ OWN = "t2t_own"
 """The package that a file given by its path is imported into: `path/to/mine.py` is the module `t2t_own.mine` on every machine."""
 
 _HASHED = re.compile(r"(\w+)_[0-9a-f]{8}\.(\w+)")
-"""How version 0.1 named the classes of such a file: with a hash of its whole path."""
+"""How older runs name the classes of such a file: with a hash of its whole path."""
 
 _Class = TypeVar("_Class", bound=type)
 _registered: dict[str, type] = {}

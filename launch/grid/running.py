@@ -18,6 +18,7 @@ from t2t.launch.grid.costs import Costs
 from t2t.launch.grid.design import Cell, Grid
 from t2t.launch.grid.lines import Lines
 from t2t.launch.report import write_report
+from t2t.train.claim import Claim
 from t2t.train.experiment import Experiment, check, check_vocabulary
 from t2t.train.loop import Outcome, train
 from t2t.train.own_code import OwnCode
@@ -218,12 +219,14 @@ def _train(
 
 @contextlib.contextmanager
 def _claimed(directory: Path) -> Iterator[bool]:
-    """Whether this process, and no other, has the training while inside. The system gives it back when a process dies."""
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    with (directory.parent / f"{directory.name}.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
+    """Whether this process, and no other, has the training while inside."""
+    claim = Claim(directory)
+    try:
+        claim.take()
+    except UserError:
+        yield False
+        return
+    try:
         yield True
+    finally:
+        claim.release()

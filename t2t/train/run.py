@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 RECORD = "run.json"
 VOCABULARY = "vocabulary"
 CHECKPOINTS = "checkpoints"
+LOCK = "lock"
+"""Held by the training that goes on, see `t2t.train.claim`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +38,7 @@ class RunRecord:
     """What run.json holds: enough to build the run again.
 
     vocabulary: as the task had it when the run began; its files are in the run directory.
-    imports:    the user's own code: names of files in RUN/code, and modules' names (before version 0.2: paths of files).
+    imports:    the user's own code: names of files in RUN/code, and modules' names (older runs: paths of files).
     code:       the files of RUN/code: path below it -> SHA-256.
     """
 
@@ -70,15 +72,16 @@ def read_record(directory: Path) -> RunRecord:
 def open_run(directory: Path, record: RunRecord, code: Mapping[str, bytes] | None = None) -> RunRecord:
     """Make the run directory, or check that the one there is of this configuration; return the record to go on with.
 
-    A run goes on with fields of ADJUSTABLE changed, and with other code of the user's; any other difference is refused, each named, and
+    A run goes on with fields of ADJUSTABLE changed, and with other code of the user's, of which the newest is kept; any other difference is refused, each named, and
     nothing is written.
 
-    code: the files of RUN/code, whose checksums the record has: path below it -> content.
+    code: the files of RUN/code, whose checksums the record has: path below it -> content; None where there are none.
     """
-    if directory.exists() and not directory.is_dir():
-        raise UserError(f"{directory} (--dir) is a file, not a directory")
+    make_directory(directory)
     if (directory / RECORD).is_file() and _has_begun(directory):
         old = read_record(directory)
+        if not record.imports:  # nothing was imported this time, and nothing kept is thrown away
+            record, code = replace(record, imports=old.imports, code=old.code), None
         # Where its code and its recipe lie may change, and the code itself: what they gave is in `experiment`.
         changed = config.differences(
             replace(old, version=record.version, recipe=record.recipe, imports=record.imports, code=record.code), record
@@ -91,12 +94,11 @@ def open_run(directory: Path, record: RunRecord, code: Mapping[str, bytes] | Non
                 f"{directory} (--dir) holds a run of another configuration, nothing was written; it differs in "
                 f"{'; '.join(line.removeprefix('experiment.') for line in fixed)}. Give another --dir, or the same options to go on."
             )
-    elif directory.is_dir() and any(directory.iterdir()) and not (directory / RECORD).is_file():
+    elif not (directory / RECORD).is_file() and any(path.name != LOCK for path in directory.iterdir()):
         raise UserError(f"{directory} (--dir) is not empty and holds no run ({RECORD} is missing). Give another --dir.")
-    else:
-        _make(directory)
     record = replace(record, vocabulary=record.vocabulary.relocated(str(directory / VOCABULARY)))
-    own_code.keep(directory, code or {})
+    if code is not None:
+        own_code.keep(directory, code)
     partial = directory / f"{RECORD}.partial"
     partial.write_text(config.dumps(record), encoding="utf-8")
     partial.replace(directory / RECORD)
@@ -129,7 +131,10 @@ def _has_begun(directory: Path) -> bool:
     return (metrics.is_file() and metrics.stat().st_size > 0) or (checkpoints.is_dir() and any(checkpoints.iterdir()))
 
 
-def _make(directory: Path) -> None:
+def make_directory(directory: Path) -> None:
+    """Make the run directory where there is none. Raises UserError where that cannot be."""
+    if directory.exists() and not directory.is_dir():
+        raise UserError(f"{directory} (--dir) is a file, not a directory")
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:

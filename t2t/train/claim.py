@@ -1,0 +1,327 @@
+"""RUN/lock: one training at a time in a run directory, on one machine or on several that share the directory.
+
+Process 0 of a training keeps RUN/lock for as long as it trains. The file says who holds it; three signs say whether the holder lives:
+
+- `flock` on the file. The system gives it back however a process ends. Most network file systems pass it on to other machines, some do not.
+- On the same machine: the holder's process id and when that process began.
+- On another machine: the file's time of change, which the holder renews every `BEAT` seconds. A holder that has not done so for `STALE` seconds,
+  by the clock of the file server, counts as dead.
+
+A holder that finds the file gone or in other hands ends its training at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import secrets
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import jax
+
+from t2t.distributed.end import leave
+from t2t.distributed.gather import gather
+from t2t.distributed.preflight import AgreedError
+from t2t.errors import Failure, UserError
+from t2t.json_files import expect, read_json
+from t2t.train.run import LOCK, make_directory
+
+BEAT = 5.0
+"""Seconds between two signs of life."""
+STALE = 60.0
+"""Seconds without a sign of life after which a holder on another machine counts as dead."""
+SETTLE = 1.0
+"""Seconds after which a lock that was taken without `flock` is looked at again: another may have taken it at the same moment."""
+
+_UNSUPPORTED = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Holder:
+    """Who holds a run directory, as RUN/lock has it.
+
+    host, pid:  where it runs.
+    since:      when it took the lock, for messages.
+    boot:       tells machines apart, and what one was before it started anew.
+    namespace:  of process ids: a container has its own.
+    began:      when the process began, in the machine's own ticks; 0 where the system does not tell.
+    job, start: SLURM's job, and how often it was put back in the queue.
+    inode:      of the lock file: a copied directory has another.
+    nonce:      tells two holders apart in any case.
+    """
+
+    host: str
+    pid: int
+    since: str
+    boot: str
+    namespace: str
+    began: int
+    job: str
+    start: int
+    inode: int
+    nonce: str
+
+    def __str__(self) -> str:
+        return f"process {self.pid} on {self.host} since {self.since}"
+
+
+class Claim:
+    """A run directory taken for one training, from `take` to `release`."""
+
+    def __init__(self, directory: Path, lost: Callable[[str], None] | None = None) -> None:
+        """Prepare to take a directory. lost: called, on a thread, with the reason when the lock is lost; None ends the process."""
+        self._directory, self._path = directory, directory / LOCK
+        self._lost = lost or _end
+        self._file = -1
+        self._own: Holder | None = None
+        self._released = threading.Event()
+        self._beat: threading.Thread | None = None
+
+    def take(self) -> None:
+        """Take the directory, made where there is none. Raises UserError, naming the holder, where another training has it."""
+        make_directory(self._directory)
+        while not self._try():
+            pass
+        os.register_at_fork(after_in_child=self._forget)  # a forked process must not keep it
+        self._beat = threading.Thread(target=self._renew, name="lock", daemon=True)
+        self._beat.start()
+
+    def release(self) -> None:
+        """Give the directory back."""
+        self._released.set()
+        if self._beat is not None:
+            self._beat.join()
+        if self._file >= 0:
+            with contextlib.suppress(OSError):
+                if self._is_ours():
+                    self._path.unlink()
+            os.close(self._file)
+            self._file = -1
+
+    def _try(self) -> bool:
+        """Take it; False where the file was deleted meanwhile, to be tried again."""
+        self._file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            locked = _flock(self._file)
+            status = os.fstat(self._file)
+            with contextlib.suppress(FileNotFoundError):
+                if os.stat(self._path).st_ino == status.st_ino:
+                    self._judge(locked)
+                    self._write(locked)
+                    return True
+        except BaseException:
+            os.close(self._file)
+            self._file = -1
+            raise
+        os.close(self._file)
+        self._file = -1
+        return False
+
+    def _judge(self, locked: bool | None) -> None:
+        """Raise UserError unless the holder that the file names is dead. locked: whether we have `flock`; None where there is no such thing."""
+        other = _read(self._path)
+        if other is None:
+            if locked is False:
+                raise self._refusal("another process")
+            return
+        lives = _lives(other, os.fstat(self._file).st_ino, locked)
+        if lives is None:
+            lives = self._seems_alive()
+        if lives:
+            raise self._refusal(str(other))
+
+    def _seems_alive(self) -> bool:
+        """Wait for a sign of life of a holder on another machine, until it counts as dead."""
+        first = _changed(self._path)
+        left = STALE - (self._now() - first)
+        if left > 0:
+            told = f"{self._directory} (--dir): waiting up to {left:.0f} s for a sign of life of {_read(self._path)}"
+            print(told, file=sys.stderr, flush=True)
+        limit = time.monotonic() + left
+        while time.monotonic() < limit:
+            time.sleep(BEAT / 5)
+            if _changed(self._path) != first:
+                return True
+        return False
+
+    def _now(self) -> float:
+        """Return the time by the clock that stamps the directory's files."""
+        probe = self._directory / f".{LOCK}-{secrets.token_hex(8)}"
+        probe.touch()
+        try:
+            return probe.stat().st_mtime
+        finally:
+            probe.unlink()
+
+    def _write(self, locked: bool | None) -> None:
+        self._own = _me(os.fstat(self._file).st_ino)
+        content = json.dumps(asdict(self._own)).encode()
+        os.ftruncate(self._file, 0)
+        os.pwrite(self._file, content, 0)
+        os.fsync(self._file)
+        if locked is not True:
+            time.sleep(SETTLE)
+            if not self._is_ours():
+                raise self._refusal(str(_read(self._path) or "another process"))
+
+    def _refusal(self, who: str) -> UserError:
+        return UserError(
+            f"{self._directory} (--dir) is being trained in by {who}, and two trainings in one directory would destroy each other."
+            " Give another --dir, or wait for that one's end."
+        )
+
+    def _is_ours(self) -> bool:
+        found = _read(self._path)
+        return found is not None and self._own is not None and found.nonce == self._own.nonce
+
+    def _renew(self) -> None:
+        good = time.monotonic()
+        while not self._released.wait(BEAT):
+            try:
+                if not self._is_ours():
+                    now = _read(self._path)
+                    self._lost(f"{self._path} {f'is now held by {now}' if now else 'is gone'}")
+                    return
+                os.utime(self._file)
+                good = time.monotonic()
+            except OSError as error:
+                if time.monotonic() - good > STALE:
+                    self._lost(f"{self._path} could not be renewed for {STALE:.0f} s: {error.strerror}")
+                    return
+
+    def _forget(self) -> None:
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+
+@contextlib.contextmanager
+def claimed_on_all(directory: Path) -> Iterator[None]:
+    """Have the run directory for this training while inside: process 0 takes it, for all. To be called on all processes.
+
+    Raises UserError on all, with the same text, where another training has it; Failure where the file system does not work.
+    """
+    claim, refused, broken = Claim(directory), None, None
+    if jax.process_index() == 0:
+        try:
+            claim.take()
+        except UserError as error:
+            refused = str(error)
+        except OSError as error:
+            broken, refused = error, f"{directory / LOCK}: {error.strerror}"
+    if told := gather(refused)[0]:
+        raise Failure(told) if broken else AgreedError(told)
+    try:
+        yield
+    finally:
+        claim.release()
+
+
+def _flock(file: int) -> bool | None:
+    """Return whether the lock is ours now; None where the file system has no such thing."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno in _UNSUPPORTED:
+            return None
+        raise
+    return True
+
+
+def _lives(other: Holder, inode: int, locked: bool | None) -> bool | None:
+    """Return whether a holder lives, None where only its signs of life can tell."""
+    me = _me(inode)
+    if other.job and other.job == me.job and other.start < me.start:
+        return False  # SLURM has ended it before it put the job back in the queue
+    if other.boot != me.boot:
+        return None
+    if locked is False:
+        return True
+    if other.inode != inode:
+        return False  # the directory is a copy
+    if other.namespace == me.namespace and (locked is None or other.began):
+        return _running(other)
+    return False if locked else None
+
+
+def _running(other: Holder) -> bool:
+    try:
+        os.kill(other.pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    state, began = _process(other.pid)
+    return state not in "ZX" and began == other.began
+
+
+def _me(inode: int) -> Holder:
+    started = os.environ.get("SLURM_RESTART_COUNT", "")
+    return Holder(
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        since=time.strftime("%Y-%m-%d %H:%M:%S"),
+        boot=_text(Path("/proc/sys/kernel/random/boot_id")) or socket.gethostname(),
+        namespace=_link(Path("/proc/self/ns/pid")),
+        began=_process(os.getpid())[1],
+        job=os.environ.get("SLURM_JOB_ID", ""),
+        start=int(started) if started.isdigit() else 0,
+        inode=inode,
+        nonce=secrets.token_hex(8),
+    )
+
+
+def _process(pid: int) -> tuple[str, int]:
+    """Return a process's state and when it began, ("?", 0) where the system does not tell (proc(5))."""
+    after = _text(Path(f"/proc/{pid}/stat")).rpartition(")")[2].split()
+    return (after[0], int(after[19])) if len(after) > 19 else ("?", 0)
+
+
+def _read(path: Path) -> Holder | None:
+    """Return whom the file names, None where it is not there or names nobody (yet)."""
+    try:
+        data = read_json(path)
+        types = {"int": int, "str": str}
+        values = {f.name: expect(data.get(f.name), types[str(f.type)], f"{path}: {f.name}") for f in fields(Holder)}
+        return Holder(**values)
+    except (FileNotFoundError, UserError):
+        return None
+
+
+def _changed(path: Path) -> float:
+    # Opening asks the file server anew; a look at the time alone may be answered from memory.
+    try:
+        with path.open("rb") as file:
+            return os.fstat(file.fileno()).st_mtime
+    except FileNotFoundError:
+        return 0.0
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return ""
+
+
+def _link(path: Path) -> str:
+    try:
+        return os.readlink(path)
+    except OSError:
+        return ""
+
+
+def _end(reason: str) -> None:
+    print(f"error: {reason}: another training may write here, this one ends", file=sys.stderr, flush=True)
+    leave(1)
