@@ -18,6 +18,7 @@ from typing import Annotated, Any
 import tyro
 
 from t2t.distributed.environment import COORDINATOR, DEVICES, LAUNCHER, PROCESS, PROCESSES
+from t2t.distributed.ports import cannot_listen, free_port, loopback, own_names_address
 from t2t.errors import UserError
 from t2t.launch.codes import DONE, FAILED, MISTAKE, STOPPED
 from t2t.train.stop import handle
@@ -28,7 +29,7 @@ GRACE = 3.0
 
 @dataclass(frozen=True, kw_only=True)
 class Local:
-    """Start processes on this machine that find each other; where one fails, all end.
+    """Start processes on this machine that find each other on the loopback interface; where one fails, all end.
 
     Each line that a process writes is printed with the process's number before it. SIGTERM, SIGINT, SIGUSR1 and SIGHUP are passed on to all: the
     training saves and ends with code 75. No process outlives the launcher.
@@ -58,6 +59,8 @@ class Local:
         ):
             if value is not None and value < least:
                 raise UserError(f"t2t launch local: {name} {value} is less than {least}. Nearest: {least}.")
+        if self.port is not None:
+            self._check_port(self.port)
         if self.devices_per_process is not None and self.gpus_per_process is not None:
             raise UserError(
                 "t2t launch local: --devices-per-process is of CPU devices, --gpus-per-process of GPUs: give one of them"
@@ -68,16 +71,33 @@ class Local:
                 " CUDA_VISIBLE_DEVICES, or --processes 2."
             )
 
+    def _check_port(self, port: int) -> None:
+        if port > 65535:
+            raise UserError(f"t2t launch local: --port {port} is more than 65535. Nearest: 65535.")
+        # Another program may listen at one of the two addresses alone: the port is its all the same.
+        reason = cannot_listen("127.0.0.1", port) or cannot_listen(loopback(), port)
+        if reason:
+            raise UserError(
+                f"t2t launch local: --port {port}: {reason}. Nearest: {free_port()}, or no --port, which takes a free one."
+            )
+
     def launch(self, words: Sequence[str]) -> int:
         """Run `t2t WORDS` in each process and return the exit code of all together. Raises UserError for options that cannot be."""
         self.check()
+        if self.processes > 1 and self.gpus_per_process is None and (address := own_names_address()):
+            _say(
+                f"CPUs exchange numbers by Gloo, which listens at {address}, where this machine's own name leads; a line"
+                f" '127.0.0.1 {socket.gethostname()}' in /etc/hosts keeps it to this machine"
+            )
         return run([sys.executable, "-m", "t2t.launch", *words], self)
 
     def environment(self, process: int, port: int) -> dict[str, str]:
         """Return the environment of one process."""
+        host = loopback()
         values = {
             **os.environ,
-            COORDINATOR: f"127.0.0.1:{port}",
+            **_without_proxy(),
+            COORDINATOR: f"[{host}]:{port}" if ":" in host else f"{host}:{port}",
             PROCESSES: str(self.processes),
             PROCESS: str(process),
             LAUNCHER: str(os.getpid()),
@@ -90,6 +110,14 @@ class Local:
             first = process * self.gpus_per_process
             values["JAX_LOCAL_DEVICE_IDS"] = ",".join(str(first + i) for i in range(self.gpus_per_process))
         return values
+
+
+def _without_proxy() -> dict[str, str]:
+    """Return what keeps gRPC, with which the processes find each other, from asking a proxy for this machine."""
+    if not any(os.environ.get(name) for name in ("grpc_proxy", "https_proxy", "http_proxy")):
+        return {}
+    others = os.environ.get("no_grpc_proxy") or os.environ.get("no_proxy")  # noqa: SIM112 (gRPC's spelling)
+    return {"no_grpc_proxy": ",".join(filter(None, (others, "localhost", "127.0.0.1", "::1")))}
 
 
 def run(command: Sequence[str], local: Local) -> int:
@@ -162,7 +190,7 @@ class _Attempt:
         return self._code()
 
     def _start(self) -> None:
-        port = self._local.port or _free_port()
+        port = self._local.port or free_port(loopback())
         self._selector.register(self._asked.reader, selectors.EVENT_READ, None)
         for index in range(self._local.processes):
             process = subprocess.Popen(
@@ -280,12 +308,6 @@ def _spell(code: int) -> str:
         name = f"signal {-code}"
     memory = " (out of memory? the kernel's log tells)" if -code == signal.SIGKILL else ""
     return f"was killed by {name}{memory}"
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def _say(text: str) -> None:

@@ -14,6 +14,8 @@ COORDINATOR, PROCESSES, PROCESS = "T2T_COORDINATOR", "T2T_PROCESSES", "T2T_PROCE
 CLUSTER = "T2T_CLUSTER"
 DEVICES = "T2T_DEVICES_PER_PROCESS"
 HEARTBEAT, PATIENCE = "T2T_HEARTBEAT_SECONDS", "T2T_START_SECONDS"
+LISTEN = "JAX_COORDINATOR_BIND_ADDRESS"
+"""JAX's own variable: where process 0 listens, host:port, if not at the coordinator's address."""
 LAUNCHER = "T2T_LAUNCHER"
 """The process id of the launcher on this machine, whose processes do not outlive it."""
 
@@ -82,11 +84,7 @@ def place(environment: Mapping[str, str] = os.environ) -> Place:
 
 def _told(environment: Mapping[str, str], alone: Place) -> Place:
     address = environment[COORDINATOR]
-    found = _ADDRESS.fullmatch(address)
-    if not found or not 0 < int(found[2]) < 65536:
-        raise UserError(
-            f"{COORDINATOR}={address!r} in the environment: it is host:port. Nearest: {address.partition(':')[0] or '127.0.0.1'}:1234."
-        )
+    address_of(environment, COORDINATOR)
     processes, process = _number(environment, PROCESSES, least=1), _number(environment, PROCESS, least=0)
     assert processes is not None
     assert process is not None
@@ -95,6 +93,18 @@ def _told(environment: Mapping[str, str], alone: Place) -> Place:
             f"{PROCESS}={process} in the environment: {PROCESSES}={processes}, so it is 0 to {processes - 1}. Nearest: {processes - 1}."
         )
     return replace(alone, coordinator=address, processes=processes, process=process)
+
+
+def address_of(environment: Mapping[str, str], name: str) -> tuple[str, int]:
+    """Return the host, without brackets, and the port that a variable holds. Raises UserError where it is not host:port."""
+    address = environment[name]
+    found = _ADDRESS.fullmatch(address)
+    if not found or not 0 < int(found[2]) < 65536:
+        host = address.rpartition(":")[0] or address.partition(":")[0] or "127.0.0.1"
+        raise UserError(
+            f"{name}={address!r} in the environment: it is host:port. Nearest: {host}:1234."
+        )
+    return found[1].strip("[]"), int(found[2])
 
 
 def _number(environment: Mapping[str, str], name: str, *, least: int) -> int | None:

@@ -9,7 +9,9 @@ import threading
 from collections.abc import Mapping
 
 from t2t.distributed.end import leave
-from t2t.distributed.environment import COORDINATOR, Place, place
+from t2t.distributed.environment import COORDINATOR, LISTEN, Place, address_of, place
+from t2t.distributed.ports import cannot_listen, free_port, own_address
+from t2t.errors import UserError
 
 
 def initialise(environment: Mapping[str, str] = os.environ) -> Place:
@@ -20,7 +22,10 @@ def initialise(environment: Mapping[str, str] = os.environ) -> Place:
     not found the others within `T2T_START_SECONDS` (300) says whom it waited for, and ends with code 1; one that hears nothing of
     another for `T2T_HEARTBEAT_SECONDS` (8) is ended by JAX.
 
-    Raises UserError where the variables are set in part or hold what they cannot.
+    Process 0 listens at the coordinator's port: on the loopback interface alone where T2T_COORDINATOR names that, at the address itself where
+    it is a number of this machine's, else on all interfaces, unless JAX_COORDINATOR_BIND_ADDRESS says otherwise.
+
+    Raises UserError where the variables are set in part or hold what they cannot, or process 0 cannot listen at the port.
     """
     found = place(environment)
     if found.devices is None and not found.several:
@@ -31,6 +36,7 @@ def initialise(environment: Mapping[str, str] = os.environ) -> Place:
         jax.config.update("jax_num_cpu_devices", found.devices)
     if not found.several or jax.distributed.is_initialized():
         return found
+    listen = _listen(found, environment)
     # JAX would abort the process from C++ at the end of its own patience, with a stack trace and without saying whom it looked for.
     watch = threading.Timer(found.patience, _give_up, [found])
     watch.daemon = True
@@ -38,6 +44,7 @@ def initialise(environment: Mapping[str, str] = os.environ) -> Place:
     try:
         jax.distributed.initialize(
             coordinator_address=found.coordinator,
+            coordinator_bind_address=listen,
             num_processes=found.processes,
             process_id=found.process,
             # Where all is told, JAX must not ask SLURM for the rest: it would take one GPU for each process.
@@ -53,6 +60,23 @@ def initialise(environment: Mapping[str, str] = os.environ) -> Place:
     finally:
         watch.cancel()
     return found
+
+
+def _listen(found: Place, environment: Mapping[str, str]) -> str | None:
+    """Return where process 0 listens, None where JAX chooses. Raises UserError where it cannot: JAX would crash."""
+    if found.coordinator is None or found.process != 0:
+        return None
+    name = LISTEN if environment.get(LISTEN) else COORDINATOR
+    host, port = address_of(environment, name)
+    address = host if name == LISTEN else own_address(host)
+    if reason := cannot_listen("" if address in (None, "::") else address, port):
+        raise UserError(
+            f"{name}={environment[name]!r} in the environment: process 0 cannot listen at port {port}: {reason}."
+            f" Nearest: {environment[name].removesuffix(str(port))}{free_port()}."
+        )
+    if address is None:
+        return None
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
 def _asked(found: Place) -> str | None:
