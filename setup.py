@@ -22,7 +22,7 @@ quantized = ["qwix>=0.1.8,<0.2"]
 cache = ["apache-beam>=2.70,<3", "sentencepiece<0.2.3"]
 
 setup(
-    name="t2t",
+    name="t2t-jax",  # on PyPI, t2t is another project's
     version="0.1.0",
     description="Train text-to-text models in JAX: task registries, sharded encoders, decoders and encoder-decoders",
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),

@@ -10,6 +10,7 @@ import numpy as np
 import tyro
 
 from t2t.errors import UserError
+from t2t.installing import how_to_install
 
 if TYPE_CHECKING:
     from t2t.export.huggingface import Source
@@ -46,7 +47,7 @@ def convert_check(
         import transformers
     except ImportError as error:
         raise UserError(
-            f"t2t convert-check compares with transformers, and {error.name} is not installed: pip install torch transformers"
+            f"t2t convert-check compares with transformers, and {error.name} is not installed: {how_to_install('interop')}"
         ) from None
     transformers.logging.set_verbosity_error()
     with opened(source, family_of, accepted=tuple(itertools.chain(*accept_option))) as model:

@@ -101,9 +101,7 @@ def address_of(environment: Mapping[str, str], name: str) -> tuple[str, int]:
     found = _ADDRESS.fullmatch(address)
     if not found or not 0 < int(found[2]) < 65536:
         host = address.rpartition(":")[0] or address.partition(":")[0] or "127.0.0.1"
-        raise UserError(
-            f"{name}={address!r} in the environment: it is host:port. Nearest: {host}:1234."
-        )
+        raise UserError(f"{name}={address!r} in the environment: it is host:port. Nearest: {host}:1234.")
     return found[1].strip("[]"), int(found[2])
 
 

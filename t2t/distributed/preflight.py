@@ -22,6 +22,7 @@ import t2t
 from t2t import config
 from t2t.distributed.gather import gather
 from t2t.errors import UserError
+from t2t.installing import how_to_install
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "seqio", "tensorflow", "numpy")
 SETTINGS = (
@@ -134,7 +135,7 @@ def _check_platform(everyone: Sequence[Mapping[str, Any]]) -> None:
         if asked in ("cuda", "rocm", "gpu", "tpu") and one["platform"] == "cpu":
             raise AgreedError(
                 f"preflight: host {one['host']} (process {one['process']}) has no {asked} device that JAX can use, only {one['local devices']}, and"
-                f" JAX_PLATFORMS={one['JAX_PLATFORMS']} asks for one. Is t2t[{'tpu' if asked == 'tpu' else 'gpu'}] installed there?"
+                f" JAX_PLATFORMS={one['JAX_PLATFORMS']} asks for one. It needs JAX for {asked}: {how_to_install('tpu' if asked == 'tpu' else 'gpu')}"
             )
 
 

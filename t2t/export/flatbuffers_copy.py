@@ -9,6 +9,8 @@ import importlib.metadata
 import zipfile
 from pathlib import Path
 
+from t2t.installing import DISTRIBUTION
+
 FLATBUFFERS = "flatbuffers.zip"
 
 
@@ -25,7 +27,7 @@ def write_flatbuffers(path: Path) -> None:
 
 def _license() -> str:
     """Return the text of the Apache License 2.0: the package has it by reference alone, and this one is under the same."""
-    text = importlib.metadata.distribution("t2t").read_text("licenses/LICENSE")
+    text = importlib.metadata.distribution(DISTRIBUTION).read_text("licenses/LICENSE")
     if text is None:
         raise RuntimeError("the installed package t2t lacks its LICENSE: install it anew")
     return text

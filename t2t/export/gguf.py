@@ -15,6 +15,7 @@ import numpy as np
 from t2t.errors import UserError
 from t2t.export.directory import write_json
 from t2t.export.tensor_files import write_tensors
+from t2t.installing import how_to_install
 from t2t.nn.rotary import shuffled
 
 _NAMES = {
@@ -48,7 +49,7 @@ def gguf_directory(file: Path, out: Path) -> None:
         from gguf import GGUFReader
         from gguf.quants import dequantize
     except ImportError:
-        raise UserError(f"{file}: reading GGUF needs the package gguf: pip install gguf") from None
+        raise UserError(f"{file}: reading GGUF needs the package gguf: {how_to_install('gguf')}") from None
     try:
         reader = GGUFReader(file)
     except (OSError, ValueError) as error:

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from t2t.errors import UserError
+from t2t.installing import how_to_install
 
 Quantization = Literal["none", "int8", "fp8"]
 
@@ -58,7 +59,7 @@ def check_installed(quantization: Quantization) -> None:
         importlib.import_module("qwix")
     except ImportError as error:
         raise UserError(
-            f"model.quantization is {quantization!r}, which needs the package {error.name}: pip install 't2t[quantized]'. Nearest: none."
+            f"model.quantization is {quantization!r}, which needs the package {error.name}: {how_to_install('quantized')}. Nearest: none."
         ) from None
 
 

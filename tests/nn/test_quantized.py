@@ -173,6 +173,6 @@ def test_two_layers_learn_as_in_float32_and_without_scales_they_do_not():
 
 def test_a_missing_library_is_told(monkeypatch):
     monkeypatch.setitem(sys.modules, "qwix", None)
-    with pytest.raises(UserError, match=r"model.quantization is 'int8', .* qwix: pip install 't2t\[quantized\]'"):
+    with pytest.raises(UserError, match=r"model.quantization is 'int8', .* qwix: pip install .\.\[quantized\]"):
         Linear(8, 8, ("embed", "mlp"), bias=False, init=Normal(1.0), quantization="int8")
     Linear(8, 8, ("embed", "mlp"), bias=False, init=Normal(1.0))

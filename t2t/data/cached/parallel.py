@@ -16,6 +16,7 @@ from typing import Any
 
 from t2t.data.cached.manifest import Manifest
 from t2t.errors import UserError
+from t2t.installing import how_to_install
 from t2t.vocabularies import Vocabulary
 
 _HERE = ("directrunner", "direct", "fnapirunner", "fnapi")
@@ -55,7 +56,7 @@ def run(jobs: Sequence[Job], workers: int, beam_options: Sequence[str], prepare:
         import apache_beam as beam
     except ImportError:
         raise UserError(
-            "Apache Beam, which runs more workers than one (--workers), is not installed: pip install 't2t[cache]'. Nearest: --workers 1."
+            f"Apache Beam, which runs more workers than one (--workers), is not installed: {how_to_install('cache')}. Nearest: --workers 1."
         ) from None
     finally:
         logging.disable(level)
