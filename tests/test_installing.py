@@ -48,7 +48,17 @@ def test_nothing_says_to_install_the_other_project():
     assert other.search("is t2t[gpu] there?")
     assert not other.search("pip install t2t-jax")
     wrong = []
-    for folder in ("t2t", "models", "tasks", "launch", "docs", "benchmarks", "README.md", "CONTRIBUTING.md", "setup.py"):
+    for folder in (
+        "t2t",
+        "models",
+        "tasks",
+        "launch",
+        "docs",
+        "benchmarks",
+        "README.md",
+        "CONTRIBUTING.md",
+        "setup.py",
+    ):
         place = ROOT / folder
         for path in [place] if place.is_file() else sorted(place.rglob("*")):
             if path.suffix in (".py", ".md", ".jinja", ".html") and other.search(path.read_text(encoding="utf-8")):

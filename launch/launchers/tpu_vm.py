@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import shlex
 import subprocess
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from t2t.errors import UserError, nearest
+from t2t.launch.launchers import tracked
 from t2t.launch.launchers.templates import check_dns, check_least, check_plain, render
 from t2t.launch.launchers.tpu import RUNTIMES, TYPES
 
@@ -28,7 +30,7 @@ class TpuVm:
         project: Google Cloud's project; gcloud's own by default.
         runtime: software version of the hosts; by default the one for the type.
         spot: take a slice that may be taken away.
-        source: this repository.
+        source: a clone of this repository. The files that git tracks are copied to the hosts, as they are now, and nothing else.
         setup: lines of shell on each host after the installation (mounting the run directory's place).
         restarts: how often SkyPilot starts again.
         form: gcloud or skypilot.
@@ -47,7 +49,7 @@ class TpuVm:
     form: Literal["gcloud", "skypilot"] = "gcloud"
     dry_run: bool = False
 
-    def check(self) -> str:
+    def check(self, words: Sequence[str] = ()) -> str:
         """Refuse what cannot be; return the TPU's generation. Raises UserError."""
         check_dns(self.name, "--name", "tpu-vm")
         check_dns(self.zone, "--zone", "tpu-vm")
@@ -62,15 +64,17 @@ class TpuVm:
             raise UserError(
                 f"t2t launch tpu-vm: --source {self.source!r} is not this repository: it has no setup.py. Nearest: the checkout's root."
             )
+        tracked.check(self.source, words, "t2t launch tpu-vm")
         return TYPES[begin]
 
     def text(self, words: Sequence[str]) -> str:
         """Return the commands, or SkyPilot's file, that run `t2t WORDS` on all hosts. Raises UserError for options that cannot be."""
-        generation = self.check()
+        generation = self.check(words)
         sky = self.form == "skypilot"
-        there = "." if sky else "t2t-source"
+        there = "." if sky else tracked.SHIPPED
         install = [
             "set -e",
+            *([] if sky else [f"rm -rf {there} && mkdir {there} && tar -C {there} -xf {there}.tar"]),
             # The images' own Python may be older than this stack needs.
             "python3 -m pip install --quiet --user uv",
             "~/.local/bin/uv venv --quiet --allow-existing --python 3.12 ~/t2t-env",
@@ -84,6 +88,8 @@ class TpuVm:
             "accelerator_type": self.type,
             "runtime": self.runtime or RUNTIMES[generation],
             "there": there,
+            "shipped": tracked.SHIPPED,
+            "pack": tracked.pack(self.source),
             "place": place,
             "install": "\n".join(install),
             "command": train,
@@ -106,4 +112,10 @@ class TpuVm:
             raise UserError(
                 f"t2t launch tpu-vm: there is no {program} here. Nearest: --dry-run, which prints what would be run."
             )
-        return subprocess.run(command, input=text if program == "sky" else None, text=True).returncode
+        if program == "gcloud":
+            return subprocess.run(command).returncode
+        with tempfile.TemporaryDirectory(prefix="t2t-") as folder:  # where the file's workdir is
+            (Path(folder) / tracked.SHIPPED).mkdir()
+            unpack = f"set -o pipefail; {tracked.pack(self.source)} | tar -C {folder}/{tracked.SHIPPED} -xf -"
+            subprocess.run(["bash", "-c", unpack], check=True)
+            return subprocess.run(command, cwd=folder, input=text, text=True).returncode

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -187,6 +189,75 @@ def test_skypilot_file(capsys):
         "job_recovery": {"strategy": "FAILOVER", "max_restarts_on_errors": 3},
     }
     assert shlex.split(task["run"])[-len(TRAIN) :] == TRAIN
+
+
+@pytest.fixture
+def clone(tmp_path, monkeypatch) -> Path:
+    """A repository with tracked files, a changed one, a link, and files that git does not track; the current directory."""
+    there = tmp_path / "a clone"
+    (there / "models").mkdir(parents=True)
+    (there / "setup.py").write_text("committed")
+    (there / "models/it's.py").write_text("")
+    (there / "link").symlink_to("models")
+    (there / ".gitignore").write_text("secret.env\n")
+    monkeypatch.chdir(there)
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@example.org", "-c", "init.defaultBranch=main"]
+    for words in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "all"]):
+        subprocess.run([*git, *words], check=True)
+    (there / "setup.py").write_text("changed since")
+    (there / "secret.env").write_text("KEY=1")
+    (there / "own.py").write_text("")
+    (there / "runs").mkdir()
+    (there / "runs/big").write_text("")
+    return there
+
+
+def beneath(directory: Path) -> list[str]:
+    return sorted(path.relative_to(directory).as_posix() for path in directory.rglob("*"))
+
+
+SENT = [".gitignore", "link", "models", "models/it's.py", "setup.py"]
+
+
+@pytest.mark.parametrize("form", ["gcloud", "skypilot"])
+def test_only_what_git_tracks_leaves_the_machine(form, clone, tmp_path, monkeypatch):
+    """Programs of the clouds' names unpack what they are given, as the hosts would."""
+    programs, hosts = tmp_path / "programs", tmp_path / "hosts"
+    programs.mkdir()
+    hosts.mkdir()
+    (programs / "gcloud").write_text(
+        "#!/bin/bash\n"
+        f'case "$*" in *scp*) for word; do case $word in *.tar) cp "$word" {hosts}/t2t-source.tar;; esac; done;;\n'
+        f'*mkdir*) cd {hosts}; for word; do case $word in --command=*) eval "$(echo "${{word#--command=}}" | grep mkdir)";; esac; done;;\n'
+        "*describe*) echo ACTIVE;; esac\n"
+    )
+    (programs / "sky").write_text(f"#!/bin/bash\ncat > {hosts}/file\ncp -r t2t-source {hosts}\n")
+    for program in programs.iterdir():
+        program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    assert (
+        run(["launch", "tpu-vm", "--source", str(clone), "--form", form, "--", "train", "t5:1.1-xl", "--dir", "r"]) == 0
+    )
+    assert beneath(hosts / "t2t-source") == SENT
+    assert (hosts / "t2t-source/setup.py").read_text() == "changed since"
+    assert (hosts / "t2t-source/link").is_symlink()
+    if form == "skypilot":
+        assert yaml.safe_load((hosts / "file").read_text())["workdir"] == "t2t-source"
+
+
+def test_what_would_be_left_behind_is_told(clone, tmp_path, capsys):
+    def said(*words: str, source: Path = clone) -> str:
+        assert run(["launch", "tpu-vm", "--source", str(source), "--dry-run", "--", "train", *words]) == 2
+        return capsys.readouterr().err
+
+    assert "own.py is not tracked by git" in said("own.py:recipe", "--dir", "r")
+    assert "own.py is not tracked by git" in said("t5:1.1-xl", "--import", "own.py", "--dir", "r")
+    (tmp_path / "outside.py").write_text("")
+    assert "lies outside of --source" in said("t5:1.1-xl", "--import", "../outside.py")
+    (clone / "models/it's.py").unlink()
+    assert "models/it's.py in --source" in said("t5:1.1-xl")
+    shutil.rmtree(clone / ".git")
+    assert "has no setup.py that git tracks" in said("t5:1.1-xl")
 
 
 K8S = "kubernetes --image i --volume-claim runs"
