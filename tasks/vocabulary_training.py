@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import logging
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -18,6 +19,10 @@ from t2t.tasks.register import find, format_of
 from t2t.vocabularies import SentencePiece, Vocabulary, WordPiece
 
 KINDS = ("unigram", "bpe", "wordpiece")
+_log = logging.getLogger(__name__)
+_LONGEST = 4000  # characters of a line that SentencePiece is given: it leaves out what is longer than its limit, and learns nothing across spaces
+_MOST = 2_000_000  # lines that it is trained on
+_RESERVED = "\u2585"  # it leaves out lines with this character
 _SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 
@@ -51,6 +56,8 @@ def train_vocabulary(
         raise UserError(f"kind {kind!r} of vocabulary: must be one of {', '.join(KINDS)}.{nearest(kind, KINDS)}")
     if Path(out).exists():
         raise UserError(f"{out}: exists already; name another file (--out).")
+    if examples is not None and examples < 1:
+        raise UserError(f"examples {examples} (--examples) is less than 1. Nearest: 1.")
     texts = task_texts(task, split=split, examples=examples)
     if kind == "wordpiece":
         return train_wordpiece(texts, size=size, out=out, lowercase=lowercase, extra_ids=extra_ids)
@@ -88,12 +95,17 @@ def _texts(task: seqio.Task, split: str, examples: int | None) -> Iterator[str]:
         raise UserError(f"task {task.name!r}: its source has no text to train a vocabulary on.")
     if examples is not None:
         dataset = dataset.take(examples)
+    broken = 0
     for example in dataset:
         for field in fields:
             value = example[field]
             flat = value.flat_values if isinstance(value, tf.RaggedTensor) else tf.reshape(value, [-1])
-            for text in flat.numpy():
-                yield text.decode("utf-8", errors="ignore")
+            for raw in flat.numpy():
+                text = raw.decode("utf-8", errors="ignore")
+                broken += len(text.encode("utf-8")) < len(raw)
+                yield text
+    if broken:
+        _log.warning("task %s: %d texts are not UTF-8 throughout; their other bytes are left out", task.name, broken)
 
 
 def train_sentencepiece(
@@ -104,7 +116,8 @@ def train_sentencepiece(
     Padding is 0, EOS 1, unknown 2, as in T5; unknown characters fall back to bytes, so that any text survives.
 
     Args:
-      texts: strings; line breaks inside are kept as spaces, as SentencePiece reads a line at a time.
+      texts: strings; their lines are read, each in parts of up to 4000 characters, cut at a space where there is one. Of more than 2,000,000 parts that
+        many are drawn.
       size: ids in all, extra ids included.
       out: file to write.
       extra_ids: sentinels at the end; they are not stored in the file.
@@ -121,7 +134,8 @@ def train_sentencepiece(
         raise UserError(
             f"vocabulary size {size} (--size): must be above {extra_ids + 259}, for extra ids, specials and bytes."
         )
-    first, sentences = _nonempty(line for text in texts for line in text.splitlines() if line.strip())
+    lines = _Lines(texts)
+    first, sentences = _nonempty(iter(lines))
     written = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
@@ -136,7 +150,7 @@ def train_sentencepiece(
             byte_fallback=True,
             character_coverage=0.9995,
             max_sentence_length=1 << 16,
-            input_sentence_size=2_000_000,
+            input_sentence_size=_MOST,
             shuffle_input_sentence=True,
             minloglevel=2,
         )
@@ -144,9 +158,49 @@ def train_sentencepiece(
         reason = " ".join(str(error).split()).rpartition("] ")[2]
         if most := re.search(r"<= (\d+)", reason):
             reason = f"the texts allow at most {int(most[1]) + extra_ids}."
+        elif least := re.search(r"required_chars\. \d+ vs (\d+)", reason):
+            reason = f"the characters of the texts need at least {int(least[1]) + extra_ids}."
         raise UserError(f"vocabulary size {size} (--size), {extra_ids} extra ids included: {reason}") from None
+    lines.tell()
     _write(out, written.getvalue())
     return SentencePiece(path=str(out), extra_ids=extra_ids)
+
+
+class _Lines:
+    """The lines of texts as SentencePiece is given them; counts what it cannot be given as it stands."""
+
+    def __init__(self, texts: Iterable[str]) -> None:
+        self._texts = texts
+        self._parts = self._reserved = 0
+
+    def __iter__(self) -> Iterator[str]:
+        for text in self._texts:
+            for line in text.splitlines():
+                self._reserved += _RESERVED in line
+                for part in _cut(line.replace(_RESERVED, " ").strip()):
+                    self._parts += 1
+                    yield part
+
+    def tell(self) -> None:
+        """Say what was not read as it stands."""
+        if self._reserved:
+            _log.warning(
+                "%d lines have the character U+2585, which SentencePiece keeps for itself: it was read as a space",
+                self._reserved,
+            )
+        if self._parts > _MOST:
+            _log.warning("of %d lines %d, drawn at random, were trained on", self._parts, _MOST)
+
+
+def _cut(line: str) -> Iterator[str]:
+    """Yield a line in parts, cut at spaces where there are any."""
+    while len(line) > _LONGEST:
+        place = line.rfind(" ", 1, _LONGEST)
+        place = place if place > 0 else _LONGEST
+        yield line[:place]
+        line = line[place:].lstrip()
+    if line:
+        yield line
 
 
 def train_wordpiece(
@@ -166,19 +220,25 @@ def train_wordpiece(
         raise UserError(
             f"{out}: a vocab.txt is written, and a name ending in .json is read as a tokenizer; name it .txt."
         )
+    least = extra_ids + len(_SPECIAL) + 1
+    if size < least:
+        raise UserError(f"vocabulary size {size} (--size): must be {least} or more, for extra ids and specials.")
     first, rest = _nonempty(text for text in texts if text.strip())
     tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece(prefix="##")
     trainer = trainers.WordPieceTrainer(
-        vocab_size=size - extra_ids, special_tokens=_SPECIAL, limit_alphabet=1000, show_progress=False
+        vocab_size=size - extra_ids,
+        special_tokens=_SPECIAL,
+        limit_alphabet=max(1000, (size - extra_ids) // 2),  # characters; writing without an alphabet has thousands
+        show_progress=False,
     )
     tokenizer.train_from_iterator(itertools.chain([first], rest), trainer)
     tokens = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
     if len(tokens) > size - extra_ids:
         raise UserError(
-            f"vocabulary size {size}: the characters of the texts and {extra_ids} extra ids alone need {len(tokens) + extra_ids}."
+            f"vocabulary size {size} (--size): the characters of the texts and {extra_ids} extra ids alone need {len(tokens) + extra_ids}."
         )
     _write(out, "".join(f"{token}\n" for token, _ in tokens).encode("utf-8"))
     return WordPiece(path=str(out), lowercase=lowercase, extra_ids=extra_ids)

@@ -121,7 +121,7 @@ class Prompter:
 
     room:   tokens a prompt may have.
     eos:    whether the task's inputs end in EOS.
-    pool:   examples to draw from; of those with the same inputs the first is kept.
+    pool:   examples to draw from; of those with the same inputs the first, and the others only where there are too few.
     inputs: texts of queries, which tell what all have in common.
     """
 
@@ -143,6 +143,7 @@ class Prompter:
         self._ends_in_text = few_shot.as_text and kind == "decoder"
         self._eos = eos and not self._ends_in_text
         self._pool = list({shot.inputs: shot for shot in reversed(pool)}.values())[::-1]
+        self._repeats = _repeated(pool)
         self._frame = frame([*inputs, *(shot.inputs for shot in self._pool)])
         self._misfits: list[int] = []
         self.written = 0
@@ -170,8 +171,10 @@ class Prompter:
             return []
         key = repr((self.seed, self._task, inputs if few_shot.each else None))
         seed = int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "little")
-        order = np.random.Generator(np.random.PCG64(seed)).permutation(len(self._pool)).tolist()
-        order = [place for place in order if self._pool[place].inputs != inputs]
+        generator = np.random.Generator(np.random.PCG64(seed))
+        order = [shot for shot in _permuted(generator, self._pool) if shot.inputs != inputs]
+        if len(order) < few_shot.shots:
+            order += [shot for shot in _permuted(generator, self._repeats) if shot.inputs != inputs]
         if len(order) < few_shot.shots:
             raise UserError(
                 f"task {self._task!r}: {few_shot.shots} examples are to be shown (--shots), its first {few_shot.pool} of split"
@@ -180,12 +183,12 @@ class Prompter:
         if few_shot.stratified:
             seen: dict[str, int] = {}
             ranks = []
-            for rank, place in enumerate(order):
-                target = self._pool[place].targets
+            for rank, shot in enumerate(order):
+                target = shot.targets
                 seen[target] = seen.get(target, 0) + 1
                 ranks.append((seen[target], rank))
             order = [order[rank] for rank in sorted(rank for _, rank in sorted(ranks)[: few_shot.shots])]
-        return [self._pool[place] for place in order[: few_shot.shots]]
+        return order[: few_shot.shots]
 
     def answer(self, text: str) -> str:
         """Return what a model wrote without what comes behind the answer: where no EOS ends it, the next example would begin there."""
@@ -216,6 +219,21 @@ class Prompter:
 
     def _ids(self, text: str) -> list[int]:
         return [*self._vocabulary.encode(text), *([self._vocabulary.eos_id] if self._eos else [])]
+
+
+def _repeated(pool: Sequence[Shot]) -> list[Shot]:
+    """Return the examples of the same inputs as one before them."""
+    seen: set[str] = set()
+    repeats = []
+    for shot in pool:
+        if shot.inputs in seen:
+            repeats.append(shot)
+        seen.add(shot.inputs)
+    return repeats
+
+
+def _permuted(generator: np.random.Generator, shots: Sequence[Shot]) -> list[Shot]:
+    return [shots[place] for place in generator.permutation(len(shots)).tolist()]
 
 
 def frame(texts: Sequence[str]) -> tuple[str, str]:

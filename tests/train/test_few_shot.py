@@ -55,7 +55,13 @@ def test_the_query_is_never_among_its_examples_which_differ_by_seed_and_query_al
     assert len({str(same.drawn(f"query {i}")) for i in range(9)}) == 1
     # Twice the same inputs are one example.
     assert len(prompter(pool=POOL * 2, shots=12).drawn("other")) == 12
-    with pytest.raises(UserError, match=r"'t': 12 examples are to be shown .* 11 others than the query. Nearest: 11"):
+    # More than once only where there are too few others.
+    two = [Shot("q: 1?", "no"), Shot("q: 2?", "yes")] * 5
+    assert {shot.inputs for shot in prompter(pool=two, shots=4).drawn("q: 1?")} == {"q: 2?"}
+    assert sorted(shot.inputs for shot in prompter(pool=two, shots=2).drawn("q: 3?")) == ["q: 1?", "q: 2?"]
+    with pytest.raises(UserError, match=r"6 examples are to be shown .* 5 others than the query\. Nearest: 5"):
+        prompter(pool=two, shots=6).drawn("q: 1?")
+    with pytest.raises(UserError, match=r"'t': 12 examples are to be shown .* 11 others than the query\. Nearest: 11"):
         prompter(shots=12).drawn("q: 3?")
 
 
