@@ -111,6 +111,7 @@ def _make(model: Source, source: str, run: Path, vocabulary_file: str | None, *,
     from t2t.export.huggingface import short_logits
     from t2t.export.tokenizer_files import trained_lengths
     from t2t.sharding import MeshConfig
+    from t2t.train import run_checksums
     from t2t.train.experiment import check_vocabulary
     from t2t.train.run import CHECKPOINTS, RunRecord, open_run
 
@@ -124,6 +125,7 @@ def _make(model: Source, source: str, run: Path, vocabulary_file: str | None, *,
         size = vocabulary.size
     if vocabulary_file is None:
         _keep(model.files.directory, run / KEPT)
+        run_checksums.seal(run)
     with Checkpoints(run / CHECKPOINTS, experiment.checkpoint) as checkpoints:
         checkpoints.save(0, parameters_alone(params), {}, {})
     del params

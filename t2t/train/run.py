@@ -18,7 +18,7 @@ from t2t.distributed.preflight import AgreedError
 from t2t.errors import UserError, nearest
 from t2t.nn.model import Model
 from t2t.sharding import MeshConfig
-from t2t.train import own_code
+from t2t.train import own_code, run_checksums
 from t2t.train.experiment import ADJUSTABLE, Experiment
 from t2t.train.state import param_shardings
 from t2t.types import Params
@@ -26,7 +26,7 @@ from t2t.vocabularies import Vocabulary
 
 log = logging.getLogger(__name__)
 
-RECORD = "run.json"
+RECORD = run_checksums.RECORD
 VOCABULARY = "vocabulary"
 CHECKPOINTS = "checkpoints"
 LOCK = "lock"
@@ -53,7 +53,7 @@ class RunRecord:
 def read_record(directory: Path) -> RunRecord:
     """Return what RUN/run.json holds.
 
-    Raises UserError where the directory is missing, is no run, or its record cannot be read.
+    Raises UserError where the directory is missing, is no run, its record cannot be read, or a file is not as its checksum says.
     """
     path = directory / RECORD
     if not directory.is_dir():
@@ -63,6 +63,7 @@ def read_record(directory: Path) -> RunRecord:
         raise UserError(f"no run directory {directory}.{nearest(directory.name, siblings)}")
     if not path.is_file():
         raise UserError(f"{directory} is not a run directory: it has no {RECORD}")
+    run_checksums.check(directory)
     record = config.loads(path.read_bytes(), where=str(path))
     if not isinstance(record, RunRecord):
         raise UserError(f"{path}: not the record of a run")
@@ -99,9 +100,7 @@ def open_run(directory: Path, record: RunRecord, code: Mapping[str, bytes] | Non
     record = replace(record, vocabulary=record.vocabulary.relocated(str(directory / VOCABULARY)))
     if code is not None:
         own_code.keep(directory, code)
-    partial = directory / f"{RECORD}.partial"
-    partial.write_text(config.dumps(record), encoding="utf-8")
-    partial.replace(directory / RECORD)
+    run_checksums.write_record(directory, config.dumps(record))
     return record
 
 

@@ -11,6 +11,7 @@ from typing import Any, Self
 from etils import epath
 
 from t2t.errors import UserError
+from t2t.stored_paths import check_name, stored_path
 from t2t.vocabularies.base import Vocabulary
 
 
@@ -44,8 +45,10 @@ class FileVocabulary(Vocabulary):
         return replace(self, path=copy.name)
 
     def in_directory(self, directory: str) -> Self:
-        """Return the vocabulary with its path taken as relative to `directory`."""
-        return replace(self, path=str(epath.Path(directory) / self.path))
+        """Return the vocabulary with its path taken as relative to `directory`. Raises UserError where it leads out of it."""
+        if "://" not in directory:
+            return replace(self, path=str(stored_path(directory, self.path, where=f"the vocabulary of {directory}")))
+        return replace(self, path=str(epath.Path(directory) / check_name(self.path, where=directory)))
 
 
 def read(path: str) -> bytes:
