@@ -135,16 +135,31 @@ def _make(model: Source, source: str, run: Path, vocabulary_file: str | None, *,
 
 
 def _vocabulary(model: Source, source: str, file: str | None, scratch: Path) -> Vocabulary:
+    from t2t.export.generation_files import Generation
     from t2t.export.huggingface import CONFIG, read_options
     from t2t.export.tokenizer_files import read_vocabulary
     from t2t.launch.vocabulary_file import vocabulary_of
 
-    if file is not None:
-        return vocabulary_of(file)
     directory = model.files.directory
     if not (directory / CONFIG).is_file():
-        raise UserError(f"{source}: a checkpoint of T5X has no tokenizer. Give --vocabulary FILE (spiece.model).")
-    return read_vocabulary(directory, read_options(directory), scratch=scratch)
+        if file is None:
+            raise UserError(f"{source}: a checkpoint of T5X has no tokenizer. Give --vocabulary FILE (spiece.model).")
+        return vocabulary_of(file)
+    options = read_options(directory)
+    own = read_vocabulary(directory, options, scratch=scratch) if file is None else vocabulary_of(file)
+    generation, kind = Generation(directory, options), model.config.kind
+    made = generation.applied(own, kind)
+    if generation.ends() and kind != "encoder" and made.eos_id not in generation.ends():
+        print(
+            f"note: eos_token_id does not name the tokenizer's own end, id {made.eos_id}: both end a text here",
+            file=sys.stderr,
+        )
+    if lost := generation.not_carried(kind):
+        print(
+            f"note: defaults of generation that the run does not keep (t2t infer has options): {', '.join(lost)}",
+            file=sys.stderr,
+        )
+    return made
 
 
 def _keep(directory: Path, kept: Path) -> None:

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from t2t.decode.config import Beam
+from t2t.decode.sampling import is_end
 from t2t.nn.model import Model
 from t2t.types import Batch, Params
 
@@ -46,13 +47,13 @@ def search(
     decoding: Beam,
     *,
     length: int,
-    eos_id: int,
+    ends: tuple[int, ...],
     forbidden: Bool[Array, V],
 ) -> tuple[Int[Array, "B N L"], Float[Array, "B N"]]:
     """Return the `return_n` best hypotheses, best first, with their length-normalised scores.
 
     Hypotheses that ended come before those that the length cut off. Where fewer than `return_n` exist, the rest is padding
-    with a score of -inf.
+    with a score of -inf. ends: the ids that end a hypothesis.
     """
     assert prompt.decoder is not None
     batch, size, alpha = prompt.decoder.ids.shape[0], decoding.size, decoding.length_penalty
@@ -64,8 +65,8 @@ def search(
         """Extend all hypotheses by every token and keep the best; also return which hypothesis each one extends."""
         vocab = logits.shape[-1]
         gains = jnp.where(forbidden, -jnp.inf, jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1))
-        # An ended hypothesis stays as it is by one column, that of EOS; its place is filled with 0.
-        stay = jnp.where(jnp.arange(vocab) == eos_id, 0.0, -jnp.inf)
+        # An ended hypothesis stays as it is by one column, that of the first end; its place is filled with 0.
+        stay = jnp.where(jnp.arange(vocab) == ends[0], 0.0, -jnp.inf)
         gains = jnp.where(state.ended[..., None], stay, gains.reshape(batch, size, vocab))
         lengths = state.lengths + ~state.ended
         totals = state.log_probs[..., None] + gains
@@ -73,7 +74,7 @@ def search(
         scores, index = jax.lax.top_k(normalised.reshape(batch, size * vocab), size)
         parent, token = index // vocab, (index % vocab).astype(jnp.int32)
         was_ended = _pick(state.ended, parent)
-        ends_now = (token == eos_id) & ~was_ended & jnp.isfinite(scores)
+        ends_now = is_end(token, ends) & ~was_ended & jnp.isfinite(scores)
         token = jnp.where(was_ended, 0, token)
         ids = jax.lax.dynamic_update_index_in_dim(_pick(state.ids, parent), token, state.place, axis=2)
         done_scores, best = jax.lax.top_k(

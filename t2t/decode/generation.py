@@ -42,7 +42,7 @@ def generate(
     decoding: Decoding,
     *,
     length: int,
-    eos_id: int,
+    eos_id: int | tuple[int, ...],
     key: jax.Array | None = None,
     vocab_size: int | None = None,
     pad_id: int | None = 0,
@@ -51,6 +51,7 @@ def generate(
 
     batch:      encoder tokens (encoder-decoder) and decoder prompts, padded at the end, of any lengths; targets are not read. A
                 row with an empty prompt yields padding and a score of 0.
+    eos_id:     what ends a sequence, or several of which any does.
     key:        for `Sampling` alone: one random key, or one a row [B], with which a row's draws do not depend on its neighbours.
     vocab_size: ids from here on are never generated (a model's vocabulary may be padded).
     pad_id:     padding, which is never generated; None where every id is a word.
@@ -77,7 +78,12 @@ def generate(
         raise ValueError(f"decoding must be Greedy, Sampling or Beam, not {type(decoding).__name__}")
     else:
         key = None
-    return _generate(model, decoding, length, eos_id, vocab_size, pad_id, params, batch, key)
+    return _generate(model, decoding, length, all_ends(eos_id), vocab_size, pad_id, params, batch, key)
+
+
+def all_ends(eos_id: int | tuple[int, ...]) -> tuple[int, ...]:
+    """Return the ids that end a sequence as a tuple, where there may be one."""
+    return (eos_id,) if isinstance(eos_id, int) else eos_id
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2, 3, 4, 5))
@@ -85,7 +91,7 @@ def _generate(
     model: Model,
     decoding: Greedy | Sampling | Beam,
     length: int,
-    eos_id: int,
+    ends: tuple[int, ...],
     vocab_size: int | None,
     pad_id: int | None,
     params: Params,
@@ -94,15 +100,15 @@ def _generate(
 ) -> Generated:
     assert batch.decoder is not None
     vocab = jnp.arange(model.config.vocab_size)
-    forbidden = vocab == (-1 if pad_id is None or pad_id == eos_id else pad_id)
+    forbidden = vocab == (-1 if pad_id is None or pad_id in ends else pad_id)
     if vocab_size is not None:
         forbidden = forbidden | (vocab >= vocab_size)
     if isinstance(decoding, Beam):
-        ids, scores = beam.search(model, params, batch, decoding, length=length, eos_id=eos_id, forbidden=forbidden)
+        ids, scores = beam.search(model, params, batch, decoding, length=length, ends=ends, forbidden=forbidden)
     else:
         if key is not None and key.ndim == 0:
             key = jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(batch.decoder.ids.shape[0]))
         ids, scores = sampling.search(
-            model, params, batch, decoding, length=length, eos_id=eos_id, forbidden=forbidden, keys=key
+            model, params, batch, decoding, length=length, ends=ends, forbidden=forbidden, keys=key
         )
     return Generated(ids=ids, scores=scores)

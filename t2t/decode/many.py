@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from t2t.decode.config import Decoding, Sampling
-from t2t.decode.generation import generate, prompt
+from t2t.decode.generation import all_ends, generate, prompt
 from t2t.decode.placement import fetch, mesh_of, place, row_parts
 from t2t.decode.rows import Ids, bucket, filled, groups, tokens
 from t2t.decode.scoring import fill_mask, score
@@ -23,7 +23,7 @@ from t2t.types import Batch, Params
 class Continuation(NamedTuple):
     """One generated sequence.
 
-    ids:   without padding; ends in EOS unless the length cut it off.
+    ids:   without padding; ends in EOS, or in the one of several that ended it, unless the length cut it off.
     score: see `Generated.scores`.
     """
 
@@ -59,7 +59,7 @@ def generate_many(
     decoding: Decoding,
     *,
     length: int,
-    eos_id: int,
+    eos_id: int | tuple[int, ...],
     bos_id: int | None = 0,
     batch_size: int = 32,
     key: jax.Array | None = None,
@@ -73,6 +73,7 @@ def generate_many(
     inputs: ids for the encoder, or what stands before the decoder's continuation; `bos_id` starts the decoder, or where it is None, for a
             decoder alone, nothing does. As training had them: with EOS at the end where it was there.
     length: tokens to generate at most, EOS included.
+    eos_id: what ends a continuation, or several of which any does.
     key:    for `Sampling`; what is drawn for an input depends on its place in `inputs`, not on batches.
     name:   how to call the i-th input in errors.
     before: called before each batch.
@@ -140,17 +141,17 @@ def generate_many(
         )
         for row, i in enumerate(group.indices):
             found[i] = [
-                Continuation(_until_end(ids, eos_id, pad_id), float(value))
+                Continuation(_until_end(ids, all_ends(eos_id), pad_id), float(value))
                 for ids, value in zip(made.ids[row], made.scores[row], strict=True)
             ]
     return found
 
 
-def _until_end(ids: np.ndarray, eos_id: int, pad_id: int | None) -> list[int]:
-    """Return the ids up to and with the first EOS, without padding: beams may be padding altogether."""
-    ended = np.flatnonzero(ids == eos_id)
+def _until_end(ids: np.ndarray, ends: tuple[int, ...], pad_id: int | None) -> list[int]:
+    """Return the ids up to and with the first that ends them, without padding: beams may be padding altogether."""
+    ended = np.flatnonzero(np.isin(ids, ends))
     kept = ids[: ended[0] + 1] if ended.size else ids
-    return [int(i) for i in kept if i != pad_id or i == eos_id]
+    return [int(i) for i in kept if i != pad_id or i in ends]
 
 
 def score_many(

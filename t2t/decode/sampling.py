@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from functools import partial
+import operator
+from functools import partial, reduce
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from t2t.decode.config import Greedy, Sampling
 from t2t.nn.model import Model
@@ -57,6 +58,11 @@ def choose(
     return drawn if ids is None else jnp.take_along_axis(ids, drawn[:, None], axis=1)[:, 0]
 
 
+def is_end(token: Int[Array, "*B"], ends: tuple[int, ...]) -> Bool[Array, "*B"]:
+    """Return where a token is one of those that end a sequence: the few are compared one by one."""
+    return reduce(operator.or_, (token == end for end in ends))
+
+
 class _State(NamedTuple):
     place: Int[Array, ""]
     last: Int[Array, R]
@@ -73,11 +79,11 @@ def search(
     decoding: Greedy | Sampling,
     *,
     length: int,
-    eos_id: int,
+    ends: tuple[int, ...],
     forbidden: Array,
     keys: Array | None,
 ) -> tuple[Int[Array, "B N L"], Float[Array, "B N"]]:
-    """Decode `length` tokens at most. `keys [B]` are needed to sample; `forbidden [V]` marks ids never to be chosen.
+    """Decode `length` tokens at most. `keys [B]` are needed to sample; `forbidden [V]` marks ids never to be chosen; any of `ends` ends a row.
 
     Scores are the sums of the chosen tokens' log-probabilities under the model itself (temperature 1, nothing cut).
     """
@@ -108,7 +114,7 @@ def search(
             last=token,
             ids=jax.lax.dynamic_update_index_in_dim(state.ids, token, state.place, axis=1),
             scores=state.scores + jnp.where(state.ended, 0.0, gained),
-            ended=state.ended | (token == eos_id),
+            ended=state.ended | is_end(token, ends),
         )
 
     step = model.stepper(params)

@@ -22,7 +22,7 @@ class Output(NamedTuple):
     """One generated text.
 
     score: summed log-probability of its tokens; length-normalised from beam search.
-    ended: False where the length cut it off before its EOS.
+    ended: False where the length cut it off before its EOS, or any other of the ids that end it.
     """
 
     text: str
@@ -67,7 +67,7 @@ def generate_texts(
         [vocabulary.encode_marked(text) + end for text in texts],
         decoding,
         length=length,
-        eos_id=vocabulary.eos_id,
+        eos_id=vocabulary.end_ids,
         bos_id=vocabulary.bos_id if closed or vocabulary.opens or model.config.kind != "decoder" else None,
         batch_size=batch_size,
         key=key,
@@ -76,7 +76,10 @@ def generate_texts(
         name=name,
     )
     return [
-        [Output(vocabulary.decode(ids), value, ids[-1:] == [vocabulary.eos_id]) for ids, value in outputs]
+        [
+            Output(vocabulary.decode_generated(ids), value, bool(ids) and ids[-1] in vocabulary.end_ids)
+            for ids, value in outputs
+        ]
         for outputs in made
     ]
 

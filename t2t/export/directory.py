@@ -83,6 +83,7 @@ def write_vocabulary(draft: Path, vocabulary: Vocabulary) -> dict[str, Any]:
     return {
         "size": vocabulary.size,
         **ids,
+        "end_ids": list(vocabulary.end_ids),
         "files": sorted(Path(path).name for path in vocabulary.files()),
         "configuration": config.to_json(relative),
     }

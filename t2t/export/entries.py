@@ -44,7 +44,7 @@ def entries(
     model: Model,
     *,
     length: int,
-    eos_id: int,
+    eos_id: int | tuple[int, ...],
     start_id: int = 0,
     vocab_size: int | None = None,
     pad_id: int | None = 0,
@@ -52,6 +52,7 @@ def entries(
     """Return the entries of a model: `logits`, and `greedy` where it generates.
 
     length:     tokens that `greedy` generates at most.
+    eos_id:     what ends a sequence, or several of which any does.
     start_id:   what an encoder-decoder's output starts from.
     vocab_size: ids from here on are never generated.
     pad_id:     what stands behind the end of inputs, and is never generated; None where every id is a word.

@@ -107,11 +107,14 @@ def _options(fields: dict[str, Any], names: set[str], where: str) -> dict[str, A
             theirs: fields[ours]
             for ours, theirs in (
                 ("tokenizer.ggml.bos_token_id", "bos_token_id"),
-                ("tokenizer.ggml.eos_token_id", "eos_token_id"),
                 ("tokenizer.ggml.padding_token_id", "pad_token_id"),
             )
             if ours in fields
         },
+        # A text's end, that of a turn and that of a message: any ends what llama.cpp generates.
+        "eos_token_id": [
+            fields[name] for end in ("eos", "eot", "eom") if (name := f"tokenizer.ggml.{end}_token_id") in fields
+        ],
     }
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from t2t.errors import UserError, nearest
 from t2t.export.directory import flatten, write_json, writing
 from t2t.export.family import Family, Options
+from t2t.export.generation_files import GENERATION, generation_config, ids_of
 from t2t.export.mapping import Tensor, check_depth, check_shapes, read_params, resolve, tensors, write_tensor
 from t2t.export.published import Published
 from t2t.export.readme import huggingface_readme
@@ -37,8 +38,6 @@ LEFT_OUT = {
 """Patterns of tensors of any family that are not read, each with the reason: what older versions saved and every version computes."""
 ENDINGS = (".json", ".safetensors", ".txt", ".model", ".jinja")
 """Of the names of files that are read in a directory of `transformers`."""
-_GENERATING = ("ForConditionalGeneration", "ForCausalLM", "LMHeadModel")
-"""How the names of models that generate end."""
 FamilyOf = Callable[..., Family]
 """(model_type, where=...) -> family; the registry is in `t2t.models.families`."""
 
@@ -191,20 +190,10 @@ def write_huggingface(
             shard_bytes=shard_bytes,
         )
         write_tokenizer(draft, vocabulary, kind, lengths=lengths, kept=kept)
-        ids = {
-            "bos_token_id": vocabulary.bos_id,
-            "eos_token_id": vocabulary.eos_id,
-            "pad_token_id": vocabulary.pad_id,
-        }
-        write_json(draft / CONFIG, {**ids, **options, "torch_dtype": dtype})
-        if not (draft / "generation_config.json").exists() and options["architectures"][0].endswith(_GENERATING):
-            start = options.get("decoder_start_token_id")
-            made = {**ids, "pad_token_id": ids["eos_token_id"] if ids["pad_token_id"] is None else ids["pad_token_id"]}
-            if lengths is not None:
-                made["max_new_tokens"] = lengths["targets"]
-            write_json(
-                draft / "generation_config.json", made if start is None else {**made, "decoder_start_token_id": start}
-            )
+        write_json(draft / CONFIG, {**ids_of(vocabulary), **options, "torch_dtype": dtype})
+        generation = generation_config(vocabulary, options, lengths)
+        if generation is not None and not (draft / GENERATION).exists():
+            write_json(draft / GENERATION, generation)
         needs_sentencepiece = (draft / "spiece.model").exists() and not (draft / "tokenizer.json").exists()
         text = huggingface_readme(kind, options["architectures"][0], needs_sentencepiece=needs_sentencepiece)
         (draft / "README.md").write_text(text, encoding="utf-8")

@@ -58,7 +58,7 @@ out = entries["{first[0]}"]({_example(first[1])})
 
 {"".join(_entry(name, entry) for name, entry in [first, *rest])}
 Sizes given by name may be any at each call. Token ids are those of the vocabulary in `manifest.json`: {vocabulary["size"]} ids, padding
-{vocabulary["pad_id"]}, end {vocabulary["eos_id"]}, start {vocabulary["bos_id"]}.{files}
+{vocabulary["pad_id"]}, end {" or ".join(map(str, vocabulary["end_ids"]))}, start {vocabulary["bos_id"]}.{files}
 
 `jax.export` reads programs with the package `flatbuffers`, which JAX does not install; load.py takes the copy in `flatbuffers.zip` where there is none.
 Without load.py, and with the packages `safetensors` and `flatbuffers`:

@@ -72,7 +72,7 @@ def write_stablehlo(
         )
     options: dict[str, Any] = {
         "length": length,
-        "eos_id": vocabulary.eos_id,
+        "eos_id": vocabulary.end_ids,
         "start_id": vocabulary.bos_id,
         "vocab_size": vocabulary.size,
         "pad_id": vocabulary.pad_id,

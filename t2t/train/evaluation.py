@@ -277,7 +277,7 @@ class Evaluator:
             inputs[: len(wanted)],
             evaluation.decoding,
             length=evaluation.length or source.data.targets_length,
-            eos_id=vocabulary.eos_id,
+            eos_id=vocabulary.end_ids,
             bos_id=vocabulary.bos_id,
             batch_size=evaluation.batch_size,
             key=jax.random.key(source.data.seed or 0),
@@ -285,7 +285,7 @@ class Evaluator:
             pad_id=vocabulary.pad_id,
             before=self._before_batch,
         )
-        made = [vocabulary.decode(best[0].ids) for best in outputs]
+        made = [vocabulary.decode_generated(best[0].ids) for best in outputs]
         if prompter is not None:
             made = [prompter.answer(text) for text in made]
         scores = [best[0].score for best in outputs]

@@ -21,9 +21,12 @@ class Vocabulary(abc.ABC):
 
     Id 0 is padding, but in a `Tokenizer` made elsewhere. The last `extra_ids` ids are sentinels, `<extra_id_0>` being the largest id, as in T5
     (https://arxiv.org/abs/1910.10683).
+
+    ends: ids that end what is generated besides `eos_id`: LLaMA 3 ends a turn of a conversation with another token than a text.
     """
 
     extra_ids: int = 0
+    ends: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.extra_ids < 0:
@@ -43,6 +46,11 @@ class Vocabulary(abc.ABC):
     @abc.abstractmethod
     def eos_id(self) -> int:
         """End of a sequence."""
+
+    @property
+    def end_ids(self) -> tuple[int, ...]:
+        """All ids that end what is generated, `eos_id` first."""
+        return (self.eos_id, *(i for i in self.ends if i != self.eos_id))
 
     @property
     @abc.abstractmethod
@@ -123,6 +131,11 @@ class Vocabulary(abc.ABC):
         size, eos_id, unk_id = self.size, self.eos_id, self.unk_id
         kept = itertools.takewhile(lambda i: i != eos_id, (int(i) for i in ids))
         return self._decode([i if 0 <= i < size else unk_id for i in kept if i != self.pad_id])
+
+    def decode_generated(self, ids: Iterable[int]) -> str:
+        """Return the text of generated `ids` up to the first that ends them, as `decode` does."""
+        ends = self.end_ids
+        return self.decode(itertools.takewhile(lambda i: int(i) not in ends, ids))
 
     def files(self) -> tuple[str, ...]:
         """Return the paths of the files that the vocabulary reads."""

@@ -12,10 +12,10 @@ def penalty(length, alpha):
     return ((5 + length) / 6) ** alpha
 
 
-def best_by_enumeration(model, params, prompt, length, alpha, inputs=None):
+def best_by_enumeration(model, params, prompt, length, alpha, inputs=None, ends=(EOS,)):
     """Ended outputs first, each group by normalised score."""
-    known = all_outputs(model, params, prompt, length, EOS, inputs)
-    ranked = [(ids[-1] != EOS, -log_prob / penalty(len(ids), alpha), ids) for ids, log_prob in known.items()]
+    known = all_outputs(model, params, prompt, length, ends, inputs)
+    ranked = [(ids[-1] not in ends, -log_prob / penalty(len(ids), alpha), ids) for ids, log_prob in known.items()]
     return [(list(ids) + [0] * (length - len(ids)), -score) for _, score, ids in sorted(ranked)]
 
 
@@ -30,6 +30,18 @@ def test_wide_beams_find_what_enumeration_finds(alpha, seed):
         best = best_by_enumeration(model, params, prompt, 4, alpha)[:10]
         np.testing.assert_allclose(made.scores[row], [score for _, score in best], rtol=1e-5)
         assert made.ids[row].tolist() == [ids for ids, _ in best]
+
+
+@pytest.mark.parametrize("ends", [(1, 3), (3, 1), (3, 2, 1)])
+def test_any_of_several_ends_ends_a_hypothesis(ends):
+    model, params = make(ToyConfig(vocab_size=4, sharpness=0.7), 0)
+    decoding = Beam(size=4**3, length_penalty=0.6, return_n=8)
+    made = generate(model, params, batch_for([[2], [3, 2, 2]]), decoding, length=3, eos_id=ends)
+    for row, prompt in enumerate([[2], [3, 2, 2]]):
+        best = best_by_enumeration(model, params, prompt, 3, 0.6, ends=ends)
+        real = np.isfinite(np.asarray(made.scores[row]))
+        assert made.ids[row].tolist()[: real.sum()] == [ids for ids, _ in best[:8]]
+        np.testing.assert_allclose(made.scores[row][real], [score for _, score in best[:8]], rtol=1e-5)
 
 
 def test_all_outputs_come_back_when_asked_for_more_than_there_are():

@@ -41,6 +41,28 @@ def test_greedy_is_the_argmax_of_the_full_forward_pass_for_ragged_prompts(seed):
         np.testing.assert_allclose(made.scores[row, 0], score, rtol=1e-5)
 
 
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("how", [Greedy(), Sampling(samples=4)])
+def test_any_of_several_ends_ends_a_row(seed, how):
+    model, params = make(ToyConfig(vocab_size=6, sharpness=0.5), seed)
+    prompts, key = batch_for([[2], [3, 4, 2], [4, 4], [2, 3, 2, 3]]), jax.random.key(seed)
+    alone = np.asarray(generate(model, params, prompts, how, length=8, eos_id=99, key=key).ids).reshape(-1, 8)
+    several = np.asarray(generate(model, params, prompts, how, length=8, eos_id=(1, 3, 5), key=key).ids).reshape(-1, 8)
+    cut = 0
+    for free, ended in zip(alone, several, strict=True):
+        place = next((i for i, token in enumerate(free) if token in (1, 3, 5)), 7)
+        cut += place < 7
+        assert ended.tolist() == [*free[: place + 1], *[0] * (7 - place)]
+    assert cut
+
+
+def test_padding_that_ends_is_generated():
+    model, params = make(ToyConfig(vocab_size=4, sharpness=0.5), 0)
+    how, key = Sampling(samples=20), jax.random.key(0)
+    made = generate(model, params, batch_for([[2]]), how, length=6, eos_id=(1, 3), key=key, pad_id=3)
+    assert (np.asarray(made.ids) == 3).any()
+
+
 def test_first_highest_is_argmax_with_ties_nan_and_infinities():
     nan, inf = np.nan, np.inf
     rows = [

@@ -147,11 +147,12 @@ def next_log_probs(model, params, prompt, inputs=None):
 
 
 def all_outputs(model, params, prompt, length, eos, inputs=None):
-    """Every output there can be -> its log-probability: up to EOS, or `length` tokens; padding (0) never."""
+    """Every output there can be -> its log-probability: up to EOS (any of several), or `length` tokens; padding (0) never."""
+    ends = (eos,) if isinstance(eos, int) else eos
     found = {}
 
     def grow(output, log_prob):
-        if len(output) == length or (output and output[-1] == eos):
+        if len(output) == length or (output and output[-1] in ends):
             found[output] = log_prob
             return
         log_probs = next_log_probs(model, params, prompt + list(output), inputs)
