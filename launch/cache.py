@@ -16,6 +16,8 @@ from t2t.launch import imports
 from t2t.launch.output import console, table
 from t2t.launch.quiet import register_tasks
 from t2t.launch.vocabulary_file import vocabulary_of
+from t2t.limits import FewOrZero, Parts
+from t2t.paths import LocalPath, check_directory
 
 if TYPE_CHECKING:
     from t2t.data.cached.manifest import Manifest
@@ -24,11 +26,11 @@ if TYPE_CHECKING:
 def cache(
     task: Annotated[str, tyro.conf.Positional],
     *,
-    out: str,
+    out: LocalPath,
     splits: tuple[str, ...] = (),
-    shards: int = 16,
-    workers: int = 0,
-    vocabulary: str | None = None,
+    shards: Parts = 16,
+    workers: FewOrZero = 0,
+    vocabulary: LocalPath | None = None,
     verify: bool = False,
     beam: str = "",
 ) -> None:
@@ -44,6 +46,7 @@ def cache(
         verify: make nothing; compare every file with its checksum.
         beam: options of Apache Beam's own: --beam="--runner=FlinkRunner --flink_master=..." for example.
     """
+    check_directory(out, "--out")
     register_tasks()
     from t2t.data.cached import manifest, writing
     from t2t.data.config import Data

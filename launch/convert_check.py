@@ -11,6 +11,8 @@ import tyro
 
 from t2t.errors import UserError
 from t2t.installing import how_to_install
+from t2t.limits import Range
+from t2t.paths import LocalPath
 
 if TYPE_CHECKING:
     from t2t.export.huggingface import Source
@@ -21,10 +23,10 @@ Rows = list[tuple[str, np.ndarray]]
 
 
 def convert_check(
-    source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")],
+    source: Annotated[LocalPath, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")],
     *,
     accept_option: Annotated[tuple[tuple[str, ...], ...], tyro.conf.UseAppendAction] = (),
-    tolerance: float = 1e-4,
+    tolerance: Annotated[float, Range(0.0, 1e6)] = 1e-4,
 ) -> int:
     """Compare the import of a directory with transformers: embeddings, each layer, logits, on a short input in float32.
 

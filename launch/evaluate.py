@@ -16,6 +16,8 @@ from t2t.launch.output import console, table
 from t2t.launch.progress import number
 from t2t.launch.quiet import register_tasks
 from t2t.launch.report import write_report
+from t2t.limits import CountOrZero, Few, Generated, Length, Rows
+from t2t.paths import LocalPath
 from t2t.train.evaluation import EvalResult, Evaluator, write
 from t2t.train.few_shot import Calibration
 from t2t.train.run import Run
@@ -27,21 +29,21 @@ WIDEST = 60
 
 
 def evaluate(
-    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")],
+    run: Annotated[LocalPath, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")],
     *,
-    step: int | None = None,
+    step: CountOrZero | None = None,
     tasks: tuple[str, ...] | None = None,
     split: str | None = None,
-    examples: int | None = None,
-    batch_size: int | None = None,
-    shots: int | None = None,
-    shot_seeds: int | None = None,
+    examples: CountOrZero | None = None,
+    batch_size: Rows | None = None,
+    shots: CountOrZero | None = None,
+    shot_seeds: Few | None = None,
     calibration: tuple[Calibration, ...] | None = None,
     as_text: bool = False,
     stratified: bool = False,
     fewer_shots: bool = False,
-    prompt_length: int | None = None,
-    length: int | None = None,
+    prompt_length: Length | None = None,
+    length: Generated | None = None,
 ) -> None:
     """Evaluate a run's checkpoint: losses, the tasks' metrics, predictions beside targets.
 
@@ -85,7 +87,7 @@ def evaluate(
         own,
         tasks=own.tasks if tasks is None else tasks,
         split=split or own.split or "validation",
-        examples=own.examples if examples is None else examples or None,
+        examples=own.examples if examples is None else examples,
         batch_size=own.batch_size if batch_size is None else batch_size,
         few_shot=few_shot,
     )

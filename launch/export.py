@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from t2t.errors import Failure, UserError
+from t2t.limits import CountOrZero, Generated, Range
+from t2t.paths import LocalPath, check_directory
 
 if TYPE_CHECKING:
     from t2t.train.run import Run
@@ -18,15 +20,15 @@ FORMATS = ("stablehlo", "safetensors", "huggingface")
 
 
 def export(
-    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")],
+    run: Annotated[LocalPath, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")],
     *,
     format: str,
-    out: str,
-    step: int | None = None,
-    length: int | None = None,
+    out: LocalPath,
+    step: CountOrZero | None = None,
+    length: Generated | None = None,
     platforms: tuple[str, ...] = ("cpu", "cuda", "tpu"),
     dtype: str = "float32",
-    shard_bytes: int = 5_000_000_000,
+    shard_bytes: Annotated[int, Range(1, 10**12)] = 5_000_000_000,
     check: bool = True,
     overwrite: bool = False,
 ) -> None:
@@ -54,7 +56,7 @@ def export(
     from t2t.export.directory import check as check_out
     from t2t.launch.loading import load_run
 
-    check_out(Path(out), overwrite=overwrite)
+    check_out(check_directory(out, "--out"), overwrite=overwrite)
     loaded = load_run(run, step)
     source = {"run": str(loaded.directory), "step": loaded.step, "recipe": loaded.record.recipe}
     if format == "huggingface":

@@ -15,6 +15,7 @@ import numpy as np
 import tyro
 
 from t2t.errors import Failure, UserError
+from t2t.paths import LocalPath, check_directory
 
 if TYPE_CHECKING:
     from t2t.export.huggingface import Source
@@ -27,11 +28,11 @@ KEPT = "huggingface"
 
 
 def import_model(
-    source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")],
+    source: Annotated[LocalPath, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")],
     *,
-    dir: str,
+    dir: LocalPath,
     preset: str | None = None,
-    vocabulary: str | None = None,
+    vocabulary: LocalPath | None = None,
     accept_option: Annotated[tuple[tuple[str, ...], ...], tyro.conf.UseAppendAction] = (),
     check: bool = True,
 ) -> None:
@@ -50,7 +51,7 @@ def import_model(
     Raises:
         UserError: no such directory; a model, an option or a tensor there is no place for; tensors missing; the run is there already.
     """
-    run = Path(dir)
+    run = check_directory(dir, "--dir")
     if run.exists() and (not run.is_dir() or any(run.iterdir())):
         raise UserError(f"{run} (--dir) is there already. Give another --dir.")
     with _opened(Path(source), preset, tuple(itertools.chain(*accept_option))) as model:

@@ -6,14 +6,18 @@ which keeps a copy of the files (`own_code`).
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import importlib
 import importlib.util
+import inspect
 import sys
 import traceback
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from t2t import config_classes
 from t2t.errors import UserError, nearest
@@ -123,10 +127,11 @@ def _file(path: Path, spec: str, option: str) -> ModuleType:
     with_package()
     sys.modules[name] = module
     try:
-        found.loader.exec_module(module)
-    except Exception as error:
+        with told(f"{option} {spec!r}", str(path)):
+            found.loader.exec_module(module)
+    except UserError:
         del sys.modules[name]
-        raise failure(f"{option} {spec!r}", error) from error
+        raise
     return module
 
 
@@ -154,26 +159,78 @@ def _module(spec: str, option: str) -> ModuleType:
     if here not in sys.path:
         sys.path.append(here)
     importlib.invalidate_caches()
+    with told(f"{option} {spec!r}"):
+        try:
+            return importlib.import_module(spec)
+        except ModuleNotFoundError as error:
+            if error.name is None or not (spec == error.name or spec.startswith(error.name + ".")):
+                raise
+            files = [found.stem for found in Path.cwd().glob("*.py")]
+            raise UserError(
+                f"{option} {spec!r}: no such module, installed or in {here}.{nearest(spec, files)}"
+            ) from None
+
+
+def function_of(name: str, *, option: str) -> Callable[[], Any]:
+    """Return a function of the user's, "module:function" or "file.py:function", that is called without arguments.
+
+    option: what the name was given for, for errors. What the function raises is told as what an import raises.
+
+    Raises:
+      UserError: no such file, module or function, or one that needs arguments.
+    """
+    source, _, function = name.rpartition(":")
+    module = load(source, option=option)
+    found = getattr(module, function, None)
+    if not callable(found):
+        names = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        raise UserError(f"{option} {name}: {source} has no function {function!r}.{nearest(function, names)}")
+    said = f"{option} {name}"
+    needed = _needed(found)
+    if needed:
+        raise UserError(
+            f"{said}: {function}() needs the argument{'s' * (len(needed) > 1)} {', '.join(needed)}, and is called without any."
+            f" Nearest: a function without arguments, or defaults for {', '.join(needed)}."
+        )
+
+    def called() -> Any:
+        with told(said, getattr(module, "__file__", None)):
+            return found()
+
+    return functools.update_wrapper(called, found)
+
+
+def _needed(function: Callable[..., Any]) -> list[str]:
     try:
-        return importlib.import_module(spec)
-    except ModuleNotFoundError as error:
-        if error.name is None or not (spec == error.name or spec.startswith(error.name + ".")):
-            raise failure(f"{option} {spec!r}", error) from error
-        files = [found.stem for found in Path.cwd().glob("*.py")]
-        raise UserError(f"{option} {spec!r}: no such module, installed or in {here}.{nearest(spec, files)}") from None
-    except Exception as error:
-        raise failure(f"{option} {spec!r}", error) from error
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):  # some functions written in C do not tell
+        return []
+    return [
+        it.name for it in parameters if it.default is it.empty and it.kind not in (it.VAR_POSITIONAL, it.VAR_KEYWORD)
+    ]
 
 
-def failure(said: str, error: Exception) -> UserError:
-    """Return what to tell where importing the user's code failed: the line of it, and the error."""
-    if isinstance(error, UserError):
-        return error
-    if isinstance(error, SyntaxError):
-        return UserError(f"{said}: {error.filename}:{error.lineno}: {error.msg}.")
-    last = traceback.extract_tb(error.__traceback__)[-1]
-    reason = " ".join(str(error).split())
-    return UserError(f"{said}: {last.filename}:{last.lineno}: {type(error).__name__}: {reason}")
+@contextlib.contextmanager
+def told(said: str, file: str | None = None) -> Iterator[None]:
+    """Make what the user's code raises inside a UserError of one line, with the file and line it comes from. `sys.exit` counts as a failure.
+
+    said: what was asked for, the line's beginning.
+    file: whose line to name, of all that the call went through; the innermost one otherwise.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except SyntaxError as error:
+        raise UserError(f"{said}: {error.filename}:{error.lineno}: {error.msg}.") from error
+    except (Exception, SystemExit) as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        own = [frame for frame in frames if frame.filename == file] or frames[-1:]
+        if isinstance(error, SystemExit):
+            reason = f"sys.exit({'' if error.code is None else repr(error.code)}) ends the program before the command has begun"
+        else:
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise UserError(f"{said}: {own[-1].filename}:{own[-1].lineno}: {reason}") from error
 
 
 def note_kept(entries: Sequence[str], files: Mapping[str, Path]) -> None:

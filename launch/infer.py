@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,9 +12,12 @@ import jax
 import tyro
 
 from t2t.decode import MASK, Beam, Candidate, Decoding, Greedy, Output, Pooling, Sampling, fill_texts, generate_texts
+from t2t.decode.config import LengthPenalty, Temperature, TopK, TopP
 from t2t.errors import UserError, nearest
 from t2t.launch import infer_answers
 from t2t.launch.infer_inputs import Name, texts_of
+from t2t.limits import CountOrZero, Few, Generated, Ids, Rows, Seed
+from t2t.paths import LocalPath, check_output
 
 if TYPE_CHECKING:
     from t2t.train.run import Run
@@ -25,27 +27,27 @@ AT_ONCE = 1024
 
 
 def command(
-    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")],
+    run: Annotated[LocalPath, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")],
     *,
     text: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
     second: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
-    input: str | None = None,
-    output: str | None = None,
-    step: int | None = None,
+    input: LocalPath | None = None,
+    output: LocalPath | None = None,
+    step: CountOrZero | None = None,
     decoding: Literal["greedy", "sample", "beam"] | None = None,
-    temperature: float | None = None,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    samples: int | None = None,
-    beams: int | None = None,
-    length_penalty: float | None = None,
-    max_length: int | None = None,
+    temperature: Temperature | None = None,
+    top_k: TopK | None = None,
+    top_p: TopP | None = None,
+    samples: Few | None = None,
+    beams: Few | None = None,
+    length_penalty: LengthPenalty | None = None,
+    max_length: Generated | None = None,
     continue_text: bool = False,
-    top: int | None = None,
+    top: Ids | None = None,
     embed: Pooling | None = None,
     normalise: bool = False,
-    seed: int = 0,
-    batch_size: int = 32,
+    seed: Seed = 0,
+    batch_size: Rows = 32,
 ) -> None:
     """Answer texts with a run's model: generate, or with an encoder fill in each `<mask>`, give the label, the tags or the span it was trained for.
 
@@ -90,12 +92,9 @@ def command(
         beams=beams,
         length_penalty=length_penalty,
     )
-    if batch_size < 1:
-        raise UserError(f"--batch-size {batch_size} is less than 1. Nearest: 1.")
-    if max_length is not None and max_length < 1:
-        raise UserError(f"--max-length {max_length} is less than 1. Nearest: 1.")
     rows, name = texts_of(text, second, input)
-    _check_output(output)
+    if output is not None:
+        check_output(output, "--output")
 
     from t2t.launch.loading import load_run
 
@@ -314,18 +313,6 @@ def _what(kind: str, predicts: str) -> str:
         "tags": "tags words",
         "span": "finds a span of --second that answers --text",
     }[predicts]
-
-
-def _check_output(path: str | None) -> None:
-    if path is None:
-        return
-    folder = Path(path).parent
-    if not folder.is_dir():
-        raise UserError(f"{path} (--output): there is no directory {folder}.")
-    if Path(path).is_dir():
-        raise UserError(f"{path} (--output) is a directory.")
-    if not os.access(folder, os.W_OK):
-        raise UserError(f"{path} (--output): the directory {folder} cannot be written to.")
 
 
 def _generated(outputs: Sequence[Output]) -> dict[str, Any]:

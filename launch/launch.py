@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from t2t.errors import UserError, nearest
 from t2t.launch import parse
 from t2t.launch.main import COMMANDS
+from t2t.limits import OutOfLimits
+from t2t.paths import misspelled
 
 LAUNCHERS = {
     "local": ("t2t.launch.launchers.local", "Local"),
@@ -44,12 +46,34 @@ def command(arguments: Sequence[str]) -> int:
     return launcher.launch(words)
 
 
+PATHS = ("--dir", "--vocabulary", "--data.cached", "--start-from.run")
+"""Options of training whose value is a path on the machines that train."""
+BEGUN = ("from:", "discriminator:")
+"""How the recipes begin that are a path of a run: see `t2t.launch.recipes`, which is not imported to start other processes."""
+
+
+def check_paths(words: Sequence[str]) -> None:
+    """Refuse paths that no machine has, before anything is started elsewhere. Raises UserError."""
+    for word, after in zip(words, [*words[1:], ""], strict=True):
+        name, equals, value = word.partition("=")
+        source = name.replace("_", "-")
+        if source in PATHS:
+            text = value if equals else after
+        elif word.startswith(BEGUN):
+            source, _, text = word.partition(":")
+        else:
+            continue
+        if why := misspelled(text):
+            raise OutOfLimits("path", text, why, source)
+
+
 def _check(words: Sequence[str], prog: str) -> None:
     startable = [name for name, it in COMMANDS.items() if it.several]
     if not words:
         raise UserError(
             f"{prog}: launch what? The command stands behind --, as in {prog} -- train t5:quickstart --dir RUN"
         )
+    check_paths(words)
     first = next((word for word in words if not word.startswith("-")), words[0])
     if first not in startable:
         raise UserError(

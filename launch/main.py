@@ -171,8 +171,13 @@ def run(arguments: Sequence[str]) -> int:
             raise
         _tell(mistake)
         return MISTAKE
-    except SystemExit as stop:  # tyro's --help
-        return stop.code if isinstance(stop.code, int) else DONE
+    except SystemExit as stop:
+        if {"-h", "--help"} & set(words):
+            return DONE
+        if debug:
+            raise
+        _tell(_ended(stop))
+        return MISTAKE
     except BrokenPipeError:  # whoever read our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
@@ -185,6 +190,13 @@ def run(arguments: Sequence[str]) -> int:
             raise
         print(f"error: {line}", file=sys.stderr, flush=True)
         return FAILED
+
+
+def _ended(stop: SystemExit) -> UserError:
+    """Return what to say where code that was called, a task's or a metric's, ended the program."""
+    last = traceback.extract_tb(stop.__traceback__)[-1]
+    said = "" if stop.code is None else repr(stop.code)
+    return UserError(f"{last.filename}:{last.lineno}: sys.exit({said}) ends the program before the command is done")
 
 
 def _tell(mistake: UserError) -> None:

@@ -5,49 +5,128 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import inspect
 import io
+import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import typing
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import tyro
 
-from t2t.errors import UserError, nearest
+from t2t.errors import UserError
+from t2t.launch.option_names import nearest_options
+from t2t.limits import OutOfLimits, check_arguments, option
 
 T = TypeVar("T")
 _FRAME = re.compile(r"[╭╮╰╯─│┃━┏┓┗┛]+")
 _HELP = {"-h", "--help"}
+_BOOLEANS = {"True": True, "true": True, "False": False, "false": False}
 
 
 def call(function: Callable[..., T], arguments: Sequence[str], *, prog: str) -> T:
-    """Call a typed function with arguments read from the command line; its docstring is the help."""
+    """Call a typed function with arguments read from the command line; its docstring is the help.
+
+    Raises UserError, naming the nearest option or value, where a word fits nothing.
+    """
+    signature = inspect.signature(function)
+    hints = typing.get_type_hints(function)
+    named = [name for name, it in signature.parameters.items() if it.kind is it.KEYWORD_ONLY]
+    flags = {option(name) for name in named if hints[name] is bool}
+    words = _booleans(arguments, flags)
+    if asks_help(words):
+        words = ["--help"]  # what else stands there may be half a command
+    else:
+        _check_options({*map(option, named), *map(_off, flags)}, words, prog)
 
     @functools.wraps(function)
     def bound(*args: Any, **kwargs: Any) -> Callable[[], T]:
+        try:
+            check_arguments(function, signature.bind(*args, **kwargs).arguments)
+        except OutOfLimits as error:
+            raise error.at(option(error.field) if error.field in named else error.field.upper()) from None
         return functools.partial(function, *args, **kwargs)
 
     # Called after parsing, when standard error is no longer caught.
-    return _one_line(functools.partial(tyro.cli, bound), arguments, prog, tyro.conf.AvoidSubcommands)()
+    return _one_line(functools.partial(tyro.cli, bound), words, prog, tyro.conf.AvoidSubcommands)()
 
 
 def override(
-    default: T, arguments: Sequence[str], *, prog: str, description: str, short: Mapping[str, str] | None = None
+    default: T,
+    arguments: Sequence[str],
+    *,
+    prog: str,
+    description: str,
+    short: Mapping[str, str] | None = None,
+    also: Collection[str] = (),
 ) -> T:
     """Return a configuration with the values that the command line changes.
 
     short: shorter names of options, "--batch-size" for "--data.batch-size".
+    also:  options that the command has besides, which a word may be meant for.
     Raises UserError, naming the nearest option or the value, where a word fits nothing.
     """
     short = short or {}
-    words = [_lengthen(word, short) for word in arguments]
-    if not _HELP & set(words):
-        _check_options({*option_names(default), *short}, words, prog)
-    return _one_line(functools.partial(tyro.cli, type(default), default=default, description=description), words, prog)
+    known = list(option_names(default))
+    flags = {name for name, flag in known if flag}
+    words = _booleans([_lengthen(word, short) for word in arguments], flags)
+    if not asks_help(words):
+        _check_options({name for name, _ in known} | {*map(_off, flags), *short}, words, prog, also=also)
+    try:
+        return _one_line(
+            functools.partial(tyro.cli, type(default), default=default, description=description), words, prog
+        )
+    except OutOfLimits as error:
+        raise error.at(_given(error, words, [name for name, _ in known]) or error.source) from None
+
+
+def asks_help(arguments: Sequence[str]) -> bool:
+    """Whether the words ask for help rather than for the work to be done."""
+    return bool(_HELP & set(arguments))
+
+
+@contextlib.contextmanager
+def options() -> Iterator[None]:
+    """Name the option in what is raised inside about a field: for objects that are made of a command's own options."""
+    try:
+        yield
+    except OutOfLimits as error:
+        raise error.at(option(error.field)) from None
 
 
 def _lengthen(word: str, short: Mapping[str, str]) -> str:
     name, equals, value = word.partition("=")
     return short.get(name.replace("_", "-"), name) + equals + value if name.startswith("--") else word
+
+
+def _booleans(arguments: Sequence[str], flags: Collection[str]) -> list[str]:
+    """Return the words with each `--x True`, `--x=False` of a yes-or-no option written as tyro has it: `--x` and `--no-x`."""
+    words: list[str] = []
+    rest = list(arguments)
+    offs = {_off(flag): flag for flag in flags}
+    while rest:
+        word = rest.pop(0)
+        if word == "--":
+            return [*words, word, *rest]
+        name, equals, value = word.partition("=")
+        plain = name.replace("_", "-")
+        if equals and plain in offs:
+            raise UserError(f"{plain} takes no value. Nearest: {plain}, {offs[plain]}.")
+        if plain not in flags:
+            words.append(word)
+            continue
+        if not equals and rest and rest[0] in _BOOLEANS:
+            equals, value = "=", rest.pop(0)
+        if equals and value not in _BOOLEANS:
+            raise UserError(f"{plain} {value!r} is neither True nor False. Nearest: {plain}, {_off(plain)}.")
+        words.append(plain if not equals or _BOOLEANS[value] else _off(plain))
+    return words
+
+
+def _off(flag: str) -> str:
+    path, dot, last = flag.removeprefix("--").rpartition(".")
+    return f"--{path}{dot}no-{last}"
 
 
 def _one_line(parse: Callable[..., T], arguments: Sequence[str], prog: str, *config: Any) -> T:
@@ -60,24 +139,55 @@ def _one_line(parse: Callable[..., T], arguments: Sequence[str], prog: str, *con
             raise
     text = " ".join(_FRAME.sub(" ", errors.getvalue()).split())
     text = re.sub(r"\s*For full helptext, (run|see).*$", "", text)
+    text = re.sub(r"^Unrecognized options (?=Unrecognized options: )", "", text)
     raise UserError(f"{prog}: {text}")
 
 
-def option_names(config: Any, prefix: str = "--") -> Iterator[str]:
-    """Yield the option of every value in a configuration, "--optimizer.schedule.peak" for example."""
+def option_names(config: Any, prefix: str = "--", *, flag: bool = False) -> Iterator[tuple[str, bool]]:
+    """Yield the option of every value in a configuration, "--optimizer.schedule.peak" for example, and whether it says yes or no."""
+    flags: set[str] = set()
     if dataclasses.is_dataclass(config):
         values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+        hints = typing.get_type_hints(type(config))
+        flags = {name for name in values if hints[name] is bool}
     elif isinstance(config, Mapping) and config:
         values = dict(config)
     else:
-        yield prefix.removesuffix(".")
+        yield prefix.removesuffix("."), flag
         return
     for name, value in values.items():
-        yield from option_names(value, f"{prefix}{name.replace('_', '-')}.")
+        yield from option_names(value, f"{prefix}{name.replace('_', '-')}.", flag=name in flags)
 
 
-def _check_options(known: set[str], arguments: Sequence[str], prog: str) -> None:
+def _check_options(known: set[str], arguments: Sequence[str], prog: str, *, also: Collection[str] = ()) -> None:
     for word in arguments:
+        if word == "--":
+            return
         name = word.partition("=")[0].replace("_", "-")
         if name.startswith("--") and name not in known:
-            raise UserError(f"{prog}: unknown option {word}.{nearest(name, known)}")
+            raise UserError(f"{prog}: unknown option {word}.{nearest_options(word, {*known, *also})}")
+
+
+def _given(error: OutOfLimits, words: Sequence[str], known: Sequence[str]) -> str | None:
+    """Return the option that the wrong value was given with, or the only one it can be given with; None where several can be meant."""
+    found = []
+    for i, word in enumerate(words):
+        name, equals, value = word.partition("=")
+        if name.startswith("--") and _last(name.replace("_", "-")) == option(error.field).removeprefix("--"):
+            found.append((name.replace("_", "-"), value if equals else next(iter(words[i + 1 :]), "")))
+    same = [name for name, value in found if _is(value, error.value)]
+    if same or found:
+        return next(iter(same or [name for name, _ in found]))
+    able = [name for name in known if _last(name) == option(error.field).removeprefix("--")]
+    return able[0] if len(able) == 1 else None
+
+
+def _last(name: str) -> str:
+    return name.removeprefix("--").rpartition(".")[2]
+
+
+def _is(text: str, value: Any) -> bool:
+    try:
+        return str(value) == text or float(text) == value or (math.isnan(float(text)) and math.isnan(value))
+    except (TypeError, ValueError, OverflowError):
+        return False

@@ -9,10 +9,12 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from t2t.errors import UserError
 from t2t.launch.main import DONE
+from t2t.limits import Configuration, Range
+from t2t.paths import LocalPath, check_output
 from t2t.plan.topology import ENVIRONMENT, EXAMPLES, Topology
 
 ABOUT = f"""Compile a recipe's train step for a machine that is not there, and say what it needs.
@@ -24,17 +26,20 @@ ABOUT = f"""Compile a recipe's train step for a machine that is not there, and s
 --json FILE: write all numbers there too.
 All other options are those of t2t train RECIPE."""
 
+OWN = ("--topology", "--slices", "--search", "--compile", "--json", "--vocabulary")
+"""Options that the command has besides the recipe's."""
 
-@dataclass(frozen=True)
-class Words:
+
+@dataclass(frozen=True, kw_only=True)
+class Words(Configuration):
     """What the command has besides the recipe's own options."""
 
     recipe: str
     topology: Topology
     search: bool
-    compile: int
-    json: str | None
-    vocabulary: str | None
+    compile: Annotated[int, Range(0, 1000)]
+    json: LocalPath | None
+    vocabulary: LocalPath | None
 
 
 def command(arguments: Sequence[str], imports: tuple[str, ...]) -> int:
@@ -58,23 +63,24 @@ def command(arguments: Sequence[str], imports: tuple[str, ...]) -> int:
         import_tensorflow()  # a recipe of the user's own is likely to register tasks
     prog = f"t2t plan {given.recipe}"
     recipe = find(given.recipe)
-    experiment = parse.override(recipe(), rest, prog=prog, description=ABOUT, short=SHORT)
+    experiment = parse.override(recipe(), rest, prog=prog, description=ABOUT, short=SHORT, also=OWN)
     if given.topology is None:
         raise UserError(f"{prog}: on what? --topology names it: {EXAMPLES}")
     if given.vocabulary is not None:
         from t2t.launch.vocabulary_file import vocabulary_of
 
         experiment = replace(experiment, data=replace(experiment.data, vocabulary=vocabulary_of(given.vocabulary)))
-    if given.compile < 0:
-        raise UserError(f"{prog}: --compile {given.compile} is negative. Nearest: 0.")
-    words = Words(
-        recipe=given.recipe,
-        topology=Topology.parse(given.topology, given.slices),
-        search=given.search,
-        compile=given.compile,
-        json=given.json,
-        vocabulary=given.vocabulary,
-    )
+    with parse.options():
+        words = Words(
+            recipe=given.recipe,
+            topology=Topology.parse(given.topology, given.slices),
+            search=given.search,
+            compile=given.compile,
+            json=given.json,
+            vocabulary=given.vocabulary,
+        )
+    if words.json is not None:
+        check_output(words.json, "--json")
     return _plan(words, experiment)
 
 

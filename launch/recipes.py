@@ -10,7 +10,7 @@ from t2t import models
 from t2t.checkpoint import CheckpointConfig
 from t2t.data import Data
 from t2t.errors import UserError, nearest
-from t2t.launch.imports import load
+from t2t.launch.imports import function_of
 from t2t.launch.published import PUBLISHED, Pretraining
 from t2t.losses import Loss
 from t2t.models import TransformerConfig
@@ -246,16 +246,12 @@ def find(name: str) -> Recipe:
         return update_wrapper(partial(discriminator_of, name.removeprefix(DISCRIMINATOR)), discriminator_of)
     if not is_own(name):
         raise UserError(f"unknown recipe {name!r}.{nearest(name, known)}")
-    source, _, function = name.rpartition(":")
-    module = load(source, option="recipe")
-    recipe = getattr(module, function, None)
-    if not callable(recipe):
-        functions = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-        raise UserError(f"recipe {name}: {source} has no function {function!r}.{nearest(function, functions)}")
+    recipe = function_of(name, option="recipe")
 
     def checked() -> Experiment:
         experiment = recipe()
         if not isinstance(experiment, Experiment):
+            function = name.rpartition(":")[2]
             raise UserError(f"recipe {name}: {function}() returned {type(experiment).__name__}, not an Experiment")
         return experiment
 

@@ -10,13 +10,19 @@ import tyro
 from t2t.errors import UserError
 from t2t.launch.output import console, table
 from t2t.launch.profiles import newest, read
+from t2t.limits import Range
+from t2t.paths import LocalPath, check
 from t2t.train.run import RECORD, read_record
 
 TOP = 20
 """Rows that are shown."""
 
 
-def profile(run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")], *, top: int = TOP) -> None:
+def profile(
+    run: Annotated[LocalPath, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")],
+    *,
+    top: Annotated[int, Range(1, 100_000)] = TOP,
+) -> None:
     """Show where the time of the steps went that `t2t train ... --profile FIRST:LAST` traced: operations by kind and place in the model.
 
     Shares are of the time from the first operation to the end of the last, in which devices were idle too.
@@ -28,9 +34,7 @@ def profile(run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN
     Raises:
         UserError: no such run, none that was profiled, or a damaged trace.
     """
-    if top < 1:
-        raise UserError(f"--top {top} is less than 1. Nearest: 1.")
-    if not (Path(run) / RECORD).is_file():
+    if not (check(run, "RUN") / RECORD).is_file():
         read_record(Path(run))  # says what is wrong
     try:
         found = read(Path(run))

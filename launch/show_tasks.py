@@ -19,6 +19,8 @@ from t2t.launch import marks, show_answers
 from t2t.launch.output import console, has_colour, matching, table
 from t2t.launch.quiet import import_tensorflow
 from t2t.launch.vocabulary_file import vocabulary_of
+from t2t.limits import Length, Range, Seed
+from t2t.paths import LocalPath
 from t2t.vocabularies import Vocabulary
 
 if TYPE_CHECKING:
@@ -54,11 +56,11 @@ def tasks(
     *,
     filter: str = "",
     split: str = "train",
-    examples: int = 3,
-    inputs_length: int = 512,
-    targets_length: int = 128,
-    vocabulary: str | None = None,
-    seed: int = 0,
+    examples: Annotated[int, Range(1, 1000)] = 3,
+    inputs_length: Length = 512,
+    targets_length: Length = 128,
+    vocabulary: LocalPath | None = None,
+    seed: Seed = 0,
 ) -> None:
     """List the tasks and mixtures, or show real examples of one.
 
@@ -75,8 +77,6 @@ def tasks(
     Raises:
         UserError: no such task, split or file, or whatever the task's source finds wrong.
     """
-    if examples < 1:
-        raise UserError(f"--examples {examples} is less than 1. Nearest: 1.")
     out = console()
     if name is None:
         _list(out, filter)

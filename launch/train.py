@@ -22,6 +22,7 @@ from t2t.launch.quiet import import_tensorflow, register_tasks
 from t2t.launch.recipes import find, is_own
 from t2t.launch.report import write_report
 from t2t.launch.vocabulary_file import vocabulary_of
+from t2t.paths import check_directory
 from t2t.train.ahead import Ahead
 from t2t.train.claim import claimed_on_all
 from t2t.train.experiment import Experiment, check, check_vocabulary
@@ -33,6 +34,23 @@ SHORT = {
     "--checkpoint-every": "--checkpoint.every",
     "--eval-every": "--evaluation.every",
 }
+
+USAGE = f"""usage: t2t train RECIPE --dir RUN [--option value ...]
+
+Train a recipe in a run directory, or go on with the run that is there.
+
+RECIPE              a name that t2t recipes lists (t5:quickstart, gpt:3-175b, ...), from:RUN to go on from another run's parameters,
+                    or your own: module:function or file.py:function
+--dir RUN           the run's directory (required)
+--vocabulary FILE   trains with a SentencePiece model, a WordPiece vocab.txt or tokenizer.json
+--steps N           updates to make
+--batch-size N      rows of a batch ({SHORT["--batch-size"]})
+--seed N            of parameters, dropout and the data's order
+--checkpoint-every N, --eval-every N, --log-every N   steps between two of them
+--optimizer.schedule.peak X   the highest learning rate
+--import FILE       registers your own tasks
+
+t2t train RECIPE --help tells all options of a recipe: every value of it is one."""
 
 
 def command(arguments: Sequence[str], imports: tuple[str, ...]) -> int:
@@ -46,6 +64,10 @@ def command(arguments: Sequence[str], imports: tuple[str, ...]) -> int:
         given, rest = words.parse_known_args(list(arguments))
     except argparse.ArgumentError as error:
         raise UserError(f"t2t train: {error}") from None
+    helped = parse.asks_help(rest)
+    if given.recipe is None and helped:
+        print(USAGE)
+        return DONE
     if given.recipe is None or given.recipe.startswith("-"):
         raise UserError("t2t train: which recipe? t2t recipes lists them: t2t train t5:quickstart --dir RUN")
     if is_own(given.recipe):
@@ -54,8 +76,9 @@ def command(arguments: Sequence[str], imports: tuple[str, ...]) -> int:
     if given.dir is not None:
         run_code.ready(Path(given.dir))
     prog = f"t2t train {given.recipe}"
-    if given.dir is None and not {"-h", "--help"} & set(rest):
+    if given.dir is None and not helped:
         raise UserError(f"{prog}: where to? --dir RUN names the run's directory")
+    directory = check_directory(given.dir, "--dir") if given.dir is not None else Path()
     experiment = parse.override(
         recipe(),
         rest,
@@ -66,11 +89,12 @@ def command(arguments: Sequence[str], imports: tuple[str, ...]) -> int:
             f"{', '.join(f'{a} for {b}' for a, b in SHORT.items())}."
         ),
         short=SHORT,
+        also=("--dir", "--vocabulary"),
     )
     if given.vocabulary is not None:
         data = replace(experiment.data, vocabulary=vocabulary_of(given.vocabulary))
         experiment = replace(experiment, data=data)
-    return _train(Path(given.dir), given.recipe, experiment, imported)
+    return _train(directory, given.recipe, experiment, imported)
 
 
 def _train(directory: Path, recipe: str, experiment: Experiment, imported: float) -> int:
@@ -100,8 +124,6 @@ def _train(directory: Path, recipe: str, experiment: Experiment, imported: float
     with claimed_on_all(directory):
         record = open_run_on_all(directory, record, own.files)
         with Progress() if leads else contextlib.nullcontext(Progress()) as progress:
-            if leads:
-                _tell_of_schedule(experiment, progress)
             outcome = train(directory, record, progress, began=STARTED, imported=imported, ahead=ahead)
         if leads:
             print(f"report: {write_report(directory)}", file=sys.stderr)
@@ -109,11 +131,3 @@ def _train(directory: Path, recipe: str, experiment: Experiment, imported: float
         print(f"stopped at step {outcome.step} with everything saved; the same command goes on", file=sys.stderr)
         return STOPPED
     return DONE
-
-
-def _tell_of_schedule(experiment: Experiment, progress: Progress) -> None:
-    planned = getattr(experiment.optimizer.schedule, "steps", experiment.steps)
-    if planned != experiment.steps:
-        progress.message(
-            f"note: the learning rate is planned for {planned:,} steps (--optimizer.schedule.steps), the run has {experiment.steps:,} (--steps)"
-        )

@@ -8,16 +8,18 @@ from typing import Annotated, Literal
 import tyro
 
 from t2t.launch.quiet import register_tasks
+from t2t.limits import Count, Ids
+from t2t.paths import LocalPath, check_output
 
 
 def vocab(
     task: Annotated[str, tyro.conf.Positional],
     *,
-    size: int,
-    out: str,
+    size: Ids,
+    out: LocalPath,
     kind: Literal["unigram", "bpe", "wordpiece"] = "unigram",
     split: str = "train",
-    examples: int = 200_000,
+    examples: Count = 200_000,
     lowercase: bool = True,
 ) -> None:
     """Train a vocabulary on a task's texts; `t2t train ... --vocabulary FILE` uses it.
@@ -31,6 +33,7 @@ def vocab(
         examples: texts of each task to read at most.
         lowercase: wordpiece only: lower the text and strip accents.
     """
+    check_output(out, "--out")
     register_tasks()
     from t2t.tasks.vocabulary_training import train_vocabulary
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from t2t.errors import UserError
 from t2t.export.tokenizer_files import tokenizer_of
+from t2t.paths import check
 from t2t.vocabularies import SentencePiece, Vocabulary, WordPiece
 
 
@@ -17,7 +18,7 @@ def vocabulary_of(path: str) -> Vocabulary:
     Raises:
         UserError: no such file, another ending, or not what the ending says.
     """
-    if not Path(path).is_file():
+    if not check(path, "--vocabulary").is_file():
         raise UserError(f"no vocabulary file {path} (--vocabulary)")
     ending = Path(path).suffix
     if ending == ".model":

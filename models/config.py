@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import abc
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
 from t2t.errors import UserError, nearest
+from t2t.limits import Configuration, Depth, Deviation, FewOrZero, Length, Range, Rate, Width
 from t2t.nn.attention import ABILITIES, Backend, Needs, check_abilities
 from t2t.nn.initializers import Initializer, Normal, TruncatedNormal, fan_in
 from t2t.nn.mlp import Activation
@@ -29,25 +30,22 @@ def one_of(field: str, value: str, choices: object) -> None:
         raise UserError(f"unknown {field} {value!r} (model.{field}).{nearest(str(value), valid)}")
 
 
-def at_least(field: str, value: int, least: int) -> None:
-    """Raise UserError where `value` is below `least`."""
-    if value < least:
-        raise UserError(f"model.{field} is {value}; it must be at least {least}")
+def both_ways(side: str, stack: StackConfig) -> None:
+    """Raise UserError where a stack that looks both ways, an encoder's, has what only looks back: a sliding window, or an odd number of buckets.
 
-
-def no_window(side: str, stack: StackConfig) -> None:
-    """Raise UserError where an encoder's stack has a sliding window: there it would have to look both ways."""
+    Half of T5's buckets are for the tokens before one, half for those behind it (Raffel et al. 2020, section 2.1).
+    """
     if stack.window is not None:
         raise UserError(f"model.{side}.window is {stack.window}; only decoders have a sliding window. Nearest: None.")
-
-
-def _rate(field: str, value: float) -> None:
-    if not 0.0 <= value < 1.0:
-        raise UserError(f"model.{field} is {value}; it must be at least 0 and below 1")
+    if stack.positions == "relative" and stack.buckets % 2:
+        raise UserError(
+            f"model.{side}.buckets is {stack.buckets}; half of them are for each direction, so their number is even."
+            f" Nearest: {stack.buckets + 1}."
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
-class StackConfig:
+class StackConfig(Configuration):
     """A stack of equal blocks.
 
     layers, embed, heads, mlp: depth, width, attention heads, inner width of the feed-forward networks.
@@ -71,37 +69,38 @@ class StackConfig:
     init_residual: kernels that write to the residual stream are drawn smaller by sqrt(2 * layers) (GPT-2).
     """
 
-    layers: int
-    embed: int
-    heads: int
-    mlp: int
-    head_dim: int | None = None
-    kv_heads: int | None = None
+    layers: Depth
+    embed: Width
+    heads: Width
+    mlp: Width
+    head_dim: Width | None = None
+    kv_heads: Width | None = None
     activation: Activation = "gelu_tanh"
     gated: bool = False
     biases: bool = False
     attention_biases: bool | None = None
-    groups: int | None = None
+    groups: Depth | None = None
     norm: NormKind = "layer"
-    norm_epsilon: float = 1e-6
+    norm_epsilon: Annotated[float, Range(1e-20, 1.0, typical=1e-6)] = 1e-6
     norm_place: NormPlace = "pre"
     final_norm: bool = True
     positions: Positions = "learned"
-    buckets: int = 32
-    max_distance: int = 128
+    buckets: Annotated[int, Range(4, 2**16)] = 32
+    max_distance: Length = 128
     relative_per_layer: bool = False
     rotary: Rotary = Rotary()
-    position_offset: int = 0
-    window: int | None = None
-    max_length: int = 512
+    position_offset: FewOrZero = 0
+    window: Length | None = None
+    max_length: Length = 512
     scaled_attention: bool = True
     mlp_dropout: bool = False
     final_dropout: bool = False
     init: InitKind = "normal"
-    init_std: float = 0.02
+    init_std: Deviation = 0.02
     init_residual: bool = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for field, choices in (
             ("activation", Activation),
             ("norm", NormKind),
@@ -110,8 +109,6 @@ class StackConfig:
             ("init", InitKind),
         ):
             one_of(field, getattr(self, field), choices)
-        for field in ("layers", "embed", "heads", "mlp", "max_length"):
-            at_least(field, getattr(self, field), 1)
         if self.head_dim is None and self.embed % self.heads:
             near = [n for n in range(1, self.embed + 1) if self.embed % n == 0]
             best = min(near, key=lambda n: abs(n - self.heads))
@@ -120,19 +117,15 @@ class StackConfig:
             )
         if self.heads % self.key_heads:
             raise UserError(f"model.kv_heads is {self.kv_heads}, which does not divide model.heads = {self.heads}")
-        at_least("position_offset", self.position_offset, 0)
-        if self.window is not None:
-            at_least("window", self.window, 1)
-        if self.groups is not None and (self.groups < 1 or self.layers % self.groups):
+        if self.groups is not None and self.layers % self.groups:
             raise UserError(f"model.groups is {self.groups}, which does not divide model.layers = {self.layers}")
         if self.positions == "rotary" and self.head_size % 2:
             raise UserError(f"model.head_dim is {self.head_size}; rotary positions need an even one")
-        if self.positions == "relative":
-            at_least("buckets", self.buckets, 4)
-            if self.max_distance <= self.buckets // 2:
-                raise UserError(
-                    f"model.max_distance is {self.max_distance}; it must be more than half of model.buckets = {self.buckets}"
-                )
+        if self.positions == "relative" and self.max_distance <= self.buckets // 2:
+            raise UserError(
+                f"model.max_distance is {self.max_distance}; it must be more than half of model.buckets = {self.buckets}."
+                f" Nearest: {self.buckets // 2 + 1}."
+            )
 
     @property
     def head_size(self) -> int:
@@ -188,19 +181,20 @@ class TransformerConfig(ModelConfig):
 
     dtype: Dtype = "float32"
     quantization: Quantization = "none"
-    dropout: float = 0.0
-    attention_dropout: float | None = None
+    dropout: Rate = 0.0
+    attention_dropout: Rate | None = None
     attention: Backend = "einsum"
-    attention_block: int = 256
+    attention_block: Length = 256
     remat: Remat = "none"
-    unroll: int = 1
+    unroll: Depth = 1
     tied: bool = True
     scaled_head: bool = False
-    embedding_size: int | None = None
-    embedding_std: float = 0.02
-    position_std: float = 0.02
+    embedding_size: Width | None = None
+    embedding_std: Deviation = 0.02
+    position_std: Deviation = 0.02
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for field, choices in (
             ("dtype", Dtype),
             ("quantization", Quantization),
@@ -208,14 +202,11 @@ class TransformerConfig(ModelConfig):
             ("remat", Remat),
         ):
             one_of(field, getattr(self, field), choices)
-        at_least("vocab_size", self.vocab_size, 1)
-        at_least("attention_block", self.attention_block, 1)
-        at_least("unroll", self.unroll, 1)
-        if self.embedding_size is not None:
-            at_least("embedding_size", self.embedding_size, 1)
-        _rate("dropout", self.dropout)
-        if self.attention_dropout is not None:
-            _rate("attention_dropout", self.attention_dropout)
+        deepest = max(stack.layers for stack in self.stacks)
+        if self.unroll > deepest:
+            raise UserError(
+                f"model.unroll is {self.unroll}; the model's stacks have at most {deepest} layers. Nearest: {deepest}."
+            )
         for stack in self.stacks:
             check_abilities(self.attention, self._needs(stack))
 

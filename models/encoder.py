@@ -10,9 +10,10 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from t2t.errors import UserError
+from t2t.limits import FewOrZero
 from t2t.models.answers import AnswerHead, LabelHead, PoolerActivation, SpanHead
 from t2t.models.bound import Bound, Network
-from t2t.models.config import StackConfig, TransformerConfig, no_window, one_of
+from t2t.models.config import StackConfig, TransformerConfig, both_ways, one_of
 from t2t.models.inputs import Embeddings, Head
 from t2t.models.transformer import Layers, Stack
 from t2t.nn.dropout import Keys
@@ -43,7 +44,7 @@ class EncoderConfig(TransformerConfig):
 
     kind: ClassVar[Kind] = "encoder"
     encoder: StackConfig
-    types: int = 0
+    types: FewOrZero = 0
     embedding_norm: bool = False
     head_transform: bool = False
     head_activation: Activation | None = None
@@ -55,7 +56,7 @@ class EncoderConfig(TransformerConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        no_window("encoder", self.encoder)
+        both_ways("encoder", self.encoder)
         if self.head_activation is not None:
             one_of("head_activation", self.head_activation, Activation)
         one_of("head", self.head, Output)

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from t2t.errors import UserError
 from t2t.models.bound import Bound, Network
-from t2t.models.config import StackConfig, TransformerConfig, no_window
+from t2t.models.config import StackConfig, TransformerConfig, both_ways
 from t2t.models.decoder import advance, check_room, decoder_mask, placed, prompt
 from t2t.models.encoder import encode
 from t2t.models.inputs import Embeddings, Head, last
@@ -40,7 +40,7 @@ class EncoderDecoderConfig(TransformerConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        no_window("encoder", self.encoder)
+        both_ways("encoder", self.encoder)
         self._check_alike(("embed", "positions", "max_length", "position_offset"), "they share embeddings")
         if self.shared:
             self._check_alike((field.name for field in fields(StackConfig)), "they share parameters (model.shared)")

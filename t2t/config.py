@@ -19,6 +19,7 @@ from typing import Any
 from t2t import config_classes
 from t2t.errors import UserError, nearest
 from t2t.json_files import parse_json
+from t2t.limits import OutOfLimits
 
 CLASS = "class"
 
@@ -123,7 +124,12 @@ def _decode(data: Any, path: str, where: str) -> Any:
     ]
     if missing:
         raise UserError(f"{path}: {cls.__name__} lacks {', '.join(missing)}")
-    return cls(**values)
+    try:
+        return cls(**values)
+    except OutOfLimits as error:
+        raise error.at(f"{path}.{error.field}") from None
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
 
 
 def _find_class(name: Any, path: str) -> type:

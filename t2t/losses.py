@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
@@ -11,11 +12,11 @@ from flax import struct
 from jaxtyping import Array, Float, Int
 
 from t2t import types
-from t2t.errors import UserError
+from t2t.limits import Configuration, Ids, Range, Rate
 
 
 @dataclass(frozen=True, kw_only=True)
-class Loss:
+class Loss(Configuration):
     """What is minimised: cross-entropy with two regularisers.
 
     z_loss:          times log(Z)^2, which keeps the softmax normaliser near 1 (Mesh TensorFlow; T5 uses 1e-4).
@@ -24,19 +25,9 @@ class Loss:
                      as suit the platform, see `t2t.head_loss.positions_at_a_time`.
     """
 
-    z_loss: float = 0.0
-    label_smoothing: float = 0.0
-    block: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.z_loss < 0:
-            raise UserError(f"z_loss {self.z_loss} (--loss.z-loss) is negative. Nearest: 0.0.")
-        if self.block is not None and self.block < 1:
-            raise UserError(f"block {self.block} (--loss.block) is not positive. Nearest: 1.")
-        if not 0 <= self.label_smoothing < 1:
-            raise UserError(
-                f"label_smoothing {self.label_smoothing} (--loss.label-smoothing) is not in [0, 1). Nearest: 0.1."
-            )
+    z_loss: Annotated[float, Range(0.0, 10.0)] = 0.0
+    label_smoothing: Rate = 0.0
+    block: Ids | None = None
 
 
 @struct.dataclass

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import seqio
 
 from t2t.data.tfds import prepare
 from t2t.errors import UserError
+from t2t.limits import Configuration, Count, Range
 from t2t.tasks.register import check_name, find
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProportionalRate:
+class ProportionalRate(Configuration):
     """T5's rate of a task with e examples: min(e, cap) ** (1 / temperature).
 
     cap:         artificial limit of the size, K in the paper; None for none.
@@ -22,8 +23,8 @@ class ProportionalRate:
     split:       whose size counts.
     """
 
-    cap: int | None = None
-    temperature: float = 1.0
+    cap: Count | None = None
+    temperature: Annotated[float, Range(1e-3, 1e6, typical=1.0)] = 1.0
     split: str = "train"
 
     def __call__(self, task: seqio.Task) -> float:

@@ -22,7 +22,9 @@ from t2t.launch.bench.workload import Workload
 from t2t.launch.codes import DONE
 from t2t.launch.recipes import find, is_own
 from t2t.launch.train import SHORT
-from t2t.train.experiment import Experiment, check
+from t2t.paths import check, check_output
+from t2t.train.experiment import Experiment
+from t2t.train.experiment import check as check_experiment
 
 PARTS: dict[str, Callable[[Workload], Iterator[Measurement]]] = {
     step.PART: step.measure,
@@ -58,6 +60,20 @@ All other options are those of t2t train RECIPE, behind the recipe's name."""
 USAGE = """usage: t2t bench [PART ...] RECIPE [--out FILE.json] [--plot FILE.png] [--repeats N] [--seconds S] [--option value ...]
        t2t bench --compare FIRST.json SECOND.json"""
 
+OWN = (
+    "--out",
+    "--plot",
+    "--repeats",
+    "--seconds",
+    "--batches",
+    "--rows",
+    "--prompt",
+    "--generate",
+    "--scratch",
+    "--vocabulary",
+)
+"""Options that the command has besides the recipe's."""
+
 
 def command(arguments: Sequence[str], imports: tuple[str, ...]) -> int:
     """Measure a recipe's parts; or compare two files of results."""
@@ -65,7 +81,7 @@ def command(arguments: Sequence[str], imports: tuple[str, ...]) -> int:
     if given.compare is not None:
         if named or rest:
             raise UserError(f"t2t bench --compare takes two files alone, not also {' '.join([*named, *rest])!r}")
-        first, second = (read(Path(name)) for name in given.compare)
+        first, second = (read(check(name, "--compare")) for name in given.compare)
         show_ratios(first, second, given.compare)
         return DONE
     helped = bool({"-h", "--help"} & set(rest))
@@ -89,18 +105,19 @@ def command(arguments: Sequence[str], imports: tuple[str, ...]) -> int:
             f"t2t bench {' '.join(named)}: which recipe? t2t recipes lists them: t2t bench {recipe} t5:quickstart"
         )
     experiment = _experiment(recipe, rest, given.vocabulary)
-    work = Workload(
-        recipe=recipe,
-        experiment=experiment,
-        limits=Limits(repeats=given.repeats, seconds=given.seconds),
-        options=(*(["--vocabulary", given.vocabulary] if given.vocabulary else []), *rest, *_imported(imports)),
-        source=given.batches,
-        rows=_rows(given.rows),
-        prompt=given.prompt,
-        generate=given.generate,
-        scratch=given.scratch,
-        say=_say,
-    )
+    with parse.options():
+        work = Workload(
+            recipe=recipe,
+            experiment=experiment,
+            limits=Limits(repeats=given.repeats, seconds=given.seconds),
+            options=(*(["--vocabulary", given.vocabulary] if given.vocabulary else []), *rest, *_imported(imports)),
+            source=given.batches,
+            rows=_rows(given.rows),
+            prompt=given.prompt,
+            generate=given.generate,
+            scratch=given.scratch,
+            say=_say,
+        )
     _check(work, parts, given)
     return _measure(work, parts, given, rest)
 
@@ -134,7 +151,7 @@ def _experiment(recipe: str, rest: Sequence[str], vocabulary: str | None) -> Exp
         import_tensorflow()  # a recipe of the user's own is likely to register tasks
     found = find(recipe)
     about = f"{(found.__doc__ or '').strip()}\n\n{ABOUT}"
-    experiment = parse.override(found(), rest, prog=f"t2t bench {recipe}", description=about, short=SHORT)
+    experiment = parse.override(found(), rest, prog=f"t2t bench {recipe}", description=about, short=SHORT, also=OWN)
     if vocabulary is not None:
         from t2t.launch.vocabulary_file import vocabulary_of
 
@@ -151,8 +168,6 @@ def _rows(text: str) -> tuple[int, ...]:
         rows = tuple(int(word) for word in text.split(","))
     except ValueError:
         raise UserError(f"--rows {text}: numbers with commas between. Nearest: 1,8,64.") from None
-    if min(rows) < 1:
-        raise UserError(f"--rows {text}: {min(rows)} is less than 1. Nearest: 1.")
     return rows
 
 
@@ -161,14 +176,11 @@ def _check(work: Workload, parts: Sequence[str], given: Any) -> None:
     import jax
 
     for option, path in (("--out", given.out), ("--plot", given.plot)):
-        folder = Path(path or ".").parent
-        if not folder.is_dir():
-            raise UserError(f"{path} ({option}): there is no directory {folder}.")
-        if path is not None and Path(path).is_dir():
-            raise UserError(f"{path} ({option}) is a directory.")
+        if path is not None:
+            check_output(path, option)
     if work.scratch is not None and not (Path(work.scratch).is_dir() and os.access(work.scratch, os.W_OK)):
         raise UserError(f"{work.scratch} (--scratch) is no directory that can be written to.")
-    check(work.experiment, jax.device_count())
+    check_experiment(work.experiment, jax.device_count())
     if decode.PART in parts:
         decode.check(work)
 

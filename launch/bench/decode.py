@@ -56,9 +56,6 @@ def check(work: Workload) -> None:
                 f"--generate {work.generate}: {work.recipe} is an encoder, which generates nothing. Nearest: --prompt."
             )
     lengths = lengths_of(work)
-    for name, value in (("--prompt", lengths.prompt), ("--generate", lengths.generate)):
-        if value < 1:
-            raise UserError(f"{name} {value} is less than 1. Nearest: 1.")
     limit = model.max_length
     taken = max(lengths.prompt, lengths.generate) if model.kind == "encoder_decoder" else lengths.room
     if limit is not None and taken > limit:

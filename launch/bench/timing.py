@@ -6,11 +6,11 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import jax
 
-from t2t.errors import UserError
+from t2t.limits import Configuration, Range
 
 T = TypeVar("T")
 
@@ -20,17 +20,11 @@ _COMPILED = "/jax/core/compile/backend_compile_duration"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Limits:
+class Limits(Configuration):
     """How long one quantity is measured: until there are `repeats` samples or `seconds` are over, whatever comes first."""
 
-    repeats: int = 20
-    seconds: float = 5.0
-
-    def __post_init__(self) -> None:
-        if self.repeats < 1:
-            raise UserError(f"--repeats {self.repeats} is less than 1. Nearest: 1.")
-        if not self.seconds > 0:
-            raise UserError(f"--seconds {self.seconds} is no time to measure in: above 0. Nearest: 0.1.")
+    repeats: Annotated[int, Range(1, 1_000_000)] = 20
+    seconds: Annotated[float, Range(1e-6, 1e7, typical=0.1)] = 5.0
 
     def divided(self, by: int) -> Limits:
         """Return the limits of one of several things that share the seconds."""

@@ -15,6 +15,8 @@ from t2t.launch.bench import synthetic
 from t2t.launch.bench.ceilings import Ceilings
 from t2t.launch.bench.measurement import Measurement
 from t2t.launch.bench.timing import Limits
+from t2t.limits import Configuration, Generated, Length, Rows
+from t2t.paths import LocalPath
 from t2t.train.experiment import Experiment, check_vocabulary
 from t2t.train.program import Program
 from t2t.types import Batch, Params
@@ -28,7 +30,7 @@ BATCHES = 4
 
 
 @dataclass(frozen=True, kw_only=True)
-class Workload:
+class Workload(Configuration):
     """A recipe, and how it is measured.
 
     recipe:   its name, and `options` those of its own that were given.
@@ -50,10 +52,10 @@ class Workload:
     ceilings: Ceilings | None = None
     options: tuple[str, ...] = ()
     source: Source = "synthetic"
-    rows: tuple[int, ...] = (1, 8, 64)
-    prompt: int | None = None
-    generate: int | None = None
-    scratch: str | None = None
+    rows: tuple[Rows, ...] = (1, 8, 64)
+    prompt: Length | None = None
+    generate: Generated | None = None
+    scratch: LocalPath | None = None
     devices: tuple[jax.Device, ...] | None = None
     say: Callable[[str], None] = lambda _: None
     note: Callable[[str], None] = lambda _: None

@@ -18,9 +18,10 @@ from t2t.launch.grid.comparison import GRIDS, Comparison
 from t2t.launch.grid.design import Grid
 from t2t.launch.grid.running import Worker, check_same, train_vocabulary, trainings
 from t2t.launch.grid.show import show
-from t2t.launch.imports import load, own_code
+from t2t.launch.imports import function_of, own_code
 from t2t.launch.output import console, table
 from t2t.launch.quiet import import_tensorflow, register_tasks
+from t2t.paths import check_directory
 from t2t.train.stop import handle
 
 WORKER = "T2T_GRID_WORKER"
@@ -55,7 +56,7 @@ def command(arguments: Sequence[str], imports: tuple[str, ...]) -> int:
         raise UserError(
             f"--workers {given.workers}: there are {cores} cores for them. Nearest: {min(max(given.workers, 1), cores)}."
         )
-    directory = Path(given.dir)
+    directory = check_directory(given.dir, "--dir")
     if WORKER in os.environ or given.workers == 1:
         return _work(grid, directory, given.grid)
     return _spread(grid, directory, given.workers)
@@ -63,23 +64,21 @@ def command(arguments: Sequence[str], imports: tuple[str, ...]) -> int:
 
 def _grid(name: str, rest: Sequence[str]) -> Grid:
     prog = f"t2t grid {name}"
-    source, colon, function = name.rpartition(":")
-    if not colon:
+    if ":" not in name:
         if name not in GRIDS:
             raise UserError(f"unknown grid {name!r}.{nearest(name, GRIDS)}")
         recipe: Any = GRIDS[name]
     else:
         import_tensorflow()  # a grid of the user's own is likely to register tasks
-        module = load(source, option="grid")
-        recipe = getattr(module, function, None)
-        if not callable(recipe):
-            raise UserError(f"{prog}: {source} has no function {function!r}.{nearest(function, vars(module))}")
+        recipe = function_of(name, option="grid")
     made = recipe()
     if isinstance(made, Comparison):
         about = f"{(recipe.__doc__ or '').strip()}\n\n--dir DIR (required) is the grid's directory; --workers N trains so many cells at a time; --list shows them."
-        return parse.override(made, rest, prog=prog, description=about).build()
+        return parse.override(made, rest, prog=prog, description=about, also=("--dir", "--workers", "--list")).build()
     if not isinstance(made, Grid):
-        raise UserError(f"{prog}: {function}() returned {type(made).__name__}, not a Grid or a Comparison")
+        raise UserError(
+            f"{prog}: {name.rpartition(':')[2]}() returned {type(made).__name__}, not a Grid or a Comparison"
+        )
     if rest:
         raise UserError(
             f"{prog}: unknown option {rest[0]}: a Grid is run as it is; return a Comparison to have options"

@@ -9,6 +9,20 @@ from t2t.checkpoint import CheckpointConfig
 from t2t.data import Data
 from t2t.launch.grid.claims import CLAIMS
 from t2t.launch.grid.design import Cell, Grid, Measure, TrainedVocabulary
+from t2t.limits import (
+    Configuration,
+    Count,
+    CountOrZero,
+    Depth,
+    Ids,
+    Length,
+    Parts,
+    Peak,
+    Rows,
+    Seed,
+    Share,
+    Width,
+)
 from t2t.losses import Loss
 from t2t.models import DecoderConfig, EncoderConfig, EncoderDecoderConfig, StackConfig, TransformerConfig
 from t2t.models.config import Dtype, Remat
@@ -45,7 +59,7 @@ ADAPTED: tuple[tuple[Architecture, Objective, Architecture, Objective], ...] = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparison:
+class Comparison(Configuration):
     """Which architecture with which objective is best for what.
 
     Every model is made of the same blocks, T5 v1.1's; a decoder has `layers` of them, an encoder-decoder twice as many, half of which see a
@@ -71,30 +85,30 @@ class Comparison:
     score: tuple[str, ...]
     held_out: tuple[str, ...]
     held_out_texts: tuple[str, ...] = ()
-    chance: float | None = None
-    vocabulary: int = 1024
-    layers: int = 2
-    embed: int = 64
-    heads: int = 4
-    mlp: int = 128
-    inputs_length: int = 160
-    targets_length: int = 64
-    batch_size: int = 8
-    steps: int = 1000
-    adapted_steps: int = 250
-    tuned_steps: int = 600
-    peak: float = 3e-3
-    tuned_peak: float = 2e-3
-    examples: int = 100
-    shards: int = 1
-    shuffle_buffer: int = 200
-    seeds: tuple[int, ...] = (0, 1)
+    chance: Share | None = None
+    vocabulary: Ids = 1024
+    layers: Depth = 2
+    embed: Width = 64
+    heads: Width = 4
+    mlp: Width = 128
+    inputs_length: Length = 160
+    targets_length: Length = 64
+    batch_size: Rows = 8
+    steps: Count = 1000
+    adapted_steps: Count = 250
+    tuned_steps: Count = 600
+    peak: Peak = 3e-3
+    tuned_peak: Peak = 2e-3
+    examples: Count = 100
+    shards: Parts = 1
+    shuffle_buffer: CountOrZero = 200
+    seeds: tuple[Seed, ...] = (0, 1)
     architectures: tuple[Architecture, ...] = ()
     objectives: tuple[Objective, ...] = ()
     dtype: Dtype = "float32"
     remat: Remat = "none"
     attention: Backend = "einsum"
-    microbatches: int = 1
+    microbatches: Parts = 1
     mesh: MeshConfig = MeshConfig()
 
     def build(self) -> Grid:

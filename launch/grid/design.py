@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from t2t.errors import UserError, nearest
+from t2t.limits import Configuration, Count, Ids, Seed, Share
 from t2t.train.experiment import Experiment
 
 Stage = Literal["pretrained", "fine-tuned"]
@@ -15,7 +16,7 @@ STAGES: tuple[Stage, ...] = ("pretrained", "fine-tuned")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measure:
+class Measure(Configuration):
     """Something that cells are compared by.
 
     about:  a line on what it is, for the table's caption.
@@ -26,7 +27,7 @@ class Measure:
     name: str
     about: str
     higher: bool = True
-    chance: float | None = None
+    chance: Share | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,19 +77,19 @@ class Claim:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainedVocabulary:
+class TrainedVocabulary(Configuration):
     """A SentencePiece vocabulary, trained on a task's texts before the first cell.
 
     size: ids in all, 100 sentinels included. examples: texts it is trained on.
     """
 
     task: str
-    size: int
-    examples: int = 5_000
+    size: Ids
+    examples: Count = 5_000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Grid:
+class Grid(Configuration):
     """Cells, each to be trained with each of `seeds`, and how they are compared.
 
     vocabulary: of all cells, trained first; None leaves each its task's own.
@@ -96,16 +97,17 @@ class Grid:
 
     cells: tuple[Cell, ...]
     measures: tuple[Measure, ...]
-    seeds: tuple[int, ...] = (0, 1, 2)
+    seeds: tuple[Seed, ...] = (0, 1, 2)
     claims: tuple[Claim, ...] = ()
     vocabulary: TrainedVocabulary | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.cells or not self.seeds:
             raise UserError(
                 f"a grid of {len(self.cells)} cells and {len(self.seeds)} seeds: give one of each at least."
             )
-        if len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
+        if len(set(self.seeds)) < len(self.seeds):
             raise UserError(f"seeds {self.seeds} of a grid (--seeds): give different whole numbers from 0 on.")
         earlier: dict[str, Cell] = {}
         measures = [measure.name for measure in self.measures]

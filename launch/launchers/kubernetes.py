@@ -8,19 +8,21 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Annotated, Any
 
 from t2t.errors import UserError
-from t2t.launch.launchers.templates import check_dns, check_least, check_plain, render
+from t2t.launch.launchers.templates import check_dns, check_plain, render
 from t2t.launch.launchers.tpu import GKE, Slice
+from t2t.limits import Configuration, CountOrZero, FewOrZero, Parts, Range, Seconds
 
+_MEMORY = re.compile(r"[1-9]\d{0,14}(\.\d+)?([kMGTPE]|[KMGTPE]i)?")
 _LABEL = re.compile(
     r"([A-Za-z0-9.-]+/)?[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?=[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?"
 )
 
 
 @dataclass(frozen=True, kw_only=True)
-class Kubernetes:
+class Kubernetes(Configuration):
     """Create a JobSet on Kubernetes with kubectl, or with --dry-run print its manifest.
 
     Each host has a pod, which is one process with all the host's devices. A pod that fails, or whose node goes away, starts all again from
@@ -53,17 +55,17 @@ class Kubernetes:
     image: str | None = None
     volume_claim: str | None = None
     mount: str = "/runs"
-    hosts: int | None = None
-    gpus_per_host: int = 8
+    hosts: Parts | None = None
+    gpus_per_host: FewOrZero = 8
     tpu: str | None = None
-    slices: int = 1
-    cpus: int | None = None
+    slices: Parts = 1
+    cpus: Parts | None = None
     memory: str | None = None
     node_selector: tuple[str, ...] = ()
-    restarts: int = 100
-    grace: int = 300
-    heartbeat: int = 8
-    port: int = 8476
+    restarts: CountOrZero = 100
+    grace: Seconds = 300
+    heartbeat: Seconds = 8
+    port: Annotated[int, Range(1024, 65535)] = 8476
     namespace: str | None = None
     priority_class: str | None = None
     service_account: str | None = None
@@ -72,21 +74,15 @@ class Kubernetes:
 
     def check(self, words: Sequence[str]) -> None:
         """Refuse what cannot be. Raises UserError."""
-        for option, number, least in (
-            ("--hosts", self.hosts, 1),
-            ("--gpus-per-host", self.gpus_per_host, 0),
-            ("--slices", self.slices, 1),
-            ("--cpus", self.cpus, 1),
-            ("--restarts", self.restarts, 0),
-            ("--grace", self.grace, 1),
-            ("--heartbeat", self.heartbeat, 1),
-            ("--port", self.port, 1024),
-        ):
-            check_least(number, least, option, "kubernetes")
         for name in ("name", "volume_claim", "namespace", "priority_class", "service_account", "queue"):
             check_dns(getattr(self, name), f"--{name.replace('_', '-')}", "kubernetes")
-        for name in ("image", "memory", "mount"):
+        for name in ("image", "mount"):
             check_plain(getattr(self, name), f"--{name}", "kubernetes")
+        if self.memory is not None and not _MEMORY.fullmatch(self.memory):
+            digits = re.search(r"[1-9]\d*", self.memory)
+            raise UserError(
+                f"t2t launch kubernetes: --memory {self.memory!r} is no amount of memory as Kubernetes spells it. Nearest: {digits[0] if digits else 64}Gi."
+            )
         if self.image is None:
             raise UserError("t2t launch kubernetes: which container image? --image REGISTRY/NAME:TAG")
         if self.volume_claim is None:

@@ -21,6 +21,7 @@ from t2t.distributed.environment import COORDINATOR, DEVICES, LAUNCHER, PROCESS,
 from t2t.distributed.ports import cannot_listen, free_port, loopback, own_names_address
 from t2t.errors import UserError
 from t2t.launch.codes import DONE, FAILED, MISTAKE, STOPPED
+from t2t.limits import Configuration, CountOrZero, Few, Port, Range
 from t2t.train.stop import handle
 
 GRACE = 3.0
@@ -28,7 +29,7 @@ GRACE = 3.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Local:
+class Local(Configuration):
     """Start processes on this machine that find each other on the loopback interface; where one fails, all end.
 
     Each line that a process writes is printed with the process's number before it. SIGTERM, SIGINT, SIGUSR1 and SIGHUP are passed on to all: the
@@ -42,23 +43,14 @@ class Local:
         port: of process 0, at which the others find it; a free one by default.
     """
 
-    processes: Annotated[int, tyro.conf.arg(aliases=("-n",))] = 2
-    devices_per_process: int | None = None
-    gpus_per_process: int | None = None
-    restarts: int = 0
-    port: int | None = None
+    processes: Annotated[int, Range(1, 1024), tyro.conf.arg(aliases=("-n",))] = 2
+    devices_per_process: Few | None = None
+    gpus_per_process: Few | None = None
+    restarts: CountOrZero = 0
+    port: Port | None = None
 
     def check(self) -> None:
         """Refuse what cannot be. Raises UserError."""
-        for name, value, least in (
-            ("--processes", self.processes, 1),
-            ("--devices-per-process", self.devices_per_process, 1),
-            ("--gpus-per-process", self.gpus_per_process, 1),
-            ("--restarts", self.restarts, 0),
-            ("--port", self.port, 1),
-        ):
-            if value is not None and value < least:
-                raise UserError(f"t2t launch local: {name} {value} is less than {least}. Nearest: {least}.")
         if self.port is not None:
             self._check_port(self.port)
         if self.devices_per_process is not None and self.gpus_per_process is not None:

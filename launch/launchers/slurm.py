@@ -11,13 +11,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from t2t.errors import UserError
-from t2t.launch.launchers.templates import check_least, check_plain, render
+from t2t.launch.launchers.templates import check_plain, render
+from t2t.limits import Configuration, Few, FewOrZero, Parts, Seconds
 
+_MEMORY = re.compile(r"0|[1-9]\d{0,8}[KMGT]?")
 _TIME = re.compile(r"(\d+-)?\d+(:\d\d){0,2}|UNLIMITED")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Slurm:
+class Slurm(Configuration):
     """Submit a training to SLURM, or with --dry-run print the batch script.
 
     Each GPU has a process. Before the time limit, and when the job is preempted, the training saves and ends with code 75; the job is then
@@ -44,15 +46,15 @@ class Slurm:
         dry_run: print the script, submit nothing.
     """
 
-    nodes: int = 1
-    gpus_per_node: int = 8
-    tasks_per_node: int | None = None
-    cpus_per_task: int | None = None
+    nodes: Parts = 1
+    gpus_per_node: FewOrZero = 8
+    tasks_per_node: Few | None = None
+    cpus_per_task: Parts | None = None
     memory: str | None = None
     time: str = "24:00:00"
-    signal_before: int = 300
-    wait: int = 120
-    heartbeat: int = 8
+    signal_before: Seconds = 300
+    wait: Seconds = 120
+    heartbeat: Seconds = 8
     name: str = "t2t"
     output: str = "%x-%j.log"
     partition: str | None = None
@@ -65,18 +67,14 @@ class Slurm:
 
     def check(self) -> None:
         """Refuse what cannot be. Raises UserError."""
-        for option, number, least in (
-            ("--nodes", self.nodes, 1),
-            ("--gpus-per-node", self.gpus_per_node, 0),
-            ("--tasks-per-node", self.tasks_per_node, 1),
-            ("--cpus-per-task", self.cpus_per_task, 1),
-            ("--signal-before", self.signal_before, 1),
-            ("--wait", self.wait, 1),
-            ("--heartbeat", self.heartbeat, 1),
-        ):
-            check_least(number, least, option, "slurm")
-        for name in ("name", "output", "memory", "partition", "account", "qos"):
+        for name in ("name", "output", "partition", "account", "qos"):
             check_plain(getattr(self, name), f"--{name}", "slurm")
+        if self.memory is not None and not _MEMORY.fullmatch(self.memory):
+            digits = re.search(r"[1-9]\d*", self.memory)
+            raise UserError(
+                f"t2t launch slurm: --memory {self.memory!r} is no amount of memory: a whole number with K, M, G or T behind it, or 0 for all"
+                f" of a node's. Nearest: {digits[0] if digits else 64}G."
+            )
         if self.constraint is not None and not re.fullmatch(r"[A-Za-z0-9_.&|*()\[\],-]+", self.constraint):
             raise UserError(
                 f"t2t launch slurm: --constraint {self.constraint!r} is no constraint. Nearest: a feature's name."

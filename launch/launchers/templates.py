@@ -48,9 +48,3 @@ def check_dns(value: str | None, option: str, launcher: str, *, longest: int = 4
             f"t2t launch {launcher}: {option} {value!r} is no name: lower-case letters, digits and '-' inside, beginning with a letter, at most"
             f" {longest}. Nearest: {close}."
         )
-
-
-def check_least(value: int | None, least: int, option: str, launcher: str) -> None:
-    """Refuse a number that is too small. Raises UserError."""
-    if value is not None and value < least:
-        raise UserError(f"t2t launch {launcher}: {option} {value} is less than {least}. Nearest: {least}.")

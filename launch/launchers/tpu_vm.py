@@ -12,12 +12,13 @@ from typing import Literal
 
 from t2t.errors import UserError, nearest
 from t2t.launch.launchers import tracked
-from t2t.launch.launchers.templates import check_dns, check_least, check_plain, render
+from t2t.launch.launchers.templates import check_dns, check_plain, render
 from t2t.launch.launchers.tpu import RUNTIMES, TYPES
+from t2t.limits import Configuration, CountOrZero
 
 
 @dataclass(frozen=True, kw_only=True)
-class TpuVm:
+class TpuVm(Configuration):
     """Run the gcloud commands that make a TPU slice, install this stack on all its hosts and train; with --dry-run print them.
 
     The run directory is one that all hosts share: mount a file store, or a bucket with gcsfuse, in --setup. --form skypilot writes a file for
@@ -45,7 +46,7 @@ class TpuVm:
     spot: bool = False
     source: str = "."
     setup: tuple[str, ...] = ()
-    restarts: int = 10
+    restarts: CountOrZero = 10
     form: Literal["gcloud", "skypilot"] = "gcloud"
     dry_run: bool = False
 
@@ -55,7 +56,6 @@ class TpuVm:
         check_dns(self.zone, "--zone", "tpu-vm")
         check_dns(self.project, "--project", "tpu-vm")
         check_plain(self.runtime, "--runtime", "tpu-vm")
-        check_least(self.restarts, 0, "--restarts", "tpu-vm")
         begin, _, size = self.type.partition("-")
         if begin not in TYPES or not size.isdigit() or int(size) < 1:
             near = nearest(self.type, [f"{name}-16" for name in TYPES])

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from t2t.errors import UserError
-from t2t.models.config import StackConfig, TransformerConfig, no_window
+from t2t.limits import FewOrZero, Range, Weight
+from t2t.models.config import StackConfig, TransformerConfig, both_ways
 from t2t.models.encoder import EncoderConfig
 from t2t.nn.model import Kind
 
@@ -29,14 +30,14 @@ class ElectraConfig(TransformerConfig):
     kind: ClassVar[Kind] = "encoder"
     encoder: StackConfig
     generator: StackConfig
-    types: int = 2
-    discriminator_weight: float = 50.0
-    masked_share: float = 0.15
+    types: FewOrZero = 2
+    discriminator_weight: Weight = 50.0
+    masked_share: Annotated[float, Range(1e-6, 1.0, typical=0.15)] = 0.15
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for side in ("encoder", "generator"):
-            no_window(side, getattr(self, side))
+            both_ways(side, getattr(self, side))
         for field in ("positions", "max_length", "position_offset"):
             ours, theirs = getattr(self.encoder, field), getattr(self.generator, field)
             if ours != theirs:
@@ -46,14 +47,6 @@ class ElectraConfig(TransformerConfig):
         if not self.tied:
             raise UserError(
                 "model.tied is False; an ELECTRA's generator has its logits from the shared embeddings. Nearest: True."
-            )
-        if not self.discriminator_weight >= 0:
-            raise UserError(
-                f"model.discriminator_weight is {self.discriminator_weight}; it must be at least 0. Nearest: 0.0."
-            )
-        if not 0 < self.masked_share <= 1:
-            raise UserError(
-                f"model.masked_share is {self.masked_share}; it must be above 0 and at most 1. Nearest: 0.15."
             )
 
     @property

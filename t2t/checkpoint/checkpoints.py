@@ -21,6 +21,7 @@ from t2t.checkpoint.tree import check, from_plain, nested, to_plain, to_plain_st
 from t2t.distributed.gather import gather
 from t2t.errors import Failure, UserError
 from t2t.json_files import expect
+from t2t.paths import check_directory
 from t2t.types import Params
 
 State = TypeVar("State")
@@ -52,7 +53,7 @@ class Checkpoints:
     """
 
     def __init__(self, directory: str | os.PathLike[str], config: CheckpointConfig | None = None):
-        self.directory = epath.Path(os.path.abspath(directory) if "://" not in str(directory) else directory)
+        self.directory = epath.Path(os.path.abspath(check_directory(directory, "checkpoints")))
         self.config = config or CheckpointConfig()
         self._worker: ThreadPoolExecutor | None = None
         self._pending: Future[None] | None = None
@@ -332,7 +333,4 @@ def _read_numbers(file: epath.Path) -> dict[str, float]:
 
 def _delete(path: epath.Path) -> None:
     # Renamed first: a deletion cut short must not leave half a checkpoint under a step's name.
-    if "://" in str(path):
-        path.rmtree()
-    else:
-        path.rename(path.with_name(path.name + _DELETED)).rmtree()
+    path.rename(path.with_name(path.name + _DELETED)).rmtree()

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from t2t.errors import UserError
+from t2t.limits import Configuration, Count, CountOrZero
 
 
 @dataclass(frozen=True, kw_only=True)
-class CheckpointConfig:
+class CheckpointConfig(Configuration):
     """How often to save, and what to keep.
 
     every:       save after each so many steps.
@@ -22,16 +23,14 @@ class CheckpointConfig:
     best_mode:   whether the least or the greatest is best.
     """
 
-    every: int = 1000
-    keep_last: int = 3
-    keep_best: int = 1
+    every: Count = 1000
+    keep_last: Count = 3
+    keep_best: CountOrZero = 1
     best_metric: str = "eval/loss"
     best_mode: Literal["min", "max"] = "min"
 
     def __post_init__(self) -> None:
-        for name, least in (("every", 1), ("keep_last", 1), ("keep_best", 0)):
-            if getattr(self, name) < least:
-                raise UserError(f"checkpoints.{name}: must be at least {least}, not {getattr(self, name)}")
+        super().__post_init__()
         if self.best_mode not in ("min", "max"):
             raise UserError(f"checkpoints.best_mode: must be min or max, not {self.best_mode!r}")
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from t2t.errors import UserError
+from t2t.limits import Configuration, CountOrZero, Length, Parts, Rows, Seed, Weight
+from t2t.paths import LocalPath
 from t2t.vocabularies import Vocabulary
 
 
 @dataclass(frozen=True, kw_only=True)
-class Data:
+class Data(Configuration):
     """A task or mixture and how its examples fill rows.
 
     task:           name of a SeqIO task or mixture.
@@ -30,17 +31,17 @@ class Data:
     """
 
     task: str
-    inputs_length: int = 512
-    targets_length: int = 128
-    batch_size: int = 64
+    inputs_length: Length = 512
+    targets_length: Length = 128
+    batch_size: Rows = 64
     split: str = "train"
     pack: bool = True
-    shards: int = 8
-    seed: int | None = None
-    shuffle_buffer: int = 1000
-    loss_on_inputs: float = 0.0
+    shards: Parts = 8
+    seed: Seed | None = None
+    shuffle_buffer: CountOrZero = 1000
+    loss_on_inputs: Weight = 0.0
     vocabulary: Vocabulary | None = None
-    cached: str | None = None
+    cached: LocalPath | None = None
 
     def __post_init__(self) -> None:
         weight = self.loss_on_inputs
@@ -48,10 +49,7 @@ class Data:
             raise UserError(
                 f"data.loss_on_inputs {weight} (--data.loss-on-inputs) is a weight now. Nearest: {float(weight)}."
             )
-        if not (math.isfinite(weight) and weight >= 0):
-            raise UserError(
-                f"data.loss_on_inputs {weight} (--data.loss-on-inputs) is no weight: a number of at least 0. Nearest: 0.0."
-            )
+        super().__post_init__()
 
     @classmethod
     def upgraded(cls, fields: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -113,11 +113,6 @@ def check(data: Data, kind: str, *, process_index: int = 0, process_count: int =
     """
     if kind not in get_args(Kind):
         raise UserError(f"unknown kind of model {kind!r}.{nearest(kind, get_args(Kind))}")
-    for name in ("inputs_length", "targets_length", *(("batch_size", "shards") if training else ())):
-        if name == "targets_length" and kind == "encoder":
-            continue
-        if getattr(data, name) < 1:
-            raise UserError(f"--data.{name}={getattr(data, name)}: must be at least 1.")
     if process_count < 1 or not 0 <= process_index < process_count:
         raise UserError(f"process_index={process_index} of process_count={process_count}: must be 0 to count - 1.")
     provider = find(data.task)
@@ -139,8 +134,6 @@ def check(data: Data, kind: str, *, process_index: int = 0, process_count: int =
 
 
 def _check_training(data: Data, provider: Provider, process_count: int) -> None:
-    if data.shuffle_buffer < 0:
-        raise UserError(f"--data.shuffle_buffer={data.shuffle_buffer}: must be 0 (read in order) or more.")
     if data.batch_size % data.shards:
         raise UserError(
             f"--data.batch_size={data.batch_size} is not a multiple of --data.shards={data.shards}."

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from t2t.errors import UserError
+from t2t.limits import Configuration, Few, Range
+
+Temperature = Annotated[float, Range(1e-6, 1e6, typical=1.0)]
+"""Divides the logits. A smaller one would make them infinite in float32; greedy decoding is the limit at 0."""
+TopK = Annotated[int, Range(0, 2**24)]
+"""How many of the likeliest tokens to draw from; 0 is all."""
+TopP = Annotated[float, Range(1e-6, 1.0)]
+"""Least probability that the tokens to draw from hold together."""
+LengthPenalty = Annotated[float, Range(0.0, 5.0)]
+"""Alpha of beam search's length penalty; far above 1 the longest hypothesis always wins."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Decoding:
+class Decoding(Configuration):
     """Base of the ways to decode. `outputs` is the N of `Generated`."""
 
     @property
@@ -33,20 +44,10 @@ class Sampling(Decoding):
     samples:     independent draws for each prompt.
     """
 
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-    samples: int = 1
-
-    def __post_init__(self) -> None:
-        if not self.temperature > 0:
-            raise UserError(f"temperature {self.temperature} must be above 0; greedy decoding is its limit at 0.")
-        if self.top_k < 0:
-            raise UserError(f"top_k {self.top_k} must be 0 (all tokens) or more.")
-        if not 0 < self.top_p <= 1:
-            raise UserError(f"top_p {self.top_p} must be above 0 and at most 1.")
-        if self.samples < 1:
-            raise UserError(f"samples {self.samples} must be at least 1.")
+    temperature: Temperature = 1.0
+    top_k: TopK = 0
+    top_p: TopP = 1.0
+    samples: Few = 1
 
     @property
     def outputs(self) -> int:
@@ -64,17 +65,16 @@ class Beam(Decoding):
     return_n:       how many of the best hypotheses to return.
     """
 
-    size: int = 4
-    length_penalty: float = 0.6
-    return_n: int = 1
+    size: Few = 4
+    length_penalty: LengthPenalty = 0.6
+    return_n: Few = 1
 
     def __post_init__(self) -> None:
-        if self.size < 1:
-            raise UserError(f"beam size {self.size} must be at least 1.")
-        if self.length_penalty < 0:
-            raise UserError(f"length_penalty {self.length_penalty} must be 0 or more.")
-        if not 1 <= self.return_n <= self.size:
-            raise UserError(f"return_n {self.return_n} must be from 1 to the beam's size, {self.size}.")
+        super().__post_init__()
+        if self.return_n > self.size:
+            raise UserError(
+                f"return_n {self.return_n} must be from 1 to the beam's size, {self.size}. Nearest: {self.size}."
+            )
 
     @property
     def outputs(self) -> int:

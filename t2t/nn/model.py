@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from t2t.head_loss import head_loss
+from t2t.limits import Configuration, Ids
 from t2t.losses import Loss, LossSums, cross_entropy
 from t2t.types import Batch, Params
 
@@ -113,11 +114,11 @@ class Model(abc.ABC):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelConfig(abc.ABC):
+class ModelConfig(Configuration, abc.ABC):
     """An architecture with its sizes. Families differ by choices, see `t2t.models`."""
 
     kind: ClassVar[Kind]
-    vocab_size: int
+    vocab_size: Ids
 
     @property
     def output(self) -> Output:

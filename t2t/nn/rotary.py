@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from t2t.errors import UserError, nearest
+from t2t.limits import Configuration, Length, Range
 
 Scaling = Literal["none", "linear", "llama3"]
 Turns = tuple[Float[Array, "B L half"], Float[Array, "B L half"]]
@@ -23,7 +24,7 @@ Turns = tuple[Float[Array, "B L half"], Float[Array, "B L half"]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rotary:
+class Rotary(Configuration):
     """How fast the coordinates turn.
 
     base:    coordinate pair i of n turns by base ** (-i / n) radians a position (theta).
@@ -31,21 +32,18 @@ class Rotary:
              `low` times within `original_length` positions wholly, those that turn more than `high` times not at all (Llama 3.1).
     """
 
-    base: float = 10_000.0
+    base: Annotated[float, Range(1.01, 1e12)] = 10_000.0
     scaling: Scaling = "none"
-    factor: float = 1.0
-    low: float = 1.0
-    high: float = 4.0
-    original_length: int = 8192
+    factor: Annotated[float, Range(1.0, 1e6)] = 1.0
+    low: Annotated[float, Range(1e-6, 1e6)] = 1.0
+    high: Annotated[float, Range(1e-6, 1e6)] = 4.0
+    original_length: Length = 8192
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.scaling not in get_args(Scaling):
             raise UserError(
                 f"unknown scaling {self.scaling!r} (model.rotary.scaling).{nearest(self.scaling, get_args(Scaling))}"
-            )
-        if self.base <= 1 or self.factor < 1:
-            raise UserError(
-                f"model.rotary.base is {self.base} and model.rotary.factor {self.factor}; the base must be above 1, the factor at least 1"
             )
         if self.scaling == "llama3" and not self.low < self.high:
             raise UserError(f"model.rotary.low is {self.low}; it must be less than model.rotary.high = {self.high}")

@@ -6,17 +6,20 @@ import importlib
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import optax
 
 from t2t.config_classes import is_own
 from t2t.errors import UserError, nearest
+from t2t.limits import Range
 from t2t.optim.optimizers import OptimizerConfig, decay_mask
 from t2t.optim.per_layer import per_layer
 from t2t.optim.state_axes import abstract_params
 
+Whole = Annotated[int, Range(-(2**31), 2**31 - 1)]
+Finite = Annotated[float, Range(-1e20, 1e20)]
 _DECAY_MASKS = ("mask", "weight_decay_mask")
 
 
@@ -34,7 +37,7 @@ class Optax(OptimizerConfig):
     """
 
     name: str
-    arguments: dict[str, bool | int | float | str | None] = field(default_factory=dict)
+    arguments: dict[str, bool | Whole | Finite | str | None] = field(default_factory=dict)
     per_layer: bool = True
 
     def _rules(self, specs: Any) -> list[optax.GradientTransformation]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import optax
 
 from t2t.errors import UserError
+from t2t.limits import Configuration, Epsilon, Momentum, Norm, Range, Share, Weight, Width
 from t2t.optim.norms import clip_by_norm
 from t2t.optim.paths import flatten_specs, map_specs, path_name, select, without
 from t2t.optim.per_layer import as_matrices, per_layer
@@ -19,7 +20,7 @@ from t2t.types import Params
 
 
 @dataclass(frozen=True, kw_only=True)
-class OptimizerConfig(abc.ABC):
+class OptimizerConfig(Configuration, abc.ABC):
     """What turns gradients into updates.
 
     schedule:  the learning rate. The default is the optimizer's own.
@@ -28,7 +29,7 @@ class OptimizerConfig(abc.ABC):
     """
 
     schedule: Schedule = field(default_factory=Constant)
-    clip_norm: float | None = None
+    clip_norm: Norm | None = None
     freeze: tuple[str, ...] = ()
 
     def build(self, specs: Any) -> optax.GradientTransformation:
@@ -36,8 +37,6 @@ class OptimizerConfig(abc.ABC):
 
         Raises UserError on a pattern in `freeze` that matches no parameter, or where nothing is left to train.
         """
-        if self.clip_norm is not None and not self.clip_norm > 0:
-            raise UserError(f"optimizer.clip_norm: must be positive, or None for no clipping, not {self.clip_norm}")
         paths = flatten_specs(specs)
         frozen = select(self.freeze, paths, where="optimizer.freeze")
         if frozen == frozenset(paths):
@@ -62,11 +61,11 @@ class AdamW(OptimizerConfig):
     """
 
     schedule: Schedule = field(default_factory=lambda: Cosine(steps=100_000, warmup=1_000))
-    b1: float = 0.9
-    b2: float = 0.95
-    eps: float = 1e-8
-    weight_decay: float = 0.1
-    clip_norm: float | None = 1.0
+    b1: Momentum = 0.9
+    b2: Momentum = 0.95
+    eps: Epsilon = 1e-8
+    weight_decay: Weight = 0.1
+    clip_norm: Norm | None = 1.0
 
     def _rules(self, specs: Any) -> list[optax.GradientTransformation]:
         return [
@@ -92,13 +91,13 @@ class Adafactor(OptimizerConfig):
     """
 
     schedule: Schedule = field(default_factory=InverseSquareRoot)
-    decay_rate: float = 0.8
-    clip_threshold: float | None = 1.0
+    decay_rate: Share = 0.8
+    clip_threshold: Norm | None = 1.0
     relative: bool = True
-    min_scale: float = 1e-3
-    min_dimension: int = 128
-    eps: float = 1e-30
-    weight_decay: float = 0.0
+    min_scale: Annotated[float, Range(1e-12, 1.0, typical=1e-3)] = 1e-3
+    min_dimension: Width = 128
+    eps: Epsilon = 1e-30
+    weight_decay: Weight = 0.0
 
     def _rules(self, specs: Any) -> list[optax.GradientTransformation]:
         whole = [
@@ -124,6 +123,4 @@ def decay_mask(specs: Any) -> Callable[[Params], Any]:
 
 
 def _weight_decay(rate: float, specs: Any) -> list[optax.GradientTransformation]:
-    if rate < 0:
-        raise UserError(f"optimizer.weight_decay: cannot be negative, but is {rate}")
     return [optax.add_decayed_weights(rate, mask=decay_mask(specs))] if rate else []

@@ -11,12 +11,13 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from t2t.errors import UserError
+from t2t.limits import Configuration, Count, CountOrZero, Peak, Share
 
 LearningRate = Callable[[ArrayLike], Float[Array, ""]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Schedule(abc.ABC):
+class Schedule(Configuration, abc.ABC):
     """How the learning rate goes with the step.
 
     A step is the number of updates made before it, so the first is step 0.
@@ -25,14 +26,8 @@ class Schedule(abc.ABC):
     warmup: steps over which the learning rate first rises to `peak`, or is held there: each schedule says which.
     """
 
-    peak: float
-    warmup: int = 0
-
-    def __post_init__(self) -> None:
-        if not self.peak > 0:
-            raise UserError(f"{type(self).__name__}.peak: the learning rate must be positive, not {self.peak}")
-        if self.warmup < 0:
-            raise UserError(f"{type(self).__name__}.warmup: steps cannot be negative, but are {self.warmup}")
+    peak: Peak
+    warmup: CountOrZero = 0
 
     @abc.abstractmethod
     def build(self) -> LearningRate:
@@ -47,7 +42,7 @@ class Schedule(abc.ABC):
 class Constant(Schedule):
     """`peak` at every step, after a linear rise over `warmup` steps. T5 fine-tunes at a constant 1e-3."""
 
-    peak: float = 1e-3
+    peak: Peak = 1e-3
 
     def build(self) -> LearningRate:
         """Return the function step -> learning rate."""
@@ -64,16 +59,9 @@ class InverseSquareRoot(Schedule):
     rise: rise linearly from 0 to `peak` during the warm-up instead, as in Vaswani et al. 2017.
     """
 
-    peak: float = 0.01
-    warmup: int = 10_000
+    peak: Peak = 0.01
+    warmup: Count = 10_000
     rise: bool = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.warmup:
-            raise UserError(
-                "InverseSquareRoot.warmup: needs at least 1 step, from which the learning rate falls, not 0"
-            )
 
     def build(self) -> LearningRate:
         """Return the function step -> learning rate."""
@@ -94,16 +82,14 @@ class _Decay(Schedule):
     final: learning rate at the end, as a fraction of `peak`.
     """
 
-    steps: int
-    final: float = 0.0
+    steps: Count
+    final: Share = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         name = type(self).__name__
         if self.steps <= self.warmup:
             raise UserError(f"{name}.steps: {self.steps} leaves no step after the warm-up of {self.warmup}")
-        if not 0 <= self.final <= 1:
-            raise UserError(f"{name}.final: a fraction of the peak, from 0 to 1, not {self.final}")
 
     def build(self) -> LearningRate:
         """Return the function step -> learning rate."""
@@ -124,7 +110,7 @@ class _Decay(Schedule):
 class Linear(_Decay):
     """A straight line from `peak` to `final`. BERT: peak 1e-4, warmup 10,000, steps 1,000,000 (Devlin et al. 2019)."""
 
-    peak: float = 1e-4
+    peak: Peak = 1e-4
 
     def _remaining(self, done: Float[Array, ""]) -> Float[Array, ""]:
         return 1 - done
@@ -134,8 +120,8 @@ class Linear(_Decay):
 class Cosine(_Decay):
     """Half a cosine from `peak` to `final` (Loshchilov & Hutter 2017). GPT-3 ends at a tenth of its peak (Brown et al. 2020)."""
 
-    peak: float = 3e-4
-    final: float = 0.1
+    peak: Peak = 3e-4
+    final: Share = 0.1
 
     def _remaining(self, done: Float[Array, ""]) -> Float[Array, ""]:
         return 0.5 * (1 + jnp.cos(jnp.pi * done))

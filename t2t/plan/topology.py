@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from t2t.errors import UserError, nearest
+from t2t.limits import Configuration, Parts
 from t2t.plan.chips import CHIPS, H100_TARGET, Chip
 
 ENVIRONMENT = {
@@ -39,7 +40,7 @@ EXAMPLES = "v5e:16x16, v5p:8x8x8, v6e:16x16, v5e:16x16*2, v5e-256, h100:32x8"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Topology:
+class Topology(Configuration):
     """Chips of one kind and how they are joined.
 
     kind:   a key of `CHIPS`.
@@ -48,8 +49,8 @@ class Topology:
     """
 
     kind: str
-    shape: tuple[int, ...]
-    slices: int = 1
+    shape: tuple[Parts, ...]
+    slices: Parts = 1
 
     @classmethod
     def parse(cls, text: str, slices: int | None = None) -> Topology:

@@ -13,6 +13,7 @@ from jax.experimental import mesh_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh
 
 from t2t.errors import UserError
+from t2t.limits import Axis, Configuration, Parts
 
 AXES = ("data", "fsdp", "context", "tensor")
 """Axes of the mesh, outermost first: neighbours along the last are nearest. A further axis (experts, stages) is a field of
@@ -20,7 +21,7 @@ AXES = ("data", "fsdp", "context", "tensor")
 
 
 @dataclass(frozen=True, kw_only=True)
-class MeshConfig:
+class MeshConfig(Configuration):
     """Sizes of the mesh's axes; one may be -1, which takes the devices left over.
 
     data:    replicas of the parameters, each with its own rows.
@@ -31,24 +32,24 @@ class MeshConfig:
     between: the axis that crosses from slice to slice; the others stay inside one. Its size is a multiple of `slices`.
     """
 
-    data: int = -1
-    fsdp: int = 1
-    tensor: int = 1
-    context: int = 1
-    slices: int = 1
+    data: Axis = -1
+    fsdp: Axis = 1
+    tensor: Axis = 1
+    context: Axis = 1
+    slices: Parts = 1
     between: Literal["data", "fsdp"] = "data"
 
     def sizes(self, device_count: int) -> dict[str, int]:
         """Return the size of every axis for that many devices, in the order of `AXES`.
 
-        Raises UserError where a size is neither -1 nor positive, more than one is -1, they do not multiply to `device_count`, or the slices do
+        Raises UserError where more than one size is -1, they do not multiply to `device_count`, or the slices do
         not divide their axis.
         """
         sizes = {name: getattr(self, name) for name in AXES}
         said = " x ".join(f"{name}={size}" for name, size in sizes.items() if size != 1 or name == "data")
         free = [name for name, size in sizes.items() if size == -1]
-        if len(free) > 1 or any(size < 1 and size != -1 for size in sizes.values()):
-            raise UserError(f"mesh {said} (--mesh): sizes are positive, and at most one is -1 (the devices left over)")
+        if len(free) > 1:
+            raise UserError(f"mesh {said} (--mesh): at most one size is -1 (the devices left over)")
         product = math.prod(size for size in sizes.values() if size != -1)
         if free and device_count % product == 0:
             sizes[free[0]] = device_count // product
@@ -58,10 +59,10 @@ class MeshConfig:
                 f"mesh {said} (--mesh) needs {'a multiple of ' if free else ''}{product} devices, there are {device_count}."
                 f" Nearest product that divides them: {fits}."
             )
-        if self.slices < 1 or sizes[self.between] % self.slices:
+        if sizes[self.between] % self.slices:
             raise UserError(
                 f"mesh {said} (--mesh): {self.slices} slices (--mesh.slices) do not divide {self.between}={sizes[self.between]},"
-                f" the axis between them. Nearest: {math.gcd(max(self.slices, 1), sizes[self.between])}."
+                f" the axis between them. Nearest: {math.gcd(self.slices, sizes[self.between])}."
             )
         return sizes
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -76,6 +77,11 @@ class Source:
         if prompter is None or not self._few_shot.prompted:
             return Examples(made.layout, iter(batches), made.counts)
         return self._prompted(prompter, made.layout, batches)
+
+    def first(self, count: int) -> list[Raw]:
+        """Return the first `count` raw examples, or all where there are fewer."""
+        _, batches = self._kept or self._read()
+        return [raw for _, raws in itertools.islice(batches, count) for raw in raws][:count]
 
     def _read(self) -> tuple[Any, Any]:
         from t2t.data.pipeline import evaluation_batches

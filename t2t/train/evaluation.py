@@ -15,13 +15,16 @@ from typing import Any
 import jax
 import numpy as np
 
+from t2t.checkpoint import CheckpointConfig
 from t2t.data.config import Data
 from t2t.decode import Decoding, Greedy, generate_many, told, words_between
 from t2t.errors import UserError
+from t2t.limits import Configuration, CountOrZero, Generated, Rows
 from t2t.nn.model import Model, ModelConfig
 from t2t.train import task_metrics
 from t2t.train.eval_examples import Examples, Source, predicted_text, source_of, text_in
 from t2t.train.few_shot import FewShot, Prompter
+from t2t.train.metric_names import check_best_metric
 from t2t.train.ranking import Scorer, rank
 from t2t.train.results import EvalResult, merged, summary, write
 from t2t.train.task_metrics import Raw, text_of
@@ -35,12 +38,12 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluation:
+class Evaluation(Configuration):
     """What to evaluate on, and when.
 
     tasks:      names of tasks, or of mixtures, whose tasks are evaluated one by one; none for the task that is trained on.
     split:      of each task; None for no evaluation at all.
-    examples:   first examples of each task; None for all.
+    examples:   first examples of each task; 0, or None, for all.
     batch_size: rows computed at a time.
     every:      training steps between two evaluations; 0 for one at the end alone.
     decoding:   how to generate the predictions that metrics are computed of.
@@ -51,20 +54,18 @@ class Evaluation:
 
     tasks: tuple[str, ...] = ()
     split: str | None = "validation"
-    examples: int | None = 1000
-    batch_size: int = 32
-    every: int = 1000
+    examples: CountOrZero | None = 1000
+    batch_size: Rows = 32
+    every: CountOrZero = 1000
     decoding: Decoding = field(default_factory=Greedy)
-    length: int | None = None
-    samples: int = 8
+    length: Generated | None = None
+    samples: CountOrZero = 8
     few_shot: FewShot = field(default_factory=FewShot)
 
     def __post_init__(self) -> None:
-        for name, least in (("examples", 1), ("batch_size", 1), ("every", 0), ("length", 1), ("samples", 0)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                option = name.replace("_", "-")
-                raise UserError(f"{name} {value} (--evaluation.{option}) is less than {least}. Nearest: {least}.")
+        super().__post_init__()
+        if self.examples == 0:
+            object.__setattr__(self, "examples", None)
 
     def due(self, step: int, *, last: bool) -> bool:
         """Return whether to evaluate after `step` steps, `last` being the run's last."""
@@ -138,12 +139,35 @@ class Evaluator:
             prompters = source.prompters()
             if prompters:
                 found.append(merged([self._once(params, source, prompter) for prompter in prompters]))
-        if self._sources and not found:
+        if not found:
+            self._refuse_unasked()
+        return found
+
+    def check(self, checkpoint: CheckpointConfig | None = None) -> None:
+        """Refuse what an evaluation would refuse, before there are parameters worth one. Raises UserError.
+
+        Writes the prompts of few-shot evaluations, which reads their examples; without any, nothing is read.
+        checkpoint: its `best_metric` must be one that an evaluation has.
+        """
+        few_shot = self._evaluation.few_shot
+        if few_shot.prompted or few_shot.calibrations:
+            asked = False
+            for source in self._sources:
+                for prompter in source.prompters():
+                    asked = True
+                    source.read(prompter)
+            if not asked:
+                self._refuse_unasked()
+        if checkpoint is not None:
+            vocabulary = self._vocabulary if self._sources else None
+            check_best_metric(checkpoint, self._sources, self._model.config, vocabulary, few_shot)
+
+    def _refuse_unasked(self) -> None:
+        if self._sources:
             names = ", ".join(source.data.task for source in self._sources)
             raise UserError(
                 f"none of {names} (--evaluation.tasks) asks a question that answers could be shown for (--shots)."
             )
-        return found
 
     def _before_batch(self) -> None:
         if self._stop():

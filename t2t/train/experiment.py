@@ -7,9 +7,11 @@ from dataclasses import dataclass, replace
 from t2t.checkpoint import CheckpointConfig
 from t2t.data.config import Data
 from t2t.errors import UserError
+from t2t.limits import Configuration, Count, CountOrZero, Parts, Seed
 from t2t.losses import Loss
 from t2t.nn.model import EXECUTION, ModelConfig
 from t2t.optim import OptimizerConfig
+from t2t.paths import LocalPath
 from t2t.sharding import MeshConfig
 from t2t.train.evaluation import Evaluation
 from t2t.train.guard import Guard
@@ -18,7 +20,7 @@ from t2t.vocabularies import Vocabulary
 
 
 @dataclass(frozen=True, kw_only=True)
-class StartFrom:
+class StartFrom(Configuration):
     """Parameters to begin with, out of another run's checkpoint.
 
     run:     the other run's directory; None begins from random parameters.
@@ -27,14 +29,14 @@ class StartFrom:
     exclude: patterns of paths not to take, of those.
     """
 
-    run: str | None = None
-    step: int | None = None
+    run: LocalPath | None = None
+    step: CountOrZero | None = None
     include: tuple[str, ...] = ("**",)
     exclude: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
-class Experiment:
+class Experiment(Configuration):
     """What is trained, on what, how, and for how long.
 
     steps:        updates to make.
@@ -47,10 +49,10 @@ class Experiment:
     model: ModelConfig
     data: Data
     optimizer: OptimizerConfig
-    steps: int = 1000
-    seed: int = 0
-    microbatches: int = 1
-    log_every: int = 10
+    steps: Count = 1000
+    seed: Seed = 0
+    microbatches: Parts = 1
+    log_every: Count = 10
     profile: str | None = None
     loss: Loss = Loss()
     mesh: MeshConfig = MeshConfig()
@@ -80,11 +82,6 @@ ADJUSTABLE = (
 
 def check(experiment: Experiment, device_count: int) -> None:
     """Refuse what cannot work, before any long work starts. Raises UserError."""
-    for name in ("steps", "microbatches", "log_every"):
-        if getattr(experiment, name) < 1:
-            raise UserError(
-                f"{name} {getattr(experiment, name)} (--{name.replace('_', '-')}) is less than 1. Nearest: 1."
-            )
     if experiment.profile is not None:
         steps_of(experiment.profile, experiment.steps)
     sizes = experiment.mesh.sizes(device_count)
@@ -92,6 +89,7 @@ def check(experiment: Experiment, device_count: int) -> None:
     _check_divides(rows, parts, f"mesh data={sizes['data']} x fsdp={sizes['fsdp']}")
     _check_divides(rows, parts * experiment.microbatches, f"{experiment.microbatches} microbatches on {parts} devices")
     _check_lengths(experiment, sizes["context"])
+    _check_evaluation(experiment)
     if experiment.loss.label_smoothing and experiment.model.output == "span":
         raise UserError(
             f"label_smoothing {experiment.loss.label_smoothing} (--loss.label-smoothing) would be spread over places outside of the text"
@@ -125,6 +123,26 @@ def _check_divides(rows: int, parts: int, what: str) -> None:
         raise UserError(
             f"batch_size {rows} (--batch-size) does not divide over {what}."
             f" Nearest: {f'{down} or {up}' if down else up}."
+        )
+
+
+def _check_evaluation(experiment: Experiment) -> None:
+    """Refuse lengths of the evaluation that the model has no positions for."""
+    limit, evaluation, data = experiment.model.max_length, experiment.evaluation, experiment.data
+    if limit is None or evaluation.split is None or experiment.model.kind == "encoder":
+        return
+    prompt, length = evaluation.few_shot.length, evaluation.length
+    if prompt is not None and prompt > limit:
+        raise UserError(
+            f"length {prompt} (--evaluation.few-shot.length) of prompts is more than the model's {limit} positions. Nearest: {limit}."
+        )
+    if length is None:
+        return
+    room = limit if experiment.model.kind == "encoder_decoder" else limit - (prompt or data.inputs_length)
+    if length > room:
+        raise UserError(
+            f"length {length} (--evaluation.length) to generate is more than the {room} of the model's {limit} positions that are left for it."
+            f" Nearest: {max(room, 1)}."
         )
 
 

@@ -14,6 +14,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from t2t.errors import UserError, nearest
+from t2t.limits import Configuration, Count, CountOrZero, Few, Length, Seed
 from t2t.nn.model import Kind
 from t2t.vocabularies import Vocabulary
 
@@ -22,7 +23,7 @@ CALIBRATIONS: tuple[Calibration, ...] = ("none", "length", "unconditional", "con
 
 
 @dataclass(frozen=True, kw_only=True)
-class FewShot:
+class FewShot(Configuration):
     """How a task's examples are shown to a model before each query.
 
     shots:          examples before a query; 0 evaluates as the model was trained, and draws nothing.
@@ -46,29 +47,24 @@ class FewShot:
     content_free:   inputs that say nothing. What all inputs of a task begin and end with, whole words of a prompt, stays around them.
     """
 
-    shots: int = 0
-    seeds: int = 1
-    seed: int = 0
+    shots: CountOrZero = 0
+    seeds: Few = 1
+    seed: Seed = 0
     split: str = "train"
-    pool: int = 1000
+    pool: Count = 1000
     each: bool = True
     stratified: bool = False
     between: str = "\n"
     joint: str = "\n\n"
     as_text: bool = False
     fewer: bool = False
-    length: int | None = None
+    length: Length | None = None
     calibration: tuple[Calibration, ...] = ()
     answer_context: str = "Answer:"
     content_free: tuple[str, ...] = ("N/A", "[MASK]", "")
 
     def __post_init__(self) -> None:
-        for name, least in (("shots", 0), ("seeds", 1), ("pool", 1), ("length", 1)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise UserError(
-                    f"{name} {value} (--evaluation.few-shot.{name}) is less than {least}. Nearest: {least}."
-                )
+        super().__post_init__()
         for calibration in self.calibration:
             if calibration not in CALIBRATIONS:
                 raise UserError(

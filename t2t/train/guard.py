@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,8 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
-from t2t.errors import Failure, UserError
+from t2t.errors import Failure
+from t2t.limits import Configuration, Count, Range
 from t2t.nn.model import ParamSpec
 from t2t.optim.norms import layered, squares
 from t2t.optim.paths import path_name
@@ -21,7 +22,7 @@ from t2t.types import Params
 
 
 @dataclass(frozen=True, kw_only=True)
-class Guard:
+class Guard(Configuration):
     """What to do with a bad step. Its update is never applied; then the run goes on ("skip"), goes back to its newest checkpoint with the data
     that led here left out ("rewind"), or ends ("stop").
 
@@ -36,20 +37,10 @@ class Guard:
 
     nonfinite: Literal["skip", "rewind", "stop"] = "skip"
     spike: Literal["ignore", "skip", "rewind", "stop"] = "ignore"
-    spike_factor: float = 3.0
-    window: int = 100
-    limit: int = 20
-    step_seconds: float = 1800.0
-
-    def __post_init__(self) -> None:
-        for name, least in (("window", 1), ("limit", 1), ("step_seconds", 0)):
-            if getattr(self, name) < least:
-                option = name.replace("_", "-")
-                raise UserError(
-                    f"{name} {getattr(self, name)} (--guard.{option}) is less than {least}. Nearest: {least}."
-                )
-        if self.spike_factor <= 1:
-            raise UserError(f"spike_factor {self.spike_factor} (--guard.spike-factor) is not above 1. Nearest: 2.0.")
+    spike_factor: Annotated[float, Range(1.01, 1e6)] = 3.0
+    window: Count = 100
+    limit: Count = 20
+    step_seconds: Annotated[float, Range(1.0, 1e7, also=(0.0,))] = 1800.0
 
 
 class Diverged(Failure):

@@ -13,6 +13,7 @@ from t2t.data.prefetch import DeviceBatches
 from t2t.sharding import share_of_rows
 from t2t.train.ahead import Ahead
 from t2t.train.evaluation import Evaluator, Interrupted
+from t2t.train.experiment import Experiment
 from t2t.train.guard import BadStep, Judge
 from t2t.train.ledger import Ledger
 from t2t.train.meter import Meter
@@ -75,11 +76,15 @@ def train(
         stack.callback(data.close)
         tracer = stack.enter_context(Tracer(directory, experiment.profile, experiment.steps, ahead.text))
         if untraced := tracer.missed(start):
-            records.say(untraced)
+            records.note(untraced)
         if start:
             with times.time("restore"):
                 data.restore(checkpoints.restore_position(start))
         evaluator = Evaluator(program.model, experiment.evaluation, experiment.resolved_data())
+        with times.time("eval"):
+            evaluator.check(experiment.checkpoint)
+        if planned := _other_plan(experiment):
+            records.note(planned)
         judge = Judge(experiment.guard, program.model.specs)
         meter = Meter(data, judge)
         records.begin(experiment.steps, start)
@@ -173,7 +178,7 @@ class _Beginning:
             for path in self.checkpoints.set_aside(after=step):
                 self.records.say(f"set aside as {path}")
         if step:
-            self.records.say(f"going on from step {step} of {self.directory}")
+            self.records.note(f"going on from step {step} of {self.directory}")
         return self._at(step)
 
     def again(self, before: int, waited: float) -> tuple[int, TrainState]:
@@ -194,7 +199,7 @@ class _Beginning:
         if not step:
             with self.times.time("compile"):
                 state = self.ahead.state()
-            return 0, initial_state(self.record, self.directory, self.ahead.program(), state, self.records.say)
+            return 0, initial_state(self.record, self.directory, self.ahead.program(), state, self.records.note)
         with self.times.time("restore"):
             return step, self.checkpoints.restore(step, self.ahead.program().abstract_state())
 
@@ -214,6 +219,14 @@ def _open_data(program: Program, ahead: Ahead, begin: bool) -> DeviceBatches:
     host = batches(data, kind, process_index=share.index, process_count=share.count, begin=begin)
     first = share.index * (data.batch_size // share.count)
     return DeviceBatches(host, sharding, data.batch_size, first=first, leads=share.leads)
+
+
+def _other_plan(experiment: Experiment) -> str | None:
+    """Return what to say where the learning rate is planned for another number of steps than the run has."""
+    planned = getattr(experiment.optimizer.schedule, "steps", experiment.steps)
+    if planned == experiment.steps:
+        return None
+    return f"note: the learning rate is planned for {planned:,} steps (--optimizer.schedule.steps), the run has {experiment.steps:,} (--steps)"
 
 
 def _tell(bad: list[BadStep], state: TrainState, judge: Judge, records: Records) -> None:

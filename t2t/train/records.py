@@ -46,6 +46,7 @@ class Records:
         self._writer: MetricsWriter | None = None
         self._start = 0
         self._closing = contextlib.ExitStack()
+        self._notes: list[str] | None = []
 
     def __enter__(self) -> Records:
         return self
@@ -58,8 +59,18 @@ class Records:
         if self._leads:
             self._observer.on_message(text)
 
+    def note(self, text: str) -> None:
+        """Tell how the training begins, once it does: where it is refused, the refusal is all that is told."""
+        if self._notes is None:
+            self.say(text)
+        else:
+            self._notes.append(text)
+
     def begin(self, total: int, start: int) -> None:
         """Training begins at step `start`: lines of later steps, of a stretch that was cut off, go."""
+        notes, self._notes = self._notes or [], None
+        for text in notes:
+            self.say(text)
         self._start = start
         described = machine()  # on all processes: it may ask all devices
         if not self._leads:

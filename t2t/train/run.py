@@ -17,6 +17,7 @@ from t2t.distributed.gather import gather
 from t2t.distributed.preflight import AgreedError
 from t2t.errors import UserError, nearest
 from t2t.nn.model import Model
+from t2t.paths import check, check_directory
 from t2t.sharding import MeshConfig
 from t2t.train import own_code, run_checksums
 from t2t.train.experiment import ADJUSTABLE, Experiment
@@ -55,7 +56,7 @@ def read_record(directory: Path) -> RunRecord:
 
     Raises UserError where the directory is missing, is no run, its record cannot be read, or a file is not as its checksum says.
     """
-    path = directory / RECORD
+    path = check(directory, "RUN") / RECORD
     if not directory.is_dir():
         siblings = (
             [p.name for p in directory.parent.iterdir() if (p / RECORD).exists()] if directory.parent.is_dir() else []
@@ -132,8 +133,7 @@ def _has_begun(directory: Path) -> bool:
 
 def make_directory(directory: Path) -> None:
     """Make the run directory where there is none. Raises UserError where that cannot be."""
-    if directory.exists() and not directory.is_dir():
-        raise UserError(f"{directory} (--dir) is a file, not a directory")
+    check_directory(directory, "--dir")
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:

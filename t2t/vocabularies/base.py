@@ -10,13 +10,14 @@ from dataclasses import dataclass, fields
 from typing import Self
 
 from t2t.errors import UserError
+from t2t.limits import Configuration, ExtraIds, TokenId
 
 MARKER = re.compile(r"<extra_id_(0|[1-9][0-9]*)>|(\[MASK\])")
 """What stands in a text for a sentinel (its number is the first group) or for the mask."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Vocabulary(abc.ABC):
+class Vocabulary(Configuration, abc.ABC):
     """A frozen description of a vocabulary; what it needs is read from its file on first use.
 
     Id 0 is padding, but in a `Tokenizer` made elsewhere. The last `extra_ids` ids are sentinels, `<extra_id_0>` being the largest id, as in T5
@@ -25,12 +26,8 @@ class Vocabulary(abc.ABC):
     ends: ids that end what is generated besides `eos_id`: LLaMA 3 ends a turn of a conversation with another token than a text.
     """
 
-    extra_ids: int = 0
-    ends: tuple[int, ...] = ()
-
-    def __post_init__(self) -> None:
-        if self.extra_ids < 0:
-            raise UserError(f"extra_ids={self.extra_ids} of {type(self).__name__}: must be 0 or more.")
+    extra_ids: ExtraIds = 0
+    ends: tuple[TokenId, ...] = ()
 
     @property
     @abc.abstractmethod

@@ -6,6 +6,7 @@ import itertools
 from dataclasses import dataclass
 
 from t2t.errors import UserError
+from t2t.limits import ExtraIds
 from t2t.vocabularies.base import Vocabulary
 
 
@@ -13,7 +14,7 @@ from t2t.vocabularies.base import Vocabulary
 class Bytes(Vocabulary):
     """UTF-8 bytes: id = byte + 3, after padding 0, EOS 1 and unknown 2, as in ByT5 (https://arxiv.org/abs/2105.13626)."""
 
-    extra_ids: int = 100
+    extra_ids: ExtraIds = 100
 
     @property
     def size(self) -> int:

@@ -11,6 +11,7 @@ from typing import Any, Self
 from etils import epath
 
 from t2t.errors import UserError
+from t2t.paths import LocalPath
 from t2t.stored_paths import check_name, stored_path
 from t2t.vocabularies.base import Vocabulary
 
@@ -19,7 +20,7 @@ from t2t.vocabularies.base import Vocabulary
 class FileVocabulary(Vocabulary):
     """A vocabulary with one file, at `path`."""
 
-    path: str
+    path: LocalPath
 
     def files(self) -> tuple[str, ...]:
         """Return the one path."""
@@ -63,8 +64,6 @@ def read(path: str) -> bytes:
 
 def stamp(path: str) -> Any:
     """Return what changes when the file does, so that a rewritten file is read again."""
-    if "://" in path:
-        return None
     try:
         stat = os.stat(path)
     except OSError as error:

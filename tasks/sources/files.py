@@ -14,6 +14,7 @@ from typing import Any, Self
 import numpy as np
 
 from t2t.errors import UserError, nearest
+from t2t.paths import misspelled, shown_path
 from t2t.tasks.sources.blocks import BlockSource
 from t2t.tasks.sources.values import ALLOWED, KIND_NAMES
 from t2t.tasks.splitting import TRAIN, held_out_shares
@@ -215,8 +216,8 @@ def _patterns(given: Patterns) -> tuple[str, ...]:
 def _expand(split: str, patterns: Sequence[str]) -> list[str]:
     paths: set[str] = set()
     for pattern in patterns:
-        if "://" in pattern:
-            raise UserError(f"{pattern}: only local files are read; copy it here first, or use a TFDS source.")
+        if why := misspelled(pattern):
+            raise UserError(f"{shown_path(pattern)} (split {split!r}) {why}")
         name = os.path.expanduser(pattern)
         found = (
             [name]

@@ -267,7 +267,7 @@ K8S = "kubernetes --image i --volume-claim runs"
     ("words", "message"),
     [
         ("slurm --time tomorrow", "--time 'tomorrow' is no time. Nearest: 24:00:00"),
-        ("slurm --nodes 0", "--nodes 0 is less than 1"),
+        ("slurm --nodes 0", "nodes 0 (--nodes) is not a whole number from 1 to 65536. Nearest: 1"),
         ("slurm --tasks-per-node 4", "each of the 8 GPUs (--gpus-per-node) has a process. Nearest: 8"),
         ("slurm --name a;b", "--name 'a;b' has characters that cannot stand in a script. Nearest: a-b"),
         ("slurm --gpus-per-nodes 4", "unknown option --gpus-per-nodes. Nearest: --gpus-per-node"),

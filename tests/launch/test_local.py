@@ -154,7 +154,7 @@ def test_no_process_outlives_a_launcher_killed_with_sigkill(tmp_path):
         ("launch locl -- train", "unknown launcher 'locl'. Nearest: local"),
         ("launch local -n 2", "launch what?"),
         ("launch local -n 2 -- infer", "'infer' (behind --) is not a command for several processes"),
-        ("launch local -n 0 -- train", "--processes 0 is less than 1. Nearest: 1"),
+        ("launch local -n 0 -- train", "processes 0 (--processes) is not a whole number from 1 to 1024. Nearest: 1"),
         ("launch local --restart 1 -- train", "unknown option --restart. Nearest: --restarts"),
         ("launch local --devices-per-process 2 --gpus-per-process 1 -- train", "give one of them"),
         ("launch local -n 1 --gpus-per-process 1 -- train", "--processes is 1. Nearest: CUDA_VISIBLE_DEVICES"),

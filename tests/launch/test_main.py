@@ -18,7 +18,10 @@ MISTAKES = [
     ("train json:nothing --dir {dir}", "json has no function 'nothing'"),
     ("train t5:quickstart --dir {dir} --stepz 3", "unknown option --stepz. Nearest: --steps"),
     ("train t5:quickstart --dir {dir} --steps many", "'many'"),
-    ("train t5:quickstart --dir {dir} --steps 0", "steps 0 (--steps) is less than 1"),
+    (
+        "train t5:quickstart --dir {dir} --steps 0",
+        "steps 0 (--steps) is not a whole number from 1 to 2147483647. Nearest: 1",
+    ),
     ("train t5:quickstart --dir {dir} --mesh.data 3", "needs 3 devices, there are 8"),
     ("train t5:quickstart --dir {dir} --batch-size 12", "batch_size 12 (--batch-size) does not divide"),
     ("train t5:quickstart --dir {dir} --microbatches 5", "does not divide over 5 microbatches"),

@@ -23,7 +23,10 @@ def _environment(monkeypatch):
         ("t5:quickstart", "on what? --topology names it: v5e:16x16"),
         ("t5:quickstart --topology v5e-17", "there is no v5e-17. Nearest: v5e-16"),
         ("t5:quickstart --topology v5e-16 --mesh.fspd 2", "unknown option --mesh.fspd. Nearest: --mesh.fsdp"),
-        ("t5:quickstart --topology v5e-16 --compile -1", "--compile -1 is negative. Nearest: 0"),
+        (
+            "t5:quickstart --topology v5e-16 --compile -1",
+            "compile -1 (--compile) is not a whole number from 0 to 1000. Nearest: 0",
+        ),
     ],
 )
 def test_mistakes_are_told_in_a_line(words, message, capsys):

@@ -221,8 +221,6 @@ def test_colour_on_a_terminal_says_the_same_without_brackets(monkeypatch):
     [
         ("shown_spam", {}, r"'shown_spam'\. Nearest: shown_span"),
         ("shown_span", {"split": "trian"}, r"no split 'trian' \(--split\); it has train"),
-        ("shown_span", {"examples": 0}, r"--examples 0 is less than 1"),
-        ("shown_span", {"inputs_length": 0}, r"--inputs_length=0: must be at least 1"),
         (None, {"filter": "zebra"}, r"'zebra' in its name \(--filter\)"),
     ],
 )

@@ -80,11 +80,14 @@ def test_traced_rate_equals_the_eager_one_and_never_passes_the_peak(schedule):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Constant(peak=0.0), "Constant.peak: .* not 0.0"),
-        (lambda: Constant(warmup=-1), "Constant.warmup: .* -1"),
+        (
+            lambda: Constant(peak=0.0),
+            r"peak 0\.0 \(Constant\.peak\) is not a number from 1e-12 to 1000\. Nearest: 0\.001",
+        ),
+        (lambda: Constant(warmup=-1), r"warmup -1 \(Constant\.warmup\).* Nearest: 0"),
         (lambda: InverseSquareRoot(warmup=0), "InverseSquareRoot.warmup"),
         (lambda: Linear(steps=100, warmup=100), "Linear.steps: 100 leaves no step after the warm-up of 100"),
-        (lambda: Cosine(steps=100, final=2.0), "Cosine.final: .* not 2.0"),
+        (lambda: Cosine(steps=100, final=2.0), r"final 2\.0 \(Cosine\.final\).* Nearest: 1"),
     ],
 )
 def test_impossible_schedules_are_refused(make, message):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from t2t.config import dumps, loads
 from t2t.errors import UserError, nearest
+from t2t.paths import check_directory
 
 MANIFEST, PLAN = "manifest.json", "plan.json"
 ENDING = ".array_record"
@@ -66,10 +67,8 @@ class Manifest:
 
 
 def directory_of(out: str | os.PathLike[str], task: str) -> Path:
-    """Return a task's directory in `out`. Raises UserError for what is no path of the file system."""
-    if "://" in os.fspath(out):
-        raise UserError(f"{out}: shards are written to and read from a file system: mount it, or copy it here.")
-    return Path(out).expanduser() / task.replace("/", "_")
+    """Return a task's directory in `out`. Raises UserError for what cannot be a directory of the file system."""
+    return check_directory(out, "cached").expanduser() / task.replace("/", "_")
 
 
 def load(directory: Path) -> Manifest:

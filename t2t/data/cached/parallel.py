@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib.util
 import io
 import logging
 import sys
@@ -40,6 +41,18 @@ class Job:
     manifest: Manifest
 
 
+def check_installed() -> None:
+    """Raise UserError where Beam is not installed."""
+    try:
+        there = importlib.util.find_spec("apache_beam") is not None
+    except ValueError:  # a module without a specification
+        there = False
+    if not there:
+        raise UserError(
+            f"Apache Beam, which runs more workers than one (--workers), is not installed: {how_to_install('cache')}. Nearest: --workers 1."
+        )
+
+
 def run(jobs: Sequence[Job], workers: int, beam_options: Sequence[str], prepare: Callable[[], None] | None) -> None:
     """Write all shards.
 
@@ -50,14 +63,11 @@ def run(jobs: Sequence[Job], workers: int, beam_options: Sequence[str], prepare:
     Raises:
       UserError: Beam is not installed, or does not take the options.
     """
+    check_installed()
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)  # Beam tells the root logger which of its own extras are not installed
     try:
         import apache_beam as beam
-    except ImportError:
-        raise UserError(
-            f"Apache Beam, which runs more workers than one (--workers), is not installed: {how_to_install('cache')}. Nearest: --workers 1."
-        ) from None
     finally:
         logging.disable(level)
     said = io.StringIO()

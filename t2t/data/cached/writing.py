@@ -82,11 +82,12 @@ def cache(
             )
     try:
         jobs: list[Job] = []
+        said: list[str] = []  # told when nothing is left that would be refused
         plans: list[tuple[Path, Manifest]] = []
         for task in map(divided, tasks_of(provider)):
             chosen = [str(split) for split in task.splits if not splits or split in splits]
             if not chosen:
-                tell(f"{task.name}: has none of the splits asked for and is left out")
+                said.append(f"{task.name}: has none of the splits asked for and is left out")
                 continue
             spec = examples(task, chosen[0], 0, 1).element_spec
             wanted = plan(task, {split: _files(task, split, shards) for split in chosen}, spec)
@@ -95,7 +96,7 @@ def cache(
             plans.append((directory, wanted))
             missing = _missing(directory, wanted)
             total = sum(wanted.sharding.values())
-            tell(f"{task.name}: {total - len(missing)} of {total} shards are there")
+            said.append(f"{task.name}: {total - len(missing)} of {total} shards are there")
             jobs += [
                 Job(
                     provider=name,
@@ -109,6 +110,10 @@ def cache(
                 )
                 for split, index in missing
             ]
+        if jobs and (workers > 1 or beam_options):
+            parallel.check_installed()
+        for line in said:
+            tell(line)
         if jobs:
             with _watched(plans, tell):
                 _run(jobs, workers, beam_options, prepare)

@@ -309,7 +309,7 @@ def test_a_directory_of_something_else_is_refused(tasks, tmp_path):
         ({"splits": ["trian"]}, r"no split 'trian' \(--splits\); it has train, validation. Nearest: train"),
         ({"shards": 0}, "shards=0: must be at least 1"),
         ({"workers": 0}, "workers=0: must be at least 1"),
-        ({"out": "gs://bucket/x"}, "gs://bucket/x: shards are written to and read from a file system"),
+        ({"out": "gs://bucket/x"}, r"gs://bucket/x' \(cached\) is a URL"),
     ],
     ids=str,
 )

@@ -91,7 +91,6 @@ def test_near_lengths_are_different_and_padded_alike(kind, prompt):
     [
         ("encoder", {"model": {"head": "span"}}, "a head for 'span' generates nothing"),
         ("encoder", {"generate": 3}, "--generate 3: encoder is an encoder"),
-        ("decoder", {"generate": 0}, "--generate 0 is less than 1. Nearest: 1."),
         ("encoder", {"prompt": 49}, "do not fit the 48 positions"),
     ],
 )

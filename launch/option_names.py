@@ -1,0 +1,76 @@
+"""Which option somebody meant who wrote one that there is not."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection
+
+from t2t.errors import nearest
+
+_MEANT = {
+    "--optimizer.schedule.peak": "learning-rate lr peak-lr max-lr base-lr learning-rate-peak",
+    "--optimizer.schedule.warmup": "warmup warmup-steps num-warmup-steps lr-warmup",
+    "--optimizer.weight-decay": "wd decay",
+    "--optimizer.clip-norm": "clip grad-clip gradient-clip max-grad-norm gradient-clipping clip-grad-norm",
+    "--optimizer.b1": "beta1 beta-1 adam-beta1",
+    "--optimizer.b2": "beta2 beta-2 adam-beta2",
+    "--optimizer.eps": "epsilon adam-epsilon",
+    "--batch-size": "batch bs train-batch-size per-device-train-batch-size global-batch-size batchsize",
+    "--steps": "epochs epoch num-epochs num-train-epochs max-steps num-steps train-steps total-steps iterations max-iters",
+    "--dir": "output-dir output out out-dir run-dir model-dir save-dir log-dir logdir checkpoint-dir workdir",
+    "--seed": "random-seed rng-seed",
+    "--microbatches": "gradient-accumulation gradient-accumulation-steps accumulate-grad-batches grad-accum",
+    "--checkpoint-every": "save-steps save-every save-interval checkpoint-interval",
+    "--checkpoint.keep-last": "save-total-limit max-to-keep keep",
+    "--eval-every": "eval-steps eval-interval evaluate-every validation-interval",
+    "--log-every": "logging-steps log-interval log-steps",
+    "--data.inputs-length": "seq-length seq-len sequence-length max-seq-length max-seq-len max-source-length block-size context-length max-length",
+    "--data.targets-length": "target-length max-target-length seq-length max-length",
+    "--data.task": "task dataset data dataset-name mixture",
+    "--data.pack": "packing",
+    "--vocabulary": "vocab vocab-file tokenizer tokenizer-name vocabulary-file",
+    "--model.dtype": "precision fp16 bf16 mixed-precision dtype amp",
+    "--model.remat": "gradient-checkpointing checkpointing activation-checkpointing",
+    "--model.encoder.embed": "hidden-size d-model n-embd width",
+    "--model.decoder.embed": "hidden-size d-model n-embd width",
+    "--model.encoder.layers": "num-layers n-layer depth",
+    "--model.decoder.layers": "num-layers n-layer depth",
+    "--model.encoder.heads": "num-heads n-head",
+    "--model.decoder.heads": "num-heads n-head",
+    "--model.encoder.mlp": "d-ff ffn intermediate-size",
+    "--model.decoder.mlp": "d-ff ffn intermediate-size",
+    "--start-from.run": "init-from pretrained pretrained-model model-name-or-path load init-checkpoint warm-start",
+    "--beams": "num-beams beam-size beam",
+    "--max-length": "max-new-tokens max-tokens length max-target-length",
+    "--top-p": "nucleus",
+    "--samples": "num-return-sequences n",
+    "--text": "prompt query inputs",
+    "--input": "input-file file inputs-file",
+    "--output": "output-file out",
+    "--out": "output output-dir dir",
+}
+"""Option -> what other programs of the field call it."""
+
+
+def nearest_options(word: str, known: Collection[str]) -> str:
+    """Return " Nearest: --a, --b." for the known options that a word was most likely meant for.
+
+    First come those that the word is another name of, then those that end alike (--weight-decay, --optimizer.weight-decay), then those spelled alike.
+    """
+    whole = word.partition("=")[0].replace("_", "-")
+    last = whole.rpartition(".")[2].removeprefix("--")
+    plain = last.removeprefix("no-")
+    found = [name for name, others in _MEANT.items() if name in known and plain in others.split()]
+    if not found:
+        found = sorted(name for name in known if _last(name) in (last, plain))
+    if not found:
+        alike = difflib.get_close_matches(plain, {_last(name) for name in known}, n=3, cutoff=0.8)
+        close = [name for end in alike for name in sorted(known) if _last(name) == end]
+        found = sorted(close, key=lambda name: name.count("."))  # the shortest are what is written most
+    if "." in whole and (same := [name for name in found if name.rpartition(".")[0] == whole.rpartition(".")[0]]):
+        found = same
+    return f" Nearest: {', '.join(found[:3])}." if found else nearest(whole, known)
+
+
+def _last(name: str) -> str:
+    return name.rpartition(".")[2].removeprefix("--")

@@ -1,0 +1,216 @@
+import dataclasses
+import importlib
+import inspect
+import math
+import typing
+from typing import Annotated
+
+import pytest
+
+from t2t import models
+from t2t.checkpoint import CheckpointConfig
+from t2t.config import from_json, to_json
+from t2t.data import Data
+from t2t.decode import Beam, Greedy, Sampling
+from t2t.errors import UserError
+from t2t.launch.bench.timing import Limits
+from t2t.launch.bench.workload import Workload
+from t2t.launch.grid.comparison import GRIDS, Comparison
+from t2t.launch.grid.design import Cell, Grid, Measure, TrainedVocabulary
+from t2t.launch.launchers.kubernetes import Kubernetes
+from t2t.launch.launchers.local import Local
+from t2t.launch.launchers.slurm import Slurm
+from t2t.launch.launchers.tpu_vm import TpuVm
+from t2t.launch.main import COMMANDS
+from t2t.launch.plan import Words
+from t2t.launch.recipes import recipes
+from t2t.limits import Configuration, OutOfLimits, Range, Seed, check_arguments, problem
+from t2t.losses import Loss
+from t2t.nn.rotary import Rotary
+from t2t.optim import Adafactor, AdamW, Constant, Cosine, InverseSquareRoot, Linear, Optax
+from t2t.plan.topology import Topology
+from t2t.sharding import MeshConfig
+from t2t.tasks.mixing import ProportionalRate
+from t2t.train.evaluation import Evaluation
+from t2t.train.experiment import Experiment, StartFrom
+from t2t.train.few_shot import FewShot
+from t2t.train.guard import Guard
+from t2t.vocabularies import Bytes, SentencePiece, Tokenizer, WordPiece
+
+EXPERIMENT = recipes()["t5:quickstart"]()
+DECODER, ENCODER, ELECTRA = (recipes()[f"{name}:quickstart"]().model for name in ("gpt", "bert", "electra"))
+COMPARISON: Comparison = GRIDS["small"]()
+CONFIGURATIONS = [
+    *(EXPERIMENT, EXPERIMENT.model, EXPERIMENT.model.encoder, DECODER, ENCODER, ELECTRA, Rotary()),
+    *(Data(task="some"), Loss(), MeshConfig(), CheckpointConfig(), Evaluation(), FewShot(), Guard(), StartFrom()),
+    *(Greedy(), Sampling(), Beam(size=8)),
+    *(AdamW(), Adafactor(), Optax(name="optax.lion", arguments={"b1": 0.5, "nesterov": True})),
+    *(Constant(), InverseSquareRoot(), Linear(steps=1000), Cosine(steps=1000)),
+    *(Bytes(), SentencePiece(path="a.model"), WordPiece(path="a.txt"), Tokenizer(path="a.json", eos="</s>")),
+    *(Local(), Slurm(), Kubernetes(), TpuVm()),
+    *(COMPARISON, Measure(name="loss", about="a loss", chance=0.5), TrainedVocabulary(task="some", size=300)),
+    Grid(cells=(Cell(architecture="a", objective="b", experiment=EXPERIMENT),), measures=(), seeds=(0, 1)),
+    *(Limits(), Workload(recipe="t5:quickstart", experiment=EXPERIMENT, limits=Limits())),
+    Topology(kind="v5e", shape=(4, 4)),
+    Words(recipe="a", topology=Topology(kind="v5e", shape=(4, 4)), search=False, compile=1, json=None, vocabulary=None),
+    ProportionalRate(),
+]
+MADE = {type(config): config for config in CONFIGURATIONS}
+
+
+def concrete(cls):
+    for sub in cls.__subclasses__():
+        if sub.__module__.startswith("t2t.") and not inspect.isabstract(sub) and dataclasses.is_dataclass(sub):
+            yield sub
+        yield from concrete(sub)
+
+
+def numbers(hint, limited=False):
+    """Yield, for each int or float in a type, whether it has a range."""
+    if typing.get_origin(hint) is Annotated:
+        base, *rest = typing.get_args(hint)
+        yield from numbers(base, any(isinstance(one, Range) for one in rest))
+    elif typing.get_args(hint) and typing.get_origin(hint) is not typing.Literal:
+        for one in typing.get_args(hint):
+            yield from numbers(one)
+    elif hint in (int, float):
+        yield limited
+
+
+def test_every_configuration_class_is_tried_here():
+    tried = {*MADE, *(base for cls in MADE for base in cls.__mro__)}
+    assert not {cls.__name__ for cls in concrete(Configuration) if cls not in tried}
+
+
+def parts(config):
+    yield config
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        for item in value if isinstance(value, tuple) else [value]:
+            if dataclasses.is_dataclass(item):
+                yield from parts(item)
+
+
+@pytest.mark.parametrize("config", CONFIGURATIONS, ids=lambda config: type(config).__name__)
+def test_all_parts_of_a_configuration_check_their_fields(config):
+    assert all(isinstance(part, Configuration) for part in parts(config) if not isinstance(part, Cell))
+
+
+@pytest.mark.parametrize("cls", MADE, ids=lambda cls: cls.__name__)
+def test_every_number_has_a_range(cls):
+    hints = typing.get_type_hints(cls, include_extras=True)
+    names = [field.name for field in dataclasses.fields(cls)]
+    assert not [name for name in names if not all(numbers(hints[name]))]
+
+
+CASES = [
+    (config, field.name)
+    for config in MADE.values()
+    for field in dataclasses.fields(config)
+    if any(numbers(typing.get_type_hints(type(config), include_extras=True)[field.name]))
+]
+
+
+@pytest.mark.parametrize(("config", "name"), CASES, ids=lambda it: it if isinstance(it, str) else type(it).__name__)
+def test_what_is_no_sensible_number_is_refused(config, name):
+    hint = typing.get_type_hints(type(config), include_extras=True)[name]
+
+    def with_value(value):
+        held = getattr(config, name)
+        if isinstance(held, tuple):
+            value = (*held[:-1], value)
+        elif isinstance(held, dict):
+            value = {**held, "b1": value}
+        return value
+
+    for value in (math.nan, math.inf, -math.inf, 1e39, 10**30, 10**400, -(10**30)):
+        with pytest.raises(OutOfLimits, match=name) as caught:
+            dataclasses.replace(config, **{name: with_value(value)})
+        assert "\n" not in str(caught.value)
+        assert "Nearest: " in str(caught.value)
+    for value in (-1, 0, 1, 0.5):  # in the range or refused, nothing else
+        try:
+            dataclasses.replace(config, **{name: with_value(value)})
+        except OutOfLimits:
+            assert problem(with_value(value), hint)
+        except UserError:  # it does not go with another field
+            assert not problem(with_value(value), hint)
+        else:
+            assert not problem(with_value(value), hint)
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_every_number_of_a_command_has_a_range(name):
+    function = getattr(importlib.import_module(COMMANDS[name].module), COMMANDS[name].function)
+    hints = typing.get_type_hints(function, include_extras=True)
+    assert not [it for it in inspect.signature(function).parameters if not all(numbers(hints[it]))]
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        (-1, "seed -1 (--seed) is not a whole number from 0 to 4294967295. Nearest: 0."),
+        (2**32, "seed 4294967296 (--seed) is not a whole number from 0 to 4294967295. Nearest: 4294967295."),
+        (0.5, "seed 0.5 (--seed) is not a whole number from 0 to 4294967295. Nearest: 0."),
+        ("3", "seed '3' (--seed) is not a whole number from 0 to 4294967295. Nearest: 0."),
+        (True, "seed True (--seed) is not a whole number from 0 to 4294967295. Nearest: 0."),
+    ],
+)
+def test_an_error_names_option_value_range_and_nearest(value, told):
+    def command(*, seed: Seed = 0) -> None: ...
+
+    command.__annotations__["seed"] = Seed
+    with pytest.raises(OutOfLimits) as caught:
+        check_arguments(command, {"seed": value})
+    assert str(caught.value) == told
+
+
+def test_the_nearest_of_a_number_below_is_one_that_makes_sense():
+    with pytest.raises(OutOfLimits, match=r"peak -1.* Nearest: 0.001"):
+        Constant(peak=-1.0)
+    with pytest.raises(OutOfLimits, match=r"b1 nan .* Nearest: 0.9"):
+        AdamW(b1=math.nan)
+    with pytest.raises(OutOfLimits, match=r"data -2 .* Nearest: -1"):
+        MeshConfig(data=-2)
+    with pytest.raises(OutOfLimits, match=r"step_seconds 0.001 .* from 1 to .*, or 0. Nearest: 0"):
+        Guard(step_seconds=0.001)
+
+
+def test_a_file_with_a_number_out_of_range_names_its_place():
+    data = to_json(EXPERIMENT)
+    data["model"]["encoder"]["kv_heads"] = 0
+    with pytest.raises(UserError, match=r"kv_heads 0 \(run\.json\.model\.encoder\.kv_heads\) is not .* Nearest: 1"):
+        from_json(data, where="run.json")
+    data = to_json(EXPERIMENT)
+    data["data"]["targets_length"] = 10**9
+    with pytest.raises(UserError, match=r"targets_length 1000000000 \(run\.json\.data\.targets_length\)"):
+        from_json(data, where="run.json")
+    data = to_json(EXPERIMENT)
+    data["model"]["encoder"]["heads"] = 3
+    with pytest.raises(UserError, match=r"run\.json\.model\.encoder: model\.heads is 3"):
+        from_json(data, where="run.json")
+
+
+def test_relations_between_fields():
+    stack = EXPERIMENT.model.encoder
+    with pytest.raises(UserError, match=r"model\.encoder\.buckets is 31; .* Nearest: 32"):
+        dataclasses.replace(EXPERIMENT.model, encoder=dataclasses.replace(stack, buckets=31))
+    dataclasses.replace(EXPERIMENT.model, decoder=dataclasses.replace(EXPERIMENT.model.decoder, buckets=31))
+    with pytest.raises(UserError, match=r"model\.generator\.buckets is 31"):
+        dataclasses.replace(ELECTRA, generator=dataclasses.replace(ELECTRA.generator, buckets=31))
+    with pytest.raises(UserError, match=r"model\.unroll is 100; .* at most 2 layers\. Nearest: 2"):
+        dataclasses.replace(EXPERIMENT.model, unroll=100)
+    with pytest.raises(UserError, match=r"model\.kv_heads is 3, which does not divide"):
+        dataclasses.replace(stack, kv_heads=3)
+    with pytest.raises(UserError, match=r"return_n 5 .* Nearest: 4"):
+        Beam(size=4, return_n=5)
+
+
+def test_no_examples_to_evaluate_on_means_all():
+    assert Evaluation(examples=0) == Evaluation(examples=None)
+
+
+def test_presets_are_within_all_limits():
+    for name, preset in models.presets().items():
+        assert isinstance(preset.config(), Configuration), name
+    assert all(isinstance(recipe(), Experiment) for recipe in recipes().values())
