@@ -44,7 +44,7 @@ def cache(
         workers: processes; 0 for one a core.
         vocabulary: a file; replaces the task's own vocabulary, as in training.
         verify: make nothing; compare every file with its checksum.
-        beam: options of Apache Beam's own: --beam="--runner=FlinkRunner --flink_master=..." for example.
+        beam: Apache Beam's own options in one text, "--runner=FlinkRunner" for example.
     """
     check_directory(out, "--out")
     register_tasks()

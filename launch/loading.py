@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from t2t.launch import run_code
+from t2t.paths import check
 from t2t.train.run import RECORD, Run
 
 
@@ -14,7 +15,7 @@ def load_run(directory: str, step: int | None = None) -> Run:
 
     Raises UserError where there is no such run, or it needs code that is neither trusted nor imported.
     """
-    run_code.ready(Path(directory))
+    run_code.ready(check(directory, "RUN"))
     return Run.load(directory, step)
 
 

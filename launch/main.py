@@ -174,7 +174,7 @@ def run(arguments: Sequence[str]) -> int:
     except SystemExit as stop:
         if {"-h", "--help"} & set(words):
             return DONE
-        if debug:
+        if common.debug:
             raise
         _tell(_ended(stop))
         return MISTAKE

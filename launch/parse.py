@@ -74,9 +74,8 @@ def override(
     if not asks_help(words):
         _check_options({name for name, _ in known} | {*map(_off, flags), *short}, words, prog, also=also)
     try:
-        return _one_line(
-            functools.partial(tyro.cli, type(default), default=default, description=description), words, prog
-        )
+        cli = functools.partial(tyro.cli, type(default), default=default, description=description)
+        return _one_line(cli, words, prog, tyro.conf.AvoidSubcommands)
     except OutOfLimits as error:
         raise error.at(_given(error, words, [name for name, _ in known]) or error.source) from None
 
@@ -150,6 +149,8 @@ def option_names(config: Any, prefix: str = "--", *, flag: bool = False) -> Iter
         values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
         hints = typing.get_type_hints(type(config))
         flags = {name for name in values if hints[name] is bool}
+        # A part that is left out has no options: --vocabulary FILE makes that one.
+        values = {name: value for name, value in values.items() if value is not None or not _has_parts(hints[name])}
     elif isinstance(config, Mapping) and config:
         values = dict(config)
     else:
@@ -157,6 +158,10 @@ def option_names(config: Any, prefix: str = "--", *, flag: bool = False) -> Iter
         return
     for name, value in values.items():
         yield from option_names(value, f"{prefix}{name.replace('_', '-')}.", flag=name in flags)
+
+
+def _has_parts(hint: Any) -> bool:
+    return any(dataclasses.is_dataclass(one) for one in typing.get_args(hint))
 
 
 def _check_options(known: set[str], arguments: Sequence[str], prog: str, *, also: Collection[str] = ()) -> None:

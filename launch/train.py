@@ -73,12 +73,13 @@ def command(arguments: Sequence[str], imports: tuple[str, ...]) -> int:
     if is_own(given.recipe):
         import_tensorflow()  # a recipe of the user's own is likely to register tasks
     recipe = find(given.recipe)
-    if given.dir is not None:
-        run_code.ready(Path(given.dir))
     prog = f"t2t train {given.recipe}"
     if given.dir is None and not helped:
         raise UserError(f"{prog}: where to? --dir RUN names the run's directory")
-    directory = check_directory(given.dir, "--dir") if given.dir is not None else Path()
+    directory = Path()
+    if given.dir is not None:
+        directory = check_directory(given.dir, "--dir")
+        run_code.ready(directory)
     experiment = parse.override(
         recipe(),
         rest,

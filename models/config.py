@@ -48,25 +48,37 @@ def both_ways(side: str, stack: StackConfig) -> None:
 class StackConfig(Configuration):
     """A stack of equal blocks.
 
-    layers, embed, heads, mlp: depth, width, attention heads, inner width of the feed-forward networks.
-    head_dim: width of a head; None for embed / heads.
-    kv_heads: heads of keys and values; None for as many as `heads`.
-    activation: of the feed-forward networks; "gelu" is exact, "gelu_tanh" the approximation of GPT and T5 v1.1.
-    gated:    feed-forward networks multiply two branches (T5 v1.1, LLaMA).
-    biases:   on every matrix product of the blocks; attention_biases: on attention's, None for as `biases` says.
-    groups:   blocks with parameters of their own, each applied layers / groups times in a row (ALBERT); None for one a layer.
-    norm, norm_epsilon: "rms" (T5, LLaMA) or "layer" (GPT, BERT).
-    norm_place: "pre" normalises what enters a sublayer, "post" the sum after it (GPT-1, BERT).
-    final_norm: one more norm after the last block.
-    positions: "relative" (T5: `buckets` up to `max_distance`, shared by all layers, or with `relative_per_layer` each layer its own as in umT5),
-              "learned" (`max_length` of them, added to the embeddings), "rotary" (LLaMA, see `rotary`; `max_length` is what training had and
-              limits nothing) or "none".
-    position_offset: rows of the table of learned positions before that of position 0, which nothing reads (RoBERTa: 2).
-    window:   tokens that a token of a decoder sees, itself included; None for all before it (Mistral).
-    scaled_attention: logits divided by sqrt(head_dim). T5 draws its queries' kernel that much smaller instead.
-    mlp_dropout, final_dropout: dropout also within the feed-forward networks and after the stack, as T5 has it.
-    init:     of kernels: "fan_in" (T5), or "normal" (GPT) or "truncated_normal" (BERT) of deviation `init_std`.
-    init_residual: kernels that write to the residual stream are drawn smaller by sqrt(2 * layers) (GPT-2).
+    Args:
+        layers: depth.
+        embed: width.
+        heads: attention heads.
+        mlp: inner width of the feed-forward networks.
+        head_dim: width of a head; None for embed / heads.
+        kv_heads: heads of keys and values; None for as many as `heads`.
+        activation: of the feed-forward networks; "gelu" is exact, "gelu_tanh" the approximation of GPT and T5 v1.1.
+        gated: feed-forward networks multiply two branches (T5 v1.1, LLaMA).
+        biases: on every matrix product of the blocks.
+        attention_biases: on attention's matrix products; None for as `biases` says.
+        groups: blocks with parameters of their own, each applied layers / groups times in a row (ALBERT); None for one a layer.
+        norm: "rms" (T5, LLaMA) or "layer" (GPT, BERT).
+        norm_epsilon: added to the mean square that a norm divides by the root of.
+        norm_place: "pre" normalises what enters a sublayer, "post" the sum after it (GPT-1, BERT).
+        final_norm: one more norm after the last block.
+        positions: "relative" (T5: `buckets` up to `max_distance`), "learned" (`max_length` of them, added to the embeddings), "rotary" (LLaMA, see
+            `rotary`) or "none".
+        buckets: of relative positions; an encoder, which looks both ways, has an even number.
+        max_distance: tokens from which on all relative positions are one bucket.
+        relative_per_layer: each layer has relative positions of its own (umT5); otherwise all layers share them (T5).
+        rotary: how fast rotary positions turn.
+        position_offset: rows of the table of learned positions before that of position 0, which nothing reads (RoBERTa: 2).
+        window: tokens that a token of a decoder sees, itself included; None for all before it (Mistral).
+        max_length: learned positions there are; with rotary ones what training had, which limits nothing.
+        scaled_attention: logits divided by sqrt(head_dim). T5 draws its queries' kernel that much smaller instead.
+        mlp_dropout: dropout also within the feed-forward networks, as T5 has it.
+        final_dropout: dropout also after the stack, as T5 has it.
+        init: of kernels: "fan_in" (T5), or "normal" (GPT) or "truncated_normal" (BERT) of deviation `init_std`.
+        init_std: deviation of kernels at first, where `init` is not "fan_in".
+        init_residual: kernels that write to the residual stream are drawn smaller by sqrt(2 * layers) (GPT-2).
     """
 
     layers: Depth
@@ -163,20 +175,22 @@ class StackConfig(Configuration):
 class TransformerConfig(ModelConfig):
     """What encoders, decoders and encoder-decoders have in common.
 
-    dtype:     of computation; parameters, norms, softmax and logits are float32.
-    quantization: of the matrix products with the kernels of the blocks, in training, evaluation and decoding alike: "none", "int8" or "fp8", see
-               `t2t.nn.quantized.quantized_matmul`. Embeddings, norms, attention logits and heads stay as they are; parameters are float32.
-    dropout:   rate after embeddings and sublayers.
-    attention_dropout: rate on attention weights; None for the same as `dropout`.
-    attention: how attention is computed, see `t2t.nn.attention.attention`; "chunked" takes `attention_block` queries at a time, "splash" and "flash"
-               blocks of at most as many queries and keys. Steps of decoding have one query and always take "einsum".
-    remat:     what the backward pass computes again: "none"; all but what enters each layer ("full"); all but matrix products ("dots"); all
-               but those without a batch axis, which leaves out attention logits ("dots_no_batch").
-    unroll:    layers that a round of the loop over depth goes through: more of them copy less between rounds, and take longer to compile.
-    tied:      logits come from the embedding table, not from a kernel of their own.
-    embedding_size: width of the embeddings, brought to the stacks' by a matrix (ALBERT); None for the stacks' own.
-    scaled_head: logits are divided by sqrt(embed) (T5 v1.0).
-    embedding_std: deviation of the token embeddings at first; those of positions have `position_std`.
+    Args:
+        dtype: of computation; parameters, norms, softmax and logits are float32.
+        quantization: of the matrix products with the kernels of the blocks, in training, evaluation and decoding alike: "none", "int8" or "fp8", see
+            `t2t.nn.quantized.quantized_matmul`. Embeddings, norms, attention logits and heads stay as they are; parameters are float32.
+        dropout: rate after embeddings and sublayers.
+        attention_dropout: rate on attention weights; None for the same as `dropout`.
+        attention: how attention is computed, see `t2t.nn.attention.attention`. Steps of decoding have one query and always take "einsum".
+        attention_block: queries that "chunked" attention takes at a time; "splash" and "flash" have blocks of at most as many queries and keys.
+        remat: what the backward pass computes again: "none"; all but what enters each layer ("full"); all but matrix products ("dots"); all
+            but those without a batch axis, which leaves out attention logits ("dots_no_batch").
+        unroll: layers that a round of the loop over depth goes through: more of them copy less between rounds, and take longer to compile.
+        tied: logits come from the embedding table, not from a kernel of their own.
+        embedding_size: width of the embeddings, brought to the stacks' by a matrix (ALBERT); None for the stacks' own.
+        scaled_head: logits are divided by sqrt(embed) (T5 v1.0).
+        embedding_std: deviation of the token embeddings at first.
+        position_std: deviation of learned positions at first.
     """
 
     dtype: Dtype = "float32"

@@ -27,7 +27,9 @@ DecoderMask = Literal["causal", "prefix"]
 class DecoderConfig(TransformerConfig):
     """A decoder on its own.
 
-    mask: "causal": a token sees itself and those before it; "prefix": also all tokens that `Tokens.prefix` marks in its segment.
+    Args:
+        decoder: its stack of blocks.
+        mask: "causal": a token sees itself and those before it; "prefix": also all tokens that `Tokens.prefix` marks in its segment.
     """
 
     kind: ClassVar[Kind] = "decoder"

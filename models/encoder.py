@@ -30,16 +30,18 @@ from t2t.types import Batch
 class EncoderConfig(TransformerConfig):
     """An encoder with a head.
 
-    head:           what it predicts: "words" in place (the head of masked language modelling), the "label" of each text, the "tags" of its
-                    words, or a "span" of it.
-    labels:         texts of the classes of a label or of tags, in the order of their ids.
-    pooler:         of the head for a label: dense and an activation first, as BERT has it.
-    pooler_activation: "tanh" (BERT) or "relu" (DistilBERT).
-    types:          number of token types (BERT: 2); 0 for none.
-    embedding_norm: normalise the sum of the embeddings.
-    head_transform: of the head for words: dense, activation and norm before the logits (BERT's masked-LM head).
-    head_activation: of that head; None for the encoder's own.
-    head_bias:      of that head: one for each word on the logits.
+    Args:
+        encoder: its stack of blocks.
+        head: what it predicts: "words" in place (the head of masked language modelling), the "label" of each text, the "tags" of its
+            words, or a "span" of it.
+        labels: texts of the classes of a label or of tags, in the order of their ids.
+        pooler: of the head for a label: dense and an activation first, as BERT has it.
+        pooler_activation: "tanh" (BERT) or "relu" (DistilBERT).
+        types: number of token types (BERT: 2); 0 for none.
+        embedding_norm: normalise the sum of the embeddings.
+        head_transform: of the head for words: dense, activation and norm before the logits (BERT's masked-LM head).
+        head_activation: of that head; None for the encoder's own.
+        head_bias: of that head: one for each word on the logits.
     """
 
     kind: ClassVar[Kind] = "encoder"

@@ -27,7 +27,10 @@ from t2t.types import Batch
 class EncoderDecoderConfig(TransformerConfig):
     """An encoder and a decoder that share their embeddings. Both stacks are of one width and one kind of positions.
 
-    shared: each layer's self-attention and feed-forward are the same parameters in both stacks, which are then alike ("enc-dec, shared" of Raffel et
+    Args:
+        encoder: the stack that reads the inputs.
+        decoder: the stack that writes the targets.
+        shared: each layer's self-attention and feed-forward are the same parameters in both stacks, which are then alike ("enc-dec, shared" of Raffel et
             al. 2020, section 3.2.2: P parameters for 2P). Cross attention, norms and relative positions stay each stack's own: the encoder has no use
             for the first, the second are few, and the third tell before from after in the encoder alone. In `Model.specs` the shared ones are the
             decoder's.

@@ -19,10 +19,11 @@ from t2t.limits import Configuration, Ids, Range, Rate
 class Loss(Configuration):
     """What is minimised: cross-entropy with two regularisers.
 
-    z_loss:          times log(Z)^2, which keeps the softmax normaliser near 1 (Mesh TensorFlow; T5 uses 1e-4).
-    label_smoothing: probability mass spread evenly over the vocabulary (Szegedy et al. 2016, section 7).
-    block:           positions whose logits a device holds at a time; those of a whole batch never exist. Changes nothing but memory and time. None: as many
-                     as suit the platform, see `t2t.head_loss.positions_at_a_time`.
+    Args:
+        z_loss: times log(Z)^2, which keeps the softmax normaliser near 1 (Mesh TensorFlow; T5 uses 1e-4).
+        label_smoothing: probability mass spread evenly over the vocabulary (Szegedy et al. 2016, section 7).
+        block: positions whose logits a device holds at a time; those of a whole batch never exist. Changes nothing but memory and time. None: as many
+            as suit the platform, see `t2t.head_loss.positions_at_a_time`.
     """
 
     z_loss: Annotated[float, Range(0.0, 10.0)] = 0.0

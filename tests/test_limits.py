@@ -27,7 +27,7 @@ from t2t.launch.recipes import recipes
 from t2t.limits import Configuration, OutOfLimits, Range, Seed, check_arguments, problem
 from t2t.losses import Loss
 from t2t.nn.rotary import Rotary
-from t2t.optim import Adafactor, AdamW, Constant, Cosine, InverseSquareRoot, Linear, Optax
+from t2t.optim import Adafactor, AdamW, Constant, Cosine, InverseSquareRoot, Linear, Optax, WarmupStableDecay
 from t2t.plan.topology import Topology
 from t2t.sharding import MeshConfig
 from t2t.tasks.mixing import ProportionalRate
@@ -46,6 +46,7 @@ CONFIGURATIONS = [
     *(Greedy(), Sampling(), Beam(size=8)),
     *(AdamW(), Adafactor(), Optax(name="optax.lion", arguments={"b1": 0.5, "nesterov": True})),
     *(Constant(), InverseSquareRoot(), Linear(steps=1000), Cosine(steps=1000)),
+    WarmupStableDecay(peak=1e-3, steps=1000, decay_steps=100),
     *(Bytes(), SentencePiece(path="a.model"), WordPiece(path="a.txt"), Tokenizer(path="a.json", eos="</s>")),
     *(Local(), Slurm(), Kubernetes(), TpuVm()),
     *(COMPARISON, Measure(name="loss", about="a loss", chance=0.5), TrainedVocabulary(task="some", size=300)),

@@ -24,7 +24,7 @@ class Limits(Configuration):
     """How long one quantity is measured: until there are `repeats` samples or `seconds` are over, whatever comes first."""
 
     repeats: Annotated[int, Range(1, 1_000_000)] = 20
-    seconds: Annotated[float, Range(1e-6, 1e7, typical=0.1)] = 5.0
+    seconds: Annotated[float, Range(1e-12, 1e7, typical=0.1)] = 5.0
 
     def divided(self, by: int) -> Limits:
         """Return the limits of one of several things that share the seconds."""

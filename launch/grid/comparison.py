@@ -65,19 +65,38 @@ class Comparison(Configuration):
     Every model is made of the same blocks, T5 v1.1's; a decoder has `layers` of them, an encoder-decoder twice as many, half of which see a
     token: the same work. All see as many places a step, `batch_size` rows of inputs_length + targets_length, of the same corpus.
 
-    corpus:        pretraining's tasks are CORPUS_full_lm, CORPUS_continuation, CORPUS_span_corruption, CORPUS_ul2, CORPUS_masked_lm.
-    multitask:     mixture for fine-tuning; with _fill_mask behind it, the encoder's.
-    score:         "TASK/METRIC" of its tasks, the mean of which is the fine-tuned score.
-    held_out:      tasks with choices that are no part of it, for zero-shot rank classification; with _as_text behind them, without EOS between
-                   question and answer, for models that were only pretrained, and with _fill_mask, for encoders.
-    held_out_texts: those of them whose answers are texts, not words such as "yes" that only an instruction asks for: the held-out loss is theirs.
-    chance:        the mean of what guessing gives on `held_out`.
-    vocabulary:    ids of a SentencePiece vocabulary that is trained on the corpus.
-    steps, adapted_steps, tuned_steps: of pretraining, of adaptation, of multitask fine-tuning.
-    peak, tuned_peak: the highest learning rate of pretraining and adaptation, and of fine-tuning (AdamW, cosine).
-    examples:      of each task to evaluate on.
-    shards, shuffle_buffer: of the data, see `Data`; a mixture of many tasks has so many readers and buffers for each of them.
-    architectures, objectives: to leave some out; none for all.
+    Args:
+        corpus: pretraining's tasks are CORPUS_full_lm, CORPUS_continuation, CORPUS_span_corruption, CORPUS_ul2, CORPUS_masked_lm.
+        multitask: mixture for fine-tuning; with _fill_mask behind it, the encoder's.
+        score: "TASK/METRIC" of its tasks, the mean of which is the fine-tuned score.
+        held_out: tasks with choices that are no part of it, for zero-shot rank classification; with _as_text behind them, without EOS between
+            question and answer, for models that were only pretrained, and with _fill_mask, for encoders.
+        held_out_texts: those of them whose answers are texts, not words such as "yes" that only an instruction asks for: the held-out loss is theirs.
+        chance: the mean of what guessing gives on `held_out`.
+        vocabulary: ids of a SentencePiece vocabulary that is trained on the corpus.
+        layers: of a decoder or an encoder; of each stack of an encoder-decoder.
+        embed: width.
+        heads: attention heads.
+        mlp: inner width of the feed-forward networks.
+        inputs_length: tokens a row has for inputs.
+        targets_length: tokens a row has for targets.
+        batch_size: rows of a batch.
+        steps: of pretraining.
+        adapted_steps: of adaptation.
+        tuned_steps: of multitask fine-tuning.
+        peak: the highest learning rate of pretraining and adaptation (AdamW, cosine).
+        tuned_peak: the highest learning rate of fine-tuning.
+        examples: of each task to evaluate on.
+        shards: of the data, see `Data`; a mixture of many tasks has so many readers for each of them.
+        shuffle_buffer: of the data, see `Data`; a mixture of many tasks has a buffer for each of them.
+        seeds: of each cell, which is trained with every one.
+        architectures: those to train; none for all.
+        objectives: those to train with; none for all.
+        dtype: of computation.
+        remat: what the backward pass computes again.
+        attention: how attention is computed.
+        microbatches: parts a batch is computed in, to save memory.
+        mesh: how devices are laid out.
     """
 
     corpus: str

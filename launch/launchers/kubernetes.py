@@ -14,6 +14,7 @@ from t2t.errors import UserError
 from t2t.launch.launchers.templates import check_dns, check_plain, render
 from t2t.launch.launchers.tpu import GKE, Slice
 from t2t.limits import Configuration, CountOrZero, FewOrZero, Parts, Range, Seconds
+from t2t.paths import LocalPath
 
 _MEMORY = re.compile(r"[1-9]\d{0,14}(\.\d+)?([kMGTPE]|[KMGTPE]i)?")
 _LABEL = re.compile(
@@ -54,7 +55,7 @@ class Kubernetes(Configuration):
     name: str = "t2t"
     image: str | None = None
     volume_claim: str | None = None
-    mount: str = "/runs"
+    mount: LocalPath = "/runs"
     hosts: Parts | None = None
     gpus_per_host: FewOrZero = 8
     tpu: str | None = None

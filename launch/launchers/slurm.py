@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from t2t.errors import UserError
 from t2t.launch.launchers.templates import check_plain, render
 from t2t.limits import Configuration, Few, FewOrZero, Parts, Seconds
+from t2t.paths import LocalPath
 
 _MEMORY = re.compile(r"0|[1-9]\d{0,8}[KMGT]?")
 _TIME = re.compile(r"(\d+-)?\d+(:\d\d){0,2}|UNLIMITED")
@@ -62,7 +63,7 @@ class Slurm(Configuration):
     qos: str | None = None
     constraint: str | None = None
     setup: tuple[str, ...] = ()
-    chdir: str | None = None
+    chdir: LocalPath | None = None
     dry_run: bool = False
 
     def check(self) -> None:

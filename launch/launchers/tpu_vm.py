@@ -15,6 +15,7 @@ from t2t.launch.launchers import tracked
 from t2t.launch.launchers.templates import check_dns, check_plain, render
 from t2t.launch.launchers.tpu import RUNTIMES, TYPES
 from t2t.limits import Configuration, CountOrZero
+from t2t.paths import LocalPath
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +45,7 @@ class TpuVm(Configuration):
     project: str | None = None
     runtime: str | None = None
     spot: bool = False
-    source: str = "."
+    source: LocalPath = "."
     setup: tuple[str, ...] = ()
     restarts: CountOrZero = 10
     form: Literal["gcloud", "skypilot"] = "gcloud"

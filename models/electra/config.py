@@ -19,12 +19,13 @@ if TYPE_CHECKING:
 class ElectraConfig(TransformerConfig):
     """A discriminator, which tells replaced tokens from real ones, and the masked language model that makes the replacements.
 
-    encoder:   the discriminator's stack.
-    generator: the generator's, usually narrower. Both have the embeddings in common, of width `embedding_size` or the discriminator's own.
-    types:     number of token types; 0 for none.
-    discriminator_weight: of the discriminator's mean loss beside the generator's (lambda in section 2 of the paper).
-    masked_share: share of the tokens that the task has predicted. It makes of that weight on means one on sums, which alone add up over parts of a
-               batch; where a task predicts more or fewer, the weight is so much larger or smaller.
+    Args:
+        encoder: the discriminator's stack.
+        generator: the generator's, usually narrower. Both have the embeddings in common, of width `embedding_size` or the discriminator's own.
+        types: number of token types; 0 for none.
+        discriminator_weight: of the discriminator's mean loss beside the generator's (lambda in section 2 of the paper).
+        masked_share: share of the tokens that the task has predicted. It makes of that weight on means one on sums, which alone add up over parts of a
+            batch; where a task predicts more or fewer, the weight is so much larger or smaller.
     """
 
     kind: ClassVar[Kind] = "encoder"

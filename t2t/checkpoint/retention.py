@@ -15,12 +15,13 @@ from t2t.limits import Configuration, Count, CountOrZero
 class CheckpointConfig(Configuration):
     """How often to save, and what to keep.
 
-    every:       save after each so many steps.
-    keep_last:   how many of the newest to keep, at least 1.
-    keep_best:   how many of the best to keep besides, by `best_metric`; a step saved without that metric, or with NaN, is not
-                 among the best.
-    best_metric: a name among the metrics of an evaluation at that step; "eval/loss" is the mean loss of the tasks evaluated.
-    best_mode:   whether the least or the greatest is best.
+    Args:
+        every: save after each so many steps.
+        keep_last: how many of the newest to keep, at least 1.
+        keep_best: how many of the best to keep besides, by `best_metric`; a step saved without that metric, or with NaN, is not
+            among the best.
+        best_metric: a name among the metrics of an evaluation at that step; "eval/loss" is the mean loss of the tasks evaluated.
+        best_mode: whether the least or the greatest is best.
     """
 
     every: Count = 1000

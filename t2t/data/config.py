@@ -16,18 +16,20 @@ from t2t.vocabularies import Vocabulary
 class Data(Configuration):
     """A task or mixture and how its examples fill rows.
 
-    task:           name of a SeqIO task or mixture.
-    inputs_length:  tokens a row has for inputs (encoder), or inputs' share of a decoder's row.
-    targets_length: tokens a row has for targets (decoder).
-    batch_size:     rows in a global batch, over all hosts. Must be a multiple of `shards`.
-    pack:           several examples to a row, kept apart by segment ids.
-    shards:         virtual shards with an iterator each. Fixed for the life of a run: the batches depend on it, not on the number of hosts.
-    seed:           of shuffling and of the objectives' random choices; None takes the run's seed.
-    shuffle_buffer: examples a shard holds to draw from; 0 reads in order. Cached tasks need none: any other number draws from all examples.
-    loss_on_inputs: decoders only: weight of the inputs' tokens in the loss, a target's being 1. 0.0 predicts the targets alone, 1.0 all alike; GPT-1 was
-                    fine-tuned with 0.5 (Radford et al. 2018, sections 3.2 and 4.1, lambda).
-    vocabulary:     replaces the task's own.
-    cached:         directory that `t2t cache` prepared the task in, or each task of the mixture; None reads their sources.
+    Args:
+        task: name of a SeqIO task or mixture.
+        inputs_length: tokens a row has for inputs (encoder), or inputs' share of a decoder's row.
+        targets_length: tokens a row has for targets (decoder).
+        batch_size: rows in a global batch, over all hosts. Must be a multiple of `shards`.
+        split: of the task to train on.
+        pack: several examples to a row, kept apart by segment ids.
+        shards: virtual shards with an iterator each. Fixed for the life of a run: the batches depend on it, not on the number of hosts.
+        seed: of shuffling and of the objectives' random choices; None takes the run's seed.
+        shuffle_buffer: examples a shard holds to draw from; 0 reads in order. Cached tasks need none: any other number draws from all examples.
+        loss_on_inputs: decoders only: weight of the inputs' tokens in the loss, a target's being 1. 0.0 predicts the targets alone, 1.0 all alike; GPT-1 was
+            fine-tuned with 0.5 (Radford et al. 2018, sections 3.2 and 4.1, lambda).
+        vocabulary: replaces the task's own.
+        cached: directory that `t2t cache` prepared the task in, or each task of the mixture; None reads their sources.
     """
 
     task: str

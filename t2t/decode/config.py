@@ -37,11 +37,12 @@ class Greedy(Decoding):
 class Sampling(Decoding):
     """Draw tokens at random.
 
-    temperature: divides the logits; towards 0 it becomes greedy.
-    top_k:       draw from the k likeliest tokens only (Fan et al. 2018, arXiv:1805.04833); 0 is all.
-    top_p:       draw from the smallest set of likeliest tokens that holds at least this probability, after temperature
-                 and top_k (Holtzman et al. 2020, arXiv:1904.09751); 1 is all. Of equally likely tokens at the edge the first are in.
-    samples:     independent draws for each prompt.
+    Args:
+        temperature: divides the logits; towards 0 it becomes greedy.
+        top_k: draw from the k likeliest tokens only (Fan et al. 2018, arXiv:1805.04833); 0 is all.
+        top_p: draw from the smallest set of likeliest tokens that holds at least this probability, after temperature
+            and top_k (Holtzman et al. 2020, arXiv:1904.09751); 1 is all. Of equally likely tokens at the edge the first are in.
+        samples: independent draws for each prompt.
     """
 
     temperature: Temperature = 1.0
@@ -59,10 +60,11 @@ class Sampling(Decoding):
 class Beam(Decoding):
     """Beam search with the length penalty of Wu et al. 2016 (arXiv:1609.08144, eq. 14, no coverage term).
 
-    size:           hypotheses kept a step; 1 is greedy.
-    length_penalty: alpha: a hypothesis of n tokens (EOS included) scores its log-probability / ((5 + n) / 6)^alpha.
-                    T5 and Google's translation use 0.6; 0 compares plain log-probabilities.
-    return_n:       how many of the best hypotheses to return.
+    Args:
+        size: hypotheses kept a step; 1 is greedy.
+        length_penalty: alpha: a hypothesis of n tokens (EOS included) scores its log-probability / ((5 + n) / 6)^alpha.
+            T5 and Google's translation use 0.6; 0 compares plain log-probabilities.
+        return_n: how many of the best hypotheses to return.
     """
 
     size: Few = 4

@@ -115,7 +115,11 @@ class Model(abc.ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig(Configuration, abc.ABC):
-    """An architecture with its sizes. Families differ by choices, see `t2t.models`."""
+    """An architecture with its sizes. Families differ by choices, see `t2t.models`.
+
+    Args:
+        vocab_size: rows of the embedding: ids of the vocabulary, rounded up to what divides over a mesh.
+    """
 
     kind: ClassVar[Kind]
     vocab_size: Ids

@@ -27,9 +27,14 @@ Turns = tuple[Float[Array, "B L half"], Float[Array, "B L half"]]
 class Rotary(Configuration):
     """How fast the coordinates turn.
 
-    base:    coordinate pair i of n turns by base ** (-i / n) radians a position (theta).
-    scaling: "none"; "linear": positions divided by `factor` (Chen et al. 2023); "llama3": only slow coordinates are slowed by `factor`: those that turn less than
-             `low` times within `original_length` positions wholly, those that turn more than `high` times not at all (Llama 3.1).
+    Args:
+        base: coordinate pair i of n turns by base ** (-i / n) radians a position (theta).
+        factor: see `scaling`.
+        low: see `scaling`.
+        high: see `scaling`.
+        original_length: see `scaling`.
+        scaling: "none"; "linear": positions divided by `factor` (Chen et al. 2023); "llama3": only slow coordinates are slowed by `factor`: those that turn less than
+            `low` times within `original_length` positions wholly, those that turn more than `high` times not at all (Llama 3.1).
     """
 
     base: Annotated[float, Range(1.01, 1e12)] = 10_000.0

@@ -30,10 +30,11 @@ class Optax(OptimizerConfig):
     The schedule is given as its `learning_rate`; where it takes a mask for weight decay, and `arguments` sets none, the mask
     is that of the parameters' specs.
 
-    name:      "optax.lion", "optax.contrib.muon", or a function of a module of one's own that `--import` names.
-    arguments: keyword arguments of that function other than `learning_rate`.
-    per_layer: treat each layer of a stacked parameter as a parameter of its own. False for an optimizer that takes all
-               parameters together.
+    Args:
+        name: "optax.lion", "optax.contrib.muon", or a function of a module of one's own that `--import` names.
+        arguments: keyword arguments of that function other than `learning_rate`.
+        per_layer: treat each layer of a stacked parameter as a parameter of its own. False for an optimizer that takes all
+            parameters together.
     """
 
     name: str

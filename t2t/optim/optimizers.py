@@ -23,9 +23,10 @@ from t2t.types import Params
 class OptimizerConfig(Configuration, abc.ABC):
     """What turns gradients into updates.
 
-    schedule:  the learning rate. The default is the optimizer's own.
-    clip_norm: gradients are scaled down so that their norm, over all trained parameters together, is at most this.
-    freeze:    glob patterns of parameters' paths ("encoder/**") that get no update and take no optimizer memory.
+    Args:
+        schedule: the learning rate. The default is the optimizer's own.
+        clip_norm: gradients are scaled down so that their norm, over all trained parameters together, is at most this.
+        freeze: glob patterns of parameters' paths ("encoder/**") that get no update and take no optimizer memory.
     """
 
     schedule: Schedule = field(default_factory=Constant)
@@ -57,7 +58,11 @@ class OptimizerConfig(Configuration, abc.ABC):
 class AdamW(OptimizerConfig):
     """Adam with decoupled weight decay (Kingma & Ba 2015; Loshchilov & Hutter 2019), both times the learning rate.
 
-    weight_decay: on parameters whose spec says decay; biases, norms and embeddings of positions are spared.
+    Args:
+        b1: decay of the running mean of gradients.
+        b2: decay of the running mean of squared gradients.
+        eps: added to the root of the latter, which updates are divided by.
+        weight_decay: on parameters whose spec says decay; biases, norms and embeddings of positions are spared.
     """
 
     schedule: Schedule = field(default_factory=lambda: Cosine(steps=100_000, warmup=1_000))
@@ -82,12 +87,14 @@ class Adafactor(OptimizerConfig):
     Second moments factored into rows and columns, no first moment, steps relative to a parameter's own root mean square. A
     layer of a stacked parameter counts as a parameter, and a projection to heads as a matrix.
 
-    decay_rate:     second moments decay by 1 - step ** -decay_rate, steps counted from 1.
-    clip_threshold: an update of a larger root mean square is scaled down to it; None for no such clipping.
-    relative:       steps are times the parameter's root mean square, at least `min_scale`.
-    min_dimension:  moments are factored where the two largest dimensions have at least this size.
-    eps:            added to squared gradients.
-    weight_decay:   times the learning rate, on parameters whose spec says decay.
+    Args:
+        decay_rate: second moments decay by 1 - step ** -decay_rate, steps counted from 1.
+        clip_threshold: an update of a larger root mean square is scaled down to it; None for no such clipping.
+        min_scale: least root mean square that steps are relative to.
+        relative: steps are times the parameter's root mean square, at least `min_scale`.
+        min_dimension: moments are factored where the two largest dimensions have at least this size.
+        eps: added to squared gradients.
+        weight_decay: times the learning rate, on parameters whose spec says decay.
     """
 
     schedule: Schedule = field(default_factory=InverseSquareRoot)

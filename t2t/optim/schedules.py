@@ -22,8 +22,9 @@ class Schedule(Configuration, abc.ABC):
 
     A step is the number of updates made before it, so the first is step 0.
 
-    peak:   the highest learning rate.
-    warmup: steps over which the learning rate first rises to `peak`, or is held there: each schedule says which.
+    Args:
+        peak: the highest learning rate.
+        warmup: steps over which the learning rate first rises to `peak`, or is held there: each schedule says which.
     """
 
     peak: Peak
@@ -56,7 +57,10 @@ class InverseSquareRoot(Schedule):
     Held at `peak` for `warmup` steps, then falling with the square root of the step; with the defaults that is
     1 / sqrt(max(step, 10000)), with which T5 was pretrained (Raffel et al. 2020, section 3.1.2).
 
-    rise: rise linearly from 0 to `peak` during the warm-up instead, as in Vaswani et al. 2017.
+    Args:
+        peak: the highest learning rate, held during the warm-up.
+        warmup: steps after which it begins to fall.
+        rise: rise linearly from 0 to `peak` during the warm-up instead, as in Vaswani et al. 2017.
     """
 
     peak: Peak = 0.01
@@ -78,8 +82,9 @@ class InverseSquareRoot(Schedule):
 class _Decay(Schedule):
     """A linear rise over `warmup` steps, a fall until step `steps`, and constant from there.
 
-    steps: the step at which the fall ends; usually that of the whole training.
-    final: learning rate at the end, as a fraction of `peak`.
+    Args:
+        steps: the step at which the fall ends; usually that of the whole training.
+        final: learning rate at the end, as a fraction of `peak`.
     """
 
     steps: Count
@@ -131,18 +136,18 @@ class Cosine(_Decay):
 class WarmupStableDecay(_Decay):
     """`peak` until `decay_steps` before `steps`, then a straight line to `final` (Hu et al. 2024; SmolLM2, Allal et al. 2025).
 
-    decay_steps: steps of the fall, the last before `steps`.
+    Args:
+        decay_steps: steps of the fall, the last before `steps`.
     """
 
-    decay_steps: int
+    decay_steps: Count
 
     def __post_init__(self) -> None:
         super().__post_init__()
         most = self.steps - self.warmup
-        if not 1 <= self.decay_steps <= most:
+        if self.decay_steps > most:
             raise UserError(
-                f"WarmupStableDecay.decay_steps: {self.decay_steps} is not from 1 to the {most} steps after the warm-up."
-                f" Nearest: {min(max(self.decay_steps, 1), most)}."
+                f"WarmupStableDecay.decay_steps: {self.decay_steps} is more than the {most} steps after the warm-up. Nearest: {most}."
             )
 
     def _remaining(self, done: Float[Array, ""]) -> Float[Array, ""]:

@@ -24,12 +24,13 @@ AXES = ("data", "fsdp", "context", "tensor")
 class MeshConfig(Configuration):
     """Sizes of the mesh's axes; one may be -1, which takes the devices left over.
 
-    data:    replicas of the parameters, each with its own rows.
-    fsdp:    rows and parameters both divided (fully sharded data parallelism).
-    tensor:  heads, hidden units and vocabulary divided (Megatron-style tensor parallelism).
-    context: the length of rows divided; attention gathers the keys and values of a whole row.
-    slices:  groups of devices with a fast network inside (TPU slices, NVLink domains) and a slower one between.
-    between: the axis that crosses from slice to slice; the others stay inside one. Its size is a multiple of `slices`.
+    Args:
+        data: replicas of the parameters, each with its own rows.
+        fsdp: rows and parameters both divided (fully sharded data parallelism).
+        tensor: heads, hidden units and vocabulary divided (Megatron-style tensor parallelism).
+        context: the length of rows divided; attention gathers the keys and values of a whole row.
+        slices: groups of devices with a fast network inside (TPU slices, NVLink domains) and a slower one between.
+        between: the axis that crosses from slice to slice; the others stay inside one. Its size is a multiple of `slices`.
     """
 
     data: Axis = -1

@@ -41,15 +41,16 @@ _log = logging.getLogger(__name__)
 class Evaluation(Configuration):
     """What to evaluate on, and when.
 
-    tasks:      names of tasks, or of mixtures, whose tasks are evaluated one by one; none for the task that is trained on.
-    split:      of each task; None for no evaluation at all.
-    examples:   first examples of each task; 0, or None, for all.
-    batch_size: rows computed at a time.
-    every:      training steps between two evaluations; 0 for one at the end alone.
-    decoding:   how to generate the predictions that metrics are computed of.
-    length:     tokens to generate at most; None for the data's targets_length.
-    samples:    predictions to generate for people to see, where no metric asks for any.
-    few_shot:   examples to show before each query, and calibrated scores of choices.
+    Args:
+        tasks: names of tasks, or of mixtures, whose tasks are evaluated one by one; none for the task that is trained on.
+        split: of each task; None for no evaluation at all.
+        examples: first examples of each task; 0, or None, for all.
+        batch_size: rows computed at a time.
+        every: training steps between two evaluations; 0 for one at the end alone.
+        decoding: how to generate the predictions that metrics are computed of.
+        length: tokens to generate at most; None for the data's targets_length.
+        samples: predictions to generate for people to see, where no metric asks for any.
+        few_shot: examples to show before each query, and calibrated scores of choices.
     """
 
     tasks: tuple[str, ...] = ()

@@ -23,10 +23,11 @@ from t2t.vocabularies import Vocabulary
 class StartFrom(Configuration):
     """Parameters to begin with, out of another run's checkpoint.
 
-    run:     the other run's directory; None begins from random parameters.
-    step:    which checkpoint; None takes the newest.
-    include: glob patterns of parameter paths to take ("encoder/**").
-    exclude: patterns of paths not to take, of those.
+    Args:
+        run: the other run's directory; None begins from random parameters.
+        step: which checkpoint; None takes the newest.
+        include: glob patterns of parameter paths to take ("encoder/**").
+        exclude: patterns of paths not to take, of those.
     """
 
     run: LocalPath | None = None
@@ -39,11 +40,21 @@ class StartFrom(Configuration):
 class Experiment(Configuration):
     """What is trained, on what, how, and for how long.
 
-    steps:        updates to make.
-    seed:         of the parameters, of dropout and, where `data.seed` is None, of the data's order.
-    microbatches: parts a batch is computed in, one after the other, to save memory; they do not change the loss.
-    log_every:    steps between two lines of metrics; the only time the step's Python waits for the device.
-    profile:      steps to trace into RUN/profile, "10:15" for the 10th to the 15th; None traces nothing and costs nothing.
+    Args:
+        model: the architecture and its sizes.
+        data: what is read, and how it fills rows.
+        optimizer: what turns gradients into updates.
+        loss: what is minimised.
+        mesh: how devices are laid out.
+        checkpoint: what is saved and kept.
+        evaluation: what is evaluated, and when.
+        guard: what to do with bad steps.
+        start_from: parameters to begin with.
+        steps: updates to make.
+        seed: of the parameters, of dropout and, where `data.seed` is None, of the data's order.
+        microbatches: parts a batch is computed in, one after the other, to save memory; they do not change the loss.
+        log_every: steps between two lines of metrics; the only time the step's Python waits for the device.
+        profile: steps to trace into RUN/profile, "10:15" for the 10th to the 15th; None traces nothing and costs nothing.
     """
 
     model: ModelConfig

@@ -26,25 +26,26 @@ CALIBRATIONS: tuple[Calibration, ...] = ("none", "length", "unconditional", "con
 class FewShot(Configuration):
     """How a task's examples are shown to a model before each query.
 
-    shots:          examples before a query; 0 evaluates as the model was trained, and draws nothing.
-    seeds:          times that the examples are drawn, by seed, seed + 1, ...; metrics are means over them, with their standard deviation.
-    seed:           the first.
-    split:          of the task that examples are from; never the query itself, nor one of the same inputs.
-    pool:           first examples of that split to draw from.
-    each:           examples are drawn anew for each query (Brown et al.); False shows the same ones before all queries of a seed (Zhao et al. 2021).
-    stratified:     as many examples of each target as can be.
-    between:        text between inputs and targets.
-    joint:          text between an example and the next, or the query.
-    as_text:        decoders: no EOS behind the query's inputs, as tasks have it, but `between`: what a model goes on with that has seen text alone.
-                    The answer ends at the first `joint`. An encoder's inputs end in EOS all the same.
-    fewer:          leave out examples, the first ones first, where they do not fit; False refuses.
-    length:         tokens a prompt may have; None for the data's inputs_length.
-    calibration:    further scores of choices, each giving "rank_accuracy_NAME" beside "rank_accuracy":
-                    "length" a token's mean log-probability; "unconditional" less the log-probability of the choice after `answer_context` alone
-                    (both Brown et al. 2020, section 2.4); "contextual" less the log of its probability, among the choices, where
-                    `content_free` texts stand in the query's place, their mean (Zhao et al. 2021, https://arxiv.org/abs/2102.09690). "none" stands for none.
-    answer_context: a prompt that says nothing but that an answer is due.
-    content_free:   inputs that say nothing. What all inputs of a task begin and end with, whole words of a prompt, stays around them.
+    Args:
+        shots: examples before a query; 0 evaluates as the model was trained, and draws nothing.
+        seeds: times that the examples are drawn, by seed, seed + 1, ...; metrics are means over them, with their standard deviation.
+        seed: the first.
+        split: of the task that examples are from; never the query itself, nor one of the same inputs.
+        pool: first examples of that split to draw from.
+        each: examples are drawn anew for each query (Brown et al.); False shows the same ones before all queries of a seed (Zhao et al. 2021).
+        stratified: as many examples of each target as can be.
+        between: text between inputs and targets.
+        joint: text between an example and the next, or the query.
+        as_text: decoders: no EOS behind the query's inputs, as tasks have it, but `between`: what a model goes on with that has seen text alone.
+            The answer ends at the first `joint`. An encoder's inputs end in EOS all the same.
+        fewer: leave out examples, the first ones first, where they do not fit; False refuses.
+        length: tokens a prompt may have; None for the data's inputs_length.
+        calibration: further scores of choices, each giving "rank_accuracy_NAME" beside "rank_accuracy":
+            "length" a token's mean log-probability; "unconditional" less the log-probability of the choice after `answer_context` alone
+            (both Brown et al. 2020, section 2.4); "contextual" less the log of its probability, among the choices, where
+            `content_free` texts stand in the query's place, their mean (Zhao et al. 2021, https://arxiv.org/abs/2102.09690). "none" stands for none.
+        answer_context: a prompt that says nothing but that an answer is due.
+        content_free: inputs that say nothing. What all inputs of a task begin and end with, whole words of a prompt, stays around them.
     """
 
     shots: CountOrZero = 0

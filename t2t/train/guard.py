@@ -26,13 +26,14 @@ class Guard(Configuration):
     """What to do with a bad step. Its update is never applied; then the run goes on ("skip"), goes back to its newest checkpoint with the data
     that led here left out ("rewind"), or ends ("stop").
 
-    nonfinite:    for a loss, parameter, gradient or update that is NaN or infinite.
-    spike:        for a loss above `spike_factor` times its running mean; "ignore" applies the update as any other.
-    spike_factor: see `spike`.
-    window:       good steps that the running mean is over (an exponential mean); there are no spikes before so many.
-    limit:        bad steps in a row, or rewinds, after which a run that skips or rewinds ends all the same.
-    step_seconds: a step that takes longer ends the process, with every thread's stack on standard error; 0 for no limit. The first includes
-                  compilation.
+    Args:
+        nonfinite: for a loss, parameter, gradient or update that is NaN or infinite.
+        spike: for a loss above `spike_factor` times its running mean; "ignore" applies the update as any other.
+        spike_factor: see `spike`.
+        window: good steps that the running mean is over (an exponential mean); there are no spikes before so many.
+        limit: bad steps in a row, or rewinds, after which a run that skips or rewinds ends all the same.
+        step_seconds: a step that takes longer ends the process, with every thread's stack on standard error; 0 for no limit. The first includes
+            compilation.
     """
 
     nonfinite: Literal["skip", "rewind", "stop"] = "skip"

@@ -46,7 +46,7 @@ MISTAKES = [
     ("export {dir} --format onnx --out {dir}", "unknown format 'onnx'"),
     ("models t5:1.1-bas", "t5:1.1-base"),
     ("tasks reverse_word", "reverse_words"),
-    ("vocab reverse_word --size 300 --out {dir}/v", "reverse_words"),
+    ("vocab reverse_word --size 300 --out {dir}-v", "reverse_words"),
     ("tasks --import nowhere.py", "--import 'nowhere.py': no such file"),
     ("tasks --import nowhere_module", "--import 'nowhere_module': no such module"),
 ]

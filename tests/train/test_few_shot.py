@@ -8,6 +8,7 @@ import pytest
 import seqio
 import tensorflow as tf
 
+from t2t.checkpoint import CheckpointConfig
 from t2t.data.config import Data
 from t2t.decode import score_many
 from t2t.errors import UserError
@@ -270,3 +271,58 @@ def test_means_and_deviations_are_written(tmp_path):
     written = json.loads((tmp_path / "eval" / "7.json").read_text())["tasks"]["t@4-shot"]
     assert (written["seeds"], written["spread"]) == (3, {"a": found.spread["a"], "b": "nan"})
     assert merged(results[:1]) is results[0]
+
+
+def checked(kind, task, *, few_shot=None, checkpoint=None, **changes):
+    model, _ = toy(kind)
+    evaluation = Evaluation(batch_size=2, samples=0, length=4, few_shot=few_shot or FewShot(), **changes)
+    Evaluator(model, evaluation, Data(task=task, inputs_length=64, targets_length=8, batch_size=8)).check(checkpoint)
+
+
+def test_mistakes_of_an_evaluation_are_told_before_there_are_parameters():
+    task = register("fs_checked")
+    checked("decoder", task, few_shot=FewShot(shots=2, calibration=ALL))
+    with pytest.raises(UserError, match=r"100000 examples are to be shown .* Nearest: \d+"):
+        checked("decoder", task, few_shot=FewShot(shots=100_000))
+    with pytest.raises(UserError, match="prompts of 2 examples are longer than 9 tokens"):
+        checked("decoder", task, few_shot=FewShot(shots=2, length=9))
+    with pytest.raises(UserError, match="no split 'trian' to draw examples from"):
+        checked("decoder", task, few_shot=FewShot(shots=2, split="trian"))
+    with pytest.raises(UserError, match="asks no question"):
+        checked("decoder", register("fs_checked_lm", inputs=False), few_shot=FewShot(shots=2))
+
+
+@pytest.mark.parametrize("kind", ["decoder", "encoder_decoder"])
+def test_the_best_metric_is_one_that_the_evaluation_has(kind):
+    task = register("fs_best", metrics=[exact_match])
+    few_shot = FewShot(calibration=("length",))
+    result = evaluated(kind, task, few_shot=few_shot)
+    for name in result.metrics:
+        checked(kind, task, few_shot=few_shot, checkpoint=CheckpointConfig(best_metric=f"eval/{task}/{name}"))
+    for checkpoint in (CheckpointConfig(), CheckpointConfig(best_metric="nope", keep_best=0)):
+        checked(kind, task, checkpoint=checkpoint)
+    for wrong, near in (
+        (f"eval/{task}/exact_macth", f"eval/{task}/exact_match"),
+        ("eval/other/exact_match", f"eval/{task}/exact_match"),
+        ("los", "eval/loss"),
+        (f"eval/{task}/rank_accuracy_unconditional", f"eval/{task}/rank_accuracy"),
+    ):
+        with pytest.raises(UserError, match=r"\(--checkpoint.best-metric\): no evaluation of this run has") as caught:
+            checked(kind, task, checkpoint=CheckpointConfig(best_metric=wrong))
+        assert near in str(caught.value).partition("Nearest: ")[2]
+
+
+def test_a_metric_function_that_fails_on_few_examples_hides_no_name():
+    def picky(targets, predictions):
+        raise ValueError("too few")
+
+    task = register("fs_picky", metrics=[picky])
+    checked("decoder", task, checkpoint=CheckpointConfig(best_metric=f"eval/{task}/anything"))
+    with pytest.raises(UserError, match="no evaluation of this run has"):
+        checked("decoder", task, checkpoint=CheckpointConfig(best_metric="eval/other/anything"))
+
+
+def test_there_is_no_best_metric_without_an_evaluation():
+    with pytest.raises(UserError, match=r"nothing is evaluated .* Nearest: --checkpoint.keep-best 0"):
+        checked("decoder", "any", split=None, checkpoint=CheckpointConfig(best_metric="eval/any/exact_match"))
+    checked("decoder", "any", split=None, checkpoint=CheckpointConfig())
