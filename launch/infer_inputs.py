@@ -38,6 +38,8 @@ def texts_of(texts: Sequence[str], seconds: Sequence[str], path: str | None) -> 
 
 
 def _read(path: str, where: str) -> list[dict[str, Any]]:
+    if path == "-" and sys.stdin is None:
+        raise UserError("standard input (--input -) is closed. Nearest: --input FILE.")
     try:
         content = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
     except OSError as error:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import logging
 import os
 import socket
 import sys
@@ -16,9 +15,11 @@ from typing import NamedTuple
 
 from t2t import garbage
 from t2t.distributed.end import end_with_launcher, leave, several
-from t2t.errors import UserError, in_one_line, nearest
+from t2t.errors import UserError, in_one_line, is_out_of_memory, nearest
+from t2t.launch import logs
 from t2t.launch.codes import DONE, FAILED, MISTAKE, STOPPED
 from t2t.launch.memory import use_huge_pages
+from t2t.launch.streams import discard_output, finish, prepare
 from t2t.train.stop import EndOnSignal
 
 STARTED = time.time()
@@ -99,6 +100,14 @@ class Common(NamedTuple):
     debug: bool
 
 
+LESS_MEMORY = {
+    "train": "Less is wanted with a smaller --batch-size, more --microbatches, --model.remat, a smaller model; t2t plan tells what a training needs.",
+    "eval": "Less is wanted with a smaller --batch-size.",
+    "infer": "Less is wanted with a smaller --batch-size, shorter texts, a smaller --max-length.",
+    "bench": "Less is wanted with a smaller --batch-size.",
+}
+"""What a command can be given where memory is used up."""
+
 USAGE = """usage: t2t COMMAND ... [--import MODULE_OR_FILE ...] [--trust-code] [--data-dir DIR] [--debug]
 
 {commands}
@@ -112,6 +121,7 @@ Exit codes: 0 done, 2 a mistake in what was asked for, 75 stopped on request wit
 
 def main() -> None:
     """Run the command line and exit with its code."""
+    prepare()
     end_with_launcher()
     goes_on = _goes_on(sys.argv[1:])
     if goes_on:
@@ -119,7 +129,7 @@ def main() -> None:
     use_huge_pages()
     try:
         with EndOnSignal(STOPPED) if goes_on else contextlib.nullcontext():
-            code = run(sys.argv[1:])
+            code = finish(run(sys.argv[1:]))
     except BaseException:
         if not several() and not _compiling():
             raise
@@ -144,7 +154,7 @@ def _compiling() -> bool:
 def run(arguments: Sequence[str]) -> int:
     """Run one command and return its exit code."""
     words, common = _common(arguments)
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    logs.begin(debug=common.debug)
     try:
         if common.data_dir is not None:
             _use_data_dir(common.data_dir)
@@ -179,7 +189,7 @@ def run(arguments: Sequence[str]) -> int:
         _tell(_ended(stop))
         return MISTAKE
     except BrokenPipeError:  # whoever read our output has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard_output()
         return DONE
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -188,7 +198,8 @@ def run(arguments: Sequence[str]) -> int:
         line = in_one_line(error)
         if common.debug or line is None:
             raise
-        print(f"error: {line}", file=sys.stderr, flush=True)
+        help = LESS_MEMORY.get(words[0]) if is_out_of_memory(error) else None
+        print(f"error: {line}{f'. {help}' if help else ''}", file=sys.stderr, flush=True)
         return FAILED
 
 

@@ -15,9 +15,6 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-SMOOTHING = 0.9
-"""Weight of the past, for each logged value, in the loss that is shown."""
-
 GENERAL = ("loss", "unigram_loss", "perplexity", "token_accuracy", "bits_per_byte")
 """Metrics that every task has; a task's own say more of it."""
 
@@ -67,7 +64,6 @@ class Progress:
         self._total, self._step = total, start
         self._metrics: dict[str, float] = {}
         self._evaluation = ""
-        self._loss = Smoothed()
         self._began = self._clock()
         self._first: tuple[int, float] | None = None
         self._printed: float | None = None
@@ -98,7 +94,6 @@ class Progress:
         now = self._clock()
         self._step = step
         self._metrics = {name: float(value) for name, value in metrics.items()}
-        self._loss.add(self._metrics.get("loss"))
         if self._first is None:
             self._first = (step, now)
         if self._live is None:
@@ -167,11 +162,10 @@ class Progress:
         return None if seconds is None or not math.isfinite(seconds) else left * seconds
 
     def numbers(self) -> list[tuple[str, str]]:
-        """The names and values that go beside the bar, most wanted first."""
+        """The names and values that go beside the bar, most wanted first: those that were logged last."""
         shown = []
-        if self._loss.value is not None:
-            shown.append(("loss", number(self._loss.value)))
         for name, label, form in (
+            ("loss", "loss", number),
             ("accuracy", "accuracy", number),
             ("tokens_per_second", "tokens/s", large),
             ("data_wait", "waiting for data", share),
@@ -230,7 +224,10 @@ class _View:
         grid.add_column(no_wrap=True)
         of = step / total if total else 0.0
         bar = ProgressBar(total=total or 1, completed=step, pulse=progress._first is None)
-        grid.add_row(Text(f"step {step:,}/{total:,}", style="bold"), bar, f"{of:.0%}", Text(eta, style="cyan"))
+        if total:
+            grid.add_row(Text(f"step {step:,}/{total:,}", style="bold"), bar, f"{of:.0%}", Text(eta, style="cyan"))
+        else:  # how many steps there are is not known yet
+            grid.add_row(Text("starting", style="bold"), bar, "", "")
         yield grid
         line = Text(no_wrap=True)
         for name, value in progress.numbers():
@@ -241,32 +238,6 @@ class _View:
             yield line
         if progress._evaluation:
             yield Text.assemble(("eval ", "dim"), progress._evaluation, no_wrap=True, overflow="ellipsis")
-
-
-class Smoothed:
-    """An exponential mean without the pull to zero at its start; a value that is not finite shows until the next that is."""
-
-    def __init__(self) -> None:
-        self._mean = self._weight = 0.0
-        self._odd: float | None = None
-
-    def add(self, value: float | None) -> None:
-        """Take the next value; None is no value."""
-        if value is None:
-            return
-        if not math.isfinite(value):
-            self._odd = value
-            return
-        self._odd = None
-        self._mean = SMOOTHING * self._mean + (1 - SMOOTHING) * value
-        self._weight = SMOOTHING * self._weight + (1 - SMOOTHING)
-
-    @property
-    def value(self) -> float | None:
-        """The mean; None before the first value."""
-        if self._odd is not None:
-            return self._odd
-        return self._mean / self._weight if self._weight else None
 
 
 def headline(values: Mapping[str, float]) -> str:

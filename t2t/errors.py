@@ -6,7 +6,8 @@ import contextlib
 import difflib
 import errno
 import os
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Collection, Iterable, Iterator
 
 
 class UserError(Exception):
@@ -25,28 +26,64 @@ _AWAY = {
 _OF_THE_MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, *_AWAY}
 
 
+_NO_MEMORY = (
+    "RESOURCE_EXHAUSTED",
+    "Out of memory",
+    "out of memory",
+    "bad_alloc",
+    "can't start new thread",
+    "failed to map segment",
+    "cannot allocate memory",
+)
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
 def in_one_line(error: BaseException) -> str | None:
-    """Return what to tell of a failure: a `Failure`'s text, or that of a disk that is full, read-only or gone; None for what is a bug."""
+    """Return what to tell of a failure: a `Failure`'s text, or that of a disk that is full, read-only or gone, or of memory that is used up; None for what is a bug."""
     if isinstance(error, Failure):
         return " ".join(str(error).split())
     if isinstance(error, OSError) and error.errno in _OF_THE_MACHINE:
         return f"{f'{error.filename}: ' if error.filename else ''}{error.strerror}"
+    if (full := _told(error, _FULL)) is not None:
+        return f"{full} ({' '.join(str(error).split())[:300]})"
+    if is_out_of_memory(error):
+        asked = re.search(r"(?:allocat\w*|allocate) (\d+) bytes", str(error))
+        size = f" ({int(asked[1]) / 1e9:,.1f} GB more were wanted)" if asked else ""
+        return f"the memory is used up{size}"
     return None
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory was used up: of Python, of XLA on any device, or of TensorFlow."""
+    if isinstance(error, MemoryError):
+        return True
+    told = type(error).__name__ in ("JaxRuntimeError", "ResourceExhaustedError", "RuntimeError", "ImportError")
+    return told and any(words in str(error) for words in _NO_MEMORY)
 
 
 def cannot_be_read(error: BaseException, *more: str) -> str | None:
     """Return why a file cannot be read for now (permissions, a disk or a file system that is away), None where it can: then what it holds is wrong.
 
-    error: with what it was raised from. more: texts that were told beside it. A library that wraps the system's error keeps its words.
+    error: with what it was raised from. more: texts that were told beside it.
     """
+    return _told(error, _AWAY, *more)
+
+
+def of_the_machine(error: BaseException) -> str | None:
+    """Return why a file cannot be written where it is the machine: a disk that is full, read-only or away. error: with what it was raised from."""
+    return _told(error, _OF_THE_MACHINE)
+
+
+def _told(error: BaseException, numbers: Collection[int], *more: str) -> str | None:
+    """Return the system's words for the first of the error numbers that an error, or what it was raised from, tells. A library that wraps the system's error keeps its words."""
     texts = list(more)
     seen: BaseException | None = error
     while seen is not None:
-        if isinstance(seen, OSError) and seen.errno in _AWAY:
+        if isinstance(seen, OSError) and seen.errno is not None and seen.errno in numbers:
             return os.strerror(seen.errno)
         texts.append(str(seen))
         seen = seen.__cause__ or seen.__context__
-    words = [os.strerror(number) for number in sorted(_AWAY)]
+    words = [os.strerror(number) for number in sorted(numbers)]
     return next((word for word in words if any(word in text for text in texts)), None)
 
 

@@ -19,7 +19,7 @@ from t2t.checkpoint.retention import CheckpointConfig, expired, ranking
 from t2t.checkpoint.scan import read_object
 from t2t.checkpoint.tree import check, from_plain, nested, to_plain, to_plain_struct
 from t2t.distributed.gather import gather
-from t2t.errors import Failure, UserError
+from t2t.errors import Failure, UserError, of_the_machine
 from t2t.json_files import expect
 from t2t.paths import check_directory
 from t2t.types import Params
@@ -280,7 +280,7 @@ class Checkpoints:
             self.wait()
 
     def _failure(self, step: int, error: Exception) -> CheckpointError:
-        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        reason = of_the_machine(error) or str(error).strip().split("\n")[0] or type(error).__name__
         return CheckpointError(f"{self.directory / str(step)}: the checkpoint could not be written ({reason})")
 
     def _finish(self, step: int, write: store.Pending) -> None:

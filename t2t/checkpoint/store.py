@@ -9,7 +9,7 @@ import jax
 from etils import epath
 from orbax.checkpoint import v1 as ocp
 
-from t2t.checkpoint.quiet import held_back
+from t2t.checkpoint.quiet import drop_what_comes_late, held_back
 from t2t.checkpoint.scan import METADATA, scan, told
 from t2t.checksums import is_directory
 from t2t.errors import UserError
@@ -52,6 +52,7 @@ def start_write(path: epath.Path, trees: Mapping[str, Any], files: Mapping[str, 
     Returns when the arrays are copied from the devices, so that they may be donated; the directory appears under its name
     when all is written. To be called on all processes.
     """
+    drop_what_comes_late()
     context = ocp.Context()
     # In the background, a directory that cannot be made is told only after many minutes of waiting for it.
     context.async_options.create_directories_asynchronously = False

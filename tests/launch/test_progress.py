@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pytest
 from rich.console import Console
 
-from t2t.launch.progress import Progress, Smoothed, duration, headline, large, number
+from t2t.launch.progress import Progress, duration, headline, large, number
 
 
 @dataclass(frozen=True)
@@ -165,18 +165,20 @@ def test_eta_leaves_compilation_out_and_counts_from_the_resumed_step(clock):
     assert progress.seconds_left == 980 * 2.0
 
 
-def test_smoothed_loss_is_unbiased_and_shows_what_is_not_finite():
-    smoothed = Smoothed()
-    assert smoothed.value is None
-    for _ in range(3):
-        smoothed.add(4.0)
-        assert smoothed.value == pytest.approx(4.0)
-    smoothed.add(math.nan)
-    assert math.isnan(smoothed.value)
-    smoothed.add(4.0)
-    assert smoothed.value == pytest.approx(4.0)
-    smoothed.add(2.0)
-    assert 3.0 < smoothed.value < 4.0
+def test_the_loss_shown_is_the_one_that_was_logged_last(clock):
+    out, progress = plain(clock, every=0)
+    progress.on_start(3, 0)
+    for step, loss in ((1, 6.0), (2, math.nan), (3, 1.0)):
+        progress.on_log(step, {"loss": loss})
+    assert [line.split("loss ")[1].split()[0] for line in out.getvalue().splitlines()] == ["6.000", "nan", "1.000"]
+
+
+def test_before_the_number_of_steps_is_known_none_is_shown(clock):
+    out, progress = on_terminal(clock)
+    with progress:
+        progress.on_message("restoring")
+    assert "0/0" not in out.getvalue()
+    assert "starting" in out.getvalue()
 
 
 @pytest.mark.parametrize(

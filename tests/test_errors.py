@@ -1,0 +1,47 @@
+"""Which failures are told in one line."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+import jax
+import pytest
+
+from t2t.errors import Failure, in_one_line, is_out_of_memory, of_the_machine
+
+XLA = "INTERNAL: Error dispatching computation: Out of memory allocating 536870912 bytes."
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (MemoryError(), "the memory is used up"),
+        (jax.errors.JaxRuntimeError(XLA), "the memory is used up (0.5 GB more were wanted)"),
+        (jax.errors.JaxRuntimeError("INTERNAL: std::bad_alloc"), "the memory is used up"),
+        (RuntimeError("can't start new thread"), "the memory is used up"),
+        (ImportError("a.so: failed to map segment from shared object"), "the memory is used up"),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), "Cannot allocate memory"),
+        (OSError(errno.ENOSPC, "No space left on device", "/a"), "/a: No space left on device"),
+        (
+            ValueError("RESOURCE_EXHAUSTED: write: No space left on device"),
+            "No space left on device (RESOURCE_EXHAUSTED: write: No space left on device)",
+        ),
+        (Failure("two\nlines"), "two lines"),
+        (jax.errors.JaxRuntimeError("INVALID_ARGUMENT: shapes"), None),
+        (RuntimeError("my metric is broken"), None),
+        (OSError(errno.ENOENT, "No such file or directory", "/a"), None),
+    ],
+)
+def test_what_the_machine_did_is_one_line_and_a_bug_is_none(error, line):
+    assert in_one_line(error) == line
+
+
+def test_out_of_memory_is_no_full_disk():
+    assert is_out_of_memory(jax.errors.JaxRuntimeError(XLA))
+    assert not is_out_of_memory(ValueError("RESOURCE_EXHAUSTED: Failed to write: No space left on device"))
+    cause = OSError(errno.EROFS, os.strerror(errno.EROFS))
+    error = ValueError("a library's words")
+    error.__cause__ = cause
+    assert of_the_machine(error) == "Read-only file system"
+    assert of_the_machine(ValueError("damaged")) is None
