@@ -19,6 +19,7 @@ from t2t.errors import UserError, in_one_line, is_out_of_memory, nearest
 from t2t.launch import logs
 from t2t.launch.codes import DONE, FAILED, MISTAKE, STOPPED
 from t2t.launch.memory import use_huge_pages
+from t2t.launch.quiet import hush_tensorflow
 from t2t.launch.streams import discard_output, finish, prepare
 from t2t.train.stop import EndOnSignal
 
@@ -170,9 +171,7 @@ def run(arguments: Sequence[str]) -> int:
         if name not in COMMANDS:
             raise UserError(f"t2t: unknown command {name!r}.{nearest(name, COMMANDS)}")
         _compilation_cache()
-        os.environ.setdefault(
-            "TF_CPP_MIN_LOG_LEVEL", "3"
-        )  # TensorFlow, which only reads data here, would tell of its GPUs
+        hush_tensorflow()
         if common.trusted and not COMMANDS[name].runs:
             raise UserError(f"t2t {name}: --trust-code runs the code that a run keeps, and this command reads no run")
         return _call(COMMANDS[name], rest, common, f"t2t {name}")

@@ -28,27 +28,68 @@ def import_tensorflow() -> None:
     """
     if "seqio" in sys.modules:
         return
+    hush_tensorflow()
+    with garbage.postponed(), _hushed():
+        with _failing("keras", "h5py", "scipy"):
+            import tensorflow  # noqa: F401
+        with _later("tensorflow_text"), _later("pyglove"):
+            import seqio  # noqa: F401
+
+
+def hush_tensorflow() -> None:
+    """Let TensorFlow, whoever imports it, write none of those lines, nor tell of its devices later."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault(
-        "TF_ENABLE_ONEDNN_OPTS", "0"
-    )  # it only reads data here: the same numbers everywhere are worth more
+    # It only reads data here: the same numbers everywhere are worth more.
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+    if "tensorflow" not in sys.modules and not any(isinstance(finder, _Hushing) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _Hushing())
+
+
+class _Hushing(importlib.abc.MetaPathFinder):
+    """Finds TensorFlow where it is, and hushes its import."""
+
+    def find_spec(self, fullname: str, path: Sequence[str] | None, target: Any = None) -> Any:
+        if fullname != "tensorflow":
+            return None
+        found = importlib.machinery.PathFinder.find_spec(fullname, path, target)
+        if found is not None and found.loader is not None:
+            execute = found.loader.exec_module
+
+            def hushed(module: types.ModuleType) -> None:
+                with _hushed():
+                    execute(module)
+
+            found.loader.exec_module = hushed  # type: ignore[method-assign]
+        return found
+
+
+_hushing = False
+
+
+@contextlib.contextmanager
+def _hushed() -> Iterator[None]:
+    """Of what is written to standard error inside, let through only what is none of those lines."""
+    global _hushing
+    if _hushing:
+        yield
+        return
+    _hushing = True
     sys.stderr.flush()
     kept = os.dup(2)
-    with tempfile.TemporaryFile() as caught:
-        os.dup2(caught.fileno(), 2)
-        try:
-            with garbage.postponed():
-                with _failing("keras", "h5py", "scipy"):
-                    import tensorflow  # noqa: F401
-                with _later("tensorflow_text"), _later("pyglove"):
-                    import seqio  # noqa: F401
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)
-            caught.seek(0)
-            for line in caught.read().decode(errors="replace").splitlines(keepends=True):
-                if not _NOISE.match(line):
-                    sys.stderr.write(line)
+    try:
+        with tempfile.TemporaryFile() as caught:
+            os.dup2(caught.fileno(), 2)
+            try:
+                yield
+            finally:
+                os.dup2(kept, 2)
+                os.close(kept)
+                caught.seek(0)
+                for line in caught.read().decode(errors="replace").splitlines(keepends=True):
+                    if not _NOISE.match(line):
+                        sys.stderr.write(line)
+    finally:
+        _hushing = False
 
 
 def register_tasks() -> None:

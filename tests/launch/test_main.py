@@ -129,6 +129,15 @@ def test_tensorflow_is_imported_without_keras_which_is_there_when_it_is_used():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stdout.splitlines() == ["[] False", "SentencepieceTokenizer True"], done.stderr
+    assert done.stderr == ""
+
+
+@pytest.mark.slow
+def test_tensorflow_says_nothing_of_its_own_when_a_users_module_imports_it(tmp_path):
+    (tmp_path / "mine.py").write_text("import tensorflow\n")
+    words = [sys.executable, "-m", "t2t.launch", "recipes", "--import", str(tmp_path / "mine.py")]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_inference_and_models_never_load_tensorflow():
