@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from t2t.checksums import names_beneath, problem, table
 from t2t.errors import UserError, nearest
 from t2t.export.directory import flatten, write_json, writing
 from t2t.export.family import Family, Options
@@ -30,6 +31,8 @@ from t2t.types import Batch, Params, Tokens
 from t2t.vocabularies import Vocabulary
 
 CONFIG = "config.json"
+CHECKSUMS = "checksums.json"
+"""Of all files of a directory that we wrote, but its README.md; nothing of `transformers`."""
 LEFT_OUT = {
     r"(.*\.)?position_ids": "the numbers from 0 on",
     r"(.*\.)?token_type_ids": "zeros",
@@ -56,6 +59,16 @@ def read_options(directory: Path) -> dict[str, Any]:
         raise UserError(f"{path}: says no model_type")
     expect(options["model_type"], str, f"{path}: model_type")
     return options
+
+
+def check_content(directory: Path) -> None:
+    """Compare a directory's files with the checksums that an export of ours left there. Raises UserError, naming the file, where one has changed."""
+    checksums = directory / CHECKSUMS
+    if not checksums.is_file():
+        return
+    there = [path.name for path in sorted(directory.iterdir()) if path.suffix in ENDINGS and path != checksums]
+    if told := problem(directory, read_json(checksums), there, where=checksums):
+        raise UserError(f"{told}. If you changed it on purpose, delete {checksums}")
 
 
 class Files(Protocol):
@@ -120,6 +133,7 @@ def opened(directory: str | Path, family_of: FamilyOf, *, accepted: Collection[s
     """
     directory = Path(directory)
     values = read_options(directory)
+    check_content(directory)
     where = str(directory / CONFIG)
     family = family_of(values["model_type"], where=where)
     with TensorFiles(directory) as stored:
@@ -196,7 +210,8 @@ def write_huggingface(
             write_json(draft / GENERATION, generation)
         needs_sentencepiece = (draft / "spiece.model").exists() and not (draft / "tokenizer.json").exists()
         text = huggingface_readme(kind, options["architectures"][0], needs_sentencepiece=needs_sentencepiece)
-        (draft / "README.md").write_text(text, encoding="utf-8")
+        write_json(draft / CHECKSUMS, table(draft, names_beneath(draft)))
+        (draft / "README.md").write_text(text, encoding="utf-8")  # whose text is the user's to change
         if check is not None:
             check(draft)
     return Path(out)

@@ -1,5 +1,6 @@
 """Loads an export with nothing but JAX: `load(directory)["logits"]({"ids": ids})`. Copied beside each export as load.py."""
 
+import hashlib
 import importlib.util
 import json
 import sys
@@ -14,14 +15,37 @@ import numpy as np
 
 
 def load(directory: str | Path = ".") -> dict[str, Callable[[dict[str, Any]], dict[str, jax.Array]]]:
-    """Return the entries by name: functions from inputs by name to outputs by name. manifest.json describes them."""
+    """Return the entries by name: functions from inputs by name to outputs by name. manifest.json describes them.
+
+    Raises ValueError, naming the file, where one is not as it was exported.
+    """
     directory = Path(directory)
+    manifest = directory / "manifest.json"
+    try:
+        described = json.loads(manifest.read_bytes())
+        checksums, weights = described["files"], described["weights"]
+        entries = {name: entry["file"] for name, entry in described["entries"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{manifest}: damaged, or not the manifest of an export ({error!r})") from None
+
+    def checked(name: object) -> Path:
+        """Return a file's path; its content is as the manifest says."""
+        if not isinstance(name, str) or name not in checksums or Path(name).name != name:
+            raise ValueError(f"{manifest}: damaged, it has no checksum of {name!r}")
+        digest, size = hashlib.sha256(), 0
+        with (directory / name).open("rb") as file:
+            while chunk := file.read(1 << 24):
+                digest.update(chunk)
+                size += len(chunk)
+        if checksums[name] != [size, digest.hexdigest()]:
+            raise ValueError(f"{directory / name}: damaged, its SHA-256 is not that in manifest.json")
+        return directory / name
+
     if importlib.util.find_spec("flatbuffers") is None:
         # jax.export reads programs with this package, and JAX does not install it: a copy lies beside each export.
-        sys.path.append(str(directory.resolve() / "flatbuffers.zip"))
-    manifest = json.loads((directory / "manifest.json").read_text(encoding="utf-8"))
-    weights = read_weights(directory / manifest["weights"])
-    return {name: _entry(directory / entry["file"], weights) for name, entry in manifest["entries"].items()}
+        sys.path.append(str(checked("flatbuffers.zip").resolve()))
+    arrays = read_weights(checked(weights))
+    return {name: _entry(checked(file), arrays) for name, file in entries.items()}
 
 
 def _entry(path: Path, weights: dict[str, jax.Array]) -> Callable[[dict[str, Any]], dict[str, jax.Array]]:

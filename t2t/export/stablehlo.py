@@ -16,6 +16,7 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 
+from t2t.checksums import names_beneath, table
 from t2t.errors import Failure, UserError
 from t2t.export import loader
 from t2t.export.directory import (
@@ -96,6 +97,8 @@ def write_stablehlo(
                 "outputs": entry.outputs,
                 "largest_difference_from_the_model": difference,
             }
+        write_flatbuffers(draft / FLATBUFFERS)
+        vocabulary_described = write_vocabulary(draft, vocabulary)
         manifest = {
             "format": "jax.export",
             "jax": jax.__version__,
@@ -103,12 +106,12 @@ def write_stablehlo(
             "call": "jax.export.deserialize(bytes of file).call(weights by path, inputs by name) -> outputs by name",
             "entries": described,
             **describe_model(model, params),
-            "vocabulary": write_vocabulary(draft, vocabulary),
+            "vocabulary": vocabulary_described,
             "source": source or {},
+            "files": table(draft, names_beneath(draft)),
         }
         write_json(draft / MANIFEST, manifest)
         (draft / "README.md").write_text(readme(manifest), encoding="utf-8")
-        write_flatbuffers(draft / FLATBUFFERS)
         (draft / "load.py").write_text(inspect.getsource(loader), encoding="utf-8")
     return out
 

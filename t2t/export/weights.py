@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from t2t import config
+from t2t.checksums import names_beneath, problem, table
 from t2t.errors import Failure, UserError
 from t2t.export.directory import (
     WEIGHTS,
@@ -23,7 +23,9 @@ from t2t.export.directory import (
     write_weights,
     writing,
 )
+from t2t.json_files import expect, read_json
 from t2t.nn.model import Model, ModelConfig
+from t2t.stored_paths import inside
 from t2t.types import Params
 from t2t.vocabularies import Vocabulary
 
@@ -61,30 +63,34 @@ def write_safetensors(
             if back[path].dtype != array.dtype or back[path].tobytes() != array.tobytes():
                 raise Failure(f"{draft / WEIGHTS}: {path} was not written as it is")
         described = {**describe_model(model, params), "vocabulary": write_vocabulary(draft, vocabulary)}
-        write_json(draft / CONFIG, {"format": "safetensors", **described, "source": source or {}})
+        files = table(draft, names_beneath(draft))
+        write_json(draft / CONFIG, {"format": "safetensors", **described, "source": source or {}, "files": files})
     return out
 
 
 def read_safetensors(directory: str | Path) -> Weights:
     """Return the model's configuration, vocabulary and parameters (NumPy arrays) that `write_safetensors` wrote.
 
-    Raises UserError where a file is missing, is not one of its files, or lacks a parameter.
+    Raises UserError where a file is missing, is not as it was written, is not one of its files, or lacks a parameter.
     """
     directory = Path(directory)
     path = directory / CONFIG
+    if missing := [name for name in (CONFIG, WEIGHTS) if not (directory / name).is_file()]:
+        raise UserError(f"{directory}: not an export in safetensors, {missing[0]} is missing")
+    data = read_json(path)
+    if data.get("format") != "safetensors":
+        raise UserError(f"{path}: not the description of an export in safetensors")
+    if "files" in data and (told := problem(directory, data["files"], [WEIGHTS], where=path)):
+        raise UserError(told)
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        flat = load_file(directory / WEIGHTS)
-    except FileNotFoundError as error:
-        raise UserError(f"{directory}: not an export in safetensors, {error.filename or WEIGHTS} is missing") from None
-    except ValueError as error:
-        raise UserError(f"{path}: not JSON ({error})") from None
+        flat = load_file(inside(directory, WEIGHTS, where=str(directory)))
     except SafetensorError as error:
         raise UserError(f"{directory / WEIGHTS}: damaged ({error})") from None
-    if not isinstance(data, dict) or data.get("format") != "safetensors":
-        raise UserError(f"{path}: not the description of an export in safetensors")
-    model = config.from_json(data["model"], where=f"{path}: model")
-    vocabulary = config.from_json(data["vocabulary"]["configuration"], where=f"{path}: vocabulary")
+    model = config.from_json(data.get("model"), where=f"{path}: model")
+    described = expect(data.get("vocabulary"), dict, f"{path}: vocabulary")
+    vocabulary = config.from_json(described.get("configuration"), where=f"{path}: vocabulary")
+    if not isinstance(model, ModelConfig) or not isinstance(vocabulary, Vocabulary):
+        raise UserError(f"{path}: it describes no model and its vocabulary")
     params = unflatten(flat)
     _check(flat, model, directory / WEIGHTS)
     return Weights(model=model, vocabulary=vocabulary.in_directory(str(directory)), params=params)
