@@ -42,6 +42,7 @@ test-memory: $(VENV)/installed-dev
 INTEROP ?= .venv-interop
 test-interop: $(INTEROP)/installed
 	XLA_FLAGS="--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true" $(INTEROP)/bin/python -m tests.interop.compare $(CASES)
+	$(if $(CASES),,$(INTEROP)/bin/python -m tests.interop.tokens)
 	$(if $(CASES),,$(INTEROP)/bin/python -m tests.interop.real)
 
 # Inputs on which earlier versions were wrong: CASES_FOLDER is a folder of them, NAME/check.sh each. ONLY="name name" runs some. Half an hour; as root, since some fill a small disk.

@@ -138,7 +138,7 @@ def _make(model: Source, source: str, run: Path, vocabulary_file: str | None, *,
 def _vocabulary(model: Source, source: str, file: str | None, scratch: Path) -> Vocabulary:
     from t2t.export.generation_files import Generation
     from t2t.export.huggingface import CONFIG, read_options
-    from t2t.export.tokenizer_files import read_vocabulary
+    from t2t.export.tokenizer_files import read_vocabulary, trained_lengths
     from t2t.launch.vocabulary_file import vocabulary_of
 
     directory = model.files.directory
@@ -155,7 +155,10 @@ def _vocabulary(model: Source, source: str, file: str | None, scratch: Path) -> 
             f"note: eos_token_id does not name the tokenizer's own end, id {made.eos_id}: both end a text here",
             file=sys.stderr,
         )
-    if lost := generation.not_carried(kind):
+    # An export of ours says there how long its answers are and what is never generated, which the run knows.
+    ours = trained_lengths(directory) is not None
+    known = ("max_new_tokens = ", "suppress_tokens = ")
+    if lost := [said for said in generation.not_carried(kind) if not (ours and said.startswith(known))]:
         print(
             f"note: defaults of generation that the run does not keep (t2t infer has options): {', '.join(lost)}",
             file=sys.stderr,

@@ -29,7 +29,6 @@ class T5(Family):
         """Return our configuration. The head is the embeddings where it is missing or equal to them."""
         options.free("n_positions", "scalable_attention", "add_cross_attention")
         options.must("is_decoder", False, why="an encoder-decoder is wanted")
-        options.must("decoder_start_token_id", 0, why="the decoder starts from padding here")
         gate, _, function = str(options.take("feed_forward_proj", "relu")).rpartition("-")
         gated = gate == "gated"
         if gate not in ("", "gated"):

@@ -7,7 +7,7 @@ a token that tokenizer.json has itself stay.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ class Declared:
     """A token that is found in texts before they are cut.
 
     number: its id; None where it is named alone. where: the file that declares it.
-    wins:   whether its flags replace those that tokenizer.json has.
+    wins:   whether its flags replace those that tokenizer.json has. whole: whether flags are declared at all, and not its name alone.
     """
 
     content: str
@@ -35,6 +35,7 @@ class Declared:
     flags: Mapping[str, bool]
     where: str
     wins: bool = False
+    whole: bool = True
 
     def token(self) -> AddedToken:
         """Return it as the library has it."""
@@ -93,9 +94,9 @@ def declared(directory: Path, settings: Mapping[str, Any]) -> list[Declared]:
 
 
 def _special(value: Any, where: str) -> Declared:
-    return _token(
-        {**value, "special": True} if isinstance(value, dict) else {"content": value, "special": True}, None, where
-    )
+    if isinstance(value, dict):
+        return _token({**value, "special": True}, None, where)
+    return replace(_token({"content": value, "special": True}, None, where), whole=False)
 
 
 def _token(value: Any, number: int | None, where: str, *, wins: bool = False) -> Declared:
@@ -104,9 +105,10 @@ def _token(value: Any, number: int | None, where: str, *, wins: bool = False) ->
     return Declared(content=content, number=number, flags=flags, where=where, wins=wins)
 
 
-def put(library: Library, tokens: list[Declared]) -> bool:
+def put(library: Library, tokens: list[Declared], *, fresh: bool = False) -> bool:
     """Put the declared tokens into the tokenizer, and return whether that changed it.
 
+    fresh: whether the tokenizer is made of a vocabulary alone, which knows no flags.
     One that is named without an id, and that the tokenizer does not know, is left out: no row of the model is its own.
     Raises UserError where a token would get another id than the one declared.
     """
@@ -114,7 +116,8 @@ def put(library: Library, tokens: list[Declared]) -> bool:
     for token in tokens:
         there = {one.content: one for one in library.get_added_tokens_decoder().values()}.get(token.content)
         known = library.token_to_id(token.content)
-        if there is not None and (not token.wins or _flags(there) == _flags(token.token())):
+        wins = token.wins or (fresh and token.whole)
+        if there is not None and (not wins or _flags(there) == _flags(token.token())):
             pass
         elif known is not None or token.number is not None:
             made = token.token()

@@ -81,10 +81,10 @@ class Generation:
         """
         if kind == "encoder":
             return vocabulary
-        start, where = self._values.get("decoder_start_token_id", (0, ""))
-        if kind == "encoder_decoder" and start != 0:
+        start, where = self._values.get("decoder_start_token_id", (vocabulary.bos_id, ""))
+        if kind == "encoder_decoder" and start != vocabulary.bos_id:
             raise UserError(
-                f"{where}: decoder_start_token_id is {start!r}: the decoder starts from padding here; only 0 can be honoured"
+                f"{where}: decoder_start_token_id is {start!r}: the decoder starts from {vocabulary.bos_id} here; only that can be honoured"
             )
         ids = self.ends()
         for i in ids:
@@ -139,5 +139,9 @@ def generation_config(
         made["pad_token_id"] = vocabulary.eos_id
     if lengths is not None:
         made["max_new_tokens"] = lengths["targets"]
+    # Neither padding nor rows of the embeddings that no token has are generated here.
+    padding = [] if made["pad_token_id"] in vocabulary.end_ids else [made["pad_token_id"]]
+    if never := [*padding, *range(vocabulary.size, options.get("vocab_size", 0))]:
+        made["suppress_tokens"] = never
     start = options.get("decoder_start_token_id")
     return made if start is None else {**made, "decoder_start_token_id": start}

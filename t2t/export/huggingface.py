@@ -204,12 +204,18 @@ def write_huggingface(
             shard_bytes=shard_bytes,
         )
         write_tokenizer(draft, vocabulary, kind, lengths=lengths, kept=kept)
+        if (
+            kind == "encoder_decoder"
+        ):  # its decoder starts from the vocabulary's own token, whatever its model's kin have
+            options = {**options, "decoder_start_token_id": vocabulary.bos_id}
         write_json(draft / CONFIG, {**ids_of(vocabulary), **options, "torch_dtype": dtype})
         generation = generation_config(vocabulary, options, lengths)
         if generation is not None and not (draft / GENERATION).exists():
             write_json(draft / GENERATION, generation)
         needs_sentencepiece = (draft / "spiece.model").exists() and not (draft / "tokenizer.json").exists()
-        text = huggingface_readme(kind, options["architectures"][0], needs_sentencepiece=needs_sentencepiece)
+        text = huggingface_readme(
+            kind, options["architectures"][0], needs_sentencepiece=needs_sentencepiece, opens=vocabulary.opens
+        )
         write_json(draft / CHECKSUMS, table(draft, names_beneath(draft)))
         (draft / "README.md").write_text(text, encoding="utf-8")  # whose text is the user's to change
         if check is not None:

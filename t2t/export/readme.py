@@ -10,20 +10,23 @@ _AROUND = {
     "encoder_decoder": "The tokenizer puts the end-of-sequence token behind each text, as the model's inputs have it.",
     "encoder": "The tokenizer puts around each text what the model was trained with.",
     "decoder": (
-        "The tokenizer puts before each text what the model was trained to begin with, and nothing behind it: the model goes on with the text.\n"
-        "A model that was trained on tasks expects the end-of-sequence token behind a question: `tokenizer(text + tokenizer.eos_token)`."
+        "The tokenizer puts {before} a text and nothing behind it: the model goes on with the text.\n"
+        "A model that was trained on tasks expects the end-of-sequence token behind a question: `tokenizer({question})`."
     ),
 }
 
 
-def huggingface_readme(kind: Kind, architecture: str, *, needs_sentencepiece: bool) -> str:
+def huggingface_readme(kind: Kind, architecture: str, *, needs_sentencepiece: bool, opens: bool) -> str:
     """Return the text for a directory of `transformers`.
 
     architecture: the class in config.json. needs_sentencepiece: whether the tokenizer is a spiece.model alone.
+    opens: whether a text by itself begins with the start token.
     """
     needs = "`transformers`, `torch`" + (
         ", and for the tokenizer `sentencepiece` and `protobuf`" if needs_sentencepiece else ""
     )
+    before = "the start token before" if opens else "nothing before"
+    question = "text + tokenizer.eos_token" if opens else "tokenizer.bos_token + text + tokenizer.eos_token"
     return f"""# A model for transformers
 
 Needs {needs}.
@@ -35,7 +38,7 @@ model = {architecture}.from_pretrained(".")
 tokenizer = AutoTokenizer.from_pretrained(".")
 ```
 
-{_AROUND[kind]}
+{_AROUND[kind].format(before=before, question=question)}
 """
 
 

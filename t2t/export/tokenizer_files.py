@@ -63,7 +63,8 @@ def read_vocabulary(directory: Path, options: Mapping[str, Any], *, scratch: Pat
     if kind == "ByT5Tokenizer":
         return _bytes(directory, settings, tokens)
     made = _library(directory, settings, kind, str(options.get("model_type", "")))
-    changed = made is not None and (put(made[0], tokens) or made[1])
+    fresh = not (directory / "tokenizer.json").is_file()
+    changed = made is not None and (put(made[0], tokens, fresh=fresh) or made[1])
     if made is None:
         if not kind and options.get("model_type") in ("t5", "mt5") and options.get("vocab_size") == 384:
             return Bytes(extra_ids=_BYT5_EXTRA_IDS)
@@ -289,6 +290,11 @@ def _roles(
     if options.get("model_type") in ("roberta", "xlm-roberta", "albert"):
         roles["eos"] = roles["sep"] or roles["eos"]
         roles["cls"], roles["sep"] = roles["cls"] or roles["bos"], roles["sep"] or roles["eos"]
+    if options.get("is_encoder_decoder") is True or options.get("model_type") in _SENTENCEPIECE:
+        # The decoder starts from it; T5's from padding.
+        start = options.get("decoder_start_token_id", 0)
+        start = expect(start, int, f"{directory / 'config.json'}: decoder_start_token_id")
+        roles["bos"] = library.id_to_token(start) if 0 <= start < 2**32 else None
     if _is_bert(library):
         roles["eos"] = roles["sep"] if roles["sep"] is not None else roles["eos"]
     return roles

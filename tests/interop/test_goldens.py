@@ -140,7 +140,6 @@ def test_copies_of_a_tied_tensor_must_be_equal(tmp_path):
         (BERT, {"is_decoder": True}, r"is_decoder is True"),
         (BY_NAME["ALBERT one group"], {"inner_group_num": 2}, r"inner_group_num is 2"),
         (BY_NAME["T5 1.0"], {"feed_forward_proj": "gated-mish"}, r"feed_forward_proj is 'mish'"),
-        (BY_NAME["T5 1.0"], {"decoder_start_token_id": 5}, r"decoder_start_token_id is 5"),
     ],
 )
 def test_options_that_cannot_be_honoured_are_refused_by_name(case, options, message, tmp_path):

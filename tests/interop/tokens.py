@@ -1,0 +1,276 @@
+"""Tokenizers in both libraries: directories as `transformers` reads them, and our exports generating there as `t2t infer` does here. Needs `transformers`: see `make test-interop`."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import torch
+import transformers
+from tokenizers import AddedToken
+
+from t2t import models
+from t2t.checkpoint import Checkpoints
+from t2t.decode import fill_texts
+from t2t.export.token_check import TEXTS, difference, marked
+from t2t.export.tokenizer_files import read_vocabulary
+from t2t.launch.import_model import experiment_for, parameters_alone
+from t2t.launch.infer import infer
+from t2t.launch.main import run
+from t2t.nn.model import ModelConfig
+from t2t.train.run import CHECKPOINTS, Run, RunRecord, open_run
+from t2t.vocabularies import Bytes, SentencePiece, Tokenizer, Vocabulary, WordPiece
+from tests.test_tokenizer import byte_level
+from tests.test_vocabularies import trained
+
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "The", "fox", "##es", "cafe", "café", "a", "b", "end", "one", "two", "!", ".", ",", "-", "日", "本"]  # fmt: skip
+ASKED = ("the quick brown fox", "a lazy dog jumps  over", "naïve café", "again and again")
+LENGTH = 12
+
+
+def main() -> int:
+    """Print a row a case; 1 where one differs."""
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    good = True
+    with tempfile.TemporaryDirectory(prefix="t2t-tokens-") as folder:
+        for name, found in itertools.chain(directories(Path(folder)), answers(Path(folder))):
+            print(f"{name:44} {found or 'equal'}", flush=True)
+            good &= found is None
+    return 0 if good else 1
+
+
+def directories(place: Path) -> Iterator[tuple[str, str | None]]:
+    """Give the name of each directory of a tokenizer's files, and where an import's ids differ from those of `transformers`."""
+    byte_level(place / "bpe.json")
+    model = json.loads((place / "bpe.json").read_text())["model"]
+    last = max(model["vocab"].values())
+    for number, (name, (kind, files)) in enumerate(_sources(place, model, last).items()):
+        directory = place / f"source-{number}"
+        directory.mkdir()
+        (directory / "config.json").write_text(json.dumps({"model_type": kind, "vocab_size": 400}))
+        for file, content in files.items():
+            if isinstance(content, Path):
+                shutil.copyfile(content, directory / file)
+            else:
+                (directory / file).write_text(
+                    content if isinstance(content, str) else json.dumps(content), encoding="utf-8"
+                )
+        theirs = transformers.AutoTokenizer.from_pretrained(directory)
+        ours = read_vocabulary(directory, {"model_type": kind}, scratch=place)
+        tokens = [token.content for token in theirs.added_tokens_decoder.values()][-6:]
+        yield name, _differing(ours, theirs, [*TEXTS, *marked(tokens)])
+
+
+def _differing(ours: Vocabulary, theirs: Any, texts: list[str]) -> str | None:
+    return difference(ours.encode, lambda text: theirs(text, add_special_tokens=False)["input_ids"], texts)
+
+
+def _sources(place: Path, model: dict[str, Any], last: int) -> dict[str, tuple[str, dict[str, Any]]]:
+    vocab = "\n".join(WORDS)
+    (place / "renamed.txt").write_text(vocab.replace("[CLS]", "<s>").replace("[SEP]", "</s>").replace("[MASK]", "<m>"))
+    merges = "#version: 0.2\n" + "\n".join(" ".join(pair) for pair in model["merges"])
+    ids = {**model["vocab"], "<|endoftext|>": last + 1}
+    roberta = {**model["vocab"]} | {
+        name: last + 1 + i for i, name in enumerate(("<s>", "<pad>", "</s>", "<unk>", "<mask>"))
+    }
+    bert = {"tokenizer_class": "BertTokenizer"}
+
+    def token(content: str, **flags: bool) -> dict[str, Any]:
+        return {"content": content, "lstrip": False, "rstrip": False, "single_word": False, "normalized": True, "special": False, **flags}  # fmt: skip
+
+    added = {
+        str(last + 1): token("<|endoftext|>", normalized=False, special=True),
+        str(last + 2): token("<left>", lstrip=True),
+        str(last + 3): token("<right>", rstrip=True, special=True, normalized=False),
+        str(last + 4): token("word", single_word=True),
+    }
+    transformers.BertTokenizer(vocab={w: i for i, w in enumerate(WORDS)}).save_pretrained(place / "saved")
+    piece = Path(trained(place / "piece.model"))
+    return {
+        "BERT vocab.txt": ("bert", {"vocab.txt": vocab, "tokenizer_config.json": bert}),
+        "BERT cased": ("bert", {"vocab.txt": vocab, "tokenizer_config.json": {**bert, "do_lower_case": False}}),
+        "BERT lower, accents kept": (
+            "bert",
+            {"vocab.txt": vocab, "tokenizer_config.json": {**bert, "strip_accents": False}},
+        ),
+        "BERT cased, accents stripped": (
+            "bert",
+            {"vocab.txt": vocab, "tokenizer_config.json": {**bert, "do_lower_case": False, "strip_accents": True}},
+        ),
+        "BERT Chinese in one": (
+            "bert",
+            {"vocab.txt": vocab, "tokenizer_config.json": {**bert, "tokenize_chinese_chars": False}},
+        ),
+        "BERT tokens renamed": (
+            "bert",
+            {
+                "vocab.txt": place / "renamed.txt",
+                "tokenizer_config.json": {**bert, "cls_token": "<s>", "sep_token": "</s>", "mask_token": "<m>"},
+            },
+        ),
+        "BERT tokenizer.json, settings beside it": (
+            "bert",
+            {
+                "tokenizer.json": place / "saved" / "tokenizer.json",
+                "tokenizer_config.json": {**bert, "do_lower_case": False},
+            },
+        ),
+        "GPT-2 vocab.json": (
+            "gpt2",
+            {"vocab.json": ids, "merges.txt": merges, "tokenizer_config.json": {"tokenizer_class": "GPT2Tokenizer"}},
+        ),
+        "GPT-2 with a space before": (
+            "gpt2",
+            {
+                "vocab.json": ids,
+                "merges.txt": merges,
+                "tokenizer_config.json": {"tokenizer_class": "GPT2Tokenizer", "add_prefix_space": True},
+            },
+        ),
+        "GPT-2 added_tokens_decoder": (
+            "gpt2",
+            {
+                "vocab.json": model["vocab"],
+                "merges.txt": merges,
+                "tokenizer_config.json": {"tokenizer_class": "GPT2Tokenizer", "added_tokens_decoder": added},
+            },
+        ),
+        "GPT-2 tokenizer.json, more tokens beside it": (
+            "gpt2",
+            {
+                "tokenizer.json": place / "bpe.json",
+                "tokenizer_config.json": {
+                    "tokenizer_class": "PreTrainedTokenizerFast",
+                    "eos_token": "<|endoftext|>",
+                    "added_tokens_decoder": added,
+                },
+            },
+        ),
+        "GPT-2 added_tokens.json": (
+            "gpt2",
+            {
+                "vocab.json": ids,
+                "merges.txt": merges,
+                "added_tokens.json": {"<new>": last + 2, "Mixed": last + 3},
+                "tokenizer_config.json": {"tokenizer_class": "GPT2Tokenizer"},
+            },
+        ),
+        "RoBERTa, the mask takes its space": (
+            "roberta",
+            {
+                "vocab.json": roberta,
+                "merges.txt": merges,
+                "tokenizer_config.json": {"tokenizer_class": "RobertaTokenizer"},
+                "special_tokens_map.json": {"mask_token": token("<mask>", lstrip=True, normalized=False)},
+            },
+        ),
+        "T5 tokenizer.json, a token added": ("t5", _t5(place, piece)),
+    }
+
+
+def _t5(place: Path, piece: Path) -> dict[str, Any]:
+    from t2t.export.tokenizer_json import framed_library
+
+    library = framed_library(SentencePiece(path=str(piece), extra_ids=100), "encoder_decoder")
+    library.add_tokens([AddedToken("<sep>", normalized=True)])
+    library.save(str(place / "t5.json"))
+    return {
+        "tokenizer.json": place / "t5.json",
+        "spiece.model": piece,
+        "tokenizer_config.json": {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "eos_token": "</s>",
+            "pad_token": "<pad>",
+        },
+    }
+
+
+def answers(place: Path) -> Iterator[tuple[str, str | None]]:
+    """Give each model over each vocabulary, and where what `transformers` says with our export differs from what we say."""
+    (place / "vocab.txt").write_text("\n".join(WORDS), encoding="utf-8")
+    vocabularies: dict[str, Vocabulary] = {
+        "bytes": Bytes(extra_ids=5),
+        "SentencePiece": SentencePiece(path=trained(place / "unigram.model"), extra_ids=4),
+        "SentencePiece BPE": SentencePiece(path=trained(place / "merged.model", model_type="bpe"), extra_ids=4),
+        "tokenizer.json": Tokenizer(path=str(place / "bpe.json"), eos="<|endoftext|>", extra_ids=3),
+    }
+    sizes: dict[str, int] = {"layers": 2, "embed": 32, "heads": 2, "mlp": 64, "vocab_size": 512}
+    for name, vocabulary in vocabularies.items():
+        for family, config in (
+            ("GPT", models.gpt.gpt(**sizes)),
+            ("LLaMA", models.llama.llama(**sizes)),
+            ("T5", models.t5.t5(**sizes)),
+        ):
+            yield f"{family} over {name}", _generated(place / f"{family}-{name}", config, vocabulary)
+    words: Vocabulary = WordPiece(path=str(place / "vocab.txt"))
+    for name, vocabulary in {"WordPiece": words, **vocabularies}.items():
+        yield f"BERT over {name}", _filled(place / f"BERT-{name}", models.bert.bert(**sizes), vocabulary)
+
+
+def made(directory: Path, config: ModelConfig, vocabulary: Vocabulary) -> tuple[Run, Path]:
+    """Return a run with random parameters, as large as to make different answers likely, and its export."""
+    experiment = experiment_for(config)
+    open_run(directory / "run", RunRecord(recipe="random", experiment=experiment, vocabulary=vocabulary))
+    params = jax.tree.map(lambda leaf: leaf * 4, config.build().init(jax.random.key(7)))
+    with Checkpoints(directory / "run" / CHECKPOINTS, experiment.checkpoint) as checkpoints:
+        checkpoints.save(0, parameters_alone(params), {}, {})
+    assert run(["export", str(directory / "run"), "--format", "huggingface", "--out", str(directory / "out")]) == 0
+    return Run.load(directory / "run"), directory / "out"
+
+
+def _generated(directory: Path, config: ModelConfig, vocabulary: Vocabulary) -> str | None:
+    ours, out = made(directory, config, vocabulary)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(out)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    loader = transformers.AutoModelForCausalLM if config.kind == "decoder" else transformers.AutoModelForSeq2SeqLM
+    model = loader.from_pretrained(out, dtype=torch.float32).eval()
+    for closed in (True, False) if config.kind == "decoder" else (True,):
+        asked = list(ASKED)
+        if closed and config.kind == "decoder":  # as behind a task's inputs
+            before = "" if vocabulary.opens else tokenizer.bos_token
+            asked = [f"{before}{text}{tokenizer.eos_token}" for text in ASKED]
+        for text, one in zip(ASKED, asked, strict=True):
+            ((wanted,),) = infer(ours, [text], max_length=LENGTH, continue_text=not closed)
+            given = tokenizer(one, return_tensors="pt")
+            with torch.no_grad():
+                found = model.generate(**given, max_new_tokens=LENGTH, do_sample=False)[0]
+            found = found[given["input_ids"].shape[1] :] if config.kind == "decoder" else found[1:]
+            said = vocabulary.decode(found.tolist())
+            if said != wanted.text:
+                return f"{text!r}: here {wanted.text!r}, there {said!r}"
+    return None
+
+
+def _filled(directory: Path, config: ModelConfig, vocabulary: Vocabulary) -> str | None:
+    ours, out = made(directory, config, vocabulary)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(out)
+    model = transformers.AutoModelForMaskedLM.from_pretrained(out, dtype=torch.float32).eval()
+    for text in ("the quick <mask> fox", "<mask> end.", "one <mask>, two"):
+        wanted = fill_texts(ours.model, ours.params(), vocabulary, [text], top=3)[0][0]
+        given = tokenizer(text.replace("<mask>", tokenizer.mask_token), return_tensors="pt")
+        with torch.no_grad():
+            logits = model(**given).logits[0]
+        place = given["input_ids"][0].tolist().index(tokenizer.mask_token_id)
+        shares = torch.softmax(logits[place, : vocabulary.size], -1)
+        found = torch.topk(torch.softmax(logits[place], -1), 3)
+        if found.indices.tolist() != [one.id for one in wanted] or not np.allclose(
+            found.values, [one.probability for one in wanted], atol=1e-4
+        ):
+            return (
+                f"{text!r}: here {[(one.id, one.probability) for one in wanted]}, there {found}, {float(shares.sum())}"
+            )
+    return None
+
+
+if __name__ == "__main__":
+    sys.exit(main())
