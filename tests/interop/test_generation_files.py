@@ -111,7 +111,13 @@ def test_several_ends_are_written_as_a_list():
     several = Bytes(ends=(5, 9))
     assert ids_of(several)["eos_token_id"] == [1, 5, 9]
     made = generation_config(several, {"architectures": ["T5ForConditionalGeneration"]}, {"targets": 7})
-    assert made == {"bos_token_id": 0, "eos_token_id": [1, 5, 9], "pad_token_id": 0, "max_new_tokens": 7, "suppress_tokens": [0]}
+    assert made == {
+        "bos_token_id": 0,
+        "eos_token_id": [1, 5, 9],
+        "pad_token_id": 0,
+        "max_new_tokens": 7,
+        "suppress_tokens": [0],
+    }
     assert generation_config(several, {"architectures": ["BertForSequenceClassification"]}, None) is None
 
 
