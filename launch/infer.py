@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TextIO
 
 import jax
@@ -13,9 +14,12 @@ import tyro
 
 from t2t.decode import MASK, Beam, Candidate, Decoding, Greedy, Output, Pooling, Sampling, fill_texts, generate_texts
 from t2t.decode.config import LengthPenalty, Temperature, TopK, TopP
-from t2t.errors import UserError, nearest
+from t2t.errors import UserError, nearest, writing
 from t2t.launch import infer_answers
+from t2t.launch.escapes import visible
 from t2t.launch.infer_inputs import Name, texts_of
+from t2t.launch.infer_lengths import Lengths, Way
+from t2t.launch.infer_output import opened
 from t2t.limits import CountOrZero, Few, Generated, Ids, Rows, Seed
 from t2t.paths import LocalPath, check_output
 
@@ -46,6 +50,7 @@ def command(
     top: Ids | None = None,
     embed: Pooling | None = None,
     normalise: bool = False,
+    too_long: Way = "stop",
     seed: Seed = 0,
     batch_size: Rows = 32,
 ) -> None:
@@ -76,6 +81,7 @@ def command(
         top: encoders: how many candidates for a mask; 5 if not given.
         embed: encoders: give a vector for each text, the mean of the encoder's output over its tokens or that of its first.
         normalise: divide each vector by its length, so that products of two are cosines.
+        too_long: of a text longer than the model's positions: stop with an error, truncate it (its end is left out; of a pair the second text's), or skip it.
         seed: of sampling.
         batch_size: texts computed at a time.
 
@@ -132,64 +138,60 @@ def command(
 
     params = loaded.params()
 
+    lengths = Lengths(too_long, loaded.vocabulary)
+
+    def ask(some: Sequence[dict[str, Any]], place: Name, *, start: int) -> list[dict[str, Any]]:
+        texts = [row["inputs"] for row in some]
+        if embed is not None:
+            vectors = infer_answers.embed(
+                loaded,
+                texts,
+                pooling=embed,
+                normalise=normalise,
+                batch_size=batch_size,
+                params=params,
+                name=place,
+            )
+            return [{**row, "embedding": vector} for row, vector in zip(some, vectors, strict=True)]
+        if predicts != "words":
+            told = infer_answers.answer(
+                loaded, some, longest=max_length, batch_size=batch_size, params=params, name=place
+            )
+            return [{**row, **one} for row, one in zip(some, told, strict=True)]
+        if kind == "encoder":
+            filled = fill(
+                loaded, texts, top=5 if top is None else top, batch_size=batch_size, params=params, name=place
+            )
+            return [{**row, **_filled(row["inputs"], masks)} for row, masks in zip(some, filled, strict=True)]
+        made = infer(
+            loaded,
+            texts,
+            how,
+            max_length=max_length,
+            batch_size=batch_size,
+            seed=seed + start,
+            continue_text=continue_text,
+            params=params,
+            name=place,
+        )
+        return [{**row, **_generated(outputs)} for row, outputs in zip(some, made, strict=True)]
+
     def answers() -> Iterator[dict[str, Any]]:
         for start in range(0, len(rows), AT_ONCE):
-            some = rows[start : start + AT_ONCE]
-            texts = [row["inputs"] for row in some]
 
             def place(i: int, start: int = start) -> str:
                 return name(start + i)
 
-            if embed is not None:
-                vectors = infer_answers.embed(
-                    loaded,
-                    texts,
-                    pooling=embed,
-                    normalise=normalise,
-                    batch_size=batch_size,
-                    params=params,
-                    name=place,
-                )
-                for row, vector in zip(some, vectors, strict=True):
-                    yield {**row, "embedding": vector}
-            elif predicts != "words":
-                told = infer_answers.answer(
-                    loaded, some, longest=max_length, batch_size=batch_size, params=params, name=place
-                )
-                for row, one in zip(some, told, strict=True):
-                    yield {**row, **one}
-            elif kind == "encoder":
-                filled = fill(
-                    loaded, texts, top=5 if top is None else top, batch_size=batch_size, params=params, name=place
-                )
-                for row, masks in zip(some, filled, strict=True):
-                    yield {**row, **_filled(row["inputs"], masks)}
-            else:
-                made = infer(
-                    loaded,
-                    texts,
-                    how,
-                    max_length=max_length,
-                    batch_size=batch_size,
-                    seed=seed + start,
-                    continue_text=continue_text,
-                    params=params,
-                    name=place,
-                )
-                for row, outputs in zip(some, made, strict=True):
-                    yield {**row, **_generated(outputs)}
+            yield from lengths.asked(partial(ask, start=start), rows[start : start + AT_ONCE], place)
 
     if output is None:
-        _write(answers(), sys.stdout, readable=input is None and embed is None)
-        return
-    partial = Path(f"{output}.partial")
-    try:
-        with partial.open("w", encoding="utf-8") as file:
+        with writing("standard output"):
+            _write(answers(), sys.stdout, readable=input is None and embed is None)
+    else:
+        with opened(output) as file:
             _write(answers(), file, readable=False)
-    except UserError:
-        partial.unlink()
-        raise
-    partial.replace(output)
+    if lengths.told is not None:
+        print(lengths.told, file=sys.stderr)
 
 
 def infer(
@@ -335,10 +337,13 @@ def _number(value: float) -> float | None:
     return value if abs(value) != float("inf") else None
 
 
-def _write(answers: Iterator[dict[str, Any]], file: TextIO, *, readable: bool) -> None:
+def _write(answers: Iterator[dict[str, Any]], out: TextIO, *, readable: bool) -> None:
+    # An encoding without a text's characters would replace them; JSON can spell them.
+    spelt = not (out.encoding or "utf-8").lower().startswith("utf")
     for answer in answers:
+        file = io.StringIO()
         if not readable:
-            file.write(json.dumps(answer, ensure_ascii=False) + "\n")
+            file.write(json.dumps(answer, ensure_ascii=spelt) + "\n")
         elif "probability" in answer or "words" in answer:
             file.write(f"{infer_answers.readable(answer)}\n")
         elif "masks" in answer:
@@ -352,4 +357,5 @@ def _write(answers: Iterator[dict[str, Any]], file: TextIO, *, readable: bool) -
                 file.write(f"{score}  {one['prediction']}\n")
         else:
             file.write(f"{answer['prediction']}\n")
-        file.flush()
+        out.write(visible(file.getvalue()) if out.isatty() else file.getvalue())
+        out.flush()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -34,23 +35,30 @@ def texts_of(texts: Sequence[str], seconds: Sequence[str], path: str | None) -> 
     rows = _read(path, where)
     if not rows:
         raise UserError(f"{where} (--input) has no text in it.")
-    return rows, lambda i: f"{where}:{i + 1}"
+    return [row for _, row in rows], lambda i: f"{where}:{rows[i][0]}"
 
 
-def _read(path: str, where: str) -> list[dict[str, Any]]:
+def _read(path: str, where: str) -> list[tuple[int, dict[str, Any]]]:
+    """Return each line's number and row. An empty line is a text, of JSON lines it is none."""
     if path == "-" and sys.stdin is None:
         raise UserError("standard input (--input -) is closed. Nearest: --input FILE.")
     try:
         content = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
     except OSError as error:
         raise UserError(f"{where} (--input) cannot be read: {error.strerror}.") from None
-    rows = []
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise UserError(f"{where} (--input) is text in UTF-16 (or UTF-32). Nearest: the same text saved as UTF-8.")
+    content = content.removeprefix(codecs.BOM_UTF8)  # Windows programs write it
+    rows: list[tuple[int, dict[str, Any]]] = []
     for number, raw in enumerate(content.removesuffix(b"\n").split(b"\n") if content else (), start=1):
         try:
             line = raw.removesuffix(b"\r").decode("utf-8")
         except UnicodeDecodeError as error:
             raise UserError(f"{where}:{number}: not UTF-8 text (byte {error.start} of the line).") from None
-        rows.append(_object(line, f"{where}:{number}") if path.endswith((".jsonl", ".json")) else {"inputs": line})
+        if not path.endswith((".jsonl", ".json")):
+            rows.append((number, {"inputs": line}))
+        elif line.strip():
+            rows.append((number, _object(line, f"{where}:{number}")))
     return rows
 
 

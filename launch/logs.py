@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 
+from t2t.launch.escapes import visible
+
 LIBRARIES = {"absl", "asyncio", "orbax", "etils", "tensorflow", "tensorstore", "apache_beam"}
 """Loggers of what is told elsewhere, or of nobody's concern: a failed write, which ends a run in one line, is hundreds of theirs."""
 
@@ -21,4 +23,4 @@ class _Plain(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         own = record.name.partition(".")[0] == "t2t"
         self._style._fmt = "%(message)s" if own else "%(levelname)s %(name)s: %(message)s"
-        return super().format(record)
+        return visible(super().format(record))

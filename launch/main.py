@@ -18,6 +18,7 @@ from t2t.distributed.end import end_with_launcher, leave, several
 from t2t.errors import UserError, in_one_line, is_out_of_memory, nearest
 from t2t.launch import logs
 from t2t.launch.codes import DONE, FAILED, MISTAKE, STOPPED
+from t2t.launch.escapes import visible
 from t2t.launch.memory import use_huge_pages
 from t2t.launch.quiet import hush_tensorflow
 from t2t.launch.streams import discard_output, finish, prepare
@@ -198,7 +199,7 @@ def run(arguments: Sequence[str]) -> int:
         if common.debug or line is None:
             raise
         help = LESS_MEMORY.get(words[0]) if is_out_of_memory(error) else None
-        print(f"error: {line}{f'. {help}' if help else ''}", file=sys.stderr, flush=True)
+        print(f"error: {visible(line)}{f'. {help}' if help else ''}", file=sys.stderr, flush=True)
         return FAILED
 
 
@@ -224,7 +225,7 @@ def _tell(mistake: UserError) -> None:
             return
         if not isinstance(mistake, AgreedError):
             which = f" (process {jax.process_index()} of {jax.process_count()} on {socket.gethostname()})"
-    print(f"error{which}: {' '.join(str(mistake).split())}", file=sys.stderr, flush=True)
+    print(f"error{which}: {visible(' '.join(str(mistake).split()))}", file=sys.stderr, flush=True)
     if several():
         time.sleep(LINGER)  # JAX aborts the others, with a stack trace, as soon as process 0 has ended
 

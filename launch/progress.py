@@ -15,6 +15,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from t2t.launch.output import Visible
+
 GENERAL = ("loss", "unigram_loss", "perplexity", "token_accuracy", "bits_per_byte")
 """Metrics that every task has; a task's own say more of it."""
 
@@ -54,6 +56,7 @@ class Progress:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._console = console or Console(stderr=True, highlight=False)
+        self._console.push_render_hook(Visible())
         self._every = every
         self._clock = clock
         self._live: Live | None = None

@@ -14,6 +14,7 @@ from typing import Any
 
 from t2t.launch import profiles
 from t2t.launch.curves import COLOURS, Plot, svg
+from t2t.launch.escapes import visible
 from t2t.launch.progress import GENERAL, duration, headline, large, number
 from t2t.launch.run_files import Predictions, RunFiles, Series, read_run
 from t2t.train import ledger
@@ -78,7 +79,12 @@ def render(run: RunFiles) -> str:
     import jinja2
     from markupsafe import Markup
 
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    def plain(value: object) -> object:
+        return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, finalize=plain
+    )
     template = environment.from_string(resources.files("t2t.launch").joinpath(FILE).read_text(encoding="utf-8"))
     time = ledger.read(run.directory)
     profile = _profile(run)

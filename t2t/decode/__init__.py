@@ -16,6 +16,7 @@ from t2t.decode.config import Beam, Decoding, Greedy, Sampling
 from t2t.decode.generation import Generated, generate, prompt
 from t2t.decode.many import Continuation, MaskFill, fill_many, generate_many, score_many
 from t2t.decode.placement import fetch, mesh_of, place
+from t2t.decode.rows import TooLong
 from t2t.decode.scoring import Filled, TokenScores, fill_mask, score, token_scores
 from t2t.decode.texts import MASK, Candidate, Output, fill_texts, generate_texts, score_texts
 
@@ -35,6 +36,7 @@ __all__ = [
     "Sampling",
     "Span",
     "TokenScores",
+    "TooLong",
     "best_spans",
     "embed_texts",
     "fetch",

@@ -14,8 +14,7 @@ from flax import struct
 from jaxtyping import Array, Float, Int
 
 from t2t.decode.placement import fetch, mesh_of, place, row_parts
-from t2t.decode.rows import bucket, filled, groups, tokens
-from t2t.errors import UserError
+from t2t.decode.rows import TooLong, bucket, filled, groups, tokens
 from t2t.nn.model import Model, ModelConfig
 from t2t.types import Batch, Params
 from t2t.vocabularies import Vocabulary
@@ -235,9 +234,9 @@ def _computed(
 ) -> Iterator[tuple[tuple[int, ...], Any]]:
     """Yield (indices of rows, what `compute` makes of them), rows of like lengths together."""
     limit = model.config.max_length
-    for i, row in enumerate(rows):
-        if limit is not None and len(row.ids) > limit:
-            raise UserError(f"{name(i)} has {len(row.ids)} tokens; the model has {limit} positions.")
+    long = {} if limit is None else {i: (len(row.ids), limit) for i, row in enumerate(rows) if len(row.ids) > limit}
+    for i, (size, _) in long.items():
+        raise TooLong(f"{name(i)} has {size} tokens; the model has {limit} positions.", long)
     mesh = mesh_of(params)
     sizes: list[tuple[int, ...]] = [(bucket(len(row.ids), limit=limit),) for row in rows]
     typed = getattr(model.config, "types", 0) > 1

@@ -13,7 +13,7 @@ import numpy as np
 from t2t.decode.config import Decoding, Sampling
 from t2t.decode.generation import all_ends, generate, prompt
 from t2t.decode.placement import fetch, mesh_of, place, row_parts
-from t2t.decode.rows import Ids, bucket, filled, groups, tokens
+from t2t.decode.rows import Ids, TooLong, bucket, filled, groups, tokens
 from t2t.decode.scoring import fill_mask, score
 from t2t.errors import UserError
 from t2t.nn.model import Model
@@ -41,11 +41,12 @@ class MaskFill(NamedTuple):
 def _check_fits(inputs: Sequence[Ids], most: int | None, limit: int | None, name: Callable[[int], str]) -> None:
     if most is None:
         return
-    for i, ids in enumerate(inputs):
-        if len(ids) > most:
-            raise UserError(
-                f"{name(i)} has {len(ids)} tokens; with the model's {limit} positions at most {max(most, 0)} can be taken."
-            )
+    long = {i: (len(ids), max(most, 0)) for i, ids in enumerate(inputs) if len(ids) > most}
+    for i, (size, _) in long.items():
+        raise TooLong(
+            f"{name(i)} has {size} tokens; with the model's {limit} positions at most {max(most, 0)} can be taken.",
+            long,
+        )
 
 
 def _item(i: int) -> str:

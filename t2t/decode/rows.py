@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from t2t.errors import UserError
 from t2t.types import Tokens
 
 Ids = Sequence[int]
+
+
+class TooLong(UserError):
+    """Texts have more tokens than the model has positions for. sizes: of each such text, by its place: its tokens, and how many it may have."""
+
+    def __init__(self, message: str, sizes: Mapping[int, tuple[int, int]]) -> None:
+        super().__init__(message)
+        self.sizes = dict(sizes)
 
 
 def bucket(size: int, *, least: int = 16, limit: int | None = None) -> int:

@@ -1,7 +1,11 @@
+import io
 import json
+import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from types import SimpleNamespace
 
 import jax
@@ -183,6 +187,9 @@ def test_encoders_refuse_what_generates(load):
         ("a.jsonl", b'{"inputs": 3}\n', "'inputs' is int"),
         ("a.txt", b"fine\nb\xffd\n", r"a.txt:2: not UTF-8 text \(byte 1"),
         ("a.txt", b"", "has no text"),
+        ("a.jsonl", b"\xef\xbb\xbf\n\n", "has no text"),
+        ("a.txt", "fine".encode("utf-16"), "UTF-16.*Nearest: the same text saved as UTF-8"),
+        ("a.jsonl", b'\n\n{"input": "b"}\n', "a.jsonl:3: no field"),
     ],
 )
 def test_bad_lines_are_named(load, tmp_path, name, content, said):
@@ -200,6 +207,114 @@ def test_too_long_a_line_is_named_and_nothing_written(load, tmp_path):
     with pytest.raises(UserError, match=r"in.txt:2 has 21 tokens"):
         call("RUN", "--input", str(source), "--output", str(target))
     assert list(tmp_path.iterdir()) == [source]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.txt", b"\xef\xbb\xbfone\r\ntwo\r\n"),
+        ("a.jsonl", b'\xef\xbb\xbf{"inputs": "one"}\r\n\r\n{"inputs": "two"}\n \n\n'),
+    ],
+)
+def test_what_windows_programs_write_is_no_text(load, tmp_path, capsys, name, content):
+    load(ENCODER_DECODER)
+    path = tmp_path / name
+    path.write_bytes(content)
+    call("RUN", "--input", str(path))
+    assert [json.loads(line)["inputs"] for line in capsys.readouterr().out.splitlines()] == ["one", "two"]
+
+
+def test_too_long_texts_are_cut_or_left_out_as_asked(load, tmp_path, capsys):
+    load(ToyEncoderDecoderConfig(vocab_size=384, positions=8))
+    source = tmp_path / "in.txt"
+    source.write_text("a\n" + "b" * 20 + "\nc\n" + "d" * 7 + "\n" + "äöü" * 2 + "\n")
+    with pytest.raises(UserError, match="--too-long truncate leaves such texts' end out, --too-long skip the texts"):
+        call("RUN", "--input", str(source))
+    call("RUN", "--input", str(source), "--too-long", "truncate")
+    out, err = capsys.readouterr()
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert [(row["inputs"], row.get("truncated")) for row in rows] == [
+        ("a", None),
+        ("b" * 7, True),  # and EOS
+        ("c", None),
+        ("d" * 7, None),
+        ("äöü", True),  # two bytes a letter
+    ]
+    assert err == f"2 texts longer than the model's positions lost their end, the first of them {source}:2\n"
+    call("RUN", "--input", str(source), "--too-long", "skip")
+    out, err = capsys.readouterr()
+    assert [json.loads(line)["inputs"] for line in out.splitlines()] == ["a", "c", "d" * 7]
+    assert err == f"2 texts longer than the model's positions were left out, the first of them {source}:2\n"
+
+
+def test_too_long_texts_as_vectors(load, capsys):
+    load(ToyEncoderConfig(vocab_size=384, positions=8))
+    call("RUN", "--text", "a" * 20, "--text", "b", "--embed", "mean", "--too-long", "truncate")
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(row["inputs"], len(row["embedding"]) > 0) for row in rows] == [("a" * 7, True), ("b", True)]
+    call("RUN", "--text", "a" * 20, "--embed", "mean", "--too-long", "skip")
+    assert capsys.readouterr().out == ""
+
+
+def test_a_link_stays_a_pipe_and_a_device_too(load, tmp_path):
+    load(ENCODER_DECODER)
+    target, link, pipe = tmp_path / "target.jsonl", tmp_path / "link", tmp_path / "pipe"
+    target.write_text("old")
+    link.symlink_to(target)
+    call("RUN", "--text", "a", "--output", str(link))
+    assert link.is_symlink()
+    assert json.loads(target.read_text())["inputs"] == "a"
+    os.mkfifo(pipe)
+    with ThreadPoolExecutor(1) as reader:
+        found = reader.submit(pipe.read_text)
+        call("RUN", "--text", "a", "--output", str(pipe))
+        assert found.result() == target.read_text()
+    assert pipe.is_fifo()
+    with pytest.raises(OSError, match="No space left on device: '/dev/full'"):
+        call("RUN", "--text", "a", "--output", "/dev/full")
+    assert Path("/dev/full").is_char_device()
+    assert sorted(tmp_path.iterdir()) == [link, pipe, target]
+
+
+def test_this_programs_own_open_files_are_gone_on_with(load, tmp_path):
+    load(ENCODER_DECODER)
+    with (tmp_path / "log").open("w") as log:
+        log.write("before\n")
+        log.flush()
+        call("RUN", "--text", "a", "--output", f"/dev/fd/{log.fileno()}")
+        log.write("after\n")
+    before, answer, after = (tmp_path / "log").read_text().splitlines()
+    assert (before, json.loads(answer)["inputs"], after) == ("before", "a", "after")
+
+
+class Written(io.StringIO):
+    def __init__(self, encoding=None, terminal=False):
+        super().__init__()
+        self._encoding, self._terminal = encoding, terminal
+
+    @property
+    def encoding(self):
+        return self._encoding
+
+    def isatty(self):
+        return self._terminal
+
+
+def test_control_characters_reach_no_terminal_and_every_file():
+    answer = {"prediction": "a\x1b[2Jb\u202ec\x9b"}
+    shown, kept = Written(terminal=True), Written()
+    infer._write(iter([answer]), shown, readable=True)
+    infer._write(iter([answer]), kept, readable=True)
+    assert shown.getvalue() == "a\\x1b[2Jb\\u202ec\\x9b\n"
+    assert kept.getvalue() == answer["prediction"] + "\n"
+
+
+def test_json_loses_no_character_to_an_encoding():
+    for encoding in ("ascii", "iso-8859-1", "utf-8"):
+        written = Written(encoding)
+        infer._write(iter([{"prediction": "é→"}]), written, readable=False)
+        written.getvalue().encode(encoding)
+        assert json.loads(written.getvalue()) == {"prediction": "é→"}
 
 
 def test_neither_tensorflow_nor_seqio_is_loaded():

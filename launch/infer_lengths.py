@@ -1,0 +1,76 @@
+"""What `t2t infer` does with texts that are longer than the model's positions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+from t2t.decode import TooLong
+from t2t.errors import UserError
+from t2t.launch.infer_inputs import Name
+from t2t.vocabularies import Vocabulary
+
+Rows = Sequence[dict[str, Any]]
+Way = Literal["stop", "truncate", "skip"]
+
+
+class Lengths:
+    """Asks about rows, and deals with those that are too long: all end with an error, or their end is left out, or they are."""
+
+    def __init__(self, way: Way, vocabulary: Vocabulary) -> None:
+        self._way, self._vocabulary = way, vocabulary
+        self._long: list[str] = []
+
+    def asked(self, ask: Callable[[Rows, Name], list[dict[str, Any]]], rows: Rows, name: Name) -> list[dict[str, Any]]:
+        """Return what `ask` answers to the rows, of those that were cut with "truncated"; those left out have no answer.
+
+        Raises UserError for a text that is too long where nothing else is wanted, or that cannot be cut.
+        """
+        places = list(range(len(rows)))
+        rows = list(rows)
+        cut: set[int] = set()
+
+        def place(i: int) -> str:
+            return name(places[i])
+
+        while rows:
+            try:
+                return ask(rows, place)
+            except TooLong as error:
+                if self._way == "stop":
+                    raise UserError(
+                        f"{error} --too-long truncate leaves such texts' end out, --too-long skip the texts."
+                    ) from None
+                self._long += [place(i) for i in error.sizes if places[i] not in cut]
+                if self._way == "skip":
+                    kept = [i for i in range(len(rows)) if i not in error.sizes]
+                    rows, places = [rows[i] for i in kept], [places[i] for i in kept]
+                else:
+                    cut |= {places[i] for i in error.sizes}
+                    for i, (tokens, most) in error.sizes.items():
+                        rows[i] = self._cut(rows[i], tokens, most, error)
+        return []
+
+    @property
+    def told(self) -> str | None:
+        """A line on what was cut or left out, or None."""
+        if not self._long:
+            return None
+        what = "lost their end" if self._way == "truncate" else "were left out"
+        return f"{len(self._long):,} texts longer than the model's positions {what}, the first of them {self._long[0]}"
+
+    def _cut(self, row: dict[str, Any], tokens: int, most: int, error: TooLong) -> dict[str, Any]:
+        """Return a row whose text, of a pair the second, is as long as fits."""
+        field = "second" if "second" in row else "inputs"
+        text = row[field]
+        room = most - (tokens - self._tokens(text))  # beside what stands around the text
+        fits, too_many = 0, len(text)
+        while too_many - fits > 1:
+            middle = (fits + too_many) // 2
+            fits, too_many = (middle, too_many) if self._tokens(text[:middle]) <= room else (fits, middle)
+        if not fits:
+            raise error
+        return {**row, field: text[:fits], "truncated": True}
+
+    def _tokens(self, text: str) -> int:
+        return len(self._vocabulary.encode_marked(text))
