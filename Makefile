@@ -88,23 +88,32 @@ format: $(VENV)/installed-dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# Anew with the newest versions that setup.py's ranges allow, for all supported Pythons at once.
+# Anew with the newest versions that setup.py's ranges allow, for all supported Pythons at once: constraints.txt for those who install with
+# pip's -c, and the same versions with the SHA-256 of each file, from which the targets here install.
+UV = $(VENV)-lock/bin/uv pip compile setup.py --universal --python-version 3.11 --no-header --no-annotate -q
 lock:
 	$(PYTHON) -m venv $(VENV)-lock && $(VENV)-lock/bin/pip install -q uv
-	echo '# Exact versions for Python 3.11 to 3.13, made by `make lock`.' > constraints.txt
-	$(VENV)-lock/bin/uv pip compile setup.py --universal --python-version 3.11 --extra dev --no-header --no-annotate -q >> constraints.txt
+	$(UV) --extra dev > constraints.partial
+	$(UV) --extra dev --constraint constraints.partial --generate-hashes > requirements-dev.partial
+	$(UV) --constraint constraints.partial --generate-hashes > requirements.partial
+	for name in constraints requirements-dev requirements; do \
+	  { echo '# Exact versions for Python 3.11 to 3.13, made by `make lock`.'; cat $$name.partial; } > $$name.txt && rm $$name.partial || exit 1; done
 	rm -rf $(VENV)-lock
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if (3, 11) <= v < (3, 14) else f"t2t needs Python 3.11 to 3.13; {sys.executable} is {v[0]}.{v[1]}. Try: make PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/installed: setup.py constraints.txt | $(BIN)/python
-	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e .
+# Nothing is installed whose SHA-256 is not in the list; the stack itself is built with what is installed by then.
+INSTALL = $(BIN)/pip install -q --disable-pip-version-check
+$(VENV)/installed: setup.py requirements.txt | $(BIN)/python
+	$(INSTALL) --require-hashes -r requirements.txt
+	$(INSTALL) --no-deps --no-build-isolation -e .
 	touch $@
 
-$(VENV)/installed-dev: setup.py constraints.txt | $(BIN)/python
-	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e ".[dev]"
+$(VENV)/installed-dev: setup.py requirements-dev.txt | $(BIN)/python
+	$(INSTALL) --require-hashes -r requirements-dev.txt
+	$(INSTALL) --no-deps --no-build-isolation -e .
 	touch $@ $(VENV)/installed
 
 clean:

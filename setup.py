@@ -21,6 +21,24 @@ mapped = [
 quantized = ["qwix>=0.1.8,<0.2"]
 cache = ["apache-beam>=2.70,<3", "sentencepiece<0.2.3"]
 
+# What our dependencies bring along and would take in older versions too: the first versions without the holes known of them that a file from a
+# stranger, or a server, could use. See docs/security.md.
+safe = [
+    "certifi>=2024.7.4",
+    "filelock>=3.20.3",
+    "fonttools>=4.60.2",
+    "h11>=0.16",
+    "idna>=3.7",
+    "keras>=3.12",
+    "nltk>=3.9.3",
+    "pillow>=12.1.1",
+    "protobuf>=6.33.5",
+    "requests>=2.32.4",
+    "setuptools>=78.1.1",
+    "tqdm>=4.66.3",
+    "urllib3>=2.6.3",
+]
+
 setup(
     name="t2t-jax",  # on PyPI, t2t is another project's
     version="0.1.0",
@@ -52,13 +70,14 @@ setup(
         "pyarrow>=18",
         "tensorboardX>=2.6,<3",
         "matplotlib>=3.9,<4",
-        "jinja2>=3.1,<4",
+        "jinja2>=3.1.6,<4",
         "pyyaml>=6,<7",
         "sacrebleu>=2.4,<3",
         "rouge-score>=0.1.2,<0.2",
         "scikit-learn>=1.5,<2",
         "scipy>=1.13,<2",
         "array-record>=0.8.1,<0.9; sys_platform != 'win32'",
+        *safe,
     ],
     extras_require={
         "gpu": ["jax[cuda13]>=0.10,<0.13"],

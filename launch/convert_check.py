@@ -139,7 +139,9 @@ def their_layers(source: Source, torch: Any, transformers: Any) -> Rows:
     }
     answers = source.config.output != "words"
     loader = getattr(transformers, auto[source.config.output if answers else kind] if headed(source) else "AutoModel")
-    model = loader.from_pretrained(directory, dtype=torch.float32).eval()
+    # Code and pickles that lie in the directory are not run.
+    safe = {"trust_remote_code": False, "use_safetensors": True, "local_files_only": True}
+    model = loader.from_pretrained(directory, dtype=torch.float32, **safe).eval()
     batch = short_batch(source.config)
     arguments = {"output_hidden_states": True}
     if batch.encoder is not None:
