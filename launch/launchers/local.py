@@ -64,8 +64,6 @@ class Local(Configuration):
             )
 
     def _check_port(self, port: int) -> None:
-        if port > 65535:
-            raise UserError(f"t2t launch local: --port {port} is more than 65535. Nearest: 65535.")
         # Another program may listen at one of the two addresses alone: the port is its all the same.
         reason = cannot_listen("127.0.0.1", port) or cannot_listen(loopback(), port)
         if reason:

@@ -251,5 +251,5 @@ def test_a_directory_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"file \(--dir\) is a file, not a directory"):
         Claim(tmp_path / "file").take()
-    with pytest.raises(UserError, match=r"run \(--dir\) cannot be made: Not a directory"):
+    with pytest.raises(UserError, match=r"run \(--dir\): .*file is a file, not a directory"):
         Claim(tmp_path / "file/run").take()
