@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from t2t.errors import Failure, UserError
+from t2t.errors import Failure, UserError, nearest
 from t2t.limits import CountOrZero, Generated, Range
 from t2t.paths import LocalPath, check_directory
 
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from t2t.train.run import Run
     from t2t.types import Params
 
+_PLATFORMS = ("cpu", "cuda", "tpu")
+_SHARD_BYTES = 5_000_000_000
 FORMATS = ("stablehlo", "safetensors", "huggingface")
 
 
@@ -26,9 +28,9 @@ def export(
     out: LocalPath,
     step: CountOrZero | None = None,
     length: Generated | None = None,
-    platforms: tuple[str, ...] = ("cpu", "cuda", "tpu"),
-    dtype: str = "float32",
-    shard_bytes: Annotated[int, Range(1, 10**12)] = 5_000_000_000,
+    platforms: tuple[str, ...] | None = None,
+    dtype: str | None = None,
+    shard_bytes: Annotated[int, Range(1, 10**12)] | None = None,
     check: bool = True,
     overwrite: bool = False,
 ) -> None:
@@ -41,9 +43,9 @@ def export(
         out: the directory to write to.
         step: which checkpoint; the newest where none is given.
         length: stablehlo: tokens that the greedy program generates at most; those of the run's targets where not given.
-        platforms: stablehlo: what the programs are compiled for.
-        dtype: huggingface: of the weights: float32, bfloat16 or float16.
-        shard_bytes: huggingface: how large a file of weights may become before another is begun.
+        platforms: stablehlo: what the programs are compiled for; cpu, cuda and tpu if not given.
+        dtype: huggingface: of the weights: float32, bfloat16 or float16; float32 if not given.
+        shard_bytes: huggingface: how large a file of weights may become before another is begun; 5,000,000,000 if not given.
         check: huggingface: read the directory back and compare every tensor, bit for bit, and the logits of a short input.
         overwrite: replace files in a directory that is not empty.
 
@@ -56,6 +58,7 @@ def export(
     from t2t.export.directory import check as check_out
     from t2t.launch.loading import load_run
 
+    _check_options(format, length=length, platforms=platforms, dtype=dtype, shard_bytes=shard_bytes)
     check_out(check_directory(out, "--out"), overwrite=overwrite)
     loaded = load_run(run, step)
     source = {"run": str(loaded.directory), "step": loaded.step, "recipe": loaded.record.recipe}
@@ -66,7 +69,13 @@ def export(
     model, params, vocabulary = loaded.model, loaded.params(), loaded.vocabulary
     if format == "huggingface":
         written = _huggingface(
-            loaded, params, out, dtype=dtype, shard_bytes=shard_bytes, check=check, overwrite=overwrite
+            loaded,
+            params,
+            out,
+            dtype=dtype or "float32",
+            shard_bytes=shard_bytes or _SHARD_BYTES,
+            check=check,
+            overwrite=overwrite,
         )
     elif format == "safetensors":
         written = write_safetensors(model, params, vocabulary, out, overwrite=overwrite, source=source)
@@ -85,12 +94,42 @@ def export(
                 "length": data.inputs_length,
                 "prompt_length": data.inputs_length,
             },
-            platforms=platforms,
+            platforms=platforms or _PLATFORMS,
             overwrite=overwrite,
             source=source,
         )
     for path in sorted(written.iterdir()):
         print(f"{path.stat().st_size:>14,}  {path}")
+
+
+def _check_options(
+    format: str,
+    *,
+    length: int | None,
+    platforms: tuple[str, ...] | None,
+    dtype: str | None,
+    shard_bytes: int | None,
+) -> None:
+    """Refuse what cannot be, and an option of another format, which would have no effect. Raises UserError."""
+    from t2t.export.stablehlo import PLATFORMS
+    from t2t.export.tensor_files import DTYPES
+
+    own = {"--length": length, "--platforms": platforms, "--dtype": dtype, "--shard-bytes": shard_bytes}
+    formats = {
+        "--length": "stablehlo",
+        "--platforms": "stablehlo",
+        "--dtype": "huggingface",
+        "--shard-bytes": "huggingface",
+    }
+    for option, value in own.items():
+        if value is not None and formats[option] != format:
+            raise UserError(f"{option} is for --format {formats[option]}; it has no effect with --format {format}.")
+    if dtype is not None and dtype not in DTYPES:
+        raise UserError(f"unknown dtype {dtype!r} (--dtype).{nearest(dtype, DTYPES)}")
+    if shard_bytes is not None and shard_bytes < 1:
+        raise UserError(f"--shard-bytes {shard_bytes} is less than 1. Nearest: 1.")
+    if platforms is not None and not platforms:
+        raise UserError(f"--platforms names none. There are: {', '.join(PLATFORMS)}.")
 
 
 def _huggingface(

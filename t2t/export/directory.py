@@ -18,6 +18,7 @@ from safetensors.numpy import save_file
 from t2t import config
 from t2t.errors import UserError
 from t2t.nn.model import Model
+from t2t.paths import check_directory, shown_path
 from t2t.types import Params
 from t2t.vocabularies import Vocabulary
 
@@ -26,8 +27,9 @@ WEIGHTS = "model.safetensors"
 
 def check(out: Path, *, overwrite: bool) -> None:
     """Raise UserError unless an export may be written to `out`."""
-    if out.exists() and not out.is_dir():
-        raise UserError(f"{out} (--out) is a file, not a directory")
+    check_directory(out, "--out")
+    if out.is_symlink() and not out.exists():
+        raise UserError(f"{out} (--out) is a link to {os.readlink(out)}, which is not there")
     if out.is_dir() and any(out.iterdir()) and not overwrite:
         raise UserError(f"{out} (--out) is not empty. Give another --out, or --overwrite to replace files in it.")
 
@@ -41,12 +43,18 @@ def writing(out: Path, *, overwrite: bool) -> Iterator[Path]:
     check(out, overwrite=overwrite)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+        # Part of the name alone: a name that is just short enough would be too long with what is added.
+        draft = Path(tempfile.mkdtemp(prefix=f".{out.name[:40]}.", dir=out.parent))
     except OSError as error:
-        raise UserError(f"{out} (--out) cannot be made: {error.strerror}") from None
+        raise UserError(f"{shown_path(str(out))} (--out) cannot be made: {error.strerror}") from None
     try:
         yield draft
-        out.mkdir(exist_ok=True)
+        if inside := next((path.name for path in draft.iterdir() if (out / path.name).is_dir()), None):
+            raise UserError(f"{out / inside} (--out) is a directory, which no file replaces. Give another --out.")
+        try:
+            out.mkdir(exist_ok=True)
+        except FileExistsError:
+            raise UserError(f"{out} (--out) was made by something else meanwhile, and is no directory") from None
         for path in draft.iterdir():
             os.replace(path, out / path.name)
     finally:
