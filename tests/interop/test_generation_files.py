@@ -137,5 +137,6 @@ def test_a_run_keeps_its_ends_and_an_export_of_it_and_of_what_was_tuned_writes_t
     for kept in (run / "huggingface").iterdir():
         kept.unlink()
     (run / "huggingface").rmdir()
+    (run / "checksums.json").unlink()
     export(str(run), format="huggingface", out=str(tmp_path / "anew"), check=False)
     assert json.loads((tmp_path / "anew" / "generation_config.json").read_text())["eos_token_id"] == [1, 2]
