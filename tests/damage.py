@@ -80,15 +80,30 @@ def changed_json(draw: st.DrawFn, value: Any) -> bytes:
     return json.dumps(value).encode()
 
 
+NOTHING = (b"", b"\xff\xfe{}", b"[" * 100_000, b'{"a": ' + b"9" * 5000 + b"}", b"null", b"\0" * 64)
+
+
+class Content(bytes):
+    """Bytes that are shown in short: a test that fails prints them."""
+
+    def __repr__(self) -> str:
+        shown = bytes(self[:200])
+        return f"{shown!r}{'' if len(self) <= 200 else f' and {len(self) - 200} bytes more'}"
+
+
 @st.composite
-def changed_bytes(draw: st.DrawFn, content: bytes) -> bytes:
-    """Draw a file's content with bytes changed, cut off or put in; now and then something else altogether."""
+def changed_bytes(draw: st.DrawFn, content: bytes, *, within: int | None = None) -> bytes:
+    """Draw a file's content with bytes of the first `within` changed, cut off or put in; now and then something else altogether."""
     if draw(st.integers(0, 9)) == 0:
-        return draw(
-            st.sampled_from((b"", b"\xff\xfe{}", b"[" * 100_000, b'{"a": ' + b"9" * 5000 + b"}", b"null", b"\0" * 64))
-        )
+        return Content(draw(st.sampled_from(NOTHING)))
     made = bytearray(content)
+    end = len(made) if within is None else within
     for _ in range(draw(st.integers(0, 3))):
-        made[draw(st.integers(0, len(made) - 1))] = draw(st.integers(0, 255))
-    at = draw(st.integers(0, len(made)))
-    return bytes(draw(st.sampled_from((made, made[:at], made[:at] + draw(st.binary(max_size=8)) + made[at:]))))
+        made[draw(st.integers(0, end - 1))] = draw(st.integers(0, 255))
+    at = draw(st.integers(0, end))
+    match draw(st.sampled_from(("change", "cut", "insert"))):
+        case "cut":
+            return Content(made[:at])
+        case "insert":
+            return Content(made[:at] + draw(st.binary(max_size=8)) + made[at:])
+    return Content(made)

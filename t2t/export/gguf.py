@@ -5,8 +5,8 @@ Quantised tensors become float32. The rows of queries' and keys' matrices stand 
 
 from __future__ import annotations
 
-import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,9 @@ import numpy as np
 
 from t2t.errors import UserError
 from t2t.export.directory import write_json
+from t2t.export.family import LARGEST
+from t2t.export.gguf_header import check_header
+from t2t.export.gguf_tokenizer import id_of, tokens_of, write_tokenizer
 from t2t.export.tensor_files import write_tensors
 from t2t.installing import how_to_install
 from t2t.nn.rotary import shuffled
@@ -33,11 +36,6 @@ _NAMES = {
     "ffn_down": "mlp.down_proj",
 }
 _LEFT_OUT = {"rope_freqs.weight": "made from the options"}
-_CONTROL, _USER_DEFINED, _NORMAL = 3, 4, 1
-"""Kinds of tokens in GGUF."""
-
-# How texts are cut before merging, by tokenizer.ggml.pre: whether digits stand alone, and GPT-2's pattern or another.
-_PRE = {"smollm": True, "gpt-2": False, "default": False}
 
 
 def gguf_directory(file: Path, out: Path) -> None:
@@ -46,15 +44,16 @@ def gguf_directory(file: Path, out: Path) -> None:
     Raises UserError where `gguf` is not installed, or the model, a tensor or the tokenizer is of a kind that is not read.
     """
     try:
-        from gguf import GGUFReader
+        from gguf import GGML_QUANT_SIZES, GGUFReader
         from gguf.quants import dequantize
     except ImportError:
         raise UserError(f"{file}: reading GGUF needs the package gguf: {how_to_install('gguf')}") from None
+    check_header(file, {int(kind): sizes for kind, sizes in GGML_QUANT_SIZES.items()})
     try:
         reader = GGUFReader(file)
-    except (OSError, ValueError) as error:
+        fields = {name: field.contents() for name, field in reader.fields.items()}
+    except (OSError, ValueError, KeyError, IndexError) as error:
         raise UserError(f"{file}: not a GGUF file ({error})") from None
-    fields = {name: field.contents() for name, field in reader.fields.items()}
     architecture = fields.get("general.architecture")
     if architecture != "llama":
         raise UserError(f"{file}: general.architecture is {architecture!r}; only llama is read")
@@ -67,14 +66,18 @@ def gguf_directory(file: Path, out: Path) -> None:
 
     def make(name: str) -> np.ndarray:
         tensor = by_name[name]
-        values = dequantize(tensor.data, tensor.tensor_type).astype(np.float32)
+        try:
+            values = dequantize(tensor.data, tensor.tensor_type).astype(np.float32)
+        except NotImplementedError:
+            raise UserError(f"{file}: {tensor.name} is of type {tensor.tensor_type.name}, which is not read") from None
         part = tensor.name.split(".")[-2]
         return shuffled(values, heads[part], to_halves=True) if part in heads else values
 
+    _check_sizes(by_name, options, str(file))
     shapes = [(name, tuple(int(n) for n in reversed(tensor.shape))) for name, tensor in by_name.items()]
     write_tensors(out, shapes, make)
     write_json(out / "config.json", options)
-    _write_tokenizer(fields, out, str(file))
+    write_tokenizer(fields, out, str(file))
 
 
 def _options(fields: dict[str, Any], names: set[str], where: str) -> dict[str, Any]:
@@ -84,38 +87,77 @@ def _options(fields: dict[str, Any], names: set[str], where: str) -> dict[str, A
             raise UserError(f"{where}: llama.{name} is missing")
         return value
 
+    def size(name: str, default: Any = None) -> int:
+        value = take(name, default)
+        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= LARGEST:
+            raise UserError(f"{where}: llama.{name} is {str(value)[:80]}; a whole number from 1 to {LARGEST} is wanted")
+        return value
+
+    def number(name: str, default: Any = None) -> float:
+        value = take(name, default)
+        if not isinstance(value, float) or not 0 < value < float("inf"):
+            raise UserError(f"{where}: llama.{name} is {str(value)[:80]}; a number above 0 is wanted")
+        return value
+
     if kind := fields.get("llama.rope.scaling.type"):
         raise UserError(f"{where}: llama.rope.scaling.type is {kind!r}; only plain rotary positions are read")
-    heads = take("attention.head_count")
+    heads, embed = size("attention.head_count"), size("embedding_length")
+    groups = size("attention.head_count_kv", heads)
+    if embed % heads and "llama.rope.dimension_count" not in fields:
+        raise UserError(
+            f"{where}: llama.embedding_length {embed} is not a multiple of llama.attention.head_count {heads}"
+        )
+    if heads % groups:
+        raise UserError(f"{where}: llama.attention.head_count {heads} is not a multiple of head_count_kv {groups}")
+    tokens = len(tokens_of(fields, where))
+    ends = [found for end in ("eos", "eot", "eom") if (found := id_of(fields, end, tokens, where)) is not None]
     return {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
-        "vocab_size": len(fields["tokenizer.ggml.tokens"]),
-        "hidden_size": take("embedding_length"),
-        "num_hidden_layers": take("block_count"),
+        "vocab_size": tokens,
+        "hidden_size": embed,
+        "num_hidden_layers": size("block_count"),
         "num_attention_heads": heads,
-        "num_key_value_heads": take("attention.head_count_kv", heads),
-        "head_dim": take("rope.dimension_count", take("embedding_length") // heads),
-        "intermediate_size": take("feed_forward_length"),
+        "num_key_value_heads": groups,
+        "head_dim": size("rope.dimension_count", embed // heads),
+        "intermediate_size": size("feed_forward_length"),
         "hidden_act": "silu",
-        "max_position_embeddings": take("context_length"),
+        "max_position_embeddings": size("context_length"),
         # Kept in single precision there; the number that was meant is the shortest one that gives it.
-        "rms_norm_eps": float(str(np.float32(take("attention.layer_norm_rms_epsilon")))),
-        "rope_theta": float(take("rope.freq_base", 10_000.0)),
+        "rms_norm_eps": float(str(np.float32(number("attention.layer_norm_rms_epsilon")))),
+        "rope_theta": number("rope.freq_base", 10_000.0),
         "tie_word_embeddings": "output.weight" not in names,
         **{
-            theirs: fields[ours]
-            for ours, theirs in (
-                ("tokenizer.ggml.bos_token_id", "bos_token_id"),
-                ("tokenizer.ggml.padding_token_id", "pad_token_id"),
-            )
-            if ours in fields
+            theirs: found
+            for ours, theirs in (("bos", "bos_token_id"), ("padding", "pad_token_id"))
+            if (found := id_of(fields, ours, tokens, where)) is not None
         },
         # A text's end, that of a turn and that of a message: any ends what llama.cpp generates.
-        "eos_token_id": [
-            fields[name] for end in ("eos", "eot", "eom") if (name := f"tokenizer.ggml.{end}_token_id") in fields
-        ],
+        "eos_token_id": ends,
     }
+
+
+def _check_sizes(tensors: Mapping[str, Any], options: dict[str, Any], where: str) -> None:
+    """Refuse sizes of the configuration that are not those of the tensors: queries and keys are reshaped by them."""
+    dimension = options["head_dim"]
+    if dimension % 2:
+        raise UserError(
+            f"{where}: llama.rope.dimension_count is {dimension}; pairs turn, so that an even number is wanted"
+        )
+    rows = {"q_proj": options["num_attention_heads"] * dimension, "k_proj": options["num_key_value_heads"] * dimension}
+    layers = set()
+    for name, tensor in tensors.items():
+        if found := re.match(r"model\.layers\.(\d+)\.(?:self_attn\.(q_proj|k_proj))?", name):
+            layers.add(int(found[1]))
+            shape = [int(n) for n in reversed(tensor.shape)]
+            if found[2] and shape[0] != rows[found[2]]:
+                raise UserError(
+                    f"{where}: {tensor.name} has {shape[0]} rows, and {rows[found[2]]} by llama.attention.head_count(_kv) and rope.dimension_count"
+                )
+    if max(layers, default=-1) + 1 != options["num_hidden_layers"]:
+        raise UserError(
+            f"{where}: llama.block_count is {options['num_hidden_layers']}, and there are {len(layers)} blocks of tensors"
+        )
 
 
 def _name(theirs: str, where: str) -> str:
@@ -124,37 +166,3 @@ def _name(theirs: str, where: str) -> str:
         raise UserError(f"{where}: no place in the model for {theirs}")
     layer = "" if found[1] is None else f"model.layers.{found[1]}."
     return f"{layer}{_NAMES[found[2]]}.{found[3]}"
-
-
-def _write_tokenizer(fields: dict[str, Any], out: Path, where: str) -> None:
-    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-
-    kind, cut = fields.get("tokenizer.ggml.model"), fields.get("tokenizer.ggml.pre", "default")
-    if kind != "gpt2" or cut not in _PRE:
-        raise UserError(
-            f"{where}: its tokenizer is {kind!r} ({cut!r}); byte-level BPE of {', '.join(_PRE)} is read. --vocabulary FILE gives one"
-        )
-    tokens, kinds = fields["tokenizer.ggml.tokens"], fields["tokenizer.ggml.token_type"]
-    merges = [tuple(merge.split(" ", 1)) for merge in fields["tokenizer.ggml.merges"]]
-    tokenizer = Tokenizer(models.BPE({token: i for i, token in enumerate(tokens)}, merges))
-    bytes_ = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.pre_tokenizer = (
-        pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), bytes_]) if _PRE[cut] else bytes_
-    )
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens(
-        [
-            AddedToken(token, special=True, normalized=False)
-            for token, kind in zip(tokens, kinds, strict=True)
-            if kind in (_CONTROL, _USER_DEFINED)
-        ]
-    )
-    tokenizer.save(str(out / "tokenizer.json"))
-    settings: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
-    for name, role in (("bos", "bos"), ("eos", "eos"), ("unknown", "unk"), ("padding", "pad")):
-        number = fields.get(f"tokenizer.ggml.{name}_token_id")
-        if number is not None:
-            settings[f"{role}_token"] = tokens[number]
-    if template := fields.get("tokenizer.chat_template"):
-        settings["chat_template"] = template
-    (out / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
