@@ -96,6 +96,10 @@ class Bound(Model):
         layers = self._definition.bind(params).layer_params()
         return lambda cache, ids: self._definition.bind(params).step(cache, ids, layers)
 
+    def grow(self, cache: Cache, length: int) -> Cache:
+        """Return the cache with room for `length` positions, prompt included."""
+        return grow(cache, length)
+
     def select(self, cache: Cache, rows: Int[Array, "N"]) -> Cache:
         """Return the cache of the given rows, which may repeat."""
         return select(cache, rows)
@@ -143,6 +147,18 @@ def fork(cache: Any, count: int) -> Any:
     else:
         own, memory = of_layer(layers["cache"], layers["memory"])
     return {"rows": rows, "layers": {"cache": own, "memory": memory}}
+
+
+def grow(cache: Any, length: int) -> Any:
+    """Return a cache with room for `length` positions; where rows share their prompt, its part is no part of theirs."""
+    known, layers = cache["rows"], cache["layers"]
+    own = length - (known["prompt"].shape[1] if "begin" in known else 0)
+    more = own - known["room"].shape[1]
+    room = jnp.pad(known["room"], ((0, 0), (0, more)), constant_values=1)
+    return {
+        "rows": {**known, "room": room},
+        "layers": {**layers, "cache": jax.tree.map(partial(Attention.widen, more), layers["cache"])},
+    }
 
 
 def _of_rows(part: Any, change: Callable[[jax.Array, int], jax.Array]) -> Any:

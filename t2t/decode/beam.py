@@ -7,6 +7,7 @@ a while. The search of a row stops when nothing unfinished can still enter the h
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -19,7 +20,9 @@ from t2t.nn.model import Model
 from t2t.types import Batch, Params
 
 
-class _State(NamedTuple):
+class State(NamedTuple):
+    """Where a search stands: hypotheses, the best that ended, and the model's cache."""
+
     place: Int[Array, ""]
     ids: Int[Array, "B K L"]
     log_probs: Float[Array, "B K"]  # -inf: nobody stands here
@@ -28,6 +31,7 @@ class _State(NamedTuple):
     last: Int[Array, "B K"]
     done_ids: Int[Array, "B K L"]  # the best that ended, best first
     done_scores: Float[Array, "B K"]
+    empty: Bool[Array, B]  # rows without a prompt
     cache: Any
 
 
@@ -40,33 +44,84 @@ def _pick(values: Array, index: Int[Array, "B K"]) -> Array:
     return jnp.take_along_axis(values, index.reshape(index.shape + (1,) * (values.ndim - 2)), axis=1)
 
 
-def search(
-    model: Model,
-    params: Params,
-    prompt: Batch,
-    decoding: Beam,
-    *,
-    length: int,
-    ends: tuple[int, ...],
-    forbidden: Bool[Array, V],
-) -> tuple[Int[Array, "B N L"], Float[Array, "B N"]]:
-    """Return the `return_n` best hypotheses, best first, with their length-normalised scores.
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    """The `decoding.return_n` best hypotheses, best first, with their length-normalised scores.
 
     Hypotheses that ended come before those that the length cut off. Where fewer than `return_n` exist, the rest is padding
-    with a score of -inf. ends: the ids that end a hypothesis.
-    """
-    assert prompt.decoder is not None
-    batch, size, alpha = prompt.decoder.ids.shape[0], decoding.size, decoding.length_penalty
-    first_row = jnp.arange(batch)[:, None] * size
-    logits, cache = model.start(params, prompt, prompt.decoder.ids.shape[1] + length - 1)
-    empty = ~jnp.any(prompt.decoder.segments > 0, axis=1)
+    with a score of -inf.
 
-    def take(state: _State, logits: Float[Array, "BK V"]) -> tuple[_State, Int[Array, "B K"]]:
+    ends:      the ids that end a hypothesis.
+    forbidden: [V], ids never to be chosen.
+    """
+
+    model: Model
+    params: Params
+    decoding: Beam
+    length: int
+    ends: tuple[int, ...]
+    forbidden: Bool[Array, V]
+
+    def begin(self, prompt: Batch, room: int) -> State:
+        """Return the state after the first token, with a cache for `room` positions, prompt included."""
+        assert prompt.decoder is not None
+        batch, size, length = prompt.decoder.ids.shape[0], self.decoding.size, self.length
+        logits, cache = self.model.start(self.params, prompt, room)
+        empty = ~jnp.any(prompt.decoder.segments > 0, axis=1)
+        begin = State(
+            place=jnp.int32(0),
+            ids=jnp.zeros((batch, size, length), jnp.int32),
+            log_probs=jnp.where((jnp.arange(size) == 0) & ~empty[:, None], 0.0, -jnp.inf),
+            lengths=jnp.zeros((batch, size), jnp.int32),
+            ended=jnp.zeros((batch, size), bool),
+            last=jnp.zeros((batch, size), jnp.int32),
+            done_ids=jnp.zeros((batch, size, length), jnp.int32),
+            done_scores=jnp.full((batch, size), -jnp.inf),
+            empty=empty,
+            cache=self.model.fork(cache, size),
+        )
+        # All first tokens extend the same prompt, so the caches need no reordering yet.
+        return self._take(begin, jnp.repeat(logits, size, axis=0))[0]
+
+    def goes_on(self, state: State) -> Bool[Array, ""]:
+        """Whether anything unfinished can still enter what is returned."""
+        alive = jnp.max(jnp.where(state.ended, -jnp.inf, state.log_probs), axis=1)
+        # No later token raises a log-probability, and the penalty is largest at full length: the best still possible.
+        best_possible = alive / penalty(self.length, self.decoding.length_penalty)
+        can_win = jnp.isfinite(alive) & (best_possible > state.done_scores[:, self.decoding.return_n - 1])
+        return (state.place < self.length) & jnp.any(can_win)
+
+    def advance(self, state: State, until: int) -> State:
+        """Search until hypotheses have `until` tokens or the search is over."""
+        step = self.model.stepper(self.params)
+        first_row = jnp.arange(state.ids.shape[0])[:, None] * self.decoding.size
+
+        def body(state: State) -> State:
+            logits, cache = step(state.cache, state.last.reshape(-1))
+            state, parent = self._take(state, logits)
+            return state._replace(cache=self.model.reorder(cache, (first_row + parent).reshape(-1)))
+
+        return jax.lax.while_loop(lambda state: (state.place < until) & self.goes_on(state), body, state)
+
+    def finish(self, state: State) -> tuple[Int[Array, "B N L"], Float[Array, "B N"]]:
+        """Return the best hypotheses and their scores."""
+        size = self.decoding.size
+        cut = state.log_probs / penalty(state.lengths, self.decoding.length_penalty)
+        scores = jnp.concatenate([state.done_scores, jnp.where(state.ended, -jnp.inf, cut)], axis=1)
+        ids = jnp.concatenate([state.done_ids, state.ids], axis=1)
+        unfinished = jnp.arange(2 * size) >= jnp.sum(jnp.isfinite(state.done_scores), axis=1, keepdims=True)
+        order = jnp.lexsort((-scores, unfinished), axis=-1)[:, : self.decoding.return_n]
+        scores, ids = _pick(scores, order), _pick(ids, order)
+        ids = jnp.where(jnp.isfinite(scores)[..., None], ids, 0)
+        return ids, jnp.where(state.empty[:, None], 0.0, scores)
+
+    def _take(self, state: State, logits: Float[Array, "BK V"]) -> tuple[State, Int[Array, "B K"]]:
         """Extend all hypotheses by every token and keep the best; also return which hypothesis each one extends."""
-        vocab = logits.shape[-1]
-        gains = jnp.where(forbidden, -jnp.inf, jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1))
+        vocab, alpha = logits.shape[-1], self.decoding.length_penalty
+        batch, size = state.ended.shape
+        gains = jnp.where(self.forbidden, -jnp.inf, jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1))
         # An ended hypothesis stays as it is by one column, that of the first end; its place is filled with 0.
-        stay = jnp.where(jnp.arange(vocab) == ends[0], 0.0, -jnp.inf)
+        stay = jnp.where(jnp.arange(vocab) == self.ends[0], 0.0, -jnp.inf)
         gains = jnp.where(state.ended[..., None], stay, gains.reshape(batch, size, vocab))
         lengths = state.lengths + ~state.ended
         totals = state.log_probs[..., None] + gains
@@ -74,7 +129,7 @@ def search(
         scores, index = jax.lax.top_k(normalised.reshape(batch, size * vocab), size)
         parent, token = index // vocab, (index % vocab).astype(jnp.int32)
         was_ended = _pick(state.ended, parent)
-        ends_now = is_end(token, ends) & ~was_ended & jnp.isfinite(scores)
+        ends_now = is_end(token, self.ends) & ~was_ended & jnp.isfinite(scores)
         token = jnp.where(was_ended, 0, token)
         ids = jax.lax.dynamic_update_index_in_dim(_pick(state.ids, parent), token, state.place, axis=2)
         done_scores, best = jax.lax.top_k(
@@ -90,41 +145,3 @@ def search(
             done_ids=_pick(jnp.concatenate([state.done_ids, ids], axis=1), best),
             done_scores=done_scores,
         ), parent
-
-    step = model.stepper(params)
-
-    def go_on(state: _State) -> Array:
-        alive = jnp.max(jnp.where(state.ended, -jnp.inf, state.log_probs), axis=1)
-        # No later token raises a log-probability, and the penalty is largest at full length: the best still possible.
-        best_possible = alive / penalty(length, alpha)
-        can_win = jnp.isfinite(alive) & (best_possible > state.done_scores[:, decoding.return_n - 1])
-        return (state.place < length) & jnp.any(can_win)
-
-    def body(state: _State) -> _State:
-        logits, cache = step(state.cache, state.last.reshape(-1))
-        state, parent = take(state, logits)
-        return state._replace(cache=model.reorder(cache, (first_row + parent).reshape(-1)))
-
-    begin = _State(
-        place=jnp.int32(0),
-        ids=jnp.zeros((batch, size, length), jnp.int32),
-        log_probs=jnp.where((jnp.arange(size) == 0) & ~empty[:, None], 0.0, -jnp.inf),
-        lengths=jnp.zeros((batch, size), jnp.int32),
-        ended=jnp.zeros((batch, size), bool),
-        last=jnp.zeros((batch, size), jnp.int32),
-        done_ids=jnp.zeros((batch, size, length), jnp.int32),
-        done_scores=jnp.full((batch, size), -jnp.inf),
-        cache=model.fork(cache, size),
-    )
-    # All first tokens extend the same prompt, so the caches need no reordering yet.
-    state, _ = take(begin, jnp.repeat(logits, size, axis=0))
-    state = jax.lax.while_loop(go_on, body, state)
-
-    cut_scores = jnp.where(state.ended, -jnp.inf, state.log_probs / penalty(state.lengths, alpha))
-    scores = jnp.concatenate([state.done_scores, cut_scores], axis=1)
-    ids = jnp.concatenate([state.done_ids, state.ids], axis=1)
-    unfinished = jnp.arange(2 * size) >= jnp.sum(jnp.isfinite(state.done_scores), axis=1, keepdims=True)
-    order = jnp.lexsort((-scores, unfinished), axis=-1)[:, : decoding.return_n]
-    scores, ids = _pick(scores, order), _pick(ids, order)
-    ids = jnp.where(jnp.isfinite(scores)[..., None], ids, 0)
-    return ids, jnp.where(empty[:, None], 0.0, scores)

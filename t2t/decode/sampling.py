@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from dataclasses import dataclass
 from functools import partial, reduce
 from typing import Any, NamedTuple
 
@@ -63,7 +64,9 @@ def is_end(token: Int[Array, "*B"], ends: tuple[int, ...]) -> Bool[Array, "*B"]:
     return reduce(operator.or_, (token == end for end in ends))
 
 
-class _State(NamedTuple):
+class State(NamedTuple):
+    """Where a search stands: tokens chosen, the last of each row, and the model's cache."""
+
     place: Int[Array, ""]
     last: Int[Array, R]
     ids: Int[Array, "R L"]
@@ -72,38 +75,70 @@ class _State(NamedTuple):
     cache: Any
 
 
-def search(
-    model: Model,
-    params: Params,
-    prompt: Batch,
-    decoding: Greedy | Sampling,
-    *,
-    length: int,
-    ends: tuple[int, ...],
-    forbidden: Array,
-    keys: Array | None,
-) -> tuple[Int[Array, "B N L"], Float[Array, "B N"]]:
-    """Decode `length` tokens at most. `keys [B]` are needed to sample; `forbidden [V]` marks ids never to be chosen; any of `ends` ends a row.
+@dataclass(frozen=True, kw_only=True)
+class Draw:
+    """A search that takes one token after another for each row, `length` at most.
+
+    ends:      the ids any of which ends a row.
+    forbidden: [V], ids never to be chosen.
+    keys:      [R], needed to sample: one for each row that is generated, see `keys_of_rows`.
 
     Scores are the sums of the chosen tokens' log-probabilities under the model itself (temperature 1, nothing cut).
     """
-    assert prompt.decoder is not None
-    batch, room = prompt.decoder.ids.shape[0], prompt.decoder.ids.shape[1] + length - 1
-    count = decoding.outputs
-    logits, cache = model.start(params, prompt, room)
-    ended = ~jnp.any(prompt.decoder.segments > 0, axis=1)
-    if count > 1:
-        rows = jnp.repeat(jnp.arange(batch), count)
-        logits, ended, cache = logits[rows], ended[rows], model.fork(cache, count)
-    if keys is not None:
-        keys = jax.vmap(lambda key: jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(count)))(keys).reshape(-1)
 
-    def take(state: _State, logits: Float[Array, "R V"]) -> _State:
+    model: Model
+    params: Params
+    decoding: Greedy | Sampling
+    length: int
+    ends: tuple[int, ...]
+    forbidden: Array
+    keys: Array | None
+
+    def begin(self, prompt: Batch, room: int) -> State:
+        """Return the state after the first token, with a cache for `room` positions, prompt included."""
+        assert prompt.decoder is not None
+        count = self.decoding.outputs
+        logits, cache = self.model.start(self.params, prompt, room)
+        ended = ~jnp.any(prompt.decoder.segments > 0, axis=1)
+        if count > 1:
+            rows = jnp.repeat(jnp.arange(ended.shape[0]), count)
+            logits, ended, cache = logits[rows], ended[rows], self.model.fork(cache, count)
+        size = ended.shape[0]
+        state = State(
+            place=jnp.int32(0),
+            last=jnp.zeros(size, jnp.int32),
+            ids=jnp.zeros((size, self.length), jnp.int32),
+            scores=jnp.zeros(size, jnp.float32),
+            ended=ended,
+            cache=cache,
+        )
+        return self._take(state, logits)
+
+    def goes_on(self, state: State) -> Bool[Array, ""]:
+        """Whether there is anything left to generate."""
+        return (state.place < self.length) & ~jnp.all(state.ended)
+
+    def advance(self, state: State, until: int) -> State:
+        """Generate until each row has `until` tokens or nothing is left to generate."""
+        step = self.model.stepper(self.params)
+
+        def body(state: State) -> State:
+            logits, cache = step(state.cache, state.last)
+            return self._take(state._replace(cache=cache), logits)
+
+        return jax.lax.while_loop(lambda state: (state.place < until) & self.goes_on(state), body, state)
+
+    def finish(self, state: State) -> tuple[Int[Array, "B N L"], Float[Array, "B N"]]:
+        """Return what was generated, and its scores."""
+        count = self.decoding.outputs
+        return state.ids.reshape(-1, count, self.length), state.scores.reshape(-1, count)
+
+    def _take(self, state: State, logits: Float[Array, "R V"]) -> State:
         logits = logits.astype(jnp.float32)
         if platform() == "cpu":
             # XLA's CPU compiler would make its passes over the logits part of the product that makes them, which takes longer.
             logits = jax.lax.optimization_barrier(logits)
-        token = choose(jnp.where(forbidden, -jnp.inf, logits), decoding, keys, state.place)
+        token = choose(jnp.where(self.forbidden, -jnp.inf, logits), self.decoding, self.keys, state.place)
         token = jnp.where(state.ended, 0, token)
         # The logarithm of its probability alone: those of the others are asked by nobody.
         highest = jnp.max(logits, axis=-1, keepdims=True)
@@ -114,26 +149,10 @@ def search(
             last=token,
             ids=jax.lax.dynamic_update_index_in_dim(state.ids, token, state.place, axis=1),
             scores=state.scores + jnp.where(state.ended, 0.0, gained),
-            ended=state.ended | is_end(token, ends),
+            ended=state.ended | is_end(token, self.ends),
         )
 
-    step = model.stepper(params)
 
-    def go_on(state: _State) -> Array:
-        return (state.place < length) & ~jnp.all(state.ended)
-
-    def body(state: _State) -> _State:
-        logits, cache = step(state.cache, state.last)
-        return take(state._replace(cache=cache), logits)
-
-    size = batch * count
-    begin = _State(
-        place=jnp.int32(0),
-        last=jnp.zeros(size, jnp.int32),
-        ids=jnp.zeros((size, length), jnp.int32),
-        scores=jnp.zeros(size, jnp.float32),
-        ended=ended,
-        cache=cache,
-    )
-    end = jax.lax.while_loop(go_on, body, take(begin, logits))
-    return end.ids.reshape(batch, count, length), end.scores.reshape(batch, count)
+def keys_of_rows(keys: Array, count: int) -> Array:
+    """Return a random key for each of the `count` sequences of each prompt, [B count], from the prompts' keys."""
+    return jax.vmap(lambda key: jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(count)))(keys).reshape(-1)

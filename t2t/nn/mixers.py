@@ -174,6 +174,11 @@ class Attention(Mixer):
 
         return jax.tree.map(empty, cache), jax.tree.map(lambda x: x[..., :prompt, :], cache)
 
+    @staticmethod
+    def widen(more: int, x: Float[Array, "*N B K L D"]) -> Float[Array, "*N B K l D"]:
+        """Return an array of a cache with room for `more` positions behind its own."""
+        return jnp.pad(x, [(0, 0)] * (x.ndim - 2) + [(0, more), (0, 0)])
+
     def _entry(self, x: Float[Array, "B 1 D"], context: Context) -> dict[str, Float[Array, "B K 1 D"]]:
         key, value = (jnp.swapaxes(new, 1, 2) for new in self._own_keys_values(x, context))
         return {"key": key, "value": value}

@@ -100,6 +100,10 @@ class Model(abc.ABC):
         return partial(self.step, params)
 
     @abc.abstractmethod
+    def grow(self, cache: Cache, length: int) -> Cache:
+        """Return the cache, forked or not, with room for `length` decoder positions, prompt included: more than it had."""
+
+    @abc.abstractmethod
     def select(self, cache: Cache, rows: Int[Array, "N"]) -> Cache:
         """Return the cache of the given rows, which may repeat."""
 

@@ -102,6 +102,9 @@ class Toy(Model):
         h = jnp.where((used <= cache["room"])[:, None], h, jnp.nan)
         return self.head(params, h), {"h": h, "used": used, "room": cache["room"]}
 
+    def grow(self, cache, length):
+        return {**cache, "room": jnp.full_like(cache["room"], length)}
+
     def select(self, cache, rows):
         return jax.tree.map(lambda leaf: leaf[rows], cache)
 
