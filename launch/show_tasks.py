@@ -156,7 +156,8 @@ def _check(data: Data, kind: Kind) -> None:
 def _describe(out: Console, name: str, data: Data) -> None:
     from t2t import tasks as registry
     from t2t.data.answers import output_of
-    from t2t.data.registry import provider_of
+    from t2t.data.registry import provider_of, tasks_of
+    from t2t.tasks.sources import FileSource
 
     about = registry.describe(name)
     provider = provider_of(data)
@@ -173,6 +174,9 @@ def _describe(out: Console, name: str, data: Data) -> None:
     facts.add_row(
         "splits", ", ".join(split if size is None else f"{split} {size:,}" for split, size in about.splits.items())
     )
+    skipped = sum(task.source.skipped() for task in tasks_of(provider) if isinstance(task.source, FileSource))
+    if skipped:
+        facts.add_row("bad records", f"{skipped:,}, left out (on_bad='skip')")
     for feature, made in provider.output_features.items():
         text = f"{type(made.vocabulary).__name__}, {made.vocabulary.vocab_size:,} ids" + (
             ", EOS at the end" if made.add_eos else ""

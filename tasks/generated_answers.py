@@ -18,12 +18,15 @@ TAGS = ("O", "B-NUMBER", "I-NUMBER", "B-NAME", "I-NAME")
 
 
 def reversed_pair(draw: np.random.Generator) -> tuple[str, str, str]:
-    """Three words; in half of the examples these from last to first, else the first three of them in another order; and which it is."""
-    first, second, third = (WORDS[place] for place in draw.choice(len(WORDS), 3, replace=False))
+    """Three words; in half of the examples these from last to first, else three others; and which it is.
+
+    With the same words in another order as the "no" both answers would have the same bytes, the order alone would tell them apart, and a small model finds nothing to
+    begin with: it stays at chance.
+    """
+    words = [WORDS[place] for place in draw.choice(len(WORDS), 6, replace=False)]
     if draw.random() < 0.5:
-        return f"{first} {second} {third}", "yes", f"{third} {second} {first}"
-    others = [(first, second, third), (first, third, second), (second, first, third), (second, third, first)]
-    return f"{first} {second} {third}", "no", " ".join(others[draw.integers(4)])
+        return " ".join(words[:3]), "yes", " ".join(reversed(words[:3]))
+    return " ".join(words[:3]), "no", " ".join(words[3:])
 
 
 def _entities(draw: np.random.Generator) -> tuple[list[str], list[str]]:

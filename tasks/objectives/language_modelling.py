@@ -12,7 +12,7 @@ from t2t.tasks.objectives.streams import Example, map_with_seed, windows
 def causal_lm(dataset: tf.data.Dataset, sequence_length: Lengths, output_features: OutputFeatures) -> tf.data.Dataset:
     """Turn texts into targets of up to sequence_length["targets"] tokens; `inputs`, where the task has them, are empty.
 
-    EOS follows the text, not every window of it.
+    EOS follows the text, not every window of it; a text that fills its last window has none.
 
     Raises:
       UserError: a targets length below 1.
@@ -38,7 +38,7 @@ def prefix_lm(
 
     A window is as long as the longer of the two features. The place is uniform over all that leave at least one token
     on each side and fit both; with equal lengths (T5's) that is every place. EOS follows the inputs; it follows the
-    targets where the text ends.
+    targets where the text ends and its last window has room.
 
     Args:
       dataset: examples with `targets`: ids of shape [N], without EOS.

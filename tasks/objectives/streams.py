@@ -22,7 +22,7 @@ def windows(dataset: tf.data.Dataset, length: int | None, *, end: tf.Tensor | No
     Args:
       dataset: examples with `targets` of shape [N]. Their other fields are left behind: they tell of the whole text.
       length:  None for the whole text as one run.
-      end:     appended to each text, unless it is empty, before it is split.
+      end:     what closes a text; appended where the last run has room for it, so that no run is of it alone.
 
     Returns:
       A dataset of the runs, shape [<= length] each; none for an empty text.
@@ -31,7 +31,8 @@ def windows(dataset: tf.data.Dataset, length: int | None, *, end: tf.Tensor | No
     def rows(example: Example) -> tuple[tf.Tensor, tf.Tensor]:
         ids = example["targets"]
         if end is not None:
-            ids = tf.concat([tf.cast(ids, end.dtype), end[: tf.size(ids)]], 0)
+            room = tf.size(ids) > 0 if length is None else tf.size(ids) % length > 0
+            ids = tf.concat([tf.cast(ids, end.dtype), end[: tf.cast(room, tf.int32)]], 0)
         size = tf.size(ids)
         width = tf.maximum(size if length is None else tf.minimum(size, length), 1)
         count = (size + width - 1) // width

@@ -12,7 +12,7 @@ from rich.console import Console
 from t2t import tasks
 from t2t.errors import UserError
 from t2t.launch import show_tasks
-from t2t.tasks import metrics, objectives
+from t2t.tasks import metrics, objectives, sources
 from t2t.vocabularies import Bytes, SentencePiece, WordPiece
 
 TEXT = "Return the sum of all elements of an array over a given axis.\nThe axis may be None."
@@ -252,3 +252,13 @@ def test_objectives_are_shown_in_a_way_of_their_own(capsys):
             seqio.TaskRegistry.remove(name)
         assert all(part in out for part in wanted), out
         assert "types 9" not in out
+
+
+def test_bad_records_are_counted(tmp_path, capsys):
+    (tmp_path / "a.jsonl").write_text('{"text": "good"}\nbroken\n{"text": "good too"}\n')
+    lines = sources.jsonl(tmp_path / "a.jsonl", on_bad="skip")
+    tasks.add("shown_bad", source=lines, targets="text", replace=True)
+    try:
+        assert re.search(r"bad records +1, left out", text_of(capsys, "shown_bad", examples=1))
+    finally:
+        seqio.TaskRegistry.remove("shown_bad")

@@ -125,3 +125,15 @@ def test_what_cannot_be_generated_is_refused():
     assert sum("too few different inputs" in str(outcome) for outcome in outcomes) == 2
     with pytest.raises(UserError, match="split 'dev' of generated g: no such split"):
         constant.get_dataset("dev")
+
+
+def test_the_words_of_a_pair_tell_whether_it_is_reversed():
+    source = tasks.find("reversed_pair_label").source
+    rows = source.read_block("train", 0)
+    for row in rows:
+        first, second = row["inputs"].split(), row["second"].split()
+        if row["targets"] == "yes":
+            assert second == first[::-1]
+        else:
+            assert not set(first) & set(second)
+    assert 0.4 < sum(row["targets"] == "yes" for row in rows) / len(rows) < 0.6

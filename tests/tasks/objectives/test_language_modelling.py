@@ -15,10 +15,15 @@ def made(objective, dataset, vocabulary, lengths, *, seed=0, inputs=True):
         return list(objective(dataset, lengths, text_features(vocabulary, inputs=inputs)).as_numpy_iterator())
 
 
+def ended(rows, vocabulary, window):
+    """Return the rows' ids with EOS behind each whose last window has room for it."""
+    return [i for row in rows for i in [*row, *[vocabulary.eos_id] * (window is None or len(row) % window > 0)]]
+
+
 def test_causal_every_token_once_and_eos_where_texts_end(vocabulary, texts, tokenized):
     rows = [vocabulary.encode(text) for text in texts]
     examples = made(causal_lm, tokenized(rows), vocabulary, {"inputs": 7, "targets": 50})
-    assert [i for e in examples for i in e["targets"]] == [i for row in rows for i in [*row, vocabulary.eos_id]]
+    assert [i for e in examples for i in e["targets"]] == ended(rows, vocabulary, 50)
     assert all(len(e["targets"]) <= 50 and len(e["inputs"]) == 0 for e in examples)
     assert set(made(causal_lm, tokenized(rows), vocabulary, None, inputs=False)[0]) == {"targets"}
 
@@ -36,7 +41,7 @@ def test_prefix_every_token_once(vocabulary, texts, tokenized, lengths):
             assert len(example["inputs"]) <= lengths[0]
             assert len(example["targets"]) <= lengths[1]
         together += [*example["inputs"][:-1], *example["targets"]]
-    assert together == [i for row in rows for i in [*row, vocabulary.eos_id]]
+    assert together == ended(rows, vocabulary, lengths and max(lengths[0] - 1, lengths[1]))
 
 
 def test_the_prefix_ends_anywhere_equally_often(tokenized):
@@ -49,10 +54,17 @@ def test_the_prefix_ends_anywhere_equally_often(tokenized):
     assert (np.abs(counts - 200) < 5 * np.sqrt(200)).all()
 
 
-def test_a_window_of_one_token_has_no_prefix(tokenized):
-    examples = made(prefix_lm, tokenized([list(range(3, 12))]), Bytes(), {"inputs": 4, "targets": 3})
-    assert examples[-1]["targets"].tolist() == [1]
-    assert examples[-1]["inputs"].tolist() == [1]
+@pytest.mark.parametrize("objective", [causal_lm, prefix_lm])
+def test_no_window_is_of_eos_alone(objective, tokenized):
+    for length in range(1, 30):
+        ids = list(range(3, 3 + length))
+        examples = made(objective, tokenized([ids]), Bytes(), {"inputs": 8, "targets": 7})
+        # A prefix ends in EOS of its own.
+        before = [e["inputs"].tolist()[:-1] for e in examples]
+        together = [i for inputs, e in zip(before, examples, strict=True) for i in [*inputs, *e["targets"]]]
+        assert together == ids + [1] * (length % 7 > 0)
+        assert all(inputs or e["targets"].tolist() != [1] for inputs, e in zip(before, examples, strict=True))
+        assert len(examples) == -(-length // 7)
 
 
 def test_an_empty_text_gives_nothing(tokenized):
