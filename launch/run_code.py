@@ -86,7 +86,7 @@ def ready(directory: Path) -> None:
     if _trusted:
         _run(found)
     elif found.unknown and found.imports:
-        raise refusal(found, f"its configuration has {found.unknown[0]}")
+        raise refusal(found, f"its configuration has {_shown(found.unknown[0])}")
 
 
 def refusal(found: Needs, why: str) -> UserError:
@@ -133,9 +133,14 @@ def _module_name(name: str) -> str:
 def _described(directory: Path, name: str) -> str:
     path = directory / CODE / name if (directory / CODE / name).is_file() else Path(name)
     if not path.is_file():
-        return f"{name} (a module)" if not name.endswith(".py") else f"{name} (not there)"
+        return f"{_shown(name)} ({'not there' if name.endswith('.py') else 'a module'})"
     content = path.read_bytes()
-    return f"{path} ({len(content):,} bytes, SHA-256 {checksum(content)})"
+    return f"{_shown(str(path))} ({len(content):,} bytes, SHA-256 {checksum(content)})"
+
+
+def _shown(name: str) -> str:
+    """Return a stranger's name as it may be printed: control characters could make a terminal show something else."""
+    return name if name.isprintable() else ascii(name)
 
 
 def _tags(data: Any) -> list[str]:
