@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+from t2t.errors import UserError
 from t2t.export.t5x import Arrays
 
 _SLOT = "_slot_"
@@ -19,13 +23,29 @@ def prefix_of(path: Path) -> Path | None:
 
 
 def open_arrays(prefix: Path) -> Arrays:
-    """Open a checkpoint; what its optimizer kept is not among the arrays."""
+    """Open a checkpoint; what its optimizer kept is not among the arrays. Raises UserError, then or when an array is read, where it is damaged."""
     import tensorflow as tf
 
-    reader = tf.train.load_checkpoint(str(prefix))
-    shapes = {
-        name: tuple(shape)
-        for name, shape in reader.get_variable_to_shape_map().items()
-        if _SLOT not in name and name != "global_step"
-    }
-    return Arrays(prefix.parent, shapes, reader.get_tensor, legacy=True)
+    @contextlib.contextmanager
+    def told() -> Iterator[None]:
+        try:
+            yield
+        except (tf.errors.OpError, ValueError, IndexError, RuntimeError) as error:
+            reason = error.message if isinstance(error, tf.errors.OpError) else str(error)
+            raise UserError(
+                f"{prefix}: cannot be read as a checkpoint of TensorFlow ({' '.join(reason.split())[:200]})"
+            ) from None
+
+    with told():
+        reader = tf.train.load_checkpoint(str(prefix))
+        shapes = {
+            name: tuple(shape)
+            for name, shape in reader.get_variable_to_shape_map().items()
+            if _SLOT not in name and name != "global_step"
+        }
+
+    def read(name: str) -> Any:
+        with told():
+            return reader.get_tensor(name)
+
+    return Arrays(prefix.parent, shapes, read, legacy=True)

@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 
 from t2t.errors import UserError
+from t2t.stored_paths import stored_path
 
 MSGPACK = "checkpoint"
+_DRIVERS = ("zarr", "zarr3")
 
 
 class Arrays:
@@ -55,8 +57,9 @@ def open_arrays(path: Path) -> Arrays:
         raise UserError(f"{path}: neither a checkpoint of T5X ({MSGPACK} is missing) nor of TensorFlow (*.index)")
     try:
         return _native(path)
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path / MSGPACK}: not a checkpoint of T5X ({error})") from None
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, EOFError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UserError(f"{path / MSGPACK}: not a checkpoint of T5X ({reason})") from None
 
 
 def _native(path: Path) -> Arrays:
@@ -70,8 +73,10 @@ def _native(path: Path) -> Arrays:
 
     def walk(node: Any, name: str) -> None:
         if isinstance(node, dict) and "driver" in node:
-            folder = path / str(node["kvstore"]["path"]).rstrip("/").rpartition("/")[2]
-            large[name] = folder, str(node["driver"])
+            folder = str(node["kvstore"]["path"]).rstrip("/").rpartition("/")[2]
+            if node["driver"] not in _DRIVERS:
+                raise ValueError(f"{name} is kept by {str(node['driver'])[:40]!r}, not one of {', '.join(_DRIVERS)}")
+            large[name] = stored_path(path, folder, where=str(path / MSGPACK)), node["driver"]
             shapes[name] = tuple(node["metadata"]["shape"])
         elif isinstance(node, dict):
             for key, value in node.items():

@@ -4,7 +4,9 @@ import jax
 import numpy as np
 import pytest
 import tensorstore
-from flax.serialization import msgpack_serialize
+from flax.serialization import msgpack_restore, msgpack_serialize
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from t2t.errors import UserError
 from t2t.export.directory import flatten, unflatten
@@ -14,6 +16,7 @@ from t2t.launch import tensorflow_checkpoint
 from t2t.models import gpt
 from t2t.models.t5 import t5x
 from t2t.sharding import MeshConfig
+from tests.damage import changed_bytes, told
 from tests.models.tiny import config, params_of
 
 
@@ -84,3 +87,64 @@ def test_what_does_not_fit_is_named(tmp_path):
         open_arrays(tmp_path / "nothing")
     with pytest.raises(UserError, match="kind decoder"):
         t5x.understood(open_arrays(tmp_path), gpt.gpt(layers=1, embed=8, heads=2))
+
+
+@pytest.fixture(scope="module")
+def native(tmp_path_factory):
+    """A checkpoint in T5X's own layout; a test that changes it puts it back."""
+    place = tmp_path_factory.mktemp("native")
+    write_native(place, arrays_of("t5", t5x.native)[2])
+    return place
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"driver": "json"}, "is kept by 'json', not one of zarr"),
+        ({"kvstore": {"driver": "http", "path": "http://x/.."}}, "is not the name of a file"),
+        ({"kvstore": {"path": ".."}}, "is not the name of a file"),
+        ({"kvstore": {"path": "link"}}, "leads out of"),
+        ({"kvstore": 5}, "not a checkpoint of T5X"),
+        ({"metadata": {}}, "not a checkpoint of T5X"),
+    ],
+)
+def test_an_array_that_lies_elsewhere_is_refused(native, tmp_path, changed, said):
+    (tmp_path / "link").symlink_to(native)
+    tree = msgpack_restore((native / "checkpoint").read_bytes())
+    node = {"driver": "zarr", "kvstore": {"driver": "file", "path": "x"}, "metadata": {"shape": [1]}, **changed}
+    tree["optimizer"]["target"]["decoder"]["mine"] = node
+    (tmp_path / "checkpoint").write_bytes(msgpack_serialize(tree))
+    with pytest.raises(UserError, match=said) as error:
+        open_arrays(tmp_path)
+    assert str(error.value).startswith(f"{tmp_path}/checkpoint")
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_whatever_the_file_holds_it_is_read_or_refused_in_one_line(native, data):
+    file = native / "checkpoint"
+    whole = file.read_bytes()
+    try:
+        file.write_bytes(data.draw(changed_bytes(whole)))
+        told(lambda: [arrays.read(name) for arrays in [open_arrays(native)] for name in arrays.names[:3]])
+    finally:
+        file.write_bytes(whole)
+
+
+def test_a_damaged_checkpoint_of_tensorflow_is_one_line(tmp_path):
+    import tensorflow as tf
+
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        tf.compat.v1.get_variable("a", initializer=np.arange(1000, dtype=np.float32))
+        session.run(tf.compat.v1.global_variables_initializer())
+        tf.compat.v1.train.Saver().save(session, str(tmp_path / "model.ckpt-1"))
+    prefix = tensorflow_checkpoint.prefix_of(tmp_path)
+    assert tensorflow_checkpoint.open_arrays(prefix).read("a").shape == (1000,)
+    for ending in (".data-00000-of-00001", ".index"):
+        file = tmp_path / f"model.ckpt-1{ending}"
+        whole = file.read_bytes()
+        for content in (whole[: len(whole) // 2], b"", whole[:20] + b"\xff" * 20 + whole[40:]):
+            file.write_bytes(content)
+            line = told(lambda: tensorflow_checkpoint.open_arrays(prefix).read("a"))
+            assert line.startswith(f"{prefix}: cannot be read as a checkpoint of TensorFlow")
+        file.write_bytes(whole)

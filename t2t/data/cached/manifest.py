@@ -11,6 +11,7 @@ from pathlib import Path
 from t2t.config import dumps, loads
 from t2t.errors import UserError, nearest
 from t2t.paths import check_directory
+from t2t.stored_paths import stored_path
 
 MANIFEST, PLAN = "manifest.json", "plan.json"
 ENDING = ".array_record"
@@ -75,13 +76,13 @@ def load(directory: Path) -> Manifest:
     """Return the manifest of a task's directory.
 
     Raises:
-      UserError: there is none, or the cache was not finished.
+      UserError: there is none, it is damaged, a file it names lies outside of the directory, or the cache was not finished.
     """
     path = directory / MANIFEST
     if not path.is_file():
         if (directory / PLAN).is_file():
             done = made(directory)
-            wanted = sum(loads((directory / PLAN).read_text(), where=str(directory / PLAN)).sharding.values())
+            wanted = sum(_manifest(directory / PLAN).sharding.values())
             raise UserError(
                 f"{directory}: {done} of {wanted} shards are there; the same `t2t cache` again makes the rest."
             )
@@ -89,7 +90,15 @@ def load(directory: Path) -> Manifest:
         raise UserError(
             f"{directory}: no such cache; `t2t cache` makes one.{nearest(directory.name, beside) if beside else ''}"
         )
-    manifest = loads(path.read_text(encoding="utf-8"), where=str(path))
+    manifest = _manifest(path)
+    for shards in manifest.splits.values():
+        for shard in shards:
+            stored_path(directory, shard.file, where=str(path))
+    return manifest
+
+
+def _manifest(path: Path) -> Manifest:
+    manifest = loads(path.read_bytes(), where=str(path))
     if not isinstance(manifest, Manifest):
         raise UserError(f"{path}: is no manifest of a cache.")
     return manifest
