@@ -10,7 +10,7 @@ import tyro
 
 from t2t.errors import Failure, UserError, nearest
 from t2t.limits import CountOrZero, Generated, Range
-from t2t.paths import LocalPath, check_directory
+from t2t.paths import LocalPath
 
 if TYPE_CHECKING:
     from t2t.train.run import Run
@@ -59,7 +59,7 @@ def export(
     from t2t.launch.loading import load_run
 
     _check_options(format, length=length, platforms=platforms, dtype=dtype, shard_bytes=shard_bytes)
-    check_out(check_directory(out, "--out"), overwrite=overwrite)
+    check_out(Path(out), overwrite=overwrite)
     loaded = load_run(run, step)
     source = {"run": str(loaded.directory), "step": loaded.step, "recipe": loaded.record.recipe}
     if format == "huggingface":

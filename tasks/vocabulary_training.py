@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from t2t.data.tfds import prepare
 from t2t.errors import UserError, nearest
+from t2t.paths import check
 from t2t.tasks.register import find, format_of
 from t2t.vocabularies import SentencePiece, Vocabulary, WordPiece
 
@@ -54,7 +55,7 @@ def train_vocabulary(
     """
     if kind not in KINDS:
         raise UserError(f"kind {kind!r} of vocabulary: must be one of {', '.join(KINDS)}.{nearest(kind, KINDS)}")
-    if Path(out).exists():
+    if check(out, "--out").exists():
         raise UserError(f"{out}: exists already; name another file (--out).")
     if examples is not None and examples < 1:
         raise UserError(f"examples {examples} (--examples) is less than 1. Nearest: 1.")

@@ -1,15 +1,18 @@
 import os
+from pathlib import Path
 
 import pytest
 
 from t2t.checkpoint import Checkpoints
 from t2t.data import Data
 from t2t.errors import UserError
+from t2t.export import directory
 from t2t.launch.launch import check_paths
 from t2t.launch.main import run
 from t2t.launch.vocabulary_file import vocabulary_of
 from t2t.paths import check, check_directory, check_output, misspelled
 from t2t.tasks.sources import csv
+from t2t.tasks.vocabulary_training import train_vocabulary
 from t2t.train.experiment import StartFrom
 from t2t.train.run import Run, open_run
 from t2t.vocabularies import SentencePiece
@@ -68,6 +71,8 @@ def test_python_entry_points_refuse_urls(path, tmp_path, monkeypatch):
         lambda: Data(task="some", cached=path),
         lambda: StartFrom(run=path),
         lambda: SentencePiece(path=path),
+        lambda: directory.check(Path(path), overwrite=False),
+        lambda: train_vocabulary("reverse_words", size=300, out=path),
         lambda: vocabulary_of(path),
         lambda: csv({"train": path}).paths("train"),
     ):

@@ -112,7 +112,7 @@ def _infill(
 ) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
     """Return what puts masks in place of spans of ids [N]. Raises UserError for a parameter out of range."""
     check_rate(objective, rate)
-    if not mean_span > 0:
+    if not 0 < mean_span < float("inf"):
         raise UserError(f"mean_span={mean_span} of {objective}: must be above 0; BART's is 3.")
     _, mask_id = with_mask(objective, feature)
 

@@ -34,7 +34,7 @@ class Masker:
     ) -> None:
         if not 0 < rate <= 1:
             raise UserError(f"rate={rate} of {objective}: must be above 0 and at most 1; BERT's is 0.15.")
-        if masked < 0 or replaced < 0 or masked + replaced > 1:
+        if not (masked >= 0 and replaced >= 0 and masked + replaced <= 1):
             raise UserError(
                 f"masked={masked}, replaced={replaced} of {objective}: shares of 1; BERT's are 0.8 and 0.1."
             )

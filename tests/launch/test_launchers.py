@@ -268,6 +268,16 @@ K8S = "kubernetes --image i --volume-claim runs"
     [
         ("slurm --time tomorrow", "--time 'tomorrow' is no time. Nearest: 24:00:00"),
         ("slurm --nodes 0", "nodes 0 (--nodes) is not a whole number from 1 to 65536. Nearest: 1"),
+        (
+            "slurm --memory lots",
+            "--memory 'lots' is no amount of memory: a whole number with K, M, G or T behind it, or 0 for all of a node's. Nearest: 64G.",
+        ),
+        (
+            "slurm --memory 32X",
+            "--memory '32X' is no amount of memory: a whole number with K, M, G or T behind it, or 0 for all of a node's. Nearest: 32G.",
+        ),
+        (f"{K8S} --memory 32X", "--memory '32X' is no amount of memory as Kubernetes spells it. Nearest: 32Gi."),
+        (f"{K8S} --port 80", "port 80 (--port) is not a whole number from 1024 to 65535. Nearest: 1024."),
         ("slurm --tasks-per-node 4", "each of the 8 GPUs (--gpus-per-node) has a process. Nearest: 8"),
         ("slurm --name a;b", "--name 'a;b' has characters that cannot stand in a script. Nearest: a-b"),
         ("slurm --gpus-per-nodes 4", "unknown option --gpus-per-nodes. Nearest: --gpus-per-node"),

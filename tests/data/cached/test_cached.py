@@ -321,6 +321,16 @@ def test_bad_input_is_told_in_one_line(tasks, tmp_path, more, message):
     assert "\n" not in str(raised.value)
 
 
+def test_a_refusal_for_want_of_beam_is_all_that_is_told(tasks, tmp_path, monkeypatch):
+    if "nine" not in seqio.TaskRegistry.names():
+        tasks.numbered("nine", 9)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    told = []
+    with pytest.raises(UserError, match=r"is not installed: .* Nearest: --workers 1"):
+        cache("nine", str(tmp_path), workers=2, tell=told.append)
+    assert told == []
+
+
 def test_what_is_not_cached_is_told(tasks, tmp_path):
     tasks.numbered("ten", 10)
     with pytest.raises(UserError, match="ten: no such cache; `t2t cache` makes one"):

@@ -194,6 +194,9 @@ def test_no_room_is_refused(tokenized, objective):
         (masked_denoising, {"rate": 0.0}, r"rate=0.0 of masked_denoising: must be between 0 and 1"),
         (masked_denoising, {"replaced": 1.5}, r"replaced=1.5 of masked_denoising"),
         (replaced_tokens, {"rate": 1.0}, r"rate=1.0 of replaced_tokens"),
+        (text_infilling, {"mean_span": float("inf")}, r"mean_span=inf of text_infilling"),
+        (text_infilling, {"mean_span": float("nan")}, r"mean_span=nan of text_infilling"),
+        (masked_denoising, {"rate": float("nan")}, r"rate=nan of masked_denoising"),
         (text_infilling, {"mean_span": 0.0}, r"mean_span=0.0 of text_infilling: must be above 0; BART's is 3"),
     ],
 )

@@ -138,6 +138,9 @@ def test_an_encoder_task_end_to_end(texts):
     [
         (Bytes(extra_ids=0), LENGTHS, {}, "no mask"),
         (Bytes(), LENGTHS, {"rate": 0.0}, "rate=0.0"),
+        (Bytes(), LENGTHS, {"rate": float("nan")}, "rate=nan"),
+        (Bytes(), LENGTHS, {"masked": float("nan")}, "masked=nan"),
+        (Bytes(), LENGTHS, {"replaced": float("inf")}, "replaced=inf"),
         (Bytes(), LENGTHS, {"masked": 0.8, "replaced": 0.3}, "replaced=0.3"),
         (Bytes(), {"inputs": 1, "targets": 1}, {}, "inputs_length=1"),
     ],

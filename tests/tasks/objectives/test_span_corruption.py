@@ -201,6 +201,8 @@ def test_a_sentinel_in_the_text_becomes_unknown(tokenized):
         (Bytes(), {"inputs": 4096, "targets": 4096}, {}, ["inputs_length=4096", "100 sentinels", "mean_span"]),
         (Bytes(extra_ids=0), {"inputs": 64, "targets": 64}, {}, ["0 sentinels", "extra_ids=3"]),
         (Bytes(), {"inputs": 64, "targets": 64}, {"noise_density": 15}, ["noise_density=15"]),
+        (Bytes(), {"inputs": 64, "targets": 64}, {"mean_span": float("inf")}, ["mean_span=inf"]),
+        (Bytes(), {"inputs": 64, "targets": 64}, {"mean_span": float("nan")}, ["mean_span=nan"]),
     ],
 )
 def test_refused_before_any_work(tokenized, vocabulary, lengths, parameters, words):
