@@ -339,8 +339,11 @@ def _answers(example: Example) -> bool:
 
 def _survey(out: Console, data: Data, kind: Kind) -> None:
     from t2t.data.pipeline import inspect
+    from t2t.data.survival import lost_of
 
     report = inspect(data, kind, examples=SURVEYED)
+    for line in lost_of(data, kind, examples=SURVEYED):
+        out.print(Text(f"\n{line}", style="bold red"))
     room = {"inputs": data.inputs_length, "targets": data.targets_length}
     if kind == "decoder" and "inputs" not in report.mean_lengths:
         room["targets"] += data.inputs_length

@@ -110,6 +110,7 @@ def _train(directory: Path, recipe: str, experiment: Experiment, imported: float
     imported += time.perf_counter() - before
     from t2t.data.answers import check_model
     from t2t.data.pipeline import task_vocabulary
+    from t2t.data.survival import lost_of
 
     for run in (directory, *([Path(experiment.start_from.run)] if experiment.start_from.run else [])):
         check_tasks([experiment.data.task, *(experiment.evaluation.tasks or ())], run)
@@ -125,6 +126,8 @@ def _train(directory: Path, recipe: str, experiment: Experiment, imported: float
     with claimed_on_all(directory):
         record = open_run_on_all(directory, record, own.files)
         with Progress() if leads else contextlib.nullcontext(Progress()) as progress:
+            for line in lost_of(experiment.resolved_data(), experiment.model.kind) if leads else ():
+                progress.message(f"note: {line}")
             outcome = train(directory, record, progress, began=STARTED, imported=imported, ahead=ahead)
         if leads:
             print(f"report: {write_report(directory)}", file=sys.stderr)

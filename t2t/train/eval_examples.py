@@ -191,6 +191,16 @@ class Source:
                 f"task {self.data.task}: {read.trimmed} of {count} examples are longer than the data's lengths and lost their end"
             )
 
+    def tell_lost(self, raws: Sequence[Raw]) -> None:
+        """Warn, once, of targets that the vocabulary does not give back, where a metric compares predictions with them."""
+        from t2t.data.survival import compares, lost
+
+        if self._kind == "encoder" or not compares(self.task):
+            return
+        texts = [text_of(raw["targets_pretokenized"]) for raw in raws if "targets_pretokenized" in raw]
+        if found := lost(texts, self._vocabulary):
+            self._warn(found.told(self.data.task))
+
     def _warn(self, message: str) -> None:
         if message not in self._told:
             self._told.add(message)

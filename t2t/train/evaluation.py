@@ -189,6 +189,7 @@ class Evaluator:
             bool(ids) if encoder else not task_metrics.hidden(raw) for raw, ids in zip(raws, forced.wanted, strict=True)
         ]
         source.tell(read, known)
+        source.tell_lost(raws)
         metrics = forced.metrics()
         if encoder:
             predictions, found = self._fill(params, source, read, raws, forced, known)
