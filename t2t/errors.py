@@ -18,6 +18,10 @@ class Failure(RuntimeError):
     """What ended a run without being anybody's mistake in what was asked for, told in one line. Exit code 1."""
 
 
+class OutOfMemory(Failure):
+    """What is asked for wants more memory than there is."""
+
+
 _AWAY = {
     *(errno.EIO, errno.EACCES, errno.EPERM, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN),
     *(errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENETUNREACH, errno.ECONNREFUSED, errno.ECONNRESET, errno.ECONNABORTED),
@@ -55,7 +59,7 @@ def in_one_line(error: BaseException) -> str | None:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether memory was used up: of Python, of XLA on any device, or of TensorFlow."""
-    if isinstance(error, MemoryError):
+    if isinstance(error, MemoryError | OutOfMemory):
         return True
     told = type(error).__name__ in ("JaxRuntimeError", "ResourceExhaustedError", "RuntimeError", "ImportError")
     return told and any(words in str(error) for words in _NO_MEMORY)

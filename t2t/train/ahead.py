@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
 import jax
+from jax.sharding import Mesh
 
+from t2t import memory
 from t2t.data.converters import Layout
+from t2t.errors import OutOfMemory
 from t2t.train.experiment import Experiment
 from t2t.train.program import Program
 from t2t.train.state import TrainState
@@ -24,6 +28,28 @@ THREAD = "t2t-compile"
 def compiling() -> bool:
     """Return whether a program is being compiled in a thread."""
     return any(thread.name == THREAD for thread in threading.enumerate())
+
+
+def check_memory(state: TrainState, mesh: Mesh, left: int | None) -> None:
+    """Raise OutOfMemory where a state on CPUs, and gradients of its parameters, want more than is left: compilers and allocators of threads abort the process then.
+
+    state: ShapeDtypeStructs with shardings. left: bytes; None where it is not known.
+    """
+    here = [device for device in mesh.devices.flat if device.process_index == jax.process_index()]
+    if left is None or any(device.platform != "cpu" for device in here):
+        return
+
+    def size(tree: Any) -> int:
+        return sum(
+            math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize * len(here)
+            for leaf in jax.tree.leaves(tree)
+        )
+
+    wanted = size(state) + size(state.params)
+    if wanted > left:
+        raise OutOfMemory(
+            f"the parameters, the optimizer's state and the gradients want {wanted / 1e9:,.1f} GB of memory, and {left / 1e9:,.1f} GB are left"
+        )
 
 
 class Ahead:
@@ -101,7 +127,10 @@ class Ahead:
         return part.result()
 
     def _build(self) -> Program:
-        return Program.of(self._experiment, self._experiment.mesh.build())
+        mesh = self._experiment.mesh.build()
+        program = Program.of(self._experiment, mesh)
+        check_memory(program.abstract_state(), mesh, memory.available())
+        return program
 
     def _new(self) -> TrainState | None:
         return self.program().create(self._experiment.seed) if self._create else None
