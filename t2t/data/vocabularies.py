@@ -20,6 +20,9 @@ from t2t.vocabularies import Bytes, SentencePiece, Tokenizer, Vocabulary, WordPi
 _DERIVED = re.compile(r":(bytes|sentencepiece|wordpiece|tokenizer)_[0-9a-f]{12}$")
 
 
+_ENDS = "t2t_ends"
+
+
 class TokenizerVocabulary(seqio.Vocabulary):
     """A `t2t.vocabularies` WordPiece or Tokenizer for SeqIO: the same ids in the graph of TensorFlow as in Python."""
 
@@ -102,16 +105,22 @@ def to_seqio(vocabulary: Vocabulary) -> seqio.Vocabulary:
       UserError: a kind of vocabulary that SeqIO has no counterpart of.
     """
     if isinstance(vocabulary, Bytes):
-        return seqio.ByteVocabulary(extra_ids=vocabulary.extra_ids)
+        return _ended(seqio.ByteVocabulary(extra_ids=vocabulary.extra_ids), vocabulary.ends)
     if isinstance(vocabulary, SentencePiece):
         _ = vocabulary.size  # an unreadable or unfit file is told here, in one line
-        return seqio.SentencePieceVocabulary(vocabulary.path, extra_ids=vocabulary.extra_ids)
+        return _ended(seqio.SentencePieceVocabulary(vocabulary.path, extra_ids=vocabulary.extra_ids), vocabulary.ends)
     if isinstance(vocabulary, WordPiece | Tokenizer):
         _ = vocabulary.size
         return TokenizerVocabulary(vocabulary)
     raise UserError(
         f"vocabulary {vocabulary}: SeqIO has no counterpart; there are Bytes, SentencePiece, WordPiece and Tokenizer."
     )
+
+
+def _ended(made: seqio.Vocabulary, ends: tuple[int, ...]) -> seqio.Vocabulary:
+    """Note on SeqIO's vocabulary, which knows one end, all that `Vocabulary.ends` names: the way back gives them."""
+    setattr(made, _ENDS, ends)
+    return made
 
 
 def from_seqio(vocabulary: seqio.Vocabulary) -> Vocabulary:
@@ -123,7 +132,7 @@ def from_seqio(vocabulary: seqio.Vocabulary) -> Vocabulary:
     if isinstance(vocabulary, TokenizerVocabulary):
         return vocabulary.wrapped
     if type(vocabulary) is seqio.ByteVocabulary:
-        return Bytes(extra_ids=vocabulary.extra_ids)
+        return Bytes(extra_ids=vocabulary.extra_ids, ends=getattr(vocabulary, _ENDS, ()))
     if type(vocabulary) is seqio.SentencePieceVocabulary:
         if vocabulary != seqio.SentencePieceVocabulary(
             vocabulary.sentencepiece_model_file,
@@ -134,7 +143,11 @@ def from_seqio(vocabulary: seqio.Vocabulary) -> Vocabulary:
                 f"vocabulary {vocabulary.sentencepiece_model_file!r}: reverse_extra_ids=False and normalizer_spec_overrides"
                 " are not supported; put the normalisation into the model file."
             )
-        return SentencePiece(path=vocabulary.sentencepiece_model_file, extra_ids=vocabulary.extra_ids)
+        return SentencePiece(
+            path=vocabulary.sentencepiece_model_file,
+            extra_ids=vocabulary.extra_ids,
+            ends=getattr(vocabulary, _ENDS, ()),
+        )
     if isinstance(vocabulary, seqio.PassThroughVocabulary):
         raise UserError(
             "a PassThroughVocabulary has ids but no text: the task's features need a vocabulary of text (--data.vocabulary)."

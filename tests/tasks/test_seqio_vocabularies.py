@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import seqio
@@ -168,3 +170,11 @@ def test_the_iterator_over_wordpiece_can_be_saved(vocabularies, tmp_path):
     fresh = iter(task.get_dataset(lengths, "train", seed=3, num_epochs=None, try_in_mem_cache=False))
     tf.train.Checkpoint(iterator=fresh).restore(saved).assert_consumed()
     assert [next(fresh)["inputs"].numpy().tolist() for _ in range(50)] == ahead
+
+
+def test_all_ids_that_end_a_text_come_back_and_seqio_knows_the_first(vocabularies):
+    for own in vocabularies.values():
+        several = dataclasses.replace(own, ends=(7, 9))
+        assert from_seqio(to_seqio(several)) == several
+        assert to_seqio(several).eos_id == own.eos_id
+        assert from_seqio(to_seqio(own)) == own
