@@ -119,7 +119,8 @@ def to_seqio(vocabulary: Vocabulary) -> seqio.Vocabulary:
 
 def _ended(made: seqio.Vocabulary, ends: tuple[int, ...]) -> seqio.Vocabulary:
     """Note on SeqIO's vocabulary, which knows one end, all that `Vocabulary.ends` names: the way back gives them."""
-    setattr(made, _ENDS, ends)
+    if ends:
+        setattr(made, _ENDS, ends)
     return made
 
 
@@ -134,11 +135,13 @@ def from_seqio(vocabulary: seqio.Vocabulary) -> Vocabulary:
     if type(vocabulary) is seqio.ByteVocabulary:
         return Bytes(extra_ids=vocabulary.extra_ids, ends=getattr(vocabulary, _ENDS, ()))
     if type(vocabulary) is seqio.SentencePieceVocabulary:
-        if vocabulary != seqio.SentencePieceVocabulary(
+        ends = getattr(vocabulary, _ENDS, ())
+        plain = seqio.SentencePieceVocabulary(
             vocabulary.sentencepiece_model_file,
             extra_ids=vocabulary.extra_ids,
             use_fast_tokenizer=vocabulary._use_fast_tokenizer,
-        ):
+        )
+        if vocabulary != _ended(plain, ends):
             raise UserError(
                 f"vocabulary {vocabulary.sentencepiece_model_file!r}: reverse_extra_ids=False and normalizer_spec_overrides"
                 " are not supported; put the normalisation into the model file."
@@ -146,7 +149,7 @@ def from_seqio(vocabulary: seqio.Vocabulary) -> Vocabulary:
         return SentencePiece(
             path=vocabulary.sentencepiece_model_file,
             extra_ids=vocabulary.extra_ids,
-            ends=getattr(vocabulary, _ENDS, ()),
+            ends=ends,
         )
     if isinstance(vocabulary, seqio.PassThroughVocabulary):
         raise UserError(
