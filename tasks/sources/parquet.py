@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from t2t.errors import UserError
+from t2t.errors import UserError, cannot_be_read
 from t2t.tasks.sources.files import FileSource, Index, Patterns, stamp_of
 from t2t.tasks.sources.values import LISTS, Bad, checked
 from t2t.tasks.splitting import split_of
@@ -30,15 +30,27 @@ class ParquetSource(FileSource):
 
     def _rows(self, path: str, file: pq.ParquetFile, group: int, row: int) -> Iterator[dict[str, Any] | str]:
         """Yield the values of each row of a group, or what is wrong with it."""
+        import pyarrow as pa
+
         columns = {}
+        rows = file.metadata.row_group(group).num_rows
         known = file.schema_arrow.names
         for name in self.fields():
             own = name if name in known else name.split(".")[0]
             if own not in known:
                 raise UserError(f"{path}: has no field {name!r}, as other files have.")
             if own not in columns:
-                columns[own] = file.read_row_group(group, columns=[own]).column(0)
-        for position in range(file.metadata.row_group(group).num_rows):
+                try:
+                    columns[own] = file.read_row_group(group, columns=[own]).column(0)
+                except (OSError, pa.ArrowException) as error:
+                    if cannot_be_read(error):
+                        raise
+                    reason = " ".join(str(error).split()).removesuffix(".")
+                    yield from [
+                        f"{path}: rows {row + 1} to {row + rows}, field {own!r}, cannot be read: {reason}"
+                    ] * rows
+                    return
+        for position in range(rows):
             try:
                 yield checked({name: _value(column[position]) for name, column in columns.items()}, self.fields())
             except Bad as bad:
