@@ -14,7 +14,9 @@ TopK = Annotated[int, Range(0, 2**24)]
 """How many of the likeliest tokens to draw from; 0 is all."""
 TopP = Annotated[float, Range(1e-6, 1.0)]
 """Least probability that the tokens to draw from hold together."""
-LengthPenalty = Annotated[float, Range(0.0, 5.0)]
+Samples = Annotated[int, Range(1, 2**16)]
+"""Independent draws for each prompt."""
+LengthPenalty = Annotated[float, Range(0.0, 10.0)]
 """Alpha of beam search's length penalty; far above 1 the longest hypothesis always wins."""
 
 
@@ -48,7 +50,7 @@ class Sampling(Decoding):
     temperature: Temperature = 1.0
     top_k: TopK = 0
     top_p: TopP = 1.0
-    samples: Few = 1
+    samples: Samples = 1
 
     @property
     def outputs(self) -> int:
