@@ -113,7 +113,7 @@ def test_the_gradient_of_the_formula_is_that_of_differentiation():
 
 
 def test_a_block_of_nothing_is_refused():
-    with pytest.raises(UserError, match=r"block 0 \(--loss.block\)"):
+    with pytest.raises(UserError, match=r"block 0 \(Loss\.block\)"):
         Loss(block=0)
 
 

@@ -201,8 +201,8 @@ def test_damage_is_told_with_the_file(damaged):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"every": 0}, "checkpoints.every"),
-        ({"keep_last": 0}, "checkpoints.keep_last"),
+        ({"every": 0}, r"every 0 .* Nearest: 1\."),
+        ({"keep_last": 0}, r"keep_last 0 .* Nearest: 1\."),
         ({"best_mode": "least"}, "best_mode"),
     ],
 )

@@ -277,8 +277,8 @@ def test_mistakes_are_told_before_anything_is_read():
     encoder, _ = make(ToyEncoderConfig(vocab_size=384))
     with pytest.raises(UserError, match="not for an encoder"):
         Evaluator(encoder, evaluation(), data(task))
-    with pytest.raises(UserError, match="examples 0 "):
-        Evaluation(examples=0)
+    with pytest.raises(UserError, match=r"examples -1 \(Evaluation\.examples\)"):
+        Evaluation(examples=-1)
     ranked = register("eval_unranked", metrics=[functools.partial(rank_classification, log=[])])
     model, params = encoder_decoder()
     with pytest.raises(UserError, match="no field 'choices'"):

@@ -145,8 +145,8 @@ def test_the_running_mean_leaves_bad_steps_out():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"limit": 0}, "--guard.limit"),
-        ({"spike_factor": 1.0}, "--guard.spike-factor"),
+        ({"limit": 0}, r"limit 0 .* Nearest: 1\."),
+        ({"spike_factor": 1.0}, r"spike_factor 1\.0 .* Nearest: 1\.01"),
         ({"step_seconds": -1}, "Nearest: 0"),
     ],
 )
