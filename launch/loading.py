@@ -11,16 +11,16 @@ from t2t.train.run import RECORD, Run
 
 
 def load_run(directory: str, step: int | None = None) -> Run:
-    """Return a run. Its owner's code is run only where the user trusts it, and asked for only where the configuration has classes of it.
+    """Return a run. Its owner's code is run only where the user trusts or knows it, and asked for only where the configuration has classes of it.
 
-    Raises UserError where there is no such run, or it needs code that is neither trusted nor imported.
+    Raises UserError where there is no such run, or it needs code that is neither trusted, known nor imported.
     """
     run_code.ready(check(directory, "RUN"))
     return Run.load(directory, step)
 
 
 def check_tasks(names: Iterable[str], directory: Path) -> None:
-    """Refuse tasks that the owner's code of a run would register, where it is neither trusted nor imported. Tasks must be registered by now.
+    """Run the owner's code of a run for tasks that it registers, where the user knows it; refuse such tasks where it is neither known nor imported. Tasks must be registered by now.
 
     A task that nobody has registered is left to who reads it. Raises UserError.
     """
@@ -31,4 +31,4 @@ def check_tasks(names: Iterable[str], directory: Path) -> None:
     if missing and (directory / RECORD).is_file():
         found = run_code.needs(directory)
         if found.missing:
-            raise run_code.refusal(found, f"for the task {missing[0]!r}")
+            run_code.provide(found, f"for the task {missing[0]!r}")

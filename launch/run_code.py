@@ -1,4 +1,4 @@
-"""Running the code that a run keeps: only when the user has said so, after showing what it is.
+"""Running the code that a run keeps: only when the user has said so, or has trained with the same code here, after showing what it is.
 
 A run directory may come from a stranger. What is run is what was shown: the files are read once, compared with their checksums and
 executed from memory, so that neither other files of the directory nor compiled ones (`__pycache__`) are looked at.
@@ -21,7 +21,7 @@ from t2t import config, config_classes
 from t2t.config_classes import OWN
 from t2t.errors import UserError
 from t2t.json_files import expect, read_json
-from t2t.launch import imports
+from t2t.launch import imports, known_code
 from t2t.launch.own_files import MODULES
 from t2t.launch.quiet import import_tensorflow
 from t2t.train.own_code import CODE, checksum, read
@@ -76,9 +76,9 @@ def needs(directory: Path) -> Needs:
 
 
 def ready(directory: Path) -> None:
-    """Run a run's code, where the user trusts it; refuse a run whose configuration needs code that nobody has loaded.
+    """Run a run's code, where the user trusts it or the configuration needs it and the user has trained with the same code here.
 
-    Raises UserError in that case, saying what code it is and how to run it; or where the code is not what it was.
+    Raises UserError where the configuration needs other code, saying what code it is and how to run it; or where the code is not what it was.
     """
     if not (directory / RECORD).is_file():
         return  # who reads the record says what is wrong
@@ -86,11 +86,22 @@ def ready(directory: Path) -> None:
     if _trusted:
         _run(found)
     elif found.unknown and found.imports:
-        raise refusal(found, f"its configuration has {_shown(found.unknown[0])}")
+        provide(found, f"its configuration has {_shown(found.unknown[0])}")
 
 
-def refusal(found: Needs, why: str) -> UserError:
-    """Return what to tell of code that is needed and not trusted."""
+def provide(found: Needs, why: str) -> None:
+    """Run code that is needed, if the user has trained with exactly this code on this machine. Raises UserError otherwise.
+
+    why: what it is needed for.
+    """
+    kept = _Kept(found.directory / CODE, dict.fromkeys(found.checksums, b""))
+    whole = all(kept.has(_module_name(name)) for name in found.imports)  # an installed module's content has no checksum
+    if not (whole and known_code.is_known(found.imports, found.checksums)):
+        raise _refusal(found, why)
+    _run(found)
+
+
+def _refusal(found: Needs, why: str) -> UserError:
     files = found.checksums or found.imports
     shown = ", ".join(_described(found.directory, name) for name in list(files)[:5])
     more = f" and {len(files) - 5} more" if len(files) > 5 else ""

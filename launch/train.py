@@ -12,7 +12,7 @@ from pathlib import Path
 
 from t2t.distributed.preflight import preflight
 from t2t.errors import UserError
-from t2t.launch import parse, run_code
+from t2t.launch import known_code, parse, run_code
 from t2t.launch.codes import DONE, STOPPED
 from t2t.launch.imports import own_code
 from t2t.launch.loading import check_tasks
@@ -122,6 +122,7 @@ def _train(directory: Path, recipe: str, experiment: Experiment, imported: float
     record = RunRecord(
         recipe=recipe, experiment=experiment, vocabulary=vocabulary, imports=own.imports, code=own.checksums
     )
+    known_code.remember(own.imports, own.checksums)
     leads = jax.process_index() == 0
     with claimed_on_all(directory):
         record = open_run_on_all(directory, record, own.files)

@@ -19,6 +19,11 @@ if tuple(map(int, version("jaxlib").split(".")[:2])) < (0, 11):
     os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+# What tests train with their own code is noted apart from what the user knows.
+state = tempfile.mkdtemp(prefix="t2t-tests-state-")
+atexit.register(shutil.rmtree, state, ignore_errors=True)
+os.environ["XDG_STATE_HOME"] = state
+
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # the workers' processes are started with the first one's
     compiled = tempfile.mkdtemp(prefix="t2t-tests-xla-")
     atexit.register(shutil.rmtree, compiled, ignore_errors=True)

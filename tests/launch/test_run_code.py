@@ -15,7 +15,7 @@ import pytest
 
 from t2t import config, config_classes
 from t2t.errors import UserError
-from t2t.launch import imports, run_code
+from t2t.launch import imports, known_code, run_code
 from t2t.launch.main import run
 from t2t.train import own_code
 from t2t.train.run import RunRecord, open_run, read_record
@@ -40,8 +40,9 @@ TINY = (
 
 
 @pytest.fixture(autouse=True)
-def apart(monkeypatch):
+def apart(monkeypatch, tmp_path_factory):
     """Each test imports on its own: what it loads is gone behind it."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
     monkeypatch.setattr(imports, "_known", {})
     monkeypatch.setattr(imports, "_used", {})
     monkeypatch.setattr(config_classes, "_registered", dict(config_classes._registered))
@@ -190,6 +191,62 @@ def test_code_is_not_run_unasked(tmp_path, template):
     assert read_record(directory).experiment.optimizer.schedule.slope == 2.0
 
 
+def test_code_that_was_trained_with_here_needs_no_second_question(tmp_path, template):
+    (tmp_path / "rc_mine.py").write_text(OWN.format(mark=str(tmp_path / "mark")))
+    directory = steep(template, str(tmp_path / "rc_mine.py"), tmp_path / "run")
+    own = imports.own_code()
+    known_code.remember(own.imports, own.checksums)
+    forget_modules()
+    run_code.ready(directory)
+    assert read_record(directory).experiment.optimizer.schedule.slope == 2.0
+
+
+@pytest.mark.parametrize("change", ["content", "another file", "an installed module", "the order"])
+def test_known_code_with_any_change_is_asked_for(change, tmp_path, template):
+    mark = tmp_path / "mark"
+    for name in ("rc_mine", "rc_more"):
+        (tmp_path / f"{name}.py").write_text(OWN.format(mark=str(mark)))
+    imports.load(str(tmp_path / "rc_more.py"))
+    directory = steep(template, str(tmp_path / "rc_mine.py"), tmp_path / "run")
+    own = imports.own_code()
+    known_code.remember(own.imports, own.checksums)
+    stored = json.loads((directory / "run.json").read_text())
+    if change in ("content", "another file"):
+        name = "rc_mine.py" if change == "content" else "rc_other.py"
+        (directory / "code" / name).write_text(OWN.format(mark=str(mark)) + "# changed")
+        stored["code"][name] = own_code.checksum((directory / "code" / name).read_bytes())
+    stored["imports"] = {"an installed module": [*stored["imports"], "this"], "the order": stored["imports"][::-1]}.get(
+        change, stored["imports"]
+    )
+    (directory / "run.json").write_text(json.dumps(stored))
+    forget_modules()
+    mark.unlink()
+    with pytest.raises(UserError, match="--trust-code"):
+        run_code.ready(directory)
+    assert not mark.exists()
+
+
+def test_an_installed_module_is_never_known_code(tmp_path, template):
+    (tmp_path / "rc_mine.py").write_text(OWN.format(mark=str(tmp_path / "mark")))
+    directory = steep(template, str(tmp_path / "rc_mine.py"), tmp_path / "run")
+    stored = json.loads((directory / "run.json").read_text())
+    stored["imports"].append("this")
+    (directory / "run.json").write_text(json.dumps(stored))
+    known_code.remember(stored["imports"], stored["code"])
+    forget_modules()
+    with pytest.raises(UserError, match="--trust-code"):
+        run_code.ready(directory)
+    assert "this" not in sys.modules
+
+
+def test_where_nothing_can_be_noted_code_stays_unknown(tmp_path, monkeypatch):
+    (tmp_path / "state").write_text("a file where a directory should be")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    known_code.remember(["a.py"], {"a.py": "0"})
+    assert not known_code.is_known(["a.py"], {"a.py": "0"})
+    assert not known_code.is_known([], {})
+
+
 def test_an_older_run_with_code_of_its_own(tmp_path, template):
     """Its imports are paths, its classes have a hash of the path in their names, and it keeps no copy."""
     mark = tmp_path / "mark"
@@ -333,7 +390,7 @@ tasks.add("rc_own_task", source=GeneratedSource("rc", copy_words, sizes={"train"
 
 def t2t(*words: str, where: Path) -> subprocess.CompletedProcess[str]:
     flags = os.environ.get("XLA_FLAGS", "").replace("--xla_force_host_platform_device_count=8", "")
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": flags}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": flags, "XDG_STATE_HOME": str(where / "state")}
     command = [sys.executable, "-m", "t2t.launch", *words]
     return subprocess.run(command, cwd=where, env=environment, capture_output=True, text=True, timeout=300)
 
@@ -388,7 +445,10 @@ def test_a_task_of_ones_own_needs_no_code_to_infer_and_export(tmp_path):
     done = t2t("train", "t5:quickstart", "--import", "own.py", "--dir", "run", *TINY.split(), *own, where=home)
     assert done.returncode == 0, done.stderr
     shutil.move(home / "run", away / "run")
-    shutil.rmtree(home)
+    (home / "own.py").unlink()
+    at_home = t2t("eval", "../away/run", "--split", "validation", "--examples", "4", where=home)
+    assert at_home.returncode == 0, at_home.stderr
+    assert "running code of" in at_home.stderr
     assert t2t("infer", "run", "--text", "copy: a b", "--max-length", "4", where=away).returncode == 0
     assert t2t("export", "run", "--format", "safetensors", "--out", "weights", where=away).returncode == 0
     asked = t2t("eval", "run", "--split", "validation", "--examples", "4", where=away)
