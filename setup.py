@@ -58,7 +58,7 @@ setup(
         "seqio>=0.0.20,<0.1",
         "tensorflow>=2.20,<2.22",
         "tensorflow-datasets>=4.9.9,<5",
-        "importlib_resources>=6",  # TensorFlow Datasets imports it to download, and does not say so
+        "importlib-resources>=6,<8",  # TensorFlow Datasets imports it to prepare a data set, and does not require it
         "numpy>=2,<3",
         "jaxtyping>=0.3,<0.4",
         "tyro>=0.9,<2",
