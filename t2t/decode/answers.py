@@ -257,7 +257,7 @@ def _label(model: Model, probabilities: np.ndarray) -> Label:
 
 
 def _framed(vocabulary: Vocabulary, first: str, second: str | None) -> Framed:
-    """Return [CLS] first [SEP] second [SEP], or each with EOS behind it."""
+    """Return [CLS] first [SEP] second [SEP], or each with EOS behind it; RoBERTa's tokenizers have two [SEP] between."""
     parts = [vocabulary.encode(text) for text in (first, second) if text is not None]
     return _joined(vocabulary, parts, [], [])
 
@@ -277,7 +277,8 @@ def _joined(vocabulary: Vocabulary, parts: list[list[int]], words: list[str], si
     types, begins = [0] * len(ids), 0
     for number, part in enumerate(parts):
         begins = len(ids)
-        ids += [*part, sep if framed else vocabulary.eos_id]
-        types += [number] * (len(part) + 1)
+        last = number == len(parts) - 1
+        ids += [*part, *([sep if framed else vocabulary.eos_id] if last else vocabulary.between)]
+        types += [number] * (len(ids) - begins)
     starts = [begins + sum(sizes[:i]) for i in range(len(sizes) + 1)]
     return Framed(ids, types, words, starts)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer as Library
-from tokenizers import decoders, models, normalizers, pre_tokenizers
+from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from t2t.errors import UserError
 from t2t.export.added_tokens import CONFIG, Declared, declared, json_of, named, put
@@ -140,7 +140,9 @@ def _library(directory: Path, settings: Mapping[str, Any], kind: str, model_type
             settings.get("strip_accents") is not None or settings.get("tokenize_chinese_chars", True) is not True
         )
     if (directory / "vocab.json").is_file() and (directory / "merges.txt").is_file():
-        return _byte_level(directory, settings), True
+        return _byte_level(
+            directory, settings, roberta=kind == "RobertaTokenizer" or (not kind and model_type == "roberta")
+        ), True
     if model_type in _SENTENCEPIECE and (directory / "spiece.model").is_file():
         return library_of(_spiece(directory, settings)), True
     return None
@@ -185,7 +187,8 @@ def _bert(directory: Path, settings: Mapping[str, Any]) -> Library:
     return library
 
 
-def _byte_level(directory: Path, settings: Mapping[str, Any]) -> Library:
+def _byte_level(directory: Path, settings: Mapping[str, Any], *, roberta: bool) -> Library:
+    """Return the tokenizer of vocab.json and merges.txt. RoBERTa's puts two `</s>` between the texts of a pair."""
     vocab, merges = directory / "vocab.json", directory / "merges.txt"
     ids = json_of(vocab)
     for token, number in ids.items():
@@ -209,6 +212,10 @@ def _byte_level(directory: Path, settings: Mapping[str, Any]) -> Library:
     library.decoder = decoders.ByteLevel()
     usual = ("<|endoftext|>", "<s>", "<pad>", "</s>", "<unk>", "<mask>")
     library.add_special_tokens([token for token in usual if token in ids])
+    names = {"cls": "<s>", "sep": "</s>", **named(directory, settings)}
+    if roberta and names["cls"] in ids and names["sep"] in ids:
+        sep, cls = ((names[role], ids[names[role]]) for role in ("sep", "cls"))
+        library.post_processor = processors.RobertaProcessing(sep, cls)
     return library
 
 

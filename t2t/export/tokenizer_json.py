@@ -64,9 +64,10 @@ def framed_library(vocabulary: Vocabulary, kind: Kind) -> Library:
     library = library_of(vocabulary)
     before, behind = ([_token(library, i) for i in ids] for ids in frame(vocabulary, kind))
     second = int(kind == "encoder")
+    between = [_token(library, i) for i in vocabulary.between] if kind == "encoder" else behind
     library.post_processor = processors.TemplateProcessing(
         single=[*before, "$A", *behind],
-        pair=[*before, "$A", *behind, f"$B:{second}", *(f"{token}:{second}" for token in behind)],
+        pair=[*before, "$A", *between, f"$B:{second}", *(f"{token}:{second}" for token in behind)],
         special_tokens=[(token, library.token_to_id(token)) for token in dict.fromkeys([*before, *behind])],
     )
     return library

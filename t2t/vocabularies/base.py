@@ -7,7 +7,7 @@ import itertools
 import re
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, fields
-from typing import Self
+from typing import Self, cast
 
 from t2t.errors import UserError
 from t2t.limits import Configuration, ExtraIds, TokenId
@@ -78,6 +78,12 @@ class Vocabulary(Configuration, abc.ABC):
     def sep_id(self) -> int | None:
         """BERT's [SEP], or None."""
         return None
+
+    @property
+    def between(self) -> list[int]:
+        """The ids between the two texts of a pair: [SEP], or EOS where there is no frame of [CLS] and [SEP]. RoBERTa's tokenizers have two."""
+        framed = self.cls_id is not None and self.sep_id is not None
+        return [cast(int, self.sep_id) if framed else self.eos_id]
 
     def sentinel(self, index: int) -> int:
         """Return the id of `<extra_id_INDEX>`, counting down from the largest id. Raises UserError beyond `extra_ids`."""

@@ -93,6 +93,17 @@ class Tokenizer(FileVocabulary):
         """The id of `sep`, or None."""
         return self._id(self.sep)
 
+    @property
+    def between(self) -> list[int]:
+        """The ids that the file puts between the two texts of a pair, where it ends both with `sep`; otherwise as all vocabularies."""
+        made = self._tokenizer.encode("a", "b", add_special_tokens=True)
+        places = made.sequence_ids
+        if self.cls_id is None or self.sep_id is None or 0 not in places or 1 not in places:
+            return super().between
+        last = max(i for i, sequence in enumerate(places) if sequence == 0)
+        found = made.ids[last + 1 : places.index(1)]
+        return found if found and set(found) == {self.sep_id} else super().between
+
     def sentinel(self, index: int) -> int:
         """Return the id of `<extra_id_INDEX>`, the file's own where it has one."""
         found = self._tokenizer.token_to_id(f"<extra_id_{index}>")

@@ -168,13 +168,15 @@ class _Frame:
         framed = ours.cls_id is not None and ours.sep_id is not None
         self._head = [ours.cls_id] if framed else []
         self._tail = [ours.sep_id if framed else ours.eos_id]
+        self._between = ours.between
         self.before = len(self._head)
         self._types = "types" in output_features
         length = limit(sequence_length, "inputs")
         self._room = None if length is None else length - self.before
-        if self._room is not None and self._room < 4:
+        least = 3 + len(self._between)
+        if self._room is not None and self._room < least:
             raise UserError(
-                f"inputs_length={length} is too short for {objective}: it needs at least {4 + self.before}."
+                f"inputs_length={length} is too short for {objective}: it needs at least {least + self.before}."
             )
 
     def ids(self, text: tf.Tensor) -> tf.Tensor:
@@ -193,11 +195,12 @@ class _Frame:
         size = tf.size(first) + (0 if second is None else tf.size(second))
         tail = tf.constant(self._tail, tf.int32)
         if self._room is not None:
-            room = self._room - (1 if second is None else 2)
+            room = self._room - len(self._tail) - (0 if second is None else len(self._between))
             other = tf.constant(0) if second is None else tf.size(second)
             first = first[: tf.maximum((room + 1) // 2, room - other) if second is not None else room]
             second = None if second is None else second[: room - tf.size(first)]
-        parts = [tf.constant(self._head, tf.int32), first, tail]
+        parts = [tf.constant(self._head, tf.int32), first]
+        parts.append(tail if second is None else tf.constant(self._between, tf.int32))
         own = tf.size(tf.concat(parts, 0))
         pair = tf.zeros([0], tf.int32) if second is None else tf.concat([second, tail], 0)
         kept = tf.constant(0) if second is None else tf.size(second)

@@ -20,6 +20,7 @@ from tokenizers import AddedToken
 from t2t import models
 from t2t.checkpoint import Checkpoints
 from t2t.decode import fill_texts
+from t2t.decode.answers import _framed
 from t2t.export.token_check import TEXTS, difference, marked
 from t2t.export.tokenizer_files import read_vocabulary
 from t2t.launch.import_model import experiment_for, parameters_alone
@@ -67,7 +68,16 @@ def directories(place: Path) -> Iterator[tuple[str, str | None]]:
         theirs = transformers.AutoTokenizer.from_pretrained(directory)
         ours = read_vocabulary(directory, {"model_type": kind}, scratch=place)
         tokens = [token.content for token in theirs.added_tokens_decoder.values()][-6:]
-        yield name, _differing(ours, theirs, [*TEXTS, *marked(tokens)])
+        yield name, _differing(ours, theirs, [*TEXTS, *marked(tokens)]) or _pairs(ours, theirs)
+
+
+def _pairs(ours: Vocabulary, theirs: Any) -> str | None:
+    """Compare the ids of two texts in the frame of an encoder, where the tokenizer has one."""
+    if ours.cls_id is None or ours.sep_id is None:
+        return None
+    first, second = "the fox", "a café !"
+    mine, wanted = _framed(ours, first, second).ids, theirs(first, second)["input_ids"]
+    return None if mine == wanted else f"the pair {first!r}, {second!r}: {mine} and {wanted}"
 
 
 def _differing(ours: Vocabulary, theirs: Any, texts: list[str]) -> str | None:

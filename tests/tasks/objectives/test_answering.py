@@ -3,20 +3,46 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from tokenizers import processors
 
 from t2t.decode import answers
 from t2t.errors import UserError
 from t2t.tasks.objectives import classify, find_span, label_features, span_features, tag_words
-from t2t.vocabularies import Bytes
+from t2t.vocabularies import Bytes, Tokenizer
 from tests.tasks.objectives.conftest import WORDS
+from tests.test_tokenizer import byte_level
 
 LABELS = ("O", "B-X", "I-X")
 
 
-@pytest.fixture(params=["bytes", "wordpiece"])
+@pytest.fixture
+def roberta(tmp_path):
+    """A tokenizer as RoBERTa's: <s> first </s></s> second </s>."""
+    library = byte_level(tmp_path / "tokenizer.json", special=("<s>", "<pad>", "</s>", "<unk>", "<mask>"))
+    sep, cls = ((name, library.token_to_id(name)) for name in ("</s>", "<s>"))
+    library.post_processor = processors.RobertaProcessing(sep, cls)
+    library.save(str(tmp_path / "tokenizer.json"))
+    return Tokenizer(path=str(tmp_path / "tokenizer.json"), eos="</s>", pad="<pad>", cls="<s>", sep="</s>")
+
+
+@pytest.fixture(params=["bytes", "wordpiece", "roberta"])
 def framed(request):
-    """Vocabularies without and with [CLS] and [SEP]."""
-    return Bytes() if request.param == "bytes" else request.getfixturevalue("wordpiece")
+    """Vocabularies without and with [CLS] and [SEP], and with two [SEP] in the middle."""
+    return Bytes() if request.param == "bytes" else request.getfixturevalue(request.param)
+
+
+def test_two_separators_stand_between_the_texts_of_a_robertas_pair(roberta):
+    sep = roberta.sep_id
+    first, second = roberta.encode("the row"), roberta.encode("a model")
+    wanted = [roberta.cls_id, *first, sep, sep, *second, sep]
+    assert answers._framed(roberta, "the row", "a model").ids == wanted
+    assert roberta.library().encode("the row", "a model").ids == wanted
+    assert answers._framed(roberta, "the row", None).ids == [roberta.cls_id, *first, sep]
+    features = label_features(roberta, labels=("no", "yes"), of="text", types=True)
+    fields = {"inputs": ["the row " * 9], "second": ["a model"], "targets": ["no"]}
+    (cut,) = made(classify, features, fields, length=24, labels=("no", "yes"))
+    assert len(cut["inputs"]) == 24
+    assert cut["inputs"].tolist()[-len(second) - 3 :] == [sep, sep, *second, sep]
 
 
 def made(objective, features, fields, *, length=None, **options):
