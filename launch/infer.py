@@ -19,6 +19,7 @@ from t2t.launch import infer_answers
 from t2t.launch.escapes import visible
 from t2t.launch.infer_inputs import Name, texts_of
 from t2t.launch.infer_lengths import Lengths, Way
+from t2t.launch.infer_memory import rows_that_fit
 from t2t.launch.infer_output import opened
 from t2t.limits import CountOrZero, Few, Generated, Ids, Rows, Seed
 from t2t.paths import LocalPath, check_output
@@ -81,7 +82,7 @@ def command(
         top: encoders: how many candidates for a mask; 5 if not given.
         embed: encoders: give a vector for each text, the mean of the encoder's output over its tokens or that of its first.
         normalise: divide each vector by its length, so that products of two are cosines.
-        too_long: of a text longer than the model's positions: stop with an error, truncate it (its end is left out; of a pair the second text's), or skip it.
+        too_long: of a text longer than the model's positions, or than memory allows: stop with an error, truncate it (its end is left out; of a pair the second text's), or skip it.
         seed: of sampling.
         batch_size: texts computed at a time.
 
@@ -142,33 +143,30 @@ def command(
 
     def ask(some: Sequence[dict[str, Any]], place: Name, *, start: int) -> list[dict[str, Any]]:
         texts = [row["inputs"] for row in some]
+        at_once = rows_that_fit(loaded, some, batch_size, place)
         if embed is not None:
             vectors = infer_answers.embed(
                 loaded,
                 texts,
                 pooling=embed,
                 normalise=normalise,
-                batch_size=batch_size,
+                batch_size=at_once,
                 params=params,
                 name=place,
             )
             return [{**row, "embedding": vector} for row, vector in zip(some, vectors, strict=True)]
         if predicts != "words":
-            told = infer_answers.answer(
-                loaded, some, longest=max_length, batch_size=batch_size, params=params, name=place
-            )
+            told = infer_answers.answer(loaded, some, longest=max_length, batch_size=at_once, params=params, name=place)
             return [{**row, **one} for row, one in zip(some, told, strict=True)]
         if kind == "encoder":
-            filled = fill(
-                loaded, texts, top=5 if top is None else top, batch_size=batch_size, params=params, name=place
-            )
+            filled = fill(loaded, texts, top=5 if top is None else top, batch_size=at_once, params=params, name=place)
             return [{**row, **_filled(row["inputs"], masks)} for row, masks in zip(some, filled, strict=True)]
         made = infer(
             loaded,
             texts,
             how,
             max_length=max_length,
-            batch_size=batch_size,
+            batch_size=at_once,
             seed=seed + start,
             continue_text=continue_text,
             params=params,

@@ -1,4 +1,4 @@
-"""What `t2t infer` does with texts that are longer than the model's positions."""
+"""What `t2t infer` does with texts that are longer than the model's positions, or than memory allows."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Lengths:
         if not self._long:
             return None
         what = "lost their end" if self._way == "truncate" else "were left out"
-        return f"{len(self._long):,} texts longer than the model's positions {what}, the first of them {self._long[0]}"
+        return f"{len(self._long):,} texts that are too long {what}, the first of them {self._long[0]}"
 
     def _cut(self, row: dict[str, Any], tokens: int, most: int, error: TooLong) -> dict[str, Any]:
         """Return a row whose text, of a pair the second, is as long as fits."""

@@ -240,11 +240,11 @@ def test_too_long_texts_are_cut_or_left_out_as_asked(load, tmp_path, capsys):
         ("d" * 7, None),
         ("äöü", True),  # two bytes a letter
     ]
-    assert err == f"2 texts longer than the model's positions lost their end, the first of them {source}:2\n"
+    assert err == f"2 texts that are too long lost their end, the first of them {source}:2\n"
     call("RUN", "--input", str(source), "--too-long", "skip")
     out, err = capsys.readouterr()
     assert [json.loads(line)["inputs"] for line in out.splitlines()] == ["a", "c", "d" * 7]
-    assert err == f"2 texts longer than the model's positions were left out, the first of them {source}:2\n"
+    assert err == f"2 texts that are too long were left out, the first of them {source}:2\n"
 
 
 def test_too_long_texts_as_vectors(load, capsys):
