@@ -23,7 +23,8 @@ from t2t.types import Params
 
 @dataclass(frozen=True, kw_only=True)
 class Guard(Configuration):
-    """What to do with a bad step. Its update is never applied; then the run goes on ("skip"), goes back to its newest checkpoint with the data
+    """What to do with a bad step. Its update is not applied, or, where loss and gradients are finite and entries of the update are not, those entries
+    are not; then the run goes on ("skip"), goes back to its newest checkpoint with the data
     that led here left out ("rewind"), or ends ("stop").
 
     Args:
@@ -65,12 +66,14 @@ class Health:
 class Finding:
     """What a step's check found.
 
-    bad:  whether the update is left out.
-    kind: 0 nothing, 1 not finite, 2 a spike.
-    at:   first tensor that is not finite: 0 the loss, then gradients as `tensors` has them, then updates; -1 for none.
+    bad:   whether anything is wrong.
+    whole: whether the whole update is left out, for its loss or gradients; otherwise its entries that are not finite are.
+    kind:  0 nothing, 1 not finite, 2 a spike.
+    at:    first tensor that is not finite: 0 the loss, then gradients as `tensors` has them, then updates; -1 for none.
     """
 
     bad: Bool[Array, ""]
+    whole: Bool[Array, ""]
     kind: Int[Array, ""]
     at: Int[Array, ""]
 
@@ -85,14 +88,15 @@ def examine(
     guard: Guard, health: Health, loss: Float[Array, ""], grads: Float[Array, "N"], updates: Float[Array, "N"]
 ) -> tuple[Finding, Health]:
     """Return what is wrong with a step, and the health after it. grads, updates: their `squares`."""
-    finite = jnp.isfinite(jnp.concatenate([loss[None], grads, updates]))
-    nonfinite = ~jnp.all(finite)
+    before, behind = jnp.isfinite(jnp.concatenate([loss[None], grads])), jnp.isfinite(updates)
+    unsound = ~jnp.all(before)  # apart from the updates: what waits for it need not wait for them
+    nonfinite = unsound | ~jnp.all(behind)
     spike = jnp.zeros((), bool)
     if guard.spike != "ignore":
-        spike = ~nonfinite & (health.good >= guard.window) & (loss > guard.spike_factor * health.mean)
+        spike = ~unsound & (health.good >= guard.window) & (loss > guard.spike_factor * health.mean)
     bad = nonfinite | spike
     kind = jnp.where(nonfinite, 1, jnp.where(spike, 2, 0))
-    at = jnp.where(nonfinite, jnp.argmin(finite), -1)
+    at = jnp.where(nonfinite, jnp.argmin(jnp.concatenate([before, behind])), -1)
     share = 1.0 / jnp.minimum(health.good + 1, guard.window).astype(jnp.float32)
     one = bad.astype(jnp.int32)
     after = Health(
@@ -101,7 +105,7 @@ def examine(
         skipped=health.skipped + one,
         row=jnp.where(bad, health.row + 1, 0),
     )
-    return Finding(bad=bad, kind=kind, at=at.astype(jnp.int32)), after
+    return Finding(bad=bad, whole=unsound | spike, kind=kind, at=at.astype(jnp.int32)), after
 
 
 def tensors(specs: Params) -> list[str]:
@@ -116,11 +120,12 @@ def tensors(specs: Params) -> list[str]:
 
 @dataclass(frozen=True, kw_only=True)
 class BadStep:
-    """A step whose update was left out. kind: "nonfinite" or "spike"."""
+    """A step of which the update, or a part of it, was left out. kind: "nonfinite" or "spike". what: why, and what was left out."""
 
     step: int
     kind: Literal["nonfinite", "spike"]
     what: str
+    left_out: str = "its update was"
 
 
 class Judge:
@@ -151,7 +156,8 @@ class Judge:
                 at = int(values["bad_tensor"])
                 of, which = divmod(at - 1, len(self._names))
                 what = "the loss" if at == 0 else f"the {('gradient', 'update')[of]} of {self._names[which]}"
-                found.append(BadStep(step=step, kind="nonfinite", what=f"{what} is not finite"))
+                left_out = "its update was" if at == 0 or of == 0 else "the entries that are not were"
+                found.append(BadStep(step=step, kind="nonfinite", what=f"{what} is not finite", left_out=left_out))
             elif kind == 2:
                 mean = float(values["loss_mean"])
                 found.append(BadStep(step=step, kind="spike", what=f"loss {loss:.4g}, its running mean {mean:.4g}"))

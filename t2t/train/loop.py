@@ -237,7 +237,7 @@ def _tell(bad: list[BadStep], state: TrainState, judge: Judge, records: Records)
         culprit = judge.bad_parameter(state.params)  # on all processes
     for found in bad[:5]:
         what = found.what if culprit is None else f"parameter {culprit} is not finite"
-        records.say(f"step {found.step}: {what}; its update was left out")
+        records.say(f"step {found.step}: {what}; {found.left_out} left out")
     if len(bad) > 5:
         records.say(f"and {len(bad) - 5} more, up to step {bad[-1].step}")
 

@@ -32,7 +32,7 @@ def make_step(
     """Return the function (state, batch) -> (next state, metrics), to be jitted with shardings.
 
     The gradient is that of the batch's summed objective over its summed weight, whatever the number of microbatches. A bad step (`guard`) counts
-    as a step and changes neither parameters nor optimizer.
+    as a step. It changes neither parameters nor optimizer; where only entries of the update are not finite, it changes none of those.
     """
     guard = guard or Guard()
     stacked = layered(model.specs)
@@ -50,11 +50,15 @@ def make_step(
         updates, opt_state = transform.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         value, squared = total.loss / weight, squares(grads, stacked)
-        # Finite gradients can give an update that is not: 0/0 where an optimizer divides by a second moment of 0.
+        # Finite gradients can give an update that is not: 0/0 where an optimizer divides by a second moment of 0. Such entries are left as they were,
+        # each by itself: if the whole update waited for the check of all its entries, it and the moments would be kept beside the old ones till then.
         finding, health = examine(guard, state.health, value, squared, squares(updates, stacked))
-        params, opt_state = jax.tree.map(
-            lambda new, old: jnp.where(finding.bad, old, new), (params, opt_state), (state.params, state.opt_state)
-        )
+
+        def sound(new: jax.Array, old: jax.Array) -> jax.Array:
+            kept = finding.whole | ~jnp.isfinite(new) if jnp.issubdtype(new.dtype, jnp.inexact) else finding.whole
+            return jnp.where(kept, old, new)
+
+        params, opt_state = jax.tree.map(sound, (params, opt_state), (state.params, state.opt_state))
         metrics = {
             "loss": value,
             "accuracy": total.correct / weight,

@@ -143,8 +143,8 @@ def test_a_failed_write_is_raised_by_the_next_call_and_by_close(tmp_path, monkey
 
 
 def test_a_real_write_error_is_raised(tmp_path):
-    (tmp_path / "file").write_text("in the way")
     checkpoints = Checkpoints(tmp_path / "file" / "checkpoints")
+    (tmp_path / "file").write_text("in the way")  # it was not there when the directory was checked
 
     def save():
         checkpoints.save(1, make(1))

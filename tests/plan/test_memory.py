@@ -38,11 +38,12 @@ def test_activations_kept_are_read_from_the_program():
 
 
 def test_an_update_takes_no_copy_of_what_it_updates():
-    # Gradients, and what the layers need; a copy of the moments, which XLA's CPU compiler makes unless told, would be twice the gradients again.
+    # Gradients, the update whose entries are checked, and what the layers need; a copy of the moments, which XLA's CPU compiler makes unless told, or
+    # which the step would need if it waited for the check, would be twice the gradients again.
     experiment = decoder(layers=4, embed=128, heads=2, mlp=512, vocab_size=64, remat="full", batch_size=1)
     program = Program.of(experiment, experiment.mesh.build(jax.devices()[:1]))
     compiled = compile_step(program)
-    assert compiled.analysis.temp_size_in_bytes < 1.4 * state_bytes(program).gradients
+    assert compiled.analysis.temp_size_in_bytes < 2.4 * state_bytes(program).gradients
 
 
 def test_the_compilers_sizes_are_read():

@@ -15,7 +15,10 @@ from t2t.distributed.end import several
 from t2t.train.stop import EndOnSignal, StopOnSignal
 
 ROOT = Path(__file__).parents[2]
-HEAD = "import hashlib, os, signal, sys, time\nfrom t2t.train.stop import EndOnSignal, StopOnSignal\n"
+HEAD = (
+    "import hashlib, os, signal, sys, time\nfrom t2t.train.stop import EndOnSignal, StopOnSignal\n"
+    "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"  # the tests themselves may run under nohup
+)
 BUSY = "print('ready', flush=True)\nhashlib.pbkdf2_hmac('sha256', b'a', b'b', 100_000_000)\n"
 """Compiled code that lets other threads run, and in which the main thread runs no Python: as a compilation is."""
 
