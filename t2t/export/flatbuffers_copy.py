@@ -9,6 +9,7 @@ import importlib.metadata
 import zipfile
 from pathlib import Path
 
+from t2t.errors import Failure
 from t2t.installing import DISTRIBUTION
 
 FLATBUFFERS = "flatbuffers.zip"
@@ -27,7 +28,9 @@ def write_flatbuffers(path: Path) -> None:
 
 def _license() -> str:
     """Return the text of the Apache License 2.0: the package has it by reference alone, and this one is under the same."""
-    text = importlib.metadata.distribution(DISTRIBUTION).read_text("licenses/LICENSE")
+    # More than one may be found: setuptools leaves a description without the license in a checkout, where it comes before the installed one.
+    found = [each.read_text("licenses/LICENSE") for each in importlib.metadata.distributions(name=DISTRIBUTION)]
+    text = next((text for text in found if text is not None), None)
     if text is None:
-        raise RuntimeError("the installed package t2t lacks its LICENSE: install it anew")
+        raise Failure(f"the installed package {DISTRIBUTION} lacks its LICENSE: install it anew")
     return text

@@ -1,6 +1,6 @@
 """Every snippet of README.md and docs/ is run, file by file, as a reader would.
 
-Python is executed, unless its fence names a file (```python my_tasks.py): that file is written. `$ t2t ...` is called, `$ python FILE` executed.
+Python is executed, unless its fence names a file (```python my_tasks.py): that file is written. `$ t2t ...` is called, `$ python FILE.py` executed.
 """
 
 from __future__ import annotations
@@ -68,8 +68,8 @@ def test_snippets_run(path, workplace, tmp_path, monkeypatch, capsys):
             exec(compile(body, f"{path.name} snippet", "exec"), names)
             continue
         for line in body.splitlines():
-            if line.startswith("$ python "):
-                runpy.run_path(line.removeprefix("$ python "))
+            if script := re.fullmatch(r"\$ python (\S+\.py)", line):
+                runpy.run_path(script[1])
             if line.startswith("$ t2t "):
                 words = shlex.split(line.removeprefix("$ t2t "), comments=True)
                 if words[0] == "train":
