@@ -27,6 +27,8 @@ from t2t.models import DecoderConfig, StackConfig
 from t2t.optim import AdamW, Constant
 from t2t.train.evaluation import Evaluation
 from t2t.train.experiment import Experiment
+from t2t.train.guard import Guard
+from t2t.train.own_code import OwnCode
 from t2t.train.run import Run
 
 pytestmark = pytest.mark.slow  # real trainings, two at a time
@@ -59,7 +61,7 @@ def _grid(**changes):
 def done(tmp_path_factory):
     directory = tmp_path_factory.mktemp("grid")
     said: list[str] = []
-    worker = Worker(_grid(), directory, "grid:test", (), said.append)
+    worker = Worker(_grid(), directory, "grid:test", OwnCode(), said.append)
     assert worker.run() is False
     assert worker.failures() == []
     return directory, said
@@ -103,7 +105,7 @@ def test_what_is_done_is_not_done_again(done):
     directory, _ = done
     before = {path: path.stat().st_mtime_ns for path in directory.rglob("*.json")}
     said: list[str] = []
-    assert Worker(_grid(), directory, "grid:test", (), said.append).run() is False
+    assert Worker(_grid(), directory, "grid:test", OwnCode(), said.append).run() is False
     assert said == []
     assert {path: path.stat().st_mtime_ns for path in directory.rglob("*.json")} == before
 
@@ -128,12 +130,12 @@ def test_the_table_and_the_picture_are_written(done, capsys):
 def test_a_failure_is_told_kept_and_stops_only_what_goes_on_from_it(done):
     directory, _ = done
     cell, tuned = _grid().cells
-    bad = replace(cell, objective="bad", experiment=_experiment(peak=1e38))
-    bad = replace(bad, experiment=replace(bad.experiment, guard=replace(bad.experiment.guard, nonfinite="stop")))
+    bad = replace(cell, objective="bad", experiment=_experiment(peak=1000.0))
+    bad = replace(bad, experiment=replace(bad.experiment, guard=Guard(spike="stop", spike_factor=1.01, window=1)))
     after = replace(tuned, objective="bad", after=bad.name)
     said: list[str] = []
     grid = _grid(cells=(bad, after, cell), seeds=(0,))
-    worker = Worker(grid, directory, "grid:test", (), said.append)
+    worker = Worker(grid, directory, "grid:test", OwnCode(), said.append)
     assert worker.run() is False
     assert [training.cell.objective for training in worker.failures()] == ["bad"]
     assert [training.done for training in trainings(grid, directory)] == [False, False, True]
