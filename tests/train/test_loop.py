@@ -249,7 +249,10 @@ def test_a_signal_saves_and_exits_75_and_the_same_command_goes_on(whole, tmp_pat
         "--eval-every",
         "0",
     ]
-    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
+    # Under nohup, and in what is started there, SIGHUP is ignored: not in this program.
+    process = subprocess.Popen(
+        words, stderr=subprocess.PIPE, text=True, preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    )
     deadline = time.monotonic() + 240
     while not (directory / "metrics.jsonl").exists() or len(lines(directory)) < 3:
         assert process.poll() is None, process.stderr.read()
