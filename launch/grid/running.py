@@ -176,6 +176,7 @@ class Worker:
         experiment = experiment_of(self._grid, training, self._directory)
         began = time.time()
         self._say(f"{number} {training.name}")
+        (training.directory / FAILURE).unlink(missing_ok=True)
         try:
             outcome = _train(training, experiment, self._recipe, self._code, Lines(number, self._say), began)
         except UserError as error:
@@ -188,7 +189,6 @@ class Worker:
         finally:
             jax.clear_caches()  # programs of this cell; what others can use is in the cache on disk
         if not outcome.stopped:
-            (training.directory / FAILURE).unlink(missing_ok=True)
             costs = Costs.of(experiment, training.directory)
             partial = training.directory / f"{DONE}.partial"
             partial.write_text(config.dumps(costs), encoding="utf-8")

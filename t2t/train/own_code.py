@@ -12,6 +12,7 @@ from t2t.errors import UserError
 from t2t.stored_paths import stored_path
 
 CODE = "code"
+PARTIAL = f"{CODE}.partial"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,20 +37,32 @@ def checksum(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def keep(directory: Path, files: Mapping[str, bytes]) -> None:
-    """Make RUN/code hold these files and no others. A death on the way leaves what was there before, or nothing."""
-    folder, partial = directory / CODE, directory / f"{CODE}.partial"
-    if _content(folder) == dict(files):
-        return
+def prepare(directory: Path, files: Mapping[str, bytes]) -> None:
+    """Write these files beside RUN/code, where `adopt` puts them in its place, once run.json has their checksums.
+
+    A death at any moment leaves what run.json names in RUN/code or beside it.
+    """
+    partial = directory / PARTIAL
     if partial.exists():
         shutil.rmtree(partial)
+    if _content(directory / CODE) == dict(files):
+        return
+    partial.mkdir()
     for path, content in files.items():
         (partial / path).parent.mkdir(parents=True, exist_ok=True)
         (partial / path).write_bytes(content)
+
+
+def adopt(directory: Path) -> None:
+    """Make RUN/code what was prepared, if anything was."""
+    folder, partial = directory / CODE, directory / PARTIAL
+    if not partial.exists():
+        return
     if folder.exists():
         shutil.rmtree(folder)
-    if files:
-        partial.rename(folder)
+    partial.rename(folder)
+    if not any(folder.iterdir()):
+        folder.rmdir()
 
 
 def read(directory: Path, checksums: Mapping[str, str]) -> dict[str, bytes]:
@@ -57,13 +70,15 @@ def read(directory: Path, checksums: Mapping[str, str]) -> dict[str, bytes]:
 
     Raises UserError where a name leads out of the folder, a file is missing, or one is not what it was.
     """
-    folder = directory / CODE
     files = {}
     for path, expected in checksums.items():
         where = f"{directory / 'run.json'}: code"
-        place = stored_path(folder, path, where=where)
+        place = stored_path(directory / CODE, path, where=where)
         if place.suffix != ".py":
             raise UserError(f"{where}: {path!r} is not the name of a Python file")
+        prepared = stored_path(directory / PARTIAL, path, where=where)
+        if prepared.is_file() and checksum(prepared.read_bytes()) == expected:
+            place = prepared  # a training died before it was adopted
         try:
             files[path] = place.read_bytes()
         except OSError as error:

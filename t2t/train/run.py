@@ -96,12 +96,16 @@ def open_run(directory: Path, record: RunRecord, code: Mapping[str, bytes] | Non
                 f"{directory} (--dir) holds a run of another configuration, nothing was written; it differs in "
                 f"{'; '.join(line.removeprefix('experiment.') for line in fixed)}. Give another --dir, or the same options to go on."
             )
-    elif not (directory / RECORD).is_file() and any(path.name != LOCK for path in directory.iterdir()):
-        raise UserError(f"{directory} (--dir) is not empty and holds no run ({RECORD} is missing). Give another --dir.")
+    elif not (directory / RECORD).is_file() and (others := _not_of_a_beginning(directory)):
+        raise UserError(
+            f"{directory} (--dir) is not empty and holds no run: {RECORD} is missing, {others[0]} is there. Give another --dir."
+        )
     record = replace(record, vocabulary=record.vocabulary.relocated(str(directory / VOCABULARY)))
     if code is not None:
-        own_code.keep(directory, code)
+        own_code.prepare(directory, code)
     run_checksums.write_record(directory, config.dumps(record))
+    if code is not None:
+        own_code.adopt(directory)
     return record
 
 
@@ -129,6 +133,15 @@ def _has_begun(directory: Path) -> bool:
     metrics = directory / "metrics.jsonl"
     checkpoints = directory / CHECKPOINTS
     return (metrics.is_file() and metrics.stat().st_size > 0) or (checkpoints.is_dir() and any(checkpoints.iterdir()))
+
+
+def _not_of_a_beginning(directory: Path) -> list[str]:
+    """Return the names of the files that are not ours. A training that dies before run.json is there may leave a lock and partial files."""
+    return sorted(
+        path.name
+        for path in directory.iterdir()
+        if path.name not in (LOCK, own_code.PARTIAL, *run_checksums.PARTIALS) and not path.name.startswith(f".{LOCK}-")
+    )
 
 
 def make_directory(directory: Path) -> None:

@@ -21,6 +21,8 @@ from t2t.json_files import read_json
 
 CHECKSUMS = "checksums.json"
 RECORD = "run.json"
+PARTIALS = (f"{RECORD}.partial", f"{CHECKSUMS}.partial")
+"""What a death may leave before there is a run.json."""
 FOLDERS = ("vocabulary", "huggingface")
 """Whose files are covered, beside run.json."""
 _NEXT = "checksums.next.json"
