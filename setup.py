@@ -49,7 +49,7 @@ setup(
     python_requires=">=3.11,<3.14",
     packages=engine + mapped,
     package_dir={f"t2t.{folder}": folder for folder in FOLDERS},
-    package_data={"t2t": ["py.typed"], "t2t.launch": ["*.html"], "t2t.launch.launchers": ["*.jinja"]},
+    package_data={"t2t": ["py.typed"], "t2t.api": ["*.html"], "t2t.launch.launchers": ["*.jinja"]},
     install_requires=[
         "jax>=0.10,<0.13",
         "flax>=0.12.8,<0.13",

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from t2t.api.quiet import register_tasks
+from t2t.api.user_code import imports
+from t2t.api.vocabulary_file import vocabulary_of
 from t2t.errors import UserError
-from t2t.launch import imports
 from t2t.launch.output import console, table
-from t2t.launch.quiet import register_tasks
-from t2t.launch.vocabulary_file import vocabulary_of
 from t2t.limits import FewOrZero, Parts
 from t2t.paths import LocalPath, check_directory
 

@@ -8,14 +8,14 @@ from typing import Annotated
 import jax
 import tyro
 
+from t2t.api.progress import number
+from t2t.api.quiet import register_tasks
+from t2t.api.report import write_report
+from t2t.api.user_code.loading import check_tasks, load_run
 from t2t.data.config import Data
 from t2t.distributed.preflight import preflight
 from t2t.errors import UserError
-from t2t.launch.loading import check_tasks, load_run
 from t2t.launch.output import console, table
-from t2t.launch.progress import number
-from t2t.launch.quiet import register_tasks
-from t2t.launch.report import write_report
 from t2t.limits import CountOrZero, Few, Generated, Length, Rows
 from t2t.paths import LocalPath
 from t2t.train.evaluation import EvalResult, Evaluator, write

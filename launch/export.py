@@ -54,9 +54,9 @@ def export(
     """
     if format not in FORMATS:
         raise UserError(f"unknown format {format!r} (--format). There are: {', '.join(FORMATS)}.")
+    from t2t.api.user_code.loading import load_run
     from t2t.export import write_safetensors, write_stablehlo
     from t2t.export.directory import check as check_out
-    from t2t.launch.loading import load_run
 
     _check_options(format, length=length, platforms=platforms, dtype=dtype, shard_bytes=shard_bytes)
     check_out(Path(out), overwrite=overwrite)

@@ -81,8 +81,8 @@ def _opened(source: Path, preset: str | None, accepted: tuple[str, ...]) -> Iter
     from t2t.models.families import family_of
 
     if preset is not None:
+        from t2t.api import tensorflow_checkpoint
         from t2t.export import t5x
-        from t2t.launch import tensorflow_checkpoint
         from t2t.models.t5.t5x import understood
 
         legacy = tensorflow_checkpoint.prefix_of(source)
@@ -136,10 +136,10 @@ def _make(model: Source, source: str, run: Path, vocabulary_file: str | None, *,
 
 
 def _vocabulary(model: Source, source: str, file: str | None, scratch: Path) -> Vocabulary:
+    from t2t.api.vocabulary_file import vocabulary_of
     from t2t.export.generation_files import Generation
     from t2t.export.huggingface import CONFIG, read_options
     from t2t.export.tokenizer_files import read_vocabulary, trained_lengths
-    from t2t.launch.vocabulary_file import vocabulary_of
 
     directory = model.files.directory
     if not (directory / CONFIG).is_file():

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TextIO
 import jax
 import tyro
 
+from t2t.api.escapes import visible
 from t2t.decode import MASK, Beam, Candidate, Decoding, Greedy, Output, Pooling, Sampling, fill_texts, generate_texts
 from t2t.decode.config import LengthPenalty, Temperature, TopK, TopP
 from t2t.errors import UserError, nearest, writing
 from t2t.launch import infer_answers
-from t2t.launch.escapes import visible
 from t2t.launch.infer_inputs import Name, texts_of
 from t2t.launch.infer_lengths import Lengths, Way
 from t2t.launch.infer_memory import rows_that_fit
@@ -103,7 +103,7 @@ def command(
     if output is not None:
         check_output(output, "--output")
 
-    from t2t.launch.loading import load_run
+    from t2t.api.user_code.loading import load_run
 
     loaded = load_run(run, step)
     kind, predicts = loaded.experiment.model.kind, loaded.experiment.model.output

@@ -49,7 +49,7 @@ def command(arguments: Sequence[str]) -> int:
 PATHS = ("--dir", "--vocabulary", "--data.cached", "--start-from.run")
 """Options of training whose value is a path on the machines that train."""
 BEGUN = ("from:", "discriminator:")
-"""How the recipes begin that are a path of a run: see `t2t.launch.recipes`, which is not imported to start other processes."""
+"""How the recipes begin that are a path of a run: see `t2t.api.recipes`, which is not imported to start other processes."""
 
 
 def check_paths(words: Sequence[str]) -> None:

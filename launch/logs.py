@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from t2t.launch.escapes import visible
+from t2t.api.escapes import visible
 
 LIBRARIES = {"absl", "asyncio", "orbax", "etils", "tensorflow", "tensorstore", "apache_beam"}
 """Loggers of what is told elsewhere, or of nobody's concern: a failed write, which ends a run in one line, is hundreds of theirs."""

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from t2t import garbage
+from t2t.api.escapes import visible
+from t2t.api.quiet import hush_tensorflow
 from t2t.distributed.end import end_with_launcher, leave, several
 from t2t.errors import UserError, in_one_line, is_out_of_memory, nearest
 from t2t.launch import logs
 from t2t.launch.codes import DONE, FAILED, MISTAKE, STOPPED
-from t2t.launch.escapes import visible
 from t2t.launch.memory import use_huge_pages
-from t2t.launch.quiet import hush_tensorflow
 from t2t.launch.streams import discard_output, finish, prepare
 from t2t.train.stop import EndOnSignal
 
@@ -267,8 +267,8 @@ def _call(command: Command, rest: Sequence[str], common: Common, prog: str) -> i
 
 
 def _imported(command: Command, rest: Sequence[str], common: Common, prog: str) -> int:
+    from t2t.api.user_code.imports import forget, use
     from t2t.launch import parse
-    from t2t.launch.imports import forget, use
 
     if command.several:
         from t2t.distributed.start import initialise
@@ -276,13 +276,13 @@ def _imported(command: Command, rest: Sequence[str], common: Common, prog: str) 
         initialise()
 
     if command.data and common.imports:  # which register tasks, most likely
-        from t2t.launch.quiet import import_tensorflow
+        from t2t.api.quiet import import_tensorflow
 
         import_tensorflow()
     forget()
     use(common.imports)
     if command.runs:
-        from t2t.launch.run_code import trust
+        from t2t.api.user_code.run_code import trust
 
         trust(common.trusted)
     function = getattr(importlib.import_module(command.module), command.function)

@@ -5,31 +5,13 @@ from __future__ import annotations
 import sys
 
 from rich import box
-from rich.console import Console, ConsoleOptions, ConsoleRenderable, RenderHook, RenderResult
-from rich.segment import Segment
+from rich.console import Console
 from rich.table import Table
 
-from t2t.launch.escapes import visible
+from t2t.api.escaped_console import Visible
 
 UNLIMITED = 100_000
 """Columns of a file: none of its lines is folded or cut."""
-
-
-class Visible(RenderHook):
-    """Makes all text that a console shows `visible`; its own colours and movements stay."""
-
-    def process_renderables(self, renderables: list[ConsoleRenderable]) -> list[ConsoleRenderable]:
-        """Return them, wrapped."""
-        return [_Visible(renderable) for renderable in renderables]
-
-
-class _Visible:
-    def __init__(self, renderable: ConsoleRenderable) -> None:
-        self._renderable = renderable
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        for segment in console.render(self._renderable, options):
-            yield segment if segment.control else Segment(visible(segment.text), segment.style)
 
 
 def console() -> Console:

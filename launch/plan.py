@@ -48,8 +48,8 @@ def command(arguments: Sequence[str], imports: tuple[str, ...]) -> int:
     os.environ.update(
         {name: value for name, value in ENVIRONMENT.items() if name not in os.environ or name == "JAX_PLATFORMS"}
     )
+    from t2t.api.recipes import find, is_own
     from t2t.launch import parse
-    from t2t.launch.recipes import find, is_own
     from t2t.launch.train import SHORT
 
     if given.recipe is None and {"-h", "--help"} & set(rest):
@@ -58,7 +58,7 @@ def command(arguments: Sequence[str], imports: tuple[str, ...]) -> int:
     if given.recipe is None or given.recipe.startswith("-"):
         raise UserError("t2t plan: which recipe? t2t recipes lists them: t2t plan t5:1.0-11b --topology v5e:16x16")
     if is_own(given.recipe):
-        from t2t.launch.quiet import import_tensorflow
+        from t2t.api.quiet import import_tensorflow
 
         import_tensorflow()  # a recipe of the user's own is likely to register tasks
     prog = f"t2t plan {given.recipe}"
@@ -67,7 +67,7 @@ def command(arguments: Sequence[str], imports: tuple[str, ...]) -> int:
     if given.topology is None:
         raise UserError(f"{prog}: on what? --topology names it: {EXAMPLES}")
     if given.vocabulary is not None:
-        from t2t.launch.vocabulary_file import vocabulary_of
+        from t2t.api.vocabulary_file import vocabulary_of
 
         experiment = replace(experiment, data=replace(experiment.data, vocabulary=vocabulary_of(given.vocabulary)))
     with parse.options():

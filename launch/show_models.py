@@ -9,9 +9,9 @@ import tyro
 from rich.console import Console
 from rich.text import Text
 
+from t2t.api.progress import large
 from t2t.errors import UserError, nearest
 from t2t.launch.output import console, matching, table
-from t2t.launch.progress import large
 
 WIDE = 116
 """Columns from which the list shows heads, inner width, vocabulary and length too."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from t2t.api.progress import large, share
 from t2t.launch.output import console, table
-from t2t.launch.progress import large, share
 from t2t.plan.plan import Plan
 from t2t.plan.roofline import LINKS, MATMUL, MEMORY, seconds
 from t2t.plan.search import describe

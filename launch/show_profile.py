@@ -7,9 +7,9 @@ from typing import Annotated
 
 import tyro
 
+from t2t.api.profiles import newest, read
 from t2t.errors import UserError
 from t2t.launch.output import console, table
-from t2t.launch.profiles import newest, read
 from t2t.limits import Range
 from t2t.paths import LocalPath, check
 from t2t.train.run import RECORD, read_record

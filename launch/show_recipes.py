@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
-from t2t.launch.recipes import recipes as all_recipes
+from t2t.api.recipes import recipes as all_recipes
 
 
 def recipes(filter: str = "", /) -> None:

@@ -14,11 +14,11 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
+from t2t.api.quiet import import_tensorflow
+from t2t.api.vocabulary_file import vocabulary_of
 from t2t.errors import UserError, nearest
 from t2t.launch import marks, show_answers
 from t2t.launch.output import console, has_colour, matching, table
-from t2t.launch.quiet import import_tensorflow
-from t2t.launch.vocabulary_file import vocabulary_of
 from t2t.limits import Length, Range, Seed
 from t2t.paths import LocalPath
 from t2t.vocabularies import Vocabulary

@@ -10,18 +10,19 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from t2t.api.progress import Progress
+from t2t.api.quiet import import_tensorflow, register_tasks
+from t2t.api.recipes import find, is_own
+from t2t.api.report import write_report
+from t2t.api.user_code import known_code, run_code
+from t2t.api.user_code.imports import own_code
+from t2t.api.user_code.loading import check_tasks
+from t2t.api.vocabulary_file import vocabulary_of
 from t2t.distributed.preflight import preflight
 from t2t.errors import UserError
-from t2t.launch import known_code, parse, run_code
+from t2t.launch import parse
 from t2t.launch.codes import DONE, STOPPED
-from t2t.launch.imports import own_code
-from t2t.launch.loading import check_tasks
 from t2t.launch.main import STARTED
-from t2t.launch.progress import Progress
-from t2t.launch.quiet import import_tensorflow, register_tasks
-from t2t.launch.recipes import find, is_own
-from t2t.launch.report import write_report
-from t2t.launch.vocabulary_file import vocabulary_of
 from t2t.paths import check_directory
 from t2t.train.ahead import Ahead
 from t2t.train.claim import claimed_on_all

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from t2t.launch.quiet import register_tasks
+from t2t.api.quiet import register_tasks
 from t2t.limits import Count, Ids
 from t2t.paths import LocalPath, check_output
 

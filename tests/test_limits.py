@@ -8,6 +8,7 @@ from typing import Annotated
 import pytest
 
 from t2t import models
+from t2t.api.recipes import recipes
 from t2t.checkpoint import CheckpointConfig
 from t2t.config import from_json, to_json
 from t2t.data import Data
@@ -23,7 +24,6 @@ from t2t.launch.launchers.slurm import Slurm
 from t2t.launch.launchers.tpu_vm import TpuVm
 from t2t.launch.main import COMMANDS
 from t2t.launch.plan import Words
-from t2t.launch.recipes import recipes
 from t2t.limits import Configuration, OutOfLimits, Range, Seed, check_arguments, problem
 from t2t.losses import Loss
 from t2t.nn.rotary import Rotary

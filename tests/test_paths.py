@@ -3,13 +3,13 @@ from pathlib import Path
 
 import pytest
 
+from t2t.api.vocabulary_file import vocabulary_of
 from t2t.checkpoint import Checkpoints
 from t2t.data import Data
 from t2t.errors import UserError
 from t2t.export import directory
 from t2t.launch.launch import check_paths
 from t2t.launch.main import run
-from t2t.launch.vocabulary_file import vocabulary_of
 from t2t.paths import check, check_directory, check_output, misspelled
 from t2t.tasks.sources import csv
 from t2t.tasks.vocabulary_training import train_vocabulary

@@ -14,9 +14,9 @@ import pytest
 from packaging.requirements import Requirement
 
 from t2t import config
+from t2t.api.recipes import quickstart_t5
 from t2t.errors import UserError
 from t2t.launch.main import run
-from t2t.launch.recipes import quickstart_t5
 from t2t.tasks import promptsource
 from t2t.tasks.templates import Template
 from t2t.train.run import RunRecord
@@ -32,11 +32,11 @@ IMPORTING = {
     "t2t/config_classes.py",  # modules of its own list
     "t2t/optim/by_name.py",  # Optax, and modules that the user asked for
     "t2t/nn/quantized.py",  # qwix
-    "launch/imports.py",  # --import
-    "launch/run_code.py",  # --trust-code
+    "t2t/api/user_code/imports.py",  # --import
+    "t2t/api/user_code/run_code.py",  # --trust-code
     "launch/main.py",  # commands
     "launch/launch.py",  # launchers
-    "launch/quiet.py",  # TensorFlow's own parts
+    "t2t/api/quiet.py",  # TensorFlow's own parts
 }
 """The files that import modules by a name that is computed."""
 
@@ -99,7 +99,7 @@ def test_nothing_runs_what_a_file_holds():
     found = {name: bad for name, tree in sources() if (bad := wrong(tree))}
     allowed = {
         # The code of a run, after --trust-code: what was shown and compared with its checksums.
-        "launch/run_code.py": [
+        "t2t/api/user_code/run_code.py": [
             "compile(self.get_source(fullname), str(self._folder / place) if place else '<package>', 'exec')"
         ]
     }
@@ -128,7 +128,7 @@ def test_modules_are_imported_by_a_computed_name_in_these_files_alone():
 def test_templates_of_files_are_filled_in_a_sandbox():
     """The other environments fill the stack's own templates."""
     plain = {name for name, tree in sources() for called, _ in calls(tree) if called == "jinja2.Environment"}
-    assert plain == {"launch/report.py", "launch/launchers/templates.py"}
+    assert plain == {"t2t/api/report.py", "launch/launchers/templates.py"}
     for text in ("''.__class__.__mro__[1].__subclasses__()", "zip.__globals__", "x.__init__.__globals__['os']"):
         made = Template(name="t", jinja=f"{{{{ {text} }}}} ||| {{{{ x }}}}")
         with pytest.raises(UserError, match=r"unsafe|no attribute|undefined"):

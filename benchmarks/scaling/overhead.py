@@ -21,10 +21,10 @@ from rich.console import Console
 from benchmarks.scaling.experiments import experiment, host_batch
 from benchmarks.scaling.part import Part, Point, Rows, Table, Values, devices
 from benchmarks.scaling.timing import Stepper, median, spread
+from t2t.api.curves import COLOURS
+from t2t.api.progress import Progress
 from t2t.checkpoint import Checkpoints
 from t2t.data.prefetch import DeviceBatches
-from t2t.launch.curves import COLOURS
-from t2t.launch.progress import Progress
 from t2t.train.experiment import Experiment
 from t2t.train.guard import Judge
 from t2t.train.ledger import Ledger

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.scaling.part import Part, Rows
-from t2t.launch.curves import COLOURS
+from t2t.api.curves import COLOURS
 from t2t.launch.output import console, table
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from t2t.api.curves import COLOURS
+from t2t.api.progress import share
 from t2t.launch.bench.measurement import Measurement
 from t2t.launch.bench.results import Results
-from t2t.launch.curves import COLOURS
 from t2t.launch.output import console, table
-from t2t.launch.progress import share
 
 PREFIXES = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 

@@ -92,7 +92,7 @@ class Workload(Configuration):
 
     def open_data(self) -> BatchIterator:
         """Open the recipe's task. Loads TensorFlow. Raises UserError where it cannot be read, or is not for this model."""
-        from t2t.launch.quiet import register_tasks
+        from t2t.api.quiet import register_tasks
 
         register_tasks()
         from t2t.data.answers import check_model

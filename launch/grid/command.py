@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from t2t.api.quiet import import_tensorflow, register_tasks
+from t2t.api.user_code.imports import function_of, own_code
 from t2t.errors import UserError, nearest
 from t2t.launch import parse
 from t2t.launch.codes import DONE, FAILED, MISTAKE, STOPPED
@@ -18,9 +20,7 @@ from t2t.launch.grid.comparison import GRIDS, Comparison
 from t2t.launch.grid.design import Grid
 from t2t.launch.grid.running import Worker, check_same, train_vocabulary, trainings
 from t2t.launch.grid.show import show
-from t2t.launch.imports import function_of, own_code
 from t2t.launch.output import console, table
-from t2t.launch.quiet import import_tensorflow, register_tasks
 from t2t.paths import check_directory
 from t2t.train.stop import handle
 

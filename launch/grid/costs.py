@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from t2t.launch.run_files import read_run
+from t2t.api.run_files import read_run
 from t2t.optim.paths import flatten_specs
 from t2t.plan.flops import count
 from t2t.train import ledger

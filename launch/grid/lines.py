@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from t2t.launch.progress import number
+from t2t.api.progress import number
 from t2t.train.evaluation import EvalResult
 
 EVERY = 30.0

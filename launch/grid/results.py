@@ -15,7 +15,7 @@ from t2t.json_files import expect, read_json
 from t2t.launch.grid.costs import Costs
 from t2t.launch.grid.design import STAGES, Cell, Claim, Grid
 from t2t.launch.grid.running import DONE, place
-from t2t.metrics import as_number
+from t2t.train.metric_log import as_number
 
 Verdict = Literal["held", "held, within the spread", "did not hold", "not measured"]
 

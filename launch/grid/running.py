@@ -13,11 +13,11 @@ from pathlib import Path
 import jax
 
 from t2t import config
+from t2t.api.report import write_report
 from t2t.errors import UserError
 from t2t.launch.grid.costs import Costs
 from t2t.launch.grid.design import Cell, Grid
 from t2t.launch.grid.lines import Lines
-from t2t.launch.report import write_report
 from t2t.train.claim import Claim
 from t2t.train.experiment import Experiment, check, check_vocabulary
 from t2t.train.loop import Outcome, train

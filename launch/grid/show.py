@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from t2t.launch.curves import COLOURS
+from t2t.api.curves import COLOURS
+from t2t.api.progress import duration, large
 from t2t.launch.grid.design import Grid
 from t2t.launch.grid.results import CellResult, Row, read_results, rows, spelled, stages, verdict
 from t2t.launch.output import console, table
-from t2t.launch.progress import duration, large
 
 TABLE, RESULTS, PICTURE = "table.md", "results.json", "grid.png"
 

@@ -11,11 +11,11 @@ from typing import Protocol
 import jax
 
 from t2t.errors import writing
-from t2t.metrics import MetricsWriter
 from t2t.train import ledger
 from t2t.train.evaluation import EvalResult, summary, write
 from t2t.train.ledger import Ledger
 from t2t.train.machine import machine
+from t2t.train.metric_log import MetricsWriter
 
 
 class Observer(Protocol):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from t2t.launch import imports
+from t2t.api.user_code import imports
 from t2t.launch.main import run
 
 ROOT = Path(__file__).parents[2]

@@ -8,11 +8,11 @@ from flax.serialization import msgpack_restore, msgpack_serialize
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from t2t.api import tensorflow_checkpoint
 from t2t.errors import UserError
 from t2t.export.directory import flatten, unflatten
 from t2t.export.mapping import tensors, write_tensor
 from t2t.export.t5x import open_arrays
-from t2t.launch import tensorflow_checkpoint
 from t2t.models import gpt
 from t2t.models.t5 import t5x
 from t2t.sharding import MeshConfig

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from t2t.api.recipes import find
 from t2t.launch.main import run
-from t2t.launch.recipes import find
 from t2t.models import gpt
 from t2t.models.families import exportable
 from t2t.train.run import Run

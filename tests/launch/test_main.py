@@ -146,7 +146,7 @@ def test_commands_that_make_no_data_never_load_tensorflow(tmp_path):
 
 def test_tensorflow_is_imported_without_keras_which_is_there_when_it_is_used():
     code = (
-        "import sys\nfrom t2t.launch.quiet import import_tensorflow\nimport_tensorflow()\n"
+        "import sys\nfrom t2t.api.quiet import import_tensorflow\nimport_tensorflow()\n"
         "heavy = ('keras', 'tensorflow_text', 'pyglove')\n"
         "print([name for name in heavy if name in sys.modules], sys.meta_path[0].__class__.__name__ == '_Failing')\n"
         "import seqio\n"
@@ -166,6 +166,6 @@ def test_tensorflow_says_nothing_of_its_own_when_a_users_module_imports_it(tmp_p
 
 
 def test_inference_and_models_never_load_tensorflow():
-    words = "t2t.models t2t.decode t2t.checkpoint t2t.export t2t.launch.infer t2t.train.run t2t.launch.recipes t2t.data"
+    words = "t2t.models t2t.decode t2t.checkpoint t2t.export t2t.launch.infer t2t.train.run t2t.api.recipes t2t.data"
     code = f"import sys\nfor name in {words.split()}: __import__(name)\nprint([m for m in ('tensorflow', 'seqio') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"

@@ -8,11 +8,11 @@ import logging
 import pytest
 from rich.console import Console
 
+from t2t.api.escapes import visible
+from t2t.api.progress import Progress
 from t2t.launch import output
-from t2t.launch.escapes import visible
 from t2t.launch.logs import _Plain
 from t2t.launch.main import run
-from t2t.launch.progress import Progress
 
 EVIL = "a\x1b]0;title\x9b31m\u202eb"
 

@@ -9,10 +9,10 @@ import jax
 import pytest
 
 from t2t import models
+from t2t.api.recipes import find
 from t2t.checkpoint import CheckpointConfig
 from t2t.data import Data
 from t2t.errors import UserError
-from t2t.launch.recipes import find
 from t2t.optim import AdamW, Linear
 from t2t.train.evaluation import Evaluation
 from t2t.train.experiment import Experiment, check

@@ -8,12 +8,12 @@ import jax
 import pytest
 
 from t2t import models
+from t2t.api import profiles
+from t2t.api.report import write_report
 from t2t.checkpoint import CheckpointConfig
 from t2t.data import Data
 from t2t.errors import UserError
-from t2t.launch import profiles
 from t2t.launch.main import run
-from t2t.launch.report import write_report
 from t2t.optim import AdamW, Constant
 from t2t.train import ledger
 from t2t.train.evaluation import Evaluation

@@ -127,7 +127,7 @@ def main() -> None:
 
 def measured(step: Callable[[int, str], None], examples: int, out: str, bound: float) -> None:
     """Run a step and exit with 1 where it took more memory than the bound."""
-    from t2t.launch.quiet import import_tensorflow
+    from t2t.api.quiet import import_tensorflow
 
     import_tensorflow()
     step(examples, out)

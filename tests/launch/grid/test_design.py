@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import pytest
 
+from t2t.api.recipes import quickstart_t5
 from t2t.errors import UserError
 from t2t.launch.grid import Cell, Claim, Comparison, Grid, Measure
 from t2t.launch.grid.claims import CLAIMS
 from t2t.launch.grid.comparison import GRIDS, OBJECTIVES, small
 from t2t.launch.main import run
-from t2t.launch.recipes import quickstart_t5
 from t2t.models import count
 
 CELL = Cell(architecture="A", objective="x", experiment=quickstart_t5(), measured={"score": ("reverse_words/loss",)})

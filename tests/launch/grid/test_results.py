@@ -6,11 +6,11 @@ import statistics
 
 import pytest
 
+from t2t.api.recipes import quickstart_t5
 from t2t.launch.grid import Cell, Claim, Grid, Measure
 from t2t.launch.grid.costs import Costs
 from t2t.launch.grid.results import CellResult, Value, spelled, verdict
 from t2t.launch.grid.show import cells, markdown
-from t2t.launch.recipes import quickstart_t5
 
 CLAIM = Claim(
     text="A ahead of B", source="paper", measure="score", stage="pretrained", better=("A / x",), than=("B / x",)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import t2t.tasks  # noqa: F401
+from t2t.api.recipes import BYTES
 from t2t.checkpoint import CheckpointConfig
 from t2t.data import Data
 from t2t.data.pipeline import batches
@@ -22,7 +23,6 @@ from t2t.launch.grid.costs import Costs
 from t2t.launch.grid.results import read_results
 from t2t.launch.grid.running import Worker, check_same, trainings
 from t2t.launch.grid.show import show
-from t2t.launch.recipes import BYTES
 from t2t.models import DecoderConfig, StackConfig
 from t2t.optim import AdamW, Constant
 from t2t.train.evaluation import Evaluation

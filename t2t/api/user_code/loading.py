@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from t2t.launch import run_code
+from t2t.api.user_code import run_code
 from t2t.paths import check
 from t2t.train.run import RECORD, Run
 

@@ -8,8 +8,8 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from t2t.launch.progress import large
-from t2t.launch.run_files import Series
+from t2t.api.progress import large
+from t2t.api.run_files import Series
 
 COLOURS = ("#3b82f6", "#e8792b", "#2fa36b", "#d6456b", "#8b6fe8", "#1fa3b5", "#b58a1c", "#8a8f98")
 """Of middling lightness: each has a contrast of 3 or more on white and on near-black."""

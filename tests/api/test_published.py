@@ -3,8 +3,8 @@
 import pytest
 
 from t2t import models
-from t2t.launch.published import PUBLISHED
-from t2t.launch.recipes import recipes
+from t2t.api.published import PUBLISHED
+from t2t.api.recipes import recipes
 
 GPT3 = {"b1": 0.9, "b2": 0.95, "eps": 1e-8, "decay": 0.1, "clip": 1.0, "final": 0.1, "rise": 0.375e9, "total": 300e9}
 LLAMA = {"b1": 0.9, "b2": 0.95, "eps": 1e-5, "decay": 0.1, "clip": 1.0}

@@ -6,7 +6,7 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from t2t.launch.curves import COLOURS, POINTS, Plot, _label, svg, thinned
+from t2t.api.curves import COLOURS, POINTS, Plot, _label, svg, thinned
 
 
 def texts(picture):

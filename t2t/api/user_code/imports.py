@@ -20,8 +20,8 @@ from types import ModuleType
 from typing import Any
 
 from t2t import config_classes
+from t2t.api.user_code.own_files import files_of, own_modules
 from t2t.errors import UserError, nearest
-from t2t.launch.own_files import files_of, own_modules
 from t2t.train.own_code import OwnCode
 
 

@@ -5,8 +5,8 @@ import math
 
 import pytest
 
+from t2t.api.run_files import by_task, read_run
 from t2t.errors import UserError
-from t2t.launch.run_files import by_task, read_run
 
 
 def write_lines(path, lines):

@@ -7,9 +7,9 @@ from html.parser import HTMLParser
 
 import pytest
 
+from t2t.api.report import marked, write_report
 from t2t.errors import UserError
-from t2t.launch.report import marked, write_report
-from t2t.metrics import MetricsWriter
+from t2t.train.metric_log import MetricsWriter
 
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(1)>&amp;\"'"
 VOID = {"meta", "img", "br", "hr", "link", "input"}

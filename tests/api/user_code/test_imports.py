@@ -1,10 +1,10 @@
 import pytest
 
 from t2t import tasks
+from t2t.api.recipes import find
+from t2t.api.user_code.imports import function_of, load
 from t2t.errors import UserError
-from t2t.launch.imports import function_of, load
 from t2t.launch.main import run
-from t2t.launch.recipes import find
 
 PROGRAM = """
 from t2t import tasks
@@ -75,7 +75,7 @@ OWN = """
 import sys
 from dataclasses import replace
 
-from t2t.launch.recipes import quickstart_t5
+from t2t.api.recipes import quickstart_t5
 from t2t.train.guard import Guard
 
 

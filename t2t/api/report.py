@@ -12,11 +12,11 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from t2t.launch import profiles
-from t2t.launch.curves import COLOURS, Plot, svg
-from t2t.launch.escapes import visible
-from t2t.launch.progress import GENERAL, duration, headline, large, number
-from t2t.launch.run_files import Predictions, RunFiles, Series, read_run
+from t2t.api import profiles
+from t2t.api.curves import COLOURS, Plot, svg
+from t2t.api.escapes import visible
+from t2t.api.progress import GENERAL, duration, headline, large, number
+from t2t.api.run_files import Predictions, RunFiles, Series, read_run
 from t2t.train import ledger
 from t2t.train.ledger import Account
 

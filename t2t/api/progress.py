@@ -15,7 +15,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from t2t.launch.output import Visible
+from t2t.api.escaped_console import Visible
 
 GENERAL = ("loss", "unigram_loss", "perplexity", "token_accuracy", "bits_per_byte")
 """Metrics that every task has; a task's own say more of it."""

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from t2t import config, config_classes
+from t2t.api.user_code import imports, known_code, run_code
 from t2t.errors import UserError
-from t2t.launch import imports, known_code, run_code
 from t2t.launch.main import run
 from t2t.train import own_code
 from t2t.train.run import RunRecord, open_run, read_record
@@ -81,7 +81,7 @@ def record(directory: Path, template: RunRecord, **more: object) -> Path:
 
 @pytest.fixture(scope="module")
 def template() -> RunRecord:
-    from t2t.launch.recipes import quickstart_t5
+    from t2t.api.recipes import quickstart_t5
     from t2t.vocabularies import Bytes
 
     return RunRecord(recipe="t5:quickstart", experiment=quickstart_t5(), vocabulary=Bytes())
@@ -404,7 +404,7 @@ def test_the_whole_way_of_a_run_with_its_owners_code(tmp_path):
     (home / "own.py").write_text(
         TASK
         + OWN.format(mark="own-ran")
-        + "from dataclasses import replace\nfrom t2t.launch.recipes import quickstart_t5\n"
+        + "from dataclasses import replace\nfrom t2t.api.recipes import quickstart_t5\n"
         + "def recipe():\n    e = quickstart_t5()\n    s = Steep(peak=1e-3, warmup=0, steps=1)\n"
         + "    return replace(e, data=replace(e.data, task='rc_own_task'), evaluation=replace(e.evaluation, tasks=('rc_own_task',), examples=4),"
         + " optimizer=replace(e.optimizer, schedule=s))\n"

@@ -18,12 +18,12 @@ from types import CodeType, ModuleType
 from typing import Any
 
 from t2t import config, config_classes
+from t2t.api.quiet import import_tensorflow
+from t2t.api.user_code import imports, known_code
+from t2t.api.user_code.own_files import MODULES
 from t2t.config_classes import OWN
 from t2t.errors import UserError
 from t2t.json_files import expect, read_json
-from t2t.launch import imports, known_code
-from t2t.launch.own_files import MODULES
-from t2t.launch.quiet import import_tensorflow
 from t2t.train.own_code import CODE, checksum, read
 from t2t.train.run import RECORD
 

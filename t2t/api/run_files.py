@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from t2t import metrics
 from t2t.errors import UserError
 from t2t.json_files import NotJson, json_value, read_json
+from t2t.train import metric_log
 
 Series = list[tuple[int, float]]
 """(step, value), steps rising."""
@@ -69,7 +69,7 @@ def read_run(directory: str | Path, *, rows: int = 8) -> RunFiles:
     evaluations: dict[str, dict[int, dict[str, float]]] = {}
     evaluated: dict[str, str] = {}
     for line in log:
-        values = {name: value for name, value in line.items() if name not in metrics.RESERVED and _is_number(value)}
+        values = {name: value for name, value in line.items() if name not in metric_log.RESERVED and _is_number(value)}
         for name, value in values.items():
             if not name.startswith("eval/"):
                 series.setdefault(name, {})[line["step"]] = value
@@ -112,13 +112,13 @@ def _object(path: Path, notes: list[str]) -> dict[str, Any]:
 
 
 def _log(directory: Path, notes: list[str]) -> list[dict[str, Any]]:
-    if not (directory / metrics.FILE).exists():
-        notes.append(f"{metrics.FILE} is missing")
+    if not (directory / metric_log.FILE).exists():
+        notes.append(f"{metric_log.FILE} is missing")
         return []
     try:
-        return metrics.read(directory)
+        return metric_log.read(directory)
     except (OSError, UserError) as error:
-        notes.append(f"{metrics.FILE} could not be read: {error}")
+        notes.append(f"{metric_log.FILE} could not be read: {error}")
         return []
 
 
@@ -149,7 +149,7 @@ def _read_evaluation(
         if not isinstance(found, dict):
             notes.append(f"eval/{path.name}: task {task} has no metrics")
             continue
-        values = {name: metrics.as_number(value) for name, value in found.items()}
+        values = {name: metric_log.as_number(value) for name, value in found.items()}
         kept = {name: value for name, value in values.items() if _is_number(value)}
         evaluations.setdefault(task, {}).setdefault(step, {}).update(kept)
         examples, trimmed = result.get("examples"), result.get("trimmed")

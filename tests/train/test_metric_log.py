@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from t2t.errors import UserError
-from t2t.metrics import FILE, MetricsWriter, read
+from t2t.train.metric_log import FILE, MetricsWriter, read
 
 
 def steps(run):
@@ -139,5 +139,5 @@ def _events(path):
 
 
 def test_needs_no_tensorflow(tmp_path):
-    program = "import sys; from t2t.metrics import MetricsWriter; MetricsWriter(sys.argv[1]).close(); assert not {'tensorflow', 'jax'} & set(sys.modules)"
+    program = "import sys; from t2t.train.metric_log import MetricsWriter; MetricsWriter(sys.argv[1]).close(); assert not {'tensorflow', 'jax'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=True)

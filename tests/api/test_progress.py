@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pytest
 from rich.console import Console
 
-from t2t.launch.progress import Progress, duration, headline, large, number
+from t2t.api.progress import Progress, duration, headline, large, number
 
 
 @dataclass(frozen=True)
