@@ -85,7 +85,7 @@ def render(run: RunFiles) -> str:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, finalize=plain
     )
-    template = environment.from_string(resources.files("t2t.launch").joinpath(FILE).read_text(encoding="utf-8"))
+    template = environment.from_string(resources.files("t2t.api").joinpath(FILE).read_text(encoding="utf-8"))
     time = ledger.read(run.directory)
     profile = _profile(run)
     plots = [{"title": plot.name, "note": _remark(plot), "svg": Markup(svg(plot))} for plot in plots_of(run)]

@@ -20,7 +20,7 @@ from t2t.launch.main import run
 from t2t.train import own_code
 from t2t.train.run import RunRecord, open_run, read_record
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 OWN = """
 from dataclasses import dataclass
 from pathlib import Path
