@@ -75,7 +75,8 @@ def record(directory: Path, template: RunRecord, **more: object) -> Path:
     changed = replace(template, imports=own.imports, code=own.checksums, **more)
     directory.mkdir()
     (directory / "run.json").write_text(config.dumps(changed), encoding="utf-8")
-    own_code.keep(directory, own.files)
+    own_code.prepare(directory, own.files)
+    own_code.adopt(directory)
     return directory
 
 
@@ -372,7 +373,8 @@ def test_a_run_goes_on_with_its_code_elsewhere_or_changed(tmp_path, template):
     without = open_run(tmp_path / "run", template)  # nothing imported: what is kept stays
     assert without.imports == ("mine.py",)
     assert (tmp_path / "run/code/mine.py").read_bytes() == b"A = 2"
-    own_code.keep(tmp_path / "run", {})
+    own_code.prepare(tmp_path / "run", {})
+    own_code.adopt(tmp_path / "run")
     assert not (tmp_path / "run/code").exists()
 
 
