@@ -20,13 +20,14 @@ _MODULES = (
     "t2t.data.config",
     "t2t.decode.config",
     "t2t.launch.grid.costs",
-    "t2t.losses",
     "t2t.models.config",
     "t2t.models.decoder",
     "t2t.models.electra.config",
+    "t2t.models.electra.objective",
     "t2t.models.encoder",
     "t2t.models.encoder_decoder",
     "t2t.nn.rotary",
+    "t2t.objectives.cross_entropy",
     "t2t.optim.by_name",
     "t2t.optim.optimizers",
     "t2t.optim.schedules",
@@ -42,6 +43,9 @@ _MODULES = (
     "t2t.vocabularies.wordpiece",
 )
 """Modules of the stack whose dataclasses are written to files. Names, so that none is loaded before it is needed."""
+
+RENAMED = {"t2t.losses.Loss": "t2t.objectives.cross_entropy.CrossEntropy"}
+"""Classes of the stack by the names that older versions wrote -> their names now."""
 
 OWN = "t2t_own"
 """The package that a file given by its path is imported into: `path/to/mine.py` is the module `t2t_own.mine` on every machine."""
@@ -86,6 +90,7 @@ def find(name: object) -> type | None:
     """Return the class that a file names; None where it is not in the list. Imports modules of the stack alone."""
     if not isinstance(name, str):
         return None
+    name = RENAMED.get(name, name)
     if name in _registered:
         return _registered[name]
     module_name, _, class_name = name.rpartition(".")

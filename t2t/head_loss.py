@@ -11,14 +11,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from t2t import types
-from t2t.losses import Loss, LossSums, cross_entropy, cross_entropy_and_gradient
+from t2t.losses import LossSums, Regularizers, cross_entropy, cross_entropy_and_gradient
 from t2t.sharding import axis_size, divided_rows, on_own_rows, platform
 
 Head = Callable[[Float[Array, "N D"]], Float[Array, "N V"]]
@@ -31,7 +31,15 @@ MOST = 2**31
 """Bytes of a block's float32 logits with their gradient on accelerators, whatever the vocabulary."""
 
 
-def positions_at_a_time(loss: Loss, words: int) -> int:
+class Blocked(Regularizers, Protocol):
+    """Options of the loss; `t2t.objectives.CrossEntropy` has them. Hashable."""
+
+    @property
+    def block(self) -> int | None:
+        """Positions whose logits a device holds at a time; None for what suits the platform."""
+
+
+def positions_at_a_time(loss: Blocked, words: int) -> int:
     """Return how many positions' logits of so many words a device holds: `loss.block`, or what suits the platform that is traced for."""
     if loss.block is not None:
         return loss.block
@@ -43,7 +51,7 @@ def head_loss(
     hidden: Float[Array, "B L D"],
     targets: Int[types.Array, "B L"],
     weights: Float[types.Array, "B L"],
-    loss: Loss,
+    loss: Blocked,
 ) -> LossSums:
     """Return the sums of the cross-entropy of `head(hidden)`. Of them `objective` alone has a gradient: to `hidden` and to what `head` closes over.
 
@@ -65,7 +73,7 @@ def head_loss(
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
 def _head_loss(
     head: Callable[..., jax.Array],
-    loss: Loss,
+    loss: Blocked,
     size: int,
     parameters: tuple[jax.Array, ...],
     hidden: Float[Array, "B L D"],
@@ -84,7 +92,7 @@ def _head_loss(
 
 def _forward(
     head: Callable[..., jax.Array],
-    loss: Loss,
+    loss: Blocked,
     size: int,
     parameters: tuple[jax.Array, ...],
     hidden: Float[Array, "B L D"],
@@ -111,7 +119,9 @@ def _forward(
     return total, (grads, slopes)
 
 
-def _backward(head: Any, loss: Loss, size: int, residuals: tuple[Any, jax.Array], slope: LossSums) -> tuple[Any, ...]:
+def _backward(
+    head: Any, loss: Blocked, size: int, residuals: tuple[Any, jax.Array], slope: LossSums
+) -> tuple[Any, ...]:
     grads, slopes = jax.tree.map(lambda x: (x * slope.objective).astype(x.dtype), residuals)
     return grads, slopes, None, None
 

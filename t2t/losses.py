@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Annotated
+from dataclasses import field
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
@@ -12,23 +12,18 @@ from flax import struct
 from jaxtyping import Array, Float, Int
 
 from t2t import types
-from t2t.limits import Configuration, Ids, Range, Rate
 
 
-@dataclass(frozen=True, kw_only=True)
-class Loss(Configuration):
-    """What is minimised: cross-entropy with two regularisers.
+class Regularizers(Protocol):
+    """What is added to the cross-entropy; `t2t.objectives.CrossEntropy` has it."""
 
-    Args:
-        z_loss: times log(Z)^2, which keeps the softmax normaliser near 1 (Mesh TensorFlow; T5 uses 1e-4).
-        label_smoothing: probability mass spread evenly over the vocabulary (Szegedy et al. 2016, section 7).
-        block: positions whose logits a device holds at a time; those of a whole batch never exist. Changes nothing but memory and time. None: as many
-            as suit the platform, see `t2t.head_loss.positions_at_a_time`.
-    """
+    @property
+    def z_loss(self) -> float:
+        """Factor of log(Z)^2."""
 
-    z_loss: Annotated[float, Range(0.0, 10.0)] = 0.0
-    label_smoothing: Rate = 0.0
-    block: Ids | None = None
+    @property
+    def label_smoothing(self) -> float:
+        """Probability mass that is spread evenly over the vocabulary."""
 
 
 @struct.dataclass
@@ -36,18 +31,18 @@ class LossSums:
     """Sums over weighted targets, float32 scalars; sums of shards or microbatches add up to those of the batch.
 
     objective: what is differentiated: smoothed cross-entropy + z-loss, in nats. Where the sums come from `t2t.head_loss`, the others have no gradient.
-    loss:      plain cross-entropy in nats.
-    z_loss:    the z-loss part of the objective.
-    correct:   weight of the targets whose logit is the largest, or one of several such.
+    loss:      what is reported as the loss: plain cross-entropy in nats.
     weight:    weight of all targets.
-    extra:     what else a model tells of its loss, by the metric's name: a sum and the weight that its mean divides by.
+    z_loss:    the z-loss part of the objective; 0 where there is none.
+    correct:   weight of the targets whose logit is the largest, or one of several such; 0 where nothing is counted.
+    extra:     what else an objective reports, by the metric's name: a sum and the weight that its mean divides by.
     """
 
     objective: Float[Array, ""]
     loss: Float[Array, ""]
-    z_loss: Float[Array, ""]
-    correct: Float[Array, ""]
     weight: Float[Array, ""]
+    z_loss: Float[Array, ""] = field(default_factory=lambda: jnp.zeros((), jnp.float32))
+    correct: Float[Array, ""] = field(default_factory=lambda: jnp.zeros((), jnp.float32))
     extra: Mapping[str, tuple[Float[Array, ""], Float[Array, ""]]] = field(default_factory=dict)
 
     def __add__(self, other: LossSums) -> LossSums:
@@ -55,7 +50,7 @@ class LossSums:
 
 
 def cross_entropy(
-    logits: Float[Array, "*B V"], targets: Int[types.Array, "*B"], weights: Float[types.Array, "*B"], loss: Loss
+    logits: Float[Array, "*B V"], targets: Int[types.Array, "*B"], weights: Float[types.Array, "*B"], loss: Regularizers
 ) -> LossSums:
     """Return the sums of the cross-entropy of float32 logits.
 
@@ -65,7 +60,7 @@ def cross_entropy(
 
 
 def cross_entropy_and_gradient(
-    logits: Float[Array, "*B V"], targets: Int[types.Array, "*B"], weights: Float[types.Array, "*B"], loss: Loss
+    logits: Float[Array, "*B V"], targets: Int[types.Array, "*B"], weights: Float[types.Array, "*B"], loss: Regularizers
 ) -> tuple[LossSums, Float[Array, "*B V"]]:
     """Return the sums, and the objective's gradient at float32 logits, from the formula: softmax less what is wanted.
 
@@ -82,7 +77,7 @@ def cross_entropy_and_gradient(
 
 
 def _sums(
-    logits: Float[Array, "*B V"], targets: Int[types.Array, "*B"], weights: Float[types.Array, "*B"], loss: Loss
+    logits: Float[Array, "*B V"], targets: Int[types.Array, "*B"], weights: Float[types.Array, "*B"], loss: Regularizers
 ) -> tuple[LossSums, Float[Array, "*B"]]:
     """Return the sums, and the logarithm of each softmax's normaliser."""
     # Relative to the largest logit, so that large logits do not swallow the difference that is wanted.

@@ -10,7 +10,8 @@ import pytest
 
 from t2t.errors import UserError
 from t2t.head_loss import head_loss, positions_at_a_time
-from t2t.losses import Loss, cross_entropy, cross_entropy_and_gradient
+from t2t.losses import cross_entropy, cross_entropy_and_gradient
+from t2t.objectives import CrossEntropy
 from t2t.sharding import MeshConfig, activate, assume_platform
 
 RNG = np.random.default_rng(0)
@@ -52,18 +53,18 @@ def assert_same(one, other):
 @pytest.mark.parametrize("block", [1, 7, 16, 48, 1000])
 @pytest.mark.parametrize("options", [{}, {"z_loss": 0.01, "label_smoothing": 0.1}])
 def test_sums_and_gradients_are_those_of_all_logits(block, options):
-    assert_same(both(in_blocks, Loss(block=block, **options)), both(whole, Loss(**options)))
+    assert_same(both(in_blocks, CrossEntropy(block=block, **options)), both(whole, CrossEntropy(**options)))
 
 
 def test_without_gradients_the_sums_are_the_same():
-    loss = Loss(block=7, z_loss=0.01)
+    loss = CrossEntropy(block=7, z_loss=0.01)
     assert_same(in_blocks(PARAMS, HIDDEN, loss), whole(PARAMS, HIDDEN, loss))
 
 
 @pytest.mark.parametrize("weight", [0.0, 1.0])
 def test_rows_with_nothing_or_everything_to_predict(weight):
     weights = np.full((ROWS, LENGTH), weight, np.float32)
-    assert_same(both(in_blocks, Loss(block=10), weights), both(whole, Loss(), weights))
+    assert_same(both(in_blocks, CrossEntropy(block=10), weights), both(whole, CrossEntropy(), weights))
 
 
 @pytest.mark.parametrize("mesh", [{"data": 4}, {"fsdp": 2, "tensor": 2}, {"data": 2, "context": 3}, {"fsdp": 8}])
@@ -74,18 +75,18 @@ def test_a_mesh_changes_nothing(mesh):
         with activate(built):
             return in_blocks(params, hidden, loss)
 
-    assert_same(both(on_mesh, Loss(block=2, z_loss=0.01)), both(whole, Loss(z_loss=0.01)))
+    assert_same(both(on_mesh, CrossEntropy(block=2, z_loss=0.01)), both(whole, CrossEntropy(z_loss=0.01)))
 
 
 def test_what_is_divided_by_and_scaled_reaches_the_gradient():
     for function in (in_blocks, whole):
-        value = jax.grad(lambda p, f=function: 3.0 * f(p, HIDDEN, Loss(block=9))[0] / 7.0)(PARAMS)
-        once = jax.grad(lambda p, f=function: f(p, HIDDEN, Loss(block=9))[0])(PARAMS)
+        value = jax.grad(lambda p, f=function: 3.0 * f(p, HIDDEN, CrossEntropy(block=9))[0] / 7.0)(PARAMS)
+        once = jax.grad(lambda p, f=function: f(p, HIDDEN, CrossEntropy(block=9))[0])(PARAMS)
         assert_same(value, jax.tree.map(lambda x: x * 3.0 / 7.0, once))
 
 
 def test_no_array_holds_all_logits():
-    step = jax.jit(jax.grad(lambda p: in_blocks(p, HIDDEN, Loss(block=6))[0]))
+    step = jax.jit(jax.grad(lambda p: in_blocks(p, HIDDEN, CrossEntropy(block=6))[0]))
     text = step.lower(PARAMS).compile().as_text()
     shapes = {tuple(map(int, shape.split(","))) for shape in re.findall(r"f32\[([\d,]+)\]", text)}
     largest = max(np.prod(shape) for shape in shapes if VOCAB in shape)
@@ -97,13 +98,13 @@ def test_blocks_without_weight_are_left_out():
     poison = np.where(WEIGHTS[..., None] > 0, HIDDEN, np.nan)  # 0 times NaN is NaN: any block that is computed shows it
     last = np.sort(WEIGHTS.ravel() > 0)[::-1]
     count = int(last.sum())
-    sums = head_loss(lambda x: head(PARAMS, x), poison, TARGETS, WEIGHTS, Loss(block=ROWS * LENGTH // 48))
+    sums = head_loss(lambda x: head(PARAMS, x), poison, TARGETS, WEIGHTS, CrossEntropy(block=ROWS * LENGTH // 48))
     assert np.isfinite(sums.objective)
     assert 0 < count < ROWS * LENGTH
 
 
 def test_the_gradient_of_the_formula_is_that_of_differentiation():
-    loss = Loss(z_loss=0.01, label_smoothing=0.1)
+    loss = CrossEntropy(z_loss=0.01, label_smoothing=0.1)
     logits = RNG.normal(size=(4, 5, 11)).astype(np.float32) * 3
     targets, weights = RNG.integers(0, 11, (4, 5)), RNG.random((4, 5)).astype(np.float32)
     sums, slope = cross_entropy_and_gradient(logits, targets, weights, loss)
@@ -113,8 +114,8 @@ def test_the_gradient_of_the_formula_is_that_of_differentiation():
 
 
 def test_a_block_of_nothing_is_refused():
-    with pytest.raises(UserError, match=r"block 0 \(Loss\.block\)"):
-        Loss(block=0)
+    with pytest.raises(UserError, match=r"block 0 \(CrossEntropy\.block\)"):
+        CrossEntropy(block=0)
 
 
 @pytest.mark.parametrize(
@@ -122,8 +123,8 @@ def test_a_block_of_nothing_is_refused():
 )
 def test_a_platform_has_its_own_block_within_two_gibibytes(kind, words, positions):
     with assume_platform(kind):
-        assert positions_at_a_time(Loss(), words) == positions
-        assert positions_at_a_time(Loss(block=7), words) == 7
+        assert positions_at_a_time(CrossEntropy(), words) == positions
+        assert positions_at_a_time(CrossEntropy(block=7), words) == 7
     assert 8 * words * positions <= 2**31
 
 
@@ -133,9 +134,9 @@ def test_a_block_of_the_platforms_is_what_is_traced():
 
     def largest(kind: str) -> int:
         with assume_platform(kind):
-            traced = jax.make_jaxpr(lambda *more: head_loss(partial(head, PARAMS), hidden, *more, Loss()).objective)(
-                *shapes
-            )
+            traced = jax.make_jaxpr(
+                lambda *more: head_loss(partial(head, PARAMS), hidden, *more, CrossEntropy()).objective
+            )(*shapes)
         return max(int(found) for found in re.findall(rf"f32\[(\d+),{len(PARAMS['table'])}\]", str(traced)))
 
     assert (largest("cpu"), largest("tpu")) == (1024, 4096)

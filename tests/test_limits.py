@@ -25,8 +25,9 @@ from t2t.launch.launchers.tpu_vm import TpuVm
 from t2t.launch.main import COMMANDS
 from t2t.launch.plan import Words
 from t2t.limits import Configuration, OutOfLimits, Range, Seed, check_arguments, problem
-from t2t.losses import Loss
+from t2t.models.electra import ReplacedTokenDetection
 from t2t.nn.rotary import Rotary
+from t2t.objectives import CrossEntropy
 from t2t.optim import Adafactor, AdamW, Constant, Cosine, InverseSquareRoot, Linear, Optax, WarmupStableDecay
 from t2t.plan.topology import Topology
 from t2t.sharding import MeshConfig
@@ -42,7 +43,17 @@ DECODER, ENCODER, ELECTRA = (recipes()[f"{name}:quickstart"]().model for name in
 COMPARISON: Comparison = GRIDS["small"]()
 CONFIGURATIONS = [
     *(EXPERIMENT, EXPERIMENT.model, EXPERIMENT.model.encoder, DECODER, ENCODER, ELECTRA, Rotary()),
-    *(Data(task="some"), Loss(), MeshConfig(), CheckpointConfig(), Evaluation(), FewShot(), Guard(), StartFrom()),
+    *(
+        Data(task="some"),
+        CrossEntropy(),
+        ReplacedTokenDetection(),
+        MeshConfig(),
+        CheckpointConfig(),
+        Evaluation(),
+        FewShot(),
+        Guard(),
+        StartFrom(),
+    ),
     *(Greedy(), Sampling(), Beam(size=8)),
     *(AdamW(), Adafactor(), Optax(name="optax.lion", arguments={"b1": 0.5, "nesterov": True})),
     *(Constant(), InverseSquareRoot(), Linear(steps=1000), Cosine(steps=1000)),

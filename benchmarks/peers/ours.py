@@ -18,10 +18,10 @@ from t2t.data.config import Data
 from t2t.decode import Beam, Decoding, Greedy, Sampling, generate
 from t2t.decode import prompt as prompt_batch
 from t2t.export.huggingface import write_huggingface
-from t2t.losses import Loss
 from t2t.models import bert, gpt, llama, t5
 from t2t.models.families import exportable
 from t2t.nn.model import ModelConfig
+from t2t.objectives import CrossEntropy
 from t2t.optim import Adafactor, AdamW, Constant, OptimizerConfig
 from t2t.plan import flops
 from t2t.train.experiment import Experiment
@@ -166,7 +166,7 @@ def check(subject: dict[str, Any], *, directory: str) -> Answer:
     params = jax.jit(model.init)(jax.random.key(0))
     _, options, tensors = exportable(wanted.model)
     write_huggingface(params, options, tensors, Bytes(), Path(directory), kind=wanted.model.kind, overwrite=True)
-    sums = jax.jit(lambda params, batch: model.losses(params, batch, Loss()))(params, batch(case, packed=False))
+    sums = jax.jit(lambda params, batch: CrossEntropy().loss(model, params, batch))(params, batch(case, packed=False))
     return {"loss": float(sums.loss / sums.weight), "parameters": _size(params)}
 
 

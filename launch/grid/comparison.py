@@ -23,10 +23,10 @@ from t2t.limits import (
     Share,
     Width,
 )
-from t2t.losses import Loss
 from t2t.models import DecoderConfig, EncoderConfig, EncoderDecoderConfig, StackConfig, TransformerConfig
 from t2t.models.config import Dtype, Remat
 from t2t.nn.attention import Backend
+from t2t.objectives import CrossEntropy
 from t2t.optim import AdamW, Cosine
 from t2t.sharding import MeshConfig
 from t2t.train.evaluation import Evaluation
@@ -248,7 +248,7 @@ class Comparison(Configuration):
             ),
             steps=steps,
             log_every=max(steps // 20, 1),
-            loss=Loss(z_loss=1e-4),
+            objective=CrossEntropy(z_loss=1e-4),
             mesh=self.mesh,
             microbatches=self.microbatches,
             start_from=StartFrom(),

@@ -5,6 +5,7 @@ is its configuration, and its parameters are those under `embeddings/` and `enco
 """
 
 from t2t.models.electra.config import ElectraConfig
+from t2t.models.electra.objective import ReplacedTokenDetection
 from t2t.models.electra.presets import PRESETS, electra, sized
 
-__all__ = ["PRESETS", "ElectraConfig", "electra", "sized"]
+__all__ = ["PRESETS", "ElectraConfig", "ReplacedTokenDetection", "electra", "sized"]

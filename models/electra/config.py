@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from t2t.errors import UserError
-from t2t.limits import FewOrZero, Range, Weight
+from t2t.limits import FewOrZero
 from t2t.models.config import StackConfig, TransformerConfig, both_ways
 from t2t.models.encoder import EncoderConfig
-from t2t.nn.model import Kind
+from t2t.nn.model import Capability, Kind
 
 if TYPE_CHECKING:
     from t2t.models.electra.network import Electra
+
+
+OF_THE_OBJECTIVE = ("discriminator_weight", "masked_share")
+"""Fields of older versions that are those of `ReplacedTokenDetection` now."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,17 +28,12 @@ class ElectraConfig(TransformerConfig):
         encoder: the discriminator's stack.
         generator: the generator's, usually narrower. Both have the embeddings in common, of width `embedding_size` or the discriminator's own.
         types: number of token types; 0 for none.
-        discriminator_weight: of the discriminator's mean loss beside the generator's (lambda in section 2 of the paper).
-        masked_share: share of the tokens that the task has predicted. It makes of that weight on means one on sums, which alone add up over parts of a
-            batch; where a task predicts more or fewer, the weight is so much larger or smaller.
     """
 
     kind: ClassVar[Kind] = "encoder"
     encoder: StackConfig
     generator: StackConfig
     types: FewOrZero = 2
-    discriminator_weight: Weight = 50.0
-    masked_share: Annotated[float, Range(1e-6, 1.0, typical=0.15)] = 0.15
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -49,6 +49,24 @@ class ElectraConfig(TransformerConfig):
             raise UserError(
                 "model.tied is False; an ELECTRA's generator has its logits from the shared embeddings. Nearest: True."
             )
+
+    @classmethod
+    def upgraded(cls, fields: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the fields without those that belong to the objective now."""
+        return {name: value for name, value in fields.items() if name not in OF_THE_OBJECTIVE}
+
+    @classmethod
+    def old_objective(cls, model: Mapping[str, Any], loss: Any) -> Any:
+        """Return what `loss` and the model's own weights are as a ReplacedTokenDetection."""
+        kept = dict(loss) if isinstance(loss, Mapping) else {}
+        kept.pop("block", None)  # blocks of logits played no part
+        weights = {name: model[name] for name in OF_THE_OBJECTIVE if name in model}
+        return {**kept, **weights, "class": "t2t.models.electra.objective.ReplacedTokenDetection"}
+
+    @property
+    def capabilities(self) -> frozenset[Capability]:
+        """What the model can do: its logits are the generator's alone."""
+        return frozenset({"detect"})
 
     @property
     def stacks(self) -> tuple[StackConfig, ...]:

@@ -1,17 +1,15 @@
-"""Generator and discriminator over one set of embeddings, and the loss that trains both."""
+"""Generator and discriminator over one set of embeddings."""
 
 from __future__ import annotations
 
-import dataclasses
 from typing import cast
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from t2t.errors import UserError
-from t2t.losses import Loss, LossSums, cross_entropy
 from t2t.models.bound import Bound, Network
 from t2t.models.electra.config import ElectraConfig
 from t2t.models.encoder import Transform, encode
@@ -23,7 +21,6 @@ from t2t.nn.masks import Mask
 from t2t.nn.mixers import Context
 from t2t.nn.mlp import ACTIVATIONS
 from t2t.nn.model import Cache
-from t2t.nn.noise import sample
 from t2t.sharding import constrain
 from t2t.types import Batch, Params, Tokens
 
@@ -100,7 +97,7 @@ class ElectraNetwork(Network):
 
 
 class Electra(Bound):
-    """ELECTRA as a model: `logits` are the generator's, so that evaluation tells the masked-LM loss; `losses` trains both."""
+    """ELECTRA as a model: `logits` are the generator's, so that evaluation tells the masked-LM loss; `ReplacedTokenDetection` trains both."""
 
     config: ElectraConfig
 
@@ -109,59 +106,8 @@ class Electra(Bound):
 
     def detect(self, params: Params, batch: Batch, *, dropout_key: jax.Array | None = None) -> Float[Array, "B L"]:
         """Return the discriminator's float32 logits on `batch.encoder`: above 0 where it takes a token for replaced."""
-        return self._network(params).detect(batch, Keys(dropout_key))
+        return self.network(params).detect(batch, Keys(dropout_key))
 
-    def losses(self, params: Params, batch: Batch, loss: Loss, *, dropout_key: jax.Array | None = None) -> LossSums:
-        """Return the sums of both losses (section 2 of the paper).
-
-        `loss`, `correct` and `weight` are the generator's, of masked language modelling; `objective` is its objective, to which `loss` applies, plus the
-        discriminator's binary cross-entropy over all tokens that are not padding, weighted as `ElectraConfig` says. Each token to be predicted is
-        replaced by a draw from the generator, which no gradient passes; one that happens to be the right one counts as real. Without a key the draws
-        are those of a fixed one.
-
-        extra: "discriminator_loss" in nats a token, "discriminator_accuracy", "replaced" (share of the tokens) and "replaced_found" (share of these that
-        the discriminator takes for replaced).
-        """
-        network, keys = self._network(params), Keys(dropout_key)
-        drawn_by = keys.next()
-        logits = network.head(network.hidden(batch, keys))
-        sums = cross_entropy(logits, batch.targets, batch.weights, loss)
-        drawn = sample(jax.random.key(0) if drawn_by is None else drawn_by, logits)
-        corrupted, replaced = replace_predicted(batch, drawn)
-        return self._with_discriminator(sums, network.detect(corrupted, keys), corrupted, replaced)
-
-    def _network(self, params: Params) -> ElectraNetwork:
+    def network(self, params: Params) -> ElectraNetwork:
+        """Return the network with these parameters, for objectives that run its halves."""
         return cast(ElectraNetwork, self._definition.bind(params))
-
-    def _with_discriminator(
-        self, sums: LossSums, scores: Float[Array, "B L"], corrupted: Batch, replaced: Bool[Array, "B L"]
-    ) -> LossSums:
-        assert corrupted.encoder is not None
-        real = (jnp.asarray(corrupted.encoder.segments) > 0).astype(jnp.float32)
-        wrong = replaced.astype(jnp.float32) * real
-        binary = jnp.sum((jax.nn.softplus(scores) - replaced * scores) * real)
-        called = scores > 0
-        tokens, changed = jnp.sum(real), jnp.sum(wrong)
-        weight = self.config.discriminator_weight * self.config.masked_share
-        return dataclasses.replace(
-            sums,
-            objective=sums.objective + weight * binary,
-            extra={
-                "discriminator_loss": (binary, tokens),
-                "discriminator_accuracy": (jnp.sum((called == replaced) * real), tokens),
-                "replaced": (changed, tokens),
-                "replaced_found": (jnp.sum(called * wrong), changed),
-            },
-        )
-
-
-def replace_predicted(batch: Batch, drawn: Int[Array, "B L"]) -> tuple[Batch, Bool[Array, "B L"]]:
-    """Return the batch with the drawn ids wherever there is something to predict, and where these are not the targets."""
-    tokens = batch.encoder
-    assert tokens is not None, "an encoder needs batch.encoder"
-    chosen = jnp.asarray(batch.weights) > 0
-    ids = jnp.where(chosen, drawn, jnp.asarray(tokens.ids))
-    return (
-        dataclasses.replace(batch, encoder=dataclasses.replace(tokens, ids=ids)),
-        chosen & (drawn != jnp.asarray(batch.targets)),
-    )

@@ -71,11 +71,11 @@ def electra(
     )
 
 
-#         layers embed heads embedding divisor masked
+#         layers embed heads embedding divisor
 _SIZES = {
-    "small": (12, 256, 4, 128, 4, 0.15),
-    "base": (12, 768, 12, None, 3, 0.15),
-    "large": (24, 1024, 16, None, 4, 0.25),
+    "small": (12, 256, 4, 128, 4),
+    "base": (12, 768, 12, None, 3),
+    "large": (24, 1024, 16, None, 4),
 }
 
 
@@ -84,14 +84,14 @@ def sized(size: str, **overrides: Any) -> ElectraConfig:
 
     The published counts are of the discriminator alone, which is what is used in the end.
     """
-    layers, embed, heads, embedding, divisor, masked = _SIZES[size]
+    layers, embed, heads, embedding, divisor = _SIZES[size]
     sizes = {"layers": layers, "embed": embed, "heads": heads, "embedding_size": embedding, "divisor": divisor}
-    return electra(**{**sizes, "masked_share": masked, **overrides})
+    return electra(**{**sizes, **overrides})
 
 
 def _generator(size: str) -> int:
     """Return the parameters that the generator has to itself."""
-    layers, whole, _, embedding, divisor, _ = _SIZES[size]
+    layers, whole, _, embedding, divisor = _SIZES[size]
     embed, width = whole // divisor, embedding or whole
     block = 4 * (embed * embed + embed) + 2 * 4 * embed * embed + 5 * embed + 4 * embed
     widen = 0 if embed == width else width * embed + embed

@@ -12,11 +12,11 @@ from t2t.api.user_code.imports import function_of
 from t2t.checkpoint import CheckpointConfig
 from t2t.data import Data
 from t2t.errors import UserError, nearest
-from t2t.losses import Loss
 from t2t.models import TransformerConfig
-from t2t.models.electra import ElectraConfig
+from t2t.models.electra import ElectraConfig, ReplacedTokenDetection
 from t2t.nn.attention import Backend
 from t2t.nn.model import ModelConfig
+from t2t.objectives import CrossEntropy, Objective
 from t2t.optim import AdamW, Cosine
 from t2t.sharding import MeshConfig
 from t2t.train.evaluation import Evaluation
@@ -45,7 +45,7 @@ def quickstart_t5() -> Experiment:
         optimizer=AdamW(schedule=Cosine(peak=3e-3, warmup=100, steps=QUICK, final=0.05), b2=0.98, weight_decay=0.01),
         steps=QUICK,
         log_every=50,
-        loss=Loss(z_loss=1e-4),
+        objective=CrossEntropy(z_loss=1e-4),
         checkpoint=CheckpointConfig(every=500),
         evaluation=Evaluation(tasks=("quickstart",), every=500, examples=100),
     )
@@ -105,6 +105,7 @@ def quickstart_electra() -> Experiment:
             positions="relative",
             init_std=0.06,
         ),
+        objective=ReplacedTokenDetection(),
         data=Data(task="docs_electra", inputs_length=128, targets_length=128, batch_size=48, shards=4),
         optimizer=AdamW(schedule=Cosine(peak=3e-3, warmup=100, steps=steps, final=0.05), b2=0.98, weight_decay=0.01),
         steps=steps,
@@ -124,12 +125,19 @@ def pretrain(preset: str) -> Experiment:
         data=data,
         optimizer=published.optimizer,
         steps=published.steps,
-        loss=Loss(z_loss=1e-4) if preset.startswith("t5:") else Loss(),
+        objective=_objective(preset),
         mesh=mesh_for(config),
         log_every=100,
         checkpoint=CheckpointConfig(every=5_000),
         evaluation=Evaluation(tasks=(data.task,), every=5_000, examples=1_000),
     )
+
+
+def _objective(preset: str) -> Objective:
+    family, _, size = preset.partition(":")
+    if family == "electra":  # the large model's task masks 25% of the tokens (Clark et al. 2020, table 6)
+        return ReplacedTokenDetection(masked_share=0.25 if size == "large" else 0.15)
+    return CrossEntropy(z_loss=1e-4 if family == "t5" else 0.0)
 
 
 def _data(preset: str, published: Pretraining) -> Data:
@@ -209,7 +217,10 @@ def discriminator_of(directory: str) -> Experiment:
             f"{DISCRIMINATOR}{directory}: the model of that run, a {type(begun.model).__name__}, is no ELECTRA and has no discriminator. Nearest: {FROM}{directory}."
         )
     taken = replace(begun.start_from, include=("embeddings/**", "encoder/**"))
-    return replace(begun, model=begun.model.discriminator(), start_from=taken)
+    objective = begun.objective
+    if isinstance(objective, ReplacedTokenDetection):
+        objective = CrossEntropy(z_loss=objective.z_loss, label_smoothing=objective.label_smoothing)
+    return replace(begun, model=begun.model.discriminator(), objective=objective, start_from=taken)
 
 
 def recipes() -> Mapping[str, Recipe]:

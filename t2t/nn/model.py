@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, Literal
@@ -12,14 +12,18 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from t2t.head_loss import head_loss
 from t2t.limits import Configuration, Ids
-from t2t.losses import Loss, LossSums, cross_entropy
 from t2t.types import Batch, Params
 
 Kind = Literal["encoder", "decoder", "encoder_decoder"]
 Output = Literal["words", "label", "tags", "span"]
 """What logits score: words of the vocabulary; classes of a text, or of each of its words; places of a span's first and last token."""
+Capability = Literal["predict", "detect"]
+"""What a model can do.
+
+predict: score the targets with logits that depend on all of its parameters, so that cross-entropy trains the whole of it.
+detect:  tell for each token whether another model replaced it (ELECTRA).
+"""
 Cache = Any
 """A pytree that only the model that made it looks into."""
 
@@ -70,19 +74,6 @@ class Model(abc.ABC):
         """Return float32 logits aligned with `batch.targets`."""
         return self.head(params, self.hidden(params, batch, dropout_key=dropout_key))
 
-    def losses(self, params: Params, batch: Batch, loss: Loss, *, dropout_key: jax.Array | None = None) -> LossSums:
-        """Return the sums that training minimises and reports: the cross-entropy of the logits, where a model has no loss of its own.
-
-        Those of words, `head` of `hidden`, are never made as a whole: see `t2t.head_loss`.
-
-        Sums over rows: those of a batch's parts must add up to the batch's, whatever the parts.
-        """
-        if self.config.output != "words":
-            logits = self.logits(params, batch, dropout_key=dropout_key)
-            return cross_entropy(logits, batch.targets, batch.weights, loss)
-        hidden = self.hidden(params, batch, dropout_key=dropout_key)
-        return head_loss(partial(self.head, params), hidden, batch.targets, batch.weights, loss)
-
     @abc.abstractmethod
     def start(self, params: Params, batch: Batch, length: int) -> tuple[Float[Array, "B V"], Cache]:
         """Consume the encoder's tokens and the decoder's prompt.
@@ -132,6 +123,19 @@ class ModelConfig(Configuration, abc.ABC):
     def output(self) -> Output:
         """What the logits score; anything but words is for encoders."""
         return "words"
+
+    @property
+    def capabilities(self) -> frozenset[Capability]:
+        """What the model can do."""
+        return frozenset({"predict"})
+
+    @classmethod
+    def old_objective(cls, model: Mapping[str, Any], loss: Any) -> Any:
+        """Return the JSON of the objective of a run.json of before there were objectives.
+
+        model, loss: the JSON of its model and of its loss. A model that had a part of the loss among its own fields says here which objective that makes.
+        """
+        return loss
 
     @property
     @abc.abstractmethod

@@ -10,8 +10,6 @@ from typing import Any
 
 import jax
 
-from t2t.head_loss import positions_at_a_time
-from t2t.nn.model import Model
 from t2t.optim import Adafactor
 from t2t.optim.paths import flatten_specs
 from t2t.plan import flops
@@ -54,7 +52,7 @@ _rows: dict[str, _Row] = {}
 
 
 def _row(experiment: Experiment) -> _Row:
-    key = repr((experiment.model, experiment.data, experiment.loss, platform()))
+    key = repr((experiment.model, experiment.data, experiment.objective, platform()))
     if key not in _rows:
         _rows[key] = _trace(experiment)
     return _rows[key]
@@ -68,10 +66,10 @@ def _trace(experiment: Experiment) -> _Row:
     state, batch = flops.plain(program.abstract_state()), flops.plain(program.abstract_batch())
 
     def residuals(params: Any, key: Any, batch: Any) -> Any:
-        def objective(params: Any) -> jax.Array:
-            return model.losses(params, batch, experiment.loss, dropout_key=key).objective
+        def minimised(params: Any) -> jax.Array:
+            return experiment.objective.loss(model, params, batch, key).objective
 
-        return jax.vjp(objective, params)[1]
+        return jax.vjp(minimised, params)[1]
 
     whole = divided = largest = freed = 0.0
     layers = {spec.shape[0] for spec in flatten_specs(model.specs).values() if spec.axes[:1] == ("layers",)}
@@ -159,8 +157,7 @@ def logits_bytes(program: Program) -> float:
     places = experiment.data.batch_size * flops.plain(program.abstract_batch()).targets.shape[1]
     places /= shape["data"] * shape["fsdp"] * shape["context"] * experiment.microbatches
     words = experiment.model.output == "words"  # other heads' logits are not divided
-    if words and type(program.model).losses is Model.losses:
-        places = min(places, positions_at_a_time(experiment.loss, experiment.model.vocab_size))
+    places = experiment.objective.places_at_once(experiment.model, places)
     scored = experiment.model.vocab_size / shape["tensor"] if words else _scored(program)
     return 4 * places * scored
 

@@ -45,12 +45,12 @@ def count(program: Program) -> Flops:
     batch = plain(program.abstract_batch())
     state = plain(program.abstract_state())
 
-    def objective(params: Params, batch: Batch, key: jax.Array) -> jax.Array:
-        return model.losses(params, batch, experiment.loss, dropout_key=key).objective
+    def minimised(params: Params, batch: Batch, key: jax.Array) -> jax.Array:
+        return experiment.objective.loss(model, params, batch, key).objective
 
-    forward = dots(objective, state.params, batch, state.key)
+    forward = dots(minimised, state.params, batch, state.key)
     # Microbatches change neither count, and without them the trace is simpler.
-    whole = dots(jax.grad(objective), state.params, batch, state.key)
+    whole = dots(jax.grad(minimised), state.params, batch, state.key)
     return Flops(model=3.0 * sum(forward.values()), hardware=dict(whole))
 
 

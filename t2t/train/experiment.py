@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
+from t2t import config_classes
 from t2t.checkpoint import CheckpointConfig
 from t2t.data.config import Data
 from t2t.errors import UserError
 from t2t.limits import Configuration, Count, CountOrZero, Parts, Seed
-from t2t.losses import Loss
 from t2t.nn.model import EXECUTION, ModelConfig
+from t2t.objectives import CrossEntropy, Objective
 from t2t.optim import OptimizerConfig
 from t2t.paths import LocalPath
 from t2t.sharding import MeshConfig
@@ -44,7 +47,7 @@ class Experiment(Configuration):
         model: the architecture and its sizes.
         data: what is read, and how it fills rows.
         optimizer: what turns gradients into updates.
-        loss: what is minimised.
+        objective: what is minimised.
         mesh: how devices are laid out.
         checkpoint: what is saved and kept.
         evaluation: what is evaluated, and when.
@@ -65,7 +68,7 @@ class Experiment(Configuration):
     microbatches: Parts = 1
     log_every: Count = 10
     profile: str | None = None
-    loss: Loss = Loss()
+    objective: Objective = CrossEntropy()
     mesh: MeshConfig = MeshConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     evaluation: Evaluation = Evaluation()
@@ -75,6 +78,18 @@ class Experiment(Configuration):
     def resolved_data(self) -> Data:
         """Return `data` with its seed filled in."""
         return self.data if self.data.seed is not None else replace(self.data, seed=self.seed)
+
+    @classmethod
+    def upgraded(cls, fields: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the fields of a run.json as they are called now: `objective` was `loss` once, and a part of it could stand in the model."""
+        if "loss" not in fields or "objective" in fields:
+            return fields
+        model, objective = fields.get("model"), fields["loss"]
+        if isinstance(model, Mapping):
+            known = config_classes.find(model.get("class"))
+            if known is not None and issubclass(known, ModelConfig):
+                objective = known.old_objective(model, objective)
+        return {**{name: value for name, value in fields.items() if name != "loss"}, "objective": objective}
 
 
 ADJUSTABLE = (
@@ -101,11 +116,7 @@ def check(experiment: Experiment, device_count: int) -> None:
     _check_divides(rows, parts * experiment.microbatches, f"{experiment.microbatches} microbatches on {parts} devices")
     _check_lengths(experiment, sizes["context"])
     _check_evaluation(experiment)
-    if experiment.loss.label_smoothing and experiment.model.output == "span":
-        raise UserError(
-            f"label_smoothing {experiment.loss.label_smoothing} (--loss.label-smoothing) would be spread over places outside of the text"
-            " (model.head 'span'). Nearest: 0.0."
-        )
+    experiment.objective.check(experiment.model)
     weight = experiment.data.loss_on_inputs
     if weight and getattr(experiment.model, "mask", None) == "prefix":
         raise UserError(

@@ -89,7 +89,7 @@ class Program:
         step = make_step(
             self.model,
             self.transform,
-            self.experiment.loss,
+            self.experiment.objective,
             learning_rate=self.learning_rate,
             microbatches=self.experiment.microbatches,
             guard=self.experiment.guard,

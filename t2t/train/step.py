@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from t2t.losses import Loss, LossSums
+from t2t.losses import LossSums
 from t2t.nn.model import Model
+from t2t.objectives import Objective
 from t2t.optim.norms import layered, squares
 from t2t.train.guard import Guard, examine
 from t2t.train.state import TrainState
@@ -23,7 +24,7 @@ Step = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 def make_step(
     model: Model,
     transform: optax.GradientTransformation,
-    loss: Loss,
+    objective: Objective,
     *,
     learning_rate: Callable[[Int[Array, ""]], Float[Array, ""]],
     microbatches: int = 1,
@@ -39,14 +40,14 @@ def make_step(
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         # An empty batch has no gradient; dividing by at least 1 keeps it from becoming NaN.
-        weight = jnp.maximum(jnp.sum(batch.weights.astype(jnp.float32)), 1.0)
+        weight = jnp.maximum(objective.weight(batch), 1.0)
         key = jax.random.fold_in(state.key, state.step)
 
-        def objective(params: Params, part: Batch, part_key: PRNGKeyArray) -> tuple[Float[Array, ""], LossSums]:
-            total = model.losses(params, part, loss, dropout_key=part_key)
+        def share(params: Params, part: Batch, part_key: PRNGKeyArray) -> tuple[Float[Array, ""], LossSums]:
+            total = objective.loss(model, params, part, part_key)
             return total.objective / weight, total
 
-        grads, total = _accumulate(jax.grad(objective, has_aux=True), state.params, batch, key, microbatches)
+        grads, total = _accumulate(jax.grad(share, has_aux=True), state.params, batch, key, microbatches)
         updates, opt_state = transform.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         value, squared = total.loss / weight, squares(grads, stacked)
@@ -72,9 +73,7 @@ def make_step(
             "skipped": health.skipped,
             "loss_mean": state.health.mean,
         }
-        if loss.z_loss:
-            metrics["z_loss"] = total.z_loss / weight
-        for name, (part, own_weight) in total.extra.items():
+        for name, (part, own_weight) in objective.metrics(total).items():
             metrics[name] = part / jnp.maximum(own_weight, 1.0)
         after = TrainState(step=state.step + 1, params=params, opt_state=opt_state, key=state.key, health=health)
         return after, metrics

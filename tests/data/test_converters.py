@@ -6,7 +6,8 @@ from t2t.data.config import Data
 from t2t.data.converters import Layout
 from t2t.data.packing import OPEN_ROWS, Packer
 from t2t.errors import UserError
-from t2t.losses import Loss, cross_entropy
+from t2t.losses import cross_entropy
+from t2t.objectives import CrossEntropy
 
 
 def ids(*values):
@@ -65,7 +66,7 @@ def test_the_loss_on_inputs_is_added_with_its_weight():
 
     def sums(weight):
         batch = layout("decoder", loss_on_inputs=weight).batch([[A, B]])
-        return cross_entropy(logits, batch.targets, batch.weights, Loss(z_loss=0.1))
+        return cross_entropy(logits, batch.targets, batch.weights, CrossEntropy(z_loss=0.1))
 
     targets, whole, half = sums(0.0), sums(1.0), sums(0.5)
     for name in ("objective", "loss", "z_loss", "weight"):

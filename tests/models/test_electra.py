@@ -14,12 +14,13 @@ from t2t.checkpoint import initialise
 from t2t.checkpoint.tree import flatten
 from t2t.config import dumps, loads
 from t2t.errors import UserError
-from t2t.losses import Loss
 from t2t.models import electra, preset
-from t2t.models.electra.network import replace_predicted
+from t2t.models.electra import ReplacedTokenDetection
+from t2t.models.electra.objective import replace_predicted
 from t2t.models.families import exportable
-from t2t.nn.model import Model
 from t2t.nn.noise import gumbel, sample
+from t2t.objectives import CrossEntropy
+from t2t.objectives.cross_entropy import target_losses
 from t2t.sharding import MeshConfig, activate
 from t2t.train.state import create_state
 from t2t.train.step import make_step
@@ -39,6 +40,7 @@ CONFIG = electra.electra(
     init_std=0.2,
     dropout=0.0,
 )
+DETECTION = ReplacedTokenDetection(z_loss=0.01)
 MASK = VOCAB - 1
 KEY = jax.random.fold_in(jax.random.key(3), 1)
 LENGTHS = [(5, 7), (6, 3), (4, 4), (9, 2), (8, 5), (3, 3), (7, 6), (2, 10)]
@@ -73,7 +75,7 @@ def batch() -> Batch:
 @functools.cache
 def alone():
     model, params = params_of(CONFIG)
-    losses = functools.partial(model.losses, batch=batch(), loss=Loss(z_loss=0.01), dropout_key=jax.random.key(3))
+    losses = functools.partial(DETECTION.loss, model, batch=batch(), dropout_key=jax.random.key(3))
     return (
         model,
         params,
@@ -82,7 +84,7 @@ def alone():
 
 
 def drawn(model, params) -> np.ndarray:
-    """Return the ids that `losses` draws under the key of `alone`."""
+    """Return the ids that the loss draws under the key of `alone`."""
     return np.asarray(sample(KEY, model.logits(params, batch())))
 
 
@@ -121,7 +123,7 @@ def test_the_loss_is_that_written_out():
 def test_the_discriminator_teaches_the_generator_nothing_but_the_embeddings():
     model, params, (_, whole) = alone()
     gradient = flatten(whole)
-    of_a_masked_lm = lambda p: Model.losses(model, p, batch(), Loss(z_loss=0.01)).objective  # noqa: E731
+    of_a_masked_lm = lambda p: target_losses(CrossEntropy(z_loss=0.01), model, p, batch()).objective  # noqa: E731
     of_generator = flatten(quick_jit(jax.grad(of_a_masked_lm))(params))
     for path, value in gradient.items():
         if path.startswith("generator/"):
@@ -141,7 +143,7 @@ def test_on_a_mesh_it_is_what_it_is_on_one_device():
     places = layout(model.specs, mesh)
 
     def objective(params):
-        sums = model.losses(params, batch(), Loss(z_loss=0.01), dropout_key=jax.random.key(3))
+        sums = DETECTION.loss(model, params, batch(), jax.random.key(3))
         return sums.objective, sums
 
     with activate(mesh):
@@ -179,7 +181,9 @@ def test_packed_equals_unpacked_where_both_are_given_the_same_draws():
 def test_both_halves_learn():
     model = CONFIG.build()
     transform = optax.adam(1e-2)
-    step = quick_jit(make_step(model, transform, Loss(), learning_rate=lambda step: jnp.float32(1e-2)))
+    step = quick_jit(
+        make_step(model, transform, ReplacedTokenDetection(), learning_rate=lambda step: jnp.float32(1e-2))
+    )
     state, told = create_state(model, transform, 0), []
     for _ in range(60):
         state, metrics = step(state, batch())
@@ -194,7 +198,7 @@ def test_both_halves_learn():
 
 def test_sums_of_parts_are_those_of_the_whole_and_without_a_key_the_same_each_time():
     model, params, _ = alone()
-    losses = quick_jit(functools.partial(model.losses, loss=Loss()))
+    losses = quick_jit(functools.partial(ReplacedTokenDetection().loss, model))
     halves = [jax.tree.map(lambda x, rows=rows: x[rows], batch()) for rows in (slice(4), slice(4, 8))]
     one, other = (losses(params, half) for half in halves)
     again = losses(params, halves[0])
@@ -244,8 +248,8 @@ def test_sizes_of_the_generator_are_the_papers():
     [
         (lambda: preset("electra:base", divisor=5), r"divisor 5 .*embed = 768\. Nearest: 4"),
         (lambda: preset("electra:base", tied=False), r"model.tied is False.*Nearest: True"),
-        (lambda: preset("electra:base", masked_share=0.0), r"masked_share 0.0 .*Nearest: 0.15"),
-        (lambda: preset("electra:base", discriminator_weight=-1.0), r"discriminator_weight -1.0 .*Nearest: 0"),
+        (lambda: ReplacedTokenDetection(masked_share=0.0), r"masked_share 0.0 .*Nearest: 0.15"),
+        (lambda: ReplacedTokenDetection(discriminator_weight=-1.0), r"discriminator_weight -1.0 .*Nearest: 0"),
         (lambda: preset("electra:base", window=3), r"encoder.window is 3; only decoders"),
         (lambda: dataclasses.replace(CONFIG, generator=dataclasses.replace(CONFIG.generator, max_length=8)), r"generator.max_length is 8.*share embeddings"),
         (lambda: exportable(CONFIG), r"transformers has no model like this one"),

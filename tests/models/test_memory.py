@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 from t2t import models
-from t2t.losses import Loss
+from t2t.objectives import CrossEntropy
 from t2t.types import Batch, Tokens
 
 SIZES = {"layers": 2, "embed": 32, "heads": 4, "mlp": 64, "vocab_size": 64, "attention_block": 32}
@@ -49,7 +49,7 @@ def batch(model, length):
 
 def objective(model, dropped):
     def of(params, batch, key):
-        return model.losses(params, batch, Loss(), dropout_key=key if dropped else None).objective
+        return CrossEntropy().loss(model, params, batch, key if dropped else None).objective
 
     return of
 

@@ -47,7 +47,8 @@ def first_loss(run: Run, experiment: Experiment) -> float:
 
     with contextlib.closing(batches(experiment.resolved_data(), "decoder")) as data:
         batch = next(data)
-    sums = jax.jit(experiment.model.build().losses, static_argnums=2)(run.params(), batch, experiment.loss)
+    model = experiment.model.build()
+    sums = jax.jit(lambda params: experiment.objective.loss(model, params, batch))(run.params())
     return float(sums.loss / sums.weight)
 
 

@@ -18,9 +18,9 @@ from t2t.data.registry import layout_of, provider_of
 from t2t.decode import best_spans, label_texts
 from t2t.errors import UserError
 from t2t.launch import infer, parse
-from t2t.losses import Loss
 from t2t.models import bert
 from t2t.nn.model import Model
+from t2t.objectives import CrossEntropy
 from t2t.tasks.generated_answers import TAGS
 from t2t.tasks.sources import jsonl
 from t2t.train.evaluation import Evaluation, evaluate
@@ -54,7 +54,7 @@ def learnt(task: str):
     schedule = optax.warmup_cosine_decay_schedule(0.0, peak, 20, steps, 2e-4)
     transform = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(schedule, b2=0.98))
     state = quick_jit(lambda: create_state(model, transform, 0))()
-    step = quick_jit(make_step(model, transform, Loss(), learning_rate=schedule), donate_argnums=0)
+    step = quick_jit(make_step(model, transform, CrossEntropy(), learning_rate=schedule), donate_argnums=0)
     rows = batches(data, "encoder")
     seen = [next(rows) for _ in range(80)]
     rows.close()

@@ -10,7 +10,7 @@ import optax
 import pytest
 
 from t2t import models
-from t2t.losses import Loss
+from t2t.objectives import CrossEntropy
 from t2t.optim import AdamW, Constant
 from t2t.optim.paths import path_name
 from t2t.sharding import MeshConfig, activate
@@ -63,7 +63,7 @@ def run(config, *, optimizer=None, mesh=None, microbatches=1, steps=3, loss=None
     step = make_step(
         model,
         transform,
-        loss or Loss(z_loss=1e-3),
+        loss or CrossEntropy(z_loss=1e-3),
         learning_rate=optimizer.schedule.build(),
         microbatches=microbatches,
     )
@@ -134,7 +134,9 @@ def test_an_empty_batch_changes_nothing_but_the_count():
     transform = optax.sgd(0.1)
     state = create_state(model, transform, 0)
     empty = jax.tree.map(jnp.zeros_like, batch("decoder"))
-    after, metrics = make_step(model, transform, Loss(), learning_rate=lambda step: jnp.float32(0.1))(state, empty)
+    after, metrics = make_step(model, transform, CrossEntropy(), learning_rate=lambda step: jnp.float32(0.1))(
+        state, empty
+    )
     assert float(metrics["loss"]) == 0
     assert int(after.step) == 1
     close(jax.device_get(state.params), after.params, 0)
@@ -170,7 +172,7 @@ def test_entries_of_an_update_that_are_not_finite_are_left_out_though_the_gradie
 
     transform = optax.GradientTransformation(lambda params: optax.EmptyState(), update)
     state = create_state(model, transform, 0)
-    step = jax.jit(make_step(model, transform, Loss(), learning_rate=Constant(peak=1.0).build()))
+    step = jax.jit(make_step(model, transform, CrossEntropy(), learning_rate=Constant(peak=1.0).build()))
     after, metrics = step(state, batch("decoder"))
     assert np.isfinite(metrics["loss"])
     assert np.isfinite(metrics["grad_norm"])

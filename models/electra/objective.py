@@ -1,0 +1,94 @@
+"""What trains an ELECTRA: the generator fills masks, the discriminator finds what it replaced."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, cast
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from t2t.limits import Range, Rate, Weight
+from t2t.losses import LossSums, cross_entropy
+from t2t.models.electra.network import Electra
+from t2t.nn.dropout import Keys
+from t2t.nn.model import Capability, Model
+from t2t.nn.noise import sample
+from t2t.objectives import Objective
+from t2t.types import Batch, Params
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ReplacedTokenDetection(Objective):
+    """The generator's masked language modelling and the discriminator's replaced token detection, minimised together (Clark et al. 2020, section 2).
+
+    Args:
+        discriminator_weight: of the discriminator's mean loss beside the generator's (lambda in section 2 of the paper).
+        masked_share: share of the tokens that the task has predicted. It makes of that weight on means one on sums, which alone add up over parts of a
+            batch; where a task predicts more or fewer, the weight is so much larger or smaller.
+        z_loss: of the generator: times log(Z)^2, which keeps the softmax normalizer near 1.
+        label_smoothing: of the generator: probability mass spread evenly over the vocabulary.
+    """
+
+    needs: ClassVar[frozenset[Capability]] = frozenset({"detect"})
+    discriminator_weight: Weight = 50.0
+    masked_share: Annotated[float, Range(1e-6, 1.0, typical=0.15)] = 0.15
+    z_loss: Annotated[float, Range(0.0, 10.0)] = 0.0
+    label_smoothing: Rate = 0.0
+
+    def loss(self, model: Model, params: Params, batch: Batch, dropout_key: jax.Array | None = None) -> LossSums:
+        """Return the sums of both losses.
+
+        `loss`, `correct` and `weight` are the generator's, of masked language modelling; `objective` is its objective plus the discriminator's binary
+        cross-entropy over all tokens that are not padding. Each token to be predicted is replaced by a draw from the generator, which no gradient
+        passes; one that happens to be the right one counts as real. Without a key the draws are those of a fixed one.
+
+        extra: "discriminator_loss" in nats a token, "discriminator_accuracy", "replaced" (share of the tokens) and "replaced_found" (share of these that
+        the discriminator takes for replaced).
+        """
+        network, keys = cast(Electra, model).network(params), Keys(dropout_key)
+        drawn_by = keys.next()
+        logits = network.head(network.hidden(batch, keys))
+        sums = cross_entropy(logits, batch.targets, batch.weights, self)
+        drawn = sample(jax.random.key(0) if drawn_by is None else drawn_by, logits)
+        corrupted, replaced = replace_predicted(batch, drawn)
+        return self._with_discriminator(sums, network.detect(corrupted, keys), corrupted, replaced)
+
+    def metrics(self, sums: LossSums) -> Mapping[str, tuple[Float[Array, ""], Float[Array, ""]]]:
+        """Return also the generator's z-loss, where there is one."""
+        z_loss = {"z_loss": (sums.z_loss, sums.weight)} if self.z_loss else {}
+        return {**z_loss, **sums.extra}
+
+    def _with_discriminator(
+        self, sums: LossSums, scores: Float[Array, "B L"], corrupted: Batch, replaced: Bool[Array, "B L"]
+    ) -> LossSums:
+        assert corrupted.encoder is not None
+        real = (jnp.asarray(corrupted.encoder.segments) > 0).astype(jnp.float32)
+        wrong = replaced.astype(jnp.float32) * real
+        binary = jnp.sum((jax.nn.softplus(scores) - replaced * scores) * real)
+        called = scores > 0
+        tokens, changed = jnp.sum(real), jnp.sum(wrong)
+        return dataclasses.replace(
+            sums,
+            objective=sums.objective + self.discriminator_weight * self.masked_share * binary,
+            extra={
+                "discriminator_loss": (binary, tokens),
+                "discriminator_accuracy": (jnp.sum((called == replaced) * real), tokens),
+                "replaced": (changed, tokens),
+                "replaced_found": (jnp.sum(called * wrong), changed),
+            },
+        )
+
+
+def replace_predicted(batch: Batch, drawn: Int[Array, "B L"]) -> tuple[Batch, Bool[Array, "B L"]]:
+    """Return the batch with the drawn ids wherever there is something to predict, and where these are not the targets."""
+    tokens = batch.encoder
+    assert tokens is not None, "an encoder needs batch.encoder"
+    chosen = jnp.asarray(batch.weights) > 0
+    ids = jnp.where(chosen, drawn, jnp.asarray(tokens.ids))
+    return (
+        dataclasses.replace(batch, encoder=dataclasses.replace(tokens, ids=ids)),
+        chosen & (drawn != jnp.asarray(batch.targets)),
+    )

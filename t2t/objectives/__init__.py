@@ -1,0 +1,6 @@
+"""What training minimises: an objective is a frozen configuration, apart from the model."""
+
+from t2t.objectives.cross_entropy import CrossEntropy
+from t2t.objectives.objective import Objective
+
+__all__ = ["CrossEntropy", "Objective"]
