@@ -8,10 +8,10 @@ from dataclasses import replace
 import pytest
 
 from t2t import config
+from t2t.api.recipes import recipes
 from t2t.errors import UserError
 from t2t.launch import parse
 from t2t.launch.main import run
-from t2t.api.recipes import recipes
 from t2t.models.electra import ReplacedTokenDetection
 from t2t.objectives import CrossEntropy
 from t2t.train.experiment import check
