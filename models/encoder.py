@@ -82,6 +82,17 @@ class EncoderConfig(TransformerConfig):
         """What the head scores."""
         return self.head
 
+    @property
+    def answer_places(self) -> int | None:
+        """The first place for a label, the first two for a span's ends."""
+        return {"label": 1, "span": 2}.get(self.head)
+
+    def num_outputs(self, length: int) -> int:
+        """Return the number of words, of labels, or of the places of a row."""
+        if self.head == "words":
+            return self.vocab_size
+        return length if self.head == "span" else len(self.labels)
+
     def build(self) -> Bound:
         """Return the model."""
         return Bound(self, EncoderNetwork(self))

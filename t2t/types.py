@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -32,6 +35,38 @@ class Tokens:
     prefix: Int[Array, "B L"] | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Extra:
+    """An array of a batch that no model reads but an objective wants: rewards, old log-probabilities, images.
+
+    name:  the task's feature, and the key in `Batch.extra`.
+    per:   "target" has one value for each of an example's targets, and becomes [B L], beside `Batch.targets`; "example" has one value, or an array of
+           them, for each example, and becomes [B slots *shape]: the example with segment s of its row is in slot s - 1.
+    shape: of an example's value; () for a number.
+    slots: examples of a row that there is room for; packing puts no more into one. With `per` "target" it has no meaning.
+    inner: logical axes of `shape`, a name or None each; none given are all None.
+    """
+
+    name: str
+    per: Literal["target", "example"] = "example"
+    shape: tuple[int, ...] = ()
+    dtype: Literal["float32", "int32"] = "float32"
+    slots: int = 1
+    inner: tuple[str | None, ...] = ()
+
+    @property
+    def size(self) -> int:
+        """Numbers of an example's value."""
+        return math.prod(self.shape)
+
+    @property
+    def axes(self) -> tuple[str | None, ...]:
+        """Logical axes of the array in a batch."""
+        if self.per == "target":
+            return ("batch", "length")
+        return ("batch", None, *(self.inner or (None,) * len(self.shape)))
+
+
 @struct.dataclass
 class Batch:
     """What a step consumes. An encoder has no decoder tokens, a decoder no encoder tokens.
@@ -39,9 +74,11 @@ class Batch:
     decoder: the tokens fed to the decoder, already shifted right.
     targets: the ids to predict, aligned with the logits.
     weights: how much each target counts in the loss; 0 for padding and for what is not to be predicted.
+    extra:   further arrays by name, rows first; what an objective asked for, see `Extra`.
     """
 
     encoder: Tokens | None
     decoder: Tokens | None
     targets: Int[Array, "B L"]
     weights: Float[Array, "B L"]
+    extra: Mapping[str, Array] = field(default_factory=dict)

@@ -27,7 +27,12 @@ def measure(work: Workload) -> Iterator[Measurement]:
     work.say(f"data: opening {work.experiment.data.task}")
     began = time.perf_counter()
     host = work.open_data()
-    data = DeviceBatches(host, work.program.batch_sharding(), work.experiment.data.batch_size)
+    data = DeviceBatches(
+        host,
+        work.program.batch_sharding(),
+        work.experiment.data.batch_size,
+        extra=work.program.extra_shardings(host.layout),
+    )
     try:
         next(host)
         opened = time.perf_counter() - began

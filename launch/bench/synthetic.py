@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from t2t.data.converters import Example, Layout
+from t2t.data.converters import Example
 from t2t.train.experiment import Experiment
+from t2t.train.program import rows_of
 from t2t.types import Batch
 
 MASKED = 0.15
@@ -17,31 +18,23 @@ def batch(experiment: Experiment, seed: int = 0) -> Batch:
 
     An encoder predicts 15% of its tokens, a label at the first place, or a span at the first two, as its head has it.
     """
-    data, model = experiment.data, experiment.model
-    layout = Layout(
-        kind=model.kind,
-        inputs_length=data.inputs_length,
-        targets_length=data.targets_length,
-        loss_on_inputs=data.loss_on_inputs,
-    )
+    model, rows = experiment.model, rows_of(experiment)
+    extras = {extra.name for extra in rows.extras}
     random = np.random.default_rng(seed)
 
-    def ids(length: int) -> np.ndarray:
-        return random.integers(1, model.vocab_size, length).astype(np.int32)
+    def value(name: str, length: int) -> np.ndarray:
+        if name in extras:
+            return random.normal(size=length).astype(rows.dtype(name))
+        if name == "weights":
+            some = random.random(length) < MASKED
+            return (some if model.answer_places is None else np.arange(length) < model.answer_places).astype(np.float32)
+        count = model.num_outputs(length) if name == "targets" else model.vocab_size
+        return random.integers(int(count == model.vocab_size), count, length).astype(np.int32)
 
     def example() -> Example:
-        if model.kind != "encoder":
-            return {"inputs": ids(data.inputs_length), "targets": ids(data.targets_length)}
-        length = data.inputs_length
-        targets, weights = ids(length), (random.random(length) < MASKED).astype(np.float32)
-        if model.output != "words":
-            classes = length if model.output == "span" else max(len(getattr(model, "labels", ())), 1)
-            targets = random.integers(0, classes, length).astype(np.int32)
-        if model.output in ("label", "span"):
-            weights = (np.arange(length) < (2 if model.output == "span" else 1)).astype(np.float32)
-        return {"inputs": ids(length), "targets": targets, "weights": weights}
+        return {name: value(name, length) for name, length in rows.limits.items()}
 
-    return layout.batch([[example()] for _ in range(data.batch_size)])
+    return rows.batch([[example()] for _ in range(experiment.data.batch_size)])
 
 
 def tokens(rows: Batch) -> int:

@@ -18,7 +18,7 @@ from t2t.launch.bench.timing import Limits
 from t2t.limits import Configuration, Generated, Length, Rows
 from t2t.paths import LocalPath
 from t2t.train.experiment import Experiment, check_vocabulary
-from t2t.train.program import Program
+from t2t.train.program import Program, rows_of
 from t2t.types import Batch, Params
 
 if TYPE_CHECKING:
@@ -88,7 +88,8 @@ class Workload(Configuration):
 
     def on_devices(self, batch: Batch) -> Batch:
         """Return a batch laid over the mesh."""
-        return to_device(batch, self.program.batch_sharding(), self.experiment.data.batch_size)
+        extra = self.program.extra_shardings(rows_of(self.experiment))
+        return to_device(batch, self.program.batch_sharding(), self.experiment.data.batch_size, extra=extra)
 
     def open_data(self) -> BatchIterator:
         """Open the recipe's task. Loads TensorFlow. Raises UserError where it cannot be read, or is not for this model."""
@@ -101,7 +102,7 @@ class Workload(Configuration):
         data = self.experiment.resolved_data()
         check_model(data, self.experiment.model)
         check_vocabulary(self.experiment, task_vocabulary(data))
-        return batches(data, self.experiment.model.kind)
+        return batches(data, self.experiment.model.kind, convert=self.experiment.objective.converter)
 
     def beside_matmul(self, rate: Measurement) -> Measurement:
         """Return a rate of FLOP/s with its share of the machine's matrix products in the model's type."""

@@ -14,7 +14,7 @@ from t2t.data.cached.reading import has
 from t2t.data.config import Data
 from t2t.data.converters import Row
 from t2t.data.faults import surfaced
-from t2t.data.registry import check, layout_of, provider_of, tasks_of
+from t2t.data.registry import check, converter_of, provider_of, tasks_of
 from t2t.data.shards import Counts
 from t2t.errors import UserError
 from t2t.nn.model import Kind
@@ -65,7 +65,7 @@ class EvaluationBatches:
     ) -> None:
         self._data = data
         self._provider = provider_of(data)
-        self.layout = layout_of(data, kind, self._provider)
+        self.layout = converter_of(data, kind, self._provider)
         self.counts = Counts()
         self._batch_size = batch_size
         self._examples = examples

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from t2t.data.converters import Example, Layout, Row
+from t2t.data.converters import Example, FeatureConverter, Row
 
 OPEN_ROWS = 8
 """Rows an example may still go into. More pack tighter and take examples further from their order."""
@@ -16,7 +16,7 @@ class Packer:
     When none has room and `OPEN_ROWS` are open, the fullest is finished. `rows` is the whole state.
     """
 
-    def __init__(self, layout: Layout, *, pack: bool) -> None:
+    def __init__(self, layout: FeatureConverter, *, pack: bool) -> None:
         self._layout = layout
         self._pack = pack
         self._rows: list[list[Example]] = []

@@ -14,10 +14,10 @@ import tensorflow as tf
 from t2t.data import sources
 from t2t.data.cached import reading as cached
 from t2t.data.config import Data
-from t2t.data.converters import Layout, Row
+from t2t.data.converters import Convert, FeatureConverter, Row, unchanged
 from t2t.data.evaluation import EvaluationBatches, evaluation_batches
 from t2t.data.faults import surfaced
-from t2t.data.registry import Provider, check, layout_of, provider_of, task_names, task_vocabulary, tasks_of
+from t2t.data.registry import Provider, check, converter_of, provider_of, task_names, task_vocabulary, tasks_of
 from t2t.data.report import Report, inspect
 from t2t.data.shards import Counts, Shard
 from t2t.errors import UserError
@@ -54,6 +54,7 @@ def batches(
     process_count: int = 1,
     repeat: bool = True,
     begin: bool = False,
+    convert: Convert = unchanged,
 ) -> BatchIterator:
     """Return this host's rows of each global batch.
 
@@ -64,13 +65,15 @@ def batches(
 
     With `begin` each shard begins to read as soon as it is open, while the others are opened: for who will take batches from the start.
 
+    convert: what an objective makes of the kind's converter of examples to rows, see `t2t.objectives.Objective.converter`.
+
     Raises:
       UserError: what was asked for does not exist or does not divide, or there is no example.
     """
     check(data, kind, process_index=process_index, process_count=process_count)
     try:
         provider = provider_of(data)
-        layout = layout_of(data, kind, provider)
+        layout = converter_of(data, kind, provider, convert)
         _check_sources(provider, data)
         return BatchIterator(provider, data, layout, process_index, process_count, repeat=repeat, begin=begin)
     except Exception as error:
@@ -87,7 +90,7 @@ class BatchIterator:
         self,
         provider: Provider,
         data: Data,
-        layout: Layout,
+        layout: FeatureConverter,
         process_index: int,
         process_count: int,
         *,

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from t2t.data.converters import Example, Layout, Row
+from t2t.data.converters import Example, FeatureConverter, Row
 from t2t.errors import UserError
 from t2t.json_files import expect, parse_json
 
@@ -43,7 +43,7 @@ class Place:
     files: Mapping[str, bytes]
 
 
-def to_bytes(place: Place, layout: Layout) -> bytes:
+def to_bytes(place: Place, layout: FeatureConverter) -> bytes:
     """Return a place as a zip archive."""
     groups = (place.ready, place.opened, [[example for example, _ in place.waiting]])
     header = {
@@ -59,14 +59,14 @@ def to_bytes(place: Place, layout: Layout) -> bytes:
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         for name, content in {
             _HEADER: json.dumps(header).encode(),
-            _EXAMPLES: _to_npz(kept, layout.features),
+            _EXAMPLES: _to_npz(kept, layout),
             **place.files,
         }.items():
             archive.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED, 1)
     return out.getvalue()
 
 
-def from_bytes(content: bytes, layout: Layout, where: str) -> Place:
+def from_bytes(content: bytes, layout: FeatureConverter, where: str) -> Place:
     """Return the place that `to_bytes` wrote. where: whose it is, for errors. Raises UserError where it is damaged, or of an older version."""
     damaged = f"{where}: damaged or not a data position"
     try:
@@ -140,20 +140,20 @@ def _natural(value: Any, where: str) -> int:
     return value
 
 
-def _to_npz(examples: Sequence[Example], features: Sequence[str]) -> bytes:
+def _to_npz(examples: Sequence[Example], layout: FeatureConverter) -> bytes:
     arrays: dict[str, Any] = {}
-    for name in features:
+    for name in layout.features:
         pieces = [example[name] for example in examples]
-        arrays[name] = np.concatenate(pieces) if pieces else np.zeros(0, np.float32 if name == "weights" else np.int32)
+        arrays[name] = np.concatenate(pieces) if pieces else np.zeros(0, layout.dtype(name))
         arrays[f"{name}_lengths"] = np.array([len(piece) for piece in pieces], np.int32)
     out = io.BytesIO()
     np.savez(out, **arrays)
     return out.getvalue()
 
 
-def _from_npz(content: bytes, layout: Layout) -> list[Example]:
+def _from_npz(content: bytes, layout: FeatureConverter) -> list[Example]:
     """Return the examples. Raises one of _BROKEN where the arrays are not those of such examples."""
-    columns: list[list[np.ndarray]] = []
+    columns: dict[str, list[np.ndarray]] = {}
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         wanted = {f"{name}{ending}.npy" for name in layout.features for ending in ("", "_lengths")}
         if set(archive.namelist()) != wanted:
@@ -168,9 +168,9 @@ def _from_npz(content: bytes, layout: Layout) -> list[Example]:
                 or values.dtype.kind not in "iuf"
             ):
                 raise ValueError(f"{name} is not a row of numbers with its lengths")
-            if (lengths < 0).any() or lengths.sum() != len(values) or (lengths > layout.lengths[name]).any():
+            if (lengths < 0).any() or lengths.sum() != len(values) or (lengths > layout.limits[name]).any():
                 raise ValueError(f"{name} has other lengths than it says")
-            if layout.kind == "encoder" and columns and list(map(len, columns[0])) != lengths.tolist():
-                raise ValueError(f"{name} is not as long as {layout.features[0]}")
-            columns.append(np.split(values, np.cumsum(lengths)[:-1]) if lengths.size else [])
-    return [dict(zip(layout.features, values, strict=True)) for values in zip(*columns, strict=True)]
+            if name in layout.followers and list(map(len, columns[layout.leader])) != lengths.tolist():
+                raise ValueError(f"{name} is not as long as {layout.leader}")
+            columns[name] = np.split(values, np.cumsum(lengths)[:-1]) if lengths.size else []
+    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]

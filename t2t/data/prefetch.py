@@ -4,32 +4,37 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import jax
-import numpy as np
 from jax.sharding import Sharding
 
-from t2t.types import Batch
+from t2t.types import Array, Batch
 
 if TYPE_CHECKING:
     from t2t.data.pipeline import BatchIterator
 
 
-def to_device(batch: Batch, sharding: Sharding, batch_size: int, *, first: int = 0) -> Batch:
+def to_device(
+    batch: Batch, sharding: Sharding, batch_size: int, *, first: int = 0, extra: Mapping[str, Sharding] | None = None
+) -> Batch:
     """Return the global batch, [batch_size, ...] arrays of which this host's devices get their part.
 
-    batch: this host's rows, those from row `first` of the global batch on.
+    batch:    this host's rows, those from row `first` of the global batch on.
+    sharding: of the arrays of tokens, [B L]. extra: of those of `Batch.extra`, by name; none is needed where there are none.
     """
 
-    def place(array: np.ndarray) -> jax.Array:
-        def part(index: Any) -> np.ndarray:
+    def place(array: Array, sharding: Sharding = sharding) -> jax.Array:
+        def part(index: Any) -> Array:
             start, stop, _ = index[0].indices(batch_size)
             return array[(slice(start - first, stop - first), *index[1:])]
 
         return jax.make_array_from_callback((batch_size, *array.shape[1:]), sharding, part)
 
-    return jax.tree.map(place, batch)
+    placed = {name: place(array, (extra or {})[name]) for name, array in batch.extra.items()}
+    return replace(jax.tree.map(place, replace(batch, extra={})), extra=placed)
 
 
 class DeviceBatches:
@@ -39,6 +44,7 @@ class DeviceBatches:
     batches the caller has had, whatever is on the devices already.
 
     first: the global batch's row that the host's rows begin with.
+    extra: shardings of the arrays of `Batch.extra`, by name.
     leads: whether this process tells the position, of those that read the same rows.
     """
 
@@ -51,6 +57,7 @@ class DeviceBatches:
         first: int = 0,
         leads: bool = True,
         ahead: int = 2,
+        extra: Mapping[str, Sharding] | None = None,
     ) -> None:
         from t2t.data.pipeline import KEPT
 
@@ -61,6 +68,7 @@ class DeviceBatches:
         self._batch_size = batch_size
         self._first = first
         self._leads = leads
+        self._extra = extra
         self._ahead = ahead
         self._placed: deque[Batch] = deque()
         self.wait_seconds = 0.0
@@ -101,7 +109,9 @@ class DeviceBatches:
         self._host.close()
 
     def _place(self) -> None:
-        self._placed.append(to_device(next(self._host), self._sharding, self._batch_size, first=self._first))
+        self._placed.append(
+            to_device(next(self._host), self._sharding, self._batch_size, first=self._first, extra=self._extra)
+        )
 
     def _top_up(self) -> None:
         """Put on the devices what is there already; a fault or the end is left to the call that comes to it."""

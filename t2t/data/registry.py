@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TypeAlias, get_args
 
 import seqio
 
 from t2t.data.config import Data
-from t2t.data.converters import Layout
+from t2t.data.converters import CONVERTERS, Convert, FeatureConverter, converter, unchanged
 from t2t.data.tfds import prepare_for_splits
 from t2t.data.vocabularies import from_seqio, with_vocabulary
 from t2t.errors import UserError, nearest
@@ -70,40 +70,40 @@ def task_vocabulary(data: Data) -> Vocabulary:
     return vocabulary
 
 
-def layout_of(data: Data, kind: Kind, provider: Provider) -> Layout:
+def converter_of(data: Data, kind: Kind, provider: Provider, convert: Convert = unchanged) -> FeatureConverter:
     """Return how the provider's examples fill rows of that kind.
 
+    convert: makes of the kind's converter the one that is wanted, see `t2t.objectives.Objective.converter`.
+
     Raises:
-      UserError: the task does not offer the features that the kind of model needs.
+      UserError: the task does not offer the features that the kind of model needs, or that `convert` asks for.
     """
     offered = set(provider.output_features)
     if "targets" not in offered:
         raise UserError(f"task {data.task!r} has no feature 'targets'; it has {', '.join(sorted(offered))}.")
-    if kind == "encoder" and not {"inputs", "weights"} <= offered:
-        raise UserError(
-            f"task {data.task!r} is not for an encoder, which needs features inputs, targets and weights; it has "
-            f"{', '.join(sorted(offered))}.{_for_encoders(data.task)}"
-        )
-    if kind != "encoder" and "weights" in offered:
-        raise UserError(
-            f"task {data.task!r} is for encoders (it has a feature 'weights'), the model is of kind {kind!r}."
-        )
-    if kind == "encoder_decoder" and "inputs" not in offered:
-        raise UserError(
-            f"task {data.task!r} has no feature 'inputs', which an encoder-decoder needs; "
-            "a decoder trains on targets alone."
-        )
+    if why := CONVERTERS[kind].refused(offered):
+        endings = CONVERTERS[kind].variants
+        raise UserError(f"task {data.task!r} {why}{_variant(data.task, endings) if endings else ''}")
     vocabulary = _vocabulary(data, provider)
-    return Layout(
-        kind=kind,
-        inputs_length=data.inputs_length,
-        targets_length=data.targets_length,
-        has_inputs="inputs" in offered,
-        has_types=kind == "encoder" and "types" in offered,
-        loss_on_inputs=data.loss_on_inputs,
-        bos_id=0 if vocabulary is None else vocabulary.bos_id,
-        zero_pads=vocabulary is None or vocabulary.pad_id == 0,
+    made = convert(
+        converter(
+            kind,
+            inputs_length=data.inputs_length,
+            targets_length=data.targets_length,
+            has_inputs="inputs" in offered,
+            has_types="types" in offered,
+            loss_on_inputs=data.loss_on_inputs,
+            bos_id=0 if vocabulary is None else vocabulary.bos_id,
+            zero_pads=vocabulary is None or vocabulary.pad_id == 0,
+        )
     )
+    for name in made.features:
+        if name not in offered:
+            raise UserError(
+                f"task {data.task!r} has no feature {name!r}, which the objective needs (experiment.objective); it has {', '.join(sorted(offered))}."
+                f"{nearest(name, offered)}"
+            )
+    return made
 
 
 def check(data: Data, kind: str, *, process_index: int = 0, process_count: int = 1, training: bool = True) -> None:
@@ -156,10 +156,10 @@ def _multiple(value: int, of: int) -> int:
     return max(of, round(value / of) * of)
 
 
-def _for_encoders(name: str) -> str:
-    """Name the variant for encoders of a task that is not, by the convention `_fill_mask`, `_masked_lm`."""
+def _variant(name: str, endings: Sequence[str]) -> str:
+    """Name a task's variant for encoders, by the convention `_fill_mask`, `_masked_lm`."""
     candidates = [other for other in names() if "weights" in find(other).output_features]
-    for suffix in ("_fill_mask", "_masked_lm"):
+    for suffix in endings:
         stems = [name, *(name.removesuffix(end) for end in ("_span_corruption", "_causal_lm", "_prefix_lm"))]
         for stem in stems:
             if stem + suffix in candidates:

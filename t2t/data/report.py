@@ -12,7 +12,7 @@ from t2t.data.config import Data
 from t2t.data.converters import Row
 from t2t.data.faults import surfaced
 from t2t.data.packing import Packer
-from t2t.data.registry import check, layout_of, provider_of
+from t2t.data.registry import check, converter_of, provider_of
 from t2t.errors import UserError
 from t2t.nn.model import Kind
 
@@ -55,7 +55,7 @@ def inspect(data: Data, kind: Kind, *, examples: int = 200) -> Report:
 
 def _report(data: Data, kind: Kind, examples: int) -> Report:
     provider = provider_of(data)
-    layout = layout_of(data, kind, provider)
+    layout = converter_of(data, kind, provider)
     dataset = sources.examples(provider, data, layout, repeat=False, shuffle=False).take(examples)
     lengths: dict[str, list[int]] = {name: [] for name in layout.features}
     kept = []

@@ -15,7 +15,7 @@ from typing import Any
 import tensorflow as tf
 
 from t2t.data.blocks import BLOCK, blocks, stacked
-from t2t.data.converters import Example, Layout, Row
+from t2t.data.converters import Example, FeatureConverter, Row
 from t2t.data.packing import Packer
 from t2t.data.places import Place, from_bytes, to_bytes
 from t2t.data.sources import options
@@ -44,7 +44,7 @@ class Counts:
 class Shard:
     """Rows of one virtual shard. Not safe for several threads at once."""
 
-    def __init__(self, make: Callable[[], tf.data.Dataset], layout: Layout, *, pack: bool, name: str) -> None:
+    def __init__(self, make: Callable[[], tf.data.Dataset], layout: FeatureConverter, *, pack: bool, name: str) -> None:
         self._make = make
         self._dataset = self._blocks_of(make())
         self._iterator: Any = iter(self._dataset)

@@ -19,10 +19,11 @@ import tensorflow as tf
 
 from t2t.data.cached.reading import CachedTask
 from t2t.data.config import Data
-from t2t.data.converters import Layout
+from t2t.data.converters import FeatureConverter
 from t2t.data.registry import Provider, tasks_of
 from t2t.data.tfds import prepare
 from t2t.errors import Failure, UserError
+from t2t.types import Extra
 
 _log = logging.getLogger(__name__)
 
@@ -46,7 +47,14 @@ def options() -> tf.data.Options:
 
 
 def examples(
-    provider: Provider, data: Data, layout: Layout, *, shard: int = 0, shards: int = 1, repeat: bool, shuffle: bool
+    provider: Provider,
+    data: Data,
+    layout: FeatureConverter,
+    *,
+    shard: int = 0,
+    shards: int = 1,
+    repeat: bool,
+    shuffle: bool,
 ) -> tf.data.Dataset:
     """Return the examples of one virtual shard: dicts of the layout's features, one-dimensional and not cut.
 
@@ -60,7 +68,8 @@ def examples(
 
     @tf.autograph.experimental.do_not_convert
     def features(example: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        return {name: tf.cast(example[name], tf.float32 if name == "weights" else tf.int32) for name in layout.features}
+        # An example's extra array comes over flat; `Batch.extra` has its shape again.
+        return {name: tf.cast(tf.reshape(example[name], [-1]), layout.dtype(name)) for name in layout.features}
 
     def one(task: seqio.Task) -> tf.data.Dataset:
         place = tasks.index(task)
@@ -101,7 +110,7 @@ def examples(
 def raw(
     task: seqio.Task,
     data: Data,
-    layout: Layout,
+    layout: FeatureConverter,
     *,
     place: int = 0,
     shard: int = 0,
@@ -186,17 +195,35 @@ def _read(task: seqio.Task, split: str, shuffle: bool, seed: int, shard: seqio.S
         return task.source.get_dataset(split=split, shuffle=False, shard_info=shard)
 
 
-def check_features(task: seqio.Task, layout: Layout, spec: Mapping[str, Any]) -> None:
-    """Raise UserError where a task's examples lack a feature of the layout or have it in another form than ids."""
+def check_features(task: seqio.Task, layout: FeatureConverter, spec: Mapping[str, Any]) -> None:
+    """Raise UserError where a task's examples lack a feature of the converter or have it in another form than ids, or than an extra array asks for."""
+    extras = {extra.name: extra for extra in layout.extras}
     for name in layout.features:
         if name not in spec:
             raise UserError(f"task {task.name!r} gives no feature {name!r}; it gives {', '.join(sorted(spec))}.")
+        if name in extras:
+            _check_extra(task, extras[name], spec[name])
+            continue
         numbers = spec[name].dtype.is_integer or (name == "weights" and spec[name].dtype.is_floating)
         if spec[name].shape.rank != 1 or not numbers:
             raise UserError(
                 f"task {task.name!r}: feature {name!r} must be a sequence of ids, it is {spec[name].dtype.name} of "
                 f"shape {spec[name].shape}. Has it been tokenized?"
             )
+
+
+def _check_extra(task: seqio.Task, extra: Extra, spec: Any) -> None:
+    rank = 1 if extra.per == "target" else len(extra.shape)
+    numbers = spec.dtype.is_integer or (extra.dtype == "float32" and spec.dtype.is_floating)
+    if (
+        not numbers
+        or spec.shape.rank != rank
+        or (extra.per == "example" and not spec.shape.is_compatible_with(extra.shape))
+    ):
+        wanted = "a value for each target" if extra.per == "target" else f"of shape {extra.shape}"
+        raise UserError(
+            f"task {task.name!r}: feature {extra.name!r} must be {extra.dtype} and {wanted}, it is {spec.dtype.name} of shape {spec.shape}."
+        )
 
 
 def _seed(seed: int | None, *parts: str | int) -> int:

@@ -125,6 +125,15 @@ class ModelConfig(Configuration, abc.ABC):
         return "words"
 
     @property
+    def answer_places(self) -> int | None:
+        """At how many of an example's first places its targets stand; None where any place may have one."""
+        return None
+
+    def num_outputs(self, length: int) -> int:
+        """Return how many logits a place has in rows of `length` tokens."""
+        return self.vocab_size
+
+    @property
     def capabilities(self) -> frozenset[Capability]:
         """What the model can do."""
         return frozenset({"predict"})

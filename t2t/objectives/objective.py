@@ -5,28 +5,31 @@ from __future__ import annotations
 import abc
 import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from t2t.data.converters import FeatureConverter
 from t2t.errors import UserError
 from t2t.limits import Configuration
 from t2t.losses import LossSums
 from t2t.nn.model import Capability, Model, ModelConfig
-from t2t.types import Batch, Params
+from t2t.types import Batch, Extra, Params
 
 
 @dataclass(frozen=True, kw_only=True)
 class Objective(Configuration, abc.ABC):
     """What training minimises, as a pure function of parameters and a batch.
 
-    needs: what a model must be able to do, see `t2t.nn.model.Capability`.
+    needs:  what a model must be able to do, see `t2t.nn.model.Capability`.
+    extras: features of the task that it wants in `Batch.extra`.
     """
 
     needs: ClassVar[frozenset[Capability]] = frozenset()
+    extras: ClassVar[tuple[Extra, ...]] = ()
 
     @abc.abstractmethod
     def loss(self, model: Model, params: Params, batch: Batch, dropout_key: jax.Array | None = None) -> LossSums:
@@ -39,6 +42,10 @@ class Objective(Configuration, abc.ABC):
     def weight(self, batch: Batch) -> Float[Array, ""]:
         """Return what the batch's summed objective and loss are divided by: the weight of all targets, if nothing else is said."""
         return jnp.sum(jnp.asarray(batch.weights).astype(jnp.float32))
+
+    def converter(self, rows: FeatureConverter) -> FeatureConverter:
+        """Return how examples fill rows: the converter of the model's kind, with `extras`. An objective may return another."""
+        return replace(rows, extras=(*rows.extras, *self.extras)) if self.extras else rows
 
     def metrics(self, sums: LossSums) -> Mapping[str, tuple[Float[Array, ""], Float[Array, ""]]]:
         """Return what is reported beside loss and accuracy, by name: a sum, and the weight that it is divided by."""

@@ -158,14 +158,8 @@ def logits_bytes(program: Program) -> float:
     places /= shape["data"] * shape["fsdp"] * shape["context"] * experiment.microbatches
     words = experiment.model.output == "words"  # other heads' logits are not divided
     places = experiment.objective.places_at_once(experiment.model, places)
-    scored = experiment.model.vocab_size / shape["tensor"] if words else _scored(program)
-    return 4 * places * scored
-
-
-def _scored(program: Program) -> int:
-    """Return how many logits a head for labels or spans has at each place."""
-    labels = getattr(program.experiment.model, "labels", ())
-    return len(labels) or program.experiment.data.inputs_length
+    scored = experiment.model.num_outputs(experiment.data.inputs_length)
+    return 4 * places * scored / (shape["tensor"] if words else 1)
 
 
 def _gathered(program: Program) -> float:

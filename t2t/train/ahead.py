@@ -12,7 +12,7 @@ import jax
 from jax.sharding import Mesh
 
 from t2t import memory
-from t2t.data.converters import Layout
+from t2t.data.converters import FeatureConverter
 from t2t.errors import OutOfMemory
 from t2t.train.experiment import Experiment
 from t2t.train.program import Program
@@ -64,7 +64,7 @@ class Ahead:
     def __init__(self, experiment: Experiment, *, newest: int | None) -> None:
         self._experiment, self._create = experiment, newest is None
         self._threaded = jax.process_count() == 1 and (newest or 0) < experiment.steps
-        self._layout: Future[Layout] = Future()
+        self._layout: Future[FeatureConverter] = Future()
         self._program: Future[Program] = Future()
         self._state: Future[TrainState | None] = Future()
         self._step: Future[jax.stages.Compiled] = Future()
@@ -101,7 +101,7 @@ class Ahead:
         """Return the text of the compiled update."""
         return self.step().as_text() or ""
 
-    def rows(self, layout: Layout) -> None:
+    def rows(self, layout: FeatureConverter) -> None:
         """Tell how the task's examples fill rows, of which the step's shapes follow; those of an encoder-decoder are known without."""
         if not self._layout.done():
             self._layout.set_result(layout)

@@ -21,7 +21,7 @@ from t2t.vocabularies import Vocabulary
 if TYPE_CHECKING:
     import seqio
 
-    from t2t.data.converters import Layout
+    from t2t.data.converters import FeatureConverter
 
 _log = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ _log = logging.getLogger(__name__)
 class Examples:
     """Batches with their raw examples, once; `trimmed` is how many of those read by now were cut."""
 
-    def __init__(self, layout: Layout, batches: Iterator[tuple[Batch, list[Raw]]], counts: Any) -> None:
+    def __init__(self, layout: FeatureConverter, batches: Iterator[tuple[Batch, list[Raw]]], counts: Any) -> None:
         self._layout, self._batches, self._counts = layout, batches, counts
 
     def __iter__(self) -> Iterator[tuple[Batch, list[Raw]]]:
@@ -93,7 +93,9 @@ class Source:
         self._kept = made, [(batch, list(raws)) for batch, raws in made]
         return self._kept
 
-    def _prompted(self, prompter: Prompter, layout: Layout, batches: Sequence[tuple[Batch, list[Raw]]]) -> Examples:
+    def _prompted(
+        self, prompter: Prompter, layout: FeatureConverter, batches: Sequence[tuple[Batch, list[Raw]]]
+    ) -> Examples:
         from t2t.data.shards import Counts
 
         counts = Counts()
@@ -222,7 +224,7 @@ def source_of(
     asked: whether the task itself was named, and not its mixture.
     """
     from t2t.data.answers import check_model
-    from t2t.data.registry import layout_of, provider_of, task_vocabulary, tasks_of
+    from t2t.data.registry import converter_of, provider_of, task_vocabulary, tasks_of
 
     name, split = data.task, data.split
     provider = provider_of(replace(data, vocabulary=None))
@@ -239,7 +241,7 @@ def source_of(
         same = False
     data = replace(data, vocabulary=None if same else vocabulary)
     provider = provider_of(data)
-    layout_of(data, model.config.kind, provider)
+    converter_of(data, model.config.kind, provider)
     check_model(data, model.config)
     (task,) = tasks_of(provider)
     if len(task.metric_objs) > len(task.metric_fns):

@@ -207,7 +207,7 @@ class _Beginning:
 def _open_data(program: Program, ahead: Ahead, begin: bool) -> DeviceBatches:
     from t2t.data.answers import check_model  # loads TensorFlow
     from t2t.data.pipeline import batches
-    from t2t.data.registry import check, layout_of, provider_of
+    from t2t.data.registry import check, converter_of, provider_of
 
     data = program.experiment.resolved_data()
     check_model(data, program.model.config)
@@ -215,10 +215,14 @@ def _open_data(program: Program, ahead: Ahead, begin: bool) -> DeviceBatches:
     share = share_of_rows(sharding, data.batch_size)
     kind = program.model.config.kind
     check(data, kind, process_index=share.index, process_count=share.count)
-    ahead.rows(layout_of(data, kind, provider_of(data)))
-    host = batches(data, kind, process_index=share.index, process_count=share.count, begin=begin)
+    convert = program.experiment.objective.converter
+    rows = converter_of(data, kind, provider_of(data), convert)
+    ahead.rows(rows)
+    host = batches(data, kind, process_index=share.index, process_count=share.count, begin=begin, convert=convert)
     first = share.index * (data.batch_size // share.count)
-    return DeviceBatches(host, sharding, data.batch_size, first=first, leads=share.leads)
+    return DeviceBatches(
+        host, sharding, data.batch_size, first=first, leads=share.leads, extra=program.extra_shardings(rows)
+    )
 
 
 def _other_plan(experiment: Experiment) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import jax
@@ -11,7 +11,8 @@ import optax
 from jax.sharding import AbstractMesh, Mesh, NamedSharding
 from jaxtyping import Array, Float, Int
 
-from t2t.data.converters import Layout
+from t2t import types
+from t2t.data.converters import FeatureConverter, converter
 from t2t.nn.model import Model
 from t2t.sharding import DEFAULT_RULES, activate
 from t2t.train.experiment import Experiment
@@ -59,21 +60,23 @@ class Program:
         return batch_sharding(self.mesh)
 
     def abstract_batch(self, *, has_inputs: bool = True, has_types: bool = False) -> Batch:
-        """Return a batch as ShapeDtypeStructs that carry their shardings. has_inputs, has_types: see `Layout`, as the task has them."""
-        data = self.experiment.data
-        layout = Layout(
-            kind=self.model.config.kind,
-            inputs_length=data.inputs_length,
-            targets_length=data.targets_length,
-            has_inputs=has_inputs,
-            has_types=has_types,
-            loss_on_inputs=data.loss_on_inputs,
-        )
-        sharding = self.batch_sharding()
-        return jax.tree.map(
-            lambda row: jax.ShapeDtypeStruct((data.batch_size, *row.shape[1:]), row.dtype, sharding=sharding),
-            layout.batch([[]]),
-        )
+        """Return a batch as ShapeDtypeStructs that carry their shardings. has_inputs, has_types: see `FeatureConverter`, as the task has them."""
+        rows = rows_of(self.experiment, has_inputs=has_inputs, has_types=has_types)
+        batch, sharding, extra = rows.batch([[]]), self.batch_sharding(), self.extra_shardings(rows)
+
+        def abstract(row: types.Array, sharding: NamedSharding = sharding) -> jax.ShapeDtypeStruct:
+            shape = (self.experiment.data.batch_size, *row.shape[1:])
+            return jax.ShapeDtypeStruct(shape, row.dtype, sharding=sharding)
+
+        tokens = jax.tree.map(abstract, replace(batch, extra={}))
+        return replace(tokens, extra={name: abstract(row, extra[name]) for name, row in batch.extra.items()})
+
+    def extra_shardings(self, rows: FeatureConverter) -> dict[str, NamedSharding]:
+        """Return how the arrays of `Batch.extra` are divided, by name: as their logical axes say."""
+        return {
+            name: NamedSharding(self.mesh, DEFAULT_RULES.partition(axes, self.mesh))
+            for name, axes in rows.extra_axes.items()
+        }
 
     def create(self, seed: int) -> TrainState:
         """Return the state at step 0, each device making its own part."""
@@ -106,6 +109,21 @@ class Program:
             donate_argnums=0,
             compiler_options=IN_PLACE_ON_CPU if on_cpu else None,
         )
+
+
+def rows_of(experiment: Experiment, *, has_inputs: bool = True, has_types: bool = False) -> FeatureConverter:
+    """Return how an experiment's examples fill rows, as far as it tells without its task. has_inputs, has_types: as the task has them."""
+    data = experiment.data
+    return experiment.objective.converter(
+        converter(
+            experiment.model.kind,
+            inputs_length=data.inputs_length,
+            targets_length=data.targets_length,
+            has_inputs=has_inputs,
+            has_types=has_types,
+            loss_on_inputs=data.loss_on_inputs,
+        )
+    )
 
 
 def _named(transform: optax.GradientTransformation) -> optax.GradientTransformation:

@@ -3,7 +3,7 @@ import pytest
 
 from t2t.config import dumps, loads
 from t2t.data.config import Data
-from t2t.data.converters import Layout
+from t2t.data.converters import converter
 from t2t.data.packing import OPEN_ROWS, Packer
 from t2t.errors import UserError
 from t2t.losses import cross_entropy
@@ -15,7 +15,7 @@ def ids(*values):
 
 
 def layout(kind, **more):
-    return Layout(**{"kind": kind, "inputs_length": 6, "targets_length": 5, **more})
+    return converter(**{"kind": kind, "inputs_length": 6, "targets_length": 5, **more})
 
 
 A = {"inputs": ids(11, 12, 13), "targets": ids(21, 22)}
@@ -154,7 +154,7 @@ def test_prompt_equals_the_beginning_of_the_row():
 @pytest.mark.parametrize("kind", ["encoder_decoder", "decoder", "encoder"])
 def test_packed_segments_are_the_examples_alone(kind):
     rng = np.random.default_rng(0)
-    rows_of = Layout(kind=kind, inputs_length=24, targets_length=16)
+    rows_of = converter(kind=kind, inputs_length=24, targets_length=16)
     examples = []
     for _ in range(200):
         n, m = rng.integers(1, 12), rng.integers(1, 9)
@@ -190,7 +190,7 @@ def test_packed_segments_are_the_examples_alone(kind):
 
 def test_packing_wastes_little_and_goes_on_from_its_rows():
     rng = np.random.default_rng(1)
-    rows_of = Layout(kind="decoder", inputs_length=64, targets_length=64, has_inputs=False)
+    rows_of = converter(kind="decoder", inputs_length=64, targets_length=64, has_inputs=False)
     examples = [{"targets": np.full(n, 7)} for n in rng.integers(5, 60, 400)]
     one, two = Packer(rows_of, pack=True), Packer(rows_of, pack=True)
     rows = [row for example in examples[:200] for row in one.add(example)]

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from t2t.data.converters import Layout
+from t2t.data.converters import converter
 from t2t.data.places import Place, from_bytes, to_bytes
 from t2t.errors import UserError
 from tests.damage import told
 
-LAYOUT = Layout(kind="encoder_decoder", inputs_length=6, targets_length=5)
+LAYOUT = converter(kind="encoder_decoder", inputs_length=6, targets_length=5)
 
 
 def example(*sizes):
@@ -108,7 +108,7 @@ def test_rows_that_do_not_fit_are_refused():
 
 
 def test_an_encoders_features_are_of_equal_length():
-    layout = Layout(kind="encoder", inputs_length=6, targets_length=5)
+    layout = converter(kind="encoder", inputs_length=6, targets_length=5)
     uneven = {"inputs": np.zeros(3, np.int32), "targets": np.zeros(2, np.int32), "weights": np.zeros(3, np.float32)}
     made = Place(
         identity={}, blocks=0, ended=True, counts=place().counts, ready=[[uneven]], opened=[], waiting=[], files={}

@@ -14,7 +14,7 @@ from t2t import tasks
 from t2t.data.answers import check_model
 from t2t.data.config import Data
 from t2t.data.pipeline import batches, task_vocabulary
-from t2t.data.registry import layout_of, provider_of
+from t2t.data.registry import converter_of, provider_of
 from t2t.decode import best_spans, label_texts
 from t2t.errors import UserError
 from t2t.launch import infer, parse
@@ -240,6 +240,6 @@ def test_a_task_of_ones_own_from_vectors_of_words_and_numbers(tmp_path):
     for made, wanted in ((task, [1, 0, 1]), (span, [11, 15])):
         data = Data(task=made.name, inputs_length=32)
         assert task_vocabulary(data) == Bytes()
-        assert layout_of(data, "encoder", provider_of(data)).has_types == (made is span)
+        assert converter_of(data, "encoder", provider_of(data)).has_types == (made is span)
         (example,) = made.get_dataset({"inputs": 32}, "train", shuffle=False).as_numpy_iterator()
         assert example["targets"][example["weights"] > 0].tolist() == wanted

@@ -1,0 +1,68 @@
+"""Where examples' tokens go in rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from t2t.types import Tokens
+
+
+class Places:
+    """Where examples' tokens go: those of a row one after another, rows filled up with 0.
+
+    counts: examples of each row. sizes: tokens of each example, [N]. length: of a row.
+    """
+
+    def __init__(self, counts: Sequence[int], sizes: np.ndarray, length: int) -> None:
+        self._shape = (len(counts), length)
+        self._sizes = sizes
+        rows = np.repeat(np.arange(len(counts)), counts)
+        taken = np.bincount(rows, sizes, len(counts)).astype(np.int64)
+        assert not taken.size or taken.max() <= length, "a row of more tokens than it has places"
+        before = np.cumsum(sizes) - sizes
+        count = np.arange(int(sizes.sum()))
+        self._positions = count - np.repeat(before, sizes)
+        self._at = count + np.repeat((rows * length - (np.cumsum(taken) - taken)[rows]), sizes)
+        number = np.arange(1, len(sizes) + 1) - np.repeat(np.cumsum(counts) - counts, counts)
+        self._segments = np.repeat(number, sizes)
+
+    def put(self, pieces: Sequence[np.ndarray], dtype: type | str) -> np.ndarray:
+        """Return values, one a token in the examples' order however they are cut, in their places: [rows, length]."""
+        filled: np.ndarray = np.zeros(self._shape, dtype)
+        if pieces:
+            filled.reshape(-1)[self._at] = np.concatenate(pieces)
+        return filled
+
+    def tokens(self, pieces: Sequence[np.ndarray]) -> Tokens:
+        """Return tokens with their positions and segments."""
+        return Tokens(
+            ids=self.put(pieces, np.int32),
+            positions=self.put([self._positions], np.int32),
+            segments=self.put([self._segments], np.int32),
+        )
+
+    def left(self, sizes: np.ndarray) -> np.ndarray:
+        """Return how many of its example's first `sizes` [N] tokens each token is or stands before; 0 or less after them."""
+        return np.repeat(sizes, self._sizes) - self._positions
+
+
+def sizes_of(pieces: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the length of each piece."""
+    return np.fromiter((len(piece) for piece in pieces), np.int64, len(pieces))
+
+
+def cut(stacked: np.ndarray, sizes: np.ndarray) -> list[np.ndarray]:
+    """Return the first `sizes` [N] values of each row, [N, L]; the rest of it is not kept in memory."""
+    flat = stacked[np.arange(stacked.shape[1]) < sizes[:, None]]
+    ends = np.cumsum(sizes).tolist()
+    return [flat[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+
+
+def shifted(tokens: Tokens, bos_id: int) -> Tokens:
+    """Return the tokens one place later in their own segment, which starts with `bos_id`."""
+    ids = np.roll(np.asarray(tokens.ids), 1, axis=1)
+    ids = np.where(np.asarray(tokens.positions) == 0, np.int32(bos_id), ids)
+    return replace(tokens, ids=np.where(np.asarray(tokens.segments) > 0, ids, np.int32(0)))
