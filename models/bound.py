@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import jax
@@ -13,11 +12,13 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from t2t.models.config import TransformerConfig
+from t2t.models.states import each
 from t2t.models.transformer import Layers
+from t2t.nn.aux import Aux
 from t2t.nn.dropout import Keys
-from t2t.nn.mixers import Attention
 from t2t.nn.model import Cache, Model
 from t2t.nn.parameters import Definition
+from t2t.nn.state import taken
 from t2t.types import Batch, Params, Tokens
 
 
@@ -25,16 +26,17 @@ class Network(nnx.Module, abc.ABC):
     """A network with its parameters in it; the methods are those of `t2t.nn.model.Model` without them."""
 
     @abc.abstractmethod
-    def hidden(self, batch: Batch, keys: Keys) -> Float[Array, "B L D"]:
-        """Run the stacks."""
+    def forward(self, batch: Batch, keys: Keys) -> tuple[Float[Array, "B L D"], Aux]:
+        """Run the stacks; also return the terms that their layers report."""
 
     @abc.abstractmethod
     def head(self, hidden: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
         """Return float32 logits."""
 
-    def logits(self, batch: Batch, keys: Keys) -> Float[Array, "B L V"]:
-        """Return float32 logits aligned with `batch.targets`."""
-        return self.head(self.hidden(batch, keys))
+    def scored(self, batch: Batch, keys: Keys) -> tuple[Float[Array, "B L V"], Aux]:
+        """Return float32 logits aligned with `batch.targets`, and the terms that layers report."""
+        hidden, aux = self.forward(batch, keys)
+        return self.head(hidden), aux
 
     @abc.abstractmethod
     def start(self, batch: Batch, length: int) -> tuple[Float[Array, "B V"], Cache]:
@@ -63,7 +65,13 @@ class Bound(Model):
 
     def hidden(self, params: Params, batch: Batch, *, dropout_key: jax.Array | None = None) -> Float[Array, "B L D"]:
         """Run the stacks; no dropout without a key."""
-        return self._definition.bind(params).hidden(batch, Keys(dropout_key))
+        return self.forward(params, batch, dropout_key=dropout_key)[0]
+
+    def forward(
+        self, params: Params, batch: Batch, *, dropout_key: jax.Array | None = None
+    ) -> tuple[Float[Array, "B L D"], Aux]:
+        """Run the stacks; also return the terms that their layers report."""
+        return self._definition.bind(params).forward(batch, Keys(dropout_key))
 
     def embedded(self, params: Params, tokens: Tokens) -> Float[Array, "B L D"]:
         """Return what enters the first block."""
@@ -73,7 +81,7 @@ class Bound(Model):
     def encoded(self, params: Params, batch: Batch) -> Float[Array, "B L D"]:
         """Return the output of an encoder-decoder's encoder."""
         network: Any = self._definition.bind(params)
-        return network.encoded(batch, Keys(None))
+        return network.encoded(batch, Keys(None))[0]
 
     def head(self, params: Params, hidden: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
         """Return float32 logits."""
@@ -81,7 +89,13 @@ class Bound(Model):
 
     def logits(self, params: Params, batch: Batch, *, dropout_key: jax.Array | None = None) -> Float[Array, "B L V"]:
         """Return float32 logits aligned with `batch.targets`; no dropout without a key."""
-        return self._definition.bind(params).logits(batch, Keys(dropout_key))
+        return self.scored(params, batch, dropout_key=dropout_key)[0]
+
+    def scored(
+        self, params: Params, batch: Batch, *, dropout_key: jax.Array | None = None
+    ) -> tuple[Float[Array, "B L V"], Aux]:
+        """Return the logits with the terms that layers report."""
+        return self._definition.bind(params).scored(batch, Keys(dropout_key))
 
     def start(self, params: Params, batch: Batch, length: int) -> tuple[Float[Array, "B V"], Cache]:
         """Consume the encoder's tokens and the decoder's prompt; see `t2t.nn.model.Model.start`."""
@@ -110,7 +124,7 @@ class Bound(Model):
 
     def reorder(self, cache: Cache, rows: Int[Array, "N"]) -> Cache:
         """Return the cache with rows taken from others of the same prompt."""
-        own = _of_rows(cache["layers"]["cache"], partial(_take, rows))
+        own = each(lambda axis, state: state.take(rows, axis), cache["layers"]["cache"])
         known = {name: x if name in SHARED else x[rows] for name, x in cache["rows"].items()}
         return {"rows": known, "layers": {**cache["layers"], "cache": own}}
 
@@ -120,11 +134,15 @@ SHARED = ("memory", "prompt")
 
 
 def select(cache: Any, rows: Int[Array, "N"]) -> Any:
-    """Pick rows of a cache: "rows" holds arrays with the batch first, "layers" a tuple of such or arrays stacked over depth, the batch second."""
+    """Pick rows of a cache: "rows" holds arrays with the batch first, "layers" the layers' states and memories (`t2t.models.states`)."""
     assert "begin" not in cache["rows"], "rows of a forked cache share their prompt: see `reorder`"
+    layers = cache["layers"]
     return {
         "rows": jax.tree.map(lambda x: x[rows], cache["rows"]),
-        "layers": {name: _of_rows(part, partial(_take, rows)) for name, part in cache["layers"].items()},
+        "layers": {
+            "cache": each(lambda axis, state: state.take(rows, axis), layers["cache"]),
+            "memory": each(lambda axis, memory: taken(memory, rows, axis), layers["memory"]),
+        },
     }
 
 
@@ -137,15 +155,10 @@ def fork(cache: Any, count: int) -> Any:
     prompt = known["prompt"].shape[1]
     rows = {name: x if name in SHARED else jnp.repeat(x, count, axis=0) for name, x in known.items()}
     rows |= {"begin": rows["length"], "room": rows["room"][:, prompt:]}
-
-    def of_layer(cache: Any, memory: Any) -> tuple[Any, Any]:
-        own, shared = Attention.share(cache, count, prompt)
-        return own, {**memory, "prompt": shared}
-
-    if isinstance(layers["cache"], tuple):
-        own, memory = zip(*map(of_layer, layers["cache"], layers["memory"]), strict=True)
-    else:
-        own, memory = of_layer(layers["cache"], layers["memory"])
+    own = each(lambda axis, state: state.fork(count, prompt, axis), layers["cache"])
+    memory = each(
+        lambda axis, memory, state: {**memory, "prompt": state.shared(prompt, axis)}, layers["memory"], layers["cache"]
+    )
     return {"rows": rows, "layers": {"cache": own, "memory": memory}}
 
 
@@ -155,17 +168,5 @@ def grow(cache: Any, length: int) -> Any:
     own = length - (known["prompt"].shape[1] if "begin" in known else 0)
     more = own - known["room"].shape[1]
     room = jnp.pad(known["room"], ((0, 0), (0, more)), constant_values=1)
-    return {
-        "rows": {**known, "room": room},
-        "layers": {**layers, "cache": jax.tree.map(partial(Attention.widen, more), layers["cache"])},
-    }
-
-
-def _of_rows(part: Any, change: Callable[[jax.Array, int], jax.Array]) -> Any:
-    """Change what a cache holds of layers, given the axis of its rows."""
-    axis = 0 if isinstance(part, tuple) else 1
-    return jax.tree.map(lambda x: change(x, axis), part)
-
-
-def _take(rows: Int[Array, "N"], x: jax.Array, axis: int) -> jax.Array:
-    return jnp.take(x, rows, axis=axis, mode="clip")
+    grown = each(lambda axis, state: state.grow(more, axis), layers["cache"])
+    return {"rows": {**known, "room": room}, "layers": {**layers, "cache": grown}}

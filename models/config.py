@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import abc
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
 from typing import Annotated, Literal, get_args
 
 from t2t.errors import UserError, nearest
 from t2t.limits import Configuration, Depth, Deviation, FewOrZero, Length, Range, Rate, Width
-from t2t.nn.attention import ABILITIES, Backend, Needs, check_abilities
+from t2t.nn.attention import Backend, portable
+from t2t.nn.attention.config import AttentionConfig
 from t2t.nn.initializers import Initializer, Normal, TruncatedNormal, fan_in
-from t2t.nn.mlp import Activation
+from t2t.nn.layers import LayerConfig, NormConfig
+from t2t.nn.mixers import MixerConfig, Needs
+from t2t.nn.mlp import Activation, MLPConfig
 from t2t.nn.model import ModelConfig
 from t2t.nn.norms import NormKind
 from t2t.nn.quantized import Quantization
@@ -221,22 +225,59 @@ class TransformerConfig(ModelConfig):
             raise UserError(
                 f"model.unroll is {self.unroll}; the model's stacks have at most {deepest} layers. Nearest: {deepest}."
             )
-        for stack in self.stacks:
-            check_abilities(self.attention, self._needs(stack))
+        for mixer, needs in self._mixers():
+            mixer.check(needs)
+
+    def check_run(self, *, packing: bool, context: int) -> None:
+        """Raise UserError where a layer cannot do what a run asks of it; see `t2t.nn.model.ModelConfig.check_run`."""
+        for mixer, needs in self._mixers():
+            mixer.check(replace(needs, packing=packing, context=context))
 
     def portable(self) -> TransformerConfig:
         """Return the same with "chunked" attention in place of a kernel."""
-        return self if ABILITIES[self.attention].platform is None else replace(self, attention="chunked")
+        return replace(self, attention=portable(self.attention))
 
-    def _needs(self, stack: StackConfig) -> Needs:
-        """Return what a stack asks of attention's backend, as far as the configuration tells."""
-        return Needs(
-            dtype=self.dtype,
-            dropout=self.attention_rate,
-            bias=stack.positions == "relative",
+    def pattern_of(self, stack: StackConfig, *, cross: bool = False) -> tuple[LayerConfig, ...]:
+        """Return the layers of a stack's pattern: what its options, which describe a layer, say. cross: with cross attention."""
+        attention = AttentionConfig(
+            heads=stack.heads,
+            head_dim=stack.head_size,
+            kv_heads=stack.kv_heads,
+            scaled=stack.scaled_attention,
+            biases=stack.biases if stack.attention_biases is None else stack.attention_biases,
             window=stack.window,
+            positions="none" if stack.positions == "learned" else stack.positions,
+            buckets=stack.buckets,
+            max_distance=stack.max_distance,
+            relative_per_layer=stack.relative_per_layer,
+            rotary=stack.rotary,
+            backend=self.attention,
             block=self.attention_block,
+            dropout=self.attention_rate,
         )
+        layer = LayerConfig(
+            mixer=attention,
+            feed_forward=MLPConfig(
+                inner=stack.mlp, activation=stack.activation, gated=stack.gated, biases=stack.biases
+            ),
+            norms=NormConfig(kind=stack.norm, epsilon=stack.norm_epsilon, place=stack.norm_place),
+            cross=attention if cross else None,
+            dropout=self.dropout,
+        )
+        return (layer,)
+
+    def _mixers(self) -> Iterator[tuple[MixerConfig, Needs]]:
+        """Yield the mixers of all stacks with what the model asks of them."""
+        for field in fields(self):
+            stack = getattr(self, field.name)
+            if isinstance(stack, StackConfig):
+                for layer in self.pattern_of(stack):
+                    yield layer.mixer, self._needs(field.name)
+
+    def _needs(self, side: str) -> Needs:
+        """Return what the model asks of the mixers of one of its stacks."""
+        decoding = side == "decoder"
+        return Needs(dtype=self.dtype, bidirectional=not decoding, decoding=decoding)
 
     @property
     @abc.abstractmethod

@@ -11,12 +11,11 @@ from jaxtyping import Array, Float, Int
 from t2t.errors import UserError
 from t2t.models.bound import Bound, Network
 from t2t.models.config import StackConfig, TransformerConfig, one_of
-from t2t.models.inputs import Embeddings, Head, last, lengths, whole_rows
+from t2t.models.inputs import Embeddings, Head, last, lengths
 from t2t.models.transformer import Layers, Stack
-from t2t.nn.attention import Needs
+from t2t.nn.aux import Aux
 from t2t.nn.dropout import Keys
-from t2t.nn.masks import Mask
-from t2t.nn.mixers import Context
+from t2t.nn.mixers import Context, Needs
 from t2t.nn.model import Cache, Kind
 from t2t.types import Batch, Tokens
 
@@ -40,8 +39,8 @@ class DecoderConfig(TransformerConfig):
         super().__post_init__()
         one_of("mask", self.mask, DecoderMask)
 
-    def _needs(self, stack: StackConfig) -> Needs:
-        return replace(super()._needs(stack), prefix=self.mask == "prefix")
+    def _needs(self, side: str) -> Needs:
+        return replace(super()._needs(side), prefix=self.mask == "prefix")
 
     @property
     def stacks(self) -> tuple[StackConfig, ...]:
@@ -62,7 +61,7 @@ class DecoderNetwork(Network):
         self.decoder = Stack(config, config.decoder)
         self.lm_head = Head(config, config.decoder)
 
-    def hidden(self, batch: Batch, keys: Keys) -> Float[Array, "B L D"]:
+    def forward(self, batch: Batch, keys: Keys) -> tuple[Float[Array, "B L D"], Aux]:
         """Run the stack on `batch.decoder`."""
         tokens = prompt(batch)
         context = self._context(tokens, keys)
@@ -92,27 +91,18 @@ class DecoderNetwork(Network):
         return self.decoder.layer_params()
 
     def _context(self, tokens: Tokens, keys: Keys) -> Context:
-        mask = decoder_mask(tokens, prefix=self.prefix, window=self.decoder.config.window)
-        return Context(mask=mask, positions=jnp.asarray(tokens.positions), keys=keys)
+        return Context(
+            segments=tokens.segments,
+            positions=jnp.asarray(tokens.positions),
+            prefix=tokens.prefix if self.prefix else None,
+            keys=keys,
+        )
 
 
 def prompt(batch: Batch) -> Tokens:
     """Return the decoder's tokens."""
     assert batch.decoder is not None, "the batch has no decoder tokens"
     return batch.decoder
-
-
-def decoder_mask(tokens: Tokens, *, prefix: bool = False, window: int | None = None) -> Mask:
-    """Return the mask of a decoder's tokens among themselves, in whole rows."""
-    return Mask(
-        queries=tokens.segments,
-        keys=tokens.segments,
-        index=whole_rows(tokens.ids.shape[1]),
-        prefix=tokens.prefix if prefix else None,
-        causal=True,
-        window=window,
-        self_attention=True,
-    )
 
 
 def check_room(embeddings: Embeddings, tokens: Tokens, length: int) -> None:
@@ -140,35 +130,30 @@ def advance(
     stack: Stack,
     cache: Any,
     ids: Int[Array, "B"],
-    memory_keys: Any = None,
+    memory_segments: Any = None,
     layers: Layers = None,
 ) -> tuple[Float[Array, "B D"], Any]:
     """Run a decoder's stack on one more token a row.
 
     Rows whose cache has "begin" share their prompt, which is in the memory: their own cache holds what came since.
 
-    memory_keys: segments of the encoder's tokens, where there is cross attention; rows one after the other may share one.
+    memory_segments: of the encoder's tokens, where there is cross attention; rows one after the other may share one.
     layers: see `Stack.step`.
     """
     known = cache["rows"]
     index, begin = known["length"], known.get("begin")
-    own, place = jnp.ones_like(index)[:, None], index if begin is None else index - begin
-    # A row's tokens stand without gaps from 0 to `place`, so that the causal mask alone hides what is not filled yet.
-    mask = Mask(queries=own, keys=known["room"], index=place[:, None], causal=True, window=stack.config.window)
-    prompt_mask = None
+    prompt = None
     if begin is not None:
-        shared = known["prompt"]
-        shared = jnp.repeat(shared, index.shape[0] // shared.shape[0], axis=0)
-        prompt_mask = Mask(queries=own, keys=shared, index=index[:, None], causal=True, window=stack.config.window)
-    memory_mask = None if memory_keys is None else Mask(queries=jnp.ones_like(memory_keys[:, :1]), keys=memory_keys)
+        prompt = jnp.repeat(known["prompt"], index.shape[0] // known["prompt"].shape[0], axis=0)
     keys = Keys(None)
     x = embeddings.at(ids[:, None], index[:, None], None, keys)
     context = Context(
-        mask=mask,
-        memory_mask=memory_mask,
-        index=place,
-        prompt_mask=prompt_mask,
+        segments=jnp.ones_like(index)[:, None],
         positions=index[:, None],
+        memory_segments=memory_segments,
+        index=index if begin is None else index - begin,
+        room=known["room"],
+        prompt=prompt,
         keys=keys,
     )
     kept = cache["layers"]

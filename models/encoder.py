@@ -16,14 +16,14 @@ from t2t.models.bound import Bound, Network
 from t2t.models.config import StackConfig, TransformerConfig, both_ways, one_of
 from t2t.models.inputs import Embeddings, Head
 from t2t.models.transformer import Layers, Stack
+from t2t.nn.aux import Aux
 from t2t.nn.dropout import Keys
 from t2t.nn.linear import Linear
-from t2t.nn.masks import Mask
 from t2t.nn.mixers import Context
 from t2t.nn.mlp import ACTIVATIONS, Activation
 from t2t.nn.model import Cache, Kind, Output
 from t2t.nn.norms import norm
-from t2t.types import Batch
+from t2t.types import Batch, Tokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +133,7 @@ class EncoderNetwork(Network):
         self.lm_head = Head(config, stack, size=size, bias=config.head_bias) if words else None
         self.answer = None if words else _answer_head(config, stack)
 
-    def hidden(self, batch: Batch, keys: Keys) -> Float[Array, "B L D"]:
+    def forward(self, batch: Batch, keys: Keys) -> tuple[Float[Array, "B L D"], Aux]:
         """Run the stack on `batch.encoder`."""
         assert batch.encoder is not None, "an encoder needs batch.encoder"
         return encode(self.embeddings, self.encoder, batch, keys)
@@ -146,13 +146,13 @@ class EncoderNetwork(Network):
         x = hidden if self.transform is None else self.transform(hidden)
         return self.lm_head(x, self.embeddings)
 
-    def logits(self, batch: Batch, keys: Keys) -> Float[Array, "B L V"]:
-        """Return float32 logits aligned with `batch.targets`."""
-        hidden = self.hidden(batch, keys)
+    def scored(self, batch: Batch, keys: Keys) -> tuple[Float[Array, "B L V"], Aux]:
+        """Return float32 logits aligned with `batch.targets`, and the terms that layers report."""
+        hidden, aux = self.forward(batch, keys)
         if self.answer is None:
-            return self.head(hidden)
+            return self.head(hidden), aux
         assert batch.encoder is not None, "an encoder needs batch.encoder"
-        return self.answer.logits(hidden, batch.encoder, keys)
+        return self.answer.logits(hidden, batch.encoder, keys), aux
 
     def start(self, batch: Batch, length: int) -> tuple[Float[Array, "B V"], Cache]:
         """Raise UserError: encoders do not generate."""
@@ -165,9 +165,13 @@ class EncoderNetwork(Network):
         return self.start(Batch(None, None, ids, ids), 0)
 
 
-def encode(embeddings: Embeddings, stack: Stack, batch: Batch, keys: Keys) -> Float[Array, "B L D"]:
-    """Embed the encoder's tokens and run its stack."""
+def encode(embeddings: Embeddings, stack: Stack, batch: Batch, keys: Keys) -> tuple[Float[Array, "B L D"], Aux]:
+    """Embed the encoder's tokens and run its stack; also return the terms that its layers report."""
     tokens = batch.encoder
     assert tokens is not None, "the batch has no encoder tokens"
-    mask = Mask(queries=tokens.segments, keys=tokens.segments, self_attention=True)
-    return stack(embeddings(tokens, keys), Context(mask=mask, positions=jnp.asarray(tokens.positions), keys=keys))
+    return stack(embeddings(tokens, keys), encoder_context(tokens, keys))
+
+
+def encoder_context(tokens: Tokens, keys: Keys) -> Context:
+    """Return what the layers of an encoder know of its tokens."""
+    return Context(segments=tokens.segments, positions=jnp.asarray(tokens.positions), bidirectional=True, keys=keys)

@@ -12,12 +12,12 @@ from jaxtyping import Array, Float, Int
 from t2t.errors import UserError
 from t2t.models.bound import Bound, Network
 from t2t.models.config import StackConfig, TransformerConfig, both_ways
-from t2t.models.decoder import advance, check_room, decoder_mask, placed, prompt
+from t2t.models.decoder import advance, check_room, placed, prompt
 from t2t.models.encoder import encode
 from t2t.models.inputs import Embeddings, Head, last
 from t2t.models.transformer import Layers, Stack
+from t2t.nn.aux import Aux, added
 from t2t.nn.dropout import Keys
-from t2t.nn.masks import Mask
 from t2t.nn.mixers import Context
 from t2t.nn.model import Cache, Kind
 from t2t.types import Batch
@@ -74,17 +74,16 @@ class EncoderDecoderNetwork(Network):
         self.encoder = Stack(config, config.encoder, bidirectional=True)
         self.decoder = Stack(config, config.decoder, cross=True)
         if config.shared:
-            # One module in two places is one set of parameters, to NNX too.
-            self.encoder.layers.attention = self.decoder.layers.attention
-            self.encoder.layers.mlp = self.decoder.layers.mlp
+            self.encoder.share_layers(self.decoder)
         self.lm_head = Head(config, config.decoder)
 
-    def hidden(self, batch: Batch, keys: Keys) -> Float[Array, "B L D"]:
+    def forward(self, batch: Batch, keys: Keys) -> tuple[Float[Array, "B L D"], Aux]:
         """Run the encoder on `batch.encoder`, then the decoder on `batch.decoder`."""
-        memory = self.encoded(batch, keys)
-        return self.decoder(self.embeddings(prompt(batch), keys), self._context(batch, memory, keys))
+        memory, aux = self.encoded(batch, keys)
+        x, more = self.decoder(self.embeddings(prompt(batch), keys), self._context(batch, memory, keys))
+        return x, added(aux, more)
 
-    def encoded(self, batch: Batch, keys: Keys) -> Float[Array, "B k D"]:
+    def encoded(self, batch: Batch, keys: Keys) -> tuple[Float[Array, "B k D"], Aux]:
         """Run the encoder alone."""
         return encode(self.embeddings, self.encoder, batch, keys)
 
@@ -97,7 +96,7 @@ class EncoderDecoderNetwork(Network):
         tokens = prompt(batch)
         check_room(self.embeddings, tokens, length)
         keys = Keys(None)
-        memory = self.encoded(batch, keys)
+        memory, _ = self.encoded(batch, keys)
         context = self._context(batch, memory, keys)
         x, cache, memories = self.decoder.prefill(self.embeddings(tokens, keys), context, length)
         assert batch.encoder is not None
@@ -116,7 +115,10 @@ class EncoderDecoderNetwork(Network):
     def _context(self, batch: Batch, memory: Float[Array, "B k D"], keys: Keys) -> Context:
         tokens = prompt(batch)
         assert batch.encoder is not None
-        cross = Mask(queries=tokens.segments, keys=batch.encoder.segments)
-        mask = decoder_mask(tokens, window=self.decoder.config.window)
-        positions = jnp.asarray(tokens.positions)
-        return Context(mask=mask, positions=positions, memory=memory, memory_mask=cross, keys=keys)
+        return Context(
+            segments=tokens.segments,
+            positions=jnp.asarray(tokens.positions),
+            memory=memory,
+            memory_segments=batch.encoder.segments,
+            keys=keys,
+        )

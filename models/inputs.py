@@ -137,8 +137,3 @@ def last(x: Float[Array, "B L D"], lengths: Int[Array, "B"]) -> Float[Array, "B 
 def lengths(tokens: Tokens) -> Int[Array, "B"]:
     """Return the number of tokens of each row, which stand at its start."""
     return jnp.sum((jnp.asarray(tokens.segments) > 0).astype(jnp.int32), axis=1)
-
-
-def whole_rows(length: int) -> Int[Array, "1 L"]:
-    """Return the index of each token of a row, the same for all rows."""
-    return jax.lax.iota(jnp.int32, length)[None]

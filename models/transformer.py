@@ -1,25 +1,25 @@
-"""Blocks, and stacks of them: scanned over depth, with rematerialisation by name."""
+"""Stacks of layers: a pattern of layers repeated over depth, scanned over its repeats, with rematerialisation by name."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from t2t.models.block import Block
 from t2t.models.config import StackConfig, TransformerConfig
-from t2t.nn.attention import ABILITIES
+from t2t.models.states import Patterned, cut, each
+from t2t.nn.aux import Aux, added, over_layers
 from t2t.nn.dropout import Keys, dropout
-from t2t.nn.mixers import Attend, Attention, Context
-from t2t.nn.mlp import MLP
+from t2t.nn.layers import LayerConfig
+from t2t.nn.mixers import BuildOptions, Context
 from t2t.nn.norms import norm
 from t2t.nn.parameters import rebind, stack, unbind
-from t2t.nn.relative import RelativeBias
-from t2t.sharding import constrain, platform
+from t2t.sharding import platform
 from t2t.types import Params
 
 POLICIES: dict[str, Callable[..., Any] | None] = {
@@ -39,188 +39,122 @@ COPIED = 2**30
 """Bytes of a decoder's layers up to which decoding may hold them twice."""
 
 
-class Block(nnx.Module):
-    """Norm, mixer, norm, feed-forward; between the two, where it has a memory, norm and cross attention.
+class Places(nnx.Module):
+    """Blocks by their place in a pattern: their parameters are named "0", "1", ..."""
 
-    Its three passes are those of its mixer (`t2t.nn.mixers`). `memory` is what several rows may share and no step changes: "encoder", cross
-    attention's keys and values of the encoder's output, and "prompt", of the tokens themselves, where there are such.
-    """
+    def __init__(self, blocks: Sequence[Block]) -> None:
+        self.count = len(blocks)
+        for place, block in enumerate(blocks):
+            setattr(self, str(place), block)
 
-    def __init__(
-        self, config: TransformerConfig, stack: StackConfig, *, cross: bool, bidirectional: bool = False
-    ) -> None:
-        self.by_block = ABILITIES[config.attention].bias == "blocks"
-        self.relative_bias = relative_bias(stack, bidirectional) if stack.relative_per_layer else None
-        self.post = stack.norm_place == "post"
-        self.dropout = config.dropout
-        self.attention = _attention(config, stack)
-        self.attention_norm = norm(stack.norm, stack.embed, stack.norm_epsilon)
-        self.cross_attention = _attention(config, stack) if cross else None
-        self.cross_attention_norm = norm(stack.norm, stack.embed, stack.norm_epsilon) if cross else None
-        self.mlp = MLP(
-            stack.embed,
-            stack.mlp,
-            activation=stack.activation,
-            gated=stack.gated,
-            biases=stack.biases,
-            dropout=config.dropout if stack.mlp_dropout else 0.0,
-            init=stack.kernel_init(stack.embed),
-            out_init=stack.kernel_init(stack.mlp, residual=True),
-            quantization=config.quantization,
-        )
-        self.mlp_norm = norm(stack.norm, stack.embed, stack.norm_epsilon)
-
-    def __call__(self, x: Float[Array, "B L D"], context: Context) -> Float[Array, "B L D"]:
-        """Apply to whole rows."""
-        context = with_bias(self.relative_bias, context, x.shape[1], by_block=self.by_block)
-        x, _ = self._sublayer(
-            "attention", x, self.attention_norm, lambda y: (self.attention(y, context), None), context.keys
-        )
-        return self._rest(x, self._own_memory(context), context)
-
-    def prefill(
-        self, x: Float[Array, "B L D"], context: Context, length: int
-    ) -> tuple[Float[Array, "B L D"], Any, Any]:
-        """Apply to whole rows; also return a cache with room for `length` positions, and the memory."""
-        context = with_bias(self.relative_bias, context, x.shape[1], by_block=self.by_block)
-        x, cache = self._sublayer(
-            "attention", x, self.attention_norm, lambda y: self.attention.prefill(y, context, length), context.keys
-        )
-        memory = self._own_memory(context)
-        kept = {} if self.cross_attention is None else {"encoder": self.cross_attention.remember(*memory)}
-        return self._rest(x, memory, context), cache, kept
-
-    def step(
-        self, x: Float[Array, "B 1 D"], cache: Any, memory: Any, context: Context
-    ) -> tuple[Float[Array, "B 1 D"], Any]:
-        """Apply to one more position a row; also return what the cache gains by it."""
-        return self._one(self.attention.step, x, cache, memory, context)
-
-    def step_in_place(
-        self, x: Float[Array, "B 1 D"], cache: Any, memory: Any, context: Context
-    ) -> tuple[Float[Array, "B 1 D"], Any]:
-        """Apply to one more position a row; also return the cache with what it gains."""
-        return self._one(self.attention.step_in_place, x, cache, memory, context)
-
-    def _one(
-        self, step: Callable[..., Any], x: Float[Array, "B 1 D"], cache: Any, memory: Any, context: Context
-    ) -> tuple[Float[Array, "B 1 D"], Any]:
-        context = with_step_bias(self.relative_bias, context)
-        x, after = self._sublayer(
-            "attention", x, self.attention_norm, lambda y: step(y, cache, context, memory.get("prompt")), context.keys
-        )
-        return self._rest(x, memory.get("encoder"), context), after
-
-    def _own_memory(self, context: Context) -> Any:
-        if self.cross_attention is None:
-            return None
-        assert context.memory is not None, "cross attention needs the encoder's output"
-        with jax.named_scope("cross_attention"):
-            return self.cross_attention.keys_values(context.memory)
-
-    def _rest(self, x: Float[Array, "B L D"], memory: Any, context: Context) -> Float[Array, "B L D"]:
-        if self.cross_attention is not None:
-            cross, stepping = self.cross_attention, context.index is not None
-            x, _ = self._sublayer(
-                "cross_attention",
-                x,
-                self.cross_attention_norm,
-                lambda y: (
-                    cross.cross_step(y, memory, context) if stepping else cross.cross(y, memory[0], memory[1], context),
-                    None,
-                ),
-                context.keys,
-            )
-        x, _ = self._sublayer("mlp", x, self.mlp_norm, lambda y: (self.mlp(y, context.keys), None), context.keys)
-        return constrain(x, ("batch", "length", None))
-
-    def _sublayer(
-        self, name: str, x: Float[Array, "B L D"], normalise: Any, apply: Callable[..., tuple[Any, Any]], keys: Keys
-    ) -> tuple[Float[Array, "B L D"], Any]:
-        with jax.named_scope(name):  # what a profile tells operations apart by
-            y, aside = apply(x if self.post else normalise(x))
-            x = x + dropout(y, self.dropout, keys.next())
-            return (normalise(x) if self.post else x), aside
-
-
-def _attention(config: TransformerConfig, stack: StackConfig) -> Attention:
-    width = stack.heads * stack.head_size
-    return Attention(
-        stack.embed,
-        heads=stack.heads,
-        kv_heads=stack.key_heads,
-        head_dim=stack.head_size,
-        scaled=stack.scaled_attention,
-        biases=stack.biases if stack.attention_biases is None else stack.attention_biases,
-        attend=Attend(backend=config.attention, block=config.attention_block, dropout=config.attention_rate),
-        init=stack.kernel_init(stack.embed),
-        query_init=stack.kernel_init(stack.embed, shrink=1.0 if stack.scaled_attention else stack.head_size**-0.5),
-        out_init=stack.kernel_init(width, residual=True),
-        quantization=config.quantization,
-    )
+    def all(self) -> list[Block]:
+        """Return the blocks in order."""
+        return [getattr(self, str(place)) for place in range(self.count)]
 
 
 class Stack(nnx.Module):
-    """Blocks one after the other, as one scan over parameters stacked over depth: compiled once however deep.
+    """Layers one after the other, as one scan over parameters stacked over depth: compiled once however deep.
 
-    cross:         blocks also attend on a memory.
-    bidirectional: relative positions tell before from after.
+    cross:         layers also attend on a memory, the encoder's output. memory_width: of it, where it is not the stack's own.
+    bidirectional: tokens see those after them too.
 
-    Where the configuration has fewer groups than layers, a group's parameters serve several layers in a row.
+    A pattern of one layer has the parameters of all layers stacked ("layers/attention/..."). Where the configuration has fewer groups than layers, a
+    group's parameters serve several layers in a row. A longer pattern has the parameters of each of its places stacked over the repeats
+    ("layers/0/attention/..."), and those of a partial last repeat by themselves ("tail/0/attention/..."), so that no round of the scan cuts arrays anew.
     """
 
     def __init__(
-        self, config: TransformerConfig, stack_config: StackConfig, *, cross: bool = False, bidirectional: bool = False
+        self,
+        config: TransformerConfig,
+        stack_config: StackConfig,
+        *,
+        cross: bool = False,
+        bidirectional: bool = False,
+        memory_width: int | None = None,
     ) -> None:
         self.config = stack_config
         self.scope = "encoder" if bidirectional else "decoder"
-        # The dots of `chunked`'s blocks are what it is there not to keep; a policy around it would keep them all the same. They alone have batch axes.
-        self.remat = "dots_no_batch" if config.remat == "dots" and config.attention == "chunked" else config.remat
-        self.unroll = config.unroll
-        self.by_block = ABILITIES[config.attention].bias == "blocks"
+        self.remat, self.unroll = config.remat, config.unroll
         self.dropout = config.dropout if stack_config.final_dropout else 0.0
-        self.relative_bias = None if stack_config.relative_per_layer else relative_bias(stack_config, bidirectional)
-        block = Block(config, stack_config, cross=cross, bidirectional=bidirectional)
-        self.layers = stack(block, stack_config.blocks)
+        pattern = config.pattern_of(stack_config, cross=cross)
+        options = BuildOptions(
+            width=stack_config.embed,
+            kernel_init=stack_config.kernel_init,
+            bidirectional=bidirectional,
+            memory_width=memory_width,
+            dropout=config.dropout if stack_config.mlp_dropout else 0.0,
+            quantization=config.quantization,
+        )
+        self.place_tables = self._build_tables(pattern, options)
+        blocks = [Block(layer, options) for layer in pattern]
+        self.single = len(pattern) == 1
+        if self.single:
+            self.repeats = stack_config.blocks
+            self.layers: Any = stack(blocks[0], self.repeats)
+            self.tail = Places([])
+        else:
+            self.repeats, rest = divmod(stack_config.layers, len(pattern))
+            self.layers = Places([stack(block, self.repeats) for block in blocks])
+            self.tail = Places([Block(layer, options) for layer in pattern[:rest]])
         self.final_norm = (
             norm(stack_config.norm, stack_config.embed, stack_config.norm_epsilon) if stack_config.final_norm else None
         )
 
-    def __call__(self, x: Float[Array, "B L D"], context: Context) -> Float[Array, "B L D"]:
-        """Apply to whole rows."""
-        context = self._shared(context, x.shape[1])
+    def share_layers(self, other: Stack) -> None:
+        """Take the mixers and feed-forward layers of a stack of the same pattern as one's own; norms, cross attention and tables stay each one's own."""
+        for own, theirs in zip(self._blocks() + self.tail.all(), other._blocks() + other.tail.all(), strict=True):
+            for name in (own.layer.mixer.name, own.layer.feed_forward.name):
+                # One module in two places is one set of parameters, to NNX too.
+                setattr(own, name, getattr(theirs, name))
 
-        def body(x: jax.Array, layer: tuple[Any, Any]) -> tuple[jax.Array, None]:
-            params, key = layer
-            return rebind(graph, params)(x, _with_keys(context, key)), None
+    def __call__(self, x: Float[Array, "B L D"], context: Context) -> tuple[Float[Array, "B L D"], Aux]:
+        """Apply to whole rows; also return the terms that layers report, of all layers together."""
+        contexts, parts = self._prepared(context), self._parts()
+        keys, rest = self._layer_keys(context.keys)
 
-        graph, params = unbind(self.layers)
-        policy = POLICIES[self.remat]
-        if policy is not None:
-            body = jax.checkpoint(body, policy=policy, prevent_cse=False)
+        def body(x: jax.Array, round_: tuple[Any, Any]) -> tuple[jax.Array, Aux]:
+            total: Aux = {}
+            for place, (params, key) in enumerate(zip(*map(self._listed, round_), strict=True)):
+                x, aux = self._whole(parts[place][0], contexts[place])(x, params, key)
+                total = added(total, aux)
+            return x, total
+
         with jax.named_scope(self.scope):
-            x, _ = self._scan(body, x, params, self._layer_keys(context.keys))
-            return self._finish(x, context.keys)
+            x, terms = self._scan(body, x, self._of_places([params for _, params in parts]), keys)
+            total: Aux = over_layers(terms)
+            for place, block in enumerate(self.tail.all()):
+                graph, params = unbind(block)
+                key = None if rest is None else rest[place]
+                x, aux = self._whole(graph, contexts[place], scanned=False)(x, params, key)
+                total = added(total, aux)
+            return self._finish(x, context.keys), total
 
     def prefill(
         self, x: Float[Array, "B L D"], context: Context, length: int
     ) -> tuple[Float[Array, "B L D"], Any, Any]:
-        """Apply to whole rows; also return caches with room for `length` positions, and memories, all stacked over depth."""
-        context = self._shared(context, x.shape[1])
+        """Apply to whole rows; also return states with room for `length` positions, and memories, in a form of `t2t.models.states`."""
+        contexts, parts = self._prepared(context), self._parts()
 
-        def body(x: jax.Array, layer: tuple[Any, None]) -> tuple[jax.Array, tuple[Any, Any]]:
-            x, cache, memory = rebind(graph, layer[0]).prefill(x, context, length)
-            return x, (cache, memory)
+        def body(x: jax.Array, round_: tuple[Any, None]) -> tuple[jax.Array, Any]:
+            made = []
+            for place, params in enumerate(self._listed(round_[0])):
+                x, *kept = rebind(parts[place][0], params).prefill(x, contexts[place], length)
+                made.append(tuple(kept))
+            return x, self._of_places(made)
 
-        graph, params = unbind(self.layers)
-        x, (cache, memory) = self._scan(body, x, params, None)
-        if self.apart:
-            cache, memory = self._cut(cache), self._cut(memory)
-        return self._finish(x, context.keys), cache, memory
+        x, made = self._scan(body, x, self._of_places([params for _, params in parts]), None)
+        tail = []
+        for place, block in enumerate(self.tail.all()):
+            x, *kept = block.prefill(x, contexts[place], length)
+            tail.append(tuple(kept))
+        states, memories = (
+            self._kept([one[i] for one in self._listed(made)], [one[i] for one in tail]) for i in (0, 1)
+        )
+        return self._finish(x, context.keys), states, memories
 
     @property
     def apart(self) -> bool:
-        """Whether caches are a tuple with a layer's each, rather than stacked over depth, and steps write in them.
+        """Whether states are a tuple with a layer's each, rather than stacked over depth, and steps write in them.
 
         XLA's CPU compiler copies what it cuts out of a stacked array and multiplies by, and a cache that is read before it is written. On
         accelerators one write puts the entries of all layers in place.
@@ -232,49 +166,125 @@ class Stack(nnx.Module):
         size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(unbind(self.layers)[1]))
         return self._by_layer() if self.apart and size <= COPIED else None
 
-    def _by_layer(self) -> tuple[Params, ...]:
-        repeats = self.config.layers // self.config.blocks
-        return tuple(layer for layer in self._cut(unbind(self.layers)[1]) for _ in range(repeats))
-
     def step(
         self,
         x: Float[Array, "B 1 D"],
-        cache: Any,
-        memory: Any,
+        states: Any,
+        memories: Any,
         context: Context,
         layers: Layers = None,
     ) -> tuple[Float[Array, "B 1 D"], Any]:
         """Apply to one more position a row, at `context.index`. layers: `layer_params`, where they were made."""
-        context = self._with_turns(with_step_bias(self.relative_bias, context))
-        assert context.index is not None, "a step needs each row's index"
-        graph, params = unbind(self.layers)
-        if isinstance(cache, tuple):
-            # Traced once for all layers.
-            one = jax.jit(lambda x, own, *layer: rebind(graph, own).step_in_place(x, *layer, context))
+        contexts, parts, index = self._prepared(context), self._parts(), context.index
+        assert index is not None, "a step needs each row's index"
+        if isinstance(states, tuple):
+            # Traced once for all layers of a place.
+            ones = [
+                jax.jit(lambda x, own, *kept, graph=graph, of=of: rebind(graph, own).step(x, *kept, of))
+                for (graph, _), of in zip(parts, contexts, strict=True)
+            ]
             after = []
-            for layer in zip(layers or self._by_layer(), cache, memory, strict=True):
-                x, kept = one(x, *layer)
+            for depth, layer in enumerate(zip(layers or self._by_layer(), states, memories, strict=True)):
+                x, kept = ones[depth % len(ones)](x, *layer)
                 after.append(kept)
             return self._finish(x, context.keys), tuple(after)
 
-        def body(x: jax.Array, layer: tuple[Any, tuple[Any, Any]]) -> tuple[jax.Array, Any]:
-            params, (cache, memory) = layer
-            return rebind(graph, params).step(x, cache, memory, context)
+        def body(x: jax.Array, round_: tuple[Any, tuple[Any, Any]]) -> tuple[jax.Array, Any]:
+            made = []
+            own, (state, memory) = round_
+            for place, kept in enumerate(zip(*map(self._listed, (own, state, memory)), strict=True)):
+                x, entry = rebind(parts[place][0], kept[0]).step_entry(x, kept[1], kept[2], contexts[place])
+                made.append(entry)
+            return x, self._of_places(made)
 
-        x, entries = self._scan(body, x, params, (cache, memory), unroll=self.config.layers <= UNROLLED)
-        return self._finish(x, context.keys), self.layers.attention.put(cache, entries, context.index)
+        repeated = (self._repeated(states), self._repeated(memories))
+        params = self._of_places([params for _, params in parts])
+        x, entries = self._scan(body, x, params, repeated, unroll=self.config.layers <= UNROLLED)
+        tail = []
+        if isinstance(states, Patterned):
+            for place, block in enumerate(self.tail.all()):
+                x, entry = block.step_entry(x, states.tail[place], memories.tail[place], contexts[place])
+                tail.append(entry)
+            entries = Patterned(entries, tuple(tail))
+        written = each(lambda axis, state, entry: state.write(entry, index, axis), states, entries)
+        return self._finish(x, context.keys), written
 
-    def _cut(self, stacked: Any) -> tuple[Any, ...]:
-        """Return what is stacked over depth layer by layer."""
-        leaves = jax.tree.leaves(stacked)
-        depth = len(leaves[0]) if leaves else self.config.layers
-        return tuple(jax.tree.map(lambda leaf, at=layer: leaf[at], stacked) for layer in range(depth))
+    def _build_tables(
+        self, pattern: Sequence[LayerConfig], options: BuildOptions
+    ) -> tuple[tuple[tuple[str, str], ...], ...]:
+        """Build the modules that mixers have in common, and return for each place of the pattern (the mixer's name of it, the stack's)."""
+        built: dict[str, Any] = {}
+        found = []
+        for place, layer in enumerate(pattern):
+            own = []
+            for name, table in ({} if layer.mixer.tables_per_layer else layer.mixer.tables()).items():
+                same = [known for known, other in built.items() if known.split("-")[0] == name and other == table]
+                ours = same[0] if same else name if name not in built else f"{name}-{place}"
+                if ours not in built:
+                    built[ours] = table
+                    setattr(self, ours, table.build(options))
+                own.append((name, ours))
+            found.append(tuple(own))
+        return tuple(found)
+
+    def _prepared(self, context: Context) -> list[Context]:
+        """Return the context of each place of the pattern: one array that each layer would make, and take the gradient of, anew."""
+        tables = [{name: getattr(self, ours) for name, ours in own} for own in self.place_tables]
+        return [block.prepared(context, own) for block, own in zip(self._blocks(), tables, strict=True)]
+
+    def _blocks(self) -> list[Block]:
+        return [self.layers] if self.single else self.layers.all()
+
+    def _parts(self) -> list[tuple[Any, Params]]:
+        """Return structure and parameters of each place of the pattern."""
+        return [unbind(block) for block in self._blocks()]
+
+    def _listed(self, of_places: Any) -> Sequence[Any]:
+        """Undo `_of_places`."""
+        return [of_places] if self.single or of_places is None else of_places
+
+    def _of_places(self, each_place: Sequence[Any]) -> Any:
+        """Return what a scan carries of the places of a pattern: that of the only one as it is."""
+        return each_place[0] if self.single else tuple(each_place)
+
+    def _kept(self, repeats: Sequence[Any], tail: Sequence[Any]) -> Any:
+        """Return states or memories in the form that steps want."""
+        if self.apart:
+            apart = [cut(one, self.config.layers if self.single else self.repeats) for one in repeats]
+            return (*(one for round_ in zip(*apart, strict=True) for one in round_), *tail)
+        return repeats[0] if self.single else Patterned(tuple(repeats), tuple(tail))
+
+    def _repeated(self, kept: Any) -> Any:
+        return kept.repeats if isinstance(kept, Patterned) else kept
+
+    def _by_layer(self) -> tuple[Params, ...]:
+        places = [cut(params, self.repeats) for _, params in self._parts()]
+        if self.single:
+            times = self.config.layers // self.repeats
+            return tuple(layer for layer in places[0] for _ in range(times))
+        tail = [unbind(block)[1] for block in self.tail.all()]
+        return (*(layer for round_ in zip(*places, strict=True) for layer in round_), *tail)
+
+    def _whole(self, graph: Any, context: Context, *, scanned: bool = True) -> Callable[..., tuple[jax.Array, Aux]]:
+        """Return the function (x, params, key) of one layer on whole rows, rematerialised as the configuration says."""
+
+        def one(x: jax.Array, params: Params, key: jax.Array | None) -> tuple[jax.Array, Aux]:
+            block: Block = rebind(graph, params)
+            return block(x, dataclasses.replace(context, keys=Keys(key)))
+
+        # A policy that keeps products must not keep those that a mixer computes again itself; they alone have batch axes.
+        keeps = all(block.layer.mixer.keeps_products for block in self._blocks())
+        policy = POLICIES["dots_no_batch" if self.remat == "dots" and not keeps else self.remat]
+        return one if policy is None else jax.checkpoint(one, policy=policy, prevent_cse=not scanned)
 
     def _scan(
         self, body: Callable[..., tuple[Any, Any]], x: jax.Array, params: Any, each: Any, *, unroll: bool = False
     ) -> tuple[Any, Any]:
-        """Apply `body(x, (params, each))` for layer after layer; `each` is stacked over layers, `params` over groups of them."""
-        layers, groups = self.config.layers, self.config.blocks
+        """Apply `body(x, (params, each))` for repeat after repeat; `each` is stacked over them, `params` too or, in groups, over groups of layers."""
+        if not self.single:
+            rounds = self.repeats
+            return jax.lax.scan(body, x, (params, each), unroll=rounds if unroll else min(self.unroll, rounds))
+        layers, groups = self.config.layers, self.repeats
         if groups == layers:
             return jax.lax.scan(body, x, (params, each), unroll=layers if unroll else min(self.unroll, layers))
 
@@ -286,62 +296,19 @@ class Stack(nnx.Module):
         x, made = jax.lax.scan(group, x, (params, parts))
         return x, jax.tree.map(lambda leaf: leaf.reshape(layers, *leaf.shape[2:]), made)
 
-    def _shared(self, context: Context, length: int) -> Context:
-        """Add what all layers share: one array that each layer would make, and take the gradient of, anew."""
-        return self._with_turns(with_bias(self.relative_bias, context, length, by_block=self.by_block))
-
-    def _with_turns(self, context: Context) -> Context:
-        if self.config.positions != "rotary":
-            return context
-        assert context.positions is not None, "rotary positions need the tokens' positions"
-        turns = self.config.rotary.turns(context.positions, self.config.head_size)
-        return dataclasses.replace(context, turns=turns)
-
-    def _layer_keys(self, keys: Keys) -> jax.Array | None:
+    def _layer_keys(self, keys: Keys) -> tuple[Any, Any]:
+        """Return keys of dropout for the scan and for the tail, (None, None) without dropout."""
         key = keys.next()
-        return None if key is None else jax.random.split(key, self.config.layers)
+        if key is None:
+            return (None if self.single else (None,) * len(self._blocks())), None
+        own = jax.random.split(key, self.config.layers)
+        if self.single:
+            return own, None
+        places = len(self._blocks())
+        scanned = own[: self.repeats * places].reshape(self.repeats, places, *own.shape[1:])
+        return tuple(scanned[:, place] for place in range(places)), own[self.repeats * places :]
 
     def _finish(self, x: Float[Array, "B L D"], keys: Keys) -> Float[Array, "B L D"]:
         if self.final_norm is not None:
             x = self.final_norm(x)
         return dropout(x, self.dropout, keys.next())
-
-
-def relative_bias(stack: StackConfig, bidirectional: bool) -> RelativeBias | None:
-    """Return the table of relative positions, or None where the stack has others."""
-    if stack.positions != "relative":
-        return None
-    return RelativeBias(
-        stack.heads,
-        buckets=stack.buckets,
-        max_distance=stack.max_distance,
-        bidirectional=bidirectional,
-        init=stack.kernel_init(stack.embed),
-    )
-
-
-def with_bias(relative: RelativeBias | None, context: Context, length: int, *, by_block: bool) -> Context:
-    """Add the bias on rows of `length`, by blocks of queries where asked."""
-    if relative is None:
-        return context
-    if by_block:
-        return dataclasses.replace(context, bias=lambda start, rows: relative.block(start, rows, length))
-    bias = constrain(relative.block(0, length, length), (None, "heads", "length", None))
-    return dataclasses.replace(context, bias=bias)
-
-
-def with_step_bias(relative: RelativeBias | None, context: Context) -> Context:
-    """Add the bias of one query a row."""
-    if relative is None:
-        return context
-    assert context.index is not None, "a step needs each row's index"
-    context = dataclasses.replace(context, bias=relative.at(context.index, context.mask.keys.shape[1]))
-    if context.prompt_mask is None:
-        return context
-    assert context.prompt_mask.index is not None, "the mask on a prompt is causal"
-    before = relative.at(jnp.asarray(context.prompt_mask.index)[:, 0], context.prompt_mask.keys.shape[1])
-    return dataclasses.replace(context, prompt_bias=before)
-
-
-def _with_keys(context: Context, key: jax.Array | None) -> Context:
-    return dataclasses.replace(context, keys=Keys(key))

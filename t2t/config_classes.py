@@ -26,6 +26,8 @@ _MODULES = (
     "t2t.models.electra.objective",
     "t2t.models.encoder",
     "t2t.models.encoder_decoder",
+    "t2t.nn.attention.config",
+    "t2t.nn.mlp",
     "t2t.nn.rotary",
     "t2t.objectives.cross_entropy",
     "t2t.optim.by_name",

@@ -12,13 +12,12 @@ from jaxtyping import Array, Float, Int
 from t2t.errors import UserError
 from t2t.models.bound import Bound, Network
 from t2t.models.electra.config import ElectraConfig
-from t2t.models.encoder import Transform, encode
+from t2t.models.encoder import Transform, encode, encoder_context
 from t2t.models.inputs import Embeddings, Head
 from t2t.models.transformer import Layers, Stack
+from t2t.nn.aux import Aux
 from t2t.nn.dropout import Keys
 from t2t.nn.linear import Linear
-from t2t.nn.masks import Mask
-from t2t.nn.mixers import Context
 from t2t.nn.mlp import ACTIVATIONS
 from t2t.nn.model import Cache
 from t2t.sharding import constrain
@@ -36,14 +35,13 @@ class Generator(nnx.Module):
         self.transform = Transform(alone, width)
         self.lm_head = Head(alone, stack, size=width, bias=True)
 
-    def hidden(self, embeddings: Embeddings, tokens: Tokens, keys: Keys) -> Float[Array, "B L G"]:
+    def forward(self, embeddings: Embeddings, tokens: Tokens, keys: Keys) -> tuple[Float[Array, "B L G"], Aux]:
         """Run the stack. Raises UserError where rows are longer than the learned positions."""
         embeddings.check(tokens.ids.shape[1])
         positions, types = jnp.asarray(tokens.positions), None if tokens.types is None else jnp.asarray(tokens.types)
         x = embeddings.narrow(jnp.asarray(tokens.ids), positions, types, keys)
         x = constrain(x if self.widen is None else self.widen(x), ("batch", "length", None))
-        mask = Mask(queries=tokens.segments, keys=tokens.segments, self_attention=True)
-        return self.stack(x, Context(mask=mask, positions=positions, keys=keys))
+        return self.stack(x, encoder_context(tokens, keys))
 
     def head(self, hidden: Float[Array, "*B G"], embeddings: Embeddings) -> Float[Array, "*B V"]:
         """Return float32 logits."""
@@ -74,18 +72,19 @@ class ElectraNetwork(Network):
         self.detector = Detector(config)
         self.generator = Generator(config)
 
-    def hidden(self, batch: Batch, keys: Keys) -> Float[Array, "B L G"]:
+    def forward(self, batch: Batch, keys: Keys) -> tuple[Float[Array, "B L G"], Aux]:
         """Run the generator on `batch.encoder`."""
         assert batch.encoder is not None, "an encoder needs batch.encoder"
-        return self.generator.hidden(self.embeddings, batch.encoder, keys)
+        return self.generator.forward(self.embeddings, batch.encoder, keys)
 
     def head(self, hidden: Float[Array, "*B G"]) -> Float[Array, "*B V"]:
         """Return the generator's float32 logits."""
         return self.generator.head(hidden, self.embeddings)
 
-    def detect(self, batch: Batch, keys: Keys) -> Float[Array, "B L"]:
+    def detect(self, batch: Batch, keys: Keys) -> tuple[Float[Array, "B L"], Aux]:
         """Run the discriminator on `batch.encoder`; the logits of each token's having been replaced."""
-        return self.detector(encode(self.embeddings, self.encoder, batch, keys))
+        hidden, aux = encode(self.embeddings, self.encoder, batch, keys)
+        return self.detector(hidden), aux
 
     def start(self, batch: Batch, length: int) -> tuple[Float[Array, "B V"], Cache]:
         """Raise UserError: encoders do not generate."""
@@ -106,7 +105,7 @@ class Electra(Bound):
 
     def detect(self, params: Params, batch: Batch, *, dropout_key: jax.Array | None = None) -> Float[Array, "B L"]:
         """Return the discriminator's float32 logits on `batch.encoder`: above 0 where it takes a token for replaced."""
-        return self.network(params).detect(batch, Keys(dropout_key))
+        return self.network(params).detect(batch, Keys(dropout_key))[0]
 
     def network(self, params: Params) -> ElectraNetwork:
         """Return the network with these parameters, for objectives that run its halves."""

@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float, Int
 from t2t.limits import Range, Rate, Weight
 from t2t.losses import LossSums, cross_entropy
 from t2t.models.electra.network import Electra
+from t2t.nn.aux import added, with_aux
 from t2t.nn.dropout import Keys
 from t2t.nn.model import Capability, Model
 from t2t.nn.noise import sample
@@ -50,11 +51,13 @@ class ReplacedTokenDetection(Objective):
         """
         network, keys = cast(Electra, model).network(params), Keys(dropout_key)
         drawn_by = keys.next()
-        logits = network.head(network.hidden(batch, keys))
+        hidden, aux = network.forward(batch, keys)
+        logits = network.head(hidden)
         sums = cross_entropy(logits, batch.targets, batch.weights, self)
         drawn = sample(jax.random.key(0) if drawn_by is None else drawn_by, logits)
         corrupted, replaced = replace_predicted(batch, drawn)
-        return self._with_discriminator(sums, network.detect(corrupted, keys), corrupted, replaced)
+        scores, more = network.detect(corrupted, keys)
+        return with_aux(self._with_discriminator(sums, scores, corrupted, replaced), added(aux, more))
 
     def metrics(self, sums: LossSums) -> Mapping[str, tuple[Float[Array, ""], Float[Array, ""]]]:
         """Return also the generator's z-loss, where there is one."""

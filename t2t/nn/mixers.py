@@ -1,275 +1,226 @@
-"""What mixes positions within a block: one interface for training, for consuming a prompt and for decoding a token at a time.
+"""The interface of mixers, the layers that mix positions: for training, for consuming a prompt and for decoding a token at a time.
 
-A mixer has a parallel form (`__call__`), the same that also makes a cache (`prefill`), and a step form. What a cache holds is the mixer's own
-affair: a pytree of arrays whose first axis is the batch.
+A mixer is one module and its configuration. Stacks, models and decoding use this interface alone; attention is one implementation of it
+(`t2t.nn.attention.layer`).
 """
 
 from __future__ import annotations
 
 import abc
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
-import jax
-import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from t2t.nn.attention import Backend, Bias, Shared, attend_step, attention
+from t2t.errors import UserError
+from t2t.limits import Configuration
+from t2t.nn.aux import Aux
 from t2t.nn.dropout import Keys
 from t2t.nn.initializers import Initializer
-from t2t.nn.linear import Linear
-from t2t.nn.masks import Mask
 from t2t.nn.quantized import Quantization
-from t2t.nn.rotary import Turns, rotate
-from t2t.sharding import constrain
+from t2t.nn.state import State
+from t2t.types import Array as AnyArray
 
 
 @dataclass(frozen=True, kw_only=True)
 class Context:
-    """What the layers of a stack share in one pass.
+    """What every layer of a stack may know of the tokens in one pass.
 
-    mask:    of the tokens among themselves.
-    bias:    relative bias on those logits, or None.
-    memory:  the encoder's output, for cross attention, or None.
-    memory_mask: of the tokens on the encoder's.
-    index:   in a step, each row's place in its cache; None in a pass over whole rows.
-    prompt_mask: in a step, of the rows on a prompt that several of them share; None where each has its own in its cache.
-    prompt_bias: relative bias on those logits, or None.
-    positions: of the tokens, each in its own example; only read where they are rotary.
-    turns:   what rotary positions turn the tokens' queries and keys by, or None where they are not rotary.
-    keys:    of dropout.
+    segments:  number of each token's example in its row, 0 for padding. Only tokens of one segment may mix.
+    positions: of the tokens, each in its own example; None where nothing reads them.
+    prefix:    1 for tokens of a prefix that every token of its segment may see, later ones too; None for no such prefix.
+    bidirectional: tokens also see those after them, as in an encoder.
+    memory:    the encoder's output, for cross attention, or None.
+    memory_segments: segments of the encoder's tokens.
+    index:     in a step, each row's place in its state; None in a pass over whole rows.
+    room:      in a step, a 1 for each place that states have room for.
+    prompt:    in a step of hypotheses on one prompt, 1 for each token of that prompt and 0 for padding, a row for each hypothesis; None where each
+               row's state has its own prompt.
+    keys:      of dropout.
+    inputs:    what the mixer's `prepare` made of all this.
+    cross_inputs: the same of cross attention.
     """
 
-    mask: Mask
-    bias: Float[Array, "#B H q k"] | Bias | None = None
-    memory: Float[Array, "B k D"] | None = None
-    memory_mask: Mask | None = None
-    index: Int[Array, "B"] | None = None
-    prompt_mask: Mask | None = None
-    prompt_bias: Float[Array, "B H 1 k"] | None = None
+    segments: Int[AnyArray, "B L"]
     positions: Int[Array, "B L"] | None = None
-    turns: Turns | None = None
+    prefix: Int[AnyArray, "B L"] | None = None
+    bidirectional: bool = False
+    memory: Float[Array, "B k M"] | None = None
+    memory_segments: Int[AnyArray, "B k"] | None = None
+    index: Int[Array, "B"] | None = None
+    room: Int[Array, "B R"] | None = None
+    prompt: Int[Array, "B P"] | None = None
     keys: Keys = field(default_factory=lambda: Keys(None))
+    inputs: Any = None
+    cross_inputs: Any = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildOptions:
+    """What a stack tells its layers when they are built.
+
+    width:    of the residual stream.
+    kernel_init: (inputs, shrink=1.0, residual=False) -> the initializer of a kernel with so many inputs. shrink: factor on the deviation of the kinds that
+              depend on the inputs; residual: the kernel writes to the residual stream.
+    bidirectional: tokens also see those after them.
+    memory_width: of the encoder's output, where there is cross attention.
+    dropout:  rate within feed-forward layers.
+    quantization: of the matrix products with kernels.
+    """
+
+    width: int
+    kernel_init: Callable[..., Initializer]
+    bidirectional: bool = False
+    memory_width: int | None = None
+    dropout: float = 0.0
+    quantization: Quantization = "none"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Capabilities:
+    """What a kind of mixer can do. What is not declared is refused when a configuration asks for it.
+
+    bidirectional: mix with later tokens too, in encoders.
+    packing:  keep the segments of a row apart.
+    prefix:   let all tokens of a segment see its prefix.
+    decoding: a step form, with a state.
+    context:  rows divided over devices along their length.
+    """
+
+    bidirectional: bool = False
+    packing: bool = False
+    prefix: bool = False
+    decoding: bool = False
+    context: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Needs:
+    """What a model or a run asks of its mixers; the names are those of `Capabilities`. dtype: of the computation."""
+
+    bidirectional: bool = False
+    packing: bool = False
+    prefix: bool = False
+    decoding: bool = False
+    context: int = 1
+    dtype: str = "float32"
 
 
 class Mixer(nnx.Module, abc.ABC):
     """Mixes information between positions."""
 
     @abc.abstractmethod
-    def __call__(self, x: Float[Array, "B L D"], context: Context) -> Float[Array, "B L D"]:
-        """Mix whole rows."""
+    def __call__(self, x: Float[Array, "B L D"], context: Context) -> tuple[Float[Array, "B L D"], Aux]:
+        """Mix whole rows; also return what there is to report, {} for nothing."""
 
-    @abc.abstractmethod
-    def prefill(self, x: Float[Array, "B L D"], context: Context, length: int) -> tuple[Float[Array, "B L D"], Any]:
-        """Mix whole rows and return a cache with room for `length` positions."""
+    def prefill(self, x: Float[Array, "B L D"], context: Context, length: int) -> tuple[Float[Array, "B L D"], State]:
+        """Mix whole rows, a prompt each that is padded at its end; also return a state with room for `length` positions."""
+        raise NotImplementedError(f"{type(self).__name__} has no step form")
 
-    @abc.abstractmethod
     def step(
-        self, x: Float[Array, "B 1 D"], cache: Any, context: Context, prompt: Any = None
+        self, x: Float[Array, "B 1 D"], state: Any, context: Context, shared: Any = None
     ) -> tuple[Float[Array, "B 1 D"], Any]:
-        """Mix one more position a row, at `context.index`, with those before it; also return what the cache gains by it, for `put`.
+        """Mix one more position a row, at `context.index`, with those before it; also return the state with what it gains.
 
-        prompt: what `share` made, where rows have their prompt in common.
+        shared: what `State.shared` returned, where rows are hypotheses on one prompt.
         """
+        raise NotImplementedError(f"{type(self).__name__} has no step form")
 
-    @abc.abstractmethod
-    def put(self, cache: Any, entry: Any, index: Int[Array, "B"]) -> Any:
-        """Return the cache with what a step returned, all layers of a stack at once: both are stacked over depth."""
-
-    @abc.abstractmethod
-    def step_in_place(
-        self, x: Float[Array, "B 1 D"], cache: Any, context: Context, prompt: Any = None
+    def step_entry(
+        self, x: Float[Array, "B 1 D"], state: Any, context: Context, shared: Any = None
     ) -> tuple[Float[Array, "B 1 D"], Any]:
-        """Mix as `step` does, and return the layer's cache with what it gains."""
+        """Mix as `step` does; return in place of the state what `State.write` puts in it, for the states of all layers to be written at once."""
+        return self.step(x, state, context, shared)
 
-    @staticmethod
+
+class CrossMixer(nnx.Module, abc.ABC):
+    """Brings information from an encoder's output to the positions."""
+
     @abc.abstractmethod
-    def share(cache: Any, count: int, prompt: int) -> tuple[Any, Any]:
-        """Return caches of `count` rows in place of each, empty, and what these share of the `prompt` first positions. A layer's, or all stacked over depth."""
+    def read(self, memory: Float[Array, "B k M"]) -> Any:
+        """Return what is needed of the encoder's output, for `__call__` and `keep`."""
+
+    @abc.abstractmethod
+    def __call__(self, x: Float[Array, "B L D"], memory: Any, context: Context) -> tuple[Float[Array, "B L D"], Aux]:
+        """Mix whole rows, given what `read` returned."""
+
+    @abc.abstractmethod
+    def keep(self, memory: Any) -> Any:
+        """Return what `read` returned as steps read it, a pytree with the rows first."""
+
+    @abc.abstractmethod
+    def step(self, x: Float[Array, "R 1 D"], memory: Any, context: Context) -> Float[Array, "R 1 D"]:
+        """Mix one more position a row, given what `keep` returned; R / B rows one after the other share a row of it."""
+
+
+class TableConfig(abc.ABC):
+    """A module with parameters that the mixers of several layers have in common. Equal configurations are one module."""
+
+    @abc.abstractmethod
+    def build(self, options: BuildOptions) -> nnx.Module:
+        """Return the module."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Attend:
-    """How attention is computed: see `t2t.nn.attention.attention`. Steps of decoding have one query and a way of their own, `attend_step`."""
+class MixerConfig(Configuration, abc.ABC):
+    """The configuration of a kind of mixer.
 
-    backend: Backend = "einsum"
-    block: int = 256
-    dropout: float = 0.0
-
-
-class Attention(Mixer):
-    """Multi-head attention, of tokens among themselves or, with `keys_values`, on the encoder's output.
-
-    kv_heads: heads of keys and values; fewer than `heads` is grouped-query attention (Ainslie et al. 2023).
-    scaled:   whether logits are divided by sqrt(head_dim). T5 instead draws its queries' kernel that much smaller.
-    quantization: of the products with kernels; logits and weighted sums stay in floats.
+    name: of the mixer's parameters within a layer.
+    capabilities: what the kind can do.
     """
 
-    def __init__(
-        self,
-        size: int,
-        *,
-        heads: int,
-        kv_heads: int,
-        head_dim: int,
-        scaled: bool,
-        biases: bool,
-        attend: Attend,
-        init: Initializer,
-        query_init: Initializer,
-        out_init: Initializer,
-        quantization: Quantization = "none",
-    ) -> None:
-        self.heads, self.kv_heads, self.head_dim = heads, kv_heads, head_dim
-        self.scale = head_dim**-0.5 if scaled else 1.0
-        self.attend = attend
-        linear = partial(Linear, bias=biases, quantization=quantization)
-        self.query = linear(size, heads * head_dim, ("embed", "heads"), init=query_init)
-        self.key = linear(size, kv_heads * head_dim, ("embed", "heads"), init=init)
-        self.value = linear(size, kv_heads * head_dim, ("embed", "heads"), init=init)
-        self.out = linear(heads * head_dim, size, ("heads", "embed"), init=out_init)
+    name: ClassVar[str] = "mixer"
+    capabilities: ClassVar[Capabilities] = Capabilities()
 
-    def __call__(self, x: Float[Array, "B L D"], context: Context) -> Float[Array, "B L D"]:
-        """Attend over the rows themselves."""
-        return self._self(x, context, *self._own_keys_values(x, context))
+    @abc.abstractmethod
+    def build(self, options: BuildOptions) -> Mixer:
+        """Return the mixer."""
 
-    def prefill(self, x: Float[Array, "B L D"], context: Context, length: int) -> tuple[Float[Array, "B L D"], Any]:
-        """Attend over the rows themselves; the cache holds their keys and values, [B K length D] each, as products with one query read them."""
-        keys, values = self._own_keys_values(x, context)
-        room = ((0, 0), (0, 0), (0, length - x.shape[1]), (0, 0))
-        cache = {name: jnp.pad(jnp.swapaxes(y, 1, 2), room) for name, y in (("key", keys), ("value", values))}
-        return self._self(x, context, keys, values), cache
+    def build_cross(self, options: BuildOptions) -> CrossMixer:
+        """Return what brings the encoder's output in. Raises UserError where the kind has no such form."""
+        raise UserError(f"{type(self).__name__} cannot read an encoder's output (model.decoder)")
 
-    def step(
-        self, x: Float[Array, "B 1 D"], cache: Any, context: Context, prompt: Any = None
-    ) -> tuple[Float[Array, "B 1 D"], Any]:
-        """Attend over the positions before and this one; what is to be cached of it is its key and value, [B K 1 D] each."""
-        assert context.index is not None, "a step needs each row's index"
-        entry = self._entry(x, context)
-        own = (context.index, entry["key"], entry["value"])
-        return self._step(x, cache, context, prompt, own), entry
+    def tables(self) -> Mapping[str, TableConfig]:
+        """Return modules beside the mixers, by the name of their parameters; {} for none."""
+        return {}
 
-    def step_in_place(
-        self, x: Float[Array, "B 1 D"], cache: Any, context: Context, prompt: Any = None
-    ) -> tuple[Float[Array, "B 1 D"], Any]:
-        """Attend as `step` does, on a cache that has the new key and value already: written before it is read, it need not be copied."""
-        index, rows = context.index, jnp.arange(x.shape[0])
-        assert index is not None, "a step needs each row's index"
-        cache = jax.tree.map(
-            lambda old, new: old.at[rows, :, index].set(new[:, :, 0], indices_are_sorted=True, unique_indices=True),
-            cache,
-            self._entry(x, context),
-        )
-        return self._step(x, cache, context, prompt, None), cache
+    @property
+    def tables_per_layer(self) -> bool:
+        """Whether each layer has the modules of `tables` to itself; otherwise a stack has them once."""
+        return False
 
-    @staticmethod
-    def share(cache: Any, count: int, prompt: int) -> tuple[Any, Any]:
-        """Return empty caches for `count` rows in place of each, and the keys and values of the `prompt` first positions."""
+    def prepare(self, context: Context, tables: Mapping[str, Any]) -> Any:
+        """Return what mixers of this configuration derive from a context, to be computed once for all layers of a stack: `Context.inputs`.
 
-        def empty(x: Float[Array, "*N B K L D"]) -> Float[Array, "*N R K l D"]:
-            *layers, batch, heads, length, size = x.shape
-            return jnp.zeros((*layers, batch * count, heads, length - prompt, size), x.dtype)
+        tables: the modules of `tables`.
+        """
+        return None
 
-        return jax.tree.map(empty, cache), jax.tree.map(lambda x: x[..., :prompt, :], cache)
+    def prepare_cross(self, context: Context) -> Any:
+        """Return the same for cross attention: `Context.cross_inputs`."""
+        return None
 
-    @staticmethod
-    def widen(more: int, x: Float[Array, "*N B K L D"]) -> Float[Array, "*N B K l D"]:
-        """Return an array of a cache with room for `more` positions behind its own."""
-        return jnp.pad(x, [(0, 0)] * (x.ndim - 2) + [(0, more), (0, 0)])
+    @property
+    def keeps_products(self) -> bool:
+        """Whether matrix products within the mixer may be kept for the backward pass; False where it computes them again itself."""
+        return True
 
-    def _entry(self, x: Float[Array, "B 1 D"], context: Context) -> dict[str, Float[Array, "B K 1 D"]]:
-        key, value = (jnp.swapaxes(new, 1, 2) for new in self._own_keys_values(x, context))
-        return {"key": key, "value": value}
+    def check(self, needs: Needs) -> None:
+        """Raise UserError where the kind cannot do what is needed."""
+        for name, why in self._lacks(needs):
+            raise UserError(f"mixer {type(self).__name__} {why} (capabilities.{name} is False)")
 
-    def _step(
-        self, x: Float[Array, "B 1 D"], cache: Any, context: Context, prompt: Any, own: Any
-    ) -> Float[Array, "B 1 D"]:
-        queries, shared = self._split(self.query(x), self.heads), None
-        if prompt is not None:
-            assert context.prompt_mask is not None, "a shared prompt needs a mask"
-            shared = Shared(prompt["key"], prompt["value"], context.prompt_mask, context.prompt_bias)
-        out = attend_step(
-            queries if context.turns is None else rotate(queries, context.turns),
-            cache["key"],
-            cache["value"],
-            mask=context.mask,
-            bias=context.bias,  # type: ignore[arg-type]  # of one query, an array
-            scale=self.scale,
-            own=own,
-            shared=shared,
-        )
-        return self.out(out.reshape(*out.shape[:2], -1))
-
-    def put(self, cache: Any, entry: Any, index: Int[Array, "B"]) -> Any:
-        """Return the cache with each row's entry at its index; both stacked over depth. Only the entries are written."""
-        rows = jnp.arange(index.shape[0])
-        # The indexed axes come first: [B N K D], N layers.
-        return jax.tree.map(
-            lambda old, new: old.at[:, rows, :, index].set(
-                jnp.moveaxis(new[:, :, :, 0], 0, 1), indices_are_sorted=True, unique_indices=True
-            ),
-            cache,
-            entry,
-        )
-
-    def remember(self, keys: Float[Array, "B k K D"], values: Float[Array, "B k K D"]) -> Any:
-        """Return `keys_values` as `cross_step` reads them, [B K k D] each."""
-        return {"key": jnp.swapaxes(keys, 1, 2), "value": jnp.swapaxes(values, 1, 2)}
-
-    def cross_step(self, x: Float[Array, "R 1 D"], memory: Any, context: Context) -> Float[Array, "R 1 D"]:
-        """Attend on the encoder's output from one position a row; R / B rows one after the other share one of the memory's B."""
-        assert context.memory_mask is not None, "cross attention needs a mask on the encoder's tokens"
-        queries = self._split(self.query(x), self.heads)
-        out = attend_step(queries, memory["key"], memory["value"], mask=context.memory_mask, scale=self.scale)
-        return self.out(out.reshape(*out.shape[:2], -1))
-
-    def keys_values(self, x: Float[Array, "B k D"]) -> tuple[Float[Array, "B k K D"], Float[Array, "B k K D"]]:
-        """Return the keys and values of positions."""
-        # Whole rows on every device: where the mesh divides their length, this is where the parts are gathered.
-        return self._split(self.key(x), self.kv_heads, None), self._split(self.value(x), self.kv_heads, None)
-
-    def _own_keys_values(self, x: Float[Array, "B L D"], context: Context) -> tuple[jax.Array, jax.Array]:
-        keys, values = self.keys_values(x)
-        return (keys if context.turns is None else rotate(keys, context.turns)), values
-
-    def cross(
-        self, x: Float[Array, "B q D"], keys: Float[Array, "B k K D"], values: Float[Array, "B k K D"], context: Context
-    ) -> Float[Array, "B q D"]:
-        """Attend on the encoder's output, given its `keys_values`."""
-        assert context.memory_mask is not None, "cross attention needs a mask on the encoder's tokens"
-        return self._attend(x, keys, values, context.memory_mask, None, context.keys.next())
-
-    def _self(
-        self, x: Float[Array, "B L D"], context: Context, keys: jax.Array, values: jax.Array
-    ) -> Float[Array, "B L D"]:
-        return self._attend(x, keys, values, context.mask, context.bias, context.keys.next(), context.turns)
-
-    def _attend(
-        self,
-        x: Float[Array, "B q D"],
-        keys: jax.Array,
-        values: jax.Array,
-        mask: Mask,
-        bias: jax.Array | Bias | None,
-        dropout_key: jax.Array | None,
-        turns: Turns | None = None,
-    ) -> Float[Array, "B q D"]:
-        queries = self._split(self.query(x), self.heads)
-        out = attention(
-            queries if turns is None else rotate(queries, turns),
-            keys,
-            values,
-            mask=mask,
-            bias=bias,
-            scale=self.scale,
-            dropout=self.attend.dropout,
-            dropout_key=dropout_key,
-            backend=self.attend.backend,
-            block=self.attend.block,
-        )
-        return self.out(out.reshape(*out.shape[:2], -1))
-
-    def _split(self, x: Float[Array, "B L HD"], heads: int, length: str | None = "length") -> Float[Array, "B L H D"]:
-        return constrain(x.reshape(*x.shape[:2], heads, self.head_dim), ("batch", length, "heads", None))
+    def _lacks(self, needs: Needs) -> Iterator[tuple[str, str]]:
+        can = self.capabilities
+        if needs.bidirectional and not can.bidirectional:
+            yield "bidirectional", "sees no later tokens; an encoder's layers must"
+        if needs.prefix and not can.prefix:
+            yield "prefix", "has no prefix that all of its segment sees (--model.mask prefix). Nearest: causal"
+        if needs.decoding and not can.decoding:
+            yield "decoding", "has no step form, which a decoder needs to generate text"
+        if needs.packing and not can.packing:
+            yield "packing", "does not keep the texts of a packed row apart (--data.pack). Nearest: False"
+        if needs.context > 1 and not can.context:
+            yield "context", f"is not divided along the length of rows (--mesh.context {needs.context}). Nearest: 1"

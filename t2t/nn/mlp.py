@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import ClassVar, Literal
 
 import jax
-from flax import nnx
 from jaxtyping import Array, Float
 
-from t2t.nn.dropout import Keys, dropout
+from t2t.limits import Width
+from t2t.nn.aux import Aux
+from t2t.nn.dropout import dropout
+from t2t.nn.feed_forward import FeedForward, FeedForwardConfig
 from t2t.nn.initializers import Initializer
 from t2t.nn.linear import Linear
+from t2t.nn.mixers import BuildOptions, Context
 from t2t.nn.quantized import Quantization
 
 Activation = Literal["relu", "gelu", "gelu_tanh", "silu"]
@@ -24,7 +28,7 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 }
 
 
-class MLP(nnx.Module):
+class MLP(FeedForward):
     """`down(activation(up(x)))`, or `down(activation(gate(x)) * up(x))` where gated (Shazeer 2020; T5 v1.1, LLaMA).
 
     dropout: rate on the inner activations, as T5 has it.
@@ -51,11 +55,43 @@ class MLP(nnx.Module):
         self.gate = linear(size, inner, ("embed", "mlp"), init=init) if gated else None
         self.down = linear(inner, size, ("mlp", "embed"), init=out_init)
 
-    def __call__(self, x: Float[Array, "*B D"], keys: Keys) -> Float[Array, "*B D"]:
+    def __call__(self, x: Float[Array, "*B D"], context: Context) -> tuple[Float[Array, "*B D"], Aux]:
         """Apply to each position on its own."""
         activation = ACTIVATIONS[self.activation]
         if self.gate is None:
             inner = activation(self.up(x))
         else:
             inner = activation(self.gate(x)) * self.up(x)
-        return self.down(dropout(inner, self.dropout, keys.next()))
+        return self.down(dropout(inner, self.dropout, context.keys.next())), {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class MLPConfig(FeedForwardConfig):
+    """An MLP of one inner layer.
+
+    Args:
+        inner: width of the inner layer.
+        activation: "gelu" is exact, "gelu_tanh" its approximation.
+        gated: two branches are multiplied.
+        biases: on each matrix product.
+    """
+
+    name: ClassVar[str] = "mlp"
+    inner: Width
+    activation: Activation = "gelu_tanh"
+    gated: bool = False
+    biases: bool = False
+
+    def build(self, options: BuildOptions) -> MLP:
+        """Return the layer."""
+        return MLP(
+            options.width,
+            self.inner,
+            activation=self.activation,
+            gated=self.gated,
+            biases=self.biases,
+            dropout=options.dropout,
+            init=options.kernel_init(options.width),
+            out_init=options.kernel_init(self.inner, residual=True),
+            quantization=options.quantization,
+        )

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from t2t.limits import Configuration, Ids
+from t2t.nn.aux import Aux
 from t2t.types import Batch, Params
 
 Kind = Literal["encoder", "decoder", "encoder_decoder"]
@@ -66,6 +67,12 @@ class Model(abc.ABC):
     def hidden(self, params: Params, batch: Batch, *, dropout_key: jax.Array | None = None) -> Float[Array, "B L D"]:
         """Run the stacks; no dropout without a key."""
 
+    def forward(
+        self, params: Params, batch: Batch, *, dropout_key: jax.Array | None = None
+    ) -> tuple[Float[Array, "B L D"], Aux]:
+        """Return what `hidden` does, with the terms that layers report beside it: for the loss, see `t2t.nn.aux.with_aux`."""
+        return self.hidden(params, batch, dropout_key=dropout_key), {}
+
     @abc.abstractmethod
     def head(self, params: Params, hidden: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
         """Return float32 logits."""
@@ -73,6 +80,12 @@ class Model(abc.ABC):
     def logits(self, params: Params, batch: Batch, *, dropout_key: jax.Array | None = None) -> Float[Array, "B L V"]:
         """Return float32 logits aligned with `batch.targets`."""
         return self.head(params, self.hidden(params, batch, dropout_key=dropout_key))
+
+    def scored(
+        self, params: Params, batch: Batch, *, dropout_key: jax.Array | None = None
+    ) -> tuple[Float[Array, "B L V"], Aux]:
+        """Return `logits` with the terms that layers report beside them."""
+        return self.logits(params, batch, dropout_key=dropout_key), {}
 
     @abc.abstractmethod
     def start(self, params: Params, batch: Batch, length: int) -> tuple[Float[Array, "B V"], Cache]:
@@ -154,6 +167,9 @@ class ModelConfig(Configuration, abc.ABC):
     @abc.abstractmethod
     def build(self) -> Model:
         """Return the model."""
+
+    def check_run(self, *, packing: bool, context: int) -> None:  # a model without limits has nothing to check
+        """Raise UserError where the model cannot be trained as a run asks. packing: several texts share a row. context: devices that rows are divided over."""
 
     def portable(self) -> ModelConfig:
         """Return the same without kernels that one platform alone has, as evaluation and inference take it; parameters are the same."""

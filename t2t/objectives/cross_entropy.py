@@ -14,6 +14,7 @@ from t2t.errors import UserError
 from t2t.head_loss import head_loss, positions_at_a_time
 from t2t.limits import Ids, Range, Rate
 from t2t.losses import LossSums, cross_entropy
+from t2t.nn.aux import with_aux
 from t2t.nn.model import Capability, Model, ModelConfig
 from t2t.objectives.objective import Objective
 from t2t.types import Batch, Params
@@ -64,10 +65,10 @@ def target_losses(
     """Return the sums of the cross-entropy of the batch's targets.
 
     The logits of a vocabulary are never made as a whole, see `t2t.head_loss`. This is the one place where objectives run a model's forward pass for its
-    targets: what a forward pass gives besides hidden states goes into `LossSums` here.
+    targets: what layers report besides hidden states goes into `LossSums` here.
     """
     if model.config.output != "words":
-        logits = model.logits(params, batch, dropout_key=dropout_key)
-        return cross_entropy(logits, batch.targets, batch.weights, terms)
-    hidden = model.hidden(params, batch, dropout_key=dropout_key)
-    return head_loss(partial(model.head, params), hidden, batch.targets, batch.weights, terms)
+        logits, aux = model.scored(params, batch, dropout_key=dropout_key)
+        return with_aux(cross_entropy(logits, batch.targets, batch.weights, terms), aux)
+    hidden, aux = model.forward(params, batch, dropout_key=dropout_key)
+    return with_aux(head_loss(partial(model.head, params), hidden, batch.targets, batch.weights, terms), aux)

@@ -115,6 +115,7 @@ def check(experiment: Experiment, device_count: int) -> None:
     _check_divides(rows, parts, f"mesh data={sizes['data']} x fsdp={sizes['fsdp']}")
     _check_divides(rows, parts * experiment.microbatches, f"{experiment.microbatches} microbatches on {parts} devices")
     _check_lengths(experiment, sizes["context"])
+    experiment.model.check_run(packing=experiment.data.pack, context=sizes["context"])
     _check_evaluation(experiment)
     experiment.objective.check(experiment.model)
     weight = experiment.data.loss_on_inputs

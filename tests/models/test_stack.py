@@ -5,9 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from t2t.models.transformer import Block
-from t2t.nn.masks import Mask
-from t2t.nn.mixers import Context
+from t2t.models.block import Block
+from t2t.nn.mixers import BuildOptions, Context
 from t2t.nn.parameters import Definition
 from tests.models.tiny import batch, config, loss, params_of, quick_jit, row, some_batch
 
@@ -20,11 +19,12 @@ def test_the_scan_equals_a_loop_over_blocks(name):
     tokens = own.decoder
     table = params["embeddings"]
     x = table["token"]["table"][tokens.ids] + table["position"]["table"][tokens.positions]
-    mask = Mask(queries=tokens.segments, keys=tokens.segments, index=jnp.arange(12)[None], causal=True)
-    block = Definition(Block(settings, settings.decoder, cross=False))
+    (layer,) = settings.pattern_of(settings.decoder)
+    one = Block(layer, BuildOptions(width=16, kernel_init=settings.decoder.kernel_init))
+    context, block = one.prepared(Context(segments=tokens.segments), {}), Definition(one)
     for layer in range(3):
         bound = block.bind(jax.tree.map(lambda p, i=layer: p[i], params["decoder"]["layers"]))
-        x = bound(x, Context(mask=mask))
+        x, _ = bound(x, context)
     if settings.decoder.final_norm:
         final = params["decoder"]["final_norm"]
         x = x - x.mean(-1, keepdims=True)

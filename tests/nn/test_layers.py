@@ -10,11 +10,13 @@ from t2t.nn.dropout import Keys
 from t2t.nn.embeddings import Embedding
 from t2t.nn.initializers import Constant, Normal, TruncatedNormal, fan_in
 from t2t.nn.linear import Linear, matmul
+from t2t.nn.mixers import Context
 from t2t.nn.mlp import MLP
 from t2t.nn.norms import LayerNorm, RMSNorm
 from t2t.nn.parameters import Definition
 
-NONE = Keys(None)
+SEGMENTS = jnp.ones((2, 3), jnp.int32)
+NONE = Context(segments=SEGMENTS)
 
 
 def made(module, **changes):
@@ -84,8 +86,11 @@ def test_mlp(x, activation, gated, biases):
     inner = activations(activation, wide @ np.asarray(params["gate" if gated else "up"]["kernel"]))
     if gated:
         inner = inner * (wide @ np.asarray(params["up"]["kernel"]))
-    np.testing.assert_allclose(module(x, NONE), inner @ np.asarray(params["down"]["kernel"]), rtol=1e-4, atol=1e-4)
-    assert not np.array_equal(module(x, Keys(jax.random.key(0))), module(x, NONE))
+    found, aux = module(x, NONE)
+    assert aux == {}
+    np.testing.assert_allclose(found, inner @ np.asarray(params["down"]["kernel"]), rtol=1e-4, atol=1e-4)
+    dropped, _ = module(x, Context(segments=SEGMENTS, keys=Keys(jax.random.key(0))))
+    assert not np.array_equal(dropped, found)
 
 
 def test_linear_adds_its_bias(x):

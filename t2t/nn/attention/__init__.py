@@ -3,7 +3,7 @@
 Every backend computes the same thing or refuses: what each can do stands in one table, `ABILITIES`.
 """
 
-from t2t.nn.attention.abilities import ABILITIES, Abilities, Backend, Needs, check_abilities
+from t2t.nn.attention.abilities import ABILITIES, Abilities, Backend, Needs, check_abilities, portable
 from t2t.nn.attention.call import BACKENDS, Bias, attention
 from t2t.nn.attention.step import Shared, attend_step
 
@@ -18,4 +18,5 @@ __all__ = [
     "attend_step",
     "attention",
     "check_abilities",
+    "portable",
 ]

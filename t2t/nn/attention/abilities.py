@@ -82,6 +82,11 @@ def check_abilities(backend: str, needs: Needs) -> None:
         raise UserError(f"attention backend {backend!r} (--model.attention) {reason}. Nearest: {', '.join(able)}.")
 
 
+def portable(backend: Backend) -> Backend:
+    """Return the backend, or in place of one that runs on one platform alone, "chunked", which runs on all."""
+    return backend if ABILITIES[backend].platform is None else "chunked"
+
+
 def _refusals(backend: str, needs: Needs) -> Iterator[str]:
     can = ABILITIES[backend]
     if needs.dropout > 0.0 and not can.dropout:

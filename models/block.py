@@ -1,0 +1,139 @@
+"""One layer of a stack."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from flax import nnx
+from jaxtyping import Array, Float
+
+from t2t.nn.aux import Aux, added
+from t2t.nn.dropout import Keys, dropout
+from t2t.nn.layers import LayerConfig
+from t2t.nn.mixers import BuildOptions, Context, CrossMixer, Mixer
+from t2t.sharding import constrain
+
+
+class Block(nnx.Module):
+    """Norm, mixer, norm, feed-forward; between the two, where it has a memory, norm and cross attention.
+
+    Its passes are those of its mixer (`t2t.nn.mixers`). `memory` is what several rows may share and no step changes: "encoder", what cross attention keeps
+    of the encoder's output, and "prompt", what hypotheses on one prompt have in common.
+
+    Names of parameters are those that the parts' configurations give ("attention", "mlp"), norms' are of the same with "_norm" behind.
+    """
+
+    def __init__(self, layer: LayerConfig, options: BuildOptions) -> None:
+        self.layer = layer
+        parts: dict[str, nnx.Module] = {layer.mixer.name: layer.mixer.build(options)}
+        if layer.cross is not None:
+            parts[f"cross_{layer.cross.name}"] = layer.cross.build_cross(options)
+        parts[layer.feed_forward.name] = layer.feed_forward.build(options)
+        for name, part in parts.items():
+            setattr(self, name, part)
+            setattr(self, f"{name}_norm", layer.norms.build(options.width))
+            if layer.norms.place == "sandwich":
+                setattr(self, f"{name}_output_norm", layer.norms.build(options.width))
+        if layer.mixer.tables_per_layer:
+            for name, table in layer.mixer.tables().items():
+                setattr(self, name, table.build(options))
+
+    def prepared(self, context: Context, tables: dict[str, Any]) -> Context:
+        """Return the context with what the layer's parts derive from it, once for all layers alike. tables: those that a stack has for all its layers."""
+        layer = self.layer
+        inputs = None if layer.mixer.tables_per_layer else layer.mixer.prepare(context, tables)
+        cross = None if layer.cross is None else layer.cross.prepare_cross(context)
+        return dataclasses.replace(context, inputs=inputs, cross_inputs=cross)
+
+    def __call__(self, x: Float[Array, "B L D"], context: Context) -> tuple[Float[Array, "B L D"], Aux]:
+        """Apply to whole rows."""
+        context, mixer = self._own(context), self._mixer
+        x, aux = self._sublayer(self.layer.mixer.name, x, lambda y: mixer(y, context), context.keys)
+        x, more = self._rest(x, self._own_memory(context), context)
+        return x, added(aux, more)
+
+    def prefill(
+        self, x: Float[Array, "B L D"], context: Context, length: int
+    ) -> tuple[Float[Array, "B L D"], Any, Any]:
+        """Apply to whole rows; also return a state with room for `length` positions, and the memory."""
+        context, mixer = self._own(context), self._mixer
+        x, state = self._sublayer(self.layer.mixer.name, x, lambda y: mixer.prefill(y, context, length), context.keys)
+        memory, cross = self._own_memory(context), self._cross
+        kept = {} if cross is None else {"encoder": cross.keep(memory)}
+        return self._rest(x, memory, context)[0], state, kept
+
+    def step(
+        self, x: Float[Array, "B 1 D"], state: Any, memory: Any, context: Context
+    ) -> tuple[Float[Array, "B 1 D"], Any]:
+        """Apply to one more position a row; also return the state with what it gains."""
+        return self._one(self._mixer.step, x, state, memory, context)
+
+    def step_entry(
+        self, x: Float[Array, "B 1 D"], state: Any, memory: Any, context: Context
+    ) -> tuple[Float[Array, "B 1 D"], Any]:
+        """Apply to one more position a row; also return what `State.write` puts in the state."""
+        return self._one(self._mixer.step_entry, x, state, memory, context)
+
+    @property
+    def _mixer(self) -> Mixer:
+        return getattr(self, self.layer.mixer.name)
+
+    @property
+    def _cross(self) -> CrossMixer | None:
+        return None if self.layer.cross is None else getattr(self, f"cross_{self.layer.cross.name}")
+
+    def _own(self, context: Context) -> Context:
+        """Return the context with what only this layer can derive, from its own tables."""
+        mixer = self.layer.mixer
+        if not mixer.tables_per_layer:
+            return context
+        tables = {name: getattr(self, name) for name in mixer.tables()}
+        return dataclasses.replace(context, inputs=mixer.prepare(context, tables))
+
+    def _one(
+        self, step: Callable[..., Any], x: Float[Array, "B 1 D"], state: Any, memory: Any, context: Context
+    ) -> tuple[Float[Array, "B 1 D"], Any]:
+        context = self._own(context)
+        x, after = self._sublayer(
+            self.layer.mixer.name, x, lambda y: step(y, state, context, memory.get("prompt")), context.keys
+        )
+        return self._rest(x, memory.get("encoder"), context)[0], after
+
+    def _own_memory(self, context: Context) -> Any:
+        cross = self._cross
+        if cross is None:
+            return None
+        assert context.memory is not None, "cross attention needs the encoder's output"
+        assert self.layer.cross is not None
+        with jax.named_scope(f"cross_{self.layer.cross.name}"):
+            return cross.read(context.memory)
+
+    def _rest(self, x: Float[Array, "B L D"], memory: Any, context: Context) -> tuple[Float[Array, "B L D"], Aux]:
+        cross = self._cross
+        aux: Aux = {}
+        if cross is not None:
+            assert self.layer.cross is not None
+            stepping = context.index is not None
+            x, aux = self._sublayer(
+                f"cross_{self.layer.cross.name}",
+                x,
+                lambda y: (cross.step(y, memory, context), {}) if stepping else cross(y, memory, context),
+                context.keys,
+            )
+        name = self.layer.feed_forward.name
+        x, more = self._sublayer(name, x, lambda y: getattr(self, name)(y, context), context.keys)
+        return constrain(x, ("batch", "length", None)), added(aux, more)
+
+    def _sublayer(
+        self, name: str, x: Float[Array, "B L D"], apply: Callable[..., tuple[Any, Any]], keys: Keys
+    ) -> tuple[Float[Array, "B L D"], Any]:
+        place, normalise = self.layer.norms.place, getattr(self, f"{name}_norm")
+        with jax.named_scope(name):  # what a profile tells operations apart by
+            y, aside = apply(x if place == "post" else normalise(x))
+            if place == "sandwich":
+                y = getattr(self, f"{name}_output_norm")(y)
+            x = x + dropout(y, self.layer.dropout, keys.next())
+            return (normalise(x) if place == "post" else x), aside

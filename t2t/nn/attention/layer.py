@@ -1,0 +1,207 @@
+"""Multi-head attention as a mixer: of tokens among themselves, and on an encoder's output."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from t2t.nn.attention.abilities import Backend
+from t2t.nn.attention.call import Bias, attention
+from t2t.nn.attention.inputs import Inputs
+from t2t.nn.attention.state import KeyValues
+from t2t.nn.attention.step import Shared, attend_step
+from t2t.nn.aux import Aux
+from t2t.nn.linear import Linear
+from t2t.nn.masks import Mask
+from t2t.nn.mixers import BuildOptions, Context, CrossMixer, Mixer
+from t2t.nn.rotary import Turns, rotate
+from t2t.sharding import constrain
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """The sizes and choices of an attention layer.
+
+    kv_heads: heads of keys and values; fewer than `heads` is grouped-query attention (Ainslie et al. 2023).
+    scaled:   whether logits are divided by sqrt(head_dim). T5 instead draws its queries' kernel that much smaller.
+    backend, block, dropout: see `t2t.nn.attention.attention`. Steps of decoding have one query and a way of their own, `attend_step`.
+    """
+
+    heads: int
+    kv_heads: int
+    head_dim: int
+    scaled: bool
+    biases: bool
+    backend: Backend = "einsum"
+    block: int = 256
+    dropout: float = 0.0
+
+
+class Projections(nnx.Module):
+    """The kernels of attention, and attention itself on what they make.
+
+    width, memory_width: of what queries and of what keys and values are made from.
+    Quantization is of the products with kernels; logits and weighted sums stay in floats.
+    """
+
+    def __init__(self, shape: Shape, options: BuildOptions, memory_width: int) -> None:
+        self.shape = shape
+        self.scale = shape.head_dim**-0.5 if shape.scaled else 1.0
+        width, init = options.width, options.kernel_init
+        inner, of_keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+        shrink = 1.0 if shape.scaled else shape.head_dim**-0.5
+        linear: Callable[..., Linear] = partial(Linear, bias=shape.biases, quantization=options.quantization)
+        self.query = linear(width, inner, ("embed", "heads"), init=init(width, shrink=shrink))
+        self.key = linear(memory_width, of_keys, ("embed", "heads"), init=init(memory_width))
+        self.value = linear(memory_width, of_keys, ("embed", "heads"), init=init(memory_width))
+        self.out = linear(inner, width, ("heads", "embed"), init=init(inner, residual=True))
+
+    def queries(self, x: Float[Array, "B L D"], turns: Turns | None = None) -> Float[Array, "B L H D"]:
+        """Return the queries of positions, turned where positions are rotary."""
+        queries = self._split(self.query(x), self.shape.heads)
+        return queries if turns is None else rotate(queries, turns)
+
+    def keys_values(
+        self, x: Float[Array, "B k D"], turns: Turns | None = None
+    ) -> tuple[Float[Array, "B k K D"], Float[Array, "B k K D"]]:
+        """Return the keys and values of positions, keys turned where positions are rotary."""
+        # Whole rows on every device: where the mesh divides their length, this is where the parts are gathered.
+        keys = self._split(self.key(x), self.shape.kv_heads, None)
+        values = self._split(self.value(x), self.shape.kv_heads, None)
+        return (keys if turns is None else rotate(keys, turns)), values
+
+    def attend(
+        self,
+        x: Float[Array, "B q D"],
+        keys: jax.Array,
+        values: jax.Array,
+        mask: Mask,
+        bias: jax.Array | Bias | None,
+        dropout_key: jax.Array | None,
+        turns: Turns | None = None,
+    ) -> Float[Array, "B q D"]:
+        """Attend from whole rows."""
+        out = attention(
+            self.queries(x, turns),
+            keys,
+            values,
+            mask=mask,
+            bias=bias,
+            scale=self.scale,
+            dropout=self.shape.dropout,
+            dropout_key=dropout_key,
+            backend=self.shape.backend,
+            block=self.shape.block,
+        )
+        return self.joined(out)
+
+    def joined(self, out: Float[Array, "B q H D"]) -> Float[Array, "B q D"]:
+        """Return what the heads found, brought to the residual stream."""
+        return self.out(out.reshape(*out.shape[:2], -1))
+
+    def _split(self, x: Float[Array, "B L HD"], heads: int, length: str | None = "length") -> Float[Array, "B L H D"]:
+        return constrain(x.reshape(*x.shape[:2], heads, self.shape.head_dim), ("batch", length, "heads", None))
+
+
+class Attention(Projections, Mixer):
+    """Attention of tokens among themselves. Its inputs are `t2t.nn.attention.inputs.Inputs`."""
+
+    def __init__(self, shape: Shape, options: BuildOptions) -> None:
+        super().__init__(shape, options, options.width)
+
+    def __call__(self, x: Float[Array, "B L D"], context: Context) -> tuple[Float[Array, "B L D"], Aux]:
+        """Attend over the rows themselves."""
+        keys, values = self.keys_values(x, _inputs(context).turns)
+        return self._rows(x, context, keys, values), {}
+
+    def prefill(
+        self, x: Float[Array, "B L D"], context: Context, length: int
+    ) -> tuple[Float[Array, "B L D"], KeyValues]:
+        """Attend over the rows themselves; the state holds their keys and values."""
+        keys, values = self.keys_values(x, _inputs(context).turns)
+        room = ((0, 0), (0, 0), (0, length - x.shape[1]), (0, 0))
+        key, value = (jnp.pad(jnp.swapaxes(y, 1, 2), room) for y in (keys, values))
+        return self._rows(x, context, keys, values), KeyValues(key=key, value=value)
+
+    def step(
+        self, x: Float[Array, "B 1 D"], state: Any, context: Context, shared: Any = None
+    ) -> tuple[Float[Array, "B 1 D"], Any]:
+        """Attend over the positions before and this one, on a cache that has its key and value already: written before it is read, it need not be copied."""
+        assert context.index is not None, "a step needs each row's index"
+        state = state.write(self._entry(x, context), context.index)
+        return self._step(x, state, context, shared, None), state
+
+    def step_entry(
+        self, x: Float[Array, "B 1 D"], state: Any, context: Context, shared: Any = None
+    ) -> tuple[Float[Array, "B 1 D"], Any]:
+        """Attend as `step` does; what is to be cached is the position's key and value."""
+        assert context.index is not None, "a step needs each row's index"
+        entry = self._entry(x, context)
+        return self._step(x, state, context, shared, (context.index, entry.key, entry.value)), entry
+
+    def _rows(
+        self, x: Float[Array, "B L D"], context: Context, keys: jax.Array, values: jax.Array
+    ) -> Float[Array, "B L D"]:
+        own = _inputs(context)
+        return self.attend(x, keys, values, own.mask, own.bias, context.keys.next(), own.turns)
+
+    def _entry(self, x: Float[Array, "B 1 D"], context: Context) -> KeyValues:
+        key, value = (jnp.swapaxes(new, 1, 2) for new in self.keys_values(x, _inputs(context).turns))
+        return KeyValues(key=key, value=value)
+
+    def _step(
+        self, x: Float[Array, "B 1 D"], state: KeyValues, context: Context, prompt: Any, own: Any
+    ) -> Float[Array, "B 1 D"]:
+        inputs, shared = _inputs(context), None
+        if prompt is not None:
+            assert inputs.prompt_mask is not None, "a shared prompt needs a mask"
+            shared = Shared(prompt["key"], prompt["value"], inputs.prompt_mask, inputs.prompt_bias)
+        out = attend_step(
+            self.queries(x, inputs.turns),
+            state.key,
+            state.value,
+            mask=inputs.mask,
+            bias=inputs.bias,  # type: ignore[arg-type]  # of one query, an array
+            scale=self.scale,
+            own=own,
+            shared=shared,
+        )
+        return self.joined(out)
+
+
+class CrossAttention(Projections, CrossMixer):
+    """Attention on an encoder's output. Its inputs are the mask on the encoder's tokens."""
+
+    def __init__(self, shape: Shape, options: BuildOptions) -> None:
+        super().__init__(shape, options, options.memory_width or options.width)
+
+    def read(self, memory: Float[Array, "B k M"]) -> tuple[Float[Array, "B k K D"], Float[Array, "B k K D"]]:
+        """Return the keys and values of the encoder's output."""
+        return self.keys_values(memory)
+
+    def __call__(self, x: Float[Array, "B L D"], memory: Any, context: Context) -> tuple[Float[Array, "B L D"], Aux]:
+        """Attend on the encoder's output."""
+        keys, values = memory
+        return self.attend(x, keys, values, context.cross_inputs, None, context.keys.next()), {}
+
+    def keep(self, memory: Any) -> dict[str, Float[Array, "B K k D"]]:
+        """Return the keys and values as steps read them."""
+        keys, values = memory
+        return {"key": jnp.swapaxes(keys, 1, 2), "value": jnp.swapaxes(values, 1, 2)}
+
+    def step(self, x: Float[Array, "R 1 D"], memory: Any, context: Context) -> Float[Array, "R 1 D"]:
+        """Attend on the encoder's output from one position a row."""
+        out = attend_step(self.queries(x), memory["key"], memory["value"], mask=context.cross_inputs, scale=self.scale)
+        return self.joined(out)
+
+
+def _inputs(context: Context) -> Inputs:
+    assert isinstance(context.inputs, Inputs), "attention needs what AttentionConfig.prepare returns"
+    return context.inputs

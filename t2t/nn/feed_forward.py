@@ -1,0 +1,33 @@
+"""The interface of feed-forward layers, which treat each position on its own."""
+
+from __future__ import annotations
+
+import abc
+from dataclasses import dataclass
+from typing import ClassVar
+
+from flax import nnx
+from jaxtyping import Array, Float
+
+from t2t.limits import Configuration
+from t2t.nn.aux import Aux
+from t2t.nn.mixers import BuildOptions, Context
+
+
+class FeedForward(nnx.Module, abc.ABC):
+    """A function of each position on its own."""
+
+    @abc.abstractmethod
+    def __call__(self, x: Float[Array, "B L D"], context: Context) -> tuple[Float[Array, "B L D"], Aux]:
+        """Apply to whole rows, or to one position a row; also return what there is to report, {} for nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeedForwardConfig(Configuration, abc.ABC):
+    """The configuration of a kind of feed-forward layer. name: of its parameters within a layer."""
+
+    name: ClassVar[str] = "feed_forward"
+
+    @abc.abstractmethod
+    def build(self, options: BuildOptions) -> FeedForward:
+        """Return the layer."""

@@ -1,0 +1,44 @@
+"""What one layer of a stack is made of, as data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from t2t.nn.feed_forward import FeedForwardConfig
+from t2t.nn.mixers import MixerConfig
+from t2t.nn.norms import LayerNorm, NormKind, RMSNorm, norm
+
+NormPlace = Literal["pre", "post", "sandwich"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class NormConfig:
+    """The norms of a layer.
+
+    kind, epsilon: see `t2t.nn.norms`.
+    place: "pre" normalises what enters a sublayer; "post" the sum after it; "sandwich" what enters a sublayer and what leaves it, before the sum (Ding
+           et al. 2021; Gemma 2).
+    """
+
+    kind: NormKind
+    epsilon: float
+    place: NormPlace
+
+    def build(self, width: int) -> RMSNorm | LayerNorm:
+        """Return one norm."""
+        return norm(self.kind, width, self.epsilon)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerConfig:
+    """A layer: a mixer, cross attention where there is an encoder to read, a feed-forward layer, and the norms around each.
+
+    dropout: rate on what each of them adds to the residual stream.
+    """
+
+    mixer: MixerConfig
+    feed_forward: FeedForwardConfig
+    norms: NormConfig
+    cross: MixerConfig | None = None
+    dropout: float = 0.0
