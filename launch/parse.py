@@ -150,9 +150,13 @@ def option_names(config: Any, prefix: str = "--", *, flag: bool = False) -> Iter
         hints = typing.get_type_hints(type(config))
         flags = {name for name in values if hints[name] is bool}
         # A part that is left out has no options: --vocabulary FILE makes that one.
-        values = {name: value for name, value in values.items() if value is not None or not _has_parts(hints[name])}
+        values = {
+            name: value for name, value in values.items() if value not in (None, ()) or not _has_parts(hints[name])
+        }
     elif isinstance(config, Mapping) and config:
         values = dict(config)
+    elif isinstance(config, tuple) and any(map(dataclasses.is_dataclass, config)):
+        values = {str(place): part for place, part in enumerate(config)}
     else:
         yield prefix.removesuffix("."), flag
         return

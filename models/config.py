@@ -11,6 +11,7 @@ from t2t.errors import UserError, nearest
 from t2t.limits import Configuration, Depth, Deviation, FewOrZero, Length, Range, Rate, Width
 from t2t.nn.attention import Backend, portable
 from t2t.nn.attention.config import AttentionConfig
+from t2t.nn.feed_forward import FeedForwardConfig
 from t2t.nn.initializers import Initializer, Normal, TruncatedNormal, fan_in
 from t2t.nn.layers import LayerConfig, NormConfig
 from t2t.nn.mixers import MixerConfig, Needs
@@ -49,8 +50,42 @@ def both_ways(side: str, stack: StackConfig) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LayerOptions(Configuration):
+    """How the layers at one place of a stack's pattern differ from the options of the stack. None: as the stack says.
+
+    Args:
+        window: as the option of `StackConfig`. A stack whose layers differ has None, and a window at the places that have one.
+        positions: as the option of `StackConfig`: "relative", "rotary" or "none"; learned positions are the whole stack's.
+        rotary: as the option of `StackConfig`.
+        heads: as the option of `StackConfig`.
+        kv_heads: as the option of `StackConfig`.
+        head_dim: as the option of `StackConfig`.
+        mlp: as the option of `StackConfig`.
+        mixer: another kind of mixer in place of attention.
+        feed_forward: another kind of feed-forward layer.
+    """
+
+    window: Length | None = None
+    positions: Positions | None = None
+    rotary: Rotary | None = None
+    heads: Width | None = None
+    kv_heads: Width | None = None
+    head_dim: Width | None = None
+    mlp: Width | None = None
+    mixer: MixerConfig | None = None
+    feed_forward: FeedForwardConfig | None = None
+
+    def applied(self, stack: StackConfig) -> StackConfig:
+        """Return the options of a stack all of whose layers are like this one."""
+        given = {field.name: getattr(self, field.name) for field in fields(self)}
+        options = {field.name for field in fields(StackConfig)}
+        changes = {name: value for name, value in given.items() if value is not None and name in options}
+        return replace(stack, pattern=(), **changes)
+
+
+@dataclass(frozen=True, kw_only=True)
 class StackConfig(Configuration):
-    """A stack of equal blocks.
+    """A stack of layers: all alike, or a pattern of layers that is repeated.
 
     Args:
         layers: depth.
@@ -83,6 +118,8 @@ class StackConfig(Configuration):
         init: of kernels: "fan_in" (T5), or "normal" (GPT) or "truncated_normal" (BERT) of deviation `init_std`.
         init_std: deviation of kernels at first, where `init` is not "fan_in".
         init_residual: kernels that write to the residual stream are drawn smaller by sqrt(2 * layers) (GPT-2).
+        pattern: how the layers at each place of a repeated pattern differ from the options above; () for layers that are all alike. The pattern is repeated
+            from the first layer on; the last repeat may be a part of it. Set it in a recipe.
     """
 
     layers: Depth
@@ -114,6 +151,7 @@ class StackConfig(Configuration):
     init: InitKind = "normal"
     init_std: Deviation = 0.02
     init_residual: bool = False
+    pattern: tuple[LayerOptions, ...] = ()
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -142,6 +180,20 @@ class StackConfig(Configuration):
                 f"model.max_distance is {self.max_distance}; it must be more than half of model.buckets = {self.buckets}."
                 f" Nearest: {self.buckets // 2 + 1}."
             )
+        if self.pattern and self.groups is not None:
+            raise UserError(
+                f"model.groups is {self.groups} beside a pattern of {len(self.pattern)} layers; groups are of layers that are all alike. Nearest: None."
+            )
+        for place, layer in enumerate(self.pattern):
+            if layer.positions == "learned" != self.positions:
+                raise UserError(
+                    f"model.pattern[{place}].positions is 'learned', and model.positions {self.positions!r}; learned positions are the whole stack's."
+                    " Nearest: rotary, relative, none."
+                )
+            try:
+                layer.applied(self)
+            except UserError as error:
+                raise UserError(f"model.pattern[{place}]: {error}") from None
 
     @property
     def head_size(self) -> int:
@@ -239,6 +291,13 @@ class TransformerConfig(ModelConfig):
 
     def pattern_of(self, stack: StackConfig, *, cross: bool = False) -> tuple[LayerConfig, ...]:
         """Return the layers of a stack's pattern: what its options, which describe a layer, say. cross: with cross attention."""
+        if not stack.pattern:
+            return (self._layer(stack, LayerOptions(), cross=cross),)
+        # A stack of fewer layers than the pattern has its first ones.
+        places = stack.pattern[: stack.layers]
+        return tuple(self._layer(place.applied(stack), place, cross=cross) for place in places)
+
+    def _layer(self, stack: StackConfig, place: LayerOptions, *, cross: bool) -> LayerConfig:
         attention = AttentionConfig(
             heads=stack.heads,
             head_dim=stack.head_size,
@@ -255,16 +314,14 @@ class TransformerConfig(ModelConfig):
             block=self.attention_block,
             dropout=self.attention_rate,
         )
-        layer = LayerConfig(
-            mixer=attention,
-            feed_forward=MLPConfig(
-                inner=stack.mlp, activation=stack.activation, gated=stack.gated, biases=stack.biases
-            ),
+        mlp = MLPConfig(inner=stack.mlp, activation=stack.activation, gated=stack.gated, biases=stack.biases)
+        return LayerConfig(
+            mixer=attention if place.mixer is None else place.mixer,
+            feed_forward=mlp if place.feed_forward is None else place.feed_forward,
             norms=NormConfig(kind=stack.norm, epsilon=stack.norm_epsilon, place=stack.norm_place),
             cross=attention if cross else None,
             dropout=self.dropout,
         )
-        return (layer,)
 
     def _mixers(self) -> Iterator[tuple[MixerConfig, Needs]]:
         """Yield the mixers of all stacks with what the model asks of them."""
