@@ -34,26 +34,25 @@ def answer(
     Raises UserError for a question without a text ("second"), a text to be tagged with one, a text too long for the model's positions.
     """
     model, params = run.model, run.params() if params is None else params
-    labels: tuple[str, ...] = getattr(model.config, "labels", ())
     for i, row in enumerate(rows):
         if not isinstance(row.get("second", ""), str):
             raise UserError(f"{name(i)}: the field 'second' is {type(row['second']).__name__}, not text.")
-    if model.config.output == "label":
+    if model.config.can("classify"):
         pairs = [(row["inputs"], row.get("second")) for row in rows]
         found = label_texts(model, params, run.vocabulary, pairs, batch_size=batch_size, name=name)
         return [
             {
                 "prediction": label.text,
                 "probability": max(label.probabilities),
-                "probabilities": dict(zip(labels, label.probabilities, strict=True)),
+                "probabilities": dict(zip(model.config.labels, label.probabilities, strict=True)),
             }
             for label in found
         ]
     for i, row in enumerate(rows):
-        if ("second" in row) != (model.config.output == "span"):
+        if ("second" in row) != (model.config.can("find_span")):
             wanted = "a question (inputs) and the text it is asked of (second, --second)"
             raise UserError(f"{name(i)}: {wanted if model.config.output == 'span' else 'one text (inputs)'} is wanted.")
-    if model.config.output == "tags":
+    if model.config.can("tag"):
         texts = [row["inputs"] for row in rows]
         tagged = tag_texts(model, params, run.vocabulary, texts, batch_size=batch_size, name=name)
         return [
@@ -83,7 +82,7 @@ def embed(
     name: Name = lambda i: f"text {i + 1}",
 ) -> list[list[float]]:
     """Return a vector for each text, by an encoder's run with any head: see `t2t.decode.embed_texts`."""
-    if run.model.config.kind != "encoder":
+    if not run.model.config.can("embed"):
         raise UserError(
             f"--embed {pooling}: {run.directory} is a model of kind {run.model.config.kind}; texts become vectors by encoders."
         )

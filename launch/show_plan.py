@@ -29,9 +29,9 @@ def show_plan(plan: Plan, recipe: str) -> None:
     mesh = " x ".join(f"{name} {size}" for name, size in plan.mesh.items() if size > 1) or "one device"
     out.print(f"{recipe} on {topology}: {topology.size:,} x {chip.name}", style="bold")
     model = experiment.model
-    settings = [f"{name} {getattr(model, name)}" for name in ("dtype", "remat", "attention") if hasattr(model, name)]
-    if (quantization := getattr(model, "quantization", "none")) != "none":
-        settings.insert(1, f"quantization {quantization}")
+    settings = [f"dtype {model.dtype}"]
+    settings += [f"quantization {model.quantization}"] if model.quantization != "none" else []
+    settings += [f"{name} {model.execution[name]}" for name in ("remat", "attention") if name in model.execution]
     settings += [f"batch {experiment.data.batch_size:,}", f"microbatches {experiment.microbatches}"]
     slices = f" ({topology.slices} slices)" if topology.slices > 1 else ""
     out.print(f"mesh {mesh}{slices}; {', '.join(settings)}")

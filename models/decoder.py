@@ -16,7 +16,7 @@ from t2t.models.transformer import Layers, Stack
 from t2t.nn.aux import Aux
 from t2t.nn.dropout import Keys
 from t2t.nn.mixers import Context, Needs
-from t2t.nn.model import Cache, Kind
+from t2t.nn.model import Cache, Capability, Kind
 from t2t.types import Batch, Tokens
 
 DecoderMask = Literal["causal", "prefix"]
@@ -41,6 +41,16 @@ class DecoderConfig(TransformerConfig):
 
     def _needs(self, side: str) -> Needs:
         return replace(super()._needs(side), prefix=self.mask == "prefix")
+
+    @property
+    def noncausal_prefix(self) -> bool:
+        """Whether `mask` is "prefix"."""
+        return self.mask == "prefix"
+
+    @property
+    def capabilities(self) -> frozenset[Capability]:
+        """What sees itself cannot be predicted: with a non-causal prefix these are the inputs."""
+        return super().capabilities - ({"predict_inputs"} if self.noncausal_prefix else set())
 
     @property
     def stacks(self) -> tuple[StackConfig, ...]:

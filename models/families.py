@@ -49,7 +49,7 @@ def left_behind(config: ModelConfig, family: Family, options: dict[str, Any]) ->
         read, own = (dataclasses.replace(one, attention_dropout=one.attention_rate) for one in (read, own))
     lost = [line for line in configuration.differences(read, own) if line.partition(":")[0].rpartition(".")[2] in RATES]
     said = [f"{path} {change.rpartition(' -> ')[2]}" for path, _, change in (line.partition(": ") for line in lost)]
-    quantization = getattr(config, "quantization", "none")
+    quantization = config.quantization
     return said if quantization == "none" else [*said, f"quantization {quantization}"]
 
 

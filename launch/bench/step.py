@@ -62,7 +62,8 @@ def measure(work: Workload) -> Iterator[Measurement]:
         "mesh": _mesh(program.mesh.shape),
         "batches": work.source,
         "microbatches": experiment.microbatches,
-        **{name: str(getattr(model, name)) for name in ("dtype", "remat", "attention") if hasattr(model, name)},
+        "dtype": model.dtype,
+        **{name: str(model.execution[name]) for name in ("remat", "attention") if name in model.execution},
     }
     yield Measurement(part=PART, name="step", unit="s", samples=tuple(it.seconds for it in found), details=settings)
     places = synthetic.places(host[0])

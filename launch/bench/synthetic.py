@@ -6,7 +6,6 @@ import numpy as np
 
 from t2t.data.converters import Example
 from t2t.train.experiment import Experiment
-from t2t.train.program import rows_of
 from t2t.types import Batch
 
 MASKED = 0.15
@@ -18,7 +17,7 @@ def batch(experiment: Experiment, seed: int = 0) -> Batch:
 
     An encoder predicts 15% of its tokens, a label at the first place, or a span at the first two, as its head has it.
     """
-    model, rows = experiment.model, rows_of(experiment)
+    model, rows = experiment.model, experiment.rows()
     extras = {extra.name for extra in rows.extras}
     random = np.random.default_rng(seed)
 

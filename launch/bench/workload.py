@@ -18,7 +18,7 @@ from t2t.launch.bench.timing import Limits
 from t2t.limits import Configuration, Generated, Length, Rows
 from t2t.paths import LocalPath
 from t2t.train.experiment import Experiment, check_vocabulary
-from t2t.train.program import Program, rows_of
+from t2t.train.program import Program
 from t2t.types import Batch, Params
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class Workload(Configuration):
     @property
     def dtype(self) -> str:
         """What the model computes in."""
-        return str(getattr(self.experiment.model, "dtype", "float32"))
+        return self.experiment.model.dtype
 
     def params(self) -> Params:
         """Return random parameters, laid over the mesh."""
@@ -88,7 +88,7 @@ class Workload(Configuration):
 
     def on_devices(self, batch: Batch) -> Batch:
         """Return a batch laid over the mesh."""
-        extra = self.program.extra_shardings(rows_of(self.experiment))
+        extra = self.program.extra_shardings(self.experiment.rows())
         return to_device(batch, self.program.batch_sharding(), self.experiment.data.batch_size, extra=extra)
 
     def open_data(self) -> BatchIterator:

@@ -66,7 +66,7 @@ class ElectraConfig(TransformerConfig):
     @property
     def capabilities(self) -> frozenset[Capability]:
         """What the model can do: its logits are the generator's alone."""
-        return frozenset({"detect"})
+        return super().capabilities - {"predict"} | {"detect"}
 
     @property
     def stacks(self) -> tuple[StackConfig, ...]:

@@ -60,7 +60,7 @@ def output_of(vocabulary: seqio.Vocabulary) -> Output:
 def check_model(data: Data, config: ModelConfig) -> None:
     """Raise UserError where an encoder's logits do not score what the task has as targets, or the model lacks the task's token types."""
     features = find(data.task).output_features
-    if config.kind != "encoder" or "targets" not in features:
+    if config.can("generate") or "targets" not in features:
         return
     vocabulary = features["targets"].vocabulary
     wanted, labels = output_of(vocabulary), getattr(vocabulary, "labels", ())
@@ -70,13 +70,13 @@ def check_model(data: Data, config: ModelConfig) -> None:
             f"task {data.task!r} is for a model that predicts {_SAID[wanted]}, this one predicts {_SAID[config.output]}"
             f" (model.head {config.output!r}). Nearest: {options}."
         )
-    own = getattr(config, "labels", ())
+    own = config.labels
     if labels and labels != own:
         raise UserError(
             f"task {data.task!r} has the {len(labels)} labels {', '.join(labels)}, the model the {len(own)} labels {', '.join(own)}"
             f" (model.labels). Nearest: {options}."
         )
-    types = getattr(config, "types", 0)
+    types = config.types
     if "types" in features and types < 2:
         raise UserError(
             f"task {data.task!r} gives token types 0 and 1, the model has {types or 'none'} (model.types). Nearest: --model.types 2."

@@ -56,13 +56,12 @@ def told(config: ModelConfig, vocabulary: Vocabulary, inputs: Sequence[int], ids
 
     ids: the targets, or predictions, at the places of weight.
     """
-    if config.output == "words":
+    if config.can("fill_mask"):
         return vocabulary.decode(ids)
-    if config.output == "span":
+    if config.can("find_span"):
         first, last = ids
         return vocabulary.decode(inputs[first : last + 1]).strip() if first else ""
-    labels: tuple[str, ...] = getattr(config, "labels", ())
-    return " ".join(labels[i] for i in ids)
+    return " ".join(config.labels[i] for i in ids)
 
 
 def words_between(text: str, starts: Sequence[int], first: int, last: int) -> tuple[str, int, int]:
@@ -239,7 +238,7 @@ def _computed(
         raise TooLong(f"{name(i)} has {size} tokens; the model has {limit} positions.", long)
     mesh = mesh_of(params)
     sizes: list[tuple[int, ...]] = [(bucket(len(row.ids), limit=limit),) for row in rows]
-    typed = getattr(model.config, "types", 0) > 1
+    typed = model.config.types > 1
     for group in groups(sizes, batch_size, row_parts(mesh)):
         shape = (group.rows, max(sizes[i][0] for i in group.indices))
         encoder = tokens([rows[i].ids for i in group.indices], shape)
@@ -252,8 +251,7 @@ def _computed(
 
 
 def _label(model: Model, probabilities: np.ndarray) -> Label:
-    labels: tuple[str, ...] = getattr(model.config, "labels", ())
-    return Label(labels[int(np.argmax(probabilities))], [float(p) for p in probabilities])
+    return Label(model.config.labels[int(np.argmax(probabilities))], [float(p) for p in probabilities])
 
 
 def _framed(vocabulary: Vocabulary, first: str, second: str | None) -> Framed:

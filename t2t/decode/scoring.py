@@ -40,7 +40,7 @@ def token_scores(model: Model, params: Params, batch: Batch) -> TokenScores:
     logits = model.logits(params, batch).astype(jnp.float32)
     chosen = jnp.take_along_axis(logits, batch.targets[..., None], axis=-1)[..., 0]
     predicted = jnp.argmax(logits, axis=-1).astype(jnp.int32)
-    if model.config.output == "span":  # one example a row
+    if model.config.can("find_span"):  # one example a row
         spans = best_spans(logits)
         predicted = predicted.at[:, 0].set(spans.first).at[:, 1].set(spans.last)
     return TokenScores(log_probs=chosen - jax.nn.logsumexp(logits, axis=-1), predicted=predicted)

@@ -68,7 +68,7 @@ def generate_texts(
         decoding,
         length=length,
         eos_id=vocabulary.end_ids,
-        bos_id=vocabulary.bos_id if closed or vocabulary.opens or model.config.kind != "decoder" else None,
+        bos_id=vocabulary.bos_id if closed or vocabulary.opens or not model.config.can("continue_text") else None,
         batch_size=batch_size,
         key=key,
         vocab_size=vocabulary.size,

@@ -78,7 +78,7 @@ def _behind(pad_id: int | None) -> str:
 def _encoder(model: Model, pad_id: int | None) -> list[Entry]:
     about = f"token ids, masks among them, {_behind(pad_id)}"
     inputs = {"ids": Input(shape=("batch", "length"), about=about)}
-    if getattr(model.config, "types", 0):
+    if model.config.types:
         inputs["types"] = Input(
             shape=("batch", "length"), about="token types: 0 in the first sentence, 1 in the second"
         )
@@ -118,7 +118,7 @@ def _decoder(model: Model, length: int, continued: Continued) -> list[Entry]:
         shape=("batch", "length"), about="the start id and the text's ids; what is behind a row's end changes nothing"
     )
     inputs = {"ids": ids}
-    prefix_lm = getattr(model.config, "mask", "prefix") != "causal"
+    prefix_lm = model.config.noncausal_prefix
     if prefix_lm:
         about = "how many of a row's first tokens, the start id included, all see each other"
         inputs["prefix_lengths"] = Input(shape=("batch",), about=about)

@@ -66,7 +66,7 @@ def write_stablehlo(
         if platform not in PLATFORMS:
             raise UserError(f"unknown platform {platform!r} (--platforms). There are: {', '.join(PLATFORMS)}.")
     limit = model.config.max_length
-    if model.config.kind != "encoder" and not 1 <= length <= (limit or length):
+    if model.config.can("generate") and not 1 <= length <= (limit or length):
         positions = "" if limit is None else f", the model's positions being {limit}"
         raise UserError(
             f"--length {length} cannot be generated{positions}. Nearest: {limit if limit and length > 1 else 1}."
@@ -118,7 +118,7 @@ def write_stablehlo(
 
 def _portable(model: Model) -> Model:
     """Return the model without kernels that one platform alone has."""
-    if getattr(model.config, "attention", "einsum") == "einsum":
+    if model.config.execution.get("attention", "einsum") == "einsum":
         return model
     return dataclasses.replace(model.config, attention="einsum").build()  # type: ignore[call-arg]
 
@@ -172,7 +172,7 @@ def _compare(
     model: Model,
 ) -> float:
     """Return the largest difference between the written program's numbers and the model's, relative to the largest number."""
-    tolerance = 5e-2 if getattr(model.config, "dtype", "float32") == "bfloat16" else 1e-3
+    tolerance = 5e-2 if model.config.dtype == "bfloat16" else 1e-3
     loaded = jax.export.deserialize(bytearray(program))
     worst = 0.0
     inputs = _example(entry, {"batch": 3, **sizes}, length=5, vocab_size=model.config.vocab_size)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -14,19 +14,25 @@ from jaxtyping import Array, Float, Int
 
 from t2t.limits import Configuration, Ids
 from t2t.nn.aux import Aux
+from t2t.nn.capabilities import Capability, Kind, Output, capabilities_of
 from t2t.types import Batch, Params
 
-Kind = Literal["encoder", "decoder", "encoder_decoder"]
-Output = Literal["words", "label", "tags", "span"]
-"""What logits score: words of the vocabulary; classes of a text, or of each of its words; places of a span's first and last token."""
-Capability = Literal["predict", "detect"]
-"""What a model can do.
-
-predict: score the targets with logits that depend on all of its parameters, so that cross-entropy trains the whole of it.
-detect:  tell for each token whether another model replaced it (ELECTRA).
-"""
 Cache = Any
 """A pytree that only the model that made it looks into."""
+
+__all__ = [
+    "EXECUTION",
+    "PRECISION",
+    "RATES",
+    "START",
+    "Cache",
+    "Capability",
+    "Kind",
+    "Model",
+    "ModelConfig",
+    "Output",
+    "ParamSpec",
+]
 
 EXECUTION = ("attention", "attention_block", "remat", "unroll")
 """Fields of model configurations that say how a model is computed, never what: a run may change them when it goes on, an export has no need of them."""
@@ -149,7 +155,46 @@ class ModelConfig(Configuration, abc.ABC):
     @property
     def capabilities(self) -> frozenset[Capability]:
         """What the model can do."""
-        return frozenset({"predict"})
+        return capabilities_of(self.kind, self.output)
+
+    def can(self, what: Capability) -> bool:
+        """Whether the model has a capability."""
+        return what in self.capabilities
+
+    @property
+    def dtype(self) -> str:
+        """Type of the computation."""
+        return "float32"
+
+    @property
+    def quantization(self) -> str:
+        """Of the matrix products with kernels."""
+        return "none"
+
+    @property
+    def types(self) -> int:
+        """Number of token types; 0 for none."""
+        return 0
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Texts of the classes that the logits score, in the order of their ids."""
+        return ()
+
+    @property
+    def noncausal_prefix(self) -> bool:
+        """Whether all tokens of `Tokens.prefix` see each other."""
+        return False
+
+    @property
+    def execution(self) -> dict[str, Any]:
+        """Those of the fields EXECUTION that the model has, with their values."""
+        return {field.name: getattr(self, field.name) for field in fields(self) if field.name in EXECUTION}
+
+    def room(self, prompt: int) -> int | None:
+        """Return how many tokens can be generated for a prompt of so many; None where there is no limit."""
+        limit = self.max_length
+        return limit if limit is None or not self.can("continue_text") else limit - prompt
 
     @classmethod
     def old_objective(cls, model: Mapping[str, Any], loss: Any) -> Any:

@@ -48,7 +48,7 @@ class CrossEntropy(Objective):
     def check(self, model: ModelConfig) -> None:
         """Refuse also smoothing over the places of a span: most of them are outside of the text."""
         super().check(model)
-        if self.label_smoothing and model.output == "span":
+        if self.label_smoothing and model.can("find_span"):
             raise UserError(
                 f"label_smoothing {self.label_smoothing} (--objective.label-smoothing) would be spread over places outside of the text"
                 " (model.head 'span'). Nearest: 0.0."

@@ -118,7 +118,7 @@ def estimate(program: Program, topology: Topology) -> Estimate:
     sizes = {name: mesh.shape[name] for name in AXES}
     rows = experiment.data.batch_size / sizes["data"] / sizes["fsdp"] / experiment.microbatches
     kept = _one_row(experiment)
-    layer = kept if getattr(experiment.model, "remat", "none") == "none" else _one_row(experiment, remat="none")
+    layer = kept if experiment.model.execution.get("remat", "none") == "none" else _one_row(experiment, remat="none")
     length = sizes["context"]
 
     def held(row: _Row) -> float:
@@ -127,7 +127,7 @@ def estimate(program: Program, topology: Topology) -> Estimate:
     specs = flatten_specs(program.model.specs)
     stacks = {path.split("/")[0]: spec.shape[0] for path, spec in specs.items() if spec.axes[:1] == ("layers",)}
     depth = max(sum(stacks.values()), 1)
-    wide = 2 if getattr(experiment.model, "dtype", "float32") == "bfloat16" else 4
+    wide = 2 if experiment.model.dtype == "bfloat16" else 4
     logits = logits_bytes(program)
     gathered = _gathered(program) * wide
     state = state_bytes(program)
@@ -200,7 +200,7 @@ def _sent(program: Program, topology: Topology, rows: float, wide: int, gathered
     for spec in flatten_specs(program.model.specs).values():
         if len(spec.shape) > 1 and spec.axes[-1] == "embed" and spec.axes[-2] in ("heads", "mlp"):
             sums += spec.shape[0] if spec.axes[0] == "layers" else 1
-    passes = 3 if getattr(program.experiment.model, "remat", "none") == "full" else 2
+    passes = 3 if program.experiment.model.execution.get("remat") == "full" else 2
     add(
         "all-reduce",
         "tensor",

@@ -75,9 +75,9 @@ class Plan:
 
     def to_json(self) -> dict[str, Any]:
         """Return it as JSON values: bytes, seconds and operations in their plain units."""
-        settings = {
-            name: getattr(self.experiment.model, name, None) for name in ("dtype", "quantization", "remat", "attention")
-        }
+        model = self.experiment.model
+        settings: dict[str, Any] = {"dtype": model.dtype, "quantization": model.quantization}
+        settings |= {name: model.execution.get(name) for name in ("remat", "attention")}
         return {
             "topology": str(self.topology),
             "chips": self.topology.size,

@@ -78,7 +78,7 @@ def _changes(
     old = (sizes["data"], sizes["fsdp"], sizes["tensor"])
     each = topology.size // sizes["context"] // topology.slices
     divided = [(topology.slices, each // tensor, tensor) for tensor in (1, 2, 4, 8, 16) if tensor >= old[2]]
-    remat, own = (getattr(experiment.model, name, None) for name in ("remat", "attention"))
+    remat, own = (experiment.model.execution.get(name) for name in ("remat", "attention"))
     for sized in dict.fromkeys((old, *divided)):
         mesh = dataclasses.replace(experiment.mesh, data=sized[0], fsdp=sized[1], tensor=sized[2])
         if sized != old and not traces(dataclasses.replace(experiment, mesh=mesh), topology, devices):
@@ -112,11 +112,11 @@ def _with(experiment: Experiment, *, mesh: Any, remat: str | None, attention: st
 
 
 def _remats(experiment: Experiment) -> Iterable[str | None]:
-    return REMAT if hasattr(experiment.model, "remat") else (None,)
+    return REMAT if "remat" in experiment.model.execution else (None,)
 
 
 def _chunked(experiment: Experiment) -> str | None:
-    return "chunked" if getattr(experiment.model, "attention", None) == "einsum" else None
+    return "chunked" if experiment.model.execution.get("attention") == "einsum" else None
 
 
 def _meshes(experiment: Experiment, topology: Topology) -> Iterator[Any]:
@@ -149,6 +149,6 @@ def describe(experiment: Experiment, mesh: dict[str, int]) -> str:
     options = [f"--mesh.{name} {mesh[name]}" for name in ("data", "fsdp", "context", "tensor") if mesh[name] > 1]
     if "data" in mesh and mesh["data"] == 1:
         options.insert(0, "--mesh.data 1")
-    if hasattr(experiment.model, "remat"):
-        options.append(f"--model.remat {experiment.model.remat}")
+    if "remat" in experiment.model.execution:
+        options.append(f"--model.remat {experiment.model.execution.get('remat')}")
     return " ".join([*options, f"--microbatches {experiment.microbatches}"])

@@ -61,7 +61,7 @@ class Source:
         asked: bool,
     ) -> None:
         self.data, self.task = data, task
-        self._kind, self._vocabulary = model.config.kind, vocabulary
+        self._config, self._vocabulary = model.config, vocabulary
         self._batch_size, self._examples, self._few_shot = batch_size, examples, few_shot
         self._kept: tuple[Any, list[tuple[Batch, list[Raw]]]] | None = None
         self._shots: list[Shot] | None = None
@@ -87,7 +87,7 @@ class Source:
         from t2t.data.pipeline import evaluation_batches
 
         # Process 0 of 1 on every process: each has the whole global batch, and `place` takes its devices' part.
-        made = evaluation_batches(self.data, self._kind, self._batch_size, examples=self._examples)
+        made = evaluation_batches(self.data, self._config.kind, self._batch_size, examples=self._examples)
         if self._examples is None:
             return made, made
         self._kept = made, [(batch, list(raws)) for batch, raws in made]
@@ -148,7 +148,7 @@ class Source:
                 few_shot.seed + number,
                 task=self.data.task,
                 vocabulary=self._vocabulary,
-                kind=self._kind,
+                shared=self._config.can("continue_text"),
                 room=few_shot.length or self.data.inputs_length,
                 eos=self.task.output_features["inputs"].add_eos,
                 pool=pool,
@@ -168,7 +168,7 @@ class Source:
             from t2t.data.pipeline import evaluation_batches
 
             read = evaluation_batches(
-                replace(self.data, split=split), self._kind, self._batch_size, examples=self._few_shot.pool
+                replace(self.data, split=split), self._config.kind, self._batch_size, examples=self._few_shot.pool
             )
             self._shots = [
                 Shot(text_of(raw["inputs_pretokenized"]), text_in(raw, "targets", self._vocabulary))
@@ -197,7 +197,7 @@ class Source:
         """Warn, once, of targets that the vocabulary does not give back, where a metric compares predictions with them."""
         from t2t.data.survival import compares, lost
 
-        if self._kind == "encoder" or not compares(self.task):
+        if not self._config.can("generate") or not compares(self.task):
             return
         texts = [text_of(raw["targets_pretokenized"]) for raw in raws if "targets_pretokenized" in raw]
         if found := lost(texts, self._vocabulary):

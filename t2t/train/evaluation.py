@@ -100,7 +100,7 @@ class Evaluator:
         if evaluation.split is None:
             return
         few_shot = evaluation.few_shot
-        if model.config.kind == "encoder" and (few_shot.prompted or few_shot.calibrations):
+        if not model.config.can("generate") and (few_shot.prompted or few_shot.calibrations):
             raise UserError(
                 f"an encoder fills in masks; it cannot be shown examples or have choices calibrated (--shots {few_shot.shots})."
                 " Nearest: a decoder or an encoder-decoder, or --shots 0."
@@ -183,18 +183,19 @@ class Evaluator:
             self._before_batch()
             forced.add(self._model, params, _without(batch, [task_metrics.hidden(raw) for raw in some]), len(some))
             raws += some
-        encoder = self._model.config.kind == "encoder"
+        generates = self._model.config.can("generate")
         # An encoder's place without weight is one that there is nothing to predict at.
         known = [
-            bool(ids) if encoder else not task_metrics.hidden(raw) for raw, ids in zip(raws, forced.wanted, strict=True)
+            not task_metrics.hidden(raw) if generates else bool(ids)
+            for raw, ids in zip(raws, forced.wanted, strict=True)
         ]
         source.tell(read, known)
         source.tell_lost(raws)
         metrics = forced.metrics()
-        if encoder:
-            predictions, found = self._fill(params, source, read, raws, forced, known)
-        else:
+        if generates:
             predictions, found = self._generate(params, source, read, prompter, raws, forced, known)
+        else:
+            predictions, found = self._fill(params, source, read, raws, forced, known)
         if prompter is not None and self._evaluation.few_shot.prompted:
             found["shots"] = float(np.mean([raw["shots"] for raw in raws]))
             for row in predictions:
@@ -225,7 +226,7 @@ class Evaluator:
             raws, forced.wanted, forced.predicted, forced.first, known, strict=True
         ):
             inputs = raw.get("inputs_pretokenized")
-            made = made or [first] * (config.output == "label")  # a text has a label, whether or not it is told
+            made = made or [first] * (config.can("classify"))  # a text has a label, whether or not it is told
             rows.append(
                 {
                     "inputs": vocabulary.decode(raw["inputs"]) if inputs is None else text_of(inputs),
@@ -245,7 +246,7 @@ class Evaluator:
                 source.task, some, targets, [row["prediction"] for row in judged], scores
             )
             found |= task_metrics.of_scores(source.task, some, targets, scores)
-        if config.output == "words" and any("choices" in raw for raw in raws):
+        if config.can("fill_mask") and any("choices" in raw for raw in raws):
             fitted = [read.fit(raw) for raw in raws]
             # What stands before the first place to be predicted is the question.
             asked = [made["inputs"][: int(np.argmax(made["weights"] > 0))].tolist() for made in fitted]
@@ -257,7 +258,7 @@ class Evaluator:
         """Whether the targets are running text, which no metric compares with a prediction and no sentinel stands in."""
         first = self._vocabulary.size - self._vocabulary.extra_ids
         return (
-            self._model.config.kind == "decoder"
+            self._model.config.can("continue_text")
             and not task_metrics.predicts(source.task)
             and all(max(ids, default=0) < first for ids in forced.wanted)
         )
@@ -350,6 +351,6 @@ def _without(batch: Batch, hidden: Sequence[bool]) -> Batch:
 
 def _told(config: ModelConfig, vocabulary: Vocabulary, raw: Raw, ids: Sequence[int]) -> str:
     """Return in words what stands at an encoder's places to predict; of a span the text's own."""
-    if config.output == "span" and "word_starts" in raw:
+    if config.can("find_span") and "word_starts" in raw:
         return words_between(text_of(raw["second"]), np.asarray(raw["word_starts"]).tolist(), *ids)[0]
     return told(config, vocabulary, raw["inputs"], ids)

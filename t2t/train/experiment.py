@@ -9,6 +9,7 @@ from typing import Any
 from t2t import config_classes
 from t2t.checkpoint import CheckpointConfig
 from t2t.data.config import Data
+from t2t.data.converters import FeatureConverter, converter
 from t2t.errors import UserError
 from t2t.limits import Configuration, Count, CountOrZero, Parts, Seed
 from t2t.nn.model import EXECUTION, ModelConfig
@@ -79,6 +80,19 @@ class Experiment(Configuration):
         """Return `data` with its seed filled in."""
         return self.data if self.data.seed is not None else replace(self.data, seed=self.seed)
 
+    def rows(self, *, has_inputs: bool = True, has_types: bool = False) -> FeatureConverter:
+        """Return how examples fill rows, as far as the experiment tells without its task. has_inputs, has_types: as the task has them."""
+        return self.objective.converter(
+            converter(
+                self.model.kind,
+                inputs_length=self.data.inputs_length,
+                targets_length=self.data.targets_length,
+                has_inputs=has_inputs,
+                has_types=has_types,
+                loss_on_inputs=self.data.loss_on_inputs,
+            )
+        )
+
     @classmethod
     def upgraded(cls, fields: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return the fields of a run.json as they are called now: `objective` was `loss` once, and a part of it could stand in the model."""
@@ -119,12 +133,12 @@ def check(experiment: Experiment, device_count: int) -> None:
     _check_evaluation(experiment)
     experiment.objective.check(experiment.model)
     weight = experiment.data.loss_on_inputs
-    if weight and getattr(experiment.model, "mask", None) == "prefix":
+    if weight and experiment.model.noncausal_prefix:
         raise UserError(
             f"data.loss_on_inputs {weight} (--data.loss-on-inputs): a decoder with a non-causal prefix (model.mask 'prefix') sees its inputs,"
             " there is nothing to predict. Nearest: 0.0, or --model.mask causal."
         )
-    if weight and experiment.model.kind != "decoder":
+    if weight and not experiment.model.can("predict_inputs"):
         raise UserError(
             f"data.loss_on_inputs {weight} (--data.loss-on-inputs): a model of kind {experiment.model.kind!r} predicts no inputs, decoders alone do. Nearest: 0.0."
         )
@@ -152,7 +166,7 @@ def _check_divides(rows: int, parts: int, what: str) -> None:
 def _check_evaluation(experiment: Experiment) -> None:
     """Refuse lengths of the evaluation that the model has no positions for."""
     limit, evaluation, data = experiment.model.max_length, experiment.evaluation, experiment.data
-    if limit is None or evaluation.split is None or experiment.model.kind == "encoder":
+    if limit is None or evaluation.split is None or not experiment.model.can("generate"):
         return
     prompt, length = evaluation.few_shot.length, evaluation.length
     if prompt is not None and prompt > limit:
@@ -161,8 +175,8 @@ def _check_evaluation(experiment: Experiment) -> None:
         )
     if length is None:
         return
-    room = limit if experiment.model.kind == "encoder_decoder" else limit - (prompt or data.inputs_length)
-    if length > room:
+    room = experiment.model.room(prompt or data.inputs_length)
+    if room is not None and length > room:
         raise UserError(
             f"length {length} (--evaluation.length) to generate is more than the {room} of the model's {limit} positions that are left for it."
             f" Nearest: {max(room, 1)}."
@@ -170,13 +184,8 @@ def _check_evaluation(experiment: Experiment) -> None:
 
 
 def _check_lengths(experiment: Experiment, context: int) -> None:
-    limit, data = experiment.model.max_length, experiment.data
-    lengths = {
-        "encoder": {"inputs_length": data.inputs_length},
-        "decoder": {"inputs_length + targets_length": data.inputs_length + data.targets_length},
-        "encoder_decoder": {"inputs_length": data.inputs_length, "targets_length": data.targets_length},
-    }[experiment.model.kind]
-    for name, length in lengths.items():
+    limit = experiment.model.max_length
+    for name, length in experiment.rows().rows.items():
         if limit is not None and length > limit:
             raise UserError(
                 f"{name} {length} (--data) is longer than the model's {limit} learned positions. Nearest: {limit}."

@@ -15,7 +15,6 @@ import numpy as np
 
 from t2t.errors import UserError, nearest
 from t2t.limits import Configuration, Count, CountOrZero, Few, Length, Seed
-from t2t.nn.model import Kind
 from t2t.vocabularies import Vocabulary
 
 Calibration = Literal["none", "length", "unconditional", "contextual"]
@@ -129,7 +128,7 @@ class Prompter:
         *,
         task: str,
         vocabulary: Vocabulary,
-        kind: Kind,
+        shared: bool,
         room: int,
         eos: bool,
         pool: Sequence[Shot] = (),
@@ -137,7 +136,7 @@ class Prompter:
     ) -> None:
         self.seed, self.room = seed, room
         self._few_shot, self._task, self._vocabulary = few_shot, task, vocabulary
-        self._ends_in_text = few_shot.as_text and kind == "decoder"
+        self._ends_in_text = few_shot.as_text and shared
         self._eos = eos and not self._ends_in_text
         self._pool = list({shot.inputs: shot for shot in reversed(pool)}.values())[::-1]
         self._repeats = _repeated(pool)

@@ -58,7 +58,7 @@ def metric_names(
     """
     names = [
         *_ALWAYS,
-        *(["exact_match"] if config.kind == "encoder" else []),
+        *(["exact_match"] if not config.can("generate") else []),
         *(["shots"] if few_shot.prompted else []),
     ]
     raws = source.first(_TRIED)

@@ -12,7 +12,7 @@ from jax.sharding import AbstractMesh, Mesh, NamedSharding
 from jaxtyping import Array, Float, Int
 
 from t2t import types
-from t2t.data.converters import FeatureConverter, converter
+from t2t.data.converters import FeatureConverter
 from t2t.nn.model import Model
 from t2t.sharding import DEFAULT_RULES, activate
 from t2t.train.experiment import Experiment
@@ -61,7 +61,7 @@ class Program:
 
     def abstract_batch(self, *, has_inputs: bool = True, has_types: bool = False) -> Batch:
         """Return a batch as ShapeDtypeStructs that carry their shardings. has_inputs, has_types: see `FeatureConverter`, as the task has them."""
-        rows = rows_of(self.experiment, has_inputs=has_inputs, has_types=has_types)
+        rows = self.experiment.rows(has_inputs=has_inputs, has_types=has_types)
         batch, sharding, extra = rows.batch([[]]), self.batch_sharding(), self.extra_shardings(rows)
 
         def abstract(row: types.Array, sharding: NamedSharding = sharding) -> jax.ShapeDtypeStruct:
@@ -109,21 +109,6 @@ class Program:
             donate_argnums=0,
             compiler_options=IN_PLACE_ON_CPU if on_cpu else None,
         )
-
-
-def rows_of(experiment: Experiment, *, has_inputs: bool = True, has_types: bool = False) -> FeatureConverter:
-    """Return how an experiment's examples fill rows, as far as it tells without its task. has_inputs, has_types: as the task has them."""
-    data = experiment.data
-    return experiment.objective.converter(
-        converter(
-            experiment.model.kind,
-            inputs_length=data.inputs_length,
-            targets_length=data.targets_length,
-            has_inputs=has_inputs,
-            has_types=has_types,
-            loss_on_inputs=data.loss_on_inputs,
-        )
-    )
 
 
 def _named(transform: optax.GradientTransformation) -> optax.GradientTransformation:

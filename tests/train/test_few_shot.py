@@ -26,7 +26,9 @@ QUERIES = [("q: 3?", "no"), ("q: 40?", "yes"), ("q: 51?", "no")]  # the first is
 
 def prompter(seed=0, *, pool=POOL, kind="decoder", room=400, **options):
     few_shot = FewShot(**{"shots": 3, **options})
-    return Prompter(few_shot, seed, task="t", vocabulary=BYTES, kind=kind, room=room, eos=True, pool=pool)
+    return Prompter(
+        few_shot, seed, task="t", vocabulary=BYTES, shared=kind == "decoder", room=room, eos=True, pool=pool
+    )
 
 
 def test_a_prompt_is_its_examples_and_then_the_query():
@@ -177,7 +179,7 @@ def test_scores_behind_examples_are_those_of_the_whole_text_and_calibrated_ones_
 
     alone = scores("Answer:" + tail)
     lengths = [len(choice) + 1 for choice in CHOICES]
-    writer = Prompter(few_shot, 5, task=task, vocabulary=BYTES, kind=kind, room=64, eos=True, pool=POOL)
+    writer = Prompter(few_shot, 5, task=task, vocabulary=BYTES, shared=kind == "decoder", room=64, eos=True, pool=POOL)
     hits = dict.fromkeys(["", *ALL], 0)
     total = 0.0
     for row, (query, target) in zip(result.predictions, QUERIES, strict=True):
