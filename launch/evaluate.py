@@ -20,7 +20,7 @@ from t2t.limits import CountOrZero, Few, Generated, Length, Rows
 from t2t.paths import LocalPath
 from t2t.train.evaluation import EvalResult, Evaluator, write
 from t2t.train.few_shot import Calibration
-from t2t.train.run import Run
+from t2t.train.run import SavedRun
 
 SAMPLES = 3
 """Predictions of each task that are printed."""
@@ -107,7 +107,7 @@ def evaluate(
         write_report(loaded.directory)
 
 
-def _of_length(data: Data, run: Run, length: int) -> Data:
+def _of_length(data: Data, run: SavedRun, length: int) -> Data:
     """Return the data with examples of `length` tokens. Raises UserError where the model has no such positions."""
     limit, least = run.experiment.model.max_length, 2 if run.experiment.model.kind == "decoder" else 1
     if length < least or (limit is not None and length > limit):
@@ -120,7 +120,7 @@ def _of_length(data: Data, run: Run, length: int) -> Data:
     return replace(data, inputs_length=length - targets, targets_length=targets)
 
 
-def _show(run: Run, results: list[EvalResult]) -> None:
+def _show(run: SavedRun, results: list[EvalResult]) -> None:
     out = console()
     shown = table(out, "task", "split", "examples", "metrics", right=("examples",))
     for result in results:

@@ -13,7 +13,7 @@ from t2t.limits import CountOrZero, Generated, Range
 from t2t.paths import LocalPath
 
 if TYPE_CHECKING:
-    from t2t.train.run import Run
+    from t2t.train.run import SavedRun
     from t2t.types import Params
 
 _PLATFORMS = ("cpu", "cuda", "tpu")
@@ -133,7 +133,7 @@ def _check_options(
 
 
 def _huggingface(
-    run: Run, params: Params, out: str, *, dtype: str, shard_bytes: int, check: bool, overwrite: bool
+    run: SavedRun, params: Params, out: str, *, dtype: str, shard_bytes: int, check: bool, overwrite: bool
 ) -> Path:
     import numpy as np
 

@@ -177,9 +177,9 @@ def _keep(directory: Path, kept: Path) -> None:
 
 def _compare(model: Source, run: Path, before: np.ndarray) -> None:
     from t2t.export.huggingface import differing, short_logits
-    from t2t.train.run import Run
+    from t2t.train.run import SavedRun
 
-    params = Run.load(run).params()
+    params = SavedRun.load(run).params()
     after = short_logits(model.model, params)
     if not np.isfinite(after).all():
         raise UserError(

@@ -25,7 +25,7 @@ from t2t.limits import CountOrZero, Few, Generated, Ids, Rows, Seed
 from t2t.paths import LocalPath, check_output
 
 if TYPE_CHECKING:
-    from t2t.train.run import Run
+    from t2t.train.run import SavedRun
 
 AT_ONCE = 1024
 """Texts that are sorted by length together; their answers are written before the next are begun."""
@@ -193,7 +193,7 @@ def command(
 
 
 def infer(
-    run: Run,
+    run: SavedRun,
     texts: Sequence[str],
     decoding: Decoding | None = None,
     *,
@@ -231,7 +231,7 @@ def infer(
 
 
 def fill(
-    run: Run,
+    run: SavedRun,
     texts: Sequence[str],
     *,
     top: int = 5,

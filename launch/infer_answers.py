@@ -10,13 +10,13 @@ from t2t.errors import UserError
 from t2t.launch.infer_inputs import Name
 
 if TYPE_CHECKING:
-    from t2t.train.run import Run
+    from t2t.train.run import SavedRun
 
 Rows = Sequence[dict[str, Any]]
 
 
 def answer(
-    run: Run,
+    run: SavedRun,
     rows: Rows,
     *,
     longest: int | None = None,
@@ -72,7 +72,7 @@ def answer(
 
 
 def embed(
-    run: Run,
+    run: SavedRun,
     texts: Sequence[str],
     *,
     pooling: Pooling = "mean",

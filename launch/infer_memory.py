@@ -12,13 +12,13 @@ from t2t.decode import TooLong
 from t2t.decode.rows import bucket
 from t2t.launch.infer_inputs import Name
 from t2t.models import TransformerConfig
-from t2t.train.run import Run
+from t2t.train.run import SavedRun
 
 _BYTES = 6
 """Bytes that attention takes for a head, a query and a key: its float32 logits, and a part of them again (compiled for CPUs: 1.3 to 1.6 times the logits)."""
 
 
-def rows_that_fit(run: Run, rows: Sequence[dict[str, Any]], batch_size: int, name: Name) -> int:
+def rows_that_fit(run: SavedRun, rows: Sequence[dict[str, Any]], batch_size: int, name: Name) -> int:
     """Return how many of the texts may be computed at a time, at most `batch_size`.
 
     An accelerator's memory is not looked at, nor a backend of attention that takes little of it.

@@ -10,12 +10,12 @@ import sys
 import time
 import traceback
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 from t2t import garbage
 from t2t.api.escapes import visible
 from t2t.api.quiet import hush_tensorflow
+from t2t.api.session import use_compilation_cache
 from t2t.distributed.end import end_with_launcher, leave, several
 from t2t.errors import UserError, in_one_line, is_out_of_memory, nearest
 from t2t.launch import logs
@@ -171,7 +171,7 @@ def run(arguments: Sequence[str]) -> int:
             return DONE
         if name not in COMMANDS:
             raise UserError(f"t2t: unknown command {name!r}.{nearest(name, COMMANDS)}")
-        _compilation_cache()
+        use_compilation_cache()
         hush_tensorflow()
         if common.trusted and not COMMANDS[name].runs:
             raise UserError(f"t2t {name}: --trust-code runs the code that a run keeps, and this command reads no run")
@@ -299,13 +299,3 @@ def _imported(command: Command, rest: Sequence[str], common: Common, prog: str) 
         return function(rest)
     result = parse.call(function, rest, prog=prog)
     return result if isinstance(result, int) else DONE
-
-
-def _compilation_cache() -> None:
-    """Let XLA keep compiled programs between runs, unless the user has chosen where or that it doesn't."""
-    if "JAX_COMPILATION_CACHE_DIR" in os.environ or "JAX_ENABLE_COMPILATION_CACHE" in os.environ:
-        return
-    base = os.environ.get("T2T_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "t2t"
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(Path(base) / "xla")
-    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")

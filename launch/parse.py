@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 import inspect
 import io
@@ -15,8 +14,8 @@ from typing import Any, TypeVar
 
 import tyro
 
+from t2t.api.option_names import nearest_options, option_names
 from t2t.errors import UserError
-from t2t.launch.option_names import nearest_options
 from t2t.limits import OutOfLimits, check_arguments, option
 
 T = TypeVar("T")
@@ -140,32 +139,6 @@ def _one_line(parse: Callable[..., T], arguments: Sequence[str], prog: str, *con
     text = re.sub(r"\s*For full helptext, (run|see).*$", "", text)
     text = re.sub(r"^Unrecognized options (?=Unrecognized options: )", "", text)
     raise UserError(f"{prog}: {text}")
-
-
-def option_names(config: Any, prefix: str = "--", *, flag: bool = False) -> Iterator[tuple[str, bool]]:
-    """Yield the option of every value in a configuration, "--optimizer.schedule.peak" for example, and whether it says yes or no."""
-    flags: set[str] = set()
-    if dataclasses.is_dataclass(config):
-        values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
-        hints = typing.get_type_hints(type(config))
-        flags = {name for name in values if hints[name] is bool}
-        # A part that is left out has no options: --vocabulary FILE makes that one.
-        values = {
-            name: value for name, value in values.items() if value not in (None, ()) or not _has_parts(hints[name])
-        }
-    elif isinstance(config, Mapping) and config:
-        values = dict(config)
-    elif isinstance(config, tuple) and any(map(dataclasses.is_dataclass, config)):
-        values = {str(place): part for place, part in enumerate(config)}
-    else:
-        yield prefix.removesuffix("."), flag
-        return
-    for name, value in values.items():
-        yield from option_names(value, f"{prefix}{name.replace('_', '-')}.", flag=name in flags)
-
-
-def _has_parts(hint: Any) -> bool:
-    return any(dataclasses.is_dataclass(one) for one in typing.get_args(hint))
 
 
 def _check_options(known: set[str], arguments: Sequence[str], prog: str, *, also: Collection[str] = ()) -> None:

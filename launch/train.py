@@ -3,38 +3,31 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import jax
+
+from t2t.api import overrides, report
+from t2t.api.assembly import run_training
 from t2t.api.progress import Progress
-from t2t.api.quiet import import_tensorflow, register_tasks
+from t2t.api.quiet import import_tensorflow
 from t2t.api.recipes import find, is_own
-from t2t.api.report import write_report
-from t2t.api.user_code import known_code, run_code
-from t2t.api.user_code.imports import own_code
-from t2t.api.user_code.loading import check_tasks
+from t2t.api.user_code import run_code
 from t2t.api.vocabulary_file import vocabulary_of
-from t2t.distributed.preflight import preflight
 from t2t.errors import UserError
 from t2t.launch import parse
 from t2t.launch.codes import DONE, STOPPED
 from t2t.launch.main import STARTED
+from t2t.limits import option
 from t2t.paths import check_directory
-from t2t.train.ahead import Ahead
-from t2t.train.claim import claimed_on_all
-from t2t.train.experiment import Experiment, check, check_vocabulary
-from t2t.train.loop import train
-from t2t.train.run import RunRecord, newest_step, open_run_on_all
+from t2t.train.experiment import Experiment
 
-SHORT = {
-    "--batch-size": "--data.batch-size",
-    "--checkpoint-every": "--checkpoint.every",
-    "--eval-every": "--evaluation.every",
-}
+SHORT = {option(short): option(name) for short, name in overrides.SHORT.items()}
+"""Short options -> those they stand for."""
 
 USAGE = f"""usage: t2t train RECIPE --dir RUN [--option value ...]
 
@@ -100,39 +93,9 @@ def command(arguments: Sequence[str], imports: tuple[str, ...]) -> int:
 
 
 def _train(directory: Path, recipe: str, experiment: Experiment, imported: float) -> int:
-    import jax
-
-    check(experiment, jax.device_count())
-    ahead = None
-    if jax.process_count() == 1 and "tensorflow" not in sys.modules:  # importing it leaves a core free for some seconds
-        ahead = Ahead(experiment, newest=newest_step(directory))
-    before = time.perf_counter()
-    register_tasks()
-    imported += time.perf_counter() - before
-    from t2t.data.answers import check_model
-    from t2t.data.pipeline import task_vocabulary
-    from t2t.data.survival import lost_of
-
-    for run in (directory, *([Path(experiment.start_from.run)] if experiment.start_from.run else [])):
-        check_tasks([experiment.data.task, *(experiment.evaluation.tasks or ())], run)
-    check_model(experiment.data, experiment.model)
-    vocabulary = task_vocabulary(experiment.data)
-    check_vocabulary(experiment, vocabulary)
-    preflight(experiment, directory)
-    own = own_code()
-    record = RunRecord(
-        recipe=recipe, experiment=experiment, vocabulary=vocabulary, imports=own.imports, code=own.checksums
-    )
-    known_code.remember(own.imports, own.checksums)
-    leads = jax.process_index() == 0
-    with claimed_on_all(directory):
-        record = open_run_on_all(directory, record, own.files)
-        with Progress() if leads else contextlib.nullcontext(Progress()) as progress:
-            for line in lost_of(experiment.resolved_data(), experiment.model.kind) if leads else ():
-                progress.message(f"note: {line}")
-            outcome = train(directory, record, progress, began=STARTED, imported=imported, ahead=ahead)
-        if leads:
-            print(f"report: {write_report(directory)}", file=sys.stderr)
+    outcome = run_training(directory, experiment, recipe=recipe, observer=Progress(), began=STARTED, imported=imported)
+    if jax.process_index() == 0:
+        print(f"report: {directory / report.FILE}", file=sys.stderr)
     if outcome.stopped:
         print(f"stopped at step {outcome.step} with everything saved; the same command goes on", file=sys.stderr)
         return STOPPED

@@ -114,8 +114,8 @@ def _decode(data: Any, path: str, where: str) -> Any:
         if key not in fields:
             raise UserError(f"{path}: {cls.__name__} has no field {key!r}.{nearest(key, fields)}")
         value = _decode(item, f"{path}.{key}", where)
-        if not _fits(value, hints[key]):
-            raise UserError(f"{path}.{key}: {item!r} is not {_spell(hints[key])}")
+        if not fits(value, hints[key]):
+            raise UserError(f"{path}.{key}: {item!r} is not {spelled(hints[key])}")
         values[key] = value
     missing = [
         name
@@ -141,22 +141,23 @@ def _find_class(name: Any, path: str) -> type:
     return cls
 
 
-def _fits(value: Any, hint: Any) -> bool:
+def fits(value: Any, hint: Any) -> bool:
+    """Return whether a value is of a field's type."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any or isinstance(hint, typing.TypeVar):
         return True
     if origin in (typing.Union, types.UnionType):
-        return any(_fits(value, option) for option in arguments)
+        return any(fits(value, option) for option in arguments)
     if origin is typing.Literal:
         return value in arguments
     if origin is tuple:
         if not isinstance(value, tuple):
             return False
         if len(arguments) == 2 and arguments[1] is Ellipsis:
-            return all(_fits(item, arguments[0]) for item in value)
-        return len(value) == len(arguments) and all(map(_fits, value, arguments))
+            return all(fits(item, arguments[0]) for item in value)
+        return len(value) == len(arguments) and all(map(fits, value, arguments))
     if origin is dict or hint is dict:
-        return isinstance(value, dict) and (not arguments or all(_fits(item, arguments[1]) for item in value.values()))
+        return isinstance(value, dict) and (not arguments or all(fits(item, arguments[1]) for item in value.values()))
     if hint is float:
         return isinstance(value, int | float) and not isinstance(value, bool)
     if hint is int:
@@ -166,7 +167,8 @@ def _fits(value: Any, hint: Any) -> bool:
     return isinstance(value, hint) if isinstance(hint, type) else True
 
 
-def _spell(hint: Any) -> str:
+def spelled(hint: Any) -> str:
+    """Return a field's type as errors name it."""
     if typing.get_origin(hint) is typing.Literal:
         return "one of " + ", ".join(map(repr, typing.get_args(hint)))
     return getattr(hint, "__name__", None) or str(hint).replace("typing.", "")

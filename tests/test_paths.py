@@ -14,7 +14,7 @@ from t2t.paths import check, check_directory, check_output, misspelled
 from t2t.tasks.sources import csv
 from t2t.tasks.vocabulary_training import train_vocabulary
 from t2t.train.experiment import StartFrom
-from t2t.train.run import Run, open_run
+from t2t.train.run import SavedRun, open_run
 from t2t.vocabularies import SentencePiece
 
 URLS = ["gs://bucket/x", "s3://bucket/x", "http://127.0.0.1:9/x", "hdfs:///x", "abfs+tls://x", "file:///tmp/x"]
@@ -66,7 +66,7 @@ def test_python_entry_points_refuse_urls(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for call in (
         lambda: Checkpoints(path),
-        lambda: Run.load(path),
+        lambda: SavedRun.load(path),
         lambda: open_run(check_directory(path, "--dir"), None),
         lambda: Data(task="some", cached=path),
         lambda: StartFrom(run=path),

@@ -29,6 +29,7 @@ UNPICKLING = re.compile(
     r"(^|\.)(c?pickle|dill|cloudpickle|joblib|shelve|marshal|jsonpickle)\.(load|loads|open|decode|Unpickler)$"
 )
 IMPORTING = {
+    "t2t/__init__.py",  # the names of its own list
     "t2t/config_classes.py",  # modules of its own list
     "t2t/optim/by_name.py",  # Optax, and modules that the user asked for
     "t2t/nn/quantized.py",  # qwix

@@ -13,17 +13,15 @@ from pathlib import Path
 import jax
 
 from t2t import config
-from t2t.api.report import write_report
+from t2t.api.assembly import run_training
 from t2t.errors import UserError
 from t2t.launch.grid.costs import Costs
 from t2t.launch.grid.design import Cell, Grid
 from t2t.launch.grid.lines import Lines
 from t2t.train.claim import Claim
-from t2t.train.experiment import Experiment, check, check_vocabulary
-from t2t.train.loop import Outcome, train
+from t2t.train.experiment import Experiment
 from t2t.train.own_code import OwnCode
-from t2t.train.records import Observer
-from t2t.train.run import RunRecord, open_run, read_record
+from t2t.train.run import read_record
 from t2t.train.stop import StopOnSignal
 from t2t.vocabularies import SentencePiece
 
@@ -178,7 +176,15 @@ class Worker:
         self._say(f"{number} {training.name}")
         (training.directory / FAILURE).unlink(missing_ok=True)
         try:
-            outcome = _train(training, experiment, self._recipe, self._code, Lines(number, self._say), began)
+            outcome = run_training(
+                training.directory,
+                experiment,
+                recipe=self._recipe,
+                observer=contextlib.nullcontext(Lines(number, self._say)),
+                code=self._code,
+                claimed=True,
+                began=began,
+            )
         except UserError as error:
             raise UserError(f"{training.cell.name}: {error}") from error
         except Exception as error:
@@ -194,27 +200,6 @@ class Worker:
             partial.write_text(config.dumps(costs), encoding="utf-8")
             partial.replace(training.directory / DONE)
         return outcome.asked
-
-
-def _train(
-    training: Training,
-    experiment: Experiment,
-    recipe: str,
-    code: OwnCode,
-    observer: Observer,
-    began: float,
-) -> Outcome:
-    from t2t.data.pipeline import task_vocabulary
-
-    check(experiment, jax.device_count())
-    vocabulary = task_vocabulary(experiment.data)
-    check_vocabulary(experiment, vocabulary)
-    record = RunRecord(
-        recipe=recipe, experiment=experiment, vocabulary=vocabulary, imports=code.imports, code=code.checksums
-    )
-    outcome = train(training.directory, open_run(training.directory, record, code.files), observer, began=began)
-    write_report(training.directory)
-    return outcome
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""--vocabulary FILE."""
+"""A vocabulary of a file that the user names: --vocabulary FILE."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from t2t.paths import check
 from t2t.vocabularies import SentencePiece, Vocabulary, WordPiece
 
 
-def vocabulary_of(path: str) -> Vocabulary:
+def vocabulary_of(path: str, option: str = "--vocabulary") -> Vocabulary:
     """Return the vocabulary of a file, its kind told from the name: .model is SentencePiece, .txt is WordPiece, .json what it says (WordPiece, byte-level BPE, ...).
 
     A SentencePiece model without sentinels of its own, T5's for example, gets T5's 100.
@@ -18,8 +18,8 @@ def vocabulary_of(path: str) -> Vocabulary:
     Raises:
         UserError: no such file, another ending, or not what the ending says.
     """
-    if not check(path, "--vocabulary").is_file():
-        raise UserError(f"no vocabulary file {path} (--vocabulary)")
+    if not check(path, option).is_file():
+        raise UserError(f"no vocabulary file {path} ({option})")
     ending = Path(path).suffix
     if ending == ".model":
         own = SentencePiece(path=path)
@@ -28,4 +28,4 @@ def vocabulary_of(path: str) -> Vocabulary:
         return tokenizer_of(Path(path))
     if ending == ".txt":
         return WordPiece(path=path)
-    raise UserError(f"vocabulary file {path} (--vocabulary): the ending {ending!r} is none of .model, .txt, .json")
+    raise UserError(f"vocabulary file {path} ({option}): the ending {ending!r} is none of .model, .txt, .json")

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from signal import Signals
 
 from t2t import garbage
 from t2t.checkpoint import Checkpoints
 from t2t.data.prefetch import DeviceBatches
 from t2t.sharding import share_of_rows
 from t2t.train.ahead import Ahead
+from t2t.train.callbacks import Callback, Callbacks
 from t2t.train.evaluation import Evaluator, Interrupted
 from t2t.train.experiment import Experiment
 from t2t.train.guard import BadStep, Judge
@@ -34,11 +37,13 @@ class Outcome:
     step:    at which.
     stopped: whether before its last one and the evaluation after that, having been asked to.
     asked:   whether it was asked to stop at all, be it after its last step.
+    signal:  the signal that asked for it, if one did.
     """
 
     step: int
     stopped: bool
     asked: bool = False
+    signal: Signals | None = field(default=None, compare=False)
 
 
 def train(
@@ -49,11 +54,12 @@ def train(
     began: float | None = None,
     imported: float = 0.0,
     ahead: Ahead | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> Outcome:
     """Train the run in `directory` from its newest undamaged checkpoint, or from the start, to its last step.
 
     To be called on all processes of a run. began: when the process began (time.time()), and imported: the seconds that importing took, for the ledger.
-    ahead: what is being compiled for this experiment already.
+    ahead: what is being compiled for this experiment already. callbacks: the user's code to call.
     Raises UserError for a configuration that does not fit the data, the checkpoint or the machine, Diverged as `Guard` says.
     """
     experiment = record.experiment
@@ -87,6 +93,7 @@ def train(
             records.note(planned)
         judge = Judge(experiment.guard, program.model.specs)
         meter = Meter(data, judge)
+        hooks = Callbacks(callbacks, directory, experiment.steps, stop.ask)
         records.begin(experiment.steps, start)
         times.training()
         step, saved = start, start
@@ -97,11 +104,15 @@ def train(
             with meter.paused(state), times.time("save"):
                 judge.check_parameters(step, state.params)
                 checkpoints.save(step, state, data.position(), evaluated)
+                hooks.checkpoint(step, directory / CHECKPOINTS, checkpoints)
 
         def evaluate() -> dict[str, float]:
             watchdog.tick(f"the evaluation after step {step}")
             with meter.paused(state), times.time("eval"):
-                return records.evaluated(step, evaluator.evaluate(state.params, stop.now))
+                results = evaluator.evaluate(state.params, stop.now)
+                values = records.evaluated(step, results)
+                hooks.evaluation(step, results, values)
+                return values
 
         update, interrupted = None, False
         try:
@@ -120,7 +131,7 @@ def train(
                 with tracer.step(step + 1):
                     state, metrics = update(state, next(data))
                 step += 1
-                evaluated = {}
+                evaluated, logged = {}, None
                 meter.add(step, metrics)
                 if tracer.ends(step):
                     with meter.paused(state), times.time("profile"):
@@ -128,12 +139,14 @@ def train(
                 last, due = step == experiment.steps, checkpoints.due(step)
                 if last or due or step % experiment.log_every == 0:
                     reading = meter.read()
-                    records.log(step, reading.values, data.wait_seconds)
+                    logged = reading.values
+                    records.log(step, logged, data.wait_seconds)
                     _tell(reading.bad, state, judge, records)
                     if judge.action(reading.bad, reading.row) == "rewind":
                         step, state = begin.again(before=reading.bad[0].step, waited=data.wait_seconds)
                         saved = step
                         continue
+                hooks.step(step, logged)
                 if last or due:  # before the evaluation: one that fails costs no training
                     save()
                     saved = step
@@ -157,7 +170,9 @@ def train(
         if step > start:
             records.account(step, data.wait_seconds)
         _tell_trimmed(data, records)
-        return Outcome(step=step, stopped=step < experiment.steps or interrupted, asked=stop.asked)
+        stopped = step < experiment.steps or interrupted
+        hooks.end(step, stopped=stopped)
+        return Outcome(step=step, stopped=stopped, asked=stop.asked, signal=stop.signal)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Self
 
 import jax
 
@@ -154,7 +155,7 @@ def make_directory(directory: Path) -> None:
 
 
 @dataclass(frozen=True)
-class Run:
+class SavedRun:
     """A run that has been trained, to evaluate, infer or export."""
 
     directory: Path
@@ -162,7 +163,7 @@ class Run:
     step: int
 
     @classmethod
-    def load(cls, directory: str | Path, step: int | None = None) -> Run:
+    def load(cls, directory: str | Path, step: int | None = None) -> Self:
         """Return the run with its newest checkpoint, or that of `step`. Raises UserError where there is none."""
         directory = Path(directory)
         record = read_record(directory)

@@ -13,7 +13,7 @@ from t2t.errors import UserError
 from t2t.nn.model import Model
 from t2t.optim.paths import flatten_specs
 from t2t.train.program import Program
-from t2t.train.run import VOCABULARY, Run, RunRecord
+from t2t.train.run import VOCABULARY, RunRecord, SavedRun
 from t2t.train.state import TrainState
 from t2t.vocabularies import Vocabulary
 
@@ -28,7 +28,7 @@ def initial_state(
     begin = record.experiment.start_from
     if begin.run is None:
         return state
-    source = Run.load(begin.run, begin.step)
+    source = SavedRun.load(begin.run, begin.step)
     begun = initialise(state.params, source.params(), include=begin.include, exclude=begin.exclude)
     _check_vocabulary(record.vocabulary.in_directory(str(directory / VOCABULARY)), source, program.model, begun.taken)
     say(f"starting from step {source.step} of {begin.run}: {begun.report()}")
@@ -38,7 +38,7 @@ def initial_state(
     return dataclasses.replace(state, params=params, opt_state=restart(params))
 
 
-def _check_vocabulary(own: Vocabulary, source: Run, model: Model, taken: Sequence[str]) -> None:
+def _check_vocabulary(own: Vocabulary, source: SavedRun, model: Model, taken: Sequence[str]) -> None:
     """Refuse rows of an embedding, or columns of a head, that were trained for other tokens. Raises UserError."""
     other = source.vocabulary
     if own.identity() == other.identity():

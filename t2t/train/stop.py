@@ -67,13 +67,20 @@ class StopOnSignal(_Handlers):
         self.holding = False
         self._several = jax.process_count() > 1
         self.leaves = (signal.SIGTERM,) if self._several else ()  # it is JAX's own
+        self._asked = False
         self._agreed = False
         self._moments = 0
 
     @property
     def asked(self) -> bool:
         """Whether this process knows of a request."""
-        return self.signal is not None or self._agreed
+        return self.signal is not None or self._asked or self._agreed
+
+    def ask(self) -> None:
+        """Ask for a stop without a signal from outside: code of the user's does."""
+        self._asked = True
+        if self._several:
+            os.kill(os.getpid(), signal.SIGTERM)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.signal is not None and number == signal.SIGINT and not EndOnSignal.opened:
@@ -85,7 +92,7 @@ class StopOnSignal(_Handlers):
     def now(self) -> bool:
         """Return whether to stop; to be asked before each step. All processes must ask equally often, and get the same answer."""
         if not self._several:
-            return self.signal is not None
+            return self.asked
         if not self._agreed:
             from jax.experimental import multihost_utils
 

@@ -21,7 +21,7 @@ from t2t.export.huggingface import opened
 from t2t.launch.main import run
 from t2t.models.families import family_of
 from t2t.sharding import MeshConfig
-from t2t.train.run import Run
+from t2t.train.run import SavedRun
 from t2t.types import Batch
 from tests.interop.ours import tokens
 
@@ -67,7 +67,10 @@ def main() -> int:
 
 def similarities(directory: Path, imported: Path) -> bool:
     """Cosines of mean-pooled hidden states, ours and those of `transformers`."""
-    ours, theirs = Run.load(imported), transformers.AutoModel.from_pretrained(directory, dtype=torch.float32).eval()
+    ours, theirs = (
+        SavedRun.load(imported),
+        transformers.AutoModel.from_pretrained(directory, dtype=torch.float32).eval(),
+    )
     params, model = ours.params(), ours.model
     tokenizer = transformers.AutoTokenizer.from_pretrained(directory)
 

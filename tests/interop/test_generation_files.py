@@ -11,7 +11,7 @@ from t2t.export.generation_files import Generation, generation_config, ids_of
 from t2t.export.tokenizer_files import read_vocabulary
 from t2t.launch.export import export
 from t2t.launch.import_model import import_model
-from t2t.train.run import Run
+from t2t.train.run import SavedRun
 from t2t.vocabularies import Bytes
 from tests.interop.cases import CASES
 from tests.interop.goldens import write_directory
@@ -129,7 +129,7 @@ def test_a_run_keeps_its_ends_and_an_export_of_it_and_of_what_was_tuned_writes_t
     (theirs / "generation_config.json").write_text(json.dumps({"eos_token_id": [1, 2], "max_length": 64}))
     import_model(str(theirs), dir=str(run), check=False)
     assert "defaults of generation that the run does not keep" in capsys.readouterr().err
-    assert Run.load(run).vocabulary.end_ids == (1, 2)
+    assert SavedRun.load(run).vocabulary.end_ids == (1, 2)
     export(str(run), format="huggingface", out=str(out), check=False)
     assert json.loads((out / "generation_config.json").read_text()) == {"eos_token_id": [1, 2], "max_length": 64}
     assert json.loads((out / "config.json").read_text())["eos_token_id"] == [1, 2]

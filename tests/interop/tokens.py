@@ -27,7 +27,7 @@ from t2t.launch.import_model import experiment_for, parameters_alone
 from t2t.launch.infer import infer
 from t2t.launch.main import run
 from t2t.nn.model import ModelConfig
-from t2t.train.run import CHECKPOINTS, Run, RunRecord, open_run
+from t2t.train.run import CHECKPOINTS, RunRecord, SavedRun, open_run
 from t2t.vocabularies import Bytes, SentencePiece, Tokenizer, Vocabulary, WordPiece
 from tests.test_tokenizer import byte_level
 from tests.test_vocabularies import trained
@@ -226,7 +226,7 @@ def answers(place: Path) -> Iterator[tuple[str, str | None]]:
         yield f"BERT over {name}", _filled(place / f"BERT-{name}", models.bert.bert(**sizes), vocabulary)
 
 
-def made(directory: Path, config: ModelConfig, vocabulary: Vocabulary) -> tuple[Run, Path]:
+def made(directory: Path, config: ModelConfig, vocabulary: Vocabulary) -> tuple[SavedRun, Path]:
     """Return a run with random parameters, as large as to make different answers likely, and its export."""
     experiment = experiment_for(config)
     open_run(directory / "run", RunRecord(recipe="random", experiment=experiment, vocabulary=vocabulary))
@@ -234,7 +234,7 @@ def made(directory: Path, config: ModelConfig, vocabulary: Vocabulary) -> tuple[
     with Checkpoints(directory / "run" / CHECKPOINTS, experiment.checkpoint) as checkpoints:
         checkpoints.save(0, parameters_alone(params), {}, {})
     assert run(["export", str(directory / "run"), "--format", "huggingface", "--out", str(directory / "out")]) == 0
-    return Run.load(directory / "run"), directory / "out"
+    return SavedRun.load(directory / "run"), directory / "out"
 
 
 def _generated(directory: Path, config: ModelConfig, vocabulary: Vocabulary) -> str | None:

@@ -13,7 +13,7 @@ from t2t.launch.main import run
 from t2t.models import gpt
 from t2t.models.families import exportable
 from t2t.tasks import metrics, sources
-from t2t.train.run import Run
+from t2t.train.run import SavedRun
 from t2t.types import Batch, Tokens
 from tests.interop.cases import weight
 from tests.test_tokenizer import byte_level
@@ -65,7 +65,7 @@ def evaluated(place, *words):
 
 
 def test_the_loss_is_that_of_the_runs_own_ids_and_bits_count_raw_bytes(place):
-    loaded = Run.load(place / "run")
+    loaded = SavedRun.load(place / "run")
     found = evaluated(place, "--tasks", "evaluate_text", "--length", "48")["evaluate_text"]["metrics"]
     ids = [[*loaded.vocabulary.encode(text), loaded.vocabulary.eos_id] for text in TEXTS]
     total = sum(nats(loaded, [], one) for one in ids)
@@ -75,7 +75,7 @@ def test_the_loss_is_that_of_the_runs_own_ids_and_bits_count_raw_bytes(place):
 
 
 def test_a_text_that_was_cut_counts_the_bytes_that_are_left(place):
-    loaded = Run.load(place / "run")
+    loaded = SavedRun.load(place / "run")
     found = evaluated(place, "--tasks", "evaluate_text", "--length", "4", "--examples", "1")["evaluate_text"]
     ids = loaded.vocabulary.encode(TEXTS[0])[:4]
     assert found["trimmed"] == 1
@@ -84,7 +84,7 @@ def test_a_text_that_was_cut_counts_the_bytes_that_are_left(place):
 
 
 def test_choices_and_examples_in_the_prompt_have_the_runs_ids_too(place):
-    loaded, vocabulary = Run.load(place / "run"), Run.load(place / "run").vocabulary
+    loaded, vocabulary = SavedRun.load(place / "run"), SavedRun.load(place / "run").vocabulary
     end = vocabulary.eos_id
     evaluated(place, "--tasks", "evaluate_kind", "--examples", "1")
     (row,) = map(json.loads, (place / "run/eval/0/evaluate_kind.jsonl").read_text(encoding="utf-8").splitlines())

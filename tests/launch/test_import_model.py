@@ -10,7 +10,7 @@ from t2t.api.recipes import find
 from t2t.launch.main import run
 from t2t.models import gpt
 from t2t.models.families import exportable
-from t2t.train.run import Run
+from t2t.train.run import SavedRun
 from tests.interop.cases import weight
 from tests.test_tokenizer import byte_level
 
@@ -58,14 +58,14 @@ def test_bfloat16_in_several_files(place):
     for name, file in index.items():
         np.testing.assert_allclose(load_file(out / file)[name].astype(np.float32), whole[name], rtol=2**-8)
     assert run(["import", str(out), "--dir", str(place / "again")]) == 0
-    assert Run.load(place / "again").model.config == Run.load(place / "run").model.config
+    assert SavedRun.load(place / "again").model.config == SavedRun.load(place / "run").model.config
 
 
 def test_a_run_goes_on_from_it(place):
     experiment = find(f"from:{place / 'run'}")()
     assert experiment.start_from.run == str(place / "run")
-    assert experiment.model == Run.load(place / "run").model.config
-    assert experiment.data.vocabulary == Run.load(place / "run").vocabulary
+    assert experiment.model == SavedRun.load(place / "run").model.config
+    assert experiment.data.vocabulary == SavedRun.load(place / "run").vocabulary
 
 
 @pytest.mark.parametrize(

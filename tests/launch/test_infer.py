@@ -14,7 +14,7 @@ import pytest
 from t2t.decode import Beam, Greedy, Sampling, fill_texts, generate_texts
 from t2t.errors import UserError
 from t2t.launch import infer, parse
-from t2t.train.run import Run
+from t2t.train.run import SavedRun
 from t2t.vocabularies import Bytes, Vocabulary
 from tests.decode.toy import Toy, ToyConfig, ToyEncoderConfig, ToyEncoderDecoderConfig
 
@@ -39,7 +39,7 @@ class FakeRun:
 def load(monkeypatch):
     def use(config):
         run = FakeRun(Toy(config), Bytes())
-        monkeypatch.setattr(Run, "load", classmethod(lambda cls, directory, step=None: run))
+        monkeypatch.setattr(SavedRun, "load", classmethod(lambda cls, directory, step=None: run))
         return run
 
     return use

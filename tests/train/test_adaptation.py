@@ -16,7 +16,7 @@ from t2t.errors import UserError
 from t2t.optim import AdamW, Linear
 from t2t.train.evaluation import Evaluation
 from t2t.train.experiment import Experiment, check
-from t2t.train.run import Run
+from t2t.train.run import SavedRun
 from tests.train.test_loop import lines, run
 
 CAUSAL = Experiment(
@@ -41,7 +41,7 @@ def causal(tmp_path_factory):
     return directory
 
 
-def first_loss(run: Run, experiment: Experiment) -> float:
+def first_loss(run: SavedRun, experiment: Experiment) -> float:
     """Return the loss that a run's parameters have on the first batch of an experiment, under that one's mask."""
     from t2t.data.pipeline import batches
 
@@ -63,18 +63,18 @@ def test_a_causal_decoder_goes_on_as_a_non_causal_one_and_back(causal, tmp_path)
     check(prefix, 8)
     run(tmp_path / "prefix", prefix)
     (told,) = lines(tmp_path / "prefix")
-    expected = first_loss(Run.load(causal), prefix)
+    expected = first_loss(SavedRun.load(causal), prefix)
     assert told["loss"] == pytest.approx(expected, rel=1e-5)
     # The mask matters: with that of before the loss is another.
     as_it_was = replace(prefix, model=begun.model)
-    assert abs(expected - first_loss(Run.load(causal), as_it_was)) > 1e-4
+    assert abs(expected - first_loss(SavedRun.load(causal), as_it_was)) > 1e-4
     rates = [line["learning_rate"] for line in lines(causal)]
     assert told["learning_rate"] == rates[0] < rates[-1]
     back = find(f"from:{tmp_path / 'prefix'}")()
     back = replace(back, model=replace(back.model, mask="causal"), data=replace(back.data, loss_on_inputs=0.5), steps=1)
     run(tmp_path / "back", back)
     (told,) = lines(tmp_path / "back")
-    assert told["loss"] == pytest.approx(first_loss(Run.load(tmp_path / "prefix"), back), rel=1e-5)
+    assert told["loss"] == pytest.approx(first_loss(SavedRun.load(tmp_path / "prefix"), back), rel=1e-5)
 
 
 def test_only_decoders_have_a_loss_on_inputs():

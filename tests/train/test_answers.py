@@ -24,7 +24,7 @@ from t2t.objectives import CrossEntropy
 from t2t.tasks.generated_answers import TAGS
 from t2t.tasks.sources import jsonl
 from t2t.train.evaluation import Evaluation, evaluate
-from t2t.train.run import Run
+from t2t.train.run import SavedRun
 from t2t.train.state import create_state
 from t2t.train.step import make_step
 from t2t.types import Batch, Tokens
@@ -102,7 +102,7 @@ def ask(monkeypatch, capsys):
     def use(task, *words, learn=True):
         model = encoder(**CASES[task][0]).build()
         run = Loaded(*learnt(task)[:2]) if learn else Loaded(model, params_of(model.config)[1])
-        monkeypatch.setattr(Run, "load", classmethod(lambda cls, directory, step=None: run))
+        monkeypatch.setattr(SavedRun, "load", classmethod(lambda cls, directory, step=None: run))
         parse.call(infer.command, ["RUN", *words], prog="t2t infer")
         return capsys.readouterr().out
 

@@ -24,7 +24,7 @@ from t2t.optim import AdamW, Constant
 from t2t.train.evaluation import Evaluation, Evaluator
 from t2t.train.experiment import Experiment, StartFrom
 from t2t.train.loop import Outcome, train
-from t2t.train.run import Run, RunRecord, open_run
+from t2t.train.run import RunRecord, SavedRun, open_run
 from t2t.vocabularies import WordPiece
 
 TINY = Experiment(
@@ -181,14 +181,14 @@ def test_foreign_and_broken_directories_are_refused(whole, tmp_path):
         run(tmp_path, TINY)
     assert os.listdir(tmp_path) == ["notes.txt"]
     with pytest.raises(UserError, match="Nearest: whole"):
-        Run.load(whole.parent / "whol")
+        SavedRun.load(whole.parent / "whol")
     with pytest.raises(UserError, match=r"has no checkpoint of step 5.*Nearest: 4"):
-        Run.load(whole, 5)
+        SavedRun.load(whole, 5)
     broken = tmp_path / "broken"
     broken.mkdir()
     (broken / "run.json").write_text('{"class": ')
     with pytest.raises(UserError, match=r"run.json:1: not JSON"):
-        Run.load(broken)
+        SavedRun.load(broken)
 
 
 def test_fine_tuning_starts_from_another_runs_parameters(whole, tmp_path):
@@ -201,7 +201,7 @@ def test_fine_tuning_starts_from_another_runs_parameters(whole, tmp_path):
     assert any("starting from step 8" in message for message in observer.messages)
     part = replace(begun, start_from=StartFrom(run=str(whole), include=("encoder/**",)))
     run(tmp_path / "part", part)
-    source, taken, partly = (Run.load(d).params() for d in (whole, tmp_path / "all", tmp_path / "part"))
+    source, taken, partly = (SavedRun.load(d).params() for d in (whole, tmp_path / "all", tmp_path / "part"))
     close = jax.tree.map(lambda a, b: bool(np.allclose(a, b, atol=1e-6)), source, taken)
     assert all(jax.tree.leaves(close))
     close = jax.tree.map(lambda a, b: bool(np.allclose(a, b, atol=1e-6)), source, partly)

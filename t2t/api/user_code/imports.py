@@ -48,10 +48,10 @@ def forget() -> None:
     _used.clear()
 
 
-def use(specs: Iterable[str]) -> None:
-    """Import each of --import's modules and files, once."""
+def use(specs: Iterable[str], *, option: str = "--import") -> None:
+    """Import each of the user's modules and files, once. option: where the names came from, for errors."""
     for spec in specs:
-        load(spec)
+        load(spec, option=option)
 
 
 def used() -> tuple[str, ...]:

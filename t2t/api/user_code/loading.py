@@ -7,16 +7,16 @@ from pathlib import Path
 
 from t2t.api.user_code import run_code
 from t2t.paths import check
-from t2t.train.run import RECORD, Run
+from t2t.train.run import RECORD, SavedRun
 
 
-def load_run(directory: str, step: int | None = None) -> Run:
+def load_run(directory: str, step: int | None = None) -> SavedRun:
     """Return a run. Its owner's code is run only where the user trusts or knows it, and asked for only where the configuration has classes of it.
 
     Raises UserError where there is no such run, or it needs code that is neither trusted, known nor imported.
     """
     run_code.ready(check(directory, "RUN"))
-    return Run.load(directory, step)
+    return SavedRun.load(directory, step)
 
 
 def check_tasks(names: Iterable[str], directory: Path) -> None:

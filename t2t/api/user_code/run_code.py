@@ -6,12 +6,13 @@ executed from memory, so that neither other files of the directory nor compiled 
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.abc
 import importlib.machinery
 import importlib.util
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import CodeType, ModuleType
@@ -33,9 +34,20 @@ _trusted = False
 
 
 def trust(given: bool) -> None:
-    """Say whether the code of the runs that are read may be run: --trust-code."""
+    """Say whether the code of the runs that are read may be run: --trust-code, in Python trust_code=True."""
     global _trusted
     _trusted = given
+
+
+@contextlib.contextmanager
+def trusting(given: bool) -> Iterator[None]:
+    """Inside, the code of the runs that are read may be run where `given` says so."""
+    before = _trusted
+    trust(before or given)
+    try:
+        yield
+    finally:
+        trust(before)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +119,7 @@ def _refusal(found: Needs, why: str) -> UserError:
     more = f" and {len(files) - 5} more" if len(files) > 5 else ""
     return UserError(
         f"{found.directory} needs code of its owner's ({why}), which is not run unasked: {shown}{more}."
-        f" Read it, then run it with {TRUST}, or give your own with --import."
+        f" Read it, then run it with {TRUST}, or give your own with --import (in Python trust_code=True, imports=[...])."
     )
 
 

@@ -29,7 +29,7 @@ from t2t.train.evaluation import Evaluation
 from t2t.train.experiment import Experiment
 from t2t.train.guard import Guard
 from t2t.train.own_code import OwnCode
-from t2t.train.run import Run
+from t2t.train.run import SavedRun
 
 pytestmark = pytest.mark.slow  # real trainings, two at a time
 STEPS = 4
@@ -77,7 +77,7 @@ def test_every_cell_is_trained_with_every_seed_and_measured(done):
 
 def test_seeds_and_stages_differ_and_fine_tuning_begins_with_what_was_pretrained(done):
     directory, said = done
-    params = [Run.load(training.directory).params() for training in trainings(_grid(), directory)]
+    params = [SavedRun.load(training.directory).params() for training in trainings(_grid(), directory)]
     tables = [np.asarray(found["embeddings"]["token"]["table"]) for found in params]
     for i in range(4):
         for j in range(i):

@@ -1,9 +1,12 @@
-"""Which option somebody meant who wrote one that there is not."""
+"""The options of a configuration, and which one somebody meant who wrote one that there is not."""
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
-from collections.abc import Collection
+import typing
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
 
 from t2t.errors import nearest
 
@@ -50,6 +53,32 @@ _MEANT = {
     "--out": "output output-dir dir",
 }
 """Option -> what other programs of the field call it."""
+
+
+def option_names(config: Any, prefix: str = "--", *, flag: bool = False) -> Iterator[tuple[str, bool]]:
+    """Yield the option of every value in a configuration, "--optimizer.schedule.peak" for example, and whether it says yes or no."""
+    flags: set[str] = set()
+    if dataclasses.is_dataclass(config):
+        values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+        hints = typing.get_type_hints(type(config))
+        flags = {name for name in values if hints[name] is bool}
+        # A part that is left out has no options: --vocabulary FILE makes that one.
+        values = {
+            name: value for name, value in values.items() if value not in (None, ()) or not _has_parts(hints[name])
+        }
+    elif isinstance(config, Mapping) and config:
+        values = dict(config)
+    elif isinstance(config, tuple) and any(map(dataclasses.is_dataclass, config)):
+        values = {str(place): part for place, part in enumerate(config)}
+    else:
+        yield prefix.removesuffix("."), flag
+        return
+    for name, value in values.items():
+        yield from option_names(value, f"{prefix}{name.replace('_', '-')}.", flag=name in flags)
+
+
+def _has_parts(hint: Any) -> bool:
+    return any(dataclasses.is_dataclass(one) for one in typing.get_args(hint))
 
 
 def nearest_options(word: str, known: Collection[str]) -> str:

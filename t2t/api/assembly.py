@@ -1,0 +1,107 @@
+"""A training from its experiment to its end: the one place where a run is put together, for Python, the command line and the grid."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import jax
+
+from t2t.api.quiet import register_tasks
+from t2t.api.report import write_report
+from t2t.api.user_code import known_code
+from t2t.api.user_code.imports import own_code
+from t2t.api.user_code.loading import check_tasks
+from t2t.distributed.preflight import preflight
+from t2t.train.ahead import Ahead
+from t2t.train.callbacks import Callback
+from t2t.train.claim import claimed_on_all
+from t2t.train.experiment import Experiment, check, check_vocabulary
+from t2t.train.loop import Outcome, train
+from t2t.train.own_code import OwnCode
+from t2t.train.records import Observer
+from t2t.train.run import RunRecord, newest_step, open_run_on_all
+
+
+class Silent:
+    """An observer that shows nothing."""
+
+    def on_start(self, total: int, start: int) -> None:
+        """Training begins."""
+
+    def on_log(self, step: int, metrics: dict[str, float]) -> None:
+        """Metrics of the steps since the last call."""
+
+    def on_eval(self, step: int, results: list) -> None:
+        """An evaluation ended."""
+
+    def on_message(self, text: str) -> None:
+        """Something worth a line."""
+
+    def on_end(self) -> None:
+        """Training ended."""
+
+
+def run_training(
+    directory: Path,
+    experiment: Experiment,
+    *,
+    recipe: str,
+    observer: AbstractContextManager[Observer],
+    code: OwnCode | None = None,
+    claimed: bool = False,
+    began: float | None = None,
+    imported: float = 0.0,
+    callbacks: Sequence[Callback] = (),
+) -> Outcome:
+    """Train an experiment in a run directory, or go on with the run that is there, and write its report. To be called on all processes of a run.
+
+    Everything that can be refused is refused before anything is written. The programs are compiled in a thread while TensorFlow is imported.
+
+    Args:
+      recipe: where the experiment is from, for run.json.
+      observer: shows the training on process 0; entered once nothing can be refused any more but by the data.
+      code: the user's own code that the run keeps; what was imported if None.
+      claimed: whether the caller holds the run directory's lock already.
+      began: when the process began (time.time()). imported: seconds of imports before this call. For the ledger.
+      callbacks: the user's code to call while it trains.
+
+    Raises:
+      UserError: a configuration that cannot work, a directory of another run or one that is being trained in.
+    """
+    check(experiment, jax.device_count())
+    ahead = None
+    if jax.process_count() == 1 and "tensorflow" not in sys.modules:  # importing it leaves a core free for some seconds
+        ahead = Ahead(experiment, newest=newest_step(directory))
+    before = time.perf_counter()
+    register_tasks()
+    imported += time.perf_counter() - before
+    from t2t.data.answers import check_model
+    from t2t.data.pipeline import task_vocabulary
+    from t2t.data.survival import lost_of
+
+    for run in (directory, *([Path(experiment.start_from.run)] if experiment.start_from.run else [])):
+        check_tasks([experiment.data.task, *(experiment.evaluation.tasks or ())], run)
+    check_model(experiment.data, experiment.model)
+    vocabulary = task_vocabulary(experiment.data)
+    check_vocabulary(experiment, vocabulary)
+    preflight(experiment, directory)
+    own = own_code() if code is None else code
+    record = RunRecord(
+        recipe=recipe, experiment=experiment, vocabulary=vocabulary, imports=own.imports, code=own.checksums
+    )
+    known_code.remember(own.imports, own.checksums)
+    leads = jax.process_index() == 0
+    with contextlib.nullcontext() if claimed else claimed_on_all(directory):
+        record = open_run_on_all(directory, record, own.files)
+        with observer if leads else contextlib.nullcontext(Silent()) as shown:
+            for line in lost_of(experiment.resolved_data(), experiment.model.kind) if leads else ():
+                shown.on_message(f"note: {line}")
+            outcome = train(directory, record, shown, began=began, imported=imported, ahead=ahead, callbacks=callbacks)
+        if leads:
+            write_report(directory)
+    return outcome

@@ -1,0 +1,66 @@
+"""A callback that stops a training that gets no better."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+from t2t.errors import UserError, nearest
+from t2t.limits import Count, Range, check_fields
+from t2t.train import metric_log
+from t2t.train.callbacks import Callback, Control, EvaluationFacts
+
+
+@dataclass(kw_only=True)
+class EarlyStopping(Callback):
+    """Stops where a metric of the evaluations has not become better for some evaluations (Prechelt 1998, "Early stopping - but when?").
+
+    The evaluations of the run before it was resumed count too: they are read from RUN/metrics.jsonl.
+
+    Args:
+      metric: "eval/loss", the mean loss of the tasks, or "eval/TASK/METRIC".
+      patience: evaluations without an improvement after which training stops.
+      mode: "min" where less is better, "max" where more is.
+      min_delta: how much better a value must be than the best one to count as an improvement.
+
+    Raises:
+      UserError: `mode` is neither, a number is out of range; or, after the first evaluation, the evaluation has no such metric.
+    """
+
+    metric: str = "eval/loss"
+    patience: Count = 3
+    mode: Literal["min", "max"] = "min"
+    min_delta: Annotated[float, Range(0.0, 1e9)] = 0.0
+    _values: dict[int, float] | None = field(default=None, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if self.mode not in ("min", "max"):
+            raise UserError(
+                f"EarlyStopping: mode {self.mode!r} is neither 'min' nor 'max'.{nearest(str(self.mode), ('min', 'max'))}"
+            )
+
+    def on_evaluation(self, facts: EvaluationFacts, control: Control) -> bool:
+        """Return whether to stop."""
+        if self.metric not in facts.metrics:
+            raise UserError(
+                f"EarlyStopping: the evaluation has no metric {self.metric!r} (metric).{nearest(self.metric, facts.metrics)}"
+            )
+        if self._values is None:
+            self._values = {
+                line["step"]: line[self.metric] for line in metric_log.read(facts.directory) if self.metric in line
+            }
+        # A run that went back to an earlier checkpoint has not made its later evaluations.
+        self._values = {step: value for step, value in self._values.items() if step < facts.step}
+        self._values[facts.step] = facts.metrics[self.metric]
+        return self._stale(list(self._values.values())) >= self.patience
+
+    def _stale(self, values: list[float]) -> int:
+        """Return how many values have come since the last improvement."""
+        best, since = math.inf, 0
+        for value in values:
+            signed = value if self.mode == "min" else -value
+            better = signed < best - self.min_delta  # NaN is not
+            best, since = (signed, 0) if better else (best, since + 1)
+        return since
