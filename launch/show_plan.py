@@ -35,6 +35,10 @@ def show_plan(plan: Plan, recipe: str) -> None:
     settings += [f"batch {experiment.data.batch_size:,}", f"microbatches {experiment.microbatches}"]
     slices = f" ({topology.slices} slices)" if topology.slices > 1 else ""
     out.print(f"mesh {mesh}{slices}; {', '.join(settings)}")
+    if plan.trainable < plan.parameters:
+        out.print(
+            f"{large(plan.trainable)} of {large(plan.parameters)} parameters are trainable, the others are frozen"
+        )
     how = f"compiled in {plan.seconds:.0f} s" if plan.compiled else "an estimate, not compiled"
     out.print(f"{how}; the recipe's own settings unless changed by an option")
 

@@ -33,6 +33,7 @@ _MODULES = (
     "t2t.optim.by_name",
     "t2t.optim.optimizers",
     "t2t.optim.schedules",
+    "t2t.optim.trainable",
     "t2t.sharding.mesh",
     "t2t.train.evaluation",
     "t2t.train.experiment",

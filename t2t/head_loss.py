@@ -91,42 +91,54 @@ def _head_loss(
 
 
 def _forward(
-    head: Callable[..., jax.Array],
-    loss: Blocked,
-    size: int,
-    parameters: tuple[jax.Array, ...],
-    hidden: Float[Array, "B L D"],
-    targets: Int[Array, "B L"],
-    weights: Float[Array, "B L"],
-) -> tuple[LossSums, tuple[Any, jax.Array]]:
-    def own(parameters: Any, rows: Any) -> tuple[tuple[LossSums, Any], jax.Array]:
-        def block(carry: tuple[LossSums, Any, jax.Array], part: Any) -> tuple[LossSums, Any, jax.Array]:
+    head: Callable[..., jax.Array], loss: Blocked, size: int, parameters: Any, hidden: Any, targets: Any, weights: Any
+) -> tuple[LossSums, tuple[Any, Any]]:
+    # A gradient that nobody asks for, of a frozen parameter or below frozen ones, would be carried through the loop over blocks all the same.
+    asked = [argument.perturbed for argument in (hidden, *parameters)]
+
+    def own(parameters: Any, rows: Any) -> tuple[tuple[LossSums, Any], jax.Array | None]:
+        def block(carry: tuple[LossSums, Any, Any], part: Any) -> tuple[LossSums, Any, Any]:
             total, grads, slopes = carry
             number, (x, targets, weights) = part
-            logits, back = jax.vjp(head, x, *parameters)
+            logits, back = jax.vjp(partial(_given, head, asked, (x, *parameters)), *_those(asked, (x, *parameters)))
             sums, slope = cross_entropy_and_gradient(logits, targets, weights, loss)
-            of_x, *of_parameters = back(slope)
-            slopes = jax.lax.dynamic_update_index_in_dim(slopes, of_x, number, 0)
-            return total + sums, jax.tree.map(jnp.add, grads, tuple(of_parameters)), slopes
+            found = back(slope)
+            if slopes is not None:
+                slopes = jax.lax.dynamic_update_index_in_dim(slopes, found[0], number, 0)
+                found = found[1:]
+            return total + sums, jax.tree.map(jnp.add, grads, tuple(found)), slopes
 
         (x, targets, weights), filled, put_back = _in_blocks(rows, size)
-        begin = (_no_sums(), jax.tree.map(jnp.zeros_like, parameters), jnp.zeros_like(x))
+        grads = jax.tree.map(jnp.zeros_like, tuple(_those(asked[1:], parameters)))
+        begin = (_no_sums(), grads, jnp.zeros_like(x) if asked[0] else None)
         numbered = (jnp.arange(len(x)), (x, targets, weights))
         total, grads, slopes = _over_blocks(block, begin, numbered, filled)
-        return (total, grads), put_back(slopes)
+        return (total, grads), None if slopes is None else put_back(slopes)
 
-    (total, grads), slopes = on_own_rows(own, parameters, (hidden, targets, weights))
-    return total, (grads, slopes)
+    rows = (hidden.value, targets.value, weights.value)
+    (total, grads), slopes = on_own_rows(own, tuple(parameter.value for parameter in parameters), rows)
+    rest = iter(grads)
+    return total, (tuple(next(rest) if one else None for one in asked[1:]), slopes)
 
 
-def _backward(
-    head: Any, loss: Blocked, size: int, residuals: tuple[Any, jax.Array], slope: LossSums
-) -> tuple[Any, ...]:
+def _those(asked: list[bool], values: tuple[jax.Array, ...]) -> list[jax.Array]:
+    return [value for one, value in zip(asked, values, strict=True) if one]
+
+
+def _given(
+    head: Callable[..., jax.Array], asked: list[bool], values: tuple[jax.Array, ...], *those: jax.Array
+) -> jax.Array:
+    """Return head(*values) with `those` in place of the values that are asked for."""
+    rest = iter(those)
+    return head(*(next(rest) if one else value for one, value in zip(asked, values, strict=True)))
+
+
+def _backward(head: Any, loss: Blocked, size: int, residuals: tuple[Any, Any], slope: LossSums) -> tuple[Any, ...]:
     grads, slopes = jax.tree.map(lambda x: (x * slope.objective).astype(x.dtype), residuals)
     return grads, slopes, None, None
 
 
-_head_loss.defvjp(_forward, _backward)
+_head_loss.defvjp(_forward, _backward, symbolic_zeros=True)
 
 
 def _in_blocks(rows: tuple[jax.Array, ...], size: int) -> tuple[Any, Any, Callable[[jax.Array], jax.Array]]:

@@ -30,9 +30,9 @@ def test_a_state_that_does_not_fit_is_refused_before_it_is_made():
     program = Program.of(replace(TINY, mesh=MeshConfig(data=8)), MeshConfig(data=8).build())
     state = program.abstract_state()
     whole = 8 * sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves((state, state.params)))
-    check_memory(state, program.mesh, whole)
-    check_memory(state, program.mesh, None)
+    check_memory(program, whole)
+    check_memory(program, None)
     with pytest.raises(OutOfMemory, match=r"want 0\.\d GB of memory, and 0\.\d GB are left") as raised:
-        check_memory(state, program.mesh, whole - 1)
+        check_memory(program, whole - 1)
     assert is_out_of_memory(raised.value)
     assert in_one_line(raised.value).startswith("the parameters, the optimizer's state and the gradients want")

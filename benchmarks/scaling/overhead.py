@@ -132,7 +132,7 @@ def _calls(stepper: Stepper, rounds: int) -> tuple[list[float], list[float], Met
 def _loop(made: Experiment, program: Program, metrics: dict[str, Any], rounds: int) -> dict[str, list[float]]:
     host: Any = InMemory(host_batch(program))
     data = DeviceBatches(host, program.batch_sharding(), made.data.batch_size)
-    judge = Judge(made.guard, program.model.specs)
+    judge = Judge(made.guard, program.specs)
     meter = Meter(data, judge)
     with (
         tempfile.TemporaryDirectory() as scratch,
@@ -142,7 +142,7 @@ def _loop(made: Experiment, program: Program, metrics: dict[str, Any], rounds: i
         Checkpoints(Path(scratch) / "checkpoints", made.checkpoint) as checkpoints,
         Records(Path(scratch), Progress(console=Console(file=nowhere)), Ledger()) as records,
     ):
-        records.begin(rounds, 0)
+        records.begin(rounds, 0, {})
         records.log(0, {"loss": 1.0}, 0.0)  # the first line opens what the others find open
 
         def fetch() -> None:

@@ -18,6 +18,8 @@ _MEANT = {
     "--optimizer.b1": "beta1 beta-1 adam-beta1",
     "--optimizer.b2": "beta2 beta-2 adam-beta2",
     "--optimizer.eps": "epsilon adam-epsilon",
+    "--trainable.exclude": "freeze frozen freeze-layers freeze-encoder",
+    "--trainable.include": "unfreeze trainable-params",
     "--batch-size": "batch bs train-batch-size per-device-train-batch-size global-batch-size batchsize",
     "--steps": "epochs epoch num-epochs num-train-epochs max-steps num-steps train-steps total-steps iterations max-iters",
     "--dir": "output-dir output out out-dir run-dir model-dir save-dir log-dir logdir checkpoint-dir workdir",

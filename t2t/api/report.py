@@ -115,7 +115,7 @@ def sentence(run: RunFiles) -> str:
         r"(?<=[a-z])(?=[A-Z])", "-", str(model.get("class", "")).rpartition(".")[2].removesuffix("Config")
     ).lower()
     start = f"An {kind}" if kind[:1] in ("a", "e", "i", "o", "u") else f"A {kind}" if kind else "A model"
-    of = f" of {large(run.machine['parameters'])} parameters" if isinstance(run.machine.get("parameters"), int) else ""
+    of = _size(run.machine)
     on = f" on {data['task']}" if data.get("task") else ""
     if not run.log:
         return f"{start}{of}{on}; no step has been logged yet."
@@ -131,6 +131,15 @@ def sentence(run: RunFiles) -> str:
     if results:
         text += " At the end: " + ", ".join(results) + "."
     return text
+
+
+def _size(machine: dict[str, Any]) -> str:
+    count, trainable = machine.get("parameters"), machine.get("trainable_parameters")
+    if not isinstance(count, int):
+        return ""
+    if isinstance(trainable, int) and trainable < count:
+        return f" of {large(count)} parameters ({large(trainable)} of them trainable)"
+    return f" of {large(count)} parameters"
 
 
 def plots_of(run: RunFiles) -> list[Plot]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from t2t.checkpoint.tree import flatten, shape_table
 from t2t.errors import UserError, nearest
-from t2t.optim.paths import select
+from t2t.optim.paths import chosen
 from t2t.types import Params
 
 
@@ -44,18 +44,16 @@ def initialise(
     another shape there.
     """
     have = shape_table(source)
-    chosen = select(include, have, where="initialise.include") - select(exclude, have, where="initialise.exclude")
-    if not chosen:
+    taken = chosen(include, exclude, have, where="initialise")
+    if not taken:
         raise UserError(f"initialise.exclude: {', '.join(map(repr, exclude))} leaves nothing of the source")
     want = shape_table(params)
-    if missing := sorted(
-        {path.split("/")[0] for path in chosen if "/" in path} - {path.split("/")[0] for path in want}
-    ):
+    if missing := sorted({path.split("/")[0] for path in taken if "/" in path} - {path.split("/")[0] for path in want}):
         raise UserError(
             f"initialise.include: the source's parameters {', '.join(f'{folder}/**' for folder in missing)} are not in this model; exclude them"
             f" (--start-from.exclude {' '.join([*exclude, *missing])})."
         )
-    for path in sorted(chosen):
+    for path in sorted(taken):
         if path not in want:
             raise UserError(
                 f"initialise.include: the source's parameter {path} is not in this model; exclude it.{nearest(path, want)}"
@@ -67,10 +65,10 @@ def initialise(
             )
     values = flatten(source)
     return Initialised(
-        params=_replaced(params, {path: values[path] for path in chosen}),
-        taken=tuple(path for path in want if path in chosen),
-        fresh=tuple(path for path in want if path not in chosen),
-        unused=tuple(path for path in have if path not in chosen),
+        params=_replaced(params, {path: values[path] for path in taken}),
+        taken=tuple(path for path in want if path in taken),
+        fresh=tuple(path for path in want if path not in taken),
+        unused=tuple(path for path in have if path not in taken),
     )
 
 

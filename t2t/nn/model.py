@@ -50,12 +50,14 @@ class ParamSpec:
 
     axes:  a logical axis name, or None, for each dimension; "layers" first where stacked over depth.
     decay: whether weight decay applies (not to biases, norms and embeddings of positions).
+    trainable: whether training changes it. A frozen parameter has no gradient and no optimizer state.
     """
 
     shape: tuple[int, ...]
     dtype: Any
     axes: tuple[str | None, ...]
     decay: bool
+    trainable: bool = True
 
 
 class Model(abc.ABC):

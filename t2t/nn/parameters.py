@@ -26,19 +26,26 @@ class _Metadata:
     axes: tuple[str | None, ...]
     decay: bool
     init: Initializer
+    trainable: bool
 
 
 def parameter(
-    shape: tuple[int, ...], axes: tuple[str | None, ...], init: Initializer, *, decay: bool = True
+    shape: tuple[int, ...],
+    axes: tuple[str | None, ...],
+    init: Initializer,
+    *,
+    decay: bool = True,
+    trainable: bool = True,
 ) -> nnx.Param:
     """Declare a float32 parameter.
 
     axes:  a logical axis name, or None, for each dimension.
     decay: whether weight decay applies: not to biases, norms and positions.
+    trainable: whether training changes it; an experiment may freeze more parameters (`t2t.optim.Trainable`), never fewer.
     """
     assert len(shape) == len(axes), (shape, axes)
     abstract = jax.ShapeDtypeStruct(shape, jnp.float32)
-    return nnx.Param(abstract, t2t=_Metadata(axes, decay, init))
+    return nnx.Param(abstract, t2t=_Metadata(axes, decay, init, trainable))
 
 
 def _variables(module: nnx.Module) -> list[tuple[tuple[str, ...], nnx.Variable]]:
@@ -68,7 +75,8 @@ class Definition(Generic[Module]):
         for path, variable in sorted(_variables(module), key=lambda item: item[0]):
             value, metadata = variable.get_value(), variable.get_metadata("t2t")
             self._init[path] = metadata.init
-            _put(self.specs, path, ParamSpec(value.shape, value.dtype, metadata.axes, metadata.decay))
+            spec = ParamSpec(value.shape, value.dtype, metadata.axes, metadata.decay, metadata.trainable)
+            _put(self.specs, path, spec)
 
     def init(self, key: jax.Array) -> Params:
         """Make the parameters. A parameter's value depends on `key` and its own path alone."""

@@ -5,6 +5,7 @@ from t2t.optim.optimizers import Adafactor, AdamW, OptimizerConfig
 from t2t.optim.per_layer import per_layer
 from t2t.optim.schedules import Constant, Cosine, InverseSquareRoot, Linear, Schedule, WarmupStableDecay
 from t2t.optim.state_axes import state_axes
+from t2t.optim.trainable import Trainable
 
 __all__ = [
     "Adafactor",
@@ -16,6 +17,7 @@ __all__ = [
     "Optax",
     "OptimizerConfig",
     "Schedule",
+    "Trainable",
     "WarmupStableDecay",
     "per_layer",
     "state_axes",

@@ -10,10 +10,9 @@ from typing import Annotated, Any
 import jax
 import optax
 
-from t2t.errors import UserError
 from t2t.limits import Configuration, Epsilon, Momentum, Norm, Range, Share, Weight, Width
 from t2t.optim.norms import clip_by_norm
-from t2t.optim.paths import flatten_specs, map_specs, path_name, select, without
+from t2t.optim.paths import flatten_specs, path_name
 from t2t.optim.per_layer import as_matrices, per_layer
 from t2t.optim.schedules import Constant, Cosine, InverseSquareRoot, Schedule
 from t2t.types import Params
@@ -25,29 +24,16 @@ class OptimizerConfig(Configuration, abc.ABC):
 
     Args:
         schedule: the learning rate. The default is the optimizer's own.
-        clip_norm: gradients are scaled down so that their norm, over all trained parameters together, is at most this.
-        freeze: glob patterns of parameters' paths ("encoder/**") that get no update and take no optimizer memory.
+        clip_norm: gradients are scaled down so that their norm, over all trainable parameters together, is at most this.
     """
 
     schedule: Schedule = field(default_factory=Constant)
     clip_norm: Norm | None = None
-    freeze: tuple[str, ...] = ()
 
     def build(self, specs: Any) -> optax.GradientTransformation:
-        """Return the transformation of gradients to updates for parameters like `specs`, a nested dict of ParamSpec.
-
-        Raises UserError on a pattern in `freeze` that matches no parameter, or where nothing is left to train.
-        """
-        paths = flatten_specs(specs)
-        frozen = select(self.freeze, paths, where="optimizer.freeze")
-        if frozen == frozenset(paths):
-            raise UserError(f"optimizer.freeze: {', '.join(map(repr, self.freeze))} leaves no parameter to train")
+        """Return the transformation of gradients to updates for parameters like `specs`, a nested dict of ParamSpec: those that are trainable."""
         parts = [] if self.clip_norm is None else [clip_by_norm(self.clip_norm, specs)]
-        transform = optax.chain(*parts, *self._rules(without(specs, frozen)))
-        if not frozen:
-            return transform
-        labels = map_specs(lambda path, spec: "frozen" if path in frozen else "trained", specs)
-        return optax.partition({"trained": transform, "frozen": optax.set_to_zero()}, labels)
+        return optax.chain(*parts, *self._rules(specs))
 
     @abc.abstractmethod
     def _rules(self, specs: Any) -> list[optax.GradientTransformation]:

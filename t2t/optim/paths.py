@@ -31,22 +31,6 @@ def flatten_specs(specs: Any) -> dict[str, ParamSpec]:
     return flat
 
 
-def without(specs: Any, paths: frozenset[str]) -> dict[str, Any]:
-    """Return the nested dict less the given paths."""
-
-    def kept(tree: Any, prefix: str) -> dict[str, Any]:
-        out: dict[str, Any] = {}
-        for key, value in tree.items():
-            if isinstance(value, ParamSpec):
-                if prefix + key not in paths:
-                    out[key] = value
-            elif beneath := kept(value, f"{prefix}{key}/"):
-                out[key] = beneath
-        return out
-
-    return kept(specs, "")
-
-
 def select(patterns: Iterable[str], paths: Iterable[str], *, where: str) -> frozenset[str]:
     """Return the paths that any of the glob patterns matches.
 
@@ -65,6 +49,16 @@ def select(patterns: Iterable[str], paths: Iterable[str], *, where: str) -> froz
             raise UserError(f"{where}: the pattern {pattern!r} matches no parameter.{nearest(pattern, names)}")
         chosen.update(matched)
     return frozenset(chosen)
+
+
+def chosen(include: tuple[str, ...], exclude: tuple[str, ...], paths: Iterable[str], *, where: str) -> frozenset[str]:
+    """Return the paths that a pattern of `include` matches and none of `exclude` does; patterns as `select` reads them.
+
+    where: the options' common beginning ("start_from"), for the error.
+    Raises UserError on a pattern that matches no path.
+    """
+    names = list(paths)
+    return select(include, names, where=f"{where}.include") - select(exclude, names, where=f"{where}.exclude")
 
 
 def _expression(pattern: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -34,7 +35,6 @@ def per_layer(transform: optax.GradientTransformation, specs: Any) -> optax.Grad
     transforms = {
         label: transform if label == _WHOLE else _over_first_axis(transform) for label in sorted(set(labels.values()))
     }
-    # By path, because the tree may lack parameters that are frozen.
     return optax.partition(
         transforms, lambda tree: jax.tree_util.tree_map_with_path(lambda path, leaf: labels[path_name(path)], tree)
     )
@@ -59,7 +59,7 @@ def matrix_view(spec: ParamSpec) -> ParamSpec:
     for i in range(len(spec.axes) - 1):
         if spec.axes[i : i + 2] == ("heads", "kv"):
             shape = (*spec.shape[:i], spec.shape[i] * spec.shape[i + 1], *spec.shape[i + 2 :])
-            return ParamSpec(shape, spec.dtype, (*spec.axes[: i + 1], *spec.axes[i + 2 :]), spec.decay)
+            return replace(spec, shape=shape, axes=(*spec.axes[: i + 1], *spec.axes[i + 2 :]))
     return spec
 
 

@@ -12,6 +12,7 @@ import jax
 
 from t2t.optim import Adafactor
 from t2t.optim.paths import flatten_specs
+from t2t.optim.trainable import merge, split, trainable_specs
 from t2t.plan import flops
 from t2t.plan.collectives import Collective
 from t2t.plan.memory import Memory, bytes_a_device, state_bytes
@@ -52,7 +53,7 @@ _rows: dict[str, _Row] = {}
 
 
 def _row(experiment: Experiment) -> _Row:
-    key = repr((experiment.model, experiment.data, experiment.objective, platform()))
+    key = repr((experiment.model, experiment.data, experiment.objective, experiment.trainable, platform()))
     if key not in _rows:
         _rows[key] = _trace(experiment)
     return _rows[key]
@@ -65,15 +66,15 @@ def _trace(experiment: Experiment) -> _Row:
     shapes = {spec.shape for spec in flatten_specs(model.specs).values()}
     state, batch = flops.plain(program.abstract_state()), flops.plain(program.abstract_batch())
 
-    def residuals(params: Any, key: Any, batch: Any) -> Any:
-        def minimised(params: Any) -> jax.Array:
-            return experiment.objective.loss(model, params, batch, key).objective
+    def residuals(trainable: Any, frozen: Any, key: Any, batch: Any) -> Any:
+        def minimised(trainable: Any) -> jax.Array:
+            return experiment.objective.loss(model, merge(trainable, frozen), batch, key).objective
 
-        return jax.vjp(minimised, params)[1]
+        return jax.vjp(minimised, trainable)[1]
 
     whole = divided = largest = freed = 0.0
     layers = {spec.shape[0] for spec in flatten_specs(model.specs).values() if spec.axes[:1] == ("layers",)}
-    for leaf in jax.tree.leaves(jax.eval_shape(residuals, state.params, state.key, batch)):
+    for leaf in jax.tree.leaves(jax.eval_shape(residuals, *split(state.params, program.specs), state.key, batch)):
         stacked = len(leaf.shape) > 2 and leaf.shape[0] in layers
         if not stacked or leaf.shape in shapes or jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             continue
@@ -129,7 +130,7 @@ def estimate(program: Program, topology: Topology) -> Estimate:
     depth = max(sum(stacks.values()), 1)
     wide = 2 if experiment.model.dtype == "bfloat16" else 4
     logits = logits_bytes(program)
-    gathered = _gathered(program) * wide
+    gathered = _gathered(program.specs, program) * wide
     state = state_bytes(program)
     again = held(layer) / depth + rows / length / sizes["tensor"] * layer.beyond
     used = 3 * gathered / depth if wide < 4 or sizes["fsdp"] > 1 else 0.0
@@ -137,7 +138,7 @@ def estimate(program: Program, topology: Topology) -> Estimate:
     # The CPU's compiler puts the logits' gradient beside them, others in their place.
     backward = max(2 * logits if on_cpu else logits, again) + used
     # It also holds what Adafactor makes of each gradient; whatever else is updated is updated in place.
-    update = 2 * state.parameters if on_cpu and isinstance(experiment.optimizer, Adafactor) else 0.0
+    update = 2 * state.gradients if on_cpu and isinstance(experiment.optimizer, Adafactor) else 0.0
     temporaries = max(backward, update - held(kept))
     memory = dataclasses.replace(state, activations=held(kept), temporaries=MARGIN * temporaries)
     operations = flops.Flops(
@@ -146,7 +147,7 @@ def estimate(program: Program, topology: Topology) -> Estimate:
     )
     times = experiment.microbatches
     moved = times * (3 * gathered + 3 * held(layer) + 6 * logits) + 2 * (
-        state.parameters + state.optimizer + times * state.gradients
+        state.gradients + state.optimizer + times * state.gradients  # the update touches trainable parameters alone
     )
     return Estimate(memory=memory, moved=moved, sent=_sent(program, topology, rows, wide, gathered), flops=operations)
 
@@ -162,10 +163,10 @@ def logits_bytes(program: Program) -> float:
     return 4 * places * scored / (shape["tensor"] if words else 1)
 
 
-def _gathered(program: Program) -> float:
-    """Return how many parameters a device multiplies with: all, divided along `tensor` alone."""
+def _gathered(specs: Any, program: Program) -> float:
+    """Return how many of the parameters a device multiplies with: all, divided along `tensor` alone."""
     total = 0.0
-    for spec in flatten_specs(program.model.specs).values():
+    for spec in flatten_specs(specs).values():
         used = [axis for logical in spec.axes if logical for axis in DEFAULT_RULES.table[logical]]
         total += math.prod(spec.shape) / (program.mesh.shape["tensor"] if "tensor" in used else 1)
     return total
@@ -190,9 +191,10 @@ def _sent(program: Program, topology: Topology, rows: float, wide: int, gathered
             )
 
     add("all-gather", "fsdp", 2 * times * gathered, 2 * times)
-    add("reduce-scatter", "fsdp", times * gathered, times)
-    # Gradients are summed in the type that is computed in; parameters are float32.
-    add("all-reduce", "data", times * bytes_a_device(program.abstract_state().params) * wide / 4, times)
+    add("reduce-scatter", "fsdp", times * _gathered(trainable_specs(program.specs), program) * wide, times)
+    # Gradients are summed in the type that is computed in; trainable parameters are float32.
+    trainable = program.trainable(program.abstract_state().params)
+    add("all-reduce", "data", times * bytes_a_device(trainable) * wide / 4, times)
     sums = 0.0
     batch = flops.plain(program.abstract_batch())
     lengths = [tokens.ids.shape[1] for tokens in (batch.encoder, batch.decoder) if tokens is not None]

@@ -17,6 +17,7 @@ import jax
 import numpy as np
 from jax.extend import core
 
+from t2t.optim.trainable import merge, split
 from t2t.train.program import Program
 from t2t.types import Batch, Params
 
@@ -45,12 +46,14 @@ def count(program: Program) -> Flops:
     batch = plain(program.abstract_batch())
     state = plain(program.abstract_state())
 
-    def minimised(params: Params, batch: Batch, key: jax.Array) -> jax.Array:
-        return experiment.objective.loss(model, params, batch, key).objective
+    trainable, frozen = split(state.params, program.specs)
 
-    forward = dots(minimised, state.params, batch, state.key)
+    def minimised(trainable: Params, frozen: Params, batch: Batch, key: jax.Array) -> jax.Array:
+        return experiment.objective.loss(model, merge(trainable, frozen), batch, key).objective
+
+    forward = dots(minimised, trainable, frozen, batch, state.key)
     # Microbatches change neither count, and without them the trace is simpler.
-    whole = dots(jax.grad(minimised), state.params, batch, state.key)
+    whole = dots(jax.grad(minimised), trainable, frozen, batch, state.key)
     return Flops(model=3.0 * sum(forward.values()), hardware=dict(whole))
 
 

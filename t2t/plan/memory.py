@@ -17,8 +17,8 @@ from t2t.train.program import Program
 class Memory:
     """Bytes a device holds at its worst moment.
 
-    parameters, optimizer, batch: what goes in, exact.
-    gradients:   in float32, laid out as the parameters.
+    parameters, optimizer, batch: what goes in, exact. The optimizer's state is that of trainable parameters.
+    gradients:   of trainable parameters, in float32, laid out as these.
     activations: what the forward pass's loops over layers keep for the backward pass.
     temporaries: what the compiler asks for besides: logits, one layer's intermediates, gathered parameters, fragmentation.
     code:        the program itself.
@@ -56,7 +56,7 @@ def state_bytes(program: Program) -> Memory:
         parameters=parameters,
         optimizer=bytes_a_device(state.opt_state),
         batch=bytes_a_device(program.abstract_batch()),
-        gradients=parameters,
+        gradients=bytes_a_device(program.trainable(state.params)),
         activations=0.0,
         temporaries=0.0,
     )

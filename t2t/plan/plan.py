@@ -34,6 +34,7 @@ class Plan:
     moved:    bytes to and from a device's memory.
     sent:     what a device sends.
     tokens:   positions in a batch, padding included.
+    parameters, trainable: how many numbers the parameters, and the trainable ones of them, have.
     replicated: see `Compiled`.
     unknown:  loops of the program that were counted as one round because their number could not be read.
     """
@@ -50,6 +51,8 @@ class Plan:
     sent: tuple[Collective, ...]
     roofline: Roofline
     tokens: int
+    parameters: int
+    trainable: int
     message: str = ""
     unknown: int = 0
     replicated: tuple[str, ...] = ()
@@ -88,6 +91,8 @@ class Plan:
                 "batch_size": self.experiment.data.batch_size,
                 "microbatches": self.experiment.microbatches,
             },
+            "parameters": self.parameters,
+            "trainable_parameters": self.trainable,
             "compiled": self.compiled,
             "compile_seconds": self.seconds,
             "fits": self.fits,
@@ -188,6 +193,7 @@ def _plan(
     sent: tuple[Collective, ...],
 ) -> Plan:
     batch = flops.plain(program.abstract_batch())
+    trainable, parameters = program.counts()
     rows = [tokens.ids.shape for tokens in (batch.encoder, batch.decoder) if tokens is not None]
     return Plan(
         topology=topology,
@@ -202,4 +208,6 @@ def _plan(
         sent=sent,
         roofline=roofline(topology.chip, topology.size, operations.hardware, moved, sent),
         tokens=sum(count * length for count, length in rows),
+        parameters=parameters,
+        trainable=trainable,
     )

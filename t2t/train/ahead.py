@@ -30,12 +30,13 @@ def compiling() -> bool:
     return any(thread.name == THREAD for thread in threading.enumerate())
 
 
-def check_memory(state: TrainState, mesh: Mesh, left: int | None) -> None:
-    """Raise OutOfMemory where a state on CPUs, and gradients of its parameters, want more than is left: compilers and allocators of threads abort the process then.
+def check_memory(program: Program, left: int | None) -> None:
+    """Raise OutOfMemory where a program's state on CPUs, and gradients of its trainable parameters, want more than is left: compilers and allocators of threads abort the process then.
 
-    state: ShapeDtypeStructs with shardings. left: bytes; None where it is not known.
+    left: bytes; None where it is not known.
     """
-    here = [device for device in mesh.devices.flat if device.process_index == jax.process_index()]
+    assert isinstance(program.mesh, Mesh)
+    here = [device for device in program.mesh.devices.flat if device.process_index == jax.process_index()]
     if left is None or any(device.platform != "cpu" for device in here):
         return
 
@@ -45,7 +46,8 @@ def check_memory(state: TrainState, mesh: Mesh, left: int | None) -> None:
             for leaf in jax.tree.leaves(tree)
         )
 
-    wanted = size(state) + size(state.params)
+    state = program.abstract_state()
+    wanted = size(state) + size(program.trainable(state.params))
     if wanted > left:
         raise OutOfMemory(
             f"the parameters, the optimizer's state and the gradients want {wanted / 1e9:,.1f} GB of memory, and {left / 1e9:,.1f} GB are left"
@@ -127,9 +129,8 @@ class Ahead:
         return part.result()
 
     def _build(self) -> Program:
-        mesh = self._experiment.mesh.build()
-        program = Program.of(self._experiment, mesh)
-        check_memory(program.abstract_state(), mesh, memory.available())
+        program = Program.of(self._experiment, self._experiment.mesh.build())
+        check_memory(program, memory.available())
         return program
 
     def _new(self) -> TrainState | None:

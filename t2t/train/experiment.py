@@ -14,7 +14,7 @@ from t2t.errors import UserError
 from t2t.limits import Configuration, Count, CountOrZero, Parts, Seed
 from t2t.nn.model import EXECUTION, ModelConfig
 from t2t.objectives import CrossEntropy, Objective
-from t2t.optim import OptimizerConfig
+from t2t.optim import OptimizerConfig, Trainable
 from t2t.paths import LocalPath
 from t2t.sharding import MeshConfig
 from t2t.train.evaluation import Evaluation
@@ -48,6 +48,7 @@ class Experiment(Configuration):
         model: the architecture and its sizes.
         data: what is read, and how it fills rows.
         optimizer: what turns gradients into updates.
+        trainable: which parameters are trained; the others are frozen.
         objective: what is minimised.
         mesh: how devices are laid out.
         checkpoint: what is saved and kept.
@@ -70,6 +71,7 @@ class Experiment(Configuration):
     log_every: Count = 10
     profile: str | None = None
     objective: Objective = CrossEntropy()
+    trainable: Trainable = Trainable()
     mesh: MeshConfig = MeshConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     evaluation: Evaluation = Evaluation()
@@ -95,7 +97,8 @@ class Experiment(Configuration):
 
     @classmethod
     def upgraded(cls, fields: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return the fields of a run.json as they are called now: `objective` was `loss` once, and a part of it could stand in the model."""
+        """Return the fields of a run.json as they are called now: `objective` was `loss` once, and a part of it could stand in the model; `trainable` was the optimizer's `freeze`."""
+        fields = _freeze_upgraded(fields)
         if "loss" not in fields or "objective" in fields:
             return fields
         model, objective = fields.get("model"), fields["loss"]
@@ -104,6 +107,15 @@ class Experiment(Configuration):
             if known is not None and issubclass(known, ModelConfig):
                 objective = known.old_objective(model, objective)
         return {**{name: value for name, value in fields.items() if name != "loss"}, "objective": objective}
+
+
+def _freeze_upgraded(fields: Mapping[str, Any]) -> Mapping[str, Any]:
+    optimizer = fields.get("optimizer")
+    if not isinstance(optimizer, Mapping) or "freeze" not in optimizer:
+        return fields
+    frozen = optimizer["freeze"]
+    trainable = {"trainable": {"class": config_classes.tag(Trainable), "exclude": frozen}} if frozen else {}
+    return {**fields, "optimizer": {name: optimizer[name] for name in optimizer if name != "freeze"}, **trainable}
 
 
 ADJUSTABLE = (

@@ -18,6 +18,7 @@ from t2t.limits import Configuration, Count, Range
 from t2t.nn.model import ParamSpec
 from t2t.optim.norms import layered, squares
 from t2t.optim.paths import path_name
+from t2t.optim.trainable import trainable_specs
 from t2t.types import Params
 
 
@@ -132,7 +133,7 @@ class Judge:
     """Decides, from the metrics of steps, what becomes of the run. Same metrics, same decision: all processes decide alike."""
 
     def __init__(self, guard: Guard, specs: Params) -> None:
-        self._guard, self._names = guard, tensors(specs)
+        self._guard, self._names, self._trainable = guard, tensors(specs), tensors(trainable_specs(specs))
         self._finite = jax.jit(lambda params: jnp.isfinite(squares(params, layered(specs))))
         self.rewinds = 0
 
@@ -154,8 +155,8 @@ class Judge:
             kind, loss = int(values["bad"]), float(values["loss"])
             if kind == 1:
                 at = int(values["bad_tensor"])
-                of, which = divmod(at - 1, len(self._names))
-                what = "the loss" if at == 0 else f"the {('gradient', 'update')[of]} of {self._names[which]}"
+                of, which = divmod(at - 1, len(self._trainable))
+                what = "the loss" if at == 0 else f"the {('gradient', 'update')[of]} of {self._trainable[which]}"
                 left_out = "its update was" if at == 0 or of == 0 else "the entries that are not were"
                 found.append(BadStep(step=step, kind="nonfinite", what=f"{what} is not finite", left_out=left_out))
             elif kind == 2:

@@ -91,10 +91,13 @@ def train(
             evaluator.check(experiment.checkpoint)
         if planned := _other_plan(experiment):
             records.note(planned)
-        judge = Judge(experiment.guard, program.model.specs)
+        judge = Judge(experiment.guard, program.specs)
         meter = Meter(data, judge)
         hooks = Callbacks(callbacks, directory, experiment.steps, stop.ask)
-        records.begin(experiment.steps, start)
+        trainable, parameters = program.counts()
+        if trainable < parameters:
+            records.note(f"training {trainable:,} of {parameters:,} parameters; the others are frozen")
+        records.begin(experiment.steps, start, {"parameters": parameters, "trainable_parameters": trainable})
         times.training()
         step, saved = start, start
         evaluated: dict[str, float] = {}

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import Any, cast
 
 import jax
 import optax
@@ -14,12 +15,14 @@ from jaxtyping import Array, Float, Int
 from t2t import types
 from t2t.data.converters import FeatureConverter
 from t2t.nn.model import Model
+from t2t.optim.paths import flatten_specs
+from t2t.optim.trainable import split, trainable_specs
 from t2t.sharding import DEFAULT_RULES, activate
 from t2t.train.experiment import Experiment
 from t2t.train.state import TrainState, create_state, state_shardings
 from t2t.train.state import abstract_state as _abstract_state
 from t2t.train.step import Metrics, Step, make_step
-from t2t.types import Batch
+from t2t.types import Batch, Params
 
 IN_PLACE_ON_CPU = {"xla_cpu_copy_insertion_use_region_analysis": True}
 """Without it XLA's CPU compiler copies the optimizer's whole state before each update; compilers for other platforms have it by default."""
@@ -29,6 +32,7 @@ IN_PLACE_ON_CPU = {"xla_cpu_copy_insertion_use_region_analysis": True}
 class Program:
     """An experiment's pure functions, and how what they map is divided over `mesh`.
 
+    specs:     the parameters', with what is frozen marked.
     mesh:      of real devices, of a topology's that are not there (to compile ahead of time), or of none (to trace alone).
     shardings: of the state, a TrainState of NamedShardings.
     """
@@ -36,15 +40,17 @@ class Program:
     experiment: Experiment
     mesh: Mesh | AbstractMesh
     model: Model
+    specs: dict[str, Any]
     transform: optax.GradientTransformation
     shardings: TrainState
 
     @classmethod
     def of(cls, experiment: Experiment, mesh: Mesh | AbstractMesh) -> Program:
-        """Return the program. Raises UserError, naming the parameter, where one does not divide over the mesh."""
+        """Return the program. Raises UserError, naming the parameter or pattern, where one does not divide over the mesh or names none."""
         model = experiment.model.build()
-        transform = _named(experiment.optimizer.build(model.specs))
-        return cls(experiment, mesh, model, transform, state_shardings(model, transform, mesh))
+        specs = experiment.trainable.apply(model.specs)
+        transform = _named(experiment.optimizer.build(trainable_specs(specs)))
+        return cls(experiment, mesh, model, specs, transform, state_shardings(model, transform, mesh, specs=specs))
 
     @property
     def learning_rate(self) -> Callable[[Int[Array, ""]], Float[Array, ""]]:
@@ -53,7 +59,16 @@ class Program:
 
     def abstract_state(self) -> TrainState:
         """Return the state as ShapeDtypeStructs that carry their shardings."""
-        return _abstract_state(self.model, self.transform, self.shardings)
+        return _abstract_state(self.model, self.transform, self.shardings, self.specs)
+
+    def trainable(self, params: Params) -> Params:
+        """Return the trainable part of a nested dict that has a leaf for each parameter."""
+        return split(params, self.specs)[0]
+
+    def counts(self) -> tuple[int, int]:
+        """Return how many numbers the trainable parameters have, and how many all of them have."""
+        sizes = [(math.prod(spec.shape), spec.trainable) for spec in flatten_specs(self.specs).values()]
+        return sum(size for size, trainable in sizes if trainable), sum(size for size, _ in sizes)
 
     def batch_sharding(self) -> NamedSharding:
         """Return how the arrays of a batch, [B L], are divided."""
@@ -80,7 +95,9 @@ class Program:
 
     def create(self, seed: int) -> TrainState:
         """Return the state at step 0, each device making its own part."""
-        create = jax.jit(lambda seed: create_state(self.model, self.transform, seed), out_shardings=self.shardings)
+        create = jax.jit(
+            lambda seed: create_state(self.model, self.transform, seed, self.specs), out_shardings=self.shardings
+        )
         return create(seed)
 
     def compiled(self, batch: Batch) -> jax.stages.Compiled:
@@ -96,6 +113,7 @@ class Program:
             learning_rate=self.learning_rate,
             microbatches=self.experiment.microbatches,
             guard=self.experiment.guard,
+            specs=self.specs,
         )
 
         def sharded(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -66,13 +66,13 @@ class Records:
         else:
             self._notes.append(text)
 
-    def begin(self, total: int, start: int) -> None:
-        """Training begins at step `start`: lines of later steps, of a stretch that was cut off, go."""
+    def begin(self, total: int, start: int, facts: Mapping[str, int]) -> None:
+        """Training begins at step `start`: lines of later steps, of a stretch that was cut off, go. facts: for machine.json, beside the machine's."""
         notes, self._notes = self._notes or [], None
         for text in notes:
             self.say(text)
         self._start = start
-        described = machine()  # on all processes: it may ask all devices
+        described = {**machine(), **facts}  # on all processes: it may ask all devices
         if not self._leads:
             return
         self._writer = self._closing.enter_context(MetricsWriter(self._directory, start=start))

@@ -35,7 +35,7 @@ def initial_state(
     params = jax.tree.map(jax.device_put, begun.params, program.shardings.params)
     # The optimizer's state may depend on the parameters it begins with.
     restart = jax.jit(program.transform.init, out_shardings=program.shardings.opt_state)
-    return dataclasses.replace(state, params=params, opt_state=restart(params))
+    return dataclasses.replace(state, params=params, opt_state=restart(program.trainable(params)))
 
 
 def _check_vocabulary(own: Vocabulary, source: SavedRun, model: Model, taken: Sequence[str]) -> None:

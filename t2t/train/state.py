@@ -14,6 +14,7 @@ from jaxtyping import Array, Int, PRNGKeyArray
 from t2t.nn.model import Model, ParamSpec
 from t2t.optim import state_axes
 from t2t.optim.paths import path_name
+from t2t.optim.trainable import split, trainable_specs
 from t2t.sharding import DEFAULT_RULES, Rules
 from t2t.train.guard import Health, healthy
 from t2t.types import Params
@@ -35,13 +36,18 @@ class TrainState:
     health: Health
 
 
-def create_state(model: Model, transform: optax.GradientTransformation, seed: jax.Array | int) -> TrainState:
-    """Return the state at step 0. Under jit with out_shardings it is created divided over the mesh, never whole."""
+def create_state(
+    model: Model, transform: optax.GradientTransformation, seed: jax.Array | int, specs: Any = None
+) -> TrainState:
+    """Return the state at step 0. Under jit with out_shardings it is created divided over the mesh, never whole.
+
+    specs: the model's, with what is frozen marked (`Trainable.apply`); None takes the model's own. The optimizer's state is that of the trainable part.
+    """
+    specs = model.specs if specs is None else specs
     init_key, run_key = jax.random.split(jax.random.key(seed))
-    params = model.init(init_key)
-    return TrainState(
-        step=jnp.zeros((), jnp.int32), params=params, opt_state=transform.init(params), key=run_key, health=healthy()
-    )
+    params = jax.tree.map(lambda leaf, spec: leaf.astype(spec.dtype), model.init(init_key), specs)
+    opt_state = transform.init(split(params, specs)[0])
+    return TrainState(step=jnp.zeros((), jnp.int32), params=params, opt_state=opt_state, key=run_key, health=healthy())
 
 
 def param_shardings(model: Model, mesh: Mesh | AbstractMesh, rules: Rules = DEFAULT_RULES) -> Any:
@@ -54,12 +60,18 @@ def param_shardings(model: Model, mesh: Mesh | AbstractMesh, rules: Rules = DEFA
 
 
 def state_shardings(
-    model: Model, transform: optax.GradientTransformation, mesh: Mesh | AbstractMesh, rules: Rules = DEFAULT_RULES
+    model: Model,
+    transform: optax.GradientTransformation,
+    mesh: Mesh | AbstractMesh,
+    rules: Rules = DEFAULT_RULES,
+    *,
+    specs: Any = None,
 ) -> TrainState:
-    """Return a TrainState of NamedShardings: optimizer state lies as its parameters do, scalars everywhere."""
+    """Return a TrainState of NamedShardings: optimizer state lies as its parameters do, scalars everywhere. specs: see `create_state`."""
+    specs = model.specs if specs is None else specs
     whole = NamedSharding(mesh, PartitionSpec())
-    abstract = jax.eval_shape(lambda: create_state(model, transform, 0))
-    axes = state_axes(transform, model.specs)
+    abstract = jax.eval_shape(lambda: create_state(model, transform, 0, specs))
+    axes = state_axes(transform, trainable_specs(specs))
 
     def one(path: Any, leaf: jax.ShapeDtypeStruct, leaf_axes: tuple[str | None, ...]) -> NamedSharding:
         return rules.sharding(leaf_axes, leaf.shape, mesh, name=f"optimizer state {path_name(path)}")
@@ -73,9 +85,11 @@ def state_shardings(
     )
 
 
-def abstract_state(model: Model, transform: optax.GradientTransformation, shardings: TrainState) -> TrainState:
-    """Return the state as ShapeDtypeStructs that carry their shardings."""
-    shapes = jax.eval_shape(lambda: create_state(model, transform, 0))
+def abstract_state(
+    model: Model, transform: optax.GradientTransformation, shardings: TrainState, specs: Any = None
+) -> TrainState:
+    """Return the state as ShapeDtypeStructs that carry their shardings. specs: see `create_state`."""
+    shapes = jax.eval_shape(lambda: create_state(model, transform, 0, specs))
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes, shardings
     )

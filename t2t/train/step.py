@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ from t2t.losses import LossSums
 from t2t.nn.model import Model
 from t2t.objectives import Objective
 from t2t.optim.norms import layered, squares
+from t2t.optim.trainable import merge, split, trainable_specs
 from t2t.train.guard import Guard, examine
 from t2t.train.state import TrainState
 from t2t.types import Batch, Params
@@ -29,27 +31,34 @@ def make_step(
     learning_rate: Callable[[Int[Array, ""]], Float[Array, ""]],
     microbatches: int = 1,
     guard: Guard | None = None,
+    specs: Any = None,
 ) -> Step:
     """Return the function (state, batch) -> (next state, metrics), to be jitted with shardings.
 
     The gradient is that of the batch's summed objective over its summed weight, whatever the number of microbatches. A bad step (`guard`) counts
     as a step. It changes neither parameters nor optimizer; where only entries of the update are not finite, it changes none of those.
+
+    specs: the model's, with what is frozen marked (`Trainable.apply`); None takes the model's own. Gradients, their norm, updates and optimizer state are
+           of the trainable part alone; frozen parameters come back as they went in.
     """
     guard = guard or Guard()
-    stacked = layered(model.specs)
+    specs = model.specs if specs is None else specs
+    stacked = layered(trainable_specs(specs))
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         # An empty batch has no gradient; dividing by at least 1 keeps it from becoming NaN.
         weight = jnp.maximum(objective.weight(batch), 1.0)
         key = jax.random.fold_in(state.key, state.step)
 
-        def share(params: Params, part: Batch, part_key: PRNGKeyArray) -> tuple[Float[Array, ""], LossSums]:
-            total = objective.loss(model, params, part, part_key)
+        trainable, frozen = split(state.params, specs)
+
+        def share(trainable: Params, part: Batch, part_key: PRNGKeyArray) -> tuple[Float[Array, ""], LossSums]:
+            total = objective.loss(model, merge(trainable, frozen), part, part_key)
             return total.objective / weight, total
 
-        grads, total = _accumulate(jax.grad(share, has_aux=True), state.params, batch, key, microbatches)
-        updates, opt_state = transform.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        grads, total = _accumulate(jax.grad(share, has_aux=True), trainable, batch, key, microbatches)
+        updates, opt_state = transform.update(grads, state.opt_state, trainable)
+        updated = optax.apply_updates(trainable, updates)
         value, squared = total.loss / weight, squares(grads, stacked)
         # Finite gradients can give an update that is not: 0/0 where an optimizer divides by a second moment of 0. Such entries are left as they were,
         # each by itself: if the whole update waited for the check of all its entries, it and the moments would be kept beside the old ones till then.
@@ -59,7 +68,8 @@ def make_step(
             kept = finding.whole | ~jnp.isfinite(new) if jnp.issubdtype(new.dtype, jnp.inexact) else finding.whole
             return jnp.where(kept, old, new)
 
-        params, opt_state = jax.tree.map(sound, (params, opt_state), (state.params, state.opt_state))
+        updated, opt_state = jax.tree.map(sound, (updated, opt_state), (trainable, state.opt_state))
+        params = merge(updated, frozen)
         metrics = {
             "loss": value,
             "accuracy": total.correct / weight,

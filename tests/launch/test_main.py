@@ -63,7 +63,7 @@ MISTAKES = [
     ("train bert:quickstart --dir {dir} --data.task reverse_words", "_fill_mask"),
     ("train t5:quickstart --dir {dir} --model.vocab-size 100", "vocab_size 100"),
     ("train t5:quickstart --dir {dir} --vocabulary nowhere.model", "nowhere.model"),
-    ("train t5:quickstart --dir {dir} --optimizer.freeze encodr/**", "encodr/**"),
+    ("train t5:quickstart --dir {dir} --trainable.exclude encodr/**", "encodr/**"),
     ("train t5:quickstart --dir {dir} --start-from.run nowhere_at_all", "nowhere_at_all"),
     ("train t5:quickstart --dir {dir} --data.targets-length 10", "targets"),
     ("eval {dir}", "no run directory"),

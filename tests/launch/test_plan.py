@@ -89,3 +89,31 @@ def test_an_estimate_as_tables_and_as_json(tmp_path, capsys):
     assert found["fits"]
     assert not found["compiled"]
     assert found["memory"]["optimizer"] > 2 * found["memory"]["parameters"] > 0  # two moments and a count
+    assert found["trainable_parameters"] == found["parameters"]
+
+
+def test_gradients_and_optimizer_state_are_those_of_trainable_parameters(tmp_path, capsys):
+    words = [
+        "plan",
+        "t5:quickstart",
+        "--topology",
+        "h100:1x1",
+        "--compile",
+        "0",
+        "--optimizer.schedule.peak",
+        "0.01",
+        "--json",
+    ]
+    assert run([*words, str(tmp_path / "whole.json")]) == 0
+    assert "trainable" not in capsys.readouterr().out
+    frozen = ["--trainable.include", "decoder/**", "--trainable.frozen-dtype", "bfloat16"]
+    assert run([*words, str(tmp_path / "frozen.json"), *frozen]) == 0
+    assert "parameters are trainable, the others are frozen" in capsys.readouterr().out
+    whole, part = (json.loads((tmp_path / name).read_text())["plan"] for name in ("whole.json", "frozen.json"))
+    assert part["parameters"] == whole["parameters"] > part["trainable_parameters"] > 0
+    assert part["memory"]["gradients"] == 4 * part["trainable_parameters"]
+    kept = whole["parameters"] - part["trainable_parameters"]
+    assert part["memory"]["parameters"] == 4 * part["trainable_parameters"] + 2 * kept
+    assert part["memory"]["optimizer"] < whole["memory"]["optimizer"]
+    assert part["memory"]["activations"] < whole["memory"]["activations"], "nothing is kept for a frozen encoder"
+    assert whole["hardware_flops"]["float32"] > part["hardware_flops"]["float32"]

@@ -51,39 +51,6 @@ def test_clipping_scales_all_gradients_by_one_norm():
     np.testing.assert_allclose(updates["b"], [0, -0.04], rtol=1e-6)
 
 
-@pytest.mark.parametrize(
-    "config",
-    [
-        AdamW(schedule=RATE),
-        Adafactor(schedule=RATE, min_dimension=4, clip_norm=1.0, weight_decay=0.1),
-        Optax(name="optax.lion", schedule=RATE, clip_norm=1.0),
-    ],
-)
-def test_frozen_parameters_stay_and_take_no_memory_and_do_not_count_in_the_norm(config):
-    frozen = dataclasses.replace(config, freeze=("encoder/*", "embedding"))
-    transform = frozen.build(STACKED)
-    params, gradients = random_like(STACKED, 0), [random_like(STACKED, seed) for seed in (1, 2)]
-    got, state = run(transform, params, gradients)
-    jax.tree.map(np.testing.assert_array_equal, got["encoder"], params["encoder"])
-    np.testing.assert_array_equal(got["embedding"], params["embedding"])
-
-    alone = {"decoder": STACKED["decoder"]}
-    wanted, lone_state = run(
-        config.build(alone), {"decoder": params["decoder"]}, [{"decoder": g["decoder"]} for g in gradients]
-    )
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), got["decoder"], wanted["decoder"])
-    assert optax.tree.size(state) == optax.tree.size(lone_state)
-
-
-def test_freezing_nothing_or_everything_is_refused():
-    with pytest.raises(
-        UserError, match=r"optimizer.freeze: .*'encoder/qery' matches no parameter. Nearest: encoder/query"
-    ):
-        AdamW(freeze=("encoder/qery",)).build(STACKED)
-    with pytest.raises(UserError, match="leaves no parameter to train"):
-        AdamW(freeze=("**",)).build(STACKED)
-
-
 def test_optax_by_name_is_that_optimizer_with_the_decay_mask():
     specs = {"w": spec((3, 4), "embed", "mlp"), "b": spec((4,), "mlp", decay=False)}
     config = Optax(name="optax.lion", arguments={"b1": 0.8, "weight_decay": 0.5}, schedule=RATE)
@@ -125,7 +92,7 @@ def test_bad_configurations_are_refused_in_one_line(config, message):
 
 
 @pytest.mark.parametrize(
-    "config", [AdamW(freeze=("a/*",)), Adafactor(), Optax(name="optax.lion", arguments={"b1": 0.5, "mu_dtype": None})]
+    "config", [AdamW(), Adafactor(), Optax(name="optax.lion", arguments={"b1": 0.5, "mu_dtype": None})]
 )
 def test_configurations_come_back_from_json(config):
     assert from_json(to_json(config)) == config

@@ -1,0 +1,80 @@
+"""Which parameters are trained and which are frozen, and a tree of parameters taken apart by that and put together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import jax.numpy as jnp
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from t2t.errors import UserError
+from t2t.limits import Configuration
+from t2t.nn.model import ParamSpec
+from t2t.optim.paths import chosen, flatten_specs, map_specs
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trainable(Configuration):
+    """Which parameters are trained. The others are frozen: they have no gradient, no optimizer state and no part in clipping.
+
+    Args:
+        include: glob patterns of the paths of parameters to train ("decoder/**").
+        exclude: patterns of paths to freeze, of those ("encoder/**").
+        frozen_dtype: the type that frozen parameters are kept in. Trainable ones are float32 in any case.
+    """
+
+    include: tuple[str, ...] = ("**",)
+    exclude: tuple[str, ...] = ()
+    frozen_dtype: Literal["float32", "bfloat16"] = "float32"
+
+    def apply(self, specs: Any) -> dict[str, Any]:
+        """Return the nested dict of ParamSpec with `trainable` and `dtype` as this says. What a model itself freezes stays frozen.
+
+        Raises UserError on a pattern that matches no parameter, where nothing is left to train, or where a type is given for frozen
+        parameters and there are none.
+        """
+        taken = chosen(self.include, self.exclude, flatten_specs(specs), where="trainable")
+
+        def one(path: str, spec: ParamSpec) -> ParamSpec:
+            if spec.trainable and path in taken:
+                return spec
+            return replace(spec, trainable=False, dtype=jnp.dtype(self.frozen_dtype))
+
+        applied: dict[str, Any] = map_specs(one, specs)
+        found = {spec.trainable for spec in flatten_specs(applied).values()}
+        if True not in found:
+            raise UserError(
+                f"trainable.include {_quoted(self.include)} less trainable.exclude {_quoted(self.exclude)} leaves no parameter to train"
+                " (--trainable.include, --trainable.exclude)"
+            )
+        if False not in found and self.frozen_dtype != "float32":
+            raise UserError(
+                f"trainable.frozen_dtype {self.frozen_dtype} (--trainable.frozen-dtype): no parameter is frozen."
+                " Nearest: float32, or name what to freeze (--trainable.exclude)."
+            )
+        return applied
+
+
+def split(tree: Any, specs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the trainable and the frozen part of a nested dict that has a leaf for each parameter of `specs`."""
+    flat = flatten_dict(specs)
+    parts: tuple[dict[Any, Any], dict[Any, Any]] = ({}, {})
+    for path, leaf in flatten_dict(tree).items():
+        parts[0 if flat[path].trainable else 1][path] = leaf
+    return unflatten_dict(parts[0]), unflatten_dict(parts[1])
+
+
+def merge(trainable: Any, frozen: Any) -> dict[str, Any]:
+    """Return the nested dict that `split` took apart."""
+    merged: dict[str, Any] = unflatten_dict({**flatten_dict(trainable), **flatten_dict(frozen)})
+    return merged
+
+
+def trainable_specs(specs: Any) -> dict[str, Any]:
+    """Return the nested dict of the trainable ones alone."""
+    return split(specs, specs)[0]
+
+
+def _quoted(patterns: tuple[str, ...]) -> str:
+    return ", ".join(map(repr, patterns)) or "nothing"
