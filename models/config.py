@@ -8,12 +8,12 @@ from dataclasses import dataclass, fields, replace
 from typing import Annotated, Literal, get_args
 
 from t2t.errors import UserError, nearest
-from t2t.limits import Configuration, Depth, Deviation, FewOrZero, Length, Range, Rate, Width
+from t2t.limits import Configuration, Depth, Deviation, FewOrZero, Length, NormEpsilon, Range, Rate, Softcap, Width
 from t2t.nn.attention import Backend, portable
 from t2t.nn.attention.config import AttentionConfig
 from t2t.nn.feed_forward import FeedForwardConfig
 from t2t.nn.initializers import Initializer, Normal, TruncatedNormal, fan_in
-from t2t.nn.layers import LayerConfig, NormConfig
+from t2t.nn.layers import LayerConfig, NormConfig, NormPlace
 from t2t.nn.mixers import MixerConfig, Needs
 from t2t.nn.mlp import Activation, MLPConfig
 from t2t.nn.model import ModelConfig
@@ -22,7 +22,6 @@ from t2t.nn.quantized import Quantization
 from t2t.nn.rotary import Rotary
 
 Positions = Literal["relative", "learned", "rotary", "none"]
-NormPlace = Literal["pre", "post"]
 InitKind = Literal["fan_in", "normal", "truncated_normal"]
 Remat = Literal["none", "full", "dots", "dots_no_batch"]
 Dtype = Literal["float32", "bfloat16"]
@@ -36,12 +35,10 @@ def one_of(field: str, value: str, choices: object) -> None:
 
 
 def both_ways(side: str, stack: StackConfig) -> None:
-    """Raise UserError where a stack that looks both ways, an encoder's, has what only looks back: a sliding window, or an odd number of buckets.
+    """Raise UserError where a stack that looks both ways, an encoder's, has an odd number of buckets.
 
     Half of T5's buckets are for the tokens before one, half for those behind it (Raffel et al. 2020, section 2.1).
     """
-    if stack.window is not None:
-        raise UserError(f"model.{side}.window is {stack.window}; only decoders have a sliding window. Nearest: None.")
     if stack.positions == "relative" and stack.buckets % 2:
         raise UserError(
             f"model.{side}.buckets is {stack.buckets}; half of them are for each direction, so their number is even."
@@ -101,7 +98,8 @@ class StackConfig(Configuration):
         groups: blocks with parameters of their own, each applied layers / groups times in a row (ALBERT); None for one a layer.
         norm: "rms" (T5, LLaMA) or "layer" (GPT, BERT).
         norm_epsilon: added to the mean square that a norm divides by the root of.
-        norm_place: "pre" normalises what enters a sublayer, "post" the sum after it (GPT-1, BERT).
+        norm_place: "pre" normalises what enters a sublayer, "post" the sum after it (GPT-1, BERT), "sandwich" what enters a sublayer and what leaves it
+            before the sum (Gemma 2).
         final_norm: one more norm after the last block.
         positions: "relative" (T5: `buckets` up to `max_distance`), "learned" (`max_length` of them, added to the embeddings), "rotary" (LLaMA, see
             `rotary`) or "none".
@@ -110,7 +108,10 @@ class StackConfig(Configuration):
         relative_per_layer: each layer has relative positions of its own (umT5); otherwise all layers share them (T5).
         rotary: how fast rotary positions turn.
         position_offset: rows of the table of learned positions before that of position 0, which nothing reads (RoBERTa: 2).
-        window: tokens that a token of a decoder sees, itself included; None for all before it (Mistral).
+        window: tokens that a token of a decoder sees, itself included; None for all before it (Mistral). A token of an encoder sees those at most window // 2
+            places away on either side (ModernBERT).
+        qk_norm: a norm, of the kind of the others, over each head's queries and keys (Gemma 3, Qwen 3).
+        attention_softcap: attention logits l become attention_softcap * tanh(l / attention_softcap) (Gemma 2); None for logits as they are.
         max_length: learned positions there are; with rotary ones what training had, which limits nothing.
         scaled_attention: logits divided by sqrt(head_dim). T5 draws its queries' kernel that much smaller instead.
         mlp_dropout: dropout also within the feed-forward networks, as T5 has it.
@@ -134,7 +135,7 @@ class StackConfig(Configuration):
     attention_biases: bool | None = None
     groups: Depth | None = None
     norm: NormKind = "layer"
-    norm_epsilon: Annotated[float, Range(1e-20, 1.0, typical=1e-6)] = 1e-6
+    norm_epsilon: NormEpsilon = 1e-6
     norm_place: NormPlace = "pre"
     final_norm: bool = True
     positions: Positions = "learned"
@@ -144,6 +145,8 @@ class StackConfig(Configuration):
     rotary: Rotary = Rotary()
     position_offset: FewOrZero = 0
     window: Length | None = None
+    qk_norm: bool = False
+    attention_softcap: Softcap | None = None
     max_length: Length = 512
     scaled_attention: bool = True
     mlp_dropout: bool = False
@@ -173,8 +176,8 @@ class StackConfig(Configuration):
             raise UserError(f"model.kv_heads is {self.kv_heads}, which does not divide model.heads = {self.heads}")
         if self.groups is not None and self.layers % self.groups:
             raise UserError(f"model.groups is {self.groups}, which does not divide model.layers = {self.layers}")
-        if self.positions == "rotary" and self.head_size % 2:
-            raise UserError(f"model.head_dim is {self.head_size}; rotary positions need an even one")
+        if self.positions == "rotary":
+            self.rotary.turning(self.head_size)
         if self.positions == "relative" and self.max_distance <= self.buckets // 2:
             raise UserError(
                 f"model.max_distance is {self.max_distance}; it must be more than half of model.buckets = {self.buckets}."
@@ -245,6 +248,8 @@ class TransformerConfig(ModelConfig):
         tied: logits come from the embedding table, not from a kernel of their own.
         embedding_size: width of the embeddings, brought to the stacks' by a matrix (ALBERT); None for the stacks' own.
         scaled_head: logits are divided by sqrt(embed) (T5 v1.0).
+        final_softcap: logits l become final_softcap * tanh(l / final_softcap) (Gemma 2); None for logits as they are.
+        embedding_scale: what token embeddings are multiplied by (Gemma: sqrt(embed)).
         embedding_std: deviation of the token embeddings at first.
         position_std: deviation of learned positions at first.
     """
@@ -259,6 +264,8 @@ class TransformerConfig(ModelConfig):
     unroll: Depth = 1
     tied: bool = True
     scaled_head: bool = False
+    final_softcap: Softcap | None = None
+    embedding_scale: Annotated[float, Range(1e-6, 1e6)] = 1.0
     embedding_size: Width | None = None
     embedding_std: Deviation = 0.02
     position_std: Deviation = 0.02
@@ -305,6 +312,9 @@ class TransformerConfig(ModelConfig):
             scaled=stack.scaled_attention,
             biases=stack.biases if stack.attention_biases is None else stack.attention_biases,
             window=stack.window,
+            softcap=stack.attention_softcap,
+            qk_norm=stack.norm if stack.qk_norm else None,
+            norm_epsilon=stack.norm_epsilon,
             positions="none" if stack.positions == "learned" else stack.positions,
             buckets=stack.buckets,
             max_distance=stack.max_distance,

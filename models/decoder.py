@@ -28,12 +28,14 @@ class DecoderConfig(TransformerConfig):
 
     Args:
         decoder: its stack of blocks.
+        embedding_norm: normalise the embeddings (BLOOM).
         mask: "causal": a token sees itself and those before it; "prefix": also all tokens that `Tokens.prefix` marks in its segment.
     """
 
     kind: ClassVar[Kind] = "decoder"
     decoder: StackConfig
     mask: DecoderMask = "causal"
+    embedding_norm: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -67,7 +69,7 @@ class DecoderNetwork(Network):
 
     def __init__(self, config: DecoderConfig) -> None:
         self.prefix = config.mask == "prefix"
-        self.embeddings = Embeddings(config, config.decoder)
+        self.embeddings = Embeddings(config, config.decoder, normed=config.embedding_norm)
         self.decoder = Stack(config, config.decoder)
         self.lm_head = Head(config, config.decoder)
 

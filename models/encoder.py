@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -165,7 +166,9 @@ class EncoderNetwork(Network):
         return self.start(Batch(None, None, ids, ids), 0)
 
 
-def encode(embeddings: Embeddings, stack: Stack, batch: Batch, keys: Keys) -> tuple[Float[Array, "B L D"], Aux]:
+def encode(
+    embeddings: Callable[[Tokens, Keys], Float[Array, "B L D"]], stack: Stack, batch: Batch, keys: Keys
+) -> tuple[Float[Array, "B L D"], Aux]:
     """Embed the encoder's tokens and run its stack; also return the terms that its layers report."""
     tokens = batch.encoder
     assert tokens is not None, "the batch has no encoder tokens"

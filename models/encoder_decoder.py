@@ -18,18 +18,23 @@ from t2t.models.inputs import Embeddings, Head, last
 from t2t.models.transformer import Layers, Stack
 from t2t.nn.aux import Aux, added
 from t2t.nn.dropout import Keys
+from t2t.nn.linear import Linear
 from t2t.nn.mixers import Context
 from t2t.nn.model import Cache, Kind
-from t2t.types import Batch
+from t2t.sharding import constrain
+from t2t.types import Batch, Tokens
 
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderDecoderConfig(TransformerConfig):
-    """An encoder and a decoder that share their embeddings. Both stacks are of one width and one kind of positions.
+    """An encoder and a decoder that share their embeddings. Both stacks have one kind of positions.
+
+    Where the encoder is wider or narrower than the decoder, a matrix of its own brings the embeddings to its width.
 
     Args:
         encoder: the stack that reads the inputs.
         decoder: the stack that writes the targets.
+        embedding_norm: normalise the embeddings.
         shared: each layer's self-attention and feed-forward are the same parameters in both stacks, which are then alike ("enc-dec, shared" of Raffel et
             al. 2020, section 3.2.2: P parameters for 2P). Cross attention, norms and relative positions stay each stack's own: the encoder has no use
             for the first, the second are few, and the third tell before from after in the encoder alone. In `Model.specs` the shared ones are the
@@ -40,11 +45,12 @@ class EncoderDecoderConfig(TransformerConfig):
     encoder: StackConfig
     decoder: StackConfig
     shared: bool = False
+    embedding_norm: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
         both_ways("encoder", self.encoder)
-        self._check_alike(("embed", "positions", "max_length", "position_offset"), "they share embeddings")
+        self._check_alike(("positions", "max_length", "position_offset"), "they share embeddings")
         if self.shared:
             self._check_alike((field.name for field in fields(StackConfig)), "they share parameters (model.shared)")
 
@@ -70,9 +76,15 @@ class EncoderDecoderNetwork(Network):
     """Embeddings, two stacks, a head."""
 
     def __init__(self, config: EncoderDecoderConfig) -> None:
-        self.embeddings = Embeddings(config, config.decoder)
+        self.embeddings = Embeddings(config, config.decoder, normed=config.embedding_norm)
+        width, own = config.embedding_size or config.decoder.embed, config.encoder
+        self.encoder_widen = (
+            None
+            if own.embed == config.decoder.embed
+            else Linear(width, own.embed, (None, "embed"), bias=True, init=own.kernel_init(width))
+        )
         self.encoder = Stack(config, config.encoder, bidirectional=True)
-        self.decoder = Stack(config, config.decoder, cross=True)
+        self.decoder = Stack(config, config.decoder, cross=True, memory_width=config.encoder.embed)
         if config.shared:
             self.encoder.share_layers(self.decoder)
         self.lm_head = Head(config, config.decoder)
@@ -85,7 +97,13 @@ class EncoderDecoderNetwork(Network):
 
     def encoded(self, batch: Batch, keys: Keys) -> tuple[Float[Array, "B k D"], Aux]:
         """Run the encoder alone."""
-        return encode(self.embeddings, self.encoder, batch, keys)
+        return encode(self._embedded, self.encoder, batch, keys)
+
+    def _embedded(self, tokens: Tokens, keys: Keys) -> Float[Array, "B k D"]:
+        """Embed the encoder's tokens in its own width."""
+        if self.encoder_widen is None:
+            return self.embeddings(tokens, keys)
+        return constrain(self.encoder_widen(self.embeddings.narrow_rows(tokens, keys)), ("batch", "length", None))
 
     def head(self, hidden: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
         """Return float32 logits."""

@@ -31,6 +31,7 @@ class Embeddings(nnx.Module):
         self.limit, self.offset = stack.limit, stack.position_offset
         self.dropout = config.dropout
         self.dtype = config.dtype
+        self.scale = config.embedding_scale
         self.token = Embedding(config.vocab_size, size, axis="vocab", init=_table_init(stack, config.embedding_std))
         self.position = (
             Embedding(
@@ -59,9 +60,13 @@ class Embeddings(nnx.Module):
         Raises:
             UserError: rows longer than the learned positions.
         """
+        return self.widened(self.narrow_rows(tokens, keys))
+
+    def narrow_rows(self, tokens: Tokens, keys: Keys) -> Float[Array, "B L E"]:
+        """Embed rows of tokens in the embeddings' own width. Raises UserError where rows are longer than the learned positions."""
         self.check(tokens.ids.shape[1])
         types = None if tokens.types is None else jnp.asarray(tokens.types)
-        return self.at(jnp.asarray(tokens.ids), jnp.asarray(tokens.positions), types, keys)
+        return self.narrow(jnp.asarray(tokens.ids), jnp.asarray(tokens.positions), types, keys)
 
     def check(self, length: int) -> None:
         """Raise UserError where `length` is beyond the learned positions."""
@@ -83,6 +88,7 @@ class Embeddings(nnx.Module):
         """Embed tokens as `at` does, in the embeddings' own width."""
         # Summed in float32: each table adds its own rounding otherwise.
         x = self.token(ids, jnp.float32)
+        x = x if self.scale == 1.0 else x * self.scale
         if self.position is not None:
             x = x + self.position(positions + self.offset, jnp.float32, outside="clip")
         if self.type is not None:
@@ -113,6 +119,7 @@ class Head(nnx.Module):
                 " Set model.tied to False."
             )
         self.scale = stack.embed**-0.5 if config.scaled_head else 1.0
+        self.softcap = config.final_softcap
         self.kernel = (
             None if config.tied else parameter((size, config.vocab_size), ("embed", "vocab"), stack.kernel_init(size))
         )
@@ -126,7 +133,8 @@ class Head(nnx.Module):
             logits = embeddings.token.attend(x)
         else:
             logits = matmul(x, self.kernel[...], wide=True)
-        return logits if self.bias is None else logits + self.bias[...]
+        logits = logits if self.bias is None else logits + self.bias[...]
+        return logits if self.softcap is None else self.softcap * jnp.tanh(logits / self.softcap)
 
 
 def last(x: Float[Array, "B L D"], lengths: Int[Array, "B"]) -> Float[Array, "B D"]:

@@ -144,6 +144,10 @@ Epsilon = Annotated[float, Range(1e-37, 1.0, typical=1e-8)]
 """Added to a divisor. Smaller numbers are 0 in float32."""
 Deviation = Annotated[float, Range(0.0, 1000.0)]
 """Standard deviation of random numbers."""
+NormEpsilon = Annotated[float, Range(1e-20, 1.0, typical=1e-6)]
+"""Added to the mean square that a norm layer divides by the root of."""
+Softcap = Annotated[float, Range(1e-3, 1e6, typical=30.0)]
+"""Bound on logits."""
 Norm = Annotated[float, Range(1e-12, 1e20, typical=1.0)]
 """A bound on a norm or a scale."""
 

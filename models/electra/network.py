@@ -37,9 +37,7 @@ class Generator(nnx.Module):
 
     def forward(self, embeddings: Embeddings, tokens: Tokens, keys: Keys) -> tuple[Float[Array, "B L G"], Aux]:
         """Run the stack. Raises UserError where rows are longer than the learned positions."""
-        embeddings.check(tokens.ids.shape[1])
-        positions, types = jnp.asarray(tokens.positions), None if tokens.types is None else jnp.asarray(tokens.types)
-        x = embeddings.narrow(jnp.asarray(tokens.ids), positions, types, keys)
+        x = embeddings.narrow_rows(tokens, keys)
         x = constrain(x if self.widen is None else self.widen(x), ("batch", "length", None))
         return self.stack(x, encoder_context(tokens, keys))
 

@@ -15,11 +15,12 @@ class Mask:
     """What a mask is made of, so that any block of its rows can be made when needed.
 
     A query sees the keys of its own segment; segment 0 is padding, which sees nothing and is not seen. Where `causal`, it sees of those only the
-    keys at its own index or before it, of these only the last `window`, and the keys marked in `prefix`.
+    keys at its own index or before it, of these only the last `window`, and the keys marked in `prefix`. Where not `causal` and there is a `window`, it
+    sees those at most `window // 2` places before it or behind it.
 
     queries: segment of each query.
     keys:    segment of each key.
-    index:   place of each query among the keys, one row for all or one for each; only read where causal.
+    index:   place of each query among the keys, one row for all or one for each; only read where causal or with a window.
     prefix:  1 where a key is seen by every query of its segment, later ones or earlier, or None for nowhere. These are the first of a segment.
     self_attention: the queries are the keys, in the same places: `queries` is `keys` and `index` is 0, 1, 2, ... in every row. Kernels leave out
              by it what no query sees.
@@ -52,4 +53,8 @@ class Mask:
             if self.prefix is not None:
                 past = past | (jnp.asarray(self.prefix) > 0)[:, None, :]
             seen = seen & past
+        elif self.window is not None:
+            assert self.index is not None, "a window needs the queries' index"
+            away = jnp.arange(keys.shape[1])[None, None, :] - jnp.asarray(self.index)[:, :, None]
+            seen = seen & (jnp.abs(away) <= self.window // 2)
         return seen[:, None]

@@ -18,9 +18,9 @@ NormKind = Literal["rms", "layer"]
 class RMSNorm(nnx.Module):
     """Root-mean-square norm (Zhang & Sennrich 2019): a scale, no mean, no bias. T5's layer norm."""
 
-    def __init__(self, size: int, epsilon: float) -> None:
+    def __init__(self, size: int, epsilon: float, axis: str = "embed") -> None:
         self.epsilon = epsilon
-        self.scale = parameter((size,), ("embed",), ONES, decay=False)
+        self.scale = parameter((size,), (axis,), ONES, decay=False)
 
     def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
         """Return the normalised input in its own type."""
@@ -32,10 +32,10 @@ class RMSNorm(nnx.Module):
 class LayerNorm(nnx.Module):
     """Layer norm (Ba et al. 2016) with scale and bias. GPT's and BERT's."""
 
-    def __init__(self, size: int, epsilon: float) -> None:
+    def __init__(self, size: int, epsilon: float, axis: str = "embed") -> None:
         self.epsilon = epsilon
-        self.scale = parameter((size,), ("embed",), ONES, decay=False)
-        self.bias = parameter((size,), ("embed",), ZEROS, decay=False)
+        self.scale = parameter((size,), (axis,), ONES, decay=False)
+        self.bias = parameter((size,), (axis,), ZEROS, decay=False)
 
     def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
         """Return the normalised input in its own type."""
@@ -46,6 +46,6 @@ class LayerNorm(nnx.Module):
         return (normal * self.scale[...] + self.bias[...]).astype(x.dtype)
 
 
-def norm(kind: NormKind, size: int, epsilon: float) -> RMSNorm | LayerNorm:
-    """Build the norm of that kind."""
-    return RMSNorm(size, epsilon) if kind == "rms" else LayerNorm(size, epsilon)
+def norm(kind: NormKind, size: int, epsilon: float, axis: str = "embed") -> RMSNorm | LayerNorm:
+    """Build the norm of that kind. axis: logical axis of its parameters."""
+    return RMSNorm(size, epsilon, axis) if kind == "rms" else LayerNorm(size, epsilon, axis)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -18,31 +18,51 @@ from jaxtyping import Array, Float, Int
 from t2t.errors import UserError, nearest
 from t2t.limits import Configuration, Length, Range
 
-Scaling = Literal["none", "linear", "llama3"]
+Scaling = Literal["none", "linear", "dynamic", "yarn", "longrope", "llama3", "proportional"]
 Turns = tuple[Float[Array, "B L half"], Float[Array, "B L half"]]
 """Cosine and sine of each position's angles, float32."""
+
+Factor = Annotated[float, Range(1e-6, 1e6)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rotary(Configuration):
-    """How fast the coordinates turn.
+    """How fast the coordinates turn. The scalings are those of `transformers`' `ROPE_INIT_FUNCTIONS`, by the same names.
 
     Args:
         base: coordinate pair i of n turns by base ** (-i / n) radians a position (theta).
-        factor: see `scaling`.
-        low: see `scaling`.
-        high: see `scaling`.
-        original_length: see `scaling`.
-        scaling: "none"; "linear": positions divided by `factor` (Chen et al. 2023); "llama3": only slow coordinates are slowed by `factor`: those that turn less than
-            `low` times within `original_length` positions wholly, those that turn more than `high` times not at all (Llama 3.1).
+        factor: by how much the context is longer than it was in training; see `scaling`.
+        low: see `scaling`, "llama3".
+        high: see `scaling`, "llama3".
+        original_length: positions that training had before the context was made longer; see `scaling`.
+        scaling: "none"; "linear": positions divided by `factor` (Chen et al. 2023); "dynamic": a larger base, the longer the text is than `original_length`
+            (NTK-aware scaling); "yarn": pairs that turn fast stay as they are, those that turn slowly are slowed by `factor`, with a ramp between `beta_fast`
+            and `beta_slow` turns in `original_length` positions (Peng et al. 2023); "longrope": each pair is slowed by its entry of `long_factors`, or of
+            `short_factors` where the text is not longer than `original_length` (Ding et al. 2024); "llama3": pairs that turn less than `low` times within
+            `original_length` positions are slowed by `factor`, those that turn more than `high` times not at all (Llama 3.1); "proportional": `share` of the
+            pairs turn as in a whole head, divided by `factor`, the others not at all (Gemma 4).
+        share: of each head's coordinates that turn, the first ones; the others stay as they are (GPT-NeoX's partial rotary positions).
+        beta_fast: see `scaling`, "yarn".
+        beta_slow: see `scaling`, "yarn".
+        truncate: the ends of the ramp of "yarn" are rounded to whole pairs.
+        attention_factor: what turned queries and keys are multiplied by, for "yarn" and "longrope"; None for what their papers derive from `factor`.
+        long_factors: see `scaling`, "longrope"; one for each pair.
+        short_factors: see `scaling`, "longrope"; one for each pair.
     """
 
     base: Annotated[float, Range(1.01, 1e12)] = 10_000.0
     scaling: Scaling = "none"
     factor: Annotated[float, Range(1.0, 1e6)] = 1.0
-    low: Annotated[float, Range(1e-6, 1e6)] = 1.0
-    high: Annotated[float, Range(1e-6, 1e6)] = 4.0
+    low: Factor = 1.0
+    high: Factor = 4.0
     original_length: Length = 8192
+    share: Annotated[float, Range(0.01, 1.0)] = 1.0
+    beta_fast: Factor = 32.0
+    beta_slow: Factor = 1.0
+    truncate: bool = True
+    attention_factor: Factor | None = None
+    long_factors: tuple[Factor, ...] = ()
+    short_factors: tuple[Factor, ...] = ()
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -52,26 +72,98 @@ class Rotary(Configuration):
             )
         if self.scaling == "llama3" and not self.low < self.high:
             raise UserError(f"model.rotary.low is {self.low}; it must be less than model.rotary.high = {self.high}")
+        if self.attention_factor is not None and self.scaling not in ("yarn", "longrope"):
+            raise UserError(
+                f"model.rotary.attention_factor is {self.attention_factor}, but model.rotary.scaling {self.scaling!r} has none. Nearest: yarn, longrope."
+            )
 
-    def frequencies(self, head_dim: int) -> np.ndarray:
-        """Return the radians a position of each of the head_dim / 2 coordinate pairs, float32."""
-        turn = self.base ** -(np.arange(0, head_dim, 2, dtype=np.float64) / head_dim)
+    def turning(self, head_dim: int) -> int:
+        """Return how many coordinates of a head have angles: an even number. Raises UserError where `share` does not give such a number."""
+        size = head_dim if self.scaling == "proportional" else int(head_dim * self.share)
+        least = 4 if self.scaling == "dynamic" else 2
+        if size % 2 or size < least:
+            raise UserError(
+                f"model.rotary.share {self.share} of model.head_dim {head_dim} is {size} coordinates; rotary positions need an even number, at least {least}."
+                " Nearest: 1.0."
+                if self.share < 1.0 and self.scaling != "proportional"
+                else f"model.head_dim is {head_dim}; rotary positions need an even one, at least {least}"
+            )
+        if self.scaling == "longrope":
+            for name in ("long_factors", "short_factors"):
+                if len(getattr(self, name)) != size // 2:
+                    raise UserError(
+                        f"model.rotary.{name} has {len(getattr(self, name))} numbers, and {size} coordinates turn in pairs. Nearest: {size // 2}."
+                    )
+        return size
+
+    def frequencies(self, head_dim: int, length: Int[Array, ""] | int | None = None) -> Any:
+        """Return the radians a position of each coordinate pair that has angles, float32.
+
+        length: of the longest text so far, which "dynamic" and "longrope" depend on; None for one of `original_length`.
+        """
+        size = self.turning(head_dim)
+        exponents = np.arange(0, size, 2, dtype=np.float64) / size
+        turn = self.base**-exponents
+        if self.scaling == "dynamic" and length is not None:
+            longest = jnp.maximum(jnp.asarray(length), self.original_length).astype(jnp.float32)
+            grown = self.factor * longest / self.original_length - (self.factor - 1.0)
+            return jnp.asarray(turn, jnp.float32) * grown ** jnp.asarray(-exponents * size / (size - 2), jnp.float32)
+        if self.scaling == "longrope":
+            short, long = (
+                (turn / np.asarray(own)).astype(np.float32) for own in (self.short_factors, self.long_factors)
+            )
+            return short if length is None else jnp.where(jnp.asarray(length) > self.original_length, long, short)
         if self.scaling == "linear":
             turn = turn / self.factor
         elif self.scaling == "llama3":
             turns = self.original_length * turn / (2 * math.pi)
             kept = np.clip((turns - self.low) / (self.high - self.low), 0.0, 1.0)
             turn = kept * turn + (1.0 - kept) * turn / self.factor
+        elif self.scaling == "yarn":
+            slowed = self._ramp(size)
+            turn = turn / self.factor * slowed + turn * (1.0 - slowed)
+        elif self.scaling == "proportional":
+            turn = np.where(np.arange(size // 2) < int(self.share * head_dim // 2), turn, 0.0) / self.factor
         return turn.astype(np.float32)
 
+    @property
+    def magnitude(self) -> float:
+        """What turned queries and keys are multiplied by."""
+        if self.scaling not in ("yarn", "longrope"):
+            return 1.0
+        if self.attention_factor is not None:
+            return self.attention_factor
+        if self.factor <= 1.0:
+            return 1.0
+        if self.scaling == "yarn":
+            return 0.1 * math.log(self.factor) + 1.0
+        return math.sqrt(1.0 + math.log(self.factor) / math.log(self.original_length))
+
     def turns(self, positions: Int[Array, "B L"], head_dim: int) -> Turns:
-        """Return cosine and sine of the angles at `positions`."""
-        angles = positions[..., None].astype(jnp.float32) * jnp.asarray(self.frequencies(head_dim))
-        return jnp.cos(angles), jnp.sin(angles)
+        """Return cosine and sine of the angles at `positions`, times `magnitude`."""
+        length = jnp.max(positions) + 1 if self.scaling in ("dynamic", "longrope") else None
+        angles = positions[..., None].astype(jnp.float32) * jnp.asarray(self.frequencies(head_dim, length))
+        cos, sin = jnp.cos(angles), jnp.sin(angles)
+        return (cos, sin) if self.magnitude == 1.0 else (cos * self.magnitude, sin * self.magnitude)
+
+    def _ramp(self, size: int) -> np.ndarray:
+        """Return how much "yarn" slows each pair, from 0 for not at all to 1 (Peng et al. 2023, section 3.2)."""
+
+        def pair_of(turns: float) -> float:
+            return size * math.log(self.original_length / (turns * 2 * math.pi)) / (2 * math.log(self.base))
+
+        first, last = pair_of(self.beta_fast), pair_of(self.beta_slow)
+        if self.truncate:
+            first, last = math.floor(first), math.ceil(last)
+        first, last = max(first, 0), min(last, size - 1)
+        return np.clip((np.arange(size // 2) - first) / ((last - first) or 0.001), 0.0, 1.0)
 
 
 def rotate(x: Float[Array, "B L H D"], turns: Turns) -> Float[Array, "B L H D"]:
-    """Turn each head's coordinates, in float32; the result has the type of `x`."""
+    """Turn each head's coordinates, or the first of them that there are angles for, in float32; the result has the type of `x`."""
+    size = 2 * turns[0].shape[-1]
+    if size < x.shape[-1]:
+        return jnp.concatenate([rotate(x[..., :size], turns), x[..., size:]], axis=-1)
     cos, sin = (part[:, :, None] for part in turns)
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)

@@ -20,6 +20,7 @@ class Needs:
     bias:     whether logits have a bias (relative positions).
     window:   tokens a token sees, or None.
     prefix:   whether a prefix is seen by all of its segment.
+    softcap:  bound on logits, or None.
     context:  devices that the length of rows is divided over.
     block:    size of blocks, or None.
     platform: "cpu", "gpu" or "tpu", or None.
@@ -30,6 +31,7 @@ class Needs:
     bias: bool = False
     window: int | None = None
     prefix: bool = False
+    softcap: float | None = None
     context: int = 1
     block: int | None = None
     platform: str | None = None
@@ -43,6 +45,7 @@ class Abilities:
     dtypes:   those it computes in, or None for all.
     bias:     "blocks": made a block of rows at a time; "whole": for all rows at once; None: none.
     window, prefix: of the mask; together: both in one mask.
+    softcap:  logits may be bounded.
     context:  rows may be divided along their length.
     block:    its blocks' sizes are multiples of this.
     """
@@ -54,6 +57,7 @@ class Abilities:
     window: bool = True
     prefix: bool = True
     together: bool = True
+    softcap: bool = False
     context: bool = False
     block: int = 1
 
@@ -63,8 +67,8 @@ ABILITIES: dict[str, Abilities] = {
     "splash": Abilities(platform="tpu", dtypes=_ON_TPU, together=False, block=128),
     "flash": Abilities(platform="tpu", dtypes=_ON_TPU, bias="whole", window=False, prefix=False, block=128),
     "cudnn": Abilities(platform="gpu", dtypes=("bfloat16", "float16")),
-    "chunked": Abilities(dropout=True, bias="blocks", context=True),
-    "einsum": Abilities(dropout=True, bias="whole", context=True),
+    "chunked": Abilities(dropout=True, bias="blocks", softcap=True, context=True),
+    "einsum": Abilities(dropout=True, bias="whole", softcap=True, context=True),
 }
 """By name, the narrower first. "cudnn" has no bias: it gives a gradient for one shape of it alone, and JAX leaves that out, as zeros, once a mask is
 folded into the bias."""
@@ -101,6 +105,8 @@ def _refusals(backend: str, needs: Needs) -> Iterator[str]:
         )
     if needs.window is not None and not can.window:
         yield f"has no sliding window, and window is {needs.window} (--model.decoder.window)"
+    if needs.softcap is not None and not can.softcap:
+        yield f"does not bound logits, and attention_softcap is {needs.softcap} (--model.decoder.attention-softcap)"
     if needs.prefix and not can.prefix:
         yield "has no prefix that all of its segment sees (--model.mask)"
     if needs.window is not None and needs.prefix and not can.together:

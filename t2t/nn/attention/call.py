@@ -35,6 +35,7 @@ def attention(
     mask: Mask,
     bias: Float[Array, "#B #H q k"] | Bias | None = None,
     scale: float = 1.0,
+    softcap: float | None = None,
     dropout: float = 0.0,
     dropout_key: jax.Array | None = None,
     backend: Backend = "einsum",
@@ -44,6 +45,7 @@ def attention(
 
     A query that sees no key gets 0. H must be a multiple of K: each head of keys serves H / K heads of queries.
 
+    softcap: c, where logits `l = scale * q . k` become c tanh(l / c) before the bias is added (Gemma 2); None for logits as they are.
     bias:    added to the logits: an array, or a function that makes a block of its rows (`t2t.nn.relative.RelativeBias.block`).
     dropout: rate at which weights are dropped where there is a key.
     backend: "einsum" holds all logits; "chunked" those of `block` queries at a time, and computes them again in the backward pass, so that memory
@@ -59,6 +61,7 @@ def attention(
         bias=bias is not None,
         window=mask.window,
         prefix=mask.prefix is not None,
+        softcap=softcap,
         context=axis_size("context"),
         block=block,
         platform=platform(),
@@ -70,6 +73,7 @@ def attention(
         v=v,
         mask=mask,
         bias=bias,
+        softcap=softcap,
         dropout=dropout,
         key=dropout_key,
         block=block,

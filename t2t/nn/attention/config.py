@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal
 
 from flax import nnx
 
-from t2t.limits import Length, Range, Rate, Width
+from t2t.limits import Length, NormEpsilon, Range, Rate, Softcap, Width
 from t2t.nn.attention import abilities
 from t2t.nn.attention.abilities import ABILITIES, Backend, check_abilities
 from t2t.nn.attention.inputs import Inputs, of_rows, of_step, on_memory
 from t2t.nn.attention.layer import Attention, CrossAttention, Shape
 from t2t.nn.masks import Mask
 from t2t.nn.mixers import BuildOptions, Capabilities, Context, MixerConfig, Needs, TableConfig
+from t2t.nn.norms import NormKind
 from t2t.nn.relative import RelativeBias
 from t2t.nn.rotary import Rotary
 
@@ -48,7 +49,10 @@ class AttentionConfig(MixerConfig):
         kv_heads: heads of keys and values; None for as many as `heads`.
         scaled: logits divided by sqrt(head_dim). T5 draws its queries' kernel that much smaller instead.
         biases: on the matrix products.
-        window: tokens that a token sees, itself included; None for all.
+        window: tokens that a token sees, itself included; None for all. Where tokens see both ways, those at most window // 2 places away.
+        softcap: logits l become softcap * tanh(l / softcap) (Gemma 2); None for logits as they are.
+        qk_norm: kind of norm over each head's query and key; None for none. Not in cross attention.
+        norm_epsilon: of that norm.
         positions: "relative" (T5's learned bias), "rotary", or "none" of attention's own.
         buckets: of relative positions.
         max_distance: tokens from which on all relative positions are one bucket.
@@ -69,6 +73,9 @@ class AttentionConfig(MixerConfig):
     scaled: bool = True
     biases: bool = False
     window: Length | None = None
+    softcap: Softcap | None = None
+    qk_norm: NormKind | None = None
+    norm_epsilon: NormEpsilon = 1e-6
     positions: Literal["relative", "rotary", "none"] = "none"
     buckets: Annotated[int, Range(4, 2**16)] = 32
     max_distance: Length = 128
@@ -84,7 +91,7 @@ class AttentionConfig(MixerConfig):
 
     def build_cross(self, options: BuildOptions) -> CrossAttention:
         """Return attention on an encoder's output. It has neither positions nor a window."""
-        return CrossAttention(self._shape(), options)
+        return CrossAttention(replace(self._shape(), qk_norm=None), options)
 
     def tables(self) -> Mapping[str, TableConfig]:
         """Return the table of relative positions, where there is one."""
@@ -128,6 +135,7 @@ class AttentionConfig(MixerConfig):
                 bias=self.positions == "relative",
                 window=self.window,
                 prefix=needs.prefix,
+                softcap=self.softcap,
                 context=needs.context,
                 block=self.block,
             ),
@@ -143,4 +151,7 @@ class AttentionConfig(MixerConfig):
             backend=self.backend,
             block=self.block,
             dropout=self.dropout,
+            softcap=self.softcap,
+            qk_norm=self.qk_norm,
+            norm_epsilon=self.norm_epsilon,
         )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from t2t.nn.attention.request import Request, blank
 from t2t.nn.attention.softmax import softmax_attention
@@ -27,5 +28,32 @@ def weigh(request: Request, bias: Float[Array, "#B #H q k"] | None) -> Float[Arr
             request.dropout,
             keep(request.key, 1.0 - request.dropout, (*seen.shape[:1], q.shape[2], *seen.shape[2:])),
         )
-    out = softmax_attention(rate, q, k, v, bias, jnp.where(seen, 0.0, HIDDEN), kept)
+    if request.softcap is None:
+        out = softmax_attention(rate, q, k, v, bias, jnp.where(seen, 0.0, HIDDEN), kept)
+    else:
+        out = _capped_attention(request.softcap, rate, q, k, v, bias, seen, kept)
     return blank(out, jnp.any(seen, axis=-1)[:, 0])
+
+
+def capped(logits: Float[Array, "*S"], cap: float | None) -> Float[Array, "*S"]:
+    """Return logits bounded to (-cap, cap), smoothly; as they are where `cap` is None."""
+    return logits if cap is None else cap * jnp.tanh(logits / cap)
+
+
+def _capped_attention(
+    cap: float,
+    rate: float,
+    q: Float[Array, "B q H D"],
+    k: Float[Array, "B k H D"],
+    v: Float[Array, "B k H D"],
+    bias: Float[Array, "#B #H q k"] | None,
+    seen: Bool[Array, "B 1 q k"],
+    kept: Bool[Array, "B H q k"] | None,
+) -> Float[Array, "B q H D"]:
+    """Attend as `softmax_attention` does, with bounded logits, whose gradient differentiation finds."""
+    logits = capped(jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=jnp.float32), cap)
+    logits = jnp.where(seen, logits if bias is None else logits + bias, HIDDEN)
+    weights = jax.nn.softmax(logits, axis=-1)
+    if kept is not None:
+        weights = jnp.where(kept, weights / (1.0 - rate), 0.0)
+    return jnp.einsum("bhqk,bkhd->bqhd", weights.astype(v.dtype), v)

@@ -43,7 +43,7 @@ def of_rows(
     mask = Mask(
         queries=context.segments,
         keys=context.segments,
-        index=whole_rows(length) if causal else None,
+        index=whole_rows(length) if causal or window is not None else None,
         prefix=context.prefix,
         causal=causal,
         window=window,
@@ -59,7 +59,7 @@ def of_step(
     place = context.index
     assert place is not None, "a step needs each row's index"
     assert context.room is not None, "a step needs the room that states have"
-    own = jnp.ones_like(place)[:, None]
+    own = context.segments
     # A row's tokens stand without gaps from 0 to `place`, so that the causal mask alone hides what is not filled yet.
     mask = Mask(queries=own, keys=context.room, index=place[:, None], causal=True, window=window)
     bias = None if relative is None else relative.at(place, context.room.shape[1])

@@ -21,6 +21,7 @@ from t2t.nn.aux import Aux
 from t2t.nn.linear import Linear
 from t2t.nn.masks import Mask
 from t2t.nn.mixers import BuildOptions, Context, CrossMixer, Mixer
+from t2t.nn.norms import LayerNorm, NormKind, RMSNorm, norm
 from t2t.nn.rotary import Turns, rotate
 from t2t.sharding import constrain
 
@@ -30,6 +31,8 @@ class Shape:
     """The sizes and choices of an attention layer.
 
     kv_heads: heads of keys and values; fewer than `heads` is grouped-query attention (Ainslie et al. 2023).
+    softcap:  bound on logits, see `t2t.nn.attention.attention`.
+    qk_norm, norm_epsilon: kind of norm over each head's query and key before they turn (Henry et al. 2020); None for none.
     scaled:   whether logits are divided by sqrt(head_dim). T5 instead draws its queries' kernel that much smaller.
     backend, block, dropout: see `t2t.nn.attention.attention`. Steps of decoding have one query and a way of their own, `attend_step`.
     """
@@ -42,6 +45,9 @@ class Shape:
     backend: Backend = "einsum"
     block: int = 256
     dropout: float = 0.0
+    softcap: float | None = None
+    qk_norm: NormKind | None = None
+    norm_epsilon: float = 1e-6
 
 
 class Projections(nnx.Module):
@@ -62,10 +68,13 @@ class Projections(nnx.Module):
         self.key = linear(memory_width, of_keys, ("embed", "heads"), init=init(memory_width))
         self.value = linear(memory_width, of_keys, ("embed", "heads"), init=init(memory_width))
         self.out = linear(inner, width, ("heads", "embed"), init=init(inner, residual=True))
+        self.query_norm = self._norm()
+        self.key_norm = self._norm()
 
     def queries(self, x: Float[Array, "B L D"], turns: Turns | None = None) -> Float[Array, "B L H D"]:
         """Return the queries of positions, turned where positions are rotary."""
         queries = self._split(self.query(x), self.shape.heads)
+        queries = queries if self.query_norm is None else self.query_norm(queries)
         return queries if turns is None else rotate(queries, turns)
 
     def keys_values(
@@ -75,6 +84,7 @@ class Projections(nnx.Module):
         # Whole rows on every device: where the mesh divides their length, this is where the parts are gathered.
         keys = self._split(self.key(x), self.shape.kv_heads, None)
         values = self._split(self.value(x), self.shape.kv_heads, None)
+        keys = keys if self.key_norm is None else self.key_norm(keys)
         return (keys if turns is None else rotate(keys, turns)), values
 
     def attend(
@@ -95,6 +105,7 @@ class Projections(nnx.Module):
             mask=mask,
             bias=bias,
             scale=self.scale,
+            softcap=self.shape.softcap,
             dropout=self.shape.dropout,
             dropout_key=dropout_key,
             backend=self.shape.backend,
@@ -105,6 +116,10 @@ class Projections(nnx.Module):
     def joined(self, out: Float[Array, "B q H D"]) -> Float[Array, "B q D"]:
         """Return what the heads found, brought to the residual stream."""
         return self.out(out.reshape(*out.shape[:2], -1))
+
+    def _norm(self) -> RMSNorm | LayerNorm | None:
+        shape = self.shape
+        return None if shape.qk_norm is None else norm(shape.qk_norm, shape.head_dim, shape.norm_epsilon, axis="kv")
 
     def _split(self, x: Float[Array, "B L HD"], heads: int, length: str | None = "length") -> Float[Array, "B L H D"]:
         return constrain(x.reshape(*x.shape[:2], heads, self.shape.head_dim), ("batch", length, "heads", None))
@@ -170,6 +185,7 @@ class Attention(Projections, Mixer):
             mask=inputs.mask,
             bias=inputs.bias,  # type: ignore[arg-type]  # of one query, an array
             scale=self.scale,
+            softcap=self.shape.softcap,
             own=own,
             shared=shared,
         )
@@ -198,7 +214,14 @@ class CrossAttention(Projections, CrossMixer):
 
     def step(self, x: Float[Array, "R 1 D"], memory: Any, context: Context) -> Float[Array, "R 1 D"]:
         """Attend on the encoder's output from one position a row."""
-        out = attend_step(self.queries(x), memory["key"], memory["value"], mask=context.cross_inputs, scale=self.scale)
+        out = attend_step(
+            self.queries(x),
+            memory["key"],
+            memory["value"],
+            mask=context.cross_inputs,
+            scale=self.scale,
+            softcap=self.shape.softcap,
+        )
         return self.joined(out)
 
 

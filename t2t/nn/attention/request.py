@@ -27,6 +27,7 @@ class Request:
     dropout: float
     key: jax.Array | None
     block: int
+    softcap: float | None = None
 
     def whole_bias(self) -> Float[Array, "#B #H q k"] | None:
         """Return the bias of all rows."""

@@ -88,8 +88,10 @@ def _kernel(mask: Mask, heads: int, queries: int, keys: int, most: int) -> Any:
 
         return with_prefix
     one: masks.Mask
-    if not mask.causal:
+    if not mask.causal and mask.window is None:
         one = masks.FullMask(shape)
+    elif not mask.causal:
+        one = masks.LocalMask(shape, (mask.window // 2, mask.window // 2), 0)  # type: ignore[operator]
     elif mask.window is None:
         one = masks.CausalMask(shape)
     else:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from t2t.nn.attention.einsum import HIDDEN
+from t2t.nn.attention.einsum import HIDDEN, capped
 from t2t.nn.masks import Mask
 
 
@@ -32,6 +32,7 @@ def attend_step(
     mask: Mask,
     bias: Float[Array, "#R H 1 L"] | None = None,
     scale: float = 1.0,
+    softcap: float | None = None,
     own: tuple[Int[Array, "R"], Float[Array, "R K 1 D"], Float[Array, "R K 1 D"]] | None = None,
     shared: Shared | None = None,
 ) -> Float[Array, "R 1 H D"]:
@@ -40,6 +41,7 @@ def attend_step(
     R is a multiple of B: each row of the cache then serves so many queries in a row, the beams of one prompt on its encoder's output. H is a multiple
     of K (grouped queries). Neither is repeated in memory.
 
+    softcap: bound on the logits before the bias, see `t2t.nn.attention.attention`.
     mask: [R 1] or, where rows share a cache, [B 1] queries on L keys.
     own:  where each row's own position is, with its key and value, which count in place of what the cache holds there.
     shared: further keys and values, in the same softmax.
@@ -48,15 +50,15 @@ def attend_step(
     batch, groups, length, _ = keys.shape
     assert (own is None and shared is None) or batch == rows, "rows that share a cache add nothing to it"
     queries = (q * scale if scale != 1.0 else q)[:, 0]
-    logits = _logits(queries, keys)
+    logits = capped(_logits(queries, keys), softcap)
     if own is not None:
-        logits = jnp.where(_is_at(own[0], length), _logits(queries, own[1]), logits)
+        logits = jnp.where(_is_at(own[0], length), capped(_logits(queries, own[1]), softcap), logits)
     if bias is not None:
         logits = logits + _grouped(_of_rows(bias, rows), batch, groups)
     seen, before = mask.dense(), 0
     if shared is not None:
         before = shared.keys.shape[2]
-        theirs = _ungrouped(_logits(queries, shared.keys), rows)
+        theirs = _ungrouped(capped(_logits(queries, shared.keys), softcap), rows)
         if shared.bias is not None:
             theirs = theirs + _of_rows(shared.bias, rows)
         logits = jnp.concatenate([_grouped(theirs, batch, groups), logits], axis=-1)
