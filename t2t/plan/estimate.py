@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -126,8 +127,7 @@ def estimate(program: Program, topology: Topology) -> Estimate:
         return rows / length * (row.whole + row.divided / sizes["tensor"])
 
     specs = flatten_specs(program.model.specs)
-    stacks = {path.split("/")[0]: spec.shape[0] for path, spec in specs.items() if spec.axes[:1] == ("layers",)}
-    depth = max(sum(stacks.values()), 1)
+    depth = max(_depth(specs), 1)
     wide = 2 if experiment.model.dtype == "bfloat16" else 4
     logits = logits_bytes(program)
     gathered = _gathered(program.specs, program) * wide
@@ -150,6 +150,16 @@ def estimate(program: Program, topology: Topology) -> Estimate:
         state.gradients + state.optimizer + times * state.gradients  # the update touches trainable parameters alone
     )
     return Estimate(memory=memory, moved=moved, sent=_sent(program, topology, rows, wide, gathered), flops=operations)
+
+
+def _depth(specs: dict[str, Any]) -> int:
+    """Return how many layers the stacks have with parameters of their own: "layers" stacks them over depth, for each place of a pattern; "tail" does not."""
+    found: dict[str, int] = {}
+    for path, spec in specs.items():
+        kind = re.match(r"(.*?/)?(layers(?=/)|tail/\d+)(/\d+(?=/))?", path)
+        if kind is not None:
+            found[kind[0]] = spec.shape[0] if spec.axes[:1] == ("layers",) else 1
+    return sum(found.values())
 
 
 def logits_bytes(program: Program) -> float:

@@ -250,7 +250,6 @@ def test_sizes_of_the_generator_are_the_papers():
         (lambda: preset("electra:base", tied=False), r"model.tied is False.*Nearest: True"),
         (lambda: ReplacedTokenDetection(masked_share=0.0), r"masked_share 0.0 .*Nearest: 0.15"),
         (lambda: ReplacedTokenDetection(discriminator_weight=-1.0), r"discriminator_weight -1.0 .*Nearest: 0"),
-        (lambda: preset("electra:base", window=3), r"encoder.window is 3; only decoders"),
         (lambda: dataclasses.replace(CONFIG, generator=dataclasses.replace(CONFIG.generator, max_length=8)), r"generator.max_length is 8.*share embeddings"),
         (lambda: exportable(CONFIG), r"transformers has no model like this one"),
         (lambda: CONFIG.build().start(params_of(CONFIG)[1], batch(), 4), r"does not generate"),

@@ -125,7 +125,6 @@ def test_overrides_reach_the_model_and_its_stacks(name):
             r"window of 4 .*beside a prefix",
         ),
         (lambda: bert.bert(layers=1, embed=8, heads=2, activation="gel"), r"'gel'.*Nearest: gelu"),
-        (lambda: bert.bert(layers=1, embed=8, heads=2, window=4), r"encoder.window is 4; only decoders"),
         (lambda: bert.bert(layers=4, embed=8, heads=2, groups=3), r"groups is 3, which does not divide"),
         (
             lambda: gpt.gpt(layers=1, embed=8, heads=2, embedding_size=4).build(),
