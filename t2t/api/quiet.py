@@ -9,12 +9,11 @@ import importlib.machinery
 import os
 import re
 import sys
-import tempfile
 import types
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from t2t import garbage
+from t2t import garbage, standard_error
 
 _NOISE = re.compile(
     r"^(WARNING: All log messages before absl::InitializeLog|[IWE]\d{4} \d\d:\d\d:|I0000 |E0000 .*cuInit)"
@@ -74,20 +73,9 @@ def _hushed() -> Iterator[None]:
         yield
         return
     _hushing = True
-    sys.stderr.flush()
-    kept = os.dup(2)
     try:
-        with tempfile.TemporaryFile() as caught:
-            os.dup2(caught.fileno(), 2)
-            try:
-                yield
-            finally:
-                os.dup2(kept, 2)
-                os.close(kept)
-                caught.seek(0)
-                for line in caught.read().decode(errors="replace").splitlines(keepends=True):
-                    if not _NOISE.match(line):
-                        sys.stderr.write(line)
+        with standard_error.without(_NOISE):
+            yield
     finally:
         _hushing = False
 

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import re
-import sys
-import tempfile
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, cast
 
 import jax
 
+from t2t import standard_error
 from t2t.plan.hlo import Program as Hlo
 from t2t.train.program import Program
 
@@ -62,9 +58,8 @@ def compile_step(program: Program) -> Compiled | OutOfMemory:
     started = time.perf_counter()
     step = cast(jax.stages.Wrapped, program.step())
     lowered = step.lower(program.abstract_state(), program.abstract_batch())
-    log: list[str] = []
     try:
-        with _log_into(log):
+        with standard_error.without(_LOGGED) as log:
             compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
@@ -73,28 +68,6 @@ def compile_step(program: Program) -> Compiled | OutOfMemory:
     replicated = tuple(dict.fromkeys(found[1] for line in log if (found := _REPLICATED.search(line))))
     seconds = time.perf_counter() - started
     return Compiled(Hlo(compiled.as_text() or ""), compiled.memory_analysis(), replicated, seconds)
-
-
-@contextlib.contextmanager
-def _log_into(lines: list[str]) -> Iterator[None]:
-    """Keep what the compilers write to standard error; what is no line of their log comes through.
-
-    The file descriptor is redirected, since the lines come from compiled code that no setting reaches.
-    """
-    sys.stderr.flush()
-    kept = os.dup(2)
-    with tempfile.TemporaryFile() as caught:
-        os.dup2(caught.fileno(), 2)
-        try:
-            yield
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)
-            caught.seek(0)
-            lines += caught.read().decode(errors="replace").splitlines()
-            for line in lines:
-                if not _LOGGED.match(line):
-                    print(line, file=sys.stderr)
 
 
 def out_of_memory(message: str, seconds: float = 0.0) -> OutOfMemory:
