@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Annotated
 
 import jax
 import tyro
 
+from t2t.api.evaluation import evaluate_run
 from t2t.api.progress import number
-from t2t.api.quiet import register_tasks
-from t2t.api.report import write_report
-from t2t.api.user_code.loading import check_tasks, load_run
-from t2t.data.config import Data
-from t2t.distributed.preflight import preflight
-from t2t.errors import UserError
+from t2t.api.user_code.loading import load_run
 from t2t.launch.output import console, table
 from t2t.limits import CountOrZero, Few, Generated, Length, Rows
 from t2t.paths import LocalPath
-from t2t.train.evaluation import EvalResult, Evaluator, write
+from t2t.train.evaluation import EvalResult
 from t2t.train.few_shot import Calibration
 from t2t.train.run import SavedRun
 
@@ -69,55 +64,23 @@ def evaluate(
             inputs and of its targets each.
     """
     loaded = load_run(run, step)
-    register_tasks()
-
-    own = loaded.experiment.evaluation
-    shown = own.few_shot
-    few_shot = replace(
-        shown,
-        shots=shown.shots if shots is None else shots,
-        seeds=shown.seeds if shot_seeds is None else shot_seeds,
-        calibration=shown.calibration if calibration is None else calibration,
-        as_text=as_text or shown.as_text,
-        stratified=stratified or shown.stratified,
-        fewer=fewer_shots or shown.fewer,
-        length=shown.length if prompt_length is None else prompt_length,
+    results = evaluate_run(
+        loaded,
+        tasks=tasks,
+        split=split,
+        examples=examples,
+        batch_size=batch_size,
+        shots=shots,
+        shot_seeds=shot_seeds,
+        calibration=calibration,
+        as_text=as_text,
+        stratified=stratified,
+        fewer_shots=fewer_shots,
+        prompt_length=prompt_length,
+        length=length,
     )
-    evaluation = replace(
-        own,
-        tasks=own.tasks if tasks is None else tasks,
-        split=split or own.split or "validation",
-        examples=own.examples if examples is None else examples,
-        batch_size=own.batch_size if batch_size is None else batch_size,
-        few_shot=few_shot,
-    )
-    # The ids are those that the model was trained with, whatever vocabulary the tasks are registered with today.
-    data = replace(loaded.experiment.resolved_data(), vocabulary=loaded.vocabulary)
-    if length is not None:
-        data = _of_length(data, loaded, length)
-    check_tasks(evaluation.tasks or (data.task,), loaded.directory)
-    preflight(loaded.record, loaded.directory)
-    results = Evaluator(loaded.model, evaluation, data).evaluate(loaded.params())
-    other = [evaluation.split] if evaluation.split != own.split else []
-    other += [few_shot.label or "0-shot"] if few_shot.label != shown.label else []
-    results = [replace(result, task="@".join([result.task, *map(str, other)])) for result in results]
-    write(loaded.directory, loaded.step, results)
     if jax.process_index() == 0:
         _show(loaded, results)
-        write_report(loaded.directory)
-
-
-def _of_length(data: Data, run: SavedRun, length: int) -> Data:
-    """Return the data with examples of `length` tokens. Raises UserError where the model has no such positions."""
-    limit, least = run.experiment.model.max_length, 2 if run.experiment.model.kind == "decoder" else 1
-    if length < least or (limit is not None and length > limit):
-        has = f"at least {least}" if length < least else f"{run.directory} has {limit} learned positions"
-        raise UserError(f"--length {length}: {has}. Nearest: {least if length < least else limit}.")
-    if run.experiment.model.kind != "decoder":
-        return replace(data, inputs_length=length, targets_length=length)
-    # What inputs leave of the row is the targets'; a text without inputs has it all.
-    targets = min(data.targets_length, length - 1)
-    return replace(data, inputs_length=length - targets, targets_length=targets)
 
 
 def _show(run: SavedRun, results: list[EvalResult]) -> None:

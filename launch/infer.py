@@ -6,29 +6,25 @@ import io
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TextIO
 
-import jax
 import tyro
 
+from t2t.api import inference
 from t2t.api.escapes import visible
-from t2t.decode import MASK, Beam, Candidate, Decoding, Greedy, Output, Pooling, Sampling, fill_texts, generate_texts
+from t2t.api.inference import does
+from t2t.api.lengths import Lengths, Name, Rows, Way
+from t2t.decode import MASK, Beam, Candidate, Decoding, Greedy, Label, Output, Pooling, Sampling, Span
 from t2t.decode.config import LengthPenalty, Temperature, TopK, TopP
 from t2t.errors import UserError, nearest, writing
-from t2t.launch import infer_answers
-from t2t.launch.infer_inputs import Name, texts_of
-from t2t.launch.infer_lengths import Lengths, Way
-from t2t.launch.infer_memory import rows_that_fit
+from t2t.launch.infer_inputs import texts_of
 from t2t.launch.infer_output import opened
-from t2t.limits import CountOrZero, Few, Generated, Ids, Rows, Seed
+from t2t.limits import CountOrZero, Few, Generated, Ids, Seed
+from t2t.limits import Rows as BatchRows
 from t2t.paths import LocalPath, check_output
 
 if TYPE_CHECKING:
     from t2t.train.run import SavedRun
-
-AT_ONCE = 1024
-"""Texts that are sorted by length together; their answers are written before the next are begun."""
 
 
 def command(
@@ -53,7 +49,7 @@ def command(
     normalise: bool = False,
     too_long: Way = "stop",
     seed: Seed = 0,
-    batch_size: Rows = 32,
+    batch_size: BatchRows = 32,
 ) -> None:
     """Answer texts with a run's model: generate, or with an encoder fill in each `<mask>`, give the label, the tags or the span it was trained for.
 
@@ -109,7 +105,7 @@ def command(
     kind, predicts = loaded.experiment.model.kind, loaded.experiment.model.output
     if second and (predicts not in ("label", "span") or embed is not None):
         raise UserError(
-            f"--second {second[0]}: it is for encoders that label pairs or find spans; {run} {_what(kind, predicts)}."
+            f"--second {second[0]}: it is for encoders that label pairs or find spans; {run} {does(loaded.experiment.model)}."
         )
     if normalise and embed is None:
         raise UserError("--normalise: it is for --embed, which was not given. Nearest: --embed mean.")
@@ -126,9 +122,9 @@ def command(
                 "--max-length": None if predicts == "span" and embed is None else max_length,
                 "--continue-text": continue_text or None,
             },
-            f"{run} is an encoder, which generates nothing but {_what(kind, predicts)}; --top is its option."
+            f"{run} is an encoder, which generates nothing but {does(loaded.experiment.model)}; --top is its option."
             if predicts == "words"
-            else f"{run} is an encoder, which generates nothing but {_what(kind, predicts)}.",
+            else f"{run} is an encoder, which generates nothing but {does(loaded.experiment.model)}.",
         )
         if predicts != "words" or embed is not None:
             _refuse({"--top": top}, "it is for encoders that fill in masks.")
@@ -141,46 +137,26 @@ def command(
 
     lengths = Lengths(too_long, loaded.vocabulary)
 
-    def ask(some: Sequence[dict[str, Any]], place: Name, *, start: int) -> list[dict[str, Any]]:
+    def fields(some: Rows, at_once: int, place: Name, start: int) -> list[dict[str, Any]]:
+        """Return what is written of each row beside its own fields."""
         texts = [row["inputs"] for row in some]
-        at_once = rows_that_fit(loaded, some, batch_size, place)
+        same: dict[str, Any] = {"batch_size": at_once, "params": params, "name": place}
         if embed is not None:
-            vectors = infer_answers.embed(
-                loaded,
-                texts,
-                pooling=embed,
-                normalise=normalise,
-                batch_size=at_once,
-                params=params,
-                name=place,
-            )
-            return [{**row, "embedding": vector} for row, vector in zip(some, vectors, strict=True)]
+            vectors = inference.embed(loaded, texts, pooling=embed, normalise=normalise, **same)
+            return [{"embedding": vector} for vector in vectors]
         if predicts != "words":
-            told = infer_answers.answer(loaded, some, longest=max_length, batch_size=at_once, params=params, name=place)
-            return [{**row, **one} for row, one in zip(some, told, strict=True)]
+            return [_answered(loaded, one) for one in inference.answer(loaded, some, longest=max_length, **same)]
         if kind == "encoder":
-            filled = fill(loaded, texts, top=5 if top is None else top, batch_size=at_once, params=params, name=place)
-            return [{**row, **_filled(row["inputs"], masks)} for row, masks in zip(some, filled, strict=True)]
-        made = infer(
-            loaded,
-            texts,
-            how,
-            max_length=max_length,
-            batch_size=at_once,
-            seed=seed + start,
-            continue_text=continue_text,
-            params=params,
-            name=place,
+            filled = inference.fill(loaded, texts, top=5 if top is None else top, **same)
+            return [_filled(text, masks) for text, masks in zip(texts, filled, strict=True)]
+        made = inference.infer(
+            loaded, texts, how, max_length=max_length, seed=seed + start, continue_text=continue_text, **same
         )
-        return [{**row, **_generated(outputs)} for row, outputs in zip(some, made, strict=True)]
+        return [_generated(outputs) for outputs in made]
 
     def answers() -> Iterator[dict[str, Any]]:
-        for start in range(0, len(rows), AT_ONCE):
-
-            def place(i: int, start: int = start) -> str:
-                return name(start + i)
-
-            yield from lengths.asked(partial(ask, start=start), rows[start : start + AT_ONCE], place)
+        found = inference.asked(loaded, rows, fields, lengths=lengths, batch_size=batch_size, name=name)
+        return ({**row, **more} for row, more in found)
 
     if output is None:
         with writing("standard output"):
@@ -190,69 +166,6 @@ def command(
             _write(answers(), file, readable=False)
     if lengths.told is not None:
         print(lengths.told, file=sys.stderr)
-
-
-def infer(
-    run: SavedRun,
-    texts: Sequence[str],
-    decoding: Decoding | None = None,
-    *,
-    max_length: int | None = None,
-    batch_size: int = 32,
-    seed: int = 0,
-    continue_text: bool = False,
-    params: Any = None,
-    name: Name = lambda i: f"text {i + 1}",
-) -> list[list[Output]]:
-    """Return the outputs for each text, in their order, by a run that is no encoder.
-
-    Args:
-      run: loaded; its parameters are read unless `params` are given.
-      decoding: greedy if None.
-      max_length: tokens to generate at most; None for the run's targets_length.
-      continue_text: go on with the text itself: no EOS behind it.
-      name: what the i-th text is called in errors.
-
-    Raises:
-      UserError: an encoder; a text too long for the model's positions.
-    """
-    return generate_texts(
-        run.model,
-        run.params() if params is None else params,
-        run.vocabulary,
-        texts,
-        Greedy() if decoding is None else decoding,
-        length=run.experiment.data.targets_length if max_length is None else max_length,
-        batch_size=batch_size,
-        key=jax.random.key(seed),
-        closed=not continue_text,
-        name=name,
-    )
-
-
-def fill(
-    run: SavedRun,
-    texts: Sequence[str],
-    *,
-    top: int = 5,
-    batch_size: int = 32,
-    params: Any = None,
-    name: Name = lambda i: f"text {i + 1}",
-) -> list[list[list[Candidate]]]:
-    """Return the `top` candidates for each `<mask>` of each text, by an encoder's run.
-
-    Raises:
-      UserError: a run that is no encoder; a text without a mask, or too long for the model's positions.
-    """
-    return fill_texts(
-        run.model,
-        run.params() if params is None else params,
-        run.vocabulary,
-        texts,
-        top=top,
-        batch_size=batch_size,
-        name=name,
-    )
 
 
 def choose(
@@ -304,15 +217,29 @@ def _refuse(options: dict[str, Any], why: str) -> None:
             raise UserError(f"{option} {value}: {why}")
 
 
-def _what(kind: str, predicts: str) -> str:
-    if kind != "encoder":
-        return f"is a model of kind {kind}"
+def _answered(run: SavedRun, answer: inference.Answer) -> dict[str, Any]:
+    """Return the fields of a label ("prediction", "probability", "probabilities" of all labels), of tags ("prediction", with spaces between, "words",
+    "probabilities") or of a span ("prediction", as the text has it, "word" and "start", the number of its first word and its character, -1 for none, "probability").
+    """
+    if isinstance(answer, Span):
+        return {
+            "prediction": answer.text,
+            "word": answer.word,
+            "start": answer.start,
+            "probability": answer.probability,
+        }
+    if isinstance(answer, Label):
+        labels: tuple[str, ...] = getattr(run.experiment.model, "labels", ())
+        return {
+            "prediction": answer.text,
+            "probability": max(answer.probabilities),
+            "probabilities": dict(zip(labels, answer.probabilities, strict=True)),
+        }
     return {
-        "words": f"fills in {MASK}",
-        "label": "labels texts",
-        "tags": "tags words",
-        "span": "finds a span of --second that answers --text",
-    }[predicts]
+        "prediction": " ".join(label.text for _, label in answer),
+        "words": [word for word, _ in answer],
+        "probabilities": [max(label.probabilities) for _, label in answer],
+    }
 
 
 def _generated(outputs: Sequence[Output]) -> dict[str, Any]:
@@ -335,6 +262,14 @@ def _number(value: float) -> float | None:
     return value if abs(value) != float("inf") else None
 
 
+def _readable(answer: dict[str, Any]) -> str:
+    """Return a label with its probability, words with their tags, or a span with its probability, as a line."""
+    if "words" in answer:
+        tags = answer["prediction"].split()
+        return " ".join(f"{word}/{tag}" for word, tag in zip(answer["words"], tags, strict=True))
+    return f"{answer['prediction'] or '(no answer)'}  {answer['probability']:.3f}"
+
+
 def _write(answers: Iterator[dict[str, Any]], out: TextIO, *, readable: bool) -> None:
     # An encoding without a text's characters would replace them; JSON can spell them.
     spelt = not (out.encoding or "utf-8").lower().startswith("utf")
@@ -343,7 +278,7 @@ def _write(answers: Iterator[dict[str, Any]], out: TextIO, *, readable: bool) ->
         if not readable:
             file.write(json.dumps(answer, ensure_ascii=spelt) + "\n")
         elif "probability" in answer or "words" in answer:
-            file.write(f"{infer_answers.readable(answer)}\n")
+            file.write(f"{_readable(answer)}\n")
         elif "masks" in answer:
             file.write(f"{answer['prediction']}\n")
             for number, mask in enumerate(answer["masks"], start=1):

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import codecs
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from t2t.api.lengths import Name
 from t2t.errors import UserError, nearest
 from t2t.json_files import NotJson, json_value
-
-Name = Callable[[int], str]
-"""What the i-th text is called in errors."""
 
 
 def texts_of(texts: Sequence[str], seconds: Sequence[str], path: str | None) -> tuple[list[dict[str, Any]], Name]:

@@ -7,13 +7,13 @@ import jax
 import numpy as np
 import pytest
 
+from t2t.api.importing import parameters_alone
 from t2t.checkpoint import Checkpoints
 from t2t.data.config import Data
 from t2t.errors import Failure
 from t2t.export.family import canonical
 from t2t.export.huggingface import opened
 from t2t.launch.export import export
-from t2t.launch.import_model import parameters_alone
 from t2t.models.families import exportable, family_of, left_behind
 from t2t.nn.model import EXECUTION, PRECISION, RATES, START
 from t2t.optim import AdamW

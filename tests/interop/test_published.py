@@ -11,12 +11,13 @@ import pytest
 import tyro
 from safetensors.numpy import load_file, save_file
 
+from t2t.api.importing import told
 from t2t.errors import UserError
 from t2t.export.huggingface import opened
 from t2t.export.neutral import NEUTRAL
 from t2t.export.published import wrapper
 from t2t.launch.convert_check import convert_check
-from t2t.launch.import_model import import_model, told
+from t2t.launch.import_model import import_model
 from t2t.models.families import family_of
 from t2t.sharding import MeshConfig
 from tests.interop.cases import CASES

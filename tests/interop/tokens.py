@@ -18,13 +18,13 @@ import transformers
 from tokenizers import AddedToken
 
 from t2t import models
+from t2t.api.importing import experiment_for, parameters_alone
+from t2t.api.inference import infer
 from t2t.checkpoint import Checkpoints
 from t2t.decode import fill_texts
 from t2t.decode.answers import _framed
 from t2t.export.token_check import TEXTS, difference, marked
 from t2t.export.tokenizer_files import read_vocabulary
-from t2t.launch.import_model import experiment_for, parameters_alone
-from t2t.launch.infer import infer
 from t2t.launch.main import run
 from t2t.nn.model import ModelConfig
 from t2t.train.run import CHECKPOINTS, RunRecord, SavedRun, open_run

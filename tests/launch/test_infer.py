@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import jax
 import pytest
 
+from t2t.api import inference
 from t2t.decode import Beam, Greedy, Sampling, fill_texts, generate_texts
 from t2t.errors import UserError
 from t2t.launch import infer, parse
@@ -64,7 +65,7 @@ def test_files_are_answered_line_by_line_in_order(load, tmp_path, capsys, monkey
     texts = ["a longer line than the others", "b", "", "ä"]
     source, target = tmp_path / "in.txt", tmp_path / "out.jsonl"
     source.write_text("\n".join(texts) + "\n", encoding="utf-8")
-    monkeypatch.setattr(infer, "AT_ONCE", 3)
+    monkeypatch.setattr(inference, "AT_ONCE", 3)
     call("RUN", "--input", str(source), "--output", str(target), "--beams", "3", "--samples", "2", "--max-length", "4")
     assert capsys.readouterr().out == ""
     rows = [json.loads(line) for line in target.read_text(encoding="utf-8").splitlines()]

@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
+from t2t.api.importing import experiment_for
 from t2t.errors import UserError
-from t2t.launch.import_model import experiment_for
 from t2t.train import own_code
 from t2t.train.own_code import checksum
 from t2t.train.run import RunRecord, open_run, read_record

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from t2t.launch.import_model import experiment_for
+from t2t.api.importing import experiment_for
 from t2t.train.run import RunRecord, open_run, read_record
 from t2t.train.run_checksums import CHECKSUMS
 from t2t.vocabularies import Tokenizer

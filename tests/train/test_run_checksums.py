@@ -6,8 +6,8 @@ import shutil
 
 import pytest
 
+from t2t.api.importing import experiment_for
 from t2t.errors import UserError
-from t2t.launch.import_model import experiment_for
 from t2t.train import run_checksums
 from t2t.train.run import RunRecord, open_run, read_record
 from t2t.train.run_checksums import CHECKSUMS

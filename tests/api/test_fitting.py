@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import pytest
 
 from t2t import memory
+from t2t.api.fitting import _BYTES, rows_that_fit
 from t2t.api.recipes import quickstart_t5
 from t2t.decode import TooLong
-from t2t.launch.infer_memory import _BYTES, rows_that_fit
 from t2t.types import Batch, Tokens
 from t2t.vocabularies import Bytes
 

@@ -8,9 +8,9 @@ from typing import Any
 import jax
 
 from t2t import memory
+from t2t.api.lengths import Name
 from t2t.decode import TooLong
 from t2t.decode.rows import bucket
-from t2t.launch.infer_inputs import Name
 from t2t.models import TransformerConfig
 from t2t.train.run import SavedRun
 

@@ -1,27 +1,33 @@
-"""What `t2t infer` does with texts that are longer than the model's positions, or than memory allows."""
+"""What becomes of texts that are longer than the model's positions, or than memory allows."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from t2t.decode import TooLong
 from t2t.errors import UserError
-from t2t.launch.infer_inputs import Name
 from t2t.vocabularies import Vocabulary
 
+T = TypeVar("T")
+Name = Callable[[int], str]
+"""What the i-th text is called in errors."""
 Rows = Sequence[dict[str, Any]]
+"""Objects with "inputs" and, for pairs of texts, "second"."""
 Way = Literal["stop", "truncate", "skip"]
+OPTIONS = "--too-long truncate leaves such texts' end out, --too-long skip the texts."
+"""What the command line can do about them."""
 
 
 class Lengths:
     """Asks about rows, and deals with those that are too long: all end with an error, or their end is left out, or they are."""
 
-    def __init__(self, way: Way, vocabulary: Vocabulary) -> None:
-        self._way, self._vocabulary = way, vocabulary
+    def __init__(self, way: Way, vocabulary: Vocabulary, options: str = OPTIONS) -> None:
+        """Prepare to ask. options: a sentence on what can be done about texts that are too long, for errors."""
+        self._way, self._vocabulary, self._options = way, vocabulary, options
         self._long: list[str] = []
 
-    def asked(self, ask: Callable[[Rows, Name], list[dict[str, Any]]], rows: Rows, name: Name) -> list[dict[str, Any]]:
+    def asked(self, ask: Callable[[Rows, Name], list[T]], rows: Rows, name: Name) -> list[T]:
         """Return what `ask` answers to the rows, of those that were cut with "truncated"; those left out have no answer.
 
         Raises UserError for a text that is too long where nothing else is wanted, or that cannot be cut.
@@ -38,9 +44,7 @@ class Lengths:
                 return ask(rows, place)
             except TooLong as error:
                 if self._way == "stop":
-                    raise UserError(
-                        f"{error} --too-long truncate leaves such texts' end out, --too-long skip the texts."
-                    ) from None
+                    raise UserError(f"{error} {self._options}") from None
                 self._long += [place(i) for i in error.sizes if places[i] not in cut]
                 if self._way == "skip":
                     kept = [i for i in range(len(rows)) if i not in error.sizes]

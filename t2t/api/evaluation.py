@@ -1,0 +1,94 @@
+"""A run's checkpoint evaluated on tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import jax
+
+from t2t.api.quiet import register_tasks
+from t2t.api.report import write_report
+from t2t.api.user_code.loading import check_tasks
+from t2t.data.config import Data
+from t2t.distributed.preflight import preflight
+from t2t.errors import UserError
+from t2t.train.evaluation import EvalResult, Evaluator, write
+from t2t.train.few_shot import Calibration
+from t2t.train.run import SavedRun
+from t2t.types import Params
+
+
+def evaluate_run(
+    run: SavedRun,
+    *,
+    params: Params | None = None,
+    tasks: Sequence[str] | None = None,
+    split: str | None = None,
+    examples: int | None = None,
+    batch_size: int | None = None,
+    shots: int | None = None,
+    shot_seeds: int | None = None,
+    calibration: Sequence[Calibration] | None = None,
+    as_text: bool = False,
+    stratified: bool = False,
+    fewer_shots: bool = False,
+    prompt_length: int | None = None,
+    length: int | None = None,
+) -> list[EvalResult]:
+    """Evaluate a run on tasks, write RUN/eval and the report anew, and return the results, one a task. To be called on all processes.
+
+    What is None is as in the run's own evaluation; the options are those of `t2t eval`. Results on another split than the run's own have the name
+    TASK@SPLIT, those with examples in the prompt TASK@4-shot.
+
+    params: the run's parameters; read if None.
+    Raises UserError for an unknown task or split, or lengths that the model does not have.
+    """
+    register_tasks()
+    own = run.experiment.evaluation
+    shown = own.few_shot
+    few_shot = replace(
+        shown,
+        shots=shown.shots if shots is None else shots,
+        seeds=shown.seeds if shot_seeds is None else shot_seeds,
+        calibration=shown.calibration if calibration is None else tuple(calibration),
+        as_text=as_text or shown.as_text,
+        stratified=stratified or shown.stratified,
+        fewer=fewer_shots or shown.fewer,
+        length=shown.length if prompt_length is None else prompt_length,
+    )
+    evaluation = replace(
+        own,
+        tasks=own.tasks if tasks is None else tuple(tasks),
+        split=split or own.split or "validation",
+        examples=own.examples if examples is None else examples,
+        batch_size=own.batch_size if batch_size is None else batch_size,
+        few_shot=few_shot,
+    )
+    # The ids are those that the model was trained with, whatever vocabulary the tasks are registered with today.
+    data = replace(run.experiment.resolved_data(), vocabulary=run.vocabulary)
+    if length is not None:
+        data = _of_length(data, run, length)
+    check_tasks(evaluation.tasks or (data.task,), run.directory)
+    preflight(run.record, run.directory)
+    results = Evaluator(run.model, evaluation, data).evaluate(run.params() if params is None else params)
+    other = [evaluation.split] if evaluation.split != own.split else []
+    other += [few_shot.label or "0-shot"] if few_shot.label != shown.label else []
+    results = [replace(result, task="@".join([result.task, *map(str, other)])) for result in results]
+    write(run.directory, run.step, results)
+    if jax.process_index() == 0:
+        write_report(run.directory)
+    return results
+
+
+def _of_length(data: Data, run: SavedRun, length: int) -> Data:
+    """Return the data with examples of `length` tokens. Raises UserError where the model has no such positions."""
+    limit, least = run.experiment.model.max_length, 2 if run.experiment.model.kind == "decoder" else 1
+    if length < least or (limit is not None and length > limit):
+        has = f"at least {least}" if length < least else f"{run.directory} has {limit} learned positions"
+        raise UserError(f"--length {length}: {has}. Nearest: {least if length < least else limit}.")
+    if run.experiment.model.kind != "decoder":
+        return replace(data, inputs_length=length, targets_length=length)
+    # What inputs leave of the row is the targets'; a text without inputs has it all.
+    targets = min(data.targets_length, length - 1)
+    return replace(data, inputs_length=length - targets, targets_length=targets)

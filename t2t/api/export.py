@@ -1,0 +1,171 @@
+"""A run's model written for use elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from t2t.errors import Failure, UserError, nearest
+from t2t.train.run import SavedRun
+from t2t.types import Params
+
+FORMATS = ("stablehlo", "safetensors", "huggingface")
+_PLATFORMS = ("cpu", "cuda", "tpu")
+_SHARD_BYTES = 5_000_000_000
+
+
+def check_export(
+    format: str,
+    *,
+    length: int | None = None,
+    platforms: Sequence[str] | None = None,
+    dtype: str | None = None,
+    shard_bytes: int | None = None,
+) -> None:
+    """Refuse a format that there is not, and an option of another format, which would have no effect. Raises UserError."""
+    if format not in FORMATS:
+        raise UserError(f"unknown format {format!r} (--format). There are: {', '.join(FORMATS)}.")
+    from t2t.export.stablehlo import PLATFORMS
+    from t2t.export.tensor_files import DTYPES
+
+    own = {"--length": length, "--platforms": platforms, "--dtype": dtype, "--shard-bytes": shard_bytes}
+    formats = {
+        "--length": "stablehlo",
+        "--platforms": "stablehlo",
+        "--dtype": "huggingface",
+        "--shard-bytes": "huggingface",
+    }
+    for option, value in own.items():
+        if value is not None and formats[option] != format:
+            raise UserError(f"{option} is for --format {formats[option]}; it has no effect with --format {format}.")
+    if dtype is not None and dtype not in DTYPES:
+        raise UserError(f"unknown dtype {dtype!r} (--dtype).{nearest(dtype, DTYPES)}")
+    if shard_bytes is not None and shard_bytes < 1:
+        raise UserError(f"--shard-bytes {shard_bytes} is less than 1. Nearest: 1.")
+    if platforms is not None and not platforms:
+        raise UserError(f"--platforms names none. There are: {', '.join(PLATFORMS)}.")
+
+
+def export_run(
+    run: SavedRun,
+    *,
+    format: str,
+    out: str,
+    length: int | None = None,
+    platforms: Sequence[str] | None = None,
+    dtype: str | None = None,
+    shard_bytes: int | None = None,
+    check: bool = True,
+    overwrite: bool = False,
+    params: Params | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> Path:
+    """Write a run's model to a directory and return its path. The options are those of `t2t export`.
+
+    params: the run's parameters; read if None. say: is told what the format has no place for, and what was checked.
+    Raises UserError for an unknown format, an option of another format, a model that the format has no place for, or a directory that is not empty.
+    """
+    from t2t.export import write_safetensors, write_stablehlo
+    from t2t.export.directory import check as check_out
+    from t2t.models.families import exportable
+
+    check_export(format, length=length, platforms=platforms, dtype=dtype, shard_bytes=shard_bytes)
+    check_out(Path(out), overwrite=overwrite)
+    source = {"run": str(run.directory), "step": run.step, "recipe": run.record.recipe}
+    if format == "huggingface":
+        exportable(run.experiment.model)  # what cannot be is told before anything is read
+    model, vocabulary = run.model, run.vocabulary
+    params = run.params() if params is None else params
+    if format == "huggingface":
+        return _huggingface(
+            run,
+            params,
+            out,
+            dtype=dtype or "float32",
+            shard_bytes=shard_bytes or _SHARD_BYTES,
+            check=check,
+            overwrite=overwrite,
+            say=say,
+        )
+    if format == "safetensors":
+        return write_safetensors(model, params, vocabulary, out, overwrite=overwrite, source=source)
+    data = run.experiment.data
+    limit = model.config.max_length or data.targets_length
+    return write_stablehlo(
+        model,
+        params,
+        vocabulary,
+        out,
+        length=min(data.targets_length, limit) if length is None else length,
+        fixed_lengths={
+            "inputs_length": data.inputs_length,
+            "targets_length": data.targets_length,
+            "length": data.inputs_length,
+            "prompt_length": data.inputs_length,
+        },
+        platforms=tuple(platforms or _PLATFORMS),
+        overwrite=overwrite,
+        source=source,
+    )
+
+
+def _huggingface(
+    run: SavedRun,
+    params: Params,
+    out: str,
+    *,
+    dtype: str,
+    shard_bytes: int,
+    check: bool,
+    overwrite: bool,
+    say: Callable[[str], None],
+) -> Path:
+    import numpy as np
+
+    from t2t.api.importing import KEPT
+    from t2t.export.family import canonical
+    from t2t.export.huggingface import differing, opened, read_options, short_logits, write_huggingface
+    from t2t.export.tokenizer_writing import check_tokenizer
+    from t2t.models.families import exportable, family_of, left_behind
+    from t2t.sharding import MeshConfig
+
+    family, options, wanted = exportable(run.experiment.model)
+    if lost := left_behind(run.experiment.model, family, options):
+        say(f"note: config.json of {family.name} has no place for {', '.join(lost)}: training alone has use for it")
+    # What both compute in float32: a run's own type and kernels round otherwise.
+    model = canonical(run.experiment.model).build()
+
+    def compare(draft: Path) -> None:
+        texts = check_tokenizer(
+            draft, run.vocabulary, model.config.kind, read_options(draft), kept=(run.directory / KEPT).is_dir()
+        )
+        with opened(draft, family_of) as source:
+            if wrong := differing(source, params, dtype=dtype):
+                raise Failure(f"{out} (--out): not written as it is: {', '.join(wrong[:4])}")
+            before = short_logits(model, params)
+            after = short_logits(source.model, source.params(MeshConfig().build()))
+            difference = float(np.abs(before - after).max())
+            if dtype == "float32" and not difference <= 1e-5 * max(1.0, float(np.abs(before).max())):
+                raise Failure(
+                    f"{out} (--out): logits of the directory read back differ by {difference:.2e}, nothing was written"
+                    " (--no-check writes it anyway)"
+                )
+            say(
+                f"check: {len(wanted)} tensors equal bit for bit in {dtype}, logits read back differ by at most {difference:.1e},"
+                f" ids of {texts} texts equal"
+            )
+
+    return write_huggingface(
+        params,
+        options,
+        wanted,
+        run.vocabulary,
+        out,
+        kind=model.config.kind,
+        lengths={"inputs": run.experiment.data.inputs_length, "targets": run.experiment.data.targets_length},
+        dtype=dtype,
+        shard_bytes=shard_bytes,
+        kept=run.directory / KEPT,
+        overwrite=overwrite,
+        check=compare if check else None,
+    )

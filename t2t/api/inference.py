@@ -1,0 +1,201 @@
+"""Texts -> what a run's model makes of them: generated texts, filled masks, labels, tags, spans, vectors. Loads neither TensorFlow nor SeqIO."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
+
+import jax
+
+from t2t.api.fitting import rows_that_fit
+from t2t.api.lengths import Lengths, Name, Rows
+from t2t.decode import (
+    MASK,
+    Candidate,
+    Decoding,
+    Greedy,
+    Label,
+    Output,
+    Pooling,
+    Span,
+    embed_texts,
+    fill_texts,
+    generate_texts,
+    label_texts,
+    span_texts,
+    tag_texts,
+)
+from t2t.errors import UserError
+from t2t.nn.model import ModelConfig
+from t2t.train.run import SavedRun
+
+T = TypeVar("T")
+Answer = Label | list[tuple[str, Label]] | Span
+"""What an encoder's head says of a text: its label, its words with their tags, or the span that answers a question."""
+
+AT_ONCE = 1024
+"""Texts that are sorted by length together; their answers are given before the next are begun."""
+
+
+def _item(i: int) -> str:
+    return f"text {i + 1}"
+
+
+def asked(
+    run: SavedRun,
+    rows: Rows,
+    compute: Callable[[Rows, int, Name, int], Sequence[T]],
+    *,
+    lengths: Lengths,
+    batch_size: int = 32,
+    name: Name = _item,
+) -> Iterator[tuple[dict[str, Any], T]]:
+    """Yield each row, with "truncated" where its text was cut, and what is computed for it. Rows that `lengths` leaves out are not there.
+
+    compute: is given rows, how many may be computed at a time, what they are called, and the place of the first among all.
+    Raises UserError for a text that is too long where `lengths` stops at it.
+    """
+    for start in range(0, len(rows), AT_ONCE):
+
+        def place(i: int, start: int = start) -> str:
+            return name(start + i)
+
+        def ask(some: Rows, place: Name, start: int = start) -> list[tuple[dict[str, Any], T]]:
+            at_once = rows_that_fit(run, some, batch_size, place)
+            return list(zip(some, compute(some, at_once, place, start), strict=True))
+
+        yield from lengths.asked(ask, rows[start : start + AT_ONCE], place)
+
+
+def does(config: ModelConfig) -> str:
+    """Return in words what a model does."""
+    if config.kind != "encoder":
+        return f"is a model of kind {config.kind}"
+    return {
+        "words": f"fills in {MASK}",
+        "label": "labels texts",
+        "tags": "tags words",
+        "span": "finds a span of a second text that answers the first",
+    }[config.output]
+
+
+def infer(
+    run: SavedRun,
+    texts: Sequence[str],
+    decoding: Decoding | None = None,
+    *,
+    max_length: int | None = None,
+    batch_size: int = 32,
+    seed: int = 0,
+    continue_text: bool = False,
+    params: Any = None,
+    name: Name = _item,
+) -> list[list[Output]]:
+    """Return the outputs for each text, in their order, by a run that is no encoder.
+
+    Args:
+      run: loaded; its parameters are read unless `params` are given.
+      decoding: greedy if None.
+      max_length: tokens to generate at most; None for the run's targets_length.
+      continue_text: go on with the text itself: no EOS behind it.
+      name: what the i-th text is called in errors.
+
+    Raises:
+      UserError: an encoder; a text too long for the model's positions.
+    """
+    return generate_texts(
+        run.model,
+        run.params() if params is None else params,
+        run.vocabulary,
+        texts,
+        Greedy() if decoding is None else decoding,
+        length=run.experiment.data.targets_length if max_length is None else max_length,
+        batch_size=batch_size,
+        key=jax.random.key(seed),
+        closed=not continue_text,
+        name=name,
+    )
+
+
+def fill(
+    run: SavedRun,
+    texts: Sequence[str],
+    *,
+    top: int = 5,
+    batch_size: int = 32,
+    params: Any = None,
+    name: Name = _item,
+) -> list[list[list[Candidate]]]:
+    """Return the `top` candidates for each `<mask>` of each text, by an encoder's run.
+
+    Raises:
+      UserError: a run that is no encoder; a text without a mask, or too long for the model's positions.
+    """
+    return fill_texts(
+        run.model,
+        run.params() if params is None else params,
+        run.vocabulary,
+        texts,
+        top=top,
+        batch_size=batch_size,
+        name=name,
+    )
+
+
+def answer(
+    run: SavedRun,
+    rows: Rows,
+    *,
+    longest: int | None = None,
+    batch_size: int = 32,
+    params: Any = None,
+    name: Name = _item,
+) -> Sequence[Answer]:
+    """Return what the run's head says of each row, an object with "inputs" and, for pairs, "second".
+
+    longest: tokens that a span has at most.
+    Raises UserError for a question without a text ("second"), a text to be tagged with one, a text too long for the model's positions.
+    """
+    model, params = run.model, run.params() if params is None else params
+    for i, row in enumerate(rows):
+        if not isinstance(row.get("second", ""), str):
+            raise UserError(f"{name(i)}: the field 'second' is {type(row['second']).__name__}, not text.")
+    if model.config.output == "label":
+        pairs = [(row["inputs"], row.get("second")) for row in rows]
+        return label_texts(model, params, run.vocabulary, pairs, batch_size=batch_size, name=name)
+    for i, row in enumerate(rows):
+        if ("second" in row) != (model.config.output == "span"):
+            wanted = "a question (inputs) and the text it is asked of (second, --second)"
+            raise UserError(f"{name(i)}: {wanted if model.config.output == 'span' else 'one text (inputs)'} is wanted.")
+    if model.config.output == "tags":
+        texts = [row["inputs"] for row in rows]
+        return tag_texts(model, params, run.vocabulary, texts, batch_size=batch_size, name=name)
+    questions = [(row["inputs"], row["second"]) for row in rows]
+    return span_texts(model, params, run.vocabulary, questions, longest=longest, batch_size=batch_size, name=name)
+
+
+def embed(
+    run: SavedRun,
+    texts: Sequence[str],
+    *,
+    pooling: Pooling = "mean",
+    normalise: bool = False,
+    batch_size: int = 32,
+    params: Any = None,
+    name: Name = _item,
+) -> list[list[float]]:
+    """Return a vector for each text, by an encoder's run with any head: see `t2t.decode.embed_texts`. Raises UserError for a run that is no encoder."""
+    if run.model.config.kind != "encoder":
+        raise UserError(
+            f"--embed {pooling}: {run.directory} is a model of kind {run.model.config.kind}; texts become vectors by encoders."
+        )
+    return embed_texts(
+        run.model,
+        run.params() if params is None else params,
+        run.vocabulary,
+        texts,
+        pooling=pooling,
+        normalise=normalise,
+        batch_size=batch_size,
+        name=name,
+    )
