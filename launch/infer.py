@@ -229,11 +229,10 @@ def _answered(run: SavedRun, answer: inference.Answer) -> dict[str, Any]:
             "probability": answer.probability,
         }
     if isinstance(answer, Label):
-        labels: tuple[str, ...] = getattr(run.experiment.model, "labels", ())
         return {
             "prediction": answer.text,
             "probability": max(answer.probabilities),
-            "probabilities": dict(zip(labels, answer.probabilities, strict=True)),
+            "probabilities": dict(zip(run.model.config.labels, answer.probabilities, strict=True)),
         }
     return {
         "prediction": " ".join(label.text for _, label in answer),

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from t2t import models as models
     from t2t import tasks as tasks
     from t2t.api import recipes as recipes
+    from t2t.api.loading import load as load
     from t2t.api.run import Run as Run
-    from t2t.api.run import load as load
     from t2t.api.training import train as train
     from t2t.data.config import Data as Data
     from t2t.decode.config import Beam as Beam
@@ -41,7 +41,7 @@ _NAMES = {
     "Run": "t2t.api.run",
     "Sampling": "t2t.decode.config",
     "UserError": "t2t.errors",
-    "load": "t2t.api.run",
+    "load": "t2t.api.loading",
 }
 """Name -> the module that it is an attribute of."""
 

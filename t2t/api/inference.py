@@ -26,6 +26,7 @@ from t2t.decode import (
     tag_texts,
 )
 from t2t.errors import UserError
+from t2t.nn.capabilities import Capability
 from t2t.nn.model import ModelConfig
 from t2t.train.run import SavedRun
 
@@ -69,14 +70,13 @@ def asked(
 
 def does(config: ModelConfig) -> str:
     """Return in words what a model does."""
-    if config.kind != "encoder":
-        return f"is a model of kind {config.kind}"
-    return {
-        "words": f"fills in {MASK}",
-        "label": "labels texts",
-        "tags": "tags words",
-        "span": "finds a span of a second text that answers the first",
-    }[config.output]
+    words: dict[Capability, str] = {
+        "fill_mask": f"fills in {MASK}",
+        "classify": "labels texts",
+        "tag": "tags words",
+        "find_span": "finds a span of a second text that answers the first",
+    }
+    return next((text for what, text in words.items() if config.can(what)), f"is a model of kind {config.kind}")
 
 
 def infer(
@@ -160,14 +160,14 @@ def answer(
     for i, row in enumerate(rows):
         if not isinstance(row.get("second", ""), str):
             raise UserError(f"{name(i)}: the field 'second' is {type(row['second']).__name__}, not text.")
-    if model.config.output == "label":
+    if model.config.can("classify"):
         pairs = [(row["inputs"], row.get("second")) for row in rows]
         return label_texts(model, params, run.vocabulary, pairs, batch_size=batch_size, name=name)
     for i, row in enumerate(rows):
-        if ("second" in row) != (model.config.output == "span"):
+        if ("second" in row) != model.config.can("find_span"):
             wanted = "a question (inputs) and the text it is asked of (second, --second)"
-            raise UserError(f"{name(i)}: {wanted if model.config.output == 'span' else 'one text (inputs)'} is wanted.")
-    if model.config.output == "tags":
+            raise UserError(f"{name(i)}: {wanted if model.config.can('find_span') else 'one text (inputs)'} is wanted.")
+    if model.config.can("tag"):
         texts = [row["inputs"] for row in rows]
         return tag_texts(model, params, run.vocabulary, texts, batch_size=batch_size, name=name)
     questions = [(row["inputs"], row["second"]) for row in rows]
@@ -185,7 +185,7 @@ def embed(
     name: Name = _item,
 ) -> list[list[float]]:
     """Return a vector for each text, by an encoder's run with any head: see `t2t.decode.embed_texts`. Raises UserError for a run that is no encoder."""
-    if run.model.config.kind != "encoder":
+    if not run.model.config.can("embed"):
         raise UserError(
             f"--embed {pooling}: {run.directory} is a model of kind {run.model.config.kind}; texts become vectors by encoders."
         )

@@ -1,0 +1,93 @@
+"""`t2t.load`: a run, or a model of other libraries made into one."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from t2t.api.run import Run
+from t2t.api.session import cache_directory, prepare
+from t2t.errors import UserError
+from t2t.train.run import RECORD
+
+log = logging.getLogger(__name__)
+
+
+def load(
+    path: str | os.PathLike[str],
+    *,
+    step: int | None = None,
+    dir: str | os.PathLike[str] | None = None,
+    imports: Sequence[str] = (),
+    trust_code: bool = False,
+) -> Run:
+    """Return a run to work with.
+
+    Args:
+      path: a run's directory; or a model to import: a directory of Hugging Face transformers (config.json, safetensors) or a GGUF file.
+      step: which checkpoint of a run; the newest if None.
+      dir: of a model that is imported: the directory of the run that is made of it. If None, a directory in the user's cache, used again
+        while the model's files stay as they are.
+      imports: modules and files that register tasks or configuration classes of your own.
+      trust_code: whether to run the code that the run keeps; only for runs of people you trust.
+
+    Raises:
+      UserError: there is no such run, checkpoint or model; a run needs code that is neither imported nor trusted; a model has an option or a
+        tensor that there is no place for.
+    """
+    prepare()
+    from t2t.api.user_code import imports as own
+    from t2t.api.user_code import run_code
+    from t2t.paths import check
+
+    place = check(os.fspath(path), "path")
+    with run_code.trusting(trust_code):
+        own.use(imports, option="imports")
+        if not (place / RECORD).is_file() and (place.suffix == ".gguf" or (place / "config.json").is_file()):
+            if step is not None:
+                raise UserError(f"step {step}: {place} is a model to import, which has no steps. Nearest: None.")
+            return Run.load(_imported(place, dir))
+        if dir is not None:
+            raise UserError(f"dir {os.fspath(dir)}: it is for models that are imported; {place} is none.")
+        run_code.ready(place)
+        return Run.load(place, step)
+
+
+def _imported(source: Path, dir: str | os.PathLike[str] | None) -> Path:
+    """Return a run made of a model's files, in the user's cache where no directory is given."""
+    from t2t.api.importing import import_checkpoint
+
+    def say(line: str) -> None:
+        log.info("%s", line)
+
+    if dir is not None:
+        import_checkpoint(str(source), os.fspath(dir), say=say)
+        return Path(dir)
+    if not source.exists():
+        raise UserError(f"{source} (path): no such file or directory.")
+    kept = cache_directory() / "imported" / _fingerprint(source)
+    if not (kept / RECORD).is_file():
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(prefix=f".{kept.name}-", dir=kept.parent))
+        try:
+            import_checkpoint(str(source), str(draft / "run"), say=say)
+            if not (kept / RECORD).is_file():  # another process may have been faster
+                (draft / "run").rename(kept)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+    return kept
+
+
+def _fingerprint(source: Path) -> str:
+    """Return a name that changes where a model's files do: by their names, sizes and times of change."""
+    files = sorted(source.iterdir()) if source.is_dir() else [source]
+    digest = hashlib.sha256(str(source.resolve()).encode())
+    for file in files:
+        found = file.stat()
+        digest.update(f"\0{file.name}\0{found.st_size}\0{found.st_mtime_ns}".encode())
+    return f"{source.stem[:40]}-{digest.hexdigest()[:16]}"
