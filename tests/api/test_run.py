@@ -100,9 +100,9 @@ def test_texts_become_vectors(runs):
 
 def test_a_text_that_is_too_long_is_refused_or_cut(runs, caplog):
     run, long = runs["bert"], "a" * 40
-    with pytest.raises(t2t.UserError, match=r'text 2 has 42 tokens.* 32 positions\. too_long="truncate"'):
+    with pytest.raises(t2t.UserError, match=r'text 2 has 41 tokens.* 32 positions\. too_long="truncate"'):
         run.embed(["b", long])
-    np.testing.assert_array_equal(run.embed(["b", long], too_long="truncate")[1:], run.embed([long[:30]]))
+    np.testing.assert_array_equal(run.embed(["b", long], too_long="truncate")[1:], run.embed([long[:31]]))
     assert "1 texts that are too long lost their end, the first of them text 2" in caplog.text
 
 
