@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +11,8 @@ from t2t.errors import UserError
 from t2t.types import Tokens
 
 Ids = Sequence[int]
+Name = Callable[[int], str]
+"""How to call the i-th input in errors."""
 
 
 class TooLong(UserError):
@@ -19,6 +21,18 @@ class TooLong(UserError):
     def __init__(self, message: str, sizes: Mapping[int, tuple[int, int]]) -> None:
         super().__init__(message)
         self.sizes = dict(sizes)
+
+
+def check_fits(inputs: Sequence[Ids], most: int | None, limit: int | None, name: Name) -> None:
+    """Raise TooLong where any of the inputs has more than `most` tokens. limit: the model's positions."""
+    if most is None:
+        return
+    long = {i: (len(ids), max(most, 0)) for i, ids in enumerate(inputs) if len(ids) > most}
+    for i, (size, _) in long.items():
+        raise TooLong(
+            f"{name(i)} has {size} tokens; with the model's {limit} positions at most {max(most, 0)} can be taken.",
+            long,
+        )
 
 
 def bucket(size: int, *, least: int = 16, limit: int | None = None) -> int:

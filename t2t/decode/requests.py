@@ -1,0 +1,211 @@
+"""Lists of ids as the rows that each kind of model generates from or scores."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from t2t.decode.generation import prompt
+from t2t.decode.rows import Group, Ids, Name, bucket, check_fits, filled, tokens
+from t2t.errors import UserError
+from t2t.nn.model import Kind, ModelConfig
+from t2t.types import Batch
+
+
+@dataclass(frozen=True)
+class Requests:
+    """Requests that go together into batches.
+
+    sizes: of each request, its lengths after padding.
+    batch: makes the batch of a group of them.
+    """
+
+    sizes: list[tuple[int, ...]]
+    batch: Callable[[Group], Batch]
+
+
+class Form(abc.ABC):
+    """How a kind of model takes requests. limit: the model's positions, or None."""
+
+    @abc.abstractmethod
+    def generating(
+        self, inputs: Sequence[Ids], *, length: int, bos_id: int | None, limit: int | None, name: Name
+    ) -> Requests:
+        """Return requests for at most `length` tokens behind each of the inputs; see `t2t.decode.many.generate_many`."""
+
+    @abc.abstractmethod
+    def scoring(
+        self,
+        inputs: Sequence[Ids],
+        targets: Sequence[Ids],
+        *,
+        bos_id: int,
+        mask_id: int | None,
+        limit: int | None,
+        name: Name,
+    ) -> Requests:
+        """Return requests for the log-probabilities of each of the targets after its inputs; see `t2t.decode.many.score_many`."""
+
+
+class _EncoderForm(Form):
+    def generating(
+        self, inputs: Sequence[Ids], *, length: int, bos_id: int | None, limit: int | None, name: Name
+    ) -> Requests:
+        raise UserError("an encoder generates no text; it fills in masks.")
+
+    def scoring(
+        self,
+        inputs: Sequence[Ids],
+        targets: Sequence[Ids],
+        *,
+        bos_id: int,
+        mask_id: int | None,
+        limit: int | None,
+        name: Name,
+    ) -> Requests:
+        if mask_id is None:
+            raise UserError("an encoder scores texts in place of masks only, and its vocabulary has none.")
+        joined, sizes = _joined(inputs, targets, limit, name)
+
+        def batch(group: Group) -> Batch:
+            (shape,) = _shapes(sizes, group)
+            hidden = [[*inputs[i], *[mask_id] * len(targets[i])] for i in group.indices]
+            return Batch(
+                encoder=tokens(hidden, shape),
+                decoder=None,
+                targets=filled([joined[i] for i in group.indices], shape, np.int32),
+                weights=filled(_behind(inputs, targets, group), shape, np.float32),
+            )
+
+        return Requests(sizes, batch)
+
+
+class _DecoderForm(Form):
+    def generating(
+        self, inputs: Sequence[Ids], *, length: int, bos_id: int | None, limit: int | None, name: Name
+    ) -> Requests:
+        check_fits(inputs, None if limit is None else limit - length, limit, name)
+        head = [] if bos_id is None else [bos_id]
+        room = None if limit is None else limit - length + 1
+        sizes: list[tuple[int, ...]] = [(bucket(len(head) + len(ids), limit=room),) for ids in inputs]
+        for i, ids in enumerate(inputs):
+            if not head and not ids:
+                raise UserError(f"{name(i)} is empty: there is nothing to go on with.")
+
+        def batch(group: Group) -> Batch:
+            (shape,) = _shapes(sizes, group)
+            rows = [[*head, *inputs[i]] for i in group.indices]
+            return prompt(decoder=tokens(rows, shape, prefixes=[len(row) for row in rows]))
+
+        return Requests(sizes, batch)
+
+    def scoring(
+        self,
+        inputs: Sequence[Ids],
+        targets: Sequence[Ids],
+        *,
+        bos_id: int,
+        mask_id: int | None,
+        limit: int | None,
+        name: Name,
+    ) -> Requests:
+        joined, sizes = _joined(inputs, targets, limit, name)
+
+        def batch(group: Group) -> Batch:
+            (shape,) = _shapes(sizes, group)
+            wanted = [joined[i] for i in group.indices]
+            prefixes = [1 + len(inputs[i]) if inputs[i] else 0 for i in group.indices]
+            return Batch(
+                encoder=None,
+                decoder=tokens(_shifted(wanted, bos_id), shape, prefixes=prefixes),
+                targets=filled(wanted, shape, np.int32),
+                weights=filled(_behind(inputs, targets, group), shape, np.float32),
+            )
+
+        return Requests(sizes, batch)
+
+
+class _EncoderDecoderForm(Form):
+    def generating(
+        self, inputs: Sequence[Ids], *, length: int, bos_id: int | None, limit: int | None, name: Name
+    ) -> Requests:
+        if limit is not None and length > limit:
+            raise UserError(
+                f"length {length} to generate is longer than the model's {limit} positions. Nearest: {limit}."
+            )
+        check_fits(inputs, limit, limit, name)
+        assert bos_id is not None, "an encoder-decoder's output starts from something"
+        sizes: list[tuple[int, ...]] = [(bucket(len(ids), limit=limit),) for ids in inputs]
+
+        def batch(group: Group) -> Batch:
+            (shape,) = _shapes(sizes, group)
+            starts = tokens([[bos_id]] * len(group.indices), (group.rows, 1))
+            return prompt(encoder=tokens([inputs[i] for i in group.indices], shape), decoder=starts)
+
+        return Requests(sizes, batch)
+
+    def scoring(
+        self,
+        inputs: Sequence[Ids],
+        targets: Sequence[Ids],
+        *,
+        bos_id: int,
+        mask_id: int | None,
+        limit: int | None,
+        name: Name,
+    ) -> Requests:
+        check_fits(inputs, limit, limit, name)
+        check_fits(targets, limit, limit, name)
+        sizes: list[tuple[int, ...]] = [
+            (bucket(len(first), limit=limit), bucket(len(after), limit=limit))
+            for first, after in zip(inputs, targets, strict=True)
+        ]
+
+        def batch(group: Group) -> Batch:
+            read, written = _shapes(sizes, group)
+            wanted = [list(targets[i]) for i in group.indices]
+            return Batch(
+                encoder=tokens([inputs[i] for i in group.indices], read),
+                decoder=tokens(_shifted(wanted, bos_id), written),
+                targets=filled(wanted, written, np.int32),
+                weights=filled([[1.0] * len(ids) for ids in wanted], written, np.float32),
+            )
+
+        return Requests(sizes, batch)
+
+
+_FORMS: dict[Kind, Form] = {
+    "encoder": _EncoderForm(),
+    "decoder": _DecoderForm(),
+    "encoder_decoder": _EncoderDecoderForm(),
+}
+
+
+def form_of(config: ModelConfig) -> Form:
+    """Return how a model takes requests."""
+    return _FORMS[config.kind]
+
+
+def _joined(
+    inputs: Sequence[Ids], targets: Sequence[Ids], limit: int | None, name: Name
+) -> tuple[list[list[int]], list[tuple[int, ...]]]:
+    """Return each of the inputs with its targets behind it, and their lengths after padding."""
+    joined = [[*first, *after] for first, after in zip(inputs, targets, strict=True)]
+    check_fits(joined, limit, limit, name)
+    return joined, [(bucket(len(ids), limit=limit),) for ids in joined]
+
+
+def _behind(inputs: Sequence[Ids], targets: Sequence[Ids], group: Group) -> list[list[float]]:
+    """Return weights of 1 on the targets that stand behind their inputs."""
+    return [[0.0] * len(inputs[i]) + [1.0] * len(targets[i]) for i in group.indices]
+
+
+def _shifted(rows: Sequence[Ids], bos_id: int) -> list[list[int]]:
+    return [[bos_id, *ids[:-1]] if ids else [] for ids in rows]
+
+
+def _shapes(sizes: Sequence[tuple[int, ...]], group: Group) -> list[tuple[int, int]]:
+    return [(group.rows, max(column)) for column in zip(*(sizes[i] for i in group.indices), strict=True)]
