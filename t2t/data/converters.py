@@ -41,6 +41,8 @@ class FeatureConverter(abc.ABC):
     kind: ClassVar[Kind]
     variants: ClassVar[tuple[str, ...]] = ()
     """Endings of the names of tasks that are the same for this kind of model."""
+    varies: ClassVar[bool] = True
+    """Whether the shapes of a batch depend on which features the task has."""
     inputs_length: int
     targets_length: int
     has_inputs: bool = True
@@ -364,6 +366,7 @@ class EncoderDecoderConverter(_OfTargets):
     """Rows of inputs for the encoder, rows of targets for the decoder."""
 
     kind: ClassVar[Kind] = "encoder_decoder"
+    varies: ClassVar[bool] = False
 
     @property
     def rows(self) -> dict[str, int]:

@@ -56,12 +56,10 @@ def told(config: ModelConfig, vocabulary: Vocabulary, inputs: Sequence[int], ids
 
     ids: the targets, or predictions, at the places of weight.
     """
-    if config.can("fill_mask"):
-        return vocabulary.decode(ids)
     if config.can("find_span"):
         first, last = ids
         return vocabulary.decode(inputs[first : last + 1]).strip() if first else ""
-    return " ".join(config.labels[i] for i in ids)
+    return " ".join(config.labels[i] for i in ids) if config.labels else vocabulary.decode(ids)
 
 
 def words_between(text: str, starts: Sequence[int], first: int, last: int) -> tuple[str, int, int]:

@@ -64,9 +64,9 @@ def entries(
         )
         return {"ids": made.ids[:, 0], "scores": made.scores[:, 0]}
 
-    if model.config.kind == "encoder":
+    if not model.config.can("generate"):
         return _encoder(model, pad_id)
-    if model.config.kind == "decoder":
+    if model.config.can("continue_text"):
         return _decoder(model, length, continued)
     return _encoder_decoder(model, length, start_id, pad_id, continued)
 

@@ -247,8 +247,8 @@ def short_batch(config: ModelConfig, *, rows: int = 2, length: int = 12) -> Batc
         positions = np.broadcast_to(np.arange(length, dtype=np.int32), ids.shape)
         return Tokens(ids=ids, positions=positions, segments=np.ones_like(ids))
 
-    encoder = None if config.kind == "decoder" else tokens(length)
-    decoder = None if config.kind == "encoder" else tokens(max(length - 3, 1))
+    encoder = tokens(length) if "encoder" in config.sides else None
+    decoder = tokens(max(length - 3, 1)) if "decoder" in config.sides else None
     own = decoder if decoder is not None else encoder
     assert own is not None
     return Batch(encoder=encoder, decoder=decoder, targets=own.ids, weights=np.ones(own.ids.shape, np.float32))

@@ -8,6 +8,13 @@ Kind = Literal["encoder", "decoder", "encoder_decoder"]
 """Which sides of a batch a model reads."""
 Output = Literal["words", "label", "tags", "span"]
 """What logits score: words of the vocabulary; classes of a text, or of each of its words; places of a span's first and last token."""
+Side = Literal["encoder", "decoder"]
+SIDES: dict[Kind, tuple[Side, ...]] = {
+    "encoder": ("encoder",),
+    "decoder": ("decoder",),
+    "encoder_decoder": ("encoder", "decoder"),
+}
+"""The sides of a batch that each kind of model reads."""
 Capability = Literal[
     "predict",
     "predict_inputs",

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int
 
 from t2t.limits import Configuration, Ids
 from t2t.nn.aux import Aux
-from t2t.nn.capabilities import Capability, Kind, Output, capabilities_of
+from t2t.nn.capabilities import SIDES, Capability, Kind, Output, Side, capabilities_of
 from t2t.types import Batch, Params
 
 Cache = Any
@@ -158,6 +158,11 @@ class ModelConfig(Configuration, abc.ABC):
     def capabilities(self) -> frozenset[Capability]:
         """What the model can do."""
         return capabilities_of(self.kind, self.output)
+
+    @property
+    def sides(self) -> tuple[Side, ...]:
+        """The sides of a batch that the model reads: "encoder", "decoder" or both."""
+        return SIDES[self.kind]
 
     def can(self, what: Capability) -> bool:
         """Whether the model has a capability."""

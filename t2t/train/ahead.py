@@ -138,11 +138,10 @@ class Ahead:
 
     def _compile(self) -> jax.stages.Compiled:
         program = self.program()
-        if program.model.config.kind == "encoder_decoder":
-            batch = program.abstract_batch()
-        else:
-            layout = self._layout.result()
-            batch = program.abstract_batch(has_inputs=layout.has_inputs, has_types=layout.has_types)
+        rows = self._experiment.rows()
+        if rows.varies:
+            rows = self._layout.result()
+        batch = program.abstract_batch(has_inputs=rows.has_inputs, has_types=rows.has_types)
         if self._experiment.profile is None:
             return program.compiled(batch)
         # Compiled programs are kept by what they compute: one from the cache may name its operations after another model's parts.
