@@ -16,6 +16,7 @@ from t2t.paths import LocalPath
 
 if TYPE_CHECKING:
     from t2t.export.huggingface import Source
+    from t2t.nn.model import Capability
     from t2t.types import Batch, Params
 
 Rows = list[tuple[str, np.ndarray]]
@@ -75,16 +76,13 @@ def our_layers(source: Source, params: Params) -> Rows:
 
     batch = jax.tree.map(jax.numpy.asarray, short_batch(source.config))
     rows: Rows = []
-    for side in ("encoder", "decoder"):
-        stack = getattr(source.config, side, None)
-        if stack is None:
-            continue
-        tokens = getattr(batch, side)
+    for side in source.config.sides:
+        stack, tokens = getattr(source.config, side), getattr(batch, side)
         rows.append((f"{side} embeddings", np.asarray(source.model.embedded(params, tokens))))  # type: ignore[attr-defined]
         for count in range(1, stack.layers + 1):
             config, own = cut(source.config, params, side, count)
             network = config.build()
-            hidden = network.encoded if side == "encoder" and source.config.kind != "encoder" else network.hidden
+            hidden = network.encoded if side != source.config.sides[-1] else network.hidden
             rows.append((f"{side} layer {count}", np.asarray(jax.jit(hidden)(own, batch))))
     if headed(source):
         rows.append(("logits", our_logits(source, params, batch)))
@@ -96,17 +94,18 @@ def our_logits(source: Source, params: Params, batch: Batch) -> np.ndarray:
     import jax
 
     model = source.model
-    if source.config.output == "words":
+    if source.config.can("generate") or source.config.can("fill_mask"):
         return np.asarray(jax.jit(model.logits)(params, batch))
     scores = np.asarray(jax.jit(lambda params, batch: model.head(params, model.hidden(params, batch)))(params, batch))
-    return scores[:, 0] if source.config.output == "label" else scores
+    return scores[:, 0] if source.config.can("classify") else scores
 
 
 def headed(source: Source) -> bool:
     """Whether the directory has the model's head, not the base model alone."""
-    if source.config.kind != "encoder" or source.config.output != "words":
-        return True
-    return bool(getattr(source.config, "head_transform", False))
+    from t2t.models.encoder import EncoderConfig
+
+    config = source.config
+    return not isinstance(config, EncoderConfig) or not config.can("fill_mask") or config.head_transform
 
 
 def cut(config: Any, params: Params, side: str, count: int) -> tuple[Any, Params]:
@@ -124,21 +123,24 @@ def cut(config: Any, params: Params, side: str, count: int) -> tuple[Any, Params
     return dataclasses.replace(config, **{side: shorter}), {**params, side: own}
 
 
+_THEIRS: dict[Capability, str] = {
+    "classify": "AutoModelForSequenceClassification",
+    "tag": "AutoModelForTokenClassification",
+    "find_span": "AutoModelForQuestionAnswering",
+    "fill_mask": "AutoModelForMaskedLM",
+    "continue_text": "AutoModelForCausalLM",
+    "generate": "AutoModelForSeq2SeqLM",
+}
+"""What a model can do -> the class of `transformers` for it; the first that fits."""
+
+
 def their_layers(source: Source, torch: Any, transformers: Any) -> Rows:
     """Return what `transformers` computes on the short input, layer by layer."""
     from t2t.export.huggingface import short_batch
 
-    kind, directory = source.config.kind, source.files.directory
-    auto = {
-        "label": "AutoModelForSequenceClassification",
-        "tags": "AutoModelForTokenClassification",
-        "span": "AutoModelForQuestionAnswering",
-        "encoder": "AutoModelForMaskedLM",
-        "decoder": "AutoModelForCausalLM",
-        "encoder_decoder": "AutoModelForSeq2SeqLM",
-    }
-    answers = source.config.output != "words"
-    loader = getattr(transformers, auto[source.config.output if answers else kind] if headed(source) else "AutoModel")
+    directory, sides = source.files.directory, source.config.sides
+    auto = next(name for able, name in _THEIRS.items() if source.config.can(able))
+    loader = getattr(transformers, auto if headed(source) else "AutoModel")
     # Code and pickles that lie in the directory are not run.
     safe = {"trust_remote_code": False, "use_safetensors": True, "local_files_only": True}
     model = loader.from_pretrained(directory, dtype=torch.float32, **safe).eval()
@@ -152,13 +154,11 @@ def their_layers(source: Source, torch: Any, transformers: Any) -> Rows:
     with torch.no_grad():
         out = model(**arguments)
     rows: Rows = []
-    for side in ("encoder", "decoder"):
-        if getattr(source.config, side, None) is None:
-            continue
-        states = getattr(out, f"{side}_hidden_states" if kind == "encoder_decoder" else "hidden_states")
+    for side in sides:
+        states = getattr(out, f"{side}_hidden_states" if len(sides) == 2 else "hidden_states")
         names = [f"{side} embeddings", *(f"{side} layer {i}" for i in range(1, len(states)))]
         rows += [(name, state.float().numpy()) for name, state in zip(names, states, strict=True)]
     if headed(source):
-        logits = torch.stack([out.start_logits, out.end_logits], -1) if source.config.output == "span" else out.logits
+        logits = torch.stack([out.start_logits, out.end_logits], -1) if source.config.can("find_span") else out.logits
         rows.append(("logits", logits.float().numpy()))
     return rows

@@ -8,8 +8,22 @@ from typing import Annotated
 
 import tyro
 
+<<<<<<< HEAD
 from t2t.api.importing import import_checkpoint
 from t2t.paths import LocalPath
+=======
+from t2t.errors import Failure, UserError
+from t2t.paths import LocalPath, check_directory
+
+if TYPE_CHECKING:
+    from t2t.export.huggingface import Source
+    from t2t.nn.model import Kind, ModelConfig
+    from t2t.train.experiment import Experiment
+    from t2t.vocabularies import Vocabulary
+
+KEPT = "huggingface"
+"""Folder of a run for the tokenizer's files as an import found them."""
+>>>>>>> fe61722 (Commands: inference, benchmarks, imports and checks ask the model what it can do)
 
 
 def import_model(
@@ -36,6 +50,7 @@ def import_model(
     Raises:
         UserError: no such directory; a model, an option or a tensor there is no place for; tensors missing; the run is there already.
     """
+<<<<<<< HEAD
     line = import_checkpoint(
         source,
         dir,
@@ -44,5 +59,196 @@ def import_model(
         accepted=tuple(itertools.chain(*accept_option)),
         check=check,
         say=lambda line: print(line, file=sys.stderr),
+=======
+    run = check_directory(dir, "--dir")
+    if run.exists() and (not run.is_dir() or any(run.iterdir())):
+        raise UserError(f"{run} (--dir) is there already. Give another --dir.")
+    with _opened(Path(source), preset, tuple(itertools.chain(*accept_option))) as model:
+        for line in told(model.left_out):
+            print(f"note: left out: {line}", file=sys.stderr)
+        try:
+            _make(model, source, run, vocabulary, check=check)
+        except BaseException:
+            shutil.rmtree(run, ignore_errors=True)
+            raise
+
+
+def told(left_out: Mapping[str, str]) -> list[str]:
+    """Return a line for each reason for which tensors are not read, with their names: of many the first and how many more."""
+    from t2t.export.mapping import some
+
+    by_reason: dict[str, list[str]] = {}
+    for name, reason in left_out.items():
+        by_reason.setdefault(reason, []).append(name)
+    return [f"{some(names)} ({reason})" for reason, names in by_reason.items()]
+
+
+@contextlib.contextmanager
+def _opened(source: Path, preset: str | None, accepted: tuple[str, ...]) -> Iterator[Source]:
+    from t2t import models
+    from t2t.export.huggingface import opened
+    from t2t.models.families import family_of
+
+    if preset is not None:
+        from t2t.api import tensorflow_checkpoint
+        from t2t.export import t5x
+        from t2t.models.t5.t5x import understood
+
+        legacy = tensorflow_checkpoint.prefix_of(source)
+        arrays = t5x.open_arrays(source) if legacy is None else tensorflow_checkpoint.open_arrays(legacy)
+        yield understood(arrays, models.preset(preset))
+        return
+    with _directory(source) as directory, opened(directory, family_of, accepted=accepted) as model:
+        yield model
+
+
+@contextlib.contextmanager
+def _directory(source: Path) -> Iterator[Path]:
+    """Give the directory itself, or one that a GGUF file is made into for the time being."""
+    if source.suffix != ".gguf":
+        yield source
+        return
+    from t2t.export.gguf import gguf_directory
+
+    with tempfile.TemporaryDirectory(prefix="t2t-gguf-") as made:
+        gguf_directory(source, Path(made))
+        yield Path(made)
+
+
+def _make(model: Source, source: str, run: Path, vocabulary_file: str | None, *, check: bool) -> None:
+    from t2t import models
+    from t2t.checkpoint import Checkpoints
+    from t2t.export.huggingface import short_logits
+    from t2t.export.tokenizer_files import trained_lengths
+    from t2t.sharding import MeshConfig
+    from t2t.train import run_checksums
+    from t2t.train.experiment import check_vocabulary
+    from t2t.train.run import CHECKPOINTS, RunRecord, open_run
+
+    experiment = experiment_for(model.config, trained_lengths(model.files.directory))
+    with tempfile.TemporaryDirectory(prefix="t2t-tokenizer-") as scratch:
+        vocabulary = _vocabulary(model, source, vocabulary_file, Path(scratch))
+        check_vocabulary(experiment, vocabulary)
+        params = model.params(MeshConfig().build())
+        before = short_logits(model.model, params) if check else None
+        open_run(run, RunRecord(recipe=f"import {source}", experiment=experiment, vocabulary=vocabulary))
+        size = vocabulary.size
+    if vocabulary_file is None:
+        _keep(model.files.directory, run / KEPT)
+        run_checksums.seal(run)
+    with Checkpoints(run / CHECKPOINTS, experiment.checkpoint) as checkpoints:
+        checkpoints.save(0, parameters_alone(params), {}, {})
+    del params
+    if before is not None:
+        _compare(model, run, before)
+    print(f"{run}: {model.family.name}, {models.count(model.config):,} parameters, {size:,} ids")
+
+
+def _vocabulary(model: Source, source: str, file: str | None, scratch: Path) -> Vocabulary:
+    from t2t.api.vocabulary_file import vocabulary_of
+    from t2t.export.generation_files import Generation
+    from t2t.export.huggingface import CONFIG, read_options
+    from t2t.export.tokenizer_files import read_vocabulary, trained_lengths
+
+    directory = model.files.directory
+    if not (directory / CONFIG).is_file():
+        if file is None:
+            raise UserError(f"{source}: a checkpoint of T5X has no tokenizer. Give --vocabulary FILE (spiece.model).")
+        return vocabulary_of(file)
+    options = read_options(directory)
+    own = read_vocabulary(directory, options, scratch=scratch) if file is None else vocabulary_of(file)
+    generation, kind = Generation(directory, options), model.config.kind
+    made = generation.applied(own, kind)
+    if generation.ends() and model.config.can("generate") and made.eos_id not in generation.ends():
+        print(
+            f"note: eos_token_id does not name the tokenizer's own end, id {made.eos_id}: both end a text here",
+            file=sys.stderr,
+        )
+    # An export of ours says there how long its answers are and what is never generated, which the run knows.
+    ours = trained_lengths(directory) is not None
+    known = ("max_new_tokens = ", "suppress_tokens = ")
+    if lost := [said for said in generation.not_carried(kind) if not (ours and said.startswith(known))]:
+        print(
+            f"note: defaults of generation that the run does not keep (t2t infer has options): {', '.join(lost)}",
+            file=sys.stderr,
+        )
+    return made
+
+
+def _keep(directory: Path, kept: Path) -> None:
+    from t2t.export.tokenizer_files import KEPT as FILES
+
+    kept.mkdir()
+    for name in FILES:
+        if (directory / name).is_file():
+            shutil.copyfile(directory / name, kept / name)
+
+
+def _compare(model: Source, run: Path, before: np.ndarray) -> None:
+    from t2t.export.huggingface import differing, short_logits
+    from t2t.train.run import SavedRun
+
+    params = SavedRun.load(run).params()
+    after = short_logits(model.model, params)
+    if not np.isfinite(after).all():
+        raise UserError(
+            f"{model.files.directory}: the model's logits on a short input are not finite (--no-check imports it anyway)"
+        )
+    wrong = differing(model, params)
+    if wrong or not np.array_equal(before, after):
+        raise Failure(f"{run}: the saved run is not what was read: {', '.join(wrong[:4]) or 'logits differ'}")
+    print(
+        f"check: {len(model.wanted)} tensors equal bit for bit, logits of the saved run equal (largest {np.abs(after).max():.3f})",
+        file=sys.stderr,
+    )
+
+
+def parameters_alone(params: Any) -> Any:
+    """Return what a checkpoint saves of a model that no optimizer of ours has trained."""
+    import jax.numpy as jnp
+    from flax import struct
+
+    @struct.dataclass
+    class Parameters:
+        params: Any
+        step: Any
+
+    return Parameters(params=params, step=jnp.zeros((), jnp.int32))
+
+
+_TASKS: dict[Kind, str] = {
+    "encoder_decoder": "quickstart",
+    "decoder": "quickstart_decoder",
+    "encoder": "quickstart_encoder",
+}
+
+
+def experiment_for(config: ModelConfig, lengths: Mapping[str, int] | None = None) -> Experiment:
+    """Return the experiment that a run of imported parameters records, and `from:RUN` begins with: fine-tuning on the quickstart's tasks."""
+    from t2t.data import Data
+    from t2t.optim import AdamW, Linear
+    from t2t.train.evaluation import Evaluation
+    from t2t.train.experiment import Experiment
+
+    task = _TASKS[config.kind]
+    longest, shared = config.max_length or 512, config.can("continue_text")
+    inputs = min(128, longest // 2 if shared else longest)
+    targets = min(128, longest - inputs if shared else longest) if config.can("generate") else inputs
+    if lengths is not None:
+        inputs, targets = lengths["inputs"], lengths["targets"]
+        row = inputs + targets if shared else max(inputs, targets)
+        if config.max_length is not None and row > config.max_length:
+            raise UserError(
+                f"trained_lengths {inputs} and {targets} (tokenizer_config.json): the model has {config.max_length} positions"
+            )
+    steps = 1000
+    return Experiment(
+        model=config,
+        data=Data(task=task, inputs_length=inputs, targets_length=targets, batch_size=16, shards=4),
+        optimizer=AdamW(schedule=Linear(peak=1e-4, warmup=steps // 10, steps=steps), weight_decay=0.01),
+        steps=steps,
+        log_every=10,
+        evaluation=Evaluation(tasks=(task,), every=500, examples=100),
+>>>>>>> fe61722 (Commands: inference, benchmarks, imports and checks ask the model what it can do)
     )
     print(line)

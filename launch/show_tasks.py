@@ -344,11 +344,6 @@ def _survey(out: Console, data: Data, kind: Kind) -> None:
     report = inspect(data, kind, examples=SURVEYED)
     for line in lost_of(data, kind, examples=SURVEYED):
         out.print(Text(f"\n{line}", style="bold red"))
-    room = {"inputs": data.inputs_length, "targets": data.targets_length}
-    if kind == "decoder" and "inputs" not in report.mean_lengths:
-        room["targets"] += data.inputs_length
-    elif kind == "encoder":
-        room["targets"] = data.inputs_length
     out.print()
     first = (
         f"The first {report.examples:,} examples"
@@ -359,7 +354,7 @@ def _survey(out: Console, data: Data, kind: Kind) -> None:
     rows = table(out, "", "mean", "longest", "room", right=("mean", "longest", "room"))
     for name, mean in report.mean_lengths.items():
         if name not in ("weights", "types"):
-            rows.add_row(f"{name}, tokens", f"{mean:,.1f}", f"{report.max_lengths[name]:,}", f"{room[name]:,}")
+            rows.add_row(f"{name}, tokens", f"{mean:,.1f}", f"{report.max_lengths[name]:,}", f"{report.room[name]:,}")
     out.print(rows)
     shares = table(out, "rows", "share", right=("share",))
     for label, value, wrong in (

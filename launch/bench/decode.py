@@ -46,8 +46,8 @@ class Lengths:
 def check(work: Workload) -> None:
     """Raise UserError for a model that generates nothing and fills in no masks, and for lengths that its positions do not allow."""
     model = work.experiment.model
-    if model.kind == "encoder":
-        if model.output != "words":
+    if not model.can("generate"):
+        if not model.can("fill_mask"):
             raise UserError(
                 f"t2t bench decode {work.recipe}: an encoder with a head for {model.output!r} generates nothing and fills in no masks. Nearest: step."
             )
@@ -57,7 +57,7 @@ def check(work: Workload) -> None:
             )
     lengths = lengths_of(work)
     limit = model.max_length
-    taken = max(lengths.prompt, lengths.generate) if model.kind == "encoder_decoder" else lengths.room
+    taken = max(lengths.prompt, lengths.generate) if "encoder" in model.sides else lengths.room
     if limit is not None and taken > limit:
         raise UserError(
             f"--prompt {lengths.prompt} and --generate {lengths.generate} do not fit the {limit} positions of {work.recipe}."
@@ -67,12 +67,12 @@ def check(work: Workload) -> None:
 
 def lengths_of(work: Workload) -> Lengths:
     """Return the lengths of a request: the recipe's own, unless others were asked for."""
-    data, kind = work.experiment.data, work.experiment.model.kind
+    data, model = work.experiment.data, work.experiment.model
     generate = min(data.targets_length, LONGEST) if work.generate is None else work.generate
-    if kind == "encoder":
+    if not model.can("generate"):
         length = data.inputs_length if work.prompt is None else work.prompt
         return Lengths(prompt=length, generate=1, room=length)
-    if kind == "encoder_decoder":
+    if not model.can("continue_text"):
         return Lengths(
             prompt=data.inputs_length if work.prompt is None else work.prompt, generate=generate, room=generate
         )
@@ -86,7 +86,7 @@ def measure(work: Workload) -> Iterator[Measurement]:
     """Yield, for each number of rows, the first pass over the prompt and each way to decode; no row ends before its last token."""
     check(work)
     params = work.params()
-    if work.experiment.model.kind == "encoder":
+    if work.experiment.model.can("fill_mask"):
         yield from _masks(work, params)
     else:
         for rows in work.rows:
@@ -157,7 +157,7 @@ def _requests(work: Workload, rows: int, parts: int) -> Batch:
     """Return prompts of random ids; rows of padding below them where the mesh divides rows."""
     lengths, padded = lengths_of(work), -(-rows // parts) * parts
     asked = work.random_ids(rows, lengths.prompt)
-    if work.experiment.model.kind == "encoder_decoder":
+    if "encoder" in work.experiment.model.sides:
         return prompt(encoder=tokens(asked, (padded, lengths.prompt)), decoder=tokens([[0]] * rows, (padded, 1)))
     return prompt(decoder=tokens(asked, (padded, lengths.prompt), prefixes=[lengths.prompt] * rows))
 
@@ -278,10 +278,10 @@ def _near_lengths(work: Workload, params: Params) -> Iterator[Measurement]:
 
 def near_lengths(work: Workload) -> list[int]:
     """Return a few different lengths of requests that are padded to the same."""
-    kind, limit = work.experiment.model.kind, work.experiment.model.max_length
+    shared, limit = work.experiment.model.can("continue_text"), work.experiment.model.max_length
     lengths = lengths_of(work)
-    head = 1 if kind == "decoder" else 0
-    room = limit if kind != "decoder" or limit is None else limit - lengths.generate + 1
+    head = int(shared)
+    room = limit if not shared or limit is None else limit - lengths.generate + 1
     alike: dict[int, list[int]] = defaultdict(list)
     for length in range(1, max(lengths.prompt - head, 1) + 1):
         alike[bucket(length + head, limit=room)].append(length)
@@ -291,7 +291,7 @@ def near_lengths(work: Workload) -> list[int]:
 
 def _asker(work: Workload, params: Params) -> Callable[[int], object]:
     model, lengths = work.program.model, lengths_of(work)
-    if work.experiment.model.kind == "encoder":
+    if work.experiment.model.can("fill_mask"):
         mask = model.config.vocab_size - 1
 
         def fill(length: int) -> object:

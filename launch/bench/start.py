@@ -126,13 +126,13 @@ def _trained(name: str, found: Sequence[First]) -> Measurement:
 
 
 def _text(work: Workload) -> str:
-    return f"a {MASK}" if work.experiment.model.kind == "encoder" and work.experiment.model.output == "words" else "a"
+    return f"a {MASK}" if work.experiment.model.can("fill_mask") else "a"
 
 
 def _limit(work: Workload) -> list[str]:
     model = work.experiment.model
-    second = ["--second", "a"] if model.output == "span" else []
-    return ["--max-length", "1"] if model.kind != "encoder" else second
+    second = ["--second", "a"] if model.can("find_span") else []
+    return ["--max-length", "1"] if model.can("generate") else second
 
 
 def _process(words: Sequence[str], cache: Path, **more: str) -> subprocess.Popen[str]:

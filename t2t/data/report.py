@@ -22,7 +22,7 @@ class Report:
     """What the first examples of a split look like.
 
     examples:       how many were read.
-    mean_lengths:   tokens of each feature before any cutting, on average; `max_lengths` at most.
+    mean_lengths:   tokens of each feature before any cutting, on average; `max_lengths` at most, `room` what they may be.
     trimmed:        share of examples cut to fit.
     empty:          share of examples without a target, which are left out.
     padding:        share of row positions that hold padding, one example a row.
@@ -32,6 +32,7 @@ class Report:
     examples: int
     mean_lengths: dict[str, float]
     max_lengths: dict[str, int]
+    room: dict[str, int]
     trimmed: float
     empty: float
     padding: float
@@ -80,6 +81,7 @@ def _report(data: Data, kind: Kind, examples: int) -> Report:
         examples=count,
         mean_lengths={name: float(np.mean(sizes)) for name, sizes in lengths.items()},
         max_lengths={name: max(sizes) for name, sizes in lengths.items()},
+        room=layout.limits,
         trimmed=trimmed / count,
         empty=1 - len(kept) / count,
         padding=1 - tokens / max(1, len(kept) * places),
