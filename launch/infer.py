@@ -24,7 +24,6 @@ from t2t.limits import Rows as BatchRows
 from t2t.paths import LocalPath, check_output
 
 if TYPE_CHECKING:
-    from t2t.nn.model import Capability, ModelConfig
     from t2t.train.run import SavedRun
 
 
@@ -106,11 +105,7 @@ def command(
     model = loaded.experiment.model
     if second and (not (model.can("classify") or model.can("find_span")) or embed is not None):
         raise UserError(
-<<<<<<< HEAD
-            f"--second {second[0]}: it is for encoders that label pairs or find spans; {run} {does(loaded.experiment.model)}."
-=======
-            f"--second {second[0]}: it is for encoders that label pairs or find spans; {run} {_what(model)}."
->>>>>>> fe61722 (Commands: inference, benchmarks, imports and checks ask the model what it can do)
+            f"--second {second[0]}: it is for encoders that label pairs or find spans; {run} {does(model)}."
         )
     if normalise and embed is None:
         raise UserError("--normalise: it is for --embed, which was not given. Nearest: --embed mean.")
@@ -127,15 +122,9 @@ def command(
                 "--max-length": None if model.can("find_span") and embed is None else max_length,
                 "--continue-text": continue_text or None,
             },
-<<<<<<< HEAD
-            f"{run} is an encoder, which generates nothing but {does(loaded.experiment.model)}; --top is its option."
-            if predicts == "words"
-            else f"{run} is an encoder, which generates nothing but {does(loaded.experiment.model)}.",
-=======
-            f"{run} is an encoder, which generates nothing but {_what(model)}; --top is its option."
+            f"{run} is an encoder, which generates nothing but {does(model)}; --top is its option."
             if model.can("fill_mask")
-            else f"{run} is an encoder, which generates nothing but {_what(model)}.",
->>>>>>> fe61722 (Commands: inference, benchmarks, imports and checks ask the model what it can do)
+            else f"{run} is an encoder, which generates nothing but {does(model)}.",
         )
         if not model.can("fill_mask") or embed is not None:
             _refuse({"--top": top}, "it is for encoders that fill in masks.")
@@ -153,44 +142,15 @@ def command(
         texts = [row["inputs"] for row in some]
         same: dict[str, Any] = {"batch_size": at_once, "params": params, "name": place}
         if embed is not None:
-<<<<<<< HEAD
             vectors = inference.embed(loaded, texts, pooling=embed, normalise=normalise, **same)
             return [{"embedding": vector} for vector in vectors]
-        if predicts != "words":
+        if not (model.can("generate") or model.can("fill_mask")):
             return [_answered(loaded, one) for one in inference.answer(loaded, some, longest=max_length, **same)]
-        if kind == "encoder":
+        if model.can("fill_mask"):
             filled = inference.fill(loaded, texts, top=5 if top is None else top, **same)
             return [_filled(text, masks) for text, masks in zip(texts, filled, strict=True)]
         made = inference.infer(
             loaded, texts, how, max_length=max_length, seed=seed + start, continue_text=continue_text, **same
-=======
-            vectors = infer_answers.embed(
-                loaded,
-                texts,
-                pooling=embed,
-                normalise=normalise,
-                batch_size=at_once,
-                params=params,
-                name=place,
-            )
-            return [{**row, "embedding": vector} for row, vector in zip(some, vectors, strict=True)]
-        if not (model.can("generate") or model.can("fill_mask")):
-            told = infer_answers.answer(loaded, some, longest=max_length, batch_size=at_once, params=params, name=place)
-            return [{**row, **one} for row, one in zip(some, told, strict=True)]
-        if model.can("fill_mask"):
-            filled = fill(loaded, texts, top=5 if top is None else top, batch_size=at_once, params=params, name=place)
-            return [{**row, **_filled(row["inputs"], masks)} for row, masks in zip(some, filled, strict=True)]
-        made = infer(
-            loaded,
-            texts,
-            how,
-            max_length=max_length,
-            batch_size=at_once,
-            seed=seed + start,
-            continue_text=continue_text,
-            params=params,
-            name=place,
->>>>>>> fe61722 (Commands: inference, benchmarks, imports and checks ask the model what it can do)
         )
         return [_generated(outputs) for outputs in made]
 
@@ -257,7 +217,6 @@ def _refuse(options: dict[str, Any], why: str) -> None:
             raise UserError(f"{option} {value}: {why}")
 
 
-<<<<<<< HEAD
 def _answered(run: SavedRun, answer: inference.Answer) -> dict[str, Any]:
     """Return the fields of a label ("prediction", "probability", "probabilities" of all labels), of tags ("prediction", with spaces between, "words",
     "probabilities") or of a span ("prediction", as the text has it, "word" and "start", the number of its first word and its character, -1 for none, "probability").
@@ -280,18 +239,6 @@ def _answered(run: SavedRun, answer: inference.Answer) -> dict[str, Any]:
         "words": [word for word, _ in answer],
         "probabilities": [max(label.probabilities) for _, label in answer],
     }
-=======
-_DOES: dict[Capability, str] = {
-    "fill_mask": f"fills in {MASK}",
-    "classify": "labels texts",
-    "tag": "tags words",
-    "find_span": "finds a span of --second that answers --text",
-}
-
-
-def _what(model: ModelConfig) -> str:
-    return next((text for able, text in _DOES.items() if model.can(able)), f"is a model of kind {model.kind}")
->>>>>>> fe61722 (Commands: inference, benchmarks, imports and checks ask the model what it can do)
 
 
 def _generated(outputs: Sequence[Output]) -> dict[str, Any]:

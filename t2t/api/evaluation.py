@@ -83,11 +83,12 @@ def evaluate_run(
 
 def _of_length(data: Data, run: SavedRun, length: int) -> Data:
     """Return the data with examples of `length` tokens. Raises UserError where the model has no such positions."""
-    limit, least = run.experiment.model.max_length, 2 if run.experiment.model.kind == "decoder" else 1
+    model = run.experiment.model
+    limit, least = model.max_length, 2 if model.can("continue_text") else 1
     if length < least or (limit is not None and length > limit):
         has = f"at least {least}" if length < least else f"{run.directory} has {limit} learned positions"
         raise UserError(f"--length {length}: {has}. Nearest: {least if length < least else limit}.")
-    if run.experiment.model.kind != "decoder":
+    if not model.can("continue_text"):
         return replace(data, inputs_length=length, targets_length=length)
     # What inputs leave of the row is the targets'; a text without inputs has it all.
     targets = min(data.targets_length, length - 1)

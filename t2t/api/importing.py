@@ -16,7 +16,7 @@ from t2t.paths import check_directory
 
 if TYPE_CHECKING:
     from t2t.export.huggingface import Source
-    from t2t.nn.model import ModelConfig
+    from t2t.nn.model import Kind, ModelConfig
     from t2t.train.experiment import Experiment
     from t2t.vocabularies import Vocabulary
 
@@ -140,7 +140,7 @@ def _vocabulary(model: Source, source: str, file: str | None, scratch: Path, say
     own = read_vocabulary(directory, options, scratch=scratch) if file is None else vocabulary_of(file)
     generation, kind = Generation(directory, options), model.config.kind
     made = generation.applied(own, kind)
-    if generation.ends() and kind != "encoder" and made.eos_id not in generation.ends():
+    if generation.ends() and model.config.can("generate") and made.eos_id not in generation.ends():
         say(f"note: eos_token_id does not name the tokenizer's own end, id {made.eos_id}: both end a text here")
     # An export of ours says there how long its answers are and what is never generated, which the run knows.
     ours = trained_lengths(directory) is not None
@@ -190,6 +190,13 @@ def parameters_alone(params: Any) -> Any:
     return Parameters(params=params, step=jnp.zeros((), jnp.int32))
 
 
+_TASKS: dict[Kind, str] = {
+    "encoder_decoder": "quickstart",
+    "decoder": "quickstart_decoder",
+    "encoder": "quickstart_encoder",
+}
+
+
 def experiment_for(config: ModelConfig, lengths: Mapping[str, int] | None = None) -> Experiment:
     """Return the experiment that a run of imported parameters records, and `from:RUN` begins with: fine-tuning on the quickstart's tasks."""
     from t2t.data import Data
@@ -197,19 +204,13 @@ def experiment_for(config: ModelConfig, lengths: Mapping[str, int] | None = None
     from t2t.train.evaluation import Evaluation
     from t2t.train.experiment import Experiment
 
-    task = {
-        "encoder_decoder": "quickstart",
-        "decoder": "quickstart_decoder",
-        "encoder": "quickstart_encoder",
-    }[config.kind]
-    longest = config.max_length or 512
-    inputs = min(128, longest // 2 if config.kind == "decoder" else longest)
-    targets = (
-        inputs if config.kind == "encoder" else min(128, longest - inputs if config.kind == "decoder" else longest)
-    )
+    task = _TASKS[config.kind]
+    longest, shared = config.max_length or 512, config.can("continue_text")
+    inputs = min(128, longest // 2 if shared else longest)
+    targets = min(128, longest - inputs if shared else longest) if config.can("generate") else inputs
     if lengths is not None:
         inputs, targets = lengths["inputs"], lengths["targets"]
-        row = inputs + targets if config.kind == "decoder" else max(inputs, targets)
+        row = inputs + targets if shared else max(inputs, targets)
         if config.max_length is not None and row > config.max_length:
             raise UserError(
                 f"trained_lengths {inputs} and {targets} (tokenizer_config.json): the model has {config.max_length} positions"
