@@ -1,7 +1,8 @@
 """Checkpoints: state, data position and metrics as one unit a step, and starting from parts of another run's."""
 
 from t2t.checkpoint.checkpoints import CheckpointError, Checkpoints
+from t2t.checkpoint.frozen import Reference
 from t2t.checkpoint.initialise import Initialised, initialise
 from t2t.checkpoint.retention import CheckpointConfig
 
-__all__ = ["CheckpointConfig", "CheckpointError", "Checkpoints", "Initialised", "initialise"]
+__all__ = ["CheckpointConfig", "CheckpointError", "Checkpoints", "Initialised", "Reference", "initialise"]

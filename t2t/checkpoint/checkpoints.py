@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import jax
 from etils import epath
+from flax.traverse_util import unflatten_dict
 
-from t2t.checkpoint import checksums, store
+from t2t.checkpoint import checksums, frozen, store
+from t2t.checkpoint.frozen import PARAMS, Reference
 from t2t.checkpoint.retention import CheckpointConfig, expired, ranking
 from t2t.checkpoint.scan import read_object
-from t2t.checkpoint.tree import check, from_plain, nested, to_plain, to_plain_struct
+from t2t.checkpoint.tree import check, flatten, from_plain, nested, to_plain, to_plain_struct
 from t2t.distributed.gather import gather
 from t2t.errors import Failure, UserError, of_the_machine
 from t2t.json_files import expect
@@ -29,10 +32,12 @@ State = TypeVar("State")
 log = logging.getLogger(__name__)
 
 # The folders of a step. Parameters lie apart, so that inference and fine-tuning read nothing else.
-_PARAMS, _TRAINING, _POSITION, _ABOUT = "params", "training", "position", "about"
+_TRAINING, _POSITION, _ABOUT = "training", "position", "about"
 _METRICS_FILE = "metrics.json"
 # Metrics that came after the step was saved. Its name begins with a dot: a process that ends before it is in the checksums leaves no damage.
 _EVALUATION_FILE = ".evaluation.json"
+_OPTIMIZER, _FREEZE = "opt_state", ("inner_states", "trained", "inner_state")
+"""Where the optimizer's state lies, and beneath it in runs that were told what to freeze by their optimizer."""
 _DELETED = ".deleted"
 _DAMAGED = ".damaged"
 _ENTRY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -58,6 +63,9 @@ class Checkpoints:
         self._worker: ThreadPoolExecutor | None = None
         self._pending: Future[None] | None = None
         self._pending_step = -1
+        self._frozen: frozenset[str] = frozenset()
+        self._reference: Reference | None = None
+        self._frozen_is_kept = self._frozen_is_good = False
 
     def __enter__(self) -> Self:
         return self
@@ -108,11 +116,21 @@ class Checkpoints:
             if self._worker is None:
                 self._worker = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
                 self._clear_leftovers()
-            write = store.start_write(self.directory / str(step), _trees(nested(state, to_plain)), files)
+            trees = _trees(nested(state, to_plain))
+            trees[PARAMS] = self._without_frozen(trees[PARAMS])
+            write = store.start_write(self.directory / str(step), trees, files)
         except Exception as error:
             raise self._failure(step, error) from error
         self._pending, self._pending_step = self._worker.submit(self._finish, step, write), step
         return True
+
+    def keep_apart(self, paths: Collection[str], reference: Reference | None = None) -> None:
+        """Keep the parameters of these paths, which do not change, once instead of with each step: as a copy, or where `reference` says. Written with the first step."""
+        self._frozen, self._reference = frozenset(paths), reference
+
+    def checksum(self, step: int) -> str:
+        """Return the checksum of a step's parameters, for a `Reference`."""
+        return frozen.checksum_of(self._path(step))
 
     def add_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
         """Add metrics to a step that was saved without, and delete what is then no longer kept. To be called on all processes.
@@ -140,10 +158,15 @@ class Checkpoints:
         """
         path = self._path(step)
         wanted = _trees(nested(abstract_state, to_plain_struct))
-        for name, what in ((_PARAMS, "parameter"), (_TRAINING, "training state")):
-            check(store.shapes(path, name), wanted[name], what=what, where=path)
-        training = store.read(path, _TRAINING, wanted[_TRAINING])
-        return from_plain(abstract_state, {**training, "params": store.read(path, _PARAMS, wanted[_PARAMS])})
+        check(frozen.shapes(path), wanted[PARAMS], what="parameter", where=path)
+        stored = store.shapes(path, _TRAINING)
+        older = _FREEZE[1] in stored.get(_OPTIMIZER, {}).get(_FREEZE[0], {})
+        asked = _as_frozen_once(wanted[_TRAINING]) if older else wanted[_TRAINING]
+        check(stored, asked, what="training state", where=path)
+        training = store.read(path, _TRAINING, asked)
+        if older:
+            training[_OPTIMIZER] = functools.reduce(lambda tree, name: tree[name], _FREEZE, training[_OPTIMIZER])
+        return from_plain(abstract_state, {**training, "params": frozen.read(path, wanted[PARAMS])})
 
     def restore_params(self, step: int, abstract_params: Params | None = None, *, partial: bool = False) -> Params:
         """Return the parameters alone; no optimizer state is read.
@@ -153,14 +176,14 @@ class Checkpoints:
         Raises UserError as `restore` does.
         """
         path = self._path(step)
-        stored = store.shapes(path, _PARAMS)
+        stored = frozen.shapes(path)
         wanted = nested(stored if abstract_params is None else abstract_params, to_plain_struct)
         check(stored, wanted, what="parameter", where=path, partial=partial)
-        return store.read(path, _PARAMS, wanted)
+        return frozen.read(path, wanted)
 
     def param_shapes(self, step: int) -> Params:
         """Return the nested dict of jax.ShapeDtypeStruct of the parameters as they were saved."""
-        return store.shapes(self._path(step), _PARAMS)
+        return frozen.shapes(self._path(step))
 
     def restore_position(self, step: int) -> dict[str, bytes]:
         """Return the data position, the entries of all processes. UserError, naming the file, on damage."""
@@ -181,21 +204,14 @@ class Checkpoints:
     def damage(self, step: int, *, params_only: bool = False) -> list[str]:
         """Return a line, with its path, for each of a step's files that is not as it was written; reads them all.
 
-        On several processes each reads its part, and all return what any found. Raises Failure, on all, where files cannot be read for now.
+        On several processes each reads its part, and all return what any found. Raises Failure, on all, where files cannot be read for now,
+        and UserError where the frozen part is not as it was: no step is of use without.
         """
+        if not self._frozen_is_good:
+            frozen.check(self.directory)
+            self._frozen_is_good = True
         path = store.committed(self.directory)[step]
-        process, processes = jax.process_index(), jax.process_count()
-        folders = (_PARAMS,) if params_only else None
-        found: list[str] = []
-        failed = None
-        try:
-            found = checksums.damage(path, folders, process=process, processes=processes)
-        except Failure as error:
-            failed = str(error)
-        told = gather([found, failed])
-        if reasons := [reason for _, reason in told if reason is not None]:
-            raise Failure(reasons[0])
-        return [line for lines, _ in told for line in lines]
+        return frozen.damage_on_all(path, (PARAMS,) if params_only else None)
 
     def newest_good(self, say: Callable[[str], None], *, params_only: bool = False) -> int | None:
         """Return the newest step that is whole by its checksums, or None where no step was ever saved; `say` names what is not.
@@ -257,6 +273,22 @@ class Checkpoints:
                 self._worker.shutdown()
                 self._worker = None
 
+    def _without_frozen(self, params: Params) -> Params:
+        """Return the parameters that belong to a step, and see to it that the others are kept."""
+        if not self._frozen:
+            return params
+        flat = flatten(params)
+        if not self._frozen_is_kept:
+            # Before there is a step, what is there is of a beginning that was cut off.
+            if not frozen.is_kept(self.directory) or not self._finished():
+                if self._reference is None:
+                    apart = {name: leaf for name, leaf in flat.items() if name in self._frozen}
+                    frozen.keep_copy(self.directory, unflatten_dict(apart, sep="/"))
+                else:
+                    frozen.keep_reference(self.directory, self._reference)
+            self._frozen_is_kept = True
+        return unflatten_dict({name: leaf for name, leaf in flat.items() if name not in self._frozen}, sep="/")
+
     def _path(self, step: int) -> epath.Path:
         if step == self._pending_step:
             self.wait()
@@ -312,7 +344,12 @@ class Checkpoints:
 
 
 def _trees(state: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    return {_PARAMS: state["params"], _TRAINING: {name: value for name, value in state.items() if name != "params"}}
+    return {PARAMS: state["params"], _TRAINING: {name: value for name, value in state.items() if name != "params"}}
+
+
+def _as_frozen_once(training: dict[str, Any]) -> dict[str, Any]:
+    older = functools.reduce(lambda tree, name: {name: tree}, reversed(_FREEZE), training[_OPTIMIZER])
+    return {**training, _OPTIMIZER: older}
 
 
 def _numbers(metrics: Mapping[str, float]) -> str:

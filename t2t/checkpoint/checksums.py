@@ -70,14 +70,14 @@ def damage(
     try:
         if not is_sealed(path):
             return [f"{path}: not finished, its checksums are missing"]
-        expected = _expected(path)
+        listed = expected(path)
         there = {name for name in _names(path) if not name.rpartition("/")[2].startswith(".")}
         names, unknown = (
             sorted(name for name in found if folders is None or name.split("/")[0] in folders)
-            for found in (expected, there - expected.keys())
+            for found in (listed, there - listed.keys())
         )
         lines = [f"{path / name}: the checkpoint is damaged, its checksums do not name this file" for name in unknown]
-        return lines + list(_compare(path, {name: expected[name] for name in names[process::processes]}))
+        return lines + list(_compare(path, {name: listed[name] for name in names[process::processes]}))
     except UserError as error:
         return [str(error)]
     except OSError as error:
@@ -86,19 +86,19 @@ def damage(
         raise
 
 
-def _expected(path: epath.Path) -> dict[str, tuple[int, str]]:
-    """Return what the parts say of each file. UserError where one of them is damaged."""
-    expected: dict[str, tuple[int, str]] = {}
+def expected(path: epath.Path) -> dict[str, tuple[int, str]]:
+    """Return what the parts say of each file: its bytes and SHA-256. UserError where one of them is damaged."""
+    listed: dict[str, tuple[int, str]] = {}
     for part, _ in _parts(path):
         for name, value in read_object(part).items():
             match value:
                 case [int(size), str(found)] if not isinstance(size, bool):
-                    expected[check_name(name, where=str(part))] = size, found
+                    listed[check_name(name, where=str(part))] = size, found
                 case _:
                     raise UserError(
                         f"{part}: the checkpoint is damaged, what it says of {name!r} is no size and checksum"
                     )
-    return expected
+    return listed
 
 
 def _compare(path: epath.Path, expected: dict[str, tuple[int, str]]) -> Iterator[str]:

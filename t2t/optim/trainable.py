@@ -22,17 +22,20 @@ class Trainable(Configuration):
         include: glob patterns of the paths of parameters to train ("decoder/**").
         exclude: patterns of paths to freeze, of those ("encoder/**").
         frozen_dtype: the type that frozen parameters are kept in. Trainable ones are float32 in any case.
+        frozen_storage: checkpoints hold frozen parameters once: as a "copy", or as a "reference" to the checkpoint they begin with (`start_from`), which
+            must then stay where it is.
     """
 
     include: tuple[str, ...] = ("**",)
     exclude: tuple[str, ...] = ()
     frozen_dtype: Literal["float32", "bfloat16"] = "float32"
+    frozen_storage: Literal["copy", "reference"] = "copy"
 
     def apply(self, specs: Any) -> dict[str, Any]:
         """Return the nested dict of ParamSpec with `trainable` and `dtype` as this says. What a model itself freezes stays frozen.
 
-        Raises UserError on a pattern that matches no parameter, where nothing is left to train, or where a type is given for frozen
-        parameters and there are none.
+        Raises UserError on a pattern that matches no parameter, where nothing is left to train, or where a type or storage is given for
+        frozen parameters and there are none.
         """
         taken = chosen(self.include, self.exclude, flatten_specs(specs), where="trainable")
 
@@ -52,6 +55,11 @@ class Trainable(Configuration):
             raise UserError(
                 f"trainable.frozen_dtype {self.frozen_dtype} (--trainable.frozen-dtype): no parameter is frozen."
                 " Nearest: float32, or name what to freeze (--trainable.exclude)."
+            )
+        if False not in found and self.frozen_storage != "copy":
+            raise UserError(
+                f"trainable.frozen_storage {self.frozen_storage} (--trainable.frozen-storage): no parameter is frozen."
+                " Nearest: copy, or name what to freeze (--trainable.exclude)."
             )
         return applied
 

@@ -143,6 +143,11 @@ def check(experiment: Experiment, device_count: int) -> None:
     _check_lengths(experiment, sizes["context"])
     experiment.model.check_run(packing=experiment.data.pack, context=sizes["context"])
     _check_evaluation(experiment)
+    if experiment.trainable.frozen_storage == "reference" and experiment.start_from.run is None:
+        raise UserError(
+            "trainable.frozen_storage reference (--trainable.frozen-storage) refers to the checkpoint that the run begins with, and there is none."
+            " Nearest: copy, or name the run (--start-from.run)."
+        )
     experiment.objective.check(experiment.model)
     weight = experiment.data.loss_on_inputs
     if weight and experiment.model.noncausal_prefix:

@@ -73,6 +73,7 @@ def train(
         ahead = ahead or Ahead(experiment, newest=newest)
         with times.time("compile"):
             program = ahead.program()
+        checkpoints.keep_apart(program.frozen)
         # Reading data begins with building TensorFlow's graphs: seconds in which the devices' programs can compile.
         opening = stack.enter_context(ThreadPoolExecutor(1)).submit(_open_data, program, ahead, newest is None)
         begin = _Beginning(record, directory, ahead, checkpoints, records, times)
@@ -217,7 +218,8 @@ class _Beginning:
         if not step:
             with self.times.time("compile"):
                 state = self.ahead.state()
-            return 0, initial_state(self.record, self.directory, self.ahead.program(), state, self.records.note)
+            program, note = self.ahead.program(), self.records.note
+            return 0, initial_state(self.record, self.directory, program, state, note, self.checkpoints)
         with self.times.time("restore"):
             return step, self.checkpoints.restore(step, self.ahead.program().abstract_state())
 

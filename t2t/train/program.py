@@ -65,6 +65,11 @@ class Program:
         """Return the trainable part of a nested dict that has a leaf for each parameter."""
         return split(params, self.specs)[0]
 
+    @property
+    def frozen(self) -> frozenset[str]:
+        """Paths of the frozen parameters."""
+        return frozenset(path for path, spec in flatten_specs(self.specs).items() if not spec.trainable)
+
     def counts(self) -> tuple[int, int]:
         """Return how many numbers the trainable parameters have, and how many all of them have."""
         sizes = [(math.prod(spec.shape), spec.trainable) for spec in flatten_specs(self.specs).values()]

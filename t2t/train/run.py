@@ -197,7 +197,7 @@ class SavedRun:
         return self.experiment.model.portable().build()
 
     def params(self) -> Params:
-        """Read the parameters, laid over this machine's devices as the run's mesh says, or replicated where it does not fit here."""
+        """Read the parameters, in float32, laid over this machine's devices as the run's mesh says, or replicated where it does not fit here."""
         try:
             mesh = self.experiment.mesh.build()
         except UserError:
