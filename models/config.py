@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from t2t.errors import UserError, nearest
 from t2t.limits import Configuration, Depth, Deviation, FewOrZero, Length, NormEpsilon, Range, Rate, Softcap, Width
@@ -295,6 +295,15 @@ class TransformerConfig(ModelConfig):
     def portable(self) -> TransformerConfig:
         """Return the same with "chunked" attention in place of a kernel."""
         return replace(self, attention=portable(self.attention))
+
+    @property
+    def lighter(self) -> dict[str, Any]:
+        """Attention that does not hold all logits at a time."""
+        return {"attention": "chunked"} if self.attention == "einsum" else {}
+
+    def row_bytes(self, length: int) -> int:
+        """Return the bytes of the mixer that takes most."""
+        return max(mixer.row_bytes(length) for mixer, _ in self._mixers())
 
     def pattern_of(self, stack: StackConfig, *, cross: bool = False) -> tuple[LayerConfig, ...]:
         """Return the layers of a stack's pattern: what its options, which describe a layer, say. cross: with cross attention."""

@@ -207,6 +207,10 @@ class MixerConfig(Configuration, abc.ABC):
         """Whether matrix products within the mixer may be kept for the backward pass; False where it computes them again itself."""
         return True
 
+    def row_bytes(self, length: int) -> int:
+        """Return about how many bytes a pass over one row of `length` tokens takes on a CPU beyond what grows with the length alone; 0 for none."""
+        return 0
+
     def check(self, needs: Needs) -> None:
         """Raise UserError where the kind cannot do what is needed."""
         for name, why in self._lacks(needs):

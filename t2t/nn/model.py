@@ -198,6 +198,15 @@ class ModelConfig(Configuration, abc.ABC):
         """Those of the fields EXECUTION that the model has, with their values."""
         return {field.name: getattr(self, field.name) for field in fields(self) if field.name in EXECUTION}
 
+    @property
+    def lighter(self) -> dict[str, Any]:
+        """Fields of EXECUTION, with values that make a step take less memory and no less time; {} where there are none left."""
+        return {}
+
+    def row_bytes(self, length: int) -> int:
+        """Return about how many bytes a pass over one row of `length` tokens takes on a CPU beyond what grows with the length alone; 0 for none."""
+        return 0
+
     def room(self, prompt: int) -> int | None:
         """Return how many tokens can be generated for a prompt of so many; None where there is no limit."""
         limit = self.max_length

@@ -80,7 +80,7 @@ class Plan:
         """Return it as JSON values: bytes, seconds and operations in their plain units."""
         model = self.experiment.model
         settings: dict[str, Any] = {"dtype": model.dtype, "quantization": model.quantization}
-        settings |= {name: model.execution.get(name) for name in ("remat", "attention")}
+        settings |= {name: value for name, value in model.execution.items() if isinstance(value, str)}
         return {
             "topology": str(self.topology),
             "chips": self.topology.size,

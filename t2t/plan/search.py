@@ -78,17 +78,17 @@ def _changes(
     old = (sizes["data"], sizes["fsdp"], sizes["tensor"])
     each = topology.size // sizes["context"] // topology.slices
     divided = [(topology.slices, each // tensor, tensor) for tensor in (1, 2, 4, 8, 16) if tensor >= old[2]]
-    remat, own = (experiment.model.execution.get(name) for name in ("remat", "attention"))
+    remat, lighter = experiment.model.execution.get("remat"), experiment.model.lighter
     for sized in dict.fromkeys((old, *divided)):
         mesh = dataclasses.replace(experiment.mesh, data=sized[0], fsdp=sized[1], tensor=sized[2])
         if sized != old and not traces(dataclasses.replace(experiment, mesh=mesh), topology, devices):
             continue
-        for attention in dict.fromkeys((own, _chunked(experiment) or own)):
+        for fields in [{}, lighter] if lighter else [{}]:
             for policy in dict.fromkeys((remat, "full" if remat else None)):
-                changed = _with(experiment, mesh=mesh, remat=policy, attention=attention)
+                changed = _with(experiment, mesh=mesh, remat=policy, **fields)
                 options = _mesh_options(old, sized)
                 options += [f"--model.remat {policy}"] if policy != remat else []
-                options += [f"--model.attention {attention}"] if attention != own else []
+                options += [f"--model.{name.replace('_', '-')} {value}" for name, value in fields.items()]
                 yield options, changed
 
 
@@ -105,18 +105,13 @@ def _try(experiment: Experiment, topology: Topology, devices: list[Any] | None =
         return None
 
 
-def _with(experiment: Experiment, *, mesh: Any, remat: str | None, attention: str | None = None) -> Experiment:
-    changes: dict[str, Any] = {"remat": remat, "attention": attention}
-    given = {name: value for name, value in changes.items() if value is not None}
+def _with(experiment: Experiment, *, mesh: Any, remat: str | None, **fields: Any) -> Experiment:
+    given = fields if remat is None else {**fields, "remat": remat}
     return dataclasses.replace(experiment, mesh=mesh, model=dataclasses.replace(experiment.model, **given))
 
 
 def _remats(experiment: Experiment) -> Iterable[str | None]:
     return REMAT if "remat" in experiment.model.execution else (None,)
-
-
-def _chunked(experiment: Experiment) -> str | None:
-    return "chunked" if experiment.model.execution.get("attention") == "einsum" else None
 
 
 def _meshes(experiment: Experiment, topology: Topology) -> Iterator[Any]:

@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import pytest
 
 from t2t import memory
-from t2t.api.fitting import _BYTES, rows_that_fit
+from t2t.api.fitting import rows_that_fit
 from t2t.api.recipes import quickstart_t5
 from t2t.decode import TooLong
+from t2t.nn.attention.config import LOGIT_BYTES
 from t2t.types import Batch, Tokens
 from t2t.vocabularies import Bytes
 
@@ -27,7 +28,7 @@ def room(monkeypatch):
     """Let there be memory for one text of so many tokens."""
 
     def leave(tokens):
-        monkeypatch.setattr(memory, "available", lambda: None if tokens is None else _BYTES * HEADS * tokens**2)
+        monkeypatch.setattr(memory, "available", lambda: None if tokens is None else LOGIT_BYTES * HEADS * tokens**2)
 
     return leave
 
@@ -79,5 +80,5 @@ def test_the_estimate_is_near_what_the_compiler_says():
     )
     params = jax.eval_shape(model.init, jax.random.key(0))
     compiled = jax.jit(lambda p, b: model.start(p, b, 16)).lower(params, batch).compile()
-    estimate = _BYTES * HEADS * length**2
+    estimate = LOGIT_BYTES * HEADS * length**2
     assert 0.7 * estimate < compiled.memory_analysis().temp_size_in_bytes < 1.3 * estimate
