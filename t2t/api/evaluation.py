@@ -71,7 +71,9 @@ def evaluate_run(
         data = _of_length(data, run, length)
     check_tasks(evaluation.tasks or (data.task,), run.directory)
     preflight(run.record, run.directory)
-    results = Evaluator(run.model, evaluation, data).evaluate(run.params() if params is None else params)
+    results = Evaluator(run.model, evaluation, data, run.experiment.objective).evaluate(
+        run.params() if params is None else params
+    )
     other = [evaluation.split] if evaluation.split != own.split else []
     other += [few_shot.label or "0-shot"] if few_shot.label != shown.label else []
     results = [replace(result, task="@".join([result.task, *map(str, other)])) for result in results]

@@ -12,7 +12,7 @@ import tensorflow_datasets as tfds
 from t2t.data import sources
 from t2t.data.cached.reading import has
 from t2t.data.config import Data
-from t2t.data.converters import Row
+from t2t.data.converters import Convert, Row, unchanged
 from t2t.data.faults import surfaced
 from t2t.data.registry import check, converter_of, provider_of, tasks_of
 from t2t.data.shards import Counts
@@ -29,6 +29,7 @@ def evaluation_batches(
     process_index: int = 0,
     process_count: int = 1,
     examples: int | None = None,
+    convert: Convert = unchanged,
 ) -> EvaluationBatches:
     """Return an iterator of (batch, raw examples) over `data.split`.
 
@@ -40,6 +41,7 @@ def evaluation_batches(
 
     Args:
       examples: stop after so many of each task.
+      convert: what an objective makes of the kind's converter, see `t2t.objectives.Objective.converter`.
 
     Raises:
       UserError: as `t2t.data.pipeline.batches`, and where no example is to be had.
@@ -54,18 +56,25 @@ def evaluation_batches(
     if examples is not None and examples < 1:
         raise UserError(f"examples={examples}: must be at least 1.")
     check(data, kind, process_index=process_index, process_count=process_count, training=False)
-    return EvaluationBatches(data, kind, size, process_index, process_count, examples)
+    return EvaluationBatches(data, kind, size, process_index, process_count, examples, convert)
 
 
 class EvaluationBatches:
     """Iterator of (Batch, raw examples). `layout` is how examples fill rows, `counts` what was read by now."""
 
     def __init__(
-        self, data: Data, kind: Kind, batch_size: int, process_index: int, process_count: int, examples: int | None
+        self,
+        data: Data,
+        kind: Kind,
+        batch_size: int,
+        process_index: int,
+        process_count: int,
+        examples: int | None,
+        convert: Convert,
     ) -> None:
         self._data = data
         self._provider = provider_of(data)
-        self.layout = converter_of(data, kind, self._provider)
+        self.layout = converter_of(data, kind, self._provider, convert)
         self.counts = Counts()
         self._batch_size = batch_size
         self._examples = examples

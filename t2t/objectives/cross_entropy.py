@@ -32,6 +32,7 @@ class CrossEntropy(Objective):
     """
 
     needs: ClassVar[frozenset[Capability]] = frozenset({"predict"})
+    evaluated: ClassVar[bool] = False
     z_loss: Annotated[float, Range(0.0, 10.0)] = 0.0
     label_smoothing: Rate = 0.0
     block: Ids | None = None

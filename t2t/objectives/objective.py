@@ -26,10 +26,12 @@ class Objective(Configuration, abc.ABC):
 
     needs:  what a model must be able to do, see `t2t.nn.model.Capability`.
     extras: features of the task that it wants in `Batch.extra`.
+    evaluated: whether evaluation reports the objective beside the teacher-forced loss; it computes a further forward pass.
     """
 
     needs: ClassVar[frozenset[Capability]] = frozenset()
     extras: ClassVar[tuple[Extra, ...]] = ()
+    evaluated: ClassVar[bool] = True
 
     @abc.abstractmethod
     def loss(self, model: Model, params: Params, batch: Batch, dropout_key: jax.Array | None = None) -> LossSums:

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from t2t.data.config import Data
+from t2t.data.converters import FeatureConverter, unchanged
 from t2t.errors import UserError, nearest
 from t2t.nn.model import Model
+from t2t.objectives import Objective
 from t2t.train.few_shot import FewShot, Prompter, Shot
 from t2t.train.task_metrics import Raw, text_of
 from t2t.types import Batch
@@ -21,7 +23,6 @@ from t2t.vocabularies import Vocabulary
 if TYPE_CHECKING:
     import seqio
 
-    from t2t.data.converters import FeatureConverter
 
 _log = logging.getLogger(__name__)
 
@@ -59,8 +60,9 @@ class Source:
         examples: int | None,
         few_shot: FewShot,
         asked: bool,
+        objective: Objective | None,
     ) -> None:
-        self.data, self.task = data, task
+        self.data, self.task, self.objective = data, task, objective
         self._config, self._vocabulary = model.config, vocabulary
         self._batch_size, self._examples, self._few_shot = batch_size, examples, few_shot
         self._kept: tuple[Any, list[tuple[Batch, list[Raw]]]] | None = None
@@ -87,7 +89,10 @@ class Source:
         from t2t.data.pipeline import evaluation_batches
 
         # Process 0 of 1 on every process: each has the whole global batch, and `place` takes its devices' part.
-        made = evaluation_batches(self.data, self._config.kind, self._batch_size, examples=self._examples)
+        convert = unchanged if self.objective is None else self.objective.converter
+        made = evaluation_batches(
+            self.data, self._config.kind, self._batch_size, examples=self._examples, convert=convert
+        )
         if self._examples is None:
             return made, made
         self._kept = made, [(batch, list(raws)) for batch, raws in made]
@@ -218,10 +223,12 @@ def source_of(
     batch_size: int,
     examples: int | None,
     few_shot: FewShot,
+    objective: Objective | None = None,
 ) -> Source | None:
     """Return where a task's examples come from; None, with a warning, for a task of a mixture without the split.
 
-    asked: whether the task itself was named, and not its mixture.
+    asked:     whether the task itself was named, and not its mixture.
+    objective: evaluated too, where the task has the features that it wants.
     """
     from t2t.data.answers import check_model
     from t2t.data.registry import converter_of, provider_of, task_vocabulary, tasks_of
@@ -246,8 +253,19 @@ def source_of(
     (task,) = tasks_of(provider)
     if len(task.metric_objs) > len(task.metric_fns):
         _log.warning("task %r: its metric_objs are not computed, only its metric_fns are", name)
+    if objective is not None and (lacking := {x.name for x in objective.extras} - set(provider.output_features)):
+        _log.warning("task %r: the objective is not evaluated, which needs %s", name, ", ".join(sorted(lacking)))
+        objective = None
     return Source(
-        model, data, task, vocabulary, batch_size=batch_size, examples=examples, few_shot=few_shot, asked=asked
+        model,
+        data,
+        task,
+        vocabulary,
+        batch_size=batch_size,
+        examples=examples,
+        few_shot=few_shot,
+        asked=asked,
+        objective=objective,
     )
 
 

@@ -21,6 +21,7 @@ from t2t.decode import Decoding, Greedy, generate_many, told, words_between
 from t2t.errors import UserError
 from t2t.limits import Configuration, CountOrZero, Generated, Rows
 from t2t.nn.model import Model, ModelConfig
+from t2t.objectives import Objective
 from t2t.train import task_metrics
 from t2t.train.eval_examples import Examples, Source, predicted_text, source_of, text_in
 from t2t.train.few_shot import FewShot, Prompter
@@ -28,7 +29,7 @@ from t2t.train.metric_names import check_best_metric
 from t2t.train.ranking import Scorer, rank
 from t2t.train.results import EvalResult, merged, summary, write
 from t2t.train.task_metrics import Raw, text_of
-from t2t.train.teacher_forcing import TeacherForced
+from t2t.train.teacher_forcing import EvaluatedObjective, TeacherForced
 from t2t.types import Batch, Params
 from t2t.vocabularies import Vocabulary
 
@@ -86,11 +87,12 @@ class Evaluator:
     """Evaluates parameters on the same examples as often as wanted.
 
     data: of the training run: its lengths, vocabulary and seed hold for every task evaluated; the loss is that of targets alone.
+    objective: of the training run; reported too where it is `evaluated`.
 
     Loads TensorFlow. Raises UserError at once for an unknown task or split and for a task that is not for this kind of model.
     """
 
-    def __init__(self, model: Model, evaluation: Evaluation, data: Data) -> None:
+    def __init__(self, model: Model, evaluation: Evaluation, data: Data, objective: Objective | None = None) -> None:
         # Kernels of one platform are for training: here nothing is divided by hand, and rows may have any length.
         portable = model.config.portable()
         model = model if portable is model.config else portable.build()
@@ -121,6 +123,7 @@ class Evaluator:
                 batch_size=evaluation.batch_size,
                 examples=evaluation.examples,
                 few_shot=few_shot,
+                objective=objective if objective is not None and objective.evaluated else None,
             )
             if source is not None:
                 self._sources.append(source)
@@ -177,11 +180,15 @@ class Evaluator:
     def _once(self, params: Params, source: Source, prompter: Prompter | None) -> EvalResult:
         """Evaluate with the examples that one seed draws, or as the task is."""
         forced = TeacherForced()
+        objective = None if source.objective is None or prompter is not None else EvaluatedObjective(source.objective)
         raws: list[Raw] = []
         read = source.read(prompter)
         for batch, some in read:
             self._before_batch()
-            forced.add(self._model, params, _without(batch, [task_metrics.hidden(raw) for raw in some]), len(some))
+            batch = _without(batch, [task_metrics.hidden(raw) for raw in some])
+            forced.add(self._model, params, batch, len(some))
+            if objective is not None:
+                objective.add(self._model, params, batch)
             raws += some
         generates = self._model.config.can("generate")
         # An encoder's place without weight is one that there is nothing to predict at.
@@ -191,7 +198,7 @@ class Evaluator:
         ]
         source.tell(read, known)
         source.tell_lost(raws)
-        metrics = forced.metrics()
+        metrics = forced.metrics() | ({} if objective is None else objective.metrics())
         if generates:
             predictions, found = self._generate(params, source, read, prompter, raws, forced, known)
         else:

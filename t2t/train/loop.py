@@ -87,7 +87,7 @@ def train(
         if start:
             with times.time("restore"):
                 data.restore(checkpoints.restore_position(start))
-        evaluator = Evaluator(program.model, experiment.evaluation, experiment.resolved_data())
+        evaluator = Evaluator(program.model, experiment.evaluation, experiment.resolved_data(), experiment.objective)
         with times.time("eval"):
             evaluator.check(experiment.checkpoint)
         if planned := _other_plan(experiment):

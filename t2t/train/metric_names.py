@@ -54,16 +54,17 @@ def metric_names(
 ) -> tuple[list[str], bool]:
     """Return the names of the metrics that a task's evaluation has, and whether these are certainly all.
 
-    What a metric function returns is known only when it is called: it is given a few examples, with their own targets as predictions.
+    What an objective reports is known only when it is computed. What a metric function returns is known only when it is called: it is given a few examples, with their own targets as predictions.
     """
     names = [
         *_ALWAYS,
         *(["exact_match"] if not config.can("generate") else []),
         *(["shots"] if few_shot.prompted else []),
+        *(["objective"] if source.objective is not None else []),
     ]
     raws = source.first(_TRIED)
     try:
-        return [*names, *_of_task(source.task, raws, vocabulary, few_shot)], True
+        return [*names, *_of_task(source.task, raws, vocabulary, few_shot)], source.objective is None
     except Exception:  # whatever a user's function makes of so few examples: the evaluation itself tells of it
         return names, False
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -12,6 +13,7 @@ import numpy as np
 from t2t.decode import fetch, mesh_of, place, token_scores
 from t2t.decode.rows import bucket
 from t2t.nn.model import Model
+from t2t.objectives import Objective
 from t2t.types import Batch, Params, Tokens
 
 
@@ -76,6 +78,30 @@ class TeacherForced:
             "token_accuracy": self._correct / weight,
             "unigram_loss": float(-(shares * np.log(shares)).sum()),
         }
+
+
+class EvaluatedObjective:
+    """What an objective makes of examples, summed over batches. Without dropout, and the same each time."""
+
+    def __init__(self, objective: Objective) -> None:
+        self._objective = objective
+        self._total: dict[str, np.ndarray] = {}
+
+    def add(self, model: Model, params: Params, batch: Batch) -> None:
+        """Add a host batch."""
+        made = fetch(_reported(self._objective, model, params, place(batch, mesh_of(params))))
+        for name, pair in made.items():
+            self._total[name] = self._total.get(name, np.zeros(2)) + np.asarray(pair, np.float64)
+
+    def metrics(self) -> dict[str, float]:
+        """Return "objective" and the objective's own metrics, as means; without those that nothing had weight for."""
+        return {name: float(value / weight) for name, (value, weight) in self._total.items() if weight}
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _reported(objective: Objective, model: Model, params: Params, batch: Batch) -> dict[str, Any]:
+    sums = objective.loss(model, params, batch)
+    return {"objective": (sums.objective, objective.weight(batch)), **objective.metrics(sums)}
 
 
 def _cropped(batch: Batch) -> Batch:

@@ -15,18 +15,18 @@ import tensorflow as tf
 from t2t import models, tasks
 from t2t.checkpoint import CheckpointConfig
 from t2t.data import Data
-from t2t.data.pipeline import batches
+from t2t.data.pipeline import batches, evaluation_batches
 from t2t.data.prefetch import DeviceBatches
 from t2t.errors import UserError
 from t2t.losses import LossSums
 from t2t.objectives import Objective
 from t2t.optim import AdamW, Constant
 from t2t.sharding import MeshConfig
-from t2t.train.evaluation import Evaluation
+from t2t.train.evaluation import Evaluation, Evaluator
 from t2t.train.experiment import Experiment
 from t2t.train.loop import train
 from t2t.train.program import Program
-from t2t.train.run import Run, RunRecord, open_run
+from t2t.train.run import RunRecord, SavedRun, open_run
 from t2t.types import Extra
 from t2t.vocabularies import Bytes
 
@@ -79,7 +79,7 @@ def rewarded_texts():
     text, numbers = seqio.ByteVocabulary(), seqio.PassThroughVocabulary(1)
     seqio.TaskRegistry.add(
         "rewarded_texts",
-        source=seqio.FunctionDataSource(read, ("train",)),
+        source=seqio.FunctionDataSource(read, ("train", "validation")),
         preprocessors=[seqio.preprocessors.tokenize, seqio.preprocessors.append_eos, advantages],
         output_features={
             "inputs": seqio.Feature(text, add_eos=False),
@@ -122,6 +122,35 @@ def test_a_mesh_and_microbatches_change_nothing():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4), alone, spread)
 
 
+def test_an_evaluation_reports_the_objective():
+    model, data = EXPERIMENT.model.build(), EXPERIMENT.resolved_data()
+    params = jax.jit(model.init)(jax.random.key(0))
+    evaluator = Evaluator(model, Evaluation(examples=5, batch_size=2, samples=0), data, Rewarded())
+    (result,) = evaluator.evaluate(params)
+    sizes = np.array([len(text) + 1 for text in TEXTS[::-1][:5]])
+    rewards = np.linspace(-1, 1, len(TEXTS), dtype=np.float32)[:5]
+    assert result.metrics["reward"] == pytest.approx(np.sum(rewards * sizes) / np.sum(sizes), rel=1e-5)
+    apart = [
+        Rewarded().loss(model, params, batch)
+        for batch, _ in evaluation_batches(
+            replace(data, split="validation"), "decoder", 1, examples=5, convert=Rewarded().converter
+        )
+    ]
+    expected = sum(float(sums.objective) for sums in apart) / sizes.sum()
+    assert result.metrics["objective"] == pytest.approx(expected, rel=1e-4)
+    (plain,) = Evaluator(model, Evaluation(examples=5, batch_size=2, samples=0), data).evaluate(params)
+    assert result.metrics.keys() - plain.metrics.keys() == {"objective", "reward"}
+    assert {name: result.metrics[name] for name in plain.metrics} == plain.metrics
+
+
+def test_a_task_without_the_features_is_evaluated_without_the_objective(caplog):
+    model, data = EXPERIMENT.model.build(), EXPERIMENT.resolved_data()
+    evaluation = Evaluation(tasks=(tasks.find("reverse_words").name,), examples=2, batch_size=2, length=4)
+    (result,) = Evaluator(model, evaluation, data, Rewarded()).evaluate(jax.jit(model.init)(jax.random.key(0)))
+    assert "objective" not in result.metrics
+    assert "the objective is not evaluated, which needs advantage, reward" in caplog.text
+
+
 class Silent:
     def __getattr__(self, name):
         return lambda *args, **kwargs: None
@@ -134,8 +163,8 @@ def test_a_resumed_run_is_bitwise_that_of_one_go(tmp_path):
     shutil.copytree(whole, again)
     shutil.rmtree(again / "checkpoints" / "4")
     assert train(again, open_run(again, record), Silent()).step == 4
-    jax.tree.map(np.testing.assert_array_equal, Run.load(whole, 4).params(), Run.load(again, 4).params())
-    assert Run.load(again).experiment.objective == Rewarded()
+    jax.tree.map(np.testing.assert_array_equal, SavedRun.load(whole, 4).params(), SavedRun.load(again, 4).params())
+    assert SavedRun.load(again).experiment.objective == Rewarded()
 
 
 def test_a_task_without_a_wanted_feature_is_refused():
