@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,22 +29,53 @@ from t2t.train.experiment import Experiment
 SHORT = {option(short): option(name) for short, name in overrides.SHORT.items()}
 """Short options -> those they stand for."""
 
+
+def columns(texts: Mapping[str, str]) -> str:
+    """Return lines of two columns: an option, and what it is for."""
+    width = max(map(len, texts))
+    return "\n".join(f"  {option:{width}}  {text}" for option, text in texts.items())
+
+
+OWN = {
+    "--dir RUN": "the run's directory (required)",
+    "--vocabulary FILE": "a vocabulary in place of the task's: a SentencePiece model, a WordPiece vocab.txt or tokenizer.json",
+    "--batch-size N": f"rows of a batch; short for {SHORT['--batch-size']}",
+    "--checkpoint-every N": f"steps between two checkpoints; short for {SHORT['--checkpoint-every']}",
+    "--eval-every N": f"steps between two evaluations, 0 for none; short for {SHORT['--eval-every']}",
+    "--import FILE": "a module, or a .py file, that registers your own tasks; may be given again",
+    "--trust-code": "run the code that the run keeps: only for runs of people you trust",
+    "--data-dir DIR": "where the data sets of TensorFlow Datasets are",
+    "--debug": "show the traceback of a mistake",
+}
+"""The options that the command has besides the recipe's own."""
+
 USAGE = f"""usage: t2t train RECIPE --dir RUN [--option value ...]
 
-Train a recipe in a run directory, or go on with the run that is there.
+Train a recipe in a run directory, or resume the run that is there.
 
-RECIPE              a name that t2t recipes lists (t5:quickstart, gpt:3-175b, ...), from:RUN to go on from another run's parameters,
-                    or your own: module:function or file.py:function
---dir RUN           the run's directory (required)
---vocabulary FILE   trains with a SentencePiece model, a WordPiece vocab.txt or tokenizer.json
---steps N           updates to make
---batch-size N      rows of a batch ({SHORT["--batch-size"]})
---seed N            of parameters, dropout and the data's order
---checkpoint-every N, --eval-every N, --log-every N   steps between two of them
---optimizer.schedule.peak X   the highest learning rate
---import FILE       registers your own tasks
+RECIPE: a name that t2t recipes lists (t5:quickstart, gpt:3-175b, ...), from:RUN to begin with another run's parameters, or your own:
+module:function or file.py:function
 
-t2t train RECIPE --help tells all options of a recipe: every value of it is one."""
+the command's own options:
+{columns(OWN)}
+
+options that most trainings set, of some hundred that every recipe has:
+{
+    columns(
+        {
+            "--steps N": "updates to make",
+            "--seed N": "of parameters, dropout and the data's order",
+            "--log-every N": "steps between two lines of metrics",
+            "--optimizer.schedule.peak X": "the highest learning rate",
+            "--data.task TASK": "what to train on (t2t tasks lists them)",
+            "--evaluation.tasks TASK ...": "what to evaluate on",
+            "--mesh.data N, --mesh.fsdp N, --mesh.tensor N": "how devices are laid out",
+            "--model.dtype TYPE": "of the computation: float32 or bfloat16",
+        }
+    )
+}
+
+t2t train RECIPE --help describes all options of a recipe, by groups: every value of it is one."""
 
 
 def command(arguments: Sequence[str], imports: tuple[str, ...]) -> int:
@@ -78,11 +109,7 @@ def command(arguments: Sequence[str], imports: tuple[str, ...]) -> int:
         recipe(),
         rest,
         prog=prog,
-        description=(
-            f"{(recipe.__doc__ or '').strip()}\n\n--dir RUN (required) is the run's directory; --vocabulary FILE trains with a "
-            f"SentencePiece model, a WordPiece vocab.txt or tokenizer.json. Short for the options below: "
-            f"{', '.join(f'{a} for {b}' for a, b in SHORT.items())}."
-        ),
+        description=f"{(recipe.__doc__ or '').strip()}\n\nthe command's own options:\n{columns(OWN)}",
         short=SHORT,
         also=("--dir", "--vocabulary"),
     )

@@ -1,5 +1,6 @@
 """Every option of every command has a text in --help."""
 
+import dataclasses
 import re
 
 import pytest
@@ -8,6 +9,7 @@ from t2t.api.recipes import recipes
 from t2t.launch import parse
 from t2t.launch.launch import LAUNCHERS
 from t2t.launch.main import COMMANDS, run
+from t2t.launch.train import SHORT
 
 OWN_USAGE = {"train", "plan", "bench", "launch"}
 """Commands whose own help is written by hand: their other options are those of what they are given."""
@@ -80,6 +82,27 @@ def test_train_without_a_recipe_tells_how_to_list_them_and_the_common_options(sh
     assert "t2t recipes" in text
     for option in ("--dir", "--steps", "--batch-size", "--seed", "--vocabulary", "--optimizer.schedule.peak"):
         assert option in text
+
+
+def test_a_recipes_help_has_a_group_for_each_part_and_the_commands_own_options(shown):
+    text = shown("train", "t5:quickstart")
+    recipe = recipes()["t5:quickstart"]()
+    parts = [
+        field.name for field in dataclasses.fields(recipe) if dataclasses.is_dataclass(getattr(recipe, field.name))
+    ]
+    assert {"model", "data", "optimizer", "evaluation"} <= set(parts)
+    # A group has its name on a line, and below it what the part is. Boxes are drawn where the output has a UTF-8 encoding.
+    lines = [line.strip(" │╭╮─-") for line in re.sub(r"\x1b\[[0-9;]*m", "", text).splitlines()]
+    named = [
+        (line.removesuffix(" options"), lines[i + 1 :]) for i, line in enumerate(lines) if line.endswith(" options")
+    ]
+    groups = {name: next(line for line in below if line) for name, below in named}
+    for part in parts:
+        assert not groups[part.replace("_", "-")].startswith("--"), f"{part} is not described"
+    own = text.partition("the command's own options:\n")[2].partition("\n\n")[0]
+    described = dict(re.findall(r"^  (--\S+)(?: [A-Z]+)?  +(\S.*)$", own, re.M))
+    assert {*SHORT, "--dir", "--vocabulary", "--import", "--trust-code", "--data-dir", "--debug"} == set(described)
+    assert all(f"short for {SHORT[name]}" in described[name] for name in SHORT)
 
 
 def test_every_option_of_a_configuration_is_in_its_help(shown):
