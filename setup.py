@@ -96,6 +96,8 @@ setup(
             "mypy>=1.13",
             "import-linter>=2.1",
             "pre-commit>=4",
+            "nbclient>=0.10",
+            "ipykernel>=6.29",
             "gguf>=0.17,<1",
             *cache,
             *quantized,

@@ -55,7 +55,8 @@ class Progress:
         every: float = 10.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._console = console or Console(stderr=True, highlight=False)
+        # In a notebook rich would make HTML of each line.
+        self._console = console or Console(stderr=True, highlight=False, force_jupyter=False)
         self._console.push_render_hook(Visible())
         self._every = every
         self._clock = clock
