@@ -55,8 +55,7 @@ class Progress:
         every: float = 10.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        # In a notebook rich would make HTML of each line.
-        self._console = console or Console(stderr=True, highlight=False, force_jupyter=False)
+        self._console = console or _console()
         self._console.push_render_hook(Visible())
         self._every = every
         self._clock = clock
@@ -203,6 +202,14 @@ class Progress:
             self._console.print(text)
         else:
             self._console.print(text, soft_wrap=True)  # a log file has no width
+
+
+def _console() -> Console:
+    """Return a console on standard error. In a notebook, whose output says that it is a terminal, it writes plain lines."""
+    console = Console(stderr=True, highlight=False)
+    if not console.is_jupyter:
+        return console
+    return Console(stderr=True, highlight=False, force_jupyter=False, force_terminal=False)
 
 
 class _View:
