@@ -129,7 +129,7 @@ class Bound(Model):
         return {"rows": known, "layers": {**cache["layers"], "cache": own}}
 
 
-SHARED = ("memory", "prompt")
+SHARED = ("memory", "prompt", "prefix")
 """What a forked cache knows of rows once for all that are made of one."""
 
 

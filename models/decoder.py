@@ -91,6 +91,8 @@ class DecoderNetwork(Network):
         context = self._context(tokens, keys)
         x, cache, memory = self.decoder.prefill(self.embeddings(tokens, keys), context, length)
         rows = placed(tokens, length)
+        if context.prefix is not None:
+            rows["prefix"] = jnp.asarray(context.prefix, jnp.int32)
         return self.head(last(x, rows["length"])), {"rows": rows, "layers": {"cache": cache, "memory": memory}}
 
     def step(self, cache: Cache, ids: Int[Array, "B"], layers: Layers = None) -> tuple[Float[Array, "B V"], Cache]:
@@ -154,14 +156,17 @@ def advance(
     """
     known = cache["rows"]
     index, begin = known["length"], known.get("begin")
-    prompt = None
+    prompt, prefix = None, known.get("prefix")
     if begin is not None:
-        prompt = jnp.repeat(known["prompt"], index.shape[0] // known["prompt"].shape[0], axis=0)
+        times = index.shape[0] // known["prompt"].shape[0]
+        prompt = jnp.repeat(known["prompt"], times, axis=0)
+        prefix = None if prefix is None else jnp.repeat(prefix, times, axis=0)
     keys = Keys(None)
     x = embeddings.at(ids[:, None], index[:, None], None, keys)
     context = Context(
         segments=jnp.ones_like(index)[:, None],
         positions=index[:, None],
+        prefix=prefix,
         memory_segments=memory_segments,
         index=index if begin is None else index - begin,
         room=known["room"],

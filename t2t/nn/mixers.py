@@ -30,7 +30,7 @@ class Context:
 
     segments:  number of each token's example in its row, 0 for padding. Only tokens of one segment may mix.
     positions: of the tokens, each in its own example; None where nothing reads them.
-    prefix:    1 for tokens of a prefix that every token of its segment may see, later ones too; None for no such prefix.
+    prefix:    1 for tokens of a prefix that every token of its segment may see, later ones too; None for no such prefix. In a step, of the prompt's tokens.
     bidirectional: tokens also see those after them, as in an encoder.
     memory:    the encoder's output, for cross attention, or None.
     memory_segments: segments of the encoder's tokens.

@@ -24,6 +24,7 @@ STEPS = 5
         ("gpt", {"attention": "chunked", "attention_block": 4}),
         ("gpt-1", {}),
         ("prefix", {}),
+        ("prefix", {"window": 3}),
         ("t5", {}),
         ("t5-1.0", {"attention": "chunked", "attention_block": 4}),
         ("t5", {"decoder_layers": 3}),
@@ -77,6 +78,7 @@ def test_selected_rows_go_on_as_the_rows_they_were(name):
     [
         ("gpt", {}),
         ("prefix", {}),
+        ("prefix", {"window": 3}),
         ("t5", {}),
         ("t5", {"relative_per_layer": True}),
         ("llama", {"heads": 4, "kv_heads": 2, "window": 3}),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import jax
@@ -60,14 +61,20 @@ def of_step(
     assert place is not None, "a step needs each row's index"
     assert context.room is not None, "a step needs the room that states have"
     own = context.segments
+    # All before a token is seen anyhow, a prefix too, but for what is outside of its window.
+    prefix = None if window is None else context.prefix
     # A row's tokens stand without gaps from 0 to `place`, so that the causal mask alone hides what is not filled yet.
     mask = Mask(queries=own, keys=context.room, index=place[:, None], causal=True, window=window)
     bias = None if relative is None else relative.at(place, context.room.shape[1])
     if context.prompt is None:
+        if prefix is not None:
+            mask = dataclasses.replace(
+                mask, prefix=jnp.pad(prefix, ((0, 0), (0, context.room.shape[1] - prefix.shape[1])))
+            )
         return Inputs(mask=mask, bias=bias, turns=turns)
     at = context.positions
     assert at is not None, "a step on a shared prompt needs the tokens' positions"
-    prompt_mask = Mask(queries=own, keys=context.prompt, index=at, causal=True, window=window)
+    prompt_mask = Mask(queries=own, keys=context.prompt, index=at, prefix=prefix, causal=True, window=window)
     before = None if relative is None else relative.at(at[:, 0], context.prompt.shape[1])
     return Inputs(mask=mask, bias=bias, turns=turns, prompt_mask=prompt_mask, prompt_bias=before)
 
