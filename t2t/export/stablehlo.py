@@ -135,7 +135,8 @@ def _export(
     export = jax.export.export(jax.jit(function), platforms=platforms)
     try:
         return {}, bytes(export(shapes, _symbolic(entry, {})).serialize())
-    except jax.errors.InconclusiveDimensionOperation as error:
+    # What JAX cannot do with a length that is not known: compare it, or scan over it in parallel.
+    except (jax.errors.InconclusiveDimensionOperation, NotImplementedError) as error:
         lengths = {name for i in entry.inputs.values() for name in i.shape} - {"batch"}
         if missing := lengths - set(fixed):
             raise UserError(

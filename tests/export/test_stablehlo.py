@@ -1,3 +1,4 @@
+import dataclasses
 import importlib.metadata
 import json
 import os
@@ -13,8 +14,11 @@ from packaging.requirements import Requirement
 from t2t.errors import UserError
 from t2t.export import stablehlo, write_stablehlo
 from t2t.export.flatbuffers_copy import FLATBUFFERS, write_flatbuffers
+from t2t.models.config import LayerOptions
+from t2t.models.decoder import DecoderConfig
 from t2t.types import Batch, Tokens
-from tests.export.exported_models import SIZE, VOCABULARY, make
+from tests.export.exported_models import SIZE, STACK, VOCABULARY, make
+from tests.models.recurrence import RecurrenceConfig
 
 LENGTH = 6
 
@@ -239,6 +243,28 @@ def test_a_model_that_needs_lengths_gets_them_fixed(tmp_path):
         write_stablehlo(model, params, VOCABULARY, tmp_path / "out", platforms=("cpu",))
     write_stablehlo(model, params, VOCABULARY, tmp_path / "out", platforms=("cpu",), fixed_lengths={"length": 8})
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert manifest["entries"]["logits"]["inputs"]["ids"]["shape"] == ["batch", 8]
+
+
+def test_a_pattern_with_an_own_mixer_is_exported(tmp_path):
+    """Its parallel scan needs a length; the program then gives the model's own logits."""
+    stack = dataclasses.replace(STACK, layers=3, pattern=(LayerOptions(mixer=RecurrenceConfig()), LayerOptions()))
+    model = DecoderConfig(decoder=stack, vocab_size=SIZE).build()
+    params = jax.jit(model.init)(jax.random.key(0))
+    out = tmp_path / "out"
+    with pytest.raises(UserError, match="cannot be exported without fixed lengths"):
+        write_stablehlo(model, params, VOCABULARY, out, platforms=("cpu",), length=LENGTH)
+    write_stablehlo(
+        model,
+        params,
+        VOCABULARY,
+        out,
+        platforms=("cpu",),
+        length=LENGTH,
+        fixed_lengths={"length": 8, "prompt_length": 8},
+    )
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert set(manifest["entries"]) == {"logits", "greedy"}
     assert manifest["entries"]["logits"]["inputs"]["ids"]["shape"] == ["batch", 8]
 
 
