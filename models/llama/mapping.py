@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from t2t.errors import nearest
 from t2t.export.family import Family, Options, Weights, activation_name
 from t2t.export.mapping import Entry, Transposed, linear, normalised, same
 from t2t.models.decoder import DecoderConfig
@@ -104,37 +105,50 @@ def _rotary(options: Options) -> Rotary:
     scaling = {**options.group("rope_scaling"), **options.group("rope_parameters")}
     inner = Options(scaling, where=f"{options.where}: rope_scaling")
     kind = inner.take("rope_type", inner.take("type", "default"))
-    inner.must("partial_rotary_factor", 1.0, why="whole heads turn here")
-    base = float(inner.number("rope_theta", theta))
-    if kind == "default":
-        rotary = Rotary(base=base)
-    elif kind == "linear":
-        rotary = Rotary(base=base, scaling="linear", factor=float(inner.number("factor")))
+    inner.must("partial_rotary_factor", 1.0, why="a LLaMA turns whole heads")
+    longest = options.size("max_position_embeddings", 2048)
+    fields: dict[str, Any] = {"base": float(inner.number("rope_theta", theta))}
+    if kind in ("linear", "dynamic", "llama3", "yarn"):
+        fields["factor"] = float(inner.number("factor"))
+    if kind == "dynamic":
+        fields["original_length"] = longest
     elif kind == "llama3":
-        rotary = Rotary(
-            base=base,
-            scaling="llama3",
-            factor=float(inner.number("factor")),
-            low=float(inner.number("low_freq_factor")),
-            high=float(inner.number("high_freq_factor")),
-            original_length=inner.number("original_max_position_embeddings"),
-        )
-    else:
-        raise options.refuse("rope_scaling", kind, "there are default, linear and llama3")
+        fields["original_length"] = inner.size("original_max_position_embeddings")
+        fields["low"], fields["high"] = (float(inner.number(f"{end}_freq_factor")) for end in ("low", "high"))
+    elif kind == "yarn":
+        fields["original_length"] = inner.size("original_max_position_embeddings", longest)
+        fields["beta_fast"] = float(inner.number("beta_fast", 32.0))
+        fields["beta_slow"] = float(inner.number("beta_slow", 1.0))
+        fields["truncate"] = inner.flag("truncate", True)
+    elif kind == "longrope":
+        fields["original_length"] = original = inner.size("original_max_position_embeddings", longest)
+        fields["factor"] = max(float(inner.number("factor", longest / original)), 1.0)
+        for name in ("long_factor", "short_factor"):
+            values = inner.take(name)
+            if not isinstance(values, list) or not all(isinstance(one, int | float) for one in values):
+                raise inner.refuse(name, values, "a list of numbers is wanted")
+            fields[f"{name}s"] = tuple(map(float, values))
+    elif kind not in ("default", "linear"):
+        known = ("default", "linear", "dynamic", "yarn", "longrope", "llama3")
+        raise options.refuse("rope_scaling", kind, f"there are {', '.join(known)}.{nearest(str(kind), known)}")
+    if kind in ("yarn", "longrope") and (given := inner.number("attention_factor", None)) is not None:
+        fields["attention_factor"] = float(given)
     inner.finish()
-    return rotary
+    return Rotary(scaling="none" if kind == "default" else kind, **fields)
 
 
 def _rotary_options(rotary: Rotary) -> dict[str, Any]:
-    scaling: dict[str, Any] | None = None
-    if rotary.scaling == "linear":
-        scaling = {"rope_type": "linear", "factor": rotary.factor}
-    elif rotary.scaling == "llama3":
-        scaling = {
-            "rope_type": "llama3",
-            "factor": rotary.factor,
-            "low_freq_factor": rotary.low,
-            "high_freq_factor": rotary.high,
-            "original_max_position_embeddings": rotary.original_length,
-        }
-    return {"rope_theta": rotary.base, "rope_scaling": scaling}
+    scaling: dict[str, Any] = {"rope_type": rotary.scaling}
+    if rotary.scaling in ("linear", "dynamic", "llama3", "yarn", "longrope"):
+        scaling["factor"] = rotary.factor
+    if rotary.scaling in ("llama3", "yarn", "longrope"):
+        scaling["original_max_position_embeddings"] = rotary.original_length
+    if rotary.scaling == "llama3":
+        scaling |= {"low_freq_factor": rotary.low, "high_freq_factor": rotary.high}
+    elif rotary.scaling == "yarn":
+        scaling |= {"beta_fast": rotary.beta_fast, "beta_slow": rotary.beta_slow, "truncate": rotary.truncate}
+    elif rotary.scaling == "longrope":
+        scaling |= {"long_factor": list(rotary.long_factors), "short_factor": list(rotary.short_factors)}
+    if rotary.attention_factor is not None:
+        scaling["attention_factor"] = rotary.attention_factor
+    return {"rope_theta": rotary.base, "rope_scaling": None if rotary.scaling == "none" else scaling}

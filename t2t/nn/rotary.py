@@ -29,6 +29,9 @@ Factor = Annotated[float, Range(1e-6, 1e6)]
 class Rotary(Configuration):
     """How fast the coordinates turn. The scalings are those of `transformers`' `ROPE_INIT_FUNCTIONS`, by the same names.
 
+    "dynamic" and "longrope" depend on the length of the longest text of the batch. In decoding this is the length so far: keys that are cached stay as
+    they were turned, as in `transformers`, so that past `original_length` steps differ from a pass over the whole text.
+
     Args:
         base: coordinate pair i of n turns by base ** (-i / n) radians a position (theta).
         factor: by how much the context is longer than it was in training; see `scaling`.

@@ -144,6 +144,22 @@ CASES = (
         tie_word_embeddings=True,
         rope_parameters={"rope_type": "linear", "factor": 3.0, "rope_theta": 1e5},
     ),
+    _llama(
+        "yarn positions",
+        rope_parameters={"rope_type": "yarn", "factor": 4.0, "rope_theta": 1e4, "original_max_position_embeddings": 16},
+    ),
+    _llama(
+        "dynamic positions",
+        max_position_embeddings=6,
+        rope_parameters={"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4},
+    ),
+    _llama(
+        "longrope positions",
+        rope_parameters={
+            **{"rope_type": "longrope", "rope_theta": 1e4, "factor": 8.0, "original_max_position_embeddings": 8},
+            **{"short_factor": [1.0, 1.1, 1.2, 1.3], "long_factor": [2.0, 3.0, 4.0, 5.0]},
+        },
+    ),
     _llama("biases, head size", attention_bias=True, mlp_bias=True, head_dim=6, hidden_act="gelu"),
     _case("LLaMA", "Mistral: sliding window", "MistralConfig", "MistralForCausalLM", _LLAMA, sliding_window=4),
     *(_headed("Bert", kind, _BERT) for kind in HEADS),

@@ -132,7 +132,7 @@ def test_copies_of_a_tied_tensor_must_be_equal(tmp_path):
         (LLAMA, {"rope_flavour": "odd"}, r"unknown option rope_flavour = 'odd'.*--accept-option rope_flavour"),
         (LLAMA, {"hidden_act": "mish"}, r"hidden_act is 'mish'"),
         (LLAMA, {"rope_interleaved": True}, r"rope_interleaved is True"),
-        (LLAMA, {"rope_parameters": {"rope_type": "yarn", "factor": 2.0}}, r"rope_scaling is 'yarn'"),
+        (LLAMA, {"rope_parameters": {"rope_type": "yam", "factor": 2.0}}, r"rope_scaling is 'yam'.*Nearest: .*yarn"),
         (LLAMA, {"hidden_size": None}, r"no option 'hidden_size'"),
         (GPT, {"scale_attn_by_inverse_layer_idx": True}, r"scale_attn_by_inverse_layer_idx is True"),
         (GPT, {"embd_pdrop": 0.5}, r"embd_pdrop is 0.5"),
