@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, TypeVar
 
 from t2t import config as configuration
 from t2t.errors import UserError, nearest
@@ -20,14 +20,36 @@ from t2t.models.t5.mapping import T5, UMT5
 from t2t.nn.model import RATES, ModelConfig
 
 FAMILIES: tuple[Family, ...] = (T5(), UMT5(), Albert(), Roberta(), Bert(), DistilBert(), GPT2(), Llama())
+"""The families of the library."""
+
+_Class = TypeVar("_Class", bound=type[Family])
+_registered: dict[str, Family] = {}
+
+
+def register(cls: _Class) -> _Class:
+    """Make a family of the user's own known, and return the class: a decorator. A later family of the same name replaces an earlier one.
+
+    Raises UserError where a family of the library has its name or one of its model types.
+    """
+    for known in FAMILIES:
+        same = set(known.model_types) & set(cls.model_types)
+        if same or known.name == cls.name:
+            raise UserError(f"family {cls.__name__}: {min(same, default=cls.name)!r} is {known.name} of the library")
+    _registered[cls.name] = cls()
+    return cls
+
+
+def families() -> tuple[Family, ...]:
+    """Return all families: those of the library, then the registered ones."""
+    return (*FAMILIES, *_registered.values())
 
 
 def family_of(model_type: str, *, where: str) -> Family:
     """Return the family of a config.json's model_type. Raises UserError where it is none of ours."""
-    for family in FAMILIES:
+    for family in families():
         if model_type in family.model_types:
             return family
-    known = [name for family in FAMILIES for name in family.model_types]
+    known = [name for family in families() for name in family.model_types]
     raise UserError(f"{where}: model_type is {model_type!r}, none of {', '.join(known)}.{nearest(model_type, known)}")
 
 
@@ -60,7 +82,7 @@ def exportable(config: ModelConfig) -> tuple[Family, dict[str, Any], list[Tensor
     """
     specs = config.build().specs
     reasons: list[str] = []
-    for family in FAMILIES:
+    for family in families():
         options = family.options(config)
         if options is None:
             continue

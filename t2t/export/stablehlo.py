@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from t2t.vocabularies import Vocabulary
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 MANIFEST = "manifest.json"
+log = logging.getLogger(__name__)
 
 
 def write_stablehlo(
@@ -143,6 +145,11 @@ def _export(
                 f"this model cannot be exported without fixed lengths, and {', '.join(sorted(missing))} is not given"
             ) from error
         sizes = {name: fixed[name] for name in lengths}
+        log.warning(
+            "%s: its lengths are fixed (%s): the model cannot be traced without them",
+            entry.name,
+            ", ".join(f"{name} {size}" for name, size in sorted(sizes.items())),
+        )
         return sizes, bytes(export(shapes, _symbolic(entry, sizes)).serialize())
 
 

@@ -41,7 +41,8 @@ class Optax(OptimizerConfig):
     arguments: dict[str, bool | Whole | Finite | str | None] = field(default_factory=dict)
     per_layer: bool = True
 
-    def _rules(self, specs: Any) -> list[optax.GradientTransformation]:
+    def rules(self, specs: Any) -> list[optax.GradientTransformation]:
+        """Return the named optimizer. Raises UserError where it cannot be made with these arguments."""
         function = _find(self.name)
         accepted = inspect.signature(function).parameters
         arguments: dict[str, Any] = dict(self.arguments)

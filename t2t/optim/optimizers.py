@@ -20,7 +20,7 @@ from t2t.types import Params
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig(Configuration, abc.ABC):
-    """What turns gradients into updates.
+    """What turns gradients into updates. A subclass has its options as fields, and `rules`.
 
     Args:
         schedule: the learning rate. The default is the optimizer's own.
@@ -33,11 +33,11 @@ class OptimizerConfig(Configuration, abc.ABC):
     def build(self, specs: Any) -> optax.GradientTransformation:
         """Return the transformation of gradients to updates for parameters like `specs`, a nested dict of ParamSpec: those that are trainable."""
         parts = [] if self.clip_norm is None else [clip_by_norm(self.clip_norm, specs)]
-        return optax.chain(*parts, *self._rules(specs))
+        return optax.chain(*parts, *self.rules(specs))
 
     @abc.abstractmethod
-    def _rules(self, specs: Any) -> list[optax.GradientTransformation]:
-        """Return what follows upon clipping, the learning rate included."""
+    def rules(self, specs: Any) -> list[optax.GradientTransformation]:
+        """Return the transformations that follow clipping, the learning rate (`schedule`) included, for parameters like `specs`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +58,8 @@ class AdamW(OptimizerConfig):
     weight_decay: Weight = 0.1
     clip_norm: Norm | None = 1.0
 
-    def _rules(self, specs: Any) -> list[optax.GradientTransformation]:
+    def rules(self, specs: Any) -> list[optax.GradientTransformation]:
+        """Return Adam, weight decay and the learning rate."""
         return [
             optax.scale_by_adam(b1=self.b1, b2=self.b2, eps=self.eps),
             *_weight_decay(self.weight_decay, specs),
@@ -92,7 +93,8 @@ class Adafactor(OptimizerConfig):
     eps: Epsilon = 1e-30
     weight_decay: Weight = 0.0
 
-    def _rules(self, specs: Any) -> list[optax.GradientTransformation]:
+    def rules(self, specs: Any) -> list[optax.GradientTransformation]:
+        """Return Adafactor for each layer, weight decay and the learning rate."""
         whole = [
             optax.scale_by_factored_rms(
                 decay_rate=self.decay_rate, min_dim_size_to_factor=self.min_dimension, epsilon=self.eps
