@@ -9,6 +9,7 @@ from typing import Annotated
 import tyro
 
 from t2t.api.export import check_export, export_run
+from t2t.export.exporters import BUILT_IN
 from t2t.limits import CountOrZero, Generated, Range
 from t2t.paths import LocalPath
 
@@ -31,7 +32,7 @@ def export(
     Args:
         run: the run's directory.
         format: stablehlo (programs that JAX alone runs, with their weights), safetensors (weights and configuration) or huggingface (a directory
-            that from_pretrained of transformers loads).
+            that from_pretrained of transformers loads); or a format of your own, see docs/extending.md.
         out: the directory to write to.
         step: which checkpoint; the newest where none is given.
         length: stablehlo: tokens that the greedy program generates at most; those of the run's targets where not given.
@@ -44,7 +45,8 @@ def export(
     Raises:
         UserError: no such format, run or checkpoint, or `out` is not empty.
     """
-    check_export(format, length=length, platforms=platforms, dtype=dtype, shard_bytes=shard_bytes)
+    if format in BUILT_IN:  # the run's own code may know others
+        check_export(format, length=length, platforms=platforms, dtype=dtype, shard_bytes=shard_bytes)
     from t2t.api.user_code.loading import load_run
     from t2t.export.directory import check as check_out
 

@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from t2t.errors import Failure, UserError, nearest
+from t2t.export.exporters import BUILT_IN, registered
 from t2t.train.run import SavedRun
 from t2t.types import Params
 
-FORMATS = ("stablehlo", "safetensors", "huggingface")
 _PLATFORMS = ("cpu", "cuda", "tpu")
 _SHARD_BYTES = 5_000_000_000
 
@@ -23,8 +23,9 @@ def check_export(
     shard_bytes: int | None = None,
 ) -> None:
     """Refuse a format that there is not, and an option of another format, which would have no effect. Raises UserError."""
-    if format not in FORMATS:
-        raise UserError(f"unknown format {format!r} (--format). There are: {', '.join(FORMATS)}.")
+    known = (*BUILT_IN, *registered())
+    if format not in known:
+        raise UserError(f"unknown format {format!r} (--format). There are: {', '.join(known)}.{nearest(format, known)}")
     from t2t.export.stablehlo import PLATFORMS
     from t2t.export.tensor_files import DTYPES
 
@@ -67,6 +68,7 @@ def export_run(
     """
     from t2t.export import write_safetensors, write_stablehlo
     from t2t.export.directory import check as check_out
+    from t2t.export.directory import writing
     from t2t.models.families import exportable
 
     check_export(format, length=length, platforms=platforms, dtype=dtype, shard_bytes=shard_bytes)
@@ -87,6 +89,10 @@ def export_run(
             overwrite=overwrite,
             say=say,
         )
+    if format in registered():
+        with writing(Path(out), overwrite=overwrite) as draft:
+            registered()[format].write(run, params, draft)
+        return Path(out)
     if format == "safetensors":
         return write_safetensors(model, params, vocabulary, out, overwrite=overwrite, source=source)
     data = run.experiment.data

@@ -98,6 +98,8 @@ def _make(
     model: Source, source: str, run: Path, vocabulary_file: str | None, *, check: bool, say: Callable[[str], None]
 ) -> str:
     from t2t import models
+    from t2t.api.user_code import known_code
+    from t2t.api.user_code.imports import own_code
     from t2t.checkpoint import Checkpoints
     from t2t.export.huggingface import short_logits
     from t2t.export.tokenizer_files import trained_lengths
@@ -112,7 +114,16 @@ def _make(
         check_vocabulary(experiment, vocabulary)
         params = model.params(MeshConfig().build())
         before = short_logits(model.model, params) if check else None
-        open_run(run, RunRecord(recipe=f"import {source}", experiment=experiment, vocabulary=vocabulary))
+        own = own_code()  # a family of the user's own may make models of the user's own
+        record = RunRecord(
+            recipe=f"import {source}",
+            experiment=experiment,
+            vocabulary=vocabulary,
+            imports=own.imports,
+            code=own.checksums,
+        )
+        known_code.remember(own.imports, own.checksums)
+        open_run(run, record, own.files)
         size = vocabulary.size
     if vocabulary_file is None:
         _keep(model.files.directory, run / KEPT)

@@ -287,7 +287,7 @@ class Run(SavedRun):
         """Write the model for use elsewhere and return the directory.
 
         Args:
-          format: "huggingface" (a directory for transformers' from_pretrained), "safetensors" or "stablehlo".
+          format: "huggingface" (a directory for transformers' from_pretrained), "safetensors", "stablehlo", or a format of your own.
           out: the directory. overwrite: replace files in it.
           options: those of the format, see `t2t export --help`: dtype, shard_bytes, check; length, platforms.
 

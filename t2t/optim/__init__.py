@@ -1,7 +1,7 @@
 """Optimizers, learning-rate schedules, and how their state is divided over a mesh."""
 
 from t2t.optim.by_name import Optax
-from t2t.optim.optimizers import Adafactor, AdamW, OptimizerConfig
+from t2t.optim.optimizers import Adafactor, AdamW, OptimizerConfig, decay_mask
 from t2t.optim.per_layer import per_layer
 from t2t.optim.schedules import Constant, Cosine, InverseSquareRoot, Linear, Schedule, WarmupStableDecay
 from t2t.optim.state_axes import state_axes
@@ -19,6 +19,7 @@ __all__ = [
     "Schedule",
     "Trainable",
     "WarmupStableDecay",
+    "decay_mask",
     "per_layer",
     "state_axes",
 ]

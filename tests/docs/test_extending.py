@@ -1,0 +1,273 @@
+"""What docs/extending.md says of its examples holds: the code of the page itself is imported and tried, with small models."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from t2t.api.user_code import imports
+from t2t.decode import Beam, Greedy, generate
+from t2t.errors import UserError
+from t2t.export import loader, write_stablehlo
+from t2t.export.directory import flatten
+from t2t.export.exporters import Exporter
+from t2t.export.exporters import register as register_format
+from t2t.export.family import Family
+from t2t.export.huggingface import opened
+from t2t.launch.export import export
+from t2t.launch.main import run
+from t2t.models.config import LayerOptions
+from t2t.models.families import exportable, family_of
+from t2t.models.families import register as register_family
+from t2t.objectives import CrossEntropy
+from t2t.optim import Constant, Optax
+from t2t.sharding import MeshConfig, assume_platform
+from tests.docs.test_snippets import EVALUATED, FENCE, ROOT, SHORT
+from tests.export.exported_models import VOCABULARY
+from tests.export.test_huggingface import SIZE, saved
+from tests.models.tiny import VOCAB, batch, config, logits_of, params_of, quick_jit, row, rows, some_batch
+
+PAGE = (ROOT / "docs/extending.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """A folder with the files of the page."""
+    folder = tmp_path_factory.mktemp("extending")
+    for _, name, body in FENCE.findall(PAGE):
+        if name:
+            (folder / name).write_text(body, encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def page(files):
+    """The page's modules, imported as `--import` does it."""
+    names = ("gated", "sparse", "focal", "lion", "gpt1", "npz")
+    made = SimpleNamespace(**{name: imports.load(str(files / f"{name}.py")) for name in names})
+    imports.forget()  # what other tests train does not keep them
+    return made
+
+
+@pytest.fixture(scope="module")
+def gated(page):
+    """A small decoder with the page's mixer."""
+    layer = LayerOptions(mixer=page.gated.GatedConfig(inner=24))
+    return config("gpt", layers=3, positions="none", pattern=(layer,))
+
+
+def texts_of(*lengths):
+    random = np.random.default_rng(0)
+    return [random.integers(1, VOCAB, n) for n in lengths]
+
+
+def test_packed_rows_equal_unpacked_ones(gated):
+    texts = texts_of(4, 6, 3, 5)
+    logits = np.asarray(
+        logits_of(gated)(batch("decoder", None, rows([row(texts, 21), *(row([x], 21) for x in texts)])))
+    )
+    at = 0
+    for index, text in enumerate(texts):
+        np.testing.assert_allclose(logits[0, at : at + len(text)], logits[index + 1, : len(text)], atol=1e-5, rtol=1e-5)
+        at += len(text)
+
+
+@pytest.mark.parametrize("platform", ["cpu", "gpu"])
+def test_a_forward_pass_equals_decoding_step_by_step(gated, platform):
+    lengths, steps = [6, 1, 4], 3
+    model, params = params_of(gated)
+    texts = texts_of(*(n + steps for n in lengths))
+    expected = np.asarray(logits_of(gated)(batch("decoder", None, rows([row([x], 12) for x in texts]))))
+    prompts = batch("decoder", None, rows([row([x[:n]], 7) for x, n in zip(texts, lengths, strict=True)]))
+
+    def decoded(params):
+        logits, cache = model.start(params, prompts, 12)
+        step, found = model.stepper(params), [logits]
+        for at in range(steps):
+            logits, cache = step(cache, np.array([x[n + at] for x, n in zip(texts, lengths, strict=True)]))
+            found.append(logits)
+        return found
+
+    with assume_platform(platform):
+        found = quick_jit(decoded)(params)
+    for at, logits in enumerate(found):
+        wanted = np.stack([expected[i, n - 1 + at] for i, n in enumerate(lengths)])
+        np.testing.assert_allclose(logits, wanted, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("way", [Greedy(), Beam(size=3, return_n=2)])
+def test_scores_of_generated_texts_are_those_of_the_forward_pass(gated, way):
+    model, params = params_of(gated)
+    (prompt,) = texts_of(3)
+    made = generate(model, params, batch("decoder", None, row([prompt], 4)), way, length=5, eos_id=VOCAB)
+    found = [np.concatenate([prompt, ids]) for ids in np.asarray(made.ids)[0]]
+    logs = jax.nn.log_softmax(logits_of(gated)(batch("decoder", None, rows([row([x], 8) for x in found]))))
+    for text, own, score in zip(found, np.asarray(logs), np.asarray(made.scores)[0], strict=True):
+        total = sum(own[at - 1, text[at]] for at in range(3, 8))
+        if isinstance(way, Greedy):
+            assert [own[at - 1].argmax() for at in range(3, 8)] == list(text[3:])
+        else:
+            total /= ((5 + 5) / 6) ** way.length_penalty
+        np.testing.assert_allclose(total, score, rtol=1e-4)
+
+
+def test_the_exported_program_gives_the_same_tokens(page, tmp_path):
+    layer = LayerOptions(mixer=page.gated.GatedConfig(inner=24))
+    model, params = params_of(config("gpt", positions="none", pattern=(layer,), vocab_size=SIZE))
+    sizes = {"length": 8, "prompt_length": 8}
+    write_stablehlo(model, params, VOCABULARY, tmp_path / "out", length=4, fixed_lengths=sizes, platforms=("cpu",))
+    described = json.loads((tmp_path / "out/manifest.json").read_text())["entries"]
+    assert described["greedy"]["inputs"]["ids"]["shape"] == ["batch", 8]
+    assert described["logits"]["inputs"]["ids"]["shape"] == ["batch", 8]
+    texts = texts_of(6, 3)
+    prompts = rows([row([text], 8) for text in texts])
+    entries = loader.load(tmp_path / "out")
+    found = entries["greedy"]({"ids": prompts.ids, "lengths": np.array([6, 3])})["ids"]
+    made = generate(
+        model,
+        params,
+        batch("decoder", None, prompts),
+        Greedy(),
+        length=4,
+        eos_id=VOCABULARY.end_ids,
+        vocab_size=VOCABULARY.size,
+    )
+    np.testing.assert_array_equal(found, made.ids[:, 0])
+    whole = entries["logits"]({"ids": prompts.ids})["logits"]
+    expected = quick_jit(model.logits)(params, batch("decoder", None, prompts))
+    for index, text in enumerate(texts):
+        np.testing.assert_allclose(whole[index, : len(text)], expected[index, : len(text)], atol=1e-5)
+
+
+def test_an_encoder_with_the_mixer_is_refused(page):
+    layer = LayerOptions(mixer=page.gated.GatedConfig(inner=24))
+    with pytest.raises(UserError, match=r"GatedConfig sees no later tokens"):
+        config("bert", pattern=(layer,))
+
+
+def test_the_feed_forward_layer_reports_its_terms(page):
+    sparse = LayerOptions(feed_forward=page.sparse.SparseConfig(inner=24, penalty=0.5))
+    model, params = params_of(config("gpt", layers=4, pattern=(LayerOptions(), sparse)))
+    sums = CrossEntropy().loss(model, params, some_batch("decoder"))
+    activation, weight = sums.extra["activation"]
+    active, _ = sums.extra["active_units"]
+    assert float(weight) == 2 * 2 * 8  # layers, rows, tokens
+    assert 0.0 < float(active / weight) < 1.0
+    np.testing.assert_allclose(sums.objective, sums.loss + 0.5 * activation, rtol=1e-6)
+
+
+def test_the_focal_loss_without_gamma_is_cross_entropy(page):
+    model, params = params_of(config("gpt"))
+    own = some_batch("decoder")
+
+    def value(objective, of=lambda sums: sums.objective):
+        return jax.value_and_grad(lambda p: of(objective.loss(model, p, own)))(params)
+
+    plain, focal = CrossEntropy().loss(model, params, own), page.focal.Focal(gamma=0.0).loss(model, params, own)
+    for name in ("objective", "loss", "correct", "weight"):
+        np.testing.assert_allclose(getattr(focal, name), getattr(plain, name), rtol=1e-5)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4),
+        value(page.focal.Focal(gamma=0.0)),
+        value(CrossEntropy()),
+    )
+    easier = page.focal.Focal(gamma=2.0).loss(model, params, own)
+    assert float(easier.objective) < float(easier.loss)
+    np.testing.assert_allclose(easier.loss, plain.loss, rtol=1e-5)
+
+
+def test_the_page_s_lion_is_that_of_optax(page):
+    model, params = params_of(config("gpt"))
+    gradients = jax.tree.map(lambda p: jnp.sin(7 * p), params)
+    schedule = Constant(peak=1e-2)
+    ways = [
+        page.lion.Lion(schedule=schedule, weight_decay=0.1),
+        Optax(name="optax.lion", arguments={"weight_decay": 0.1}, schedule=schedule),
+    ]
+
+    def updates(optimizer):
+        transform = optimizer.build(model.specs)
+        state, found = transform.init(params), []
+        for factor in (1.0, -0.5):
+            update, state = transform.update(jax.tree.map(lambda g, f=factor: f * g, gradients), state, params)
+            found.append(update)
+        return found
+
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), *map(updates, ways))
+
+
+def test_the_family_and_the_format_write_and_read(page, tmp_path, capsys):
+    settings = config("gpt-1", vocab_size=SIZE)
+    assert exportable(settings)[0].name == "GPT-1"
+    assert exportable(config("gpt", vocab_size=SIZE))[0].name == "GPT-2"
+    params = saved(tmp_path / "run", settings)
+    export(str(tmp_path / "run"), format="huggingface", out=str(tmp_path / "out"))
+    assert "logits read back differ by at most 0.0e+00" in capsys.readouterr().err
+    with opened(tmp_path / "out", family_of) as source:
+        assert source.family.name == "GPT-1"
+        jax.tree.map(np.testing.assert_array_equal, source.params(MeshConfig().build()), params)
+    assert run(["export", str(tmp_path / "run"), "--format", "npz", "--out", str(tmp_path / "npz")]) == 0
+    arrays = np.load(tmp_path / "npz/weights.npz")
+    jax.tree.map(np.testing.assert_array_equal, dict(arrays), flatten(params))
+    assert json.loads((tmp_path / "npz/model.json").read_text())["vocab_size"] == SIZE
+
+
+def test_names_that_are_taken_are_refused():
+    with pytest.raises(UserError, match=r"exporter Mine: 'safetensors' is a format of the library"):
+
+        @register_format
+        class Mine(Exporter):
+            name = "safetensors"
+
+    with pytest.raises(UserError, match=r"family Other: 'gpt2' is GPT-2 of the library"):
+
+        @register_family
+        class Other(Family):
+            name = "Other"
+            model_types = ("gpt2",)
+
+
+TRAINED = [*SHORT, *EVALUATED, "--data.shards", "2"]
+
+
+@pytest.mark.slow  # trainings
+def test_runs_answer_and_train_on_elsewhere(files, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    here, there = tmp_path / "here", tmp_path / "there"
+    for name in ("gated", "sparse"):
+        (here / name).mkdir(parents=True)
+        shutil.copy(files / f"{name}.py", here / name / f"{name}.py")
+        assert run(["train", str(here / name / f"{name}.py:tiny"), "--dir", str(here / name / "run"), *TRAINED]) == 0
+    lines = [json.loads(line) for line in (here / "sparse/run/metrics.jsonl").read_text().splitlines()]
+    logged = [line for line in lines if "active_units" in line]
+    assert [line["step"] for line in logged] == [1, 2]
+    assert all(0 < line["active_units"] < 1 and line["activation"] > 0 for line in logged)
+    shutil.copytree(here / "gated/run", there / "run")
+    shutil.rmtree(here / "gated")
+
+    def t2t(*words):
+        environment = {**os.environ, "XDG_STATE_HOME": str(tmp_path / "state")}  # another user's machine
+        command = [sys.executable, "-m", "t2t.launch", *words]
+        return subprocess.run(command, cwd=there, env=environment, capture_output=True, text=True, timeout=240)
+
+    ask = ("infer", "run", "--text", "reverse: old map", "--max-length", "8")
+    refused = t2t(*ask)
+    assert refused.returncode == 2
+    assert "GatedConfig" in refused.stderr
+    assert "--trust-code" in refused.stderr
+    for more in ((), ("--beams", "3")):
+        answered = t2t(*ask, *more, "--trust-code")
+        assert answered.returncode == 0, answered.stderr
+        assert "running code of run: run/code/gated.py" in answered.stderr
+    trained = t2t("train", "from:run", "--dir", "next", "--trust-code", *TRAINED)
+    assert trained.returncode == 0, trained.stderr
+    assert (there / "next/code/gated.py").read_bytes() == (files / "gated.py").read_bytes()
