@@ -9,7 +9,7 @@ from typing import Annotated
 import tyro
 
 from t2t.api.export import check_export, export_run
-from t2t.export.exporters import BUILT_IN
+from t2t.api.exporters import BUILT_IN
 from t2t.limits import CountOrZero, Generated, Range
 from t2t.paths import LocalPath
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from t2t.api.exporters import BUILT_IN, registered
 from t2t.errors import Failure, UserError, nearest
-from t2t.export.exporters import BUILT_IN, registered
 from t2t.train.run import SavedRun
 from t2t.types import Params
 

@@ -14,13 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from t2t.api.exporters import Exporter
+from t2t.api.exporters import register as register_format
 from t2t.api.user_code import imports
 from t2t.decode import Beam, Greedy, generate
 from t2t.errors import UserError
 from t2t.export import loader, write_stablehlo
 from t2t.export.directory import flatten
-from t2t.export.exporters import Exporter
-from t2t.export.exporters import register as register_format
 from t2t.export.family import Family
 from t2t.export.huggingface import opened
 from t2t.launch.export import export
