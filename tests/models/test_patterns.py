@@ -75,7 +75,7 @@ def test_the_scan_equals_a_loop_over_layers(name):
         x, _ = Definition(block).bind(found)(x, context)
     x = x / jnp.sqrt((x**2).mean(-1, keepdims=True) + 1e-5) * params["decoder"]["final_norm"]["scale"]
     real = tokens.segments > 0
-    np.testing.assert_allclose(quick_jit(model.hidden)(params, own)[real], x[real], atol=1e-5, rtol=1e-5)
+    np.testing.assert_allclose(quick_jit(model.hidden)(params, own)[real], x[real], atol=1e-6, rtol=1e-6)
 
 
 def test_local_layers_see_their_window_and_global_ones_all():
