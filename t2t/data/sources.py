@@ -68,8 +68,10 @@ def examples(
 
     @tf.autograph.experimental.do_not_convert
     def features(example: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        # An example's extra array comes over flat; `Batch.extra` has its shape again.
-        return {name: tf.cast(tf.reshape(example[name], [-1]), layout.dtype(name)) for name in layout.features}
+        # An example's extra array comes over flat; `Batch.extra` has its shape again. Tokens get their type and nothing else: tf.data leaves out or joins
+        # maps by what is in them, and the stored position of a run that goes on is that of the maps that were left.
+        flat = {x.name: tf.reshape(example[x.name], [-1]) for x in layout.extras}
+        return {name: tf.cast({**example, **flat}[name], layout.dtype(name)) for name in layout.features}
 
     def one(task: seqio.Task) -> tf.data.Dataset:
         place = tasks.index(task)
