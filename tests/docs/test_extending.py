@@ -30,6 +30,7 @@ from t2t.models.families import exportable, family_of
 from t2t.models.families import register as register_family
 from t2t.objectives import CrossEntropy
 from t2t.optim import Constant, Optax
+from t2t.plan.topology import ENVIRONMENT
 from t2t.sharding import MeshConfig, assume_platform
 from tests.docs.test_snippets import EVALUATED, FENCE, ROOT, SHORT
 from tests.export.exported_models import VOCABULARY
@@ -152,6 +153,17 @@ def test_an_encoder_with_the_mixer_is_refused(page):
     layer = LayerOptions(mixer=page.gated.GatedConfig(inner=24))
     with pytest.raises(UserError, match=r"GatedConfig sees no later tokens"):
         config("bert", pattern=(layer,))
+
+
+def test_the_recipe_is_planned(files, page, monkeypatch, capsys):
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(imports, "_used", {})
+    assert run(["plan", f"{files / 'gated.py'}:tiny", "--topology", "v5e:2x2", "--compile", "0"]) == 0
+    # Of each of two layers the recurrence's four products and the feed-forward layer's two, and the logits.
+    layer, head, tokens = 4 * 64 * 128 + 2 * 64 * 256, 64 * 384, 24 * 128
+    said = f"{3 * 2 * tokens * (2 * layer + head) / 1e9:.2f}B"
+    assert f"{said} model FLOPs a step, {said} computed" in capsys.readouterr().out
 
 
 def test_the_feed_forward_layer_reports_its_terms(page):
