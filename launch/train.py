@@ -13,6 +13,7 @@ import jax
 
 from t2t.api import overrides, report
 from t2t.api.assembly import run_training
+from t2t.api.earlier_recipes import as_begun
 from t2t.api.progress import Progress
 from t2t.api.quiet import import_tensorflow
 from t2t.api.recipes import find, is_own
@@ -106,7 +107,7 @@ def command(arguments: Sequence[str], imports: tuple[str, ...]) -> int:
         directory = check_directory(given.dir, "--dir")
         run_code.ready(directory)
     experiment = parse.override(
-        recipe(),
+        as_begun(given.recipe, recipe(), directory),
         rest,
         prog=prog,
         description=f"{(recipe.__doc__ or '').strip()}\n\nthe command's own options:\n{columns(OWN)}",

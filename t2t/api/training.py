@@ -118,6 +118,7 @@ def _directory(what: object, dir: str | os.PathLike[str] | None) -> Path | None:
 
 def _begun(what: str | Experiment | Run, directory: Path | None) -> tuple[str, Experiment]:
     """Return what to call the beginning in run.json, and the experiment before it is changed."""
+    from t2t.api.earlier_recipes import as_begun
     from t2t.api.quiet import import_tensorflow
     from t2t.api.recipes import FROM, find, from_run, is_own
     from t2t.train.experiment import Experiment
@@ -134,7 +135,8 @@ def _begun(what: str | Experiment | Run, directory: Path | None) -> tuple[str, E
         raise UserError(f't2t.train: {what!r} is no recipe\'s name, Experiment or Run. Nearest: "t5:quickstart".')
     if is_own(what):
         import_tensorflow()  # a recipe of the user's own is likely to register tasks
-    return what, find(what)()
+    begun = find(what)()
+    return what, begun if directory is None else as_begun(what, begun, directory)
 
 
 def _joined(values: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
