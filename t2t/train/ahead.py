@@ -70,6 +70,7 @@ class Ahead:
         self._program: Future[Program] = Future()
         self._state: Future[TrainState | None] = Future()
         self._step: Future[jax.stages.Compiled] = Future()
+        self._remade: dict[Future[Any], Any] = {}
         self._taken = False
         if self._threaded:
             threading.Thread(target=self._make, name=THREAD, daemon=True).start()
@@ -126,7 +127,15 @@ class Ahead:
     def _part(self, part: Future[T], make: Callable[[], Any]) -> T:
         if not self._threaded and not part.done():
             part.set_result(make())
-        return part.result()
+        if part in self._remade:
+            return self._remade[part]
+        try:
+            return part.result()
+        except ImportError:
+            # JAX imports some of itself late, and TensorFlow's packages put hooks of their own in the way of imports while they are imported.
+            # Whoever asks has done so by then.
+            self._remade[part] = make()
+            return self._remade[part]
 
     def _build(self) -> Program:
         program = Program.of(self._experiment, self._experiment.mesh.build())

@@ -1,0 +1,55 @@
+"""Programs made in a thread: what fails there because of imports under way elsewhere is made by whoever asks for it."""
+
+import threading
+
+import pytest
+
+from t2t.api.overrides import overridden
+from t2t.api.recipes import find
+from t2t.train.ahead import THREAD, Ahead
+from t2t.train.program import Program
+
+
+@pytest.fixture(scope="module")
+def experiment():
+    small = {"batch_size": 8, "model.encoder.layers": 1, "model.decoder.layers": 1, "model.vocab_size": 384}
+    return overridden(find("t5:quickstart")(), small)
+
+
+def failing_in_the_thread(monkeypatch, method, error):
+    made = getattr(Program, method)
+
+    def once(*arguments, **named):
+        if threading.current_thread().name == THREAD:
+            raise error
+        return made(*arguments, **named)
+
+    monkeypatch.setattr(Program, method, once)
+
+
+@pytest.mark.parametrize("method", ["of", "create", "compiled"])
+def test_an_import_that_fails_in_the_thread_is_made_up_for(method, experiment, monkeypatch):
+    failing_in_the_thread(monkeypatch, method, ModuleNotFoundError("No module named 'jax._src.hijax.HiType'"))
+    ahead = Ahead(experiment, newest=None)
+    assert ahead.program() is ahead.program()
+    state = ahead.state()
+    assert int(state.step) == 0
+    step = ahead.step()
+    assert step is ahead.step()
+    assert "f32" in ahead.text()
+
+
+def test_other_errors_are_raised_to_who_asks(experiment, monkeypatch):
+    failing_in_the_thread(monkeypatch, "of", ZeroDivisionError("wrong"))
+    ahead = Ahead(experiment, newest=None)
+    with pytest.raises(ZeroDivisionError, match="wrong"):
+        ahead.program()
+
+
+def test_an_import_that_fails_for_everyone_is_raised(experiment, monkeypatch):
+    def missing(*arguments, **named):
+        raise ModuleNotFoundError("No module named 'missing'")
+
+    monkeypatch.setattr(Program, "of", missing)
+    with pytest.raises(ModuleNotFoundError, match="missing"):
+        Ahead(experiment, newest=None).program()
