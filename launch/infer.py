@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TextIO
 
 import tyro
 
+from t2t import former_names
 from t2t.api import inference
 from t2t.api.escapes import visible
 from t2t.api.inference import does
@@ -291,3 +292,7 @@ def _write(answers: Iterator[dict[str, Any]], out: TextIO, *, readable: bool) ->
             file.write(f"{answer['prediction']}\n")
         out.write(visible(file.getvalue()) if out.isatty() else file.getvalue())
         out.flush()
+
+
+if not TYPE_CHECKING:
+    __getattr__ = former_names.of(__name__)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float, Int
 
-from t2t import types
+from t2t import former_names, types
 
 
 class Regularizers(Protocol):
@@ -103,3 +103,7 @@ def _sums(
         weight=jnp.sum(weights),
     )
     return sums, log_z
+
+
+if not TYPE_CHECKING:
+    __getattr__ = former_names.of(__name__)

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from t2t.limits import Configuration, Ids
+from t2t.losses import LossSums
 from t2t.nn.aux import Aux
 from t2t.nn.capabilities import SIDES, Capability, Kind, Output, Side, capabilities_of
 from t2t.types import Batch, Params
@@ -94,6 +95,10 @@ class Model(abc.ABC):
     ) -> tuple[Float[Array, "B L V"], Aux]:
         """Return `logits` with the terms that layers report beside them."""
         return self.logits(params, batch, dropout_key=dropout_key), {}
+
+    def losses(self, params: Params, batch: Batch, loss: Any, *, dropout_key: jax.Array | None = None) -> LossSums:
+        """Return `loss.loss(self, ...)`, the sums of an objective: the name of version 0.1.0, for code that users wrote."""
+        return loss.loss(self, params, batch, dropout_key)
 
     @abc.abstractmethod
     def start(self, params: Params, batch: Batch, length: int) -> tuple[Float[Array, "B V"], Cache]:

@@ -7,12 +7,12 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import jax
 
 import t2t
-from t2t import config
+from t2t import config, former_names
 from t2t.checkpoint import Checkpoints
 from t2t.distributed.gather import gather
 from t2t.distributed.preflight import AgreedError
@@ -210,3 +210,7 @@ class SavedRun:
         )
         with Checkpoints(self.directory / CHECKPOINTS, self.experiment.checkpoint) as checkpoints:
             return checkpoints.restore_params(self.step, abstract)
+
+
+if not TYPE_CHECKING:
+    __getattr__ = former_names.of(__name__)
