@@ -25,10 +25,14 @@ from t2t.launch.launchers.tpu_vm import TpuVm
 from t2t.launch.main import COMMANDS
 from t2t.launch.plan import Words
 from t2t.limits import Configuration, OutOfLimits, Range, Seed, check_arguments, problem
+from t2t.models.config import LayerOptions
 from t2t.models.electra import ReplacedTokenDetection
+from t2t.nn.attention.config import AttentionConfig
+from t2t.nn.mlp import MLPConfig
 from t2t.nn.rotary import Rotary
 from t2t.objectives import CrossEntropy
 from t2t.optim import Adafactor, AdamW, Constant, Cosine, InverseSquareRoot, Linear, Optax, WarmupStableDecay
+from t2t.optim.trainable import Trainable
 from t2t.plan.topology import Topology
 from t2t.sharding import MeshConfig
 from t2t.tasks.mixing import ProportionalRate
@@ -53,7 +57,9 @@ CONFIGURATIONS = [
         FewShot(),
         Guard(),
         StartFrom(),
+        Trainable(),
     ),
+    *(AttentionConfig(heads=2, head_dim=8), MLPConfig(inner=16), LayerOptions()),
     *(Greedy(), Sampling(), Beam(size=8)),
     *(AdamW(), Adafactor(), Optax(name="optax.lion", arguments={"b1": 0.5, "nesterov": True})),
     *(Constant(), InverseSquareRoot(), Linear(steps=1000), Cosine(steps=1000)),
