@@ -45,7 +45,7 @@ def export(
     Raises:
         UserError: no such format, run or checkpoint, or `out` is not empty.
     """
-    if format in BUILT_IN:  # the run's own code may know others
+    if format in BUILT_IN or not Path(run).is_dir():  # the run's own code may know others
         check_export(format, length=length, platforms=platforms, dtype=dtype, shard_bytes=shard_bytes)
     from t2t.api.user_code.loading import load_run
     from t2t.export.directory import check as check_out

@@ -335,7 +335,7 @@ def test_imports_of_a_record_that_needs_no_code_are_not_looked_at(imports_, tmp_
 def test_names_of_a_strangers_cannot_draw_on_the_terminal(tmp_path, template):
     directory = record(tmp_path / "run", template)
     stored = json.loads((directory / "run.json").read_text())
-    stored["experiment"]["loss"]["class"] = "a.\x1b[2KLoss"
+    stored["experiment"]["objective"]["class"] = "a.\x1b[2KLoss"
     (directory / "run.json").write_text(json.dumps({**stored, "imports": ["\x1b[1Aharmless.py"]}))
     with pytest.raises(UserError, match=r"--trust-code") as caught:
         run_code.ready(directory)
