@@ -23,16 +23,16 @@ RATE = 1e-4
 class Sizes:
     """A model's and its inputs' sizes.
 
-    layers:  of each stack.
+    num_layers:  of each stack.
     rows:    of a training batch; inputs and targets: their lengths (a model of one stack has rows of `inputs` tokens).
     prompt:  tokens before the generated ones; an encoder-decoder's inputs have `inputs`. new: tokens to generate.
     positions: that models with learned positions have.
     texts:   of the corpus that data is made of; mean_text: their mean length in tokens.
     """
 
-    layers: int
-    embed: int
-    heads: int
+    num_layers: int
+    d_model: int
+    num_heads: int
     vocab_size: int
     rows: int
     inputs: int
@@ -46,14 +46,14 @@ class Sizes:
     @property
     def head_dim(self) -> int:
         """Width of an attention head."""
-        return self.embed // self.heads
+        return self.d_model // self.num_heads
 
 
 SCALES = {
     "full": Sizes(
-        layers=4,
-        embed=256,
-        heads=4,
+        num_layers=4,
+        d_model=256,
+        num_heads=4,
         vocab_size=32_128,
         rows=16,
         inputs=256,
@@ -65,9 +65,9 @@ SCALES = {
         mean_text=200,
     ),
     "tiny": Sizes(
-        layers=2,
-        embed=32,
-        heads=2,
+        num_layers=2,
+        d_model=32,
+        num_heads=2,
         vocab_size=256,
         rows=2,
         inputs=16,
@@ -108,9 +108,9 @@ class Case:
         return SCALES[self.scale]
 
     @property
-    def mlp(self) -> int:
+    def d_ff(self) -> int:
         """Inner width of the feed-forward networks; gated ones have two matrices that wide."""
-        return self.sizes.embed * (4 if self.model in ("gpt2", "bert") else 2)
+        return self.sizes.d_model * (4 if self.model in ("gpt2", "bert") else 2)
 
     @property
     def length(self) -> int:

@@ -79,7 +79,7 @@ def our_layers(source: Source, params: Params) -> Rows:
     for side in source.config.sides:
         stack, tokens = getattr(source.config, side), getattr(batch, side)
         rows.append((f"{side} embeddings", np.asarray(source.model.embedded(params, tokens))))  # type: ignore[attr-defined]
-        for count in range(1, stack.layers + 1):
+        for count in range(1, stack.num_layers + 1):
             config, own = cut(source.config, params, side, count)
             network = config.build()
             hidden = network.encoded if side != source.config.sides[-1] else network.hidden
@@ -113,13 +113,13 @@ def cut(config: Any, params: Params, side: str, count: int) -> tuple[Any, Params
     import jax
 
     stack = getattr(config, side)
-    repeats = stack.layers // stack.blocks
+    repeats = stack.num_layers // stack.blocks
     layers = jax.tree.map(lambda leaf: leaf.repeat(repeats, axis=0)[:count], params[side]["layers"])
     own = {**params[side], "layers": layers}
-    whole = count == stack.layers
+    whole = count == stack.num_layers
     if not whole:
         own.pop("final_norm", None)
-    shorter = dataclasses.replace(stack, layers=count, groups=None, final_norm=stack.final_norm and whole)
+    shorter = dataclasses.replace(stack, num_layers=count, groups=None, final_norm=stack.final_norm and whole)
     return dataclasses.replace(config, **{side: shorter}), {**params, side: own}
 
 

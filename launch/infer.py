@@ -165,8 +165,8 @@ def command(
     else:
         with opened(output) as file:
             _write(answers(), file, readable=False)
-    if lengths.told is not None:
-        print(lengths.told, file=sys.stderr)
+    if lengths.message is not None:
+        print(lengths.message, file=sys.stderr)
 
 
 def choose(

@@ -149,8 +149,8 @@ def _goes_on(arguments: Sequence[str]) -> bool:
 
 def _compiling() -> bool:
     """Return whether a thread is compiling: the program's end would pull JAX away from under it. Loads no JAX."""
-    ahead = sys.modules.get("t2t.train.ahead")
-    return ahead is not None and ahead.compiling()
+    compiler = sys.modules.get("t2t.train.background_compiler")
+    return compiler is not None and compiler.compiling()
 
 
 def run(arguments: Sequence[str]) -> int:

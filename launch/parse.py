@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import tyro
 
+from t2t import former_names
 from t2t.api.option_names import nearest_options, option_names
 from t2t.errors import UserError
 from t2t.limits import OutOfLimits, check_arguments, option
@@ -69,7 +70,7 @@ def override(
     short = short or {}
     known = list(option_names(default))
     flags = {name for name, flag in known if flag}
-    words = _booleans([_lengthen(word, short) for word in arguments], flags)
+    words = _booleans([_renamed(_lengthen(word, short), dict(known)) for word in arguments], flags)
     if not asks_help(words):
         _check_options({name for name, _ in known} | {*map(_off, flags), *short}, words, prog, also=also)
     try:
@@ -96,6 +97,14 @@ def options() -> Iterator[None]:
 def _lengthen(word: str, short: Mapping[str, str]) -> str:
     name, equals, value = word.partition("=")
     return short.get(name.replace("_", "-"), name) + equals + value if name.startswith("--") else word
+
+
+def _renamed(word: str, known: Collection[str]) -> str:
+    """Return an option of an earlier version as it is called now."""
+    name, equals, value = word.partition("=")
+    path, dot, last = name.replace("_", "-").rpartition(".")
+    now = former_names.SIZES.get(last.replace("-", "_"), "").replace("_", "-")
+    return f"{path}{dot}{now}{equals}{value}" if now and f"{path}{dot}{now}" in known else word
 
 
 def _booleans(arguments: Sequence[str], flags: Collection[str]) -> list[str]:

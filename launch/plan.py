@@ -100,9 +100,9 @@ def _words(arguments: Sequence[str]) -> tuple[Any, list[str]]:
 
 
 def _plan(words: Words, experiment: Any) -> int:
-    from t2t.launch.show_plan import show_plan, show_ranking, show_remedies
-    from t2t.plan.plan import foresee, plan, prepare
-    from t2t.plan.search import remedies, search
+    from t2t.launch.show_plan import show_fixes, show_plan, show_ranking
+    from t2t.plan.plan import estimate_plan, plan, prepare
+    from t2t.plan.search import search, suggest_fixes
 
     topology = words.topology
     topology.check()
@@ -117,10 +117,10 @@ def _plan(words: Words, experiment: Any) -> int:
     if program is not None:
         if words.compile:
             print(f"compiling for {topology} ({topology.size} chips) ...", file=sys.stderr)
-        own = plan(program, topology) if words.compile else foresee(program, topology)
+        own = plan(program, topology) if words.compile else estimate_plan(program, topology)
         show_plan(own, words.recipe)
         if not own.fits and not words.search:
-            show_remedies(remedies(own.experiment, topology, devices))
+            show_fixes(suggest_fixes(own.experiment, topology, devices))
     ranked: list[Any] = []
     if words.search:
         print("searching ...", file=sys.stderr)

@@ -58,12 +58,12 @@ def _list(out: Console, filter: str) -> None:
             config.kind.replace("_", "-"),
             f"{count(config):,}",
             published + "*" * bool(preset.besides),
-            "+".join(str(stack.layers) for stack in config.stacks),
-            f"{first.embed:,}",
+            "+".join(str(stack.num_layers) for stack in config.stacks),
+            f"{first.d_model:,}",
         ]
         if wide:
             length = "any" if config.max_length is None else f"{config.max_length:,}"
-            cells += [str(first.heads), f"{first.mlp:,}", f"{config.vocab_size:,}", length]
+            cells += [str(first.num_heads), f"{first.d_ff:,}", f"{config.vocab_size:,}", length]
         rows.add_row(*cells)
         notes |= dict.fromkeys(preset.besides)
     out.print(rows)

@@ -122,7 +122,7 @@ def _show_time(plan: Plan) -> None:
         out.print(f"{plan.unknown} loops of the program are counted as one round", style="dim")
 
 
-def show_remedies(found: Sequence[tuple[str, Plan]]) -> None:
+def show_fixes(found: Sequence[tuple[str, Plan]]) -> None:
     """Print what would make a plan fit."""
     out = console()
     out.print()

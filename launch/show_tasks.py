@@ -181,7 +181,7 @@ def _describe(out: Console, name: str, data: Data) -> None:
         text = f"{type(made.vocabulary).__name__}, {made.vocabulary.vocab_size:,} ids" + (
             ", EOS at the end" if made.add_eos else ""
         )
-        if output_of(made.vocabulary) != "words":
+        if output_of(made.vocabulary) != "tokens":
             text = str(made.vocabulary)
         facts.add_row(f"feature {feature}", text)
     facts.add_row("metrics", ", ".join(about.metrics) or "none")
@@ -334,7 +334,7 @@ def _answers(example: Example) -> bool:
     """Whether the targets are no text."""
     from t2t.data.answers import output_of
 
-    return output_of(example.targets) != "words"
+    return output_of(example.targets) != "tokens"
 
 
 def _survey(out: Console, data: Data, kind: Kind) -> None:

@@ -54,10 +54,10 @@ class LayerOptions(Configuration):
         window: as the option of `StackConfig`. A stack whose layers differ has None, and a window at the places that have one.
         positions: as the option of `StackConfig`: "relative", "rotary" or "none"; learned positions are the whole stack's.
         rotary: as the option of `StackConfig`.
-        heads: as the option of `StackConfig`.
-        kv_heads: as the option of `StackConfig`.
+        num_heads: as the option of `StackConfig`.
+        num_kv_heads: as the option of `StackConfig`.
         head_dim: as the option of `StackConfig`.
-        mlp: as the option of `StackConfig`.
+        d_ff: as the option of `StackConfig`.
         mixer: another kind of mixer in place of attention.
         feed_forward: another kind of feed-forward layer.
     """
@@ -65,10 +65,10 @@ class LayerOptions(Configuration):
     window: Length | None = None
     positions: Positions | None = None
     rotary: Rotary | None = None
-    heads: Width | None = None
-    kv_heads: Width | None = None
+    num_heads: Width | None = None
+    num_kv_heads: Width | None = None
     head_dim: Width | None = None
-    mlp: Width | None = None
+    d_ff: Width | None = None
     mixer: MixerConfig | None = None
     feed_forward: FeedForwardConfig | None = None
 
@@ -85,17 +85,17 @@ class StackConfig(Configuration):
     """A stack of layers: all alike, or a pattern of layers that is repeated.
 
     Args:
-        layers: depth.
-        embed: width.
-        heads: attention heads.
-        mlp: inner width of the feed-forward networks.
-        head_dim: width of a head; None for embed / heads.
-        kv_heads: heads of keys and values; None for as many as `heads`.
+        num_layers: depth.
+        d_model: width.
+        num_heads: attention heads.
+        d_ff: inner width of the feed-forward networks.
+        head_dim: width of a head; None for d_model / num_heads.
+        num_kv_heads: heads of keys and values; None for as many as `num_heads`.
         activation: of the feed-forward networks; "gelu" is exact, "gelu_tanh" the approximation of GPT and T5 v1.1.
         gated: feed-forward networks multiply two branches (T5 v1.1, LLaMA).
         biases: on every matrix product of the blocks.
         attention_biases: on attention's matrix products; None for as `biases` says.
-        groups: blocks with parameters of their own, each applied layers / groups times in a row (ALBERT); None for one a layer.
+        groups: blocks with parameters of their own, each applied num_layers / groups times in a row (ALBERT); None for one a layer.
         norm: "rms" (T5, LLaMA) or "layer" (GPT, BERT).
         norm_epsilon: added to the mean square that a norm divides by the root of.
         norm_place: "pre" normalises what enters a sublayer, "post" the sum after it (GPT-1, BERT), "sandwich" what enters a sublayer and what leaves it
@@ -118,17 +118,17 @@ class StackConfig(Configuration):
         final_dropout: dropout also after the stack, as T5 has it.
         init: of kernels: "fan_in" (T5), or "normal" (GPT) or "truncated_normal" (BERT) of deviation `init_std`.
         init_std: deviation of kernels at first, where `init` is not "fan_in".
-        init_residual: kernels that write to the residual stream are drawn smaller by sqrt(2 * layers) (GPT-2).
+        init_residual: kernels that write to the residual stream are drawn smaller by sqrt(2 * num_layers) (GPT-2).
         pattern: how the layers at each place of a repeated pattern differ from the options above; () for layers that are all alike. The pattern is repeated
             from the first layer on; the last repeat may be a part of it. Set it in a recipe.
     """
 
-    layers: Depth
-    embed: Width
-    heads: Width
-    mlp: Width
+    num_layers: Depth
+    d_model: Width
+    num_heads: Width
+    d_ff: Width
     head_dim: Width | None = None
-    kv_heads: Width | None = None
+    num_kv_heads: Width | None = None
     activation: Activation = "gelu_tanh"
     gated: bool = False
     biases: bool = False
@@ -166,18 +166,22 @@ class StackConfig(Configuration):
             ("init", InitKind),
         ):
             one_of(field, getattr(self, field), choices)
-        if self.head_dim is None and self.embed % self.heads:
-            near = [n for n in range(1, self.embed + 1) if self.embed % n == 0]
-            best = min(near, key=lambda n: abs(n - self.heads))
+        if self.head_dim is None and self.d_model % self.num_heads:
+            near = [n for n in range(1, self.d_model + 1) if self.d_model % n == 0]
+            best = min(near, key=lambda n: abs(n - self.num_heads))
             raise UserError(
-                f"model.heads is {self.heads}, which does not divide model.embed = {self.embed} (and head_dim is not given). Nearest: {best}."
+                f"model.num_heads is {self.num_heads}, which does not divide model.d_model = {self.d_model} (and head_dim is not given). Nearest: {best}."
             )
-        if self.heads % self.key_heads:
-            raise UserError(f"model.kv_heads is {self.kv_heads}, which does not divide model.heads = {self.heads}")
-        if self.groups is not None and self.layers % self.groups:
-            raise UserError(f"model.groups is {self.groups}, which does not divide model.layers = {self.layers}")
+        if self.num_heads % self.key_heads:
+            raise UserError(
+                f"model.num_kv_heads is {self.num_kv_heads}, which does not divide model.num_heads = {self.num_heads}"
+            )
+        if self.groups is not None and self.num_layers % self.groups:
+            raise UserError(
+                f"model.groups is {self.groups}, which does not divide model.num_layers = {self.num_layers}"
+            )
         if self.positions == "rotary":
-            self.rotary.turning(self.head_size)
+            self.rotary.rotated_size(self.head_size)
         if self.positions == "relative" and self.max_distance <= self.buckets // 2:
             raise UserError(
                 f"model.max_distance is {self.max_distance}; it must be more than half of model.buckets = {self.buckets}."
@@ -201,17 +205,17 @@ class StackConfig(Configuration):
     @property
     def head_size(self) -> int:
         """Width of one attention head."""
-        return self.embed // self.heads if self.head_dim is None else self.head_dim
+        return self.d_model // self.num_heads if self.head_dim is None else self.head_dim
 
     @property
     def key_heads(self) -> int:
         """Number of heads of keys and values."""
-        return self.heads if self.kv_heads is None else self.kv_heads
+        return self.num_heads if self.num_kv_heads is None else self.num_kv_heads
 
     @property
     def blocks(self) -> int:
         """Number of blocks with parameters of their own."""
-        return self.layers if self.groups is None else self.groups
+        return self.num_layers if self.groups is None else self.groups
 
     @property
     def limit(self) -> int | None:
@@ -226,7 +230,7 @@ class StackConfig(Configuration):
         """
         if self.init == "fan_in":
             return TruncatedNormal(fan_in(inputs).std * shrink)
-        std = self.init_std / (2 * self.layers) ** 0.5 if residual and self.init_residual else self.init_std
+        std = self.init_std / (2 * self.num_layers) ** 0.5 if residual and self.init_residual else self.init_std
         return Normal(std) if self.init == "normal" else TruncatedNormal(std, exact=False)
 
 
@@ -247,9 +251,9 @@ class TransformerConfig(ModelConfig):
         unroll: layers that a round of the loop over depth goes through: more of them copy less between rounds, and take longer to compile.
         tied: logits come from the embedding table, not from a kernel of their own.
         embedding_size: width of the embeddings, brought to the stacks' by a matrix (ALBERT); None for the stacks' own.
-        scaled_head: logits are divided by sqrt(embed) (T5 v1.0).
+        scaled_head: logits are divided by sqrt(d_model) (T5 v1.0).
         final_softcap: logits l become final_softcap * tanh(l / final_softcap) (Gemma 2); None for logits as they are.
-        embedding_scale: what token embeddings are multiplied by (Gemma: sqrt(embed)).
+        embedding_scale: what token embeddings are multiplied by (Gemma: sqrt(d_model)).
         embedding_std: deviation of the token embeddings at first.
         position_std: deviation of learned positions at first.
     """
@@ -279,7 +283,7 @@ class TransformerConfig(ModelConfig):
             ("remat", Remat),
         ):
             one_of(field, getattr(self, field), choices)
-        deepest = max(stack.layers for stack in self.stacks)
+        deepest = max(stack.num_layers for stack in self.stacks)
         if self.unroll > deepest:
             raise UserError(
                 f"model.unroll is {self.unroll}; the model's stacks have at most {deepest} layers. Nearest: {deepest}."
@@ -310,14 +314,14 @@ class TransformerConfig(ModelConfig):
         if not stack.pattern:
             return (self._layer(stack, LayerOptions(), cross=cross),)
         # A stack of fewer layers than the pattern has its first ones.
-        places = stack.pattern[: stack.layers]
+        places = stack.pattern[: stack.num_layers]
         return tuple(self._layer(place.applied(stack), place, cross=cross) for place in places)
 
     def _layer(self, stack: StackConfig, place: LayerOptions, *, cross: bool) -> LayerConfig:
         attention = AttentionConfig(
-            heads=stack.heads,
+            num_heads=stack.num_heads,
             head_dim=stack.head_size,
-            kv_heads=stack.kv_heads,
+            num_kv_heads=stack.num_kv_heads,
             scaled=stack.scaled_attention,
             biases=stack.biases if stack.attention_biases is None else stack.attention_biases,
             window=stack.window,
@@ -333,7 +337,7 @@ class TransformerConfig(ModelConfig):
             block=self.attention_block,
             dropout=self.attention_rate,
         )
-        mlp = MLPConfig(inner=stack.mlp, activation=stack.activation, gated=stack.gated, biases=stack.biases)
+        mlp = MLPConfig(inner=stack.d_ff, activation=stack.activation, gated=stack.gated, biases=stack.biases)
         return LayerConfig(
             mixer=attention if place.mixer is None else place.mixer,
             feed_forward=mlp if place.feed_forward is None else place.feed_forward,

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from t2t.errors import UserError
-from t2t.models.bound import Bound, Network
 from t2t.models.config import StackConfig, TransformerConfig, one_of
+from t2t.models.functional import FunctionalModel, Network
 from t2t.models.inputs import Embeddings, Head, last, lengths
 from t2t.models.transformer import Layers, Stack
 from t2t.nn.aux import Aux
@@ -59,9 +59,9 @@ class DecoderConfig(TransformerConfig):
         """The decoder's stack."""
         return (self.decoder,)
 
-    def build(self) -> Bound:
+    def build(self) -> FunctionalModel:
         """Return the model."""
-        return Bound(self, DecoderNetwork(self))
+        return FunctionalModel(self, DecoderNetwork(self))
 
 
 class DecoderNetwork(Network):

@@ -12,9 +12,9 @@ from jaxtyping import Array, Float, Int
 
 from t2t.errors import UserError
 from t2t.limits import FewOrZero
-from t2t.models.answers import AnswerHead, LabelHead, PoolerActivation, SpanHead
-from t2t.models.bound import Bound, Network
+from t2t.models.answer_heads import AnswerHead, LabelHead, PoolerActivation, SpanHead
 from t2t.models.config import StackConfig, TransformerConfig, both_ways, one_of
+from t2t.models.functional import FunctionalModel, Network
 from t2t.models.inputs import Embeddings, Head
 from t2t.models.transformer import Layers, Stack
 from t2t.nn.aux import Aux
@@ -33,7 +33,7 @@ class EncoderConfig(TransformerConfig):
 
     Args:
         encoder: its stack of blocks.
-        head: what it predicts: "words" in place (the head of masked language modelling), the "label" of each text, the "tags" of its
+        head: what it predicts: "tokens" in place (the head of masked language modelling), the "label" of each text, the "tags" of its
             words, or a "span" of it.
         labels: texts of the classes of a label or of tags, in the order of their ids.
         pooler: of the head for a label: dense and an activation first, as BERT has it.
@@ -52,7 +52,7 @@ class EncoderConfig(TransformerConfig):
     head_transform: bool = False
     head_activation: Activation | None = None
     head_bias: bool = False
-    head: Output = "words"
+    head: Output = "tokens"
     labels: tuple[str, ...] = ()
     pooler: bool = False
     pooler_activation: PoolerActivation = "tanh"
@@ -90,13 +90,13 @@ class EncoderConfig(TransformerConfig):
 
     def num_outputs(self, length: int) -> int:
         """Return the number of words, of labels, or of the places of a row."""
-        if self.head == "words":
+        if self.head == "tokens":
             return self.vocab_size
         return length if self.head == "span" else len(self.labels)
 
-    def build(self) -> Bound:
+    def build(self) -> FunctionalModel:
         """Return the model."""
-        return Bound(self, EncoderNetwork(self))
+        return FunctionalModel(self, EncoderNetwork(self))
 
 
 class Transform(nnx.Module):
@@ -105,7 +105,7 @@ class Transform(nnx.Module):
     def __init__(self, config: EncoderConfig, size: int) -> None:
         stack = config.encoder
         self.activation: str = config.head_activation or stack.activation
-        self.dense = Linear(stack.embed, size, ("embed", None), bias=True, init=stack.kernel_init(stack.embed))
+        self.dense = Linear(stack.d_model, size, ("embed", None), bias=True, init=stack.kernel_init(stack.d_model))
         self.norm = norm(stack.norm, size, stack.norm_epsilon)
 
     def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
@@ -128,8 +128,8 @@ class EncoderNetwork(Network):
         stack = config.encoder
         self.embeddings = Embeddings(config, stack, types=config.types, normed=config.embedding_norm)
         self.encoder = Stack(config, stack, bidirectional=True)
-        words = config.head == "words"
-        size = (config.embedding_size or stack.embed) if config.head_transform else stack.embed
+        words = config.head == "tokens"
+        size = (config.embedding_size or stack.d_model) if config.head_transform else stack.d_model
         self.transform = Transform(config, size) if words and config.head_transform else None
         self.lm_head = Head(config, stack, size=size, bias=config.head_bias) if words else None
         self.answer = None if words else _answer_head(config, stack)

@@ -10,10 +10,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from t2t.errors import UserError
-from t2t.models.bound import Bound, Network
 from t2t.models.config import StackConfig, TransformerConfig, both_ways
 from t2t.models.decoder import advance, check_room, placed, prompt
 from t2t.models.encoder import encode
+from t2t.models.functional import FunctionalModel, Network
 from t2t.models.inputs import Embeddings, Head, last
 from t2t.models.transformer import Layers, Stack
 from t2t.nn.aux import Aux, added
@@ -67,9 +67,9 @@ class EncoderDecoderConfig(TransformerConfig):
         """The encoder's stack and the decoder's."""
         return (self.encoder, self.decoder)
 
-    def build(self) -> Bound:
+    def build(self) -> FunctionalModel:
         """Return the model."""
-        return Bound(self, EncoderDecoderNetwork(self))
+        return FunctionalModel(self, EncoderDecoderNetwork(self))
 
 
 class EncoderDecoderNetwork(Network):
@@ -77,14 +77,14 @@ class EncoderDecoderNetwork(Network):
 
     def __init__(self, config: EncoderDecoderConfig) -> None:
         self.embeddings = Embeddings(config, config.decoder, normed=config.embedding_norm)
-        width, own = config.embedding_size or config.decoder.embed, config.encoder
+        width, own = config.embedding_size or config.decoder.d_model, config.encoder
         self.encoder_widen = (
             None
-            if own.embed == config.decoder.embed
-            else Linear(width, own.embed, (None, "embed"), bias=True, init=own.kernel_init(width))
+            if own.d_model == config.decoder.d_model
+            else Linear(width, own.d_model, (None, "embed"), bias=True, init=own.kernel_init(width))
         )
         self.encoder = Stack(config, config.encoder, bidirectional=True)
-        self.decoder = Stack(config, config.decoder, cross=True, memory_width=config.encoder.embed)
+        self.decoder = Stack(config, config.decoder, cross=True, memory_width=config.encoder.d_model)
         if config.shared:
             self.encoder.share_layers(self.decoder)
         self.lm_head = Head(config, config.decoder)

@@ -27,7 +27,7 @@ class Embeddings(nnx.Module):
     """The sum of token, position and type embeddings, normalised where asked (BERT), widened where they are narrower than the stack (ALBERT)."""
 
     def __init__(self, config: TransformerConfig, stack: StackConfig, *, types: int = 0, normed: bool = False) -> None:
-        size = stack.embed if config.embedding_size is None else config.embedding_size
+        size = stack.d_model if config.embedding_size is None else config.embedding_size
         self.limit, self.offset = stack.limit, stack.position_offset
         self.dropout = config.dropout
         self.dtype = config.dtype
@@ -51,7 +51,7 @@ class Embeddings(nnx.Module):
         self.widen = (
             None
             if config.embedding_size is None
-            else Linear(size, stack.embed, (None, "embed"), bias=True, init=stack.kernel_init(size))
+            else Linear(size, stack.d_model, (None, "embed"), bias=True, init=stack.kernel_init(size))
         )
 
     def __call__(self, tokens: Tokens, keys: Keys) -> Float[Array, "B L D"]:
@@ -112,13 +112,13 @@ class Head(nnx.Module):
     def __init__(
         self, config: TransformerConfig, stack: StackConfig, *, size: int | None = None, bias: bool = False
     ) -> None:
-        size = stack.embed if size is None else size
-        if config.tied and size != (config.embedding_size or stack.embed):
+        size = stack.d_model if size is None else size
+        if config.tied and size != (config.embedding_size or stack.d_model):
             raise UserError(
                 f"model.tied: logits cannot come from embeddings of width {config.embedding_size} (model.embedding_size), the stack's is {size}."
                 " Set model.tied to False."
             )
-        self.scale = stack.embed**-0.5 if config.scaled_head else 1.0
+        self.scale = stack.d_model**-0.5 if config.scaled_head else 1.0
         self.softcap = config.final_softcap
         self.kernel = (
             None if config.tied else parameter((size, config.vocab_size), ("embed", "vocab"), stack.kernel_init(size))

@@ -78,7 +78,7 @@ class Stack(nnx.Module):
         self.dropout = config.dropout if stack_config.final_dropout else 0.0
         pattern = config.pattern_of(stack_config, cross=cross)
         options = BuildOptions(
-            width=stack_config.embed,
+            width=stack_config.d_model,
             kernel_init=stack_config.kernel_init,
             bidirectional=bidirectional,
             memory_width=memory_width,
@@ -93,11 +93,13 @@ class Stack(nnx.Module):
             self.layers: Any = stack(blocks[0], self.repeats)
             self.tail = Places([])
         else:
-            self.repeats, rest = divmod(stack_config.layers, len(pattern))
+            self.repeats, rest = divmod(stack_config.num_layers, len(pattern))
             self.layers = Places([stack(block, self.repeats) for block in blocks])
             self.tail = Places([Block(layer, options) for layer in pattern[:rest]])
         self.final_norm = (
-            norm(stack_config.norm, stack_config.embed, stack_config.norm_epsilon) if stack_config.final_norm else None
+            norm(stack_config.norm, stack_config.d_model, stack_config.norm_epsilon)
+            if stack_config.final_norm
+            else None
         )
 
     def share_layers(self, other: Stack) -> None:
@@ -159,7 +161,7 @@ class Stack(nnx.Module):
         XLA's CPU compiler copies what it cuts out of a stacked array and multiplies by, and a cache that is read before it is written. On
         accelerators one write puts the entries of all layers in place.
         """
-        return platform() == "cpu" and self.config.layers <= UNROLLED
+        return platform() == "cpu" and self.config.num_layers <= UNROLLED
 
     def layer_params(self) -> Layers:
         """Return each layer's parameters, copied, where a loop of steps is faster for having them so and they take at most COPIED bytes."""
@@ -199,7 +201,7 @@ class Stack(nnx.Module):
 
         repeated = (self._repeated(states), self._repeated(memories))
         params = self._of_places([params for _, params in parts])
-        x, entries = self._scan(body, x, params, repeated, unroll=self.config.layers <= UNROLLED)
+        x, entries = self._scan(body, x, params, repeated, unroll=self.config.num_layers <= UNROLLED)
         tail = []
         if isinstance(states, Patterned):
             for place, block in enumerate(self.tail.all()):
@@ -250,7 +252,7 @@ class Stack(nnx.Module):
     def _kept(self, repeats: Sequence[Any], tail: Sequence[Any]) -> Any:
         """Return states or memories in the form that steps want."""
         if self.apart:
-            apart = [cut(one, self.config.layers if self.single else self.repeats) for one in repeats]
+            apart = [cut(one, self.config.num_layers if self.single else self.repeats) for one in repeats]
             return (*(one for round_ in zip(*apart, strict=True) for one in round_), *tail)
         return repeats[0] if self.single else Patterned(tuple(repeats), tuple(tail))
 
@@ -260,7 +262,7 @@ class Stack(nnx.Module):
     def _by_layer(self) -> tuple[Params, ...]:
         places = [cut(params, self.repeats) for _, params in self._parts()]
         if self.single:
-            times = self.config.layers // self.repeats
+            times = self.config.num_layers // self.repeats
             return tuple(layer for layer in places[0] for _ in range(times))
         tail = [unbind(block)[1] for block in self.tail.all()]
         return (*(layer for round_ in zip(*places, strict=True) for layer in round_), *tail)
@@ -284,7 +286,7 @@ class Stack(nnx.Module):
         if not self.single:
             rounds = self.repeats
             return jax.lax.scan(body, x, (params, each), unroll=rounds if unroll else min(self.unroll, rounds))
-        layers, groups = self.config.layers, self.repeats
+        layers, groups = self.config.num_layers, self.repeats
         if groups == layers:
             return jax.lax.scan(body, x, (params, each), unroll=layers if unroll else min(self.unroll, layers))
 
@@ -301,7 +303,7 @@ class Stack(nnx.Module):
         key = keys.next()
         if key is None:
             return (None if self.single else (None,) * len(self._blocks())), None
-        own = jax.random.split(key, self.config.layers)
+        own = jax.random.split(key, self.config.num_layers)
         if self.single:
             return own, None
         places = len(self._blocks())

@@ -16,7 +16,7 @@ import typing
 from collections.abc import Iterator
 from typing import Any
 
-from t2t import config_classes
+from t2t import config_classes, former_names
 from t2t.errors import UserError, nearest
 from t2t.json_files import parse_json
 from t2t.limits import OutOfLimits
@@ -105,6 +105,7 @@ def _decode(data: Any, path: str, where: str) -> Any:
     cls = _find_class(data[CLASS], path)
     if hasattr(cls, "upgraded"):
         data = cls.upgraded(data)
+    data = former_names.renamed(cls, data)
     fields = {f.name: f for f in dataclasses.fields(cls)}
     hints = typing.get_type_hints(cls)
     values = {}

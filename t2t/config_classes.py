@@ -12,6 +12,7 @@ import re
 from types import ModuleType
 from typing import TypeVar
 
+from t2t import former_names
 from t2t.errors import nearest
 
 _MODULES = (
@@ -46,9 +47,6 @@ _MODULES = (
     "t2t.vocabularies.wordpiece",
 )
 """Modules of the stack whose dataclasses are written to files. Names, so that none is loaded before it is needed."""
-
-RENAMED = {"t2t.losses.Loss": "t2t.objectives.cross_entropy.CrossEntropy"}
-"""Classes of the stack by the names that older versions wrote -> their names now."""
 
 OWN = "t2t_own"
 """The package that a file given by its path is imported into: `path/to/mine.py` is the module `t2t_own.mine` on every machine."""
@@ -93,7 +91,7 @@ def find(name: object) -> type | None:
     """Return the class that a file names; None where it is not in the list. Imports modules of the stack alone."""
     if not isinstance(name, str):
         return None
-    name = RENAMED.get(name, name)
+    name = former_names.CLASSES.get(name, name)
     if name in _registered:
         return _registered[name]
     module_name, _, class_name = name.rpartition(".")

@@ -1,17 +1,51 @@
-"""Python names of earlier versions: code that users wrote, and that runs keep, imports them as before."""
+"""Names of earlier versions, in one table: user code, stored runs and scripts that use them work as before.
+
+| table | names | read by |
+| --- | --- | --- |
+| `NAMES` | Python names of a module | the module's `__getattr__`, see `of` |
+| `CLASSES` | configuration classes in stored files | `t2t.config_classes` |
+| `FIELDS` | fields of configuration classes | every `t2t.limits.Configuration`: when it is made, read from a file, or asked for an attribute; options of the command line |
+| `VALUES` | values of such fields | the same |
+"""
 
 from __future__ import annotations
 
+import functools
 import importlib
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 NAMES = {
     "t2t.launch.infer": {"infer": "t2t.api.inference.infer"},
     "t2t.losses": {"Loss": "t2t.objectives.cross_entropy.CrossEntropy"},
     "t2t.train.run": {"Run": "t2t.train.run.SavedRun"},
 }
-"""Module -> its former names -> what they are now."""
+"""Module -> its former names -> where the objects are now."""
+
+CLASSES = {"t2t.losses.Loss": "t2t.objectives.cross_entropy.CrossEntropy"}
+"""Former names of configuration classes -> their present names."""
+
+SIZES = {
+    "layers": "num_layers",
+    "decoder_layers": "num_decoder_layers",
+    "embed": "d_model",
+    "mlp": "d_ff",
+    "heads": "num_heads",
+    "kv_heads": "num_kv_heads",
+}
+"""Former names of a model's sizes -> their present names, those of `transformers`."""
+
+FIELDS: dict[str, Mapping[str, str]] = {
+    "t2t.models.config.StackConfig": SIZES,
+    "t2t.models.config.LayerOptions": SIZES,
+    "t2t.launch.grid.comparison.Comparison": SIZES,
+}
+"""Configuration class -> former names of its fields -> their present names."""
+
+VALUES: dict[str, Mapping[str, Mapping[Any, Any]]] = {"t2t.models.encoder.EncoderConfig": {"head": {"words": "tokens"}}}
+"""Configuration class -> field -> former values -> present values."""
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 def of(module: str) -> Callable[[str], Any]:
@@ -25,3 +59,42 @@ def of(module: str) -> Callable[[str], Any]:
         return getattr(importlib.import_module(place), attribute)
 
     return find
+
+
+def fields(cls: type) -> Mapping[str, str]:
+    """Return the former names of a configuration class's fields -> the present ones."""
+    return _fields(cls)
+
+
+@functools.cache
+def _fields(cls: Any) -> Mapping[str, str]:
+    own = [FIELDS.get(f"{base.__module__}.{base.__qualname__}", {}) for base in reversed(cls.__mro__)]
+    return {old: new for table in own for old, new in table.items()}
+
+
+@functools.cache
+def _values(cls: Any) -> Mapping[str, Mapping[Any, Any]]:
+    own = [VALUES.get(f"{base.__module__}.{base.__qualname__}", {}) for base in reversed(cls.__mro__)]
+    return {field: values for table in own for field, values in table.items()}
+
+
+def renamed(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of a configuration's fields under their present names.
+
+    A former name wins over the present one: `dataclasses.replace` adds the present ones to what it is given.
+    """
+    now = {**values, **{new: values[old] for old, new in fields(cls).items() if old in values}}
+    for field, table in _values(cls).items():
+        if isinstance(now.get(field), str):
+            now[field] = table.get(now[field], now[field])
+    return {name: value for name, value in now.items() if name not in fields(cls)}
+
+
+def sizes(function: _Function) -> _Function:
+    """Let a function that returns a model's configuration take its sizes by their former names too."""
+
+    @functools.wraps(function)
+    def call(*args: Any, **given: Any) -> Any:
+        return function(*args, **{SIZES.get(name, name): value for name, value in given.items()})
+
+    return call  # type: ignore[return-value]

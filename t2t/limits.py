@@ -8,14 +8,16 @@ mistake (a length of 1e9) is refused at once and not by the allocator.
 
 from __future__ import annotations
 
+import abc
 import functools
 import math
 import types
 import typing
 from collections.abc import Hashable, Mapping
 from dataclasses import MISSING, dataclass, fields
-from typing import Annotated, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Annotated, Any, Protocol, runtime_checkable
 
+from t2t import former_names
 from t2t.errors import UserError
 
 _SHOWN = 60
@@ -152,7 +154,14 @@ Norm = Annotated[float, Range(1e-12, 1e20, typical=1.0)]
 """A bound on a norm or a scale."""
 
 
-class Configuration:
+class _AcceptsFormerNames(abc.ABCMeta):
+    """Makes objects of a class from fields under their former names too, see `t2t.former_names`."""
+
+    def __call__(cls, /, *args: Any, **values: Any) -> Any:
+        return super().__call__(*args, **former_names.renamed(cls, values))
+
+
+class Configuration(metaclass=_AcceptsFormerNames):
     """Base of all configuration dataclasses: what its fields' limits do not allow is refused when an object is made.
 
     A subclass with a `__post_init__` of its own calls `super().__post_init__()` first.
@@ -160,6 +169,14 @@ class Configuration:
 
     def __post_init__(self) -> None:
         check_fields(self)
+
+    if not TYPE_CHECKING:  # type checkers know the present names alone
+
+        def __getattr__(self, name: str) -> Any:
+            now = former_names.fields(type(self)).get(name)
+            if now is None:
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            return getattr(self, now)
 
 
 def check_fields(config: Any) -> None:

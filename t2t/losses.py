@@ -30,7 +30,7 @@ class Regularizers(Protocol):
 class LossSums:
     """Sums over weighted targets, float32 scalars; sums of shards or microbatches add up to those of the batch.
 
-    objective: what is differentiated: smoothed cross-entropy + z-loss, in nats. Where the sums come from `t2t.head_loss`, the others have no gradient.
+    objective: what is differentiated: smoothed cross-entropy + z-loss, in nats. Where the sums come from `t2t.chunked_cross_entropy`, the others have no gradient.
     loss:      what is reported as the loss: plain cross-entropy in nats.
     weight:    weight of all targets.
     z_loss:    the z-loss part of the objective; 0 where there is none.

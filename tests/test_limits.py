@@ -59,7 +59,7 @@ CONFIGURATIONS = [
         StartFrom(),
         Trainable(),
     ),
-    *(AttentionConfig(heads=2, head_dim=8), MLPConfig(inner=16), LayerOptions()),
+    *(AttentionConfig(num_heads=2, head_dim=8), MLPConfig(inner=16), LayerOptions()),
     *(Greedy(), Sampling(), Beam(size=8)),
     *(AdamW(), Adafactor(), Optax(name="optax.lion", arguments={"b1": 0.5, "nesterov": True})),
     *(Constant(), InverseSquareRoot(), Linear(steps=1000), Cosine(steps=1000)),
@@ -197,7 +197,7 @@ def test_the_nearest_of_a_number_below_is_one_that_makes_sense():
 def test_a_file_with_a_number_out_of_range_names_its_place():
     data = to_json(EXPERIMENT)
     data["model"]["encoder"]["kv_heads"] = 0
-    with pytest.raises(UserError, match=r"kv_heads 0 \(run\.json\.model\.encoder\.kv_heads\) is not .* Nearest: 1"):
+    with pytest.raises(UserError, match=r"num_kv_heads 0 \(run\.json\.model\.encoder\.num_kv_heads\) is not .* Nearest: 1"):
         from_json(data, where="run.json")
     data = to_json(EXPERIMENT)
     data["data"]["targets_length"] = 10**9
@@ -218,8 +218,8 @@ def test_relations_between_fields():
         dataclasses.replace(ELECTRA, generator=dataclasses.replace(ELECTRA.generator, buckets=31))
     with pytest.raises(UserError, match=r"model\.unroll is 100; .* at most 2 layers\. Nearest: 2"):
         dataclasses.replace(EXPERIMENT.model, unroll=100)
-    with pytest.raises(UserError, match=r"model\.kv_heads is 3, which does not divide"):
-        dataclasses.replace(stack, kv_heads=3)
+    with pytest.raises(UserError, match=r"model\.num_kv_heads is 3, which does not divide"):
+        dataclasses.replace(stack, num_kv_heads=3)
     with pytest.raises(UserError, match=r"return_n 5 .* Nearest: 4"):
         Beam(size=4, return_n=5)
 

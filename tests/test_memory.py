@@ -12,7 +12,7 @@ import pytest
 from t2t import memory
 from t2t.errors import OutOfMemory, in_one_line, is_out_of_memory
 from t2t.sharding import MeshConfig
-from t2t.train.ahead import check_memory
+from t2t.train.background_compiler import check_memory
 from t2t.train.program import Program
 from tests.train.test_guard import TINY
 

@@ -50,7 +50,7 @@ def test_text_in_text_out_and_every_id_a_word(gpt):
     assert vocabulary.pad_id is None
     assert vocabulary.decode([0, 1]) == '!"'
     assert vocabulary.eos_id == vocabulary.bos_id == vocabulary.size - 1
-    assert not vocabulary.opens
+    assert not vocabulary.prepends_bos
     assert vocabulary.encode("a<|endoftext|>")[-1] == vocabulary.eos_id
     assert from_json(to_json(vocabulary)) == vocabulary
 

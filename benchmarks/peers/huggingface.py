@@ -27,8 +27,12 @@ def options(case: Case) -> dict[str, Any]:
     """Return what the case's config differs in from its class's defaults."""
     sizes = case.sizes
     if case.model == "t5":
-        shape = {"d_model": sizes.embed, "d_kv": sizes.head_dim, "d_ff": case.mlp, "num_heads": sizes.heads}
-        shape |= {"num_layers": sizes.layers, "num_decoder_layers": sizes.layers, "vocab_size": sizes.vocab_size}
+        shape = {"d_model": sizes.d_model, "d_kv": sizes.head_dim, "d_ff": case.d_ff, "num_heads": sizes.num_heads}
+        shape |= {
+            "num_layers": sizes.num_layers,
+            "num_decoder_layers": sizes.num_layers,
+            "vocab_size": sizes.vocab_size,
+        }
         return {
             **shape,
             "feed_forward_proj": "gated-gelu",
@@ -38,13 +42,17 @@ def options(case: Case) -> dict[str, Any]:
         }
     if case.model == "gpt2":
         rates = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
-        shape = {"n_embd": sizes.embed, "n_layer": sizes.layers, "n_head": sizes.heads, "n_inner": case.mlp}
+        shape = {"n_embd": sizes.d_model, "n_layer": sizes.num_layers, "n_head": sizes.num_heads, "n_inner": case.d_ff}
         return {**rates, **shape, "vocab_size": sizes.vocab_size, "n_positions": sizes.positions}
-    shape = {"hidden_size": sizes.embed, "num_hidden_layers": sizes.layers, "num_attention_heads": sizes.heads}
-    shape |= {"intermediate_size": case.mlp, "max_position_embeddings": sizes.positions}
+    shape = {
+        "hidden_size": sizes.d_model,
+        "num_hidden_layers": sizes.num_layers,
+        "num_attention_heads": sizes.num_heads,
+    }
+    shape |= {"intermediate_size": case.d_ff, "max_position_embeddings": sizes.positions}
     shape |= {"vocab_size": sizes.vocab_size}
     if case.model == "llama":
-        return {**shape, "num_key_value_heads": sizes.heads, "rms_norm_eps": 1e-5, "tie_word_embeddings": False}
+        return {**shape, "num_key_value_heads": sizes.num_heads, "rms_norm_eps": 1e-5, "tie_word_embeddings": False}
     return {**shape, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 
 
@@ -57,7 +65,7 @@ def model(case: Case) -> Any:
     if case.model == "t5":
         # transformers 5 ties a T5 1.1's head unless there are weights for it.
         made.lm_head.weight = torch.nn.Parameter(made.lm_head.weight.detach().clone())
-        made.lm_head.weight.data.mul_(case.sizes.embed**-0.5)
+        made.lm_head.weight.data.mul_(case.sizes.d_model**-0.5)
     return made.float()
 
 

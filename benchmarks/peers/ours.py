@@ -35,8 +35,13 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 def config(case: Case) -> ModelConfig:
     """Return the case's model."""
     sizes = case.sizes
-    common: dict[str, Any] = {"layers": sizes.layers, "embed": sizes.embed, "heads": sizes.heads, "mlp": case.mlp}
-    common |= {"vocab_size": sizes.vocab_size, "dropout": 0.0, "unroll": sizes.layers}
+    common: dict[str, Any] = {
+        "num_layers": sizes.num_layers,
+        "d_model": sizes.d_model,
+        "num_heads": sizes.num_heads,
+        "d_ff": case.d_ff,
+    }
+    common |= {"vocab_size": sizes.vocab_size, "dropout": 0.0, "unroll": sizes.num_layers}
     if case.model == "t5":
         return t5.t5(**common)
     if case.model == "bert":

@@ -23,16 +23,16 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "clu", "seqio", "tensorflow", "t5"
 def network(case: Case) -> Any:
     """Return the case's Linen module, dropout 0."""
     sizes = case.sizes
-    common: dict[str, Any] = {"vocab_size": sizes.vocab_size, "emb_dim": sizes.embed, "num_heads": sizes.heads}
-    common |= {"head_dim": sizes.head_dim, "mlp_dim": case.mlp, "mlp_activations": ("gelu", "linear")}
+    common: dict[str, Any] = {"vocab_size": sizes.vocab_size, "emb_dim": sizes.d_model, "num_heads": sizes.num_heads}
+    common |= {"head_dim": sizes.head_dim, "mlp_dim": case.d_ff, "mlp_activations": ("gelu", "linear")}
     common |= {"dropout_rate": 0.0, "dtype": jnp.float32}
     if case.model == "t5":
         found = load(CHECKOUT, "examples.t5.network")
-        layers = {"num_encoder_layers": sizes.layers, "num_decoder_layers": sizes.layers}
+        layers = {"num_encoder_layers": sizes.num_layers, "num_decoder_layers": sizes.num_layers}
         return found.Transformer(config=found.T5Config(**common, **layers, logits_via_embedding=False))
     if case.model == "decoder":
         found = load(CHECKOUT, "examples.decoder_only.network")
-        config = found.TransformerConfig(**common, num_layers=sizes.layers, logits_via_embedding=True)
+        config = found.TransformerConfig(**common, num_layers=sizes.num_layers, logits_via_embedding=True)
         return found.DecoderWrapper(config=config)
     raise Unsupported(f"T5X's examples have no {case.model}")
 

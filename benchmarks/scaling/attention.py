@@ -29,7 +29,7 @@ def points(rounds: int) -> Mapping[str, Point]:
 
 def measure(backend: str, length: int) -> Values:
     """Return the temporaries of the step of a decoder of one row, in bytes, as the compiler tells them."""
-    small: dict[str, Any] = {"layers": LAYERS, "embed": 256, "heads": HEADS, "mlp": 1024, "vocab_size": 512}
+    small: dict[str, Any] = {"num_layers": LAYERS, "d_model": 256, "num_heads": HEADS, "d_ff": 1024, "vocab_size": 512}
     made = experiment("decoder", batch_size=1, length=length, attention=backend, remat="full", **small)
     program = Program.of(made, made.mesh.build(jax.devices()[:1]))
     compiled: Any = program.step()

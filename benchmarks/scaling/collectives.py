@@ -28,9 +28,9 @@ TENSOR = 4
 ROWS = 4
 MODELS: dict[str, dict[str, Any]] = {
     # GPT-3 1.3B with words that divide, and T5 1.1 large.
-    "decoder": {"layers": 24, "embed": 2048, "heads": 16, "vocab_size": 50304, "length": 1024},
+    "decoder": {"num_layers": 24, "d_model": 2048, "num_heads": 16, "vocab_size": 50304, "length": 1024},
     "encoder_decoder": {
-        **{"layers": 24, "embed": 1024, "heads": 16, "mlp": 2816, "head_dim": 64},
+        **{"num_layers": 24, "d_model": 1024, "num_heads": 16, "d_ff": 2816, "head_dim": 64},
         **{"length": 512, "targets_length": 128},
     },
 }

@@ -32,7 +32,12 @@ def points(rounds: int) -> Mapping[str, Point]:
     """Return depths of both kinds of model, for this machine and ahead of time for TPUs."""
     return {
         f"{target} {kind} {layers}": Point(
-            arguments={"target": target, "kind": kind, "layers": layers, "rounds": rounds if target == "cpu" else 1},
+            arguments={
+                "target": target,
+                "kind": kind,
+                "num_layers": layers,
+                "rounds": rounds if target == "cpu" else 1,
+            },
             environment=devices(1) if target == "cpu" else ENVIRONMENT,
         )
         for target in TARGETS
@@ -43,7 +48,7 @@ def points(rounds: int) -> Mapping[str, Point]:
 
 def measure(target: str, kind: str, layers: int, rounds: int) -> Values:
     """Return seconds of the step's stages and of the program that makes the state, and how large the step is in each language."""
-    small: dict[str, Any] = {"layers": layers, "embed": 128, "heads": 4, "mlp": 512, "vocab_size": 1024}
+    small: dict[str, Any] = {"num_layers": layers, "d_model": 128, "num_heads": 4, "d_ff": 512, "vocab_size": 1024}
     if target == "cpu":
         made = experiment(kind, batch_size=8, length=128, **small)
         program = Program.of(made, made.mesh.build(jax.devices()[:1]))

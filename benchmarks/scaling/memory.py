@@ -19,7 +19,7 @@ from benchmarks.scaling.experiments import OPTIMIZERS, device_batch, experiment
 from benchmarks.scaling.part import Part, Point, Rows, Table, Values
 from t2t.optim.paths import flatten_specs
 from t2t.plan.estimate import estimate
-from t2t.plan.hlo import Program as Hlo
+from t2t.plan.hlo import HloModule
 from t2t.plan.memory import compiled_memory
 from t2t.plan.topology import Topology
 from t2t.train.program import Program
@@ -33,27 +33,34 @@ ENVIRONMENT = {
     "MALLOC_TRIM_THRESHOLD_": "0",
 }
 MODELS: dict[str, dict[str, Any]] = {
-    "decoder": {"layers": 8, "embed": 512, "heads": 8, "mlp": 2048, "vocab_size": 8192, "length": 256},
+    "decoder": {"num_layers": 8, "d_model": 512, "num_heads": 8, "d_ff": 2048, "vocab_size": 8192, "length": 256},
     "encoder_decoder": {
-        **{"layers": 6, "embed": 512, "heads": 8, "head_dim": 64, "mlp": 1024, "vocab_size": 8192},
+        **{"num_layers": 6, "d_model": 512, "num_heads": 8, "head_dim": 64, "d_ff": 1024, "vocab_size": 8192},
         **{"length": 256, "targets_length": 128},
     },
 }
 OTHERS: dict[str, dict[str, Any]] = {
-    "decoder-wide": {"layers": 4, "embed": 1024, "heads": 16, "mlp": 4096, "vocab_size": 32128, "length": 128},
+    "decoder-wide": {
+        "num_layers": 4,
+        "d_model": 1024,
+        "num_heads": 16,
+        "d_ff": 4096,
+        "vocab_size": 32128,
+        "length": 128,
+    },
     "decoder-long": {
-        **{"layers": 4, "embed": 256, "heads": 4, "mlp": 1024, "vocab_size": 8192},
+        **{"num_layers": 4, "d_model": 256, "num_heads": 4, "d_ff": 1024, "vocab_size": 8192},
         "length": 1024,
         "rows": 4,
     },
     "decoder-rows": {
-        **{"layers": 6, "embed": 256, "heads": 4, "mlp": 1024, "vocab_size": 2048},
+        **{"num_layers": 6, "d_model": 256, "num_heads": 4, "d_ff": 1024, "vocab_size": 2048},
         "length": 128,
         "rows": 64,
     },
-    "encoder": {"layers": 6, "embed": 384, "heads": 6, "mlp": 1536, "vocab_size": 30522, "length": 256},
+    "encoder": {"num_layers": 6, "d_model": 384, "num_heads": 6, "d_ff": 1536, "vocab_size": 30522, "length": 256},
     "encoder_decoder-words": {
-        **{"layers": 4, "embed": 256, "heads": 4, "head_dim": 64, "mlp": 512, "vocab_size": 32128},
+        **{"num_layers": 4, "d_model": 256, "num_heads": 4, "head_dim": 64, "d_ff": 512, "vocab_size": 32128},
         **{"length": 512, "targets_length": 114},
     },
 }
@@ -90,7 +97,7 @@ def measure(kind: str, optimizer: str, remat: str, rounds: int) -> Values:
     foreseen = estimate(program, HOST).memory
     batch = device_batch(program)
     step = _compiled(program.step(), program.abstract_state(), program.abstract_batch())
-    told = compiled_memory(program, Hlo(step.as_text() or ""), step.memory_analysis())
+    told = compiled_memory(program, HloModule(step.as_text() or ""), step.memory_analysis())
     create = _compiled(jax.jit(program.create), 0)
     before = settled()
     state = jax.block_until_ready(create(0))

@@ -102,7 +102,7 @@ class Empty(Stepper):
 def measure(kind: str, mesh: dict[str, int], rounds: int) -> Values:
     """Return seconds of each piece, one a round; those of logging per line of the log, and how many steps lie between two."""
     # Long enough that the call returns before the devices are done.
-    small: dict[str, Any] = {"layers": 4, "embed": 64, "heads": 8, "mlp": 256, "vocab_size": 512}
+    small: dict[str, Any] = {"num_layers": 4, "d_model": 64, "num_heads": 8, "d_ff": 256, "vocab_size": 512}
     made = experiment(kind, batch_size=16, length=64, mesh=mesh, **small)
     program = Program.of(made, made.mesh.build())
     stepper, empty = Stepper(program), Empty(program)

@@ -34,7 +34,7 @@ def points(rounds: int) -> Mapping[str, Point]:
 
 def measure(kind: str, shapes: Sequence[tuple[int, int]], rounds: int) -> Values:
     """Return, for each shape (rows, length), tokens and operations of a step and its times in seconds."""
-    small: dict[str, Any] = {"layers": 4, "embed": 128, "heads": 4, "mlp": 512, "vocab_size": 1024}
+    small: dict[str, Any] = {"num_layers": 4, "d_model": 128, "num_heads": 4, "d_ff": 512, "vocab_size": 1024}
     programs = {}
     for rows, length in shapes:
         # An encoder-decoder's tokens are half of them the decoder's.

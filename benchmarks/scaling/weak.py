@@ -46,11 +46,11 @@ def measure(axis: str, rounds: int) -> Values:
             batch_size=8 if axis == "tensor" else 8 * count,
             length=128,
             mesh={"data": 1, axis: count},
-            layers=4,
-            embed=256,
-            heads=4 * wider,
+            num_layers=4,
+            d_model=256,
+            num_heads=4 * wider,
             head_dim=64,
-            mlp=1024 * wider,
+            d_ff=1024 * wider,
             vocab_size=1024 * wider,
         )
         runs[str(count)] = Stepper(Program.of(made, made.mesh.build(jax.devices()[:count])))

@@ -62,7 +62,7 @@ ADAPTED: tuple[tuple[Architecture, Objective, Architecture, Objective], ...] = (
 class Comparison(Configuration):
     """Which architecture with which objective is best for what.
 
-    Every model is made of the same blocks, T5 v1.1's; a decoder has `layers` of them, an encoder-decoder twice as many, half of which see a
+    Every model is made of the same blocks, T5 v1.1's; a decoder has `num_layers` of them, an encoder-decoder twice as many, half of which see a
     token: the same work. All see as many places a step, `batch_size` rows of inputs_length + targets_length, of the same corpus.
 
     Args:
@@ -74,10 +74,10 @@ class Comparison(Configuration):
         held_out_texts: those of them whose answers are texts, not words such as "yes" that only an instruction asks for: the held-out loss is theirs.
         chance: the mean of what guessing gives on `held_out`.
         vocabulary: ids of a SentencePiece vocabulary that is trained on the corpus.
-        layers: of a decoder or an encoder; of each stack of an encoder-decoder.
-        embed: width.
-        heads: attention heads.
-        mlp: inner width of the feed-forward networks.
+        num_layers: of a decoder or an encoder; of each stack of an encoder-decoder.
+        d_model: width.
+        num_heads: attention heads.
+        d_ff: inner width of the feed-forward networks.
         inputs_length: tokens a row has for inputs.
         targets_length: tokens a row has for targets.
         batch_size: rows of a batch.
@@ -106,10 +106,10 @@ class Comparison(Configuration):
     held_out_texts: tuple[str, ...] = ()
     chance: Share | None = None
     vocabulary: Ids = 1024
-    layers: Depth = 2
-    embed: Width = 64
-    heads: Width = 4
-    mlp: Width = 128
+    num_layers: Depth = 2
+    d_model: Width = 64
+    num_heads: Width = 4
+    d_ff: Width = 128
     inputs_length: Length = 160
     targets_length: Length = 64
     batch_size: Rows = 8
@@ -259,10 +259,10 @@ class Comparison(Configuration):
     def model(self, architecture: Architecture) -> TransformerConfig:
         """Return an architecture's model."""
         stack = StackConfig(
-            layers=self.layers,
-            embed=self.embed,
-            heads=self.heads,
-            mlp=self.mlp,
+            num_layers=self.num_layers,
+            d_model=self.d_model,
+            num_heads=self.num_heads,
+            d_ff=self.d_ff,
             gated=True,
             norm="rms",
             positions="relative",
@@ -323,10 +323,10 @@ def base() -> Comparison:
         held_out_texts=HELD_OUT[:2],
         chance=CHANCE,
         vocabulary=32_000,
-        layers=12,
-        embed=768,
-        heads=12,
-        mlp=2048,
+        num_layers=12,
+        d_model=768,
+        num_heads=12,
+        d_ff=2048,
         inputs_length=512,
         targets_length=128,
         batch_size=256,

@@ -70,7 +70,7 @@ class Albert(Family):
         """Return the table."""
         assert isinstance(config, EncoderConfig)
         bias = config.encoder.biases
-        copies = ("predictions.decoder.weight",) if config.tied and config.head == "words" else ()
+        copies = ("predictions.decoder.weight",) if config.tied and config.head == "tokens" else ()
         table = [
             same("albert.embeddings.word_embeddings.weight", "embeddings/token/table", *copies),
             same("albert.embeddings.position_embeddings.weight", "embeddings/position/table"),

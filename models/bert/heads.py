@@ -8,7 +8,7 @@ from typing import Any
 from t2t.errors import UserError
 from t2t.export.family import Options, Weights
 from t2t.export.mapping import Entry, linear
-from t2t.models.answers import PoolerActivation
+from t2t.models.answer_heads import PoolerActivation
 from t2t.models.encoder import EncoderConfig
 
 _HEADS = {"SequenceClassification": "label", "TokenClassification": "tags", "QuestionAnswering": "span"}
@@ -62,7 +62,7 @@ class Heads:
 
     def options(self, config: EncoderConfig) -> dict[str, Any]:
         """Return the options of config.json that say which head there is; none for that of words."""
-        if config.head == "words":
+        if config.head == "tokens":
             return {}
         kind = next(kind for kind, head in _HEADS.items() if head == config.head)
         made: dict[str, Any] = {"architectures": [f"{self.model}For{kind}"]}
@@ -73,7 +73,7 @@ class Heads:
 
     def entries(self, config: EncoderConfig) -> list[Entry]:
         """Return the head's part of the table; none for that of words."""
-        if config.head == "words":
+        if config.head == "tokens":
             return []
         output = {"label": self.label, "tags": "classifier", "span": "qa_outputs"}[config.head]
         pooler = linear(self.pooler, "answer/pooler", bias=True) if config.pooler else []

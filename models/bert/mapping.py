@@ -70,10 +70,10 @@ def common(options: Options) -> dict[str, Any]:
     options.must("add_cross_attention", False, why="an encoder is wanted")
     heads, embed = options.size("num_attention_heads"), options.size("hidden_size")
     return {
-        "layers": options.size("num_hidden_layers"),
-        "embed": embed,
-        "heads": heads,
-        "mlp": options.size("intermediate_size"),
+        "num_layers": options.size("num_hidden_layers"),
+        "d_model": embed,
+        "num_heads": heads,
+        "d_ff": options.size("intermediate_size"),
         "max_length": options.size("max_position_embeddings", 512),
         "vocab_size": options.size("vocab_size"),
         "activation": options.activation("hidden_act", "gelu"),
@@ -89,10 +89,10 @@ def common_options(config: EncoderConfig) -> dict[str, Any]:
     stack = config.encoder
     return {
         "vocab_size": config.vocab_size,
-        "hidden_size": stack.embed,
-        "num_hidden_layers": stack.layers,
-        "num_attention_heads": stack.heads,
-        "intermediate_size": stack.mlp,
+        "hidden_size": stack.d_model,
+        "num_hidden_layers": stack.num_layers,
+        "num_attention_heads": stack.num_heads,
+        "intermediate_size": stack.d_ff,
         "hidden_act": activation_name(stack.activation),
         "hidden_dropout_prob": config.dropout,
         "attention_probs_dropout_prob": config.attention_rate,
@@ -111,7 +111,7 @@ def body(config: EncoderConfig, prefix: str) -> list[Entry]:
         same(
             f"{prefix}embeddings.word_embeddings.weight",
             "embeddings/token/table",
-            *(decoders if config.tied and config.head_transform and config.head == "words" else ()),
+            *(decoders if config.tied and config.head_transform and config.head == "tokens" else ()),
         ),
         same(f"{prefix}embeddings.position_embeddings.weight", "embeddings/position/table"),
         same(f"{prefix}embeddings.token_type_embeddings.weight", "embeddings/type/table"),
@@ -136,7 +136,7 @@ def head(config: EncoderConfig, transform: str, norm: str, whole: str) -> list[E
 
     transform: its dense layer and norm are TRANSFORM.dense and TRANSFORM.`norm`. whole: WHOLE.bias and WHOLE.decoder give the logits.
     """
-    if not config.head_transform or config.head != "words":
+    if not config.head_transform or config.head != "tokens":
         return []
     table = [
         *linear(f"{transform}.dense", "transform/dense", bias=True),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+from t2t import former_names
 from t2t.models.config import StackConfig
 from t2t.models.encoder import EncoderConfig
 from t2t.models.preset import Preset, split_overrides
@@ -13,28 +14,29 @@ VOCAB_SIZE = 30522
 """Uncased WordPiece."""
 
 
+@former_names.sizes
 def bert(
     *,
-    layers: int,
-    embed: int,
-    heads: int,
-    mlp: int | None = None,
+    num_layers: int,
+    d_model: int,
+    num_heads: int,
+    d_ff: int | None = None,
     max_length: int = 512,
     vocab_size: int = VOCAB_SIZE,
     **overrides: Any,
 ) -> EncoderConfig:
     """Return a BERT of any size, with the masked-LM head and without pooler and next-sentence classifier.
 
-    mlp:        None for four times `embed`.
+    d_ff:        None for four times `d_model`.
     max_length: learned positions.
     overrides:  any other field of EncoderConfig or of StackConfig.
     """
     top, stacks = split_overrides(EncoderConfig, overrides)
     stack: dict[str, Any] = {
-        "layers": layers,
-        "embed": embed,
-        "heads": heads,
-        "mlp": 4 * embed if mlp is None else mlp,
+        "num_layers": num_layers,
+        "d_model": d_model,
+        "num_heads": num_heads,
+        "d_ff": 4 * d_model if d_ff is None else d_ff,
         "max_length": max_length,
         "activation": "gelu",
         "biases": True,
@@ -64,25 +66,26 @@ def bert(
 _SIZES = {"base": (12, 768, 12), "large": (24, 1024, 16)}
 
 
+@former_names.sizes
 def sized(size: str, **overrides: Any) -> EncoderConfig:
     """Return BERT "base" or "large", uncased.
 
     The published counts, 109,482,240 and 335,141,888, are of the encoder with its pooler and without the masked-LM head; here it is the other way
     round, which makes 109,514,298 and 335,174,458.
     """
-    layers, embed, heads = _SIZES[size]
-    return bert(**{"layers": layers, "embed": embed, "heads": heads, **overrides})
+    num_layers, d_model, num_heads = _SIZES[size]
+    return bert(**{"num_layers": num_layers, "d_model": d_model, "num_heads": num_heads, **overrides})
 
 
 def _preset(size: str, published: int) -> Preset:
-    embed = _SIZES[size][1]
+    d_model = _SIZES[size][1]
     return Preset(
         config=partial(sized, size),
         published=published,
         source="released checkpoints of google-research/bert, uncased, without the cls/ variables",
         besides={
-            "the pooler, which only next-sentence prediction uses, is left out": -(embed * embed + embed),
-            "the masked-LM head: dense, norm, a bias for each word": embed * embed + 3 * embed + VOCAB_SIZE,
+            "the pooler, which only next-sentence prediction uses, is left out": -(d_model * d_model + d_model),
+            "the masked-LM head: dense, norm, a bias for each word": d_model * d_model + 3 * d_model + VOCAB_SIZE,
         },
     )
 

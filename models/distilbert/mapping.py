@@ -26,10 +26,10 @@ class DistilBert(Family):
         options.must("add_cross_attention", False, why="an encoder is wanted")
         headed = "vocab_transform.weight" in weights.names
         return bert(
-            layers=options.size("n_layers", 6),
-            embed=options.size("dim", 768),
-            heads=options.size("n_heads", 12),
-            mlp=options.size("hidden_dim", 3072),
+            num_layers=options.size("n_layers", 6),
+            d_model=options.size("dim", 768),
+            num_heads=options.size("n_heads", 12),
+            d_ff=options.size("hidden_dim", 3072),
             max_length=options.size("max_position_embeddings", 512),
             vocab_size=options.size("vocab_size", 30522),
             activation=options.activation("activation", "gelu"),
@@ -55,10 +55,10 @@ class DistilBert(Family):
             "architectures": ["DistilBertForMaskedLM" if config.head_transform else "DistilBertModel"],
             "model_type": "distilbert",
             "vocab_size": config.vocab_size,
-            "dim": stack.embed,
-            "n_layers": stack.layers,
-            "n_heads": stack.heads,
-            "hidden_dim": stack.mlp,
+            "dim": stack.d_model,
+            "n_layers": stack.num_layers,
+            "n_heads": stack.num_heads,
+            "hidden_dim": stack.d_ff,
             "activation": activation_name(stack.activation),
             "dropout": config.dropout,
             "attention_dropout": config.attention_rate,
@@ -72,7 +72,7 @@ class DistilBert(Family):
         """Return the table."""
         assert isinstance(config, EncoderConfig)
         bias = config.encoder.biases
-        words = config.head_transform and config.head == "words"
+        words = config.head_transform and config.head == "tokens"
         copies = ("vocab_projector.weight",) if config.tied and words else ()
         table = [
             same("distilbert.embeddings.word_embeddings.weight", "embeddings/token/table", *copies),

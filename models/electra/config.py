@@ -76,7 +76,7 @@ class ElectraConfig(TransformerConfig):
     @property
     def embedding_width(self) -> int:
         """Width of the embeddings."""
-        return self.encoder.embed if self.embedding_size is None else self.embedding_size
+        return self.encoder.d_model if self.embedding_size is None else self.embedding_size
 
     def discriminator(self) -> EncoderConfig:
         """Return the discriminator alone, as an encoder with a masked-LM head: `embeddings/**` and `encoder/**` are parameters of both."""

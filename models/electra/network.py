@@ -10,9 +10,9 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from t2t.errors import UserError
-from t2t.models.bound import Bound, Network
 from t2t.models.electra.config import ElectraConfig
 from t2t.models.encoder import Transform, encode, encoder_context
+from t2t.models.functional import FunctionalModel, Network
 from t2t.models.inputs import Embeddings, Head
 from t2t.models.transformer import Layers, Stack
 from t2t.nn.aux import Aux
@@ -30,7 +30,9 @@ class Generator(nnx.Module):
     def __init__(self, config: ElectraConfig) -> None:
         stack, width, alone = config.generator, config.embedding_width, config.generator_alone()
         init = stack.kernel_init(width)
-        self.widen = None if stack.embed == width else Linear(width, stack.embed, (None, "embed"), bias=True, init=init)
+        self.widen = (
+            None if stack.d_model == width else Linear(width, stack.d_model, (None, "embed"), bias=True, init=init)
+        )
         self.stack = Stack(config, stack, bidirectional=True)
         self.transform = Transform(alone, width)
         self.lm_head = Head(alone, stack, size=width, bias=True)
@@ -51,10 +53,10 @@ class Detector(nnx.Module):
 
     def __init__(self, config: ElectraConfig) -> None:
         stack = config.encoder
-        init = stack.kernel_init(stack.embed)
+        init = stack.kernel_init(stack.d_model)
         self.activation: str = stack.activation
-        self.dense = Linear(stack.embed, stack.embed, ("embed", None), bias=True, init=init)
-        self.out = Linear(stack.embed, 1, ("embed", None), bias=True, init=init)
+        self.dense = Linear(stack.d_model, stack.d_model, ("embed", None), bias=True, init=init)
+        self.out = Linear(stack.d_model, 1, ("embed", None), bias=True, init=init)
 
     def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B"]:
         """Return float32 logits."""
@@ -93,7 +95,7 @@ class ElectraNetwork(Network):
         return self.start(Batch(None, None, ids, ids), 0)
 
 
-class Electra(Bound):
+class Electra(FunctionalModel):
     """ELECTRA as a model: `logits` are the generator's, so that evaluation tells the masked-LM loss; `ReplacedTokenDetection` trains both."""
 
     config: ElectraConfig

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+from t2t import former_names
 from t2t.errors import UserError
 from t2t.models.config import StackConfig
 from t2t.models.electra.config import ElectraConfig
@@ -14,12 +15,13 @@ VOCAB_SIZE = 30522
 """BERT's uncased WordPiece."""
 
 
+@former_names.sizes
 def electra(
     *,
-    layers: int,
-    embed: int,
-    heads: int,
-    mlp: int | None = None,
+    num_layers: int,
+    d_model: int,
+    num_heads: int,
+    d_ff: int | None = None,
     divisor: int = 4,
     max_length: int = 512,
     vocab_size: int = VOCAB_SIZE,
@@ -27,7 +29,7 @@ def electra(
 ) -> ElectraConfig:
     """Return an ELECTRA of any size; the sizes are the discriminator's, a BERT's.
 
-    mlp:        None for four times `embed`.
+    d_ff:        None for four times `d_model`.
     divisor:    the generator's width, feed-forward and heads are the discriminator's divided by it; its depth is the same.
     max_length: learned positions.
     overrides:  any other field of ElectraConfig (`embedding_size`, say) or, for both stacks, of StackConfig.
@@ -35,18 +37,20 @@ def electra(
     Raises:
         UserError: unknown field, or values that do not go together.
     """
-    if divisor < 1 or embed % divisor:
-        best = max(n for n in range(1, max(divisor, 1) + 1) if embed % n == 0)
-        raise UserError(f"divisor {divisor} of the generator does not divide model.embed = {embed}. Nearest: {best}.")
+    if divisor < 1 or d_model % divisor:
+        best = max(n for n in range(1, max(divisor, 1) + 1) if d_model % n == 0)
+        raise UserError(
+            f"divisor {divisor} of the generator does not divide model.d_model = {d_model}. Nearest: {best}."
+        )
     top, stacks = split_overrides(ElectraConfig, overrides)
-    mlp = 4 * embed if mlp is None else mlp
+    d_ff = 4 * d_model if d_ff is None else d_ff
 
-    def stack(embed: int, mlp: int, heads: int) -> StackConfig:
+    def stack(d_model: int, d_ff: int, num_heads: int) -> StackConfig:
         choices: dict[str, Any] = {
-            "layers": layers,
-            "embed": embed,
-            "heads": heads,
-            "mlp": mlp,
+            "num_layers": num_layers,
+            "d_model": d_model,
+            "num_heads": num_heads,
+            "d_ff": d_ff,
             "max_length": max_length,
             "activation": "gelu",
             "biases": True,
@@ -63,8 +67,8 @@ def electra(
     return ElectraConfig(
         **{
             "vocab_size": vocab_size,
-            "encoder": stack(embed, mlp, heads),
-            "generator": stack(embed // divisor, max(1, mlp // divisor), max(1, heads // divisor)),
+            "encoder": stack(d_model, d_ff, num_heads),
+            "generator": stack(d_model // divisor, max(1, d_ff // divisor), max(1, num_heads // divisor)),
             "dropout": 0.1,
             **top,
         }
@@ -79,23 +83,30 @@ _SIZES = {
 }
 
 
+@former_names.sizes
 def sized(size: str, **overrides: Any) -> ElectraConfig:
     """Return ELECTRA "small", "base" or "large" (tables 1 and 6 of the paper), uncased.
 
     The published counts are of the discriminator alone, which is what is used in the end.
     """
-    layers, embed, heads, embedding, divisor = _SIZES[size]
-    sizes = {"layers": layers, "embed": embed, "heads": heads, "embedding_size": embedding, "divisor": divisor}
+    num_layers, d_model, num_heads, embedding, divisor = _SIZES[size]
+    sizes = {
+        "num_layers": num_layers,
+        "d_model": d_model,
+        "num_heads": num_heads,
+        "embedding_size": embedding,
+        "divisor": divisor,
+    }
     return electra(**{**sizes, **overrides})
 
 
 def _generator(size: str) -> int:
     """Return the parameters that the generator has to itself."""
-    layers, whole, _, embedding, divisor = _SIZES[size]
-    embed, width = whole // divisor, embedding or whole
-    block = 4 * (embed * embed + embed) + 2 * 4 * embed * embed + 5 * embed + 4 * embed
-    widen = 0 if embed == width else width * embed + embed
-    return widen + layers * block + embed * width + 3 * width + VOCAB_SIZE
+    num_layers, whole, _, embedding, divisor = _SIZES[size]
+    d_model, width = whole // divisor, embedding or whole
+    block = 4 * (d_model * d_model + d_model) + 2 * 4 * d_model * d_model + 5 * d_model + 4 * d_model
+    widen = 0 if d_model == width else width * d_model + d_model
+    return widen + num_layers * block + d_model * width + 3 * width + VOCAB_SIZE
 
 
 def _preset(size: str, published: int, rounding: int) -> Preset:

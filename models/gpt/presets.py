@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+from t2t import former_names
 from t2t.models.config import StackConfig
 from t2t.models.decoder import DecoderConfig
 from t2t.models.preset import Preset, split_overrides
@@ -13,28 +14,29 @@ VOCAB_SIZE_1 = 40478
 VOCAB_SIZE = 50257
 
 
+@former_names.sizes
 def gpt(
     *,
-    layers: int,
-    embed: int,
-    heads: int,
-    mlp: int | None = None,
+    num_layers: int,
+    d_model: int,
+    num_heads: int,
+    d_ff: int | None = None,
     max_length: int = 1024,
     vocab_size: int = VOCAB_SIZE,
     **overrides: Any,
 ) -> DecoderConfig:
     """Return a GPT-2 or GPT-3 of any size.
 
-    mlp:        None for four times `embed`.
+    d_ff:        None for four times `d_model`.
     max_length: learned positions.
     overrides:  any other field of DecoderConfig (`mask="prefix"`, say) or of StackConfig.
     """
     top, stacks = split_overrides(DecoderConfig, overrides)
     stack: dict[str, Any] = {
-        "layers": layers,
-        "embed": embed,
-        "heads": heads,
-        "mlp": 4 * embed if mlp is None else mlp,
+        "num_layers": num_layers,
+        "d_model": d_model,
+        "num_heads": num_heads,
+        "d_ff": 4 * d_model if d_ff is None else d_ff,
         "max_length": max_length,
         "activation": "gelu_tanh",
         "biases": True,
@@ -58,9 +60,10 @@ def gpt(
     )
 
 
+@former_names.sizes
 def gpt1(**overrides: Any) -> DecoderConfig:
     """Return GPT-1: 12 layers, 768 wide, norms after the sublayers, 512 positions."""
-    sizes = {"layers": 12, "embed": 768, "heads": 12, "max_length": 512, "vocab_size": VOCAB_SIZE_1}
+    sizes = {"num_layers": 12, "d_model": 768, "num_heads": 12, "max_length": 512, "vocab_size": VOCAB_SIZE_1}
     choices = {"norm_place": "post", "final_norm": False, "init_residual": False, "position_std": 0.02}
     return gpt(**{**sizes, **choices, **overrides})
 
@@ -79,20 +82,22 @@ _SIZES_3 = {
 }
 
 
+@former_names.sizes
 def gpt2(size: str, **overrides: Any) -> DecoderConfig:
     """Return GPT-2 "small", "medium", "large" or "xl": 1,024 positions."""
-    layers, embed, heads = _SIZES_2[size]
-    return gpt(**{"layers": layers, "embed": embed, "heads": heads, **overrides})
+    num_layers, d_model, num_heads = _SIZES_2[size]
+    return gpt(**{"num_layers": num_layers, "d_model": d_model, "num_heads": num_heads, **overrides})
 
 
+@former_names.sizes
 def gpt3(size: str, **overrides: Any) -> DecoderConfig:
     """Return GPT-3 "125m", "350m", "760m", "1.3b", "2.7b", "6.7b", "13b" or "175b": 2,048 positions, no dropout.
 
     Two rows of the paper's table 2.1 contradict its own totals (table D.1) and are read as what gives these: the 1.3B model with 16 heads of
     128, not 24, and the 13B model 5,120 wide (40 heads of 128), not 5,140.
     """
-    layers, embed, heads = _SIZES_3[size]
-    sizes = {"layers": layers, "embed": embed, "heads": heads, "max_length": 2048, "dropout": 0.0}
+    num_layers, d_model, num_heads = _SIZES_3[size]
+    sizes = {"num_layers": num_layers, "d_model": d_model, "num_heads": num_heads, "max_length": 2048, "dropout": 0.0}
     return gpt(**{**sizes, **overrides})
 
 

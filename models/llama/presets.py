@@ -5,19 +5,21 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+from t2t import former_names
 from t2t.models.config import StackConfig
 from t2t.models.decoder import DecoderConfig
 from t2t.models.preset import Preset, split_overrides
 from t2t.nn.rotary import Rotary
 
 
+@former_names.sizes
 def llama(
     *,
-    layers: int,
-    embed: int,
-    heads: int,
-    mlp: int,
-    kv_heads: int | None = None,
+    num_layers: int,
+    d_model: int,
+    num_heads: int,
+    d_ff: int,
+    num_kv_heads: int | None = None,
     max_length: int = 2048,
     vocab_size: int = 32_000,
     base: float = 10_000.0,
@@ -31,11 +33,11 @@ def llama(
     """
     top, stacks = split_overrides(DecoderConfig, overrides)
     stack: dict[str, Any] = {
-        "layers": layers,
-        "embed": embed,
-        "heads": heads,
-        "kv_heads": kv_heads,
-        "mlp": mlp,
+        "num_layers": num_layers,
+        "d_model": d_model,
+        "num_heads": num_heads,
+        "num_kv_heads": num_kv_heads,
+        "d_ff": d_ff,
         "max_length": max_length,
         "activation": "silu",
         "gated": True,
@@ -64,15 +66,16 @@ _SIZES: dict[str, tuple[int, int, int, int, int, int, int, float, bool]] = {
 }
 
 
+@former_names.sizes
 def sized(size: str, **overrides: Any) -> DecoderConfig:
     """Return "2-7b", "3-8b", "3-70b", "smollm2-135m", "smollm2-360m", "smollm2-1.7b" or "mistral-7b"."""
-    layers, embed, heads, kv_heads, mlp, vocab_size, max_length, base, tied = _SIZES[size]
+    num_layers, d_model, num_heads, num_kv_heads, d_ff, vocab_size, max_length, base, tied = _SIZES[size]
     sizes: dict[str, Any] = {
-        "layers": layers,
-        "embed": embed,
-        "heads": heads,
-        "kv_heads": kv_heads,
-        "mlp": mlp,
+        "num_layers": num_layers,
+        "d_model": d_model,
+        "num_heads": num_heads,
+        "num_kv_heads": num_kv_heads,
+        "d_ff": d_ff,
         "vocab_size": vocab_size,
         "max_length": max_length,
         "base": base,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+from t2t import former_names
 from t2t.errors import UserError, nearest
 from t2t.models.config import StackConfig
 from t2t.models.encoder_decoder import EncoderDecoderConfig
@@ -16,21 +17,22 @@ VOCAB_SIZE = 32128
 VERSIONS = ("1.0", "1.1")
 
 
+@former_names.sizes
 def t5(
     *,
-    layers: int,
-    embed: int,
-    heads: int,
-    mlp: int,
+    num_layers: int,
+    d_model: int,
+    num_heads: int,
+    d_ff: int,
     head_dim: int | None = None,
-    decoder_layers: int | None = None,
+    num_decoder_layers: int | None = None,
     vocab_size: int = VOCAB_SIZE,
     version: str = "1.1",
     **overrides: Any,
 ) -> EncoderDecoderConfig:
     """Return a T5 of any size.
 
-    layers:    of the encoder, and of the decoder where `decoder_layers` is None.
+    num_layers:    of the encoder, and of the decoder where `num_decoder_layers` is None.
     version:   "1.0" (ReLU, tied) or "1.1" (gated GELU, a head of its own).
     overrides: any other field of EncoderDecoderConfig or, for both stacks, of StackConfig.
 
@@ -42,10 +44,10 @@ def t5(
     first = version == "1.0"
     top, stacks = split_overrides(EncoderDecoderConfig, overrides)
     stack: dict[str, Any] = {
-        "embed": embed,
-        "heads": heads,
+        "d_model": d_model,
+        "num_heads": num_heads,
         "head_dim": head_dim,
-        "mlp": mlp,
+        "d_ff": d_ff,
         "activation": "relu" if first else "gelu_tanh",
         "gated": not first,
         "norm": "rms",
@@ -59,8 +61,10 @@ def t5(
     return EncoderDecoderConfig(
         **{
             "vocab_size": vocab_size,
-            "encoder": StackConfig(layers=layers, **stack),
-            "decoder": StackConfig(layers=layers if decoder_layers is None else decoder_layers, **stack),
+            "encoder": StackConfig(num_layers=num_layers, **stack),
+            "decoder": StackConfig(
+                num_layers=num_layers if num_decoder_layers is None else num_decoder_layers, **stack
+            ),
             "dropout": 0.1 if first else 0.0,
             "tied": first,
             "scaled_head": first,
@@ -87,17 +91,20 @@ _SIZES_1_1 = {
 }
 
 
+@former_names.sizes
 def _sized(size: tuple[int, ...], version: str, **overrides: Any) -> EncoderDecoderConfig:
-    layers, embed, mlp, heads, head_dim = size
-    sizes = {"layers": layers, "embed": embed, "mlp": mlp, "heads": heads, "head_dim": head_dim}
+    num_layers, d_model, d_ff, num_heads, head_dim = size
+    sizes = {"num_layers": num_layers, "d_model": d_model, "d_ff": d_ff, "num_heads": num_heads, "head_dim": head_dim}
     return t5(**{**sizes, "version": version, **overrides})
 
 
+@former_names.sizes
 def v1_0(size: str, **overrides: Any) -> EncoderDecoderConfig:
     """Return T5 v1.0 "small", "base", "large", "3b" or "11b"."""
     return _sized(_SIZES_1_0[size], "1.0", **overrides)
 
 
+@former_names.sizes
 def v1_1(size: str, **overrides: Any) -> EncoderDecoderConfig:
     """Return T5 v1.1 "small", "base", "large", "xl" or "xxl"."""
     return _sized(_SIZES_1_1[size], "1.1", **overrides)

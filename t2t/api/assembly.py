@@ -17,7 +17,7 @@ from t2t.api.user_code import known_code
 from t2t.api.user_code.imports import own_code
 from t2t.api.user_code.loading import check_tasks
 from t2t.distributed.preflight import preflight
-from t2t.train.ahead import Ahead
+from t2t.train.background_compiler import BackgroundCompiler
 from t2t.train.callbacks import Callback
 from t2t.train.claim import claimed_on_all
 from t2t.train.experiment import Experiment, check, check_vocabulary
@@ -74,9 +74,9 @@ def run_training(
       UserError: a configuration that cannot work, a directory of another run or one that is being trained in.
     """
     check(experiment, jax.device_count())
-    ahead = None
+    compiler = None
     if jax.process_count() == 1 and "tensorflow" not in sys.modules:  # importing it leaves a core free for some seconds
-        ahead = Ahead(experiment, newest=newest_step(directory))
+        compiler = BackgroundCompiler(experiment, newest=newest_step(directory))
     before = time.perf_counter()
     register_tasks()
     imported += time.perf_counter() - before
@@ -101,7 +101,9 @@ def run_training(
         with observer if leads else contextlib.nullcontext(Silent()) as shown:
             for line in lost_of(experiment.resolved_data(), experiment.model.kind) if leads else ():
                 shown.on_message(f"note: {line}")
-            outcome = train(directory, record, shown, began=began, imported=imported, ahead=ahead, callbacks=callbacks)
+            outcome = train(
+                directory, record, shown, began=began, imported=imported, compiler=compiler, callbacks=callbacks
+            )
         if leads:
             write_report(directory)
     return outcome

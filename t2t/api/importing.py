@@ -43,7 +43,7 @@ def import_checkpoint(
     if run.exists() and (not run.is_dir() or any(run.iterdir())):
         raise UserError(f"{run} (--dir) is there already. Give another --dir.")
     with _opened(Path(source), preset, accepted) as model:
-        for line in told(model.left_out):
+        for line in describe_left_out(model.left_out):
             say(f"note: left out: {line}")
         try:
             return _make(model, source, run, vocabulary, check=check, say=say)
@@ -52,7 +52,7 @@ def import_checkpoint(
             raise
 
 
-def told(left_out: Mapping[str, str]) -> list[str]:
+def describe_left_out(left_out: Mapping[str, str]) -> list[str]:
     """Return a line for each reason for which tensors are not read, with their names: of many the first and how many more."""
     from t2t.export.mapping import some
 

@@ -112,7 +112,7 @@ def infer(
         length=run.experiment.data.targets_length if max_length is None else max_length,
         batch_size=batch_size,
         key=jax.random.key(seed),
-        closed=not continue_text,
+        append_eos=not continue_text,
         name=name,
     )
 

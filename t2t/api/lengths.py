@@ -56,7 +56,7 @@ class Lengths:
         return []
 
     @property
-    def told(self) -> str | None:
+    def message(self) -> str | None:
         """A line on what was cut or left out, or None."""
         if not self._long:
             return None

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from t2t import config
+from t2t import config, former_names
 from t2t.api.option_names import nearest_options, option_names
 from t2t.errors import UserError
 from t2t.limits import OutOfLimits, option, shown
@@ -74,6 +74,7 @@ def _changed(value: Any, change: _Change, path: str, whole: Experiment, said: st
     hints = typing.get_type_hints(type(value)) if names else {}
     new = {}
     for name, one in change.parts.items():
+        name = former_names.fields(type(value)).get(name, name)
         if name not in names:
             raise UserError(f"{said}: unknown option {path}{name}.{_nearest(f'{path}{name}', whole)}")
         new[name] = _changed(getattr(value, name), one, f"{path}{name}.", whole, said)

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from t2t.plan.hlo import Instruction
-from t2t.plan.hlo import Program as Hlo
+from t2t.plan.hlo import HloModule, Instruction
 from t2t.train.profile import DIRECTORY, PROGRAM
 
 Kind = Literal["matmul", "elementwise", "look-up", "copy", "collective", "other"]
@@ -100,7 +99,7 @@ def read(run: Path) -> Profile | None:
 
 def instructions(text: str) -> dict[str, tuple[Kind, str]]:
     """Return, of a compiled program's text, instruction -> its kind and where it comes from; control flow is left out."""
-    hlo = Hlo(text)
+    hlo = HloModule(text)
     found: dict[str, tuple[Kind, str]] = {}
     for computation in hlo.computations.values():
         for instruction in computation:

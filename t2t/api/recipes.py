@@ -40,7 +40,7 @@ QUICK = 1000
 def quickstart_t5() -> Experiment:
     """A small T5 on bytes: span corruption over documentation, and tasks with prefixes. Minutes on a laptop."""
     return Experiment(
-        model=models.t5.t5(layers=2, embed=128, heads=4, mlp=256, vocab_size=BYTES, version="1.1"),
+        model=models.t5.t5(num_layers=2, d_model=128, num_heads=4, d_ff=256, vocab_size=BYTES, version="1.1"),
         data=Data(task="quickstart", inputs_length=128, targets_length=64, batch_size=24, shards=4),
         # With a peak of 3e-3 a task of two classes stays at guessing for most of the steps; with 1e-3 copying is learnt too late.
         optimizer=AdamW(schedule=Cosine(peak=2e-3, warmup=100, steps=QUICK, final=0.05), b2=0.98, weight_decay=0.01),
@@ -55,7 +55,7 @@ def quickstart_t5() -> Experiment:
 def quickstart_gpt() -> Experiment:
     """A small GPT on bytes: causal language modelling over documentation, and tasks with prefixes. Minutes on a laptop."""
     return Experiment(
-        model=models.gpt.gpt(layers=4, embed=128, heads=4, vocab_size=BYTES, max_length=128, dropout=0.0),
+        model=models.gpt.gpt(num_layers=4, d_model=128, num_heads=4, vocab_size=BYTES, max_length=128, dropout=0.0),
         data=Data(task="quickstart_decoder", inputs_length=48, targets_length=80, batch_size=24, shards=4),
         optimizer=AdamW(schedule=Cosine(peak=3e-3, warmup=100, steps=QUICK, final=0.05), b2=0.98, weight_decay=0.01),
         steps=QUICK,
@@ -71,9 +71,9 @@ def quickstart_bert() -> Experiment:
     return Experiment(
         # Norms before each layer and relative positions: among bytes, it is the neighbours that tell most.
         model=models.bert.bert(
-            layers=2,
-            embed=128,
-            heads=4,
+            num_layers=2,
+            d_model=128,
+            num_heads=4,
             vocab_size=BYTES,
             dropout=0.0,
             norm_place="pre",
@@ -95,9 +95,9 @@ def quickstart_electra() -> Experiment:
     steps = 1500
     return Experiment(
         model=models.electra.electra(
-            layers=2,
-            embed=128,
-            heads=4,
+            num_layers=2,
+            d_model=128,
+            num_heads=4,
             divisor=2,
             vocab_size=BYTES,
             dropout=0.0,

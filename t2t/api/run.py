@@ -341,8 +341,8 @@ class Run(SavedRun):
         lengths = Lengths(too_long, self.vocabulary, 'too_long="truncate" leaves the end of such texts out.')
         found = inference.asked(self, rows, compute, lengths=lengths, batch_size=batch_size)
         answers = [answer for _, answer in found]
-        if lengths.told is not None:
-            log.warning("%s", lengths.told)
+        if lengths.message is not None:
+            log.warning("%s", lengths.message)
         return answers
 
     def _answers(self, rows: Rows, batch_size: int, too_long: TooLong, longest: int | None = None) -> list[Any]:

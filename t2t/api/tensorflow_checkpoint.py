@@ -27,7 +27,7 @@ def open_arrays(prefix: Path) -> Arrays:
     import tensorflow as tf
 
     @contextlib.contextmanager
-    def told() -> Iterator[None]:
+    def one_line_errors() -> Iterator[None]:
         try:
             yield
         except (tf.errors.OpError, ValueError, IndexError, RuntimeError) as error:
@@ -36,7 +36,7 @@ def open_arrays(prefix: Path) -> Arrays:
                 f"{prefix}: cannot be read as a checkpoint of TensorFlow ({' '.join(reason.split())[:200]})"
             ) from None
 
-    with told():
+    with one_line_errors():
         reader = tf.train.load_checkpoint(str(prefix))
         shapes = {
             name: tuple(shape)
@@ -45,7 +45,7 @@ def open_arrays(prefix: Path) -> Arrays:
         }
 
     def read(name: str) -> Any:
-        with told():
+        with one_line_errors():
             return reader.get_tensor(name)
 
     return Arrays(prefix.parent, shapes, read, legacy=True)

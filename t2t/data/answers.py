@@ -54,7 +54,7 @@ def output_of(vocabulary: seqio.Vocabulary) -> Output:
     """Return what a model that predicts such targets has to score."""
     if isinstance(vocabulary, Labels):
         return "label" if vocabulary.of == "text" else "tags"
-    return "span" if isinstance(vocabulary, Places) else "words"
+    return "span" if isinstance(vocabulary, Places) else "tokens"
 
 
 def check_model(data: Data, config: ModelConfig) -> None:
@@ -84,7 +84,7 @@ def check_model(data: Data, config: ModelConfig) -> None:
 
 
 _SAID: dict[Output, str] = {
-    "words": "words of the vocabulary",
+    "tokens": "tokens of the vocabulary",
     "label": "a label for each text",
     "tags": "a label for each word",
     "span": "the first and last token of a span",

@@ -19,7 +19,7 @@ from t2t.data.evaluation import EvaluationBatches, evaluation_batches
 from t2t.data.faults import surfaced
 from t2t.data.registry import Provider, check, converter_of, provider_of, task_names, task_vocabulary, tasks_of
 from t2t.data.report import Report, inspect
-from t2t.data.shards import Counts, Shard
+from t2t.data.shards import Counts, ShardReader
 from t2t.errors import UserError
 from t2t.nn.model import Kind
 from t2t.types import Batch
@@ -104,7 +104,7 @@ class BatchIterator:
         self._own = range(process_index * own, (process_index + 1) * own)
         # A finite pass ends when the last shard of all hosts does, which each host can only know by reading them all.
         self._indices = self._own if repeat else range(data.shards)
-        self._shards: list[Shard] = []
+        self._shards: list[ShardReader] = []
         for index in self._indices:
             self._shards.append(self._shard(index))
             if begin:
@@ -209,7 +209,7 @@ class BatchIterator:
     def _key(self, index: int) -> str:
         return f"shard_{index:05d}_of_{self._data.shards:05d}"
 
-    def _shard(self, index: int) -> Shard:
+    def _shard(self, index: int) -> ShardReader:
         make = functools.partial(
             sources.examples,
             self._provider,
@@ -221,7 +221,7 @@ class BatchIterator:
             shuffle=self._data.shuffle_buffer > 0,
         )
         name = f"task {self._data.task!r}, split {self._data.split!r}, shard {index} of {self._data.shards}"
-        return Shard(make, self.layout, pack=self._data.pack, name=name)
+        return ShardReader(make, self.layout, pack=self._data.pack, name=name)
 
     def _identity(self) -> dict[str, Any]:
         names = ("task", "split", "inputs_length", "targets_length", "pack", "shards", "seed", "shuffle_buffer")

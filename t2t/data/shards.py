@@ -41,7 +41,7 @@ class Counts:
     empty: int = 0
 
 
-class Shard:
+class ShardReader:
     """Rows of one virtual shard. Not safe for several threads at once."""
 
     def __init__(self, make: Callable[[], tf.data.Dataset], layout: FeatureConverter, *, pack: bool, name: str) -> None:
@@ -172,7 +172,7 @@ class Shard:
 def _checkpoint(iterator: Any, directory: Path) -> dict[str, bytes]:
     """Return the files of the iterator's state, or none where one of its parts, a Python generator say, cannot be saved.
 
-    Then `Shard.load` draws again what was drawn: as exact where the source is deterministic, and as slow as it is.
+    Then `ShardReader.load` draws again what was drawn: as exact where the source is deterministic, and as slow as it is.
     """
     try:
         tf.train.Checkpoint(iterator=iterator).write(str(directory / "iterator"))

@@ -24,7 +24,7 @@ class Lost:
     text: str
     back: str
 
-    def told(self, task: str) -> str:
+    def message(self, task: str) -> str:
         """Return it in a line."""
         place = next((i for i, (a, b) in enumerate(zip(self.text, self.back, strict=False)) if a != b), None)
         place = min(len(self.text), len(self.back)) if place is None else place
@@ -78,5 +78,5 @@ def lost_of(data: Data, kind: Kind, *, examples: int = 100) -> list[str]:
             if isinstance(raw.get("targets_pretokenized"), bytes)
         ]
         if found := lost(texts, vocabulary):
-            lines.append(found.told(task.name))
+            lines.append(found.message(task.name))
     return lines

@@ -1,6 +1,6 @@
 """Greedy decoding, sampling, beam search, scoring and fill-mask, compiled and without TensorFlow."""
 
-from t2t.decode.answers import (
+from t2t.decode.answer_text import (
     Label,
     Pooling,
     Span,
@@ -9,7 +9,7 @@ from t2t.decode.answers import (
     label_texts,
     span_texts,
     tag_texts,
-    told,
+    target_text,
     words_between,
 )
 from t2t.decode.config import Beam, Decoding, Greedy, Sampling
@@ -55,7 +55,7 @@ __all__ = [
     "score_texts",
     "span_texts",
     "tag_texts",
+    "target_text",
     "token_scores",
-    "told",
     "words_between",
 ]

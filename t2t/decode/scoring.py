@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float, Int
 
-from t2t.decode.answers import best_spans
+from t2t.decode.answer_text import best_spans
 from t2t.nn.model import Model
 from t2t.types import Batch, Params
 

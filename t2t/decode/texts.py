@@ -52,15 +52,15 @@ def generate_texts(
     length: int = 128,
     batch_size: int = 32,
     key: jax.Array | None = None,
-    closed: bool = True,
+    append_eos: bool = True,
     name: Callable[[int], str] = _name,
 ) -> list[list[Output]]:
     """Return the N outputs of each text, in the order of the texts.
 
-    Sentinels may be written out in a text (`<extra_id_0>`). `closed` puts EOS behind it, as the inputs of tasks have; a language
+    Sentinels may be written out in a text (`<extra_id_0>`). `append_eos` puts EOS behind it, as the inputs of tasks have; a language
     model that is to go on with the text itself wants none. Raises UserError for a text too long for the model.
     """
-    end = [vocabulary.eos_id] if closed else []
+    end = [vocabulary.eos_id] if append_eos else []
     made = generate_many(
         model,
         params,
@@ -68,7 +68,9 @@ def generate_texts(
         decoding,
         length=length,
         eos_id=vocabulary.end_ids,
-        bos_id=vocabulary.bos_id if closed or vocabulary.opens or not model.config.can("continue_text") else None,
+        bos_id=vocabulary.bos_id
+        if append_eos or vocabulary.prepends_bos or not model.config.can("continue_text")
+        else None,
         batch_size=batch_size,
         key=key,
         vocab_size=vocabulary.size,
@@ -91,11 +93,11 @@ def score_texts(
     pairs: Sequence[tuple[str, str]],
     *,
     batch_size: int = 32,
-    closed: bool = True,
+    append_eos: bool = True,
     name: Callable[[int], str] = _name,
 ) -> list[float]:
     """Return the log-probability, in nats, of each pair's second text (with EOS) given the first."""
-    end = [vocabulary.eos_id] if closed else []
+    end = [vocabulary.eos_id] if append_eos else []
     return score_many(
         model,
         params,

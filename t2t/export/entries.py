@@ -100,13 +100,13 @@ def _encoder(model: Model, pad_id: int | None) -> list[Entry]:
 
 
 _SCORES: dict[Output, str] = {
-    "words": "scores of each word at each position",
+    "tokens": "scores of each token at each position",
     "label": "scores of each label of a text at its first position",
     "tags": "scores of each label of a word at its first position",
     "span": "scores of each position as the first of the span and as its last",
 }
 _LOGITS: dict[Output, str] = {
-    "words": "float32 [batch, length, vocabulary]; those at a mask predict it",
+    "tokens": "float32 [batch, length, vocabulary]; those at a mask predict it",
     "label": "float32 [batch, length, labels]; those at position 0 are the text's",
     "tags": "float32 [batch, length, labels]; those at a word's first token are the word's",
     "span": "float32 [batch, length, length]; position 0 scores where the span begins, position 1 where it ends",

@@ -186,7 +186,7 @@ def canonical(config: Any) -> Any:
         value = getattr(config, field.name)
         if (
             field.name in _WITHOUT_EFFECT
-            or (field.name in _OF_WORDS and config.output != "words")
+            or (field.name in _OF_WORDS and config.output != "tokens")
             or (field.name == "pooler_activation" and not config.pooler)
         ):
             changes[field.name] = _default(field, value)
@@ -216,7 +216,7 @@ def _canonical_stack(stack: Any) -> Any:
         stack,
         **changes,
         head_dim=stack.head_size,
-        kv_heads=stack.key_heads,
+        num_kv_heads=stack.key_heads,
         attention_biases=biases,
         groups=stack.blocks,
     )

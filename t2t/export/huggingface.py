@@ -214,7 +214,10 @@ def write_huggingface(
             write_json(draft / GENERATION, generation)
         needs_sentencepiece = (draft / "spiece.model").exists() and not (draft / "tokenizer.json").exists()
         text = huggingface_readme(
-            kind, options["architectures"][0], needs_sentencepiece=needs_sentencepiece, opens=vocabulary.opens
+            kind,
+            options["architectures"][0],
+            needs_sentencepiece=needs_sentencepiece,
+            prepends_bos=vocabulary.prepends_bos,
         )
         write_json(draft / CHECKSUMS, table(draft, names_beneath(draft)))
         (draft / "README.md").write_text(text, encoding="utf-8")  # whose text is the user's to change

@@ -16,17 +16,17 @@ _AROUND = {
 }
 
 
-def huggingface_readme(kind: Kind, architecture: str, *, needs_sentencepiece: bool, opens: bool) -> str:
+def huggingface_readme(kind: Kind, architecture: str, *, needs_sentencepiece: bool, prepends_bos: bool) -> str:
     """Return the text for a directory of `transformers`.
 
     architecture: the class in config.json. needs_sentencepiece: whether the tokenizer is a spiece.model alone.
-    opens: whether a text by itself begins with the start token.
+    prepends_bos: whether a text by itself begins with the start token.
     """
     needs = "`transformers`, `torch`" + (
         ", and for the tokenizer `sentencepiece` and `protobuf`" if needs_sentencepiece else ""
     )
-    before = "the start token before" if opens else "nothing before"
-    question = "text + tokenizer.eos_token" if opens else "tokenizer.bos_token + text + tokenizer.eos_token"
+    before = "the start token before" if prepends_bos else "nothing before"
+    question = "text + tokenizer.eos_token" if prepends_bos else "tokenizer.bos_token + text + tokenizer.eos_token"
     return f"""# A model for transformers
 
 Needs {needs}.

@@ -21,7 +21,7 @@ _CERTAIN = 100.0
 def frame(vocabulary: Vocabulary, kind: Kind) -> tuple[list[int], list[int]]:
     """Return the ids that stand before and behind a text: what a decoder begins with, an encoder's [CLS] and [SEP] or EOS, an encoder-decoder's EOS."""
     if kind == "decoder":
-        return ([vocabulary.bos_id] if vocabulary.opens else []), []
+        return ([vocabulary.bos_id] if vocabulary.prepends_bos else []), []
     if kind == "encoder" and vocabulary.cls_id is not None and vocabulary.sep_id is not None:
         return [vocabulary.cls_id], [vocabulary.sep_id]
     return [], [vocabulary.eos_id]

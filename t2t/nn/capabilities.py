@@ -6,7 +6,7 @@ from typing import Literal
 
 Kind = Literal["encoder", "decoder", "encoder_decoder"]
 """Which sides of a batch a model reads."""
-Output = Literal["words", "label", "tags", "span"]
+Output = Literal["tokens", "label", "tags", "span"]
 """What logits score: words of the vocabulary; classes of a text, or of each of its words; places of a span's first and last token."""
 Side = Literal["encoder", "decoder"]
 SIDES: dict[Kind, tuple[Side, ...]] = {
@@ -40,7 +40,7 @@ embed:          make a vector of a text.
 """
 
 _OF_OUTPUT: dict[Output, Capability] = {
-    "words": "fill_mask",
+    "tokens": "fill_mask",
     "label": "classify",
     "tags": "tag",
     "span": "find_span",

@@ -148,7 +148,7 @@ class ModelConfig(Configuration, abc.ABC):
     @property
     def output(self) -> Output:
         """What the logits score; anything but words is for encoders."""
-        return "words"
+        return "tokens"
 
     @property
     def answer_places(self) -> int | None:

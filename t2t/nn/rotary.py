@@ -19,7 +19,7 @@ from t2t.errors import UserError, nearest
 from t2t.limits import Configuration, Length, Range
 
 Scaling = Literal["none", "linear", "dynamic", "yarn", "longrope", "llama3", "proportional"]
-Turns = tuple[Float[Array, "B L half"], Float[Array, "B L half"]]
+RotaryAngles = tuple[Float[Array, "B L half"], Float[Array, "B L half"]]
 """Cosine and sine of each position's angles, float32."""
 
 Factor = Annotated[float, Range(1e-6, 1e6)]
@@ -80,7 +80,7 @@ class Rotary(Configuration):
                 f"model.rotary.attention_factor is {self.attention_factor}, but model.rotary.scaling {self.scaling!r} has none. Nearest: yarn, longrope."
             )
 
-    def turning(self, head_dim: int) -> int:
+    def rotated_size(self, head_dim: int) -> int:
         """Return how many coordinates of a head have angles: an even number. Raises UserError where `share` does not give such a number."""
         size = head_dim if self.scaling == "proportional" else int(head_dim * self.share)
         least = 4 if self.scaling == "dynamic" else 2
@@ -104,7 +104,7 @@ class Rotary(Configuration):
 
         length: of the longest text so far, which "dynamic" and "longrope" depend on; None for one of `original_length`.
         """
-        size = self.turning(head_dim)
+        size = self.rotated_size(head_dim)
         exponents = np.arange(0, size, 2, dtype=np.float64) / size
         turn = self.base**-exponents
         if self.scaling == "dynamic" and length is not None:
@@ -142,7 +142,7 @@ class Rotary(Configuration):
             return 0.1 * math.log(self.factor) + 1.0
         return math.sqrt(1.0 + math.log(self.factor) / math.log(self.original_length))
 
-    def turns(self, positions: Int[Array, "B L"], head_dim: int) -> Turns:
+    def angles(self, positions: Int[Array, "B L"], head_dim: int) -> RotaryAngles:
         """Return cosine and sine of the angles at `positions`, times `magnitude`."""
         length = jnp.max(positions) + 1 if self.scaling in ("dynamic", "longrope") else None
         angles = positions[..., None].astype(jnp.float32) * jnp.asarray(self.frequencies(head_dim, length))
@@ -162,12 +162,12 @@ class Rotary(Configuration):
         return np.clip((np.arange(size // 2) - first) / ((last - first) or 0.001), 0.0, 1.0)
 
 
-def rotate(x: Float[Array, "B L H D"], turns: Turns) -> Float[Array, "B L H D"]:
+def rotate(x: Float[Array, "B L H D"], angles: RotaryAngles) -> Float[Array, "B L H D"]:
     """Turn each head's coordinates, or the first of them that there are angles for, in float32; the result has the type of `x`."""
-    size = 2 * turns[0].shape[-1]
+    size = 2 * angles[0].shape[-1]
     if size < x.shape[-1]:
-        return jnp.concatenate([rotate(x[..., :size], turns), x[..., size:]], axis=-1)
-    cos, sin = (part[:, :, None] for part in turns)
+        return jnp.concatenate([rotate(x[..., :size], angles), x[..., size:]], axis=-1)
+    cos, sin = (part[:, :, None] for part in angles)
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)
 

@@ -10,8 +10,8 @@ from typing import Annotated, ClassVar
 import jax
 from jaxtyping import Array, Float
 
+from t2t.chunked_cross_entropy import chunked_cross_entropy, positions_at_a_time
 from t2t.errors import UserError
-from t2t.head_loss import head_loss, positions_at_a_time
 from t2t.limits import Ids, Range, Rate
 from t2t.losses import LossSums, cross_entropy
 from t2t.nn.aux import with_aux
@@ -28,7 +28,7 @@ class CrossEntropy(Objective):
         z_loss: times log(Z)^2, which keeps the softmax normalizer near 1 (Mesh TensorFlow; T5 uses 1e-4).
         label_smoothing: probability mass spread evenly over the vocabulary (Szegedy et al. 2016, section 7).
         block: positions whose logits a device holds at a time; those of a whole batch never exist. Changes nothing but memory and time. None: as many
-            as suit the platform, see `t2t.head_loss.positions_at_a_time`.
+            as suit the platform, see `t2t.chunked_cross_entropy.positions_at_a_time`.
     """
 
     needs: ClassVar[frozenset[Capability]] = frozenset({"predict"})
@@ -57,7 +57,7 @@ class CrossEntropy(Objective):
 
     def places_at_once(self, model: ModelConfig, places: float) -> float:
         """Return the positions of a block where the logits score the vocabulary, else all places."""
-        return min(places, positions_at_a_time(self, model.vocab_size)) if model.output == "words" else places
+        return min(places, positions_at_a_time(self, model.vocab_size)) if model.output == "tokens" else places
 
 
 def target_losses(
@@ -65,11 +65,13 @@ def target_losses(
 ) -> LossSums:
     """Return the sums of the cross-entropy of the batch's targets.
 
-    The logits of a vocabulary are never made as a whole, see `t2t.head_loss`. This is the one place where objectives run a model's forward pass for its
+    The logits of a vocabulary are never made as a whole, see `t2t.chunked_cross_entropy`. This is the one place where objectives run a model's forward pass for its
     targets: what layers report besides hidden states goes into `LossSums` here.
     """
-    if model.config.output != "words":
+    if model.config.output != "tokens":
         logits, aux = model.scored(params, batch, dropout_key=dropout_key)
         return with_aux(cross_entropy(logits, batch.targets, batch.weights, terms), aux)
     hidden, aux = model.forward(params, batch, dropout_key=dropout_key)
-    return with_aux(head_loss(partial(model.head, params), hidden, batch.targets, batch.weights, terms), aux)
+    return with_aux(
+        chunked_cross_entropy(partial(model.head, params), hidden, batch.targets, batch.weights, terms), aux
+    )

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from jax.sharding import Mesh
 
-from t2t.plan.hlo import Instruction, Program
+from t2t.plan.hlo import HloModule, Instruction
 
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute", "ragged-all-to-all")
 _MESH = re.compile(r"replica_groups=\w*\[(?P<axes>[^\]]*)\](?:, device_ids=\((?P<ids>[^{]*?)\))? \{(?P<used>[^}]*)\}")
@@ -119,7 +119,7 @@ class Layout:
         return axes, domains, tuple(spans)
 
 
-def collectives(program: Program, layout: Layout) -> list[Collective]:
+def collectives(program: HloModule, layout: Layout) -> list[Collective]:
     """Return what a step sends, the largest first; collectives within loops are counted as often as they run."""
     found: dict[tuple[str, tuple[str, ...], int, int, tuple[bool, ...]], list[float]] = defaultdict(lambda: [0.0, 0.0])
     described: dict[str, tuple[tuple[str, ...], int, tuple[bool, ...], int]] = {}

@@ -10,7 +10,7 @@ from typing import Any, cast
 import jax
 
 from t2t import standard_error
-from t2t.plan.hlo import Program as Hlo
+from t2t.plan.hlo import HloModule
 from t2t.train.program import Program
 
 _SIZE = r"([\d.]+)\s*([KMGT]?)i?B?"
@@ -32,7 +32,7 @@ class Compiled:
     seconds:  tracing and compiling took.
     """
 
-    hlo: Hlo
+    hlo: HloModule
     analysis: Any
     replicated: tuple[str, ...]
     seconds: float
@@ -67,7 +67,7 @@ def compile_step(program: Program) -> Compiled | OutOfMemory:
         return out_of_memory(str(error), time.perf_counter() - started)
     replicated = tuple(dict.fromkeys(found[1] for line in log if (found := _REPLICATED.search(line))))
     seconds = time.perf_counter() - started
-    return Compiled(Hlo(compiled.as_text() or ""), compiled.memory_analysis(), replicated, seconds)
+    return Compiled(HloModule(compiled.as_text() or ""), compiled.memory_analysis(), replicated, seconds)
 
 
 def out_of_memory(message: str, seconds: float = 0.0) -> OutOfMemory:

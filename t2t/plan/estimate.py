@@ -23,12 +23,12 @@ from t2t.train.experiment import Experiment
 from t2t.train.program import Program
 
 MARGIN = 1.05
-"""On estimated temporaries, for what is not foreseen; compiled programs decide."""
+"""On estimated temporaries, for what is not estimated; compiled programs decide."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """A step's needs as foreseen: memory and traffic of one device, what it sends, and operations over all of them."""
+    """A step's needs as estimated: memory and traffic of one device, what it sends, and operations over all of them."""
 
     memory: Memory
     moved: float
@@ -163,11 +163,11 @@ def _depth(specs: dict[str, Any]) -> int:
 
 
 def logits_bytes(program: Program) -> float:
-    """Return what float32 logits take at a time on a device, in bytes: a block of them, see `t2t.head_loss`."""
+    """Return what float32 logits take at a time on a device, in bytes: a block of them, see `t2t.chunked_cross_entropy`."""
     experiment, shape = program.experiment, program.mesh.shape
     places = experiment.data.batch_size * flops.plain(program.abstract_batch()).targets.shape[1]
     places /= shape["data"] * shape["fsdp"] * shape["context"] * experiment.microbatches
-    words = experiment.model.output == "words"  # other heads' logits are not divided
+    words = experiment.model.output == "tokens"  # other heads' logits are not divided
     places = experiment.objective.places_at_once(experiment.model, places)
     scored = experiment.model.num_outputs(experiment.data.inputs_length)
     return 4 * places * scored / (shape["tensor"] if words else 1)

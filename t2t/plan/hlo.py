@@ -86,7 +86,7 @@ class Region:
     instructions: tuple[tuple[str, Instruction], ...]
 
 
-class Program:
+class HloModule:
     """A compiled program.
 
     unknown: loops whose number of rounds could not be read; they are taken to run once.

@@ -8,8 +8,7 @@ from typing import Any
 
 import jax
 
-from t2t.plan.hlo import Instruction, Region
-from t2t.plan.hlo import Program as Hlo
+from t2t.plan.hlo import HloModule, Instruction, Region
 from t2t.train.program import Program
 
 
@@ -62,7 +61,7 @@ def state_bytes(program: Program) -> Memory:
     )
 
 
-def compiled_memory(program: Program, hlo: Hlo, analysis: Any) -> Memory:
+def compiled_memory(program: Program, hlo: HloModule, analysis: Any) -> Memory:
     """Divide what the compiler says it needs (`Compiled.memory_analysis()`).
 
     The compiler tells the whole of temporaries; how much of that are gradients follows from shapes, and activations from what its loops carry. Where it
@@ -84,7 +83,7 @@ def compiled_memory(program: Program, hlo: Hlo, analysis: Any) -> Memory:
     )
 
 
-def kept_for_backward(hlo: Hlo) -> float:
+def kept_for_backward(hlo: HloModule) -> float:
     """Return the bytes of main memory that the forward pass's loops over layers leave for the backward pass, a microbatch's."""
     total = 0.0
     loops = {region.name: region for region in hlo.regions}
@@ -117,7 +116,7 @@ def _written(body: list[Instruction], trips: int) -> float:
     return total
 
 
-def traffic(hlo: Hlo) -> float:
+def traffic(hlo: HloModule) -> float:
     """Return the bytes that a step moves to and from a device's main memory, after the compiled program.
 
     What each instruction reads and writes, fusions as one. Where a fusion reads a slice of an operand, or writes one into it in place, the slice counts;
@@ -140,7 +139,7 @@ def traffic(hlo: Hlo) -> float:
     return total
 
 
-def _parts(hlo: Hlo, instruction: Instruction) -> tuple[dict[int, float], float | None]:
+def _parts(hlo: HloModule, instruction: Instruction) -> tuple[dict[int, float], float | None]:
     """Return, of operands read or written in part alone, how many bytes by their place; and the bytes written where that is a part of the result."""
     if instruction.opcode in ("dynamic-slice", "gather"):
         return {0: sum(shape.bytes for shape in instruction.shapes)}, None

@@ -134,22 +134,22 @@ def prepare(experiment: Experiment, topology: Topology, devices: list[Any] | Non
     return Program.of(experiment, mesh.abstract(topology.size) if devices is None else mesh.build(devices))
 
 
-def foresee(program: Program, topology: Topology) -> Plan:
+def estimate_plan(program: Program, topology: Topology) -> Plan:
     """Return a plan from shapes alone, in a second or two: to choose what is worth compiling."""
     with assume_platform("tpu" if topology.is_tpu else "gpu"):
-        foreseen = estimate(program, topology)
+        estimated = estimate(program, topology)
     return _plan(
         program,
         topology,
-        memory=foreseen.memory,
-        operations=foreseen.flops,
-        moved=foreseen.moved,
-        sent=foreseen.sent,
+        memory=estimated.memory,
+        operations=estimated.flops,
+        moved=estimated.moved,
+        sent=estimated.sent,
     )
 
 
 def plan(program: Program, topology: Topology) -> Plan:
-    """Return a plan from the compiled program; its mesh has devices, those of `Topology.devices`. Where the compiler runs out of memory, the rest is as foreseen."""
+    """Return a plan from the compiled program; its mesh has devices, those of `Topology.devices`. Where the compiler runs out of memory, the rest is as estimated."""
     with assume_platform("tpu" if topology.is_tpu else "gpu"):
         return _compiled(program, topology)
 
@@ -158,14 +158,14 @@ def _compiled(program: Program, topology: Topology) -> Plan:
     assert isinstance(program.mesh, Mesh)
     compiled = compile_step(program)
     if isinstance(compiled, OutOfMemory):
-        foreseen = foresee(program, topology)
-        memory = foreseen.memory
+        estimated = estimate_plan(program, topology)
+        memory = estimated.memory
         if compiled.needed is not None and compiled.needed > memory.total:
             # The compiler knows better.
             more = compiled.needed - memory.gradients - memory.activations
             memory = dataclasses.replace(memory, temporaries=max(more, memory.temporaries))
         return dataclasses.replace(
-            foreseen, memory=memory, needed=compiled.needed, message=compiled.message, seconds=compiled.seconds
+            estimated, memory=memory, needed=compiled.needed, message=compiled.message, seconds=compiled.seconds
         )
     torus = topology.shape if topology.is_tpu else ()
     layout = Layout.of(program.mesh, torus=torus, wraps=topology.chip.wraps, domain=topology.domain)

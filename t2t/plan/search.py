@@ -1,4 +1,4 @@
-"""Which mesh, rematerialisation and microbatches: all that fit, ranked as foreseen; and what would make a plan fit."""
+"""Which mesh, rematerialisation and microbatches: all that fit, ranked as estimated; and what would make a plan fit."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import jax
 
 from t2t.errors import UserError
-from t2t.plan.plan import Plan, foresee, prepare
+from t2t.plan.plan import Plan, estimate_plan, prepare
 from t2t.plan.topology import Topology
 from t2t.train.experiment import Experiment
 
@@ -17,7 +17,7 @@ REMAT = ("none", "dots", "dots_no_batch", "full")
 
 
 def search(experiment: Experiment, topology: Topology, devices: list[Any] | None = None) -> list[Plan]:
-    """Return plans as foreseen that fit, the fastest first: over meshes (powers of two), remat policies and microbatches.
+    """Return plans as estimated that fit, the fastest first: over meshes (powers of two), remat policies and microbatches.
 
     Of plans that differ in microbatches alone the one with the fewest is kept: more only take longer.
     """
@@ -41,10 +41,10 @@ def search(experiment: Experiment, topology: Topology, devices: list[Any] | None
     return sorted(found, key=lambda it: (it.roofline.slowest, it.memory.total))
 
 
-def remedies(
+def suggest_fixes(
     experiment: Experiment, topology: Topology, devices: list[Any] | None = None, *, at_most: int = 4
 ) -> list[tuple[str, Plan]]:
-    """Return changes that would make an experiment fit, as foreseen, each as options of the command line; the smallest changes first."""
+    """Return changes that would make an experiment fit, as estimated, each as options of the command line; the smallest changes first."""
     found: list[tuple[str, Plan]] = []
     for options, changed in _changes(experiment, topology, devices):
         for parts in _microbatches(experiment, changed.mesh):
@@ -100,7 +100,7 @@ def _mesh_options(old: tuple[int, int, int], new: tuple[int, int, int]) -> list[
 
 def _try(experiment: Experiment, topology: Topology, devices: list[Any] | None = None) -> Plan | None:
     try:
-        return foresee(prepare(experiment, topology, devices), topology)
+        return estimate_plan(prepare(experiment, topology, devices), topology)
     except UserError:  # something does not divide
         return None
 

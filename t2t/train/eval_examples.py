@@ -206,7 +206,7 @@ class Source:
             return
         texts = [text_of(raw["targets_pretokenized"]) for raw in raws if "targets_pretokenized" in raw]
         if found := lost(texts, self._vocabulary):
-            self._warn(found.told(self.data.task))
+            self._warn(found.message(self.data.task))
 
     def _warn(self, message: str) -> None:
         if message not in self._told:

@@ -17,7 +17,7 @@ import numpy as np
 
 from t2t.checkpoint import CheckpointConfig
 from t2t.data.config import Data
-from t2t.decode import Decoding, Greedy, generate_many, told, words_between
+from t2t.decode import Decoding, Greedy, generate_many, target_text, words_between
 from t2t.errors import UserError
 from t2t.limits import Configuration, CountOrZero, Generated, Rows
 from t2t.nn.model import Model, ModelConfig
@@ -233,13 +233,13 @@ class Evaluator:
             raws, forced.wanted, forced.predicted, forced.first, known, strict=True
         ):
             inputs = raw.get("inputs_pretokenized")
-            made = made or [first] * (config.can("classify"))  # a text has a label, whether or not it is told
+            made = made or [first] * (config.can("classify"))  # a text has a label, whether or not it is target_text
             rows.append(
                 {
                     "inputs": vocabulary.decode(raw["inputs"]) if inputs is None else text_of(inputs),
                     **({"second": text_of(raw["second"])} if "second" in raw else {}),
-                    **({"targets": _told(config, vocabulary, raw, wanted)} if answered else {}),
-                    "prediction": _told(config, vocabulary, raw, made) if made else "",
+                    **({"targets": _target_text(config, vocabulary, raw, wanted)} if answered else {}),
+                    "prediction": _target_text(config, vocabulary, raw, made) if made else "",
                     **({"correct": wanted == made} if answered else {}),
                 }
             )
@@ -356,8 +356,8 @@ def _without(batch: Batch, hidden: Sequence[bool]) -> Batch:
     return replace(batch, weights=weights)
 
 
-def _told(config: ModelConfig, vocabulary: Vocabulary, raw: Raw, ids: Sequence[int]) -> str:
+def _target_text(config: ModelConfig, vocabulary: Vocabulary, raw: Raw, ids: Sequence[int]) -> str:
     """Return in words what stands at an encoder's places to predict; of a span the text's own."""
     if config.can("find_span") and "word_starts" in raw:
         return words_between(text_of(raw["second"]), np.asarray(raw["word_starts"]).tolist(), *ids)[0]
-    return told(config, vocabulary, raw["inputs"], ids)
+    return target_text(config, vocabulary, raw["inputs"], ids)

@@ -13,7 +13,7 @@ from t2t import garbage
 from t2t.checkpoint import Checkpoints
 from t2t.data.prefetch import DeviceBatches
 from t2t.sharding import share_of_rows
-from t2t.train.ahead import Ahead
+from t2t.train.background_compiler import BackgroundCompiler
 from t2t.train.callbacks import Callback, Callbacks
 from t2t.train.evaluation import Evaluator, Interrupted
 from t2t.train.experiment import Experiment
@@ -53,13 +53,13 @@ def train(
     *,
     began: float | None = None,
     imported: float = 0.0,
-    ahead: Ahead | None = None,
+    compiler: BackgroundCompiler | None = None,
     callbacks: Sequence[Callback] = (),
 ) -> Outcome:
     """Train the run in `directory` from its newest undamaged checkpoint, or from the start, to its last step.
 
     To be called on all processes of a run. began: when the process began (time.time()), and imported: the seconds that importing took, for the ledger.
-    ahead: what is being compiled for this experiment already. callbacks: the user's code to call.
+    compiler: what is being compiled for this experiment already. callbacks: the user's code to call.
     Raises UserError for a configuration that does not fit the data, the checkpoint or the machine, Diverged as `Guard` says.
     """
     experiment = record.experiment
@@ -70,18 +70,18 @@ def train(
         records = stack.enter_context(Records(directory, observer, times))
         checkpoints = stack.enter_context(Checkpoints(directory / CHECKPOINTS, experiment.checkpoint))
         newest = checkpoints.latest()
-        ahead = ahead or Ahead(experiment, newest=newest)
+        compiler = compiler or BackgroundCompiler(experiment, newest=newest)
         with times.time("compile"):
-            program = ahead.program()
+            program = compiler.program()
         checkpoints.keep_apart(program.frozen)
         # Reading data begins with building TensorFlow's graphs: seconds in which the devices' programs can compile.
-        opening = stack.enter_context(ThreadPoolExecutor(1)).submit(_open_data, program, ahead, newest is None)
-        begin = _Beginning(record, directory, ahead, checkpoints, records, times)
+        opening = stack.enter_context(ThreadPoolExecutor(1)).submit(_open_data, program, compiler, newest is None)
+        begin = _Beginning(record, directory, compiler, checkpoints, records, times)
         start, state = begin.newest()
         with times.time("open"):
             data = opening.result()
         stack.callback(data.close)
-        tracer = stack.enter_context(Tracer(directory, experiment.profile, experiment.steps, ahead.text))
+        tracer = stack.enter_context(Tracer(directory, experiment.profile, experiment.steps, compiler.text))
         if untraced := tracer.missed(start):
             records.note(untraced)
         if start:
@@ -127,7 +127,7 @@ def train(
                 watchdog.tick(f"step {step + 1}")
                 if update is None:
                     with times.time("compile"):
-                        update = ahead.step(waiting=records.say)
+                        update = compiler.step(waiting=records.say)
                     stop.holding = True
                 if tracer.begins(step + 1):
                     with meter.paused(state), times.time("profile"):
@@ -185,7 +185,7 @@ class _Beginning:
 
     record: RunRecord
     directory: Path
-    ahead: Ahead
+    compiler: BackgroundCompiler
     checkpoints: Checkpoints
     records: Records
     times: Ledger
@@ -217,14 +217,14 @@ class _Beginning:
     def _at(self, step: int | None) -> tuple[int, TrainState]:
         if not step:
             with self.times.time("compile"):
-                state = self.ahead.state()
-            program, note = self.ahead.program(), self.records.note
+                state = self.compiler.state()
+            program, note = self.compiler.program(), self.records.note
             return 0, initial_state(self.record, self.directory, program, state, note, self.checkpoints)
         with self.times.time("restore"):
-            return step, self.checkpoints.restore(step, self.ahead.program().abstract_state())
+            return step, self.checkpoints.restore(step, self.compiler.program().abstract_state())
 
 
-def _open_data(program: Program, ahead: Ahead, begin: bool) -> DeviceBatches:
+def _open_data(program: Program, compiler: BackgroundCompiler, begin: bool) -> DeviceBatches:
     from t2t.data.answers import check_model  # loads TensorFlow
     from t2t.data.pipeline import batches
     from t2t.data.registry import check, converter_of, provider_of
@@ -237,7 +237,7 @@ def _open_data(program: Program, ahead: Ahead, begin: bool) -> DeviceBatches:
     check(data, kind, process_index=share.index, process_count=share.count)
     convert = program.experiment.objective.converter
     rows = converter_of(data, kind, provider_of(data), convert)
-    ahead.rows(rows)
+    compiler.rows(rows)
     host = batches(data, kind, process_index=share.index, process_count=share.count, begin=begin, convert=convert)
     first = share.index * (data.batch_size // share.count)
     return DeviceBatches(

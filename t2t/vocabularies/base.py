@@ -60,7 +60,7 @@ class Vocabulary(Configuration, abc.ABC):
         return 0
 
     @property
-    def opens(self) -> bool:
+    def prepends_bos(self) -> bool:
         """Whether a text by itself begins with `bos_id`; a language model that goes on with one otherwise starts from its first token."""
         return True
 

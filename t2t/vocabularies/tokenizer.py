@@ -73,7 +73,7 @@ class Tokenizer(FileVocabulary):
         return self.eos_id if found is None else found
 
     @property
-    def opens(self) -> bool:
+    def prepends_bos(self) -> bool:
         """`add_bos`."""
         return self.add_bos
 

@@ -61,7 +61,7 @@ def masked_denoising(
         drawn = tf.gather(others, tf.cast(draw * tf.cast(tf.size(others), tf.float32), tf.int32))
         hidden = tf.where(fate < replaced, drawn, mask_id)
         made = tf.where(chosen_tokens(score, rate), hidden, ids)
-        return {"inputs": closed(made, inputs), "targets": closed(ids, targets)}
+        return {"inputs": append_eos(made, inputs), "targets": append_eos(ids, targets)}
 
     return map_with_seed(windows(dataset, length), on_int32(corrupt))
 
@@ -96,8 +96,8 @@ def replaced_tokens(
         starts = tf.logical_and(noise, tf.logical_not(tf.concat([[False], noise[:-1]], 0)))
         pairs = tf.stack([vocabulary.vocab_size - tf.cumsum(tf.cast(starts, tf.int32)), ids], 1)
         return {
-            "inputs": closed(tf.boolean_mask(pairs, tf.stack([starts, tf.logical_not(noise)], 1)), inputs),
-            "targets": closed(tf.boolean_mask(pairs, tf.stack([starts, noise], 1)), targets),
+            "inputs": append_eos(tf.boolean_mask(pairs, tf.stack([starts, tf.logical_not(noise)], 1)), inputs),
+            "targets": append_eos(tf.boolean_mask(pairs, tf.stack([starts, noise], 1)), targets),
         }
 
     return map_with_seed(windows(dataset, length), on_int32(corrupt))
@@ -128,8 +128,8 @@ def dropped_tokens(
     def corrupt(ids: tf.Tensor, seed: tf.Tensor) -> Example:
         noise = chosen_tokens(tf.random.stateless_uniform([tf.size(ids)], seed), rate)
         return {
-            "inputs": closed(tf.boolean_mask(ids, tf.logical_not(noise)), inputs),
-            "targets": closed(tf.boolean_mask(ids, noise), targets),
+            "inputs": append_eos(tf.boolean_mask(ids, tf.logical_not(noise)), inputs),
+            "targets": append_eos(tf.boolean_mask(ids, noise), targets),
             "dropped": tf.cast(noise, tf.int32),
         }
 
@@ -151,7 +151,7 @@ def deshuffling(dataset: tf.data.Dataset, sequence_length: Lengths, output_featu
 
     def corrupt(ids: tf.Tensor, seed: tf.Tensor) -> Example:
         order = tf.argsort(tf.random.stateless_uniform([tf.size(ids)], seed))
-        return {"inputs": closed(tf.gather(ids, order), inputs), "targets": closed(ids, targets)}
+        return {"inputs": append_eos(tf.gather(ids, order), inputs), "targets": append_eos(ids, targets)}
 
     return map_with_seed(windows(dataset, length), on_int32(corrupt))
 
@@ -177,7 +177,7 @@ def check_rate(objective: str, rate: float) -> None:
         raise UserError(f"rate={rate} of {objective}: must be between 0 and 1.")
 
 
-def closed(ids: tf.Tensor, feature: seqio.Feature) -> tf.Tensor:
+def append_eos(ids: tf.Tensor, feature: seqio.Feature) -> tf.Tensor:
     """Return ids in the feature's type, with its end."""
     return tf.concat([tf.cast(ids, feature.dtype), end(feature)], 0)
 

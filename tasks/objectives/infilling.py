@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from t2t.data.vocabularies import from_seqio
 from t2t.errors import UserError
-from t2t.tasks.objectives.denoising import check_rate, chosen_tokens, closed, on_int32, window
+from t2t.tasks.objectives.denoising import append_eos, check_rate, chosen_tokens, on_int32, window
 from t2t.tasks.objectives.features import Lengths, OutputFeatures
 from t2t.tasks.objectives.special import with_mask
 from t2t.tasks.objectives.streams import Example, map_with_seed, windows
@@ -44,7 +44,7 @@ def text_infilling(
     infill = _infill("text_infilling", targets, rate, mean_span)
 
     def corrupt(ids: tf.Tensor, seed: tf.Tensor) -> Example:
-        return {"inputs": closed(infill(ids, seed), inputs), "targets": closed(ids, targets)}
+        return {"inputs": append_eos(infill(ids, seed), inputs), "targets": append_eos(ids, targets)}
 
     return map_with_seed(windows(dataset, length), on_int32(corrupt))
 
@@ -70,7 +70,7 @@ def sentence_permutation(
 
     def corrupt(ids: tf.Tensor, seed: tf.Tensor) -> Example:
         permuted, sentences = _permuted(ids, words, seed)
-        return {"inputs": closed(permuted, inputs), "targets": closed(ids, targets), "sentences": sentences}
+        return {"inputs": append_eos(permuted, inputs), "targets": append_eos(ids, targets), "sentences": sentences}
 
     return map_with_seed(windows(dataset, length), on_int32(corrupt))
 
@@ -94,7 +94,7 @@ def bart(
     def corrupt(ids: tf.Tensor, seed: tf.Tensor) -> Example:
         seeds = tf.random.split(tf.cast(seed, tf.int32), 2)
         permuted, _ = _permuted(ids, words, seeds[0])
-        return {"inputs": closed(infill(permuted, seeds[1]), inputs), "targets": closed(ids, targets)}
+        return {"inputs": append_eos(infill(permuted, seeds[1]), inputs), "targets": append_eos(ids, targets)}
 
     return map_with_seed(windows(dataset, length), on_int32(corrupt))
 

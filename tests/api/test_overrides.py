@@ -42,8 +42,8 @@ def test_a_part_is_replaced_and_then_changed(recipe):
 
 def test_relations_are_checked_when_all_is_changed(recipe):
     """Either width alone does not fit the other stack's."""
-    made = overridden(recipe, {"model.encoder.embed": 64, "model.decoder.embed": 64})
-    assert made.model.encoder.embed == made.model.decoder.embed == 64
+    made = overridden(recipe, {"model.encoder.d_model": 64, "model.decoder.d_model": 64})
+    assert made.model.encoder.d_model == made.model.decoder.d_model == 64
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_relations_are_checked_when_all_is_changed(recipe):
             {"batch_size": 8, "data.batch_size": 8},
             r"batch_size and data\.batch_size are one option, and both are given\.",
         ),
-        ({"model.encoder.heads": 0}, r"heads 0 \(t2t\.train: model\.encoder\.heads\) is not"),
+        ({"model.encoder.num_heads": 0}, r"num_heads 0 \(t2t\.train: model\.encoder\.num_heads\) is not"),
     ],
 )
 def test_a_mistake_is_one_line_with_the_nearest(recipe, values, said):

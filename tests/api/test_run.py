@@ -16,7 +16,7 @@ from t2t.train.run import CHECKPOINTS, RunRecord, open_run
 from t2t.train.state import param_shardings
 from t2t.vocabularies import Bytes
 
-SMALL = {"embed": 16, "heads": 2, "vocab_size": 384}
+SMALL = {"d_model": 16, "num_heads": 2, "vocab_size": 384}
 
 
 def made(directory, config):
@@ -34,10 +34,10 @@ def made(directory, config):
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     place = tmp_path_factory.mktemp("runs")
-    encoder = models.bert.bert(layers=1, max_length=32, dropout=0.0, **SMALL)
+    encoder = models.bert.bert(num_layers=1, max_length=32, dropout=0.0, **SMALL)
     return {
-        "t5": made(place / "t5", models.t5.t5(layers=1, mlp=32, **SMALL)),
-        "gpt": made(place / "gpt", models.gpt.gpt(layers=1, max_length=32, **SMALL)),
+        "t5": made(place / "t5", models.t5.t5(num_layers=1, d_ff=32, **SMALL)),
+        "gpt": made(place / "gpt", models.gpt.gpt(num_layers=1, max_length=32, **SMALL)),
         "bert": made(place / "bert", encoder),
         "labels": made(place / "labels", replace(encoder, head="label", labels=("bad", "good"))),
     }
@@ -61,7 +61,7 @@ def test_text_is_generated(runs):
 
 def test_a_decoder_continues_a_text(runs):
     run = runs["gpt"]
-    expected = generate_texts(*parts(run), ["abc"], t2t.Greedy(), length=4, closed=False)
+    expected = generate_texts(*parts(run), ["abc"], t2t.Greedy(), length=4, append_eos=False)
     assert run.generate(["abc"], max_length=4, continue_text=True) == [expected[0][0].text]
     with pytest.raises(t2t.UserError, match=r"continue_text: .* only decoders continue a text\."):
         runs["t5"].generate(["abc"], continue_text=True)

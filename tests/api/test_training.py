@@ -18,7 +18,7 @@ from t2t.train.evaluation import Evaluation
 from t2t.train.run import read_record
 
 TINY = t2t.Experiment(
-    model=models.t5.t5(layers=1, embed=16, heads=2, mlp=32, vocab_size=384),
+    model=models.t5.t5(num_layers=1, d_model=16, num_heads=2, d_ff=32, vocab_size=384),
     data=Data(task="copy_words", inputs_length=48, targets_length=24, batch_size=8, shards=2),
     optimizer=AdamW(schedule=Constant(peak=1e-2)),
     steps=4,

@@ -19,7 +19,7 @@ from t2t.plan.topology import Topology
 from tests.benchmarks import counted
 
 EIGHT = Topology.parse("h100:1x8")
-TINY = {"layers": 3, "embed": 64, "heads": 4, "mlp": 160, "vocab_size": 96, "dtype": "float32"}
+TINY = {"num_layers": 3, "d_model": 64, "num_heads": 4, "d_ff": 160, "vocab_size": 96, "dtype": "float32"}
 LENGTHS = {"decoder": {"length": 16}, "encoder_decoder": {"length": 16, "targets_length": 16, "head_dim": 16}}
 
 

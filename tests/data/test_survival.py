@@ -37,15 +37,15 @@ def task(request, tmp_path_factory):
 def test_what_comes_back_otherwise_is_counted(vocabulary):
     found = lost(TARGETS, vocabulary)
     assert (found.count, found.looked_at, found.text, found.back) == (2, 4, "one\ntwo", "one two")
-    assert "2 of 4 targets" in found.told("x")
-    assert r"'one\ntwo'" in found.told("x")
-    assert "'one two'" in found.told("x")
+    assert "2 of 4 targets" in found.message("x")
+    assert r"'one\ntwo'" in found.message("x")
+    assert "'one two'" in found.message("x")
     assert lost(["the fox", "the lazy dog"], vocabulary) is None
     assert lost(TARGETS, Bytes()) is None
 
 
 def test_the_first_difference_of_a_long_text_is_shown(vocabulary):
-    told = lost(["the lazy dog " * 50 + "\nagain"], vocabulary).told("x")
+    told = lost(["the lazy dog " * 50 + "\nagain"], vocabulary).message("x")
     assert r"\nagain" in told
     assert len(told) < 300
 

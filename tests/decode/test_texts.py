@@ -210,7 +210,7 @@ def test_texts_in_texts_out():
 def test_language_models_go_on_with_the_text():
     vocabulary = Letters()
     model, params = make(ToyConfig(vocab_size=8))
-    (made,) = generate_texts(model, params, vocabulary, ["ab"], Greedy(), length=4, closed=False)
+    (made,) = generate_texts(model, params, vocabulary, ["ab"], Greedy(), length=4, append_eos=False)
     (expected,) = generate_many(model, params, [[2, 3]], Greedy(), length=4, eos_id=EOS)
     assert made[0].text == vocabulary.decode(expected[0].ids)
 

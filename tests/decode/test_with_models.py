@@ -10,9 +10,9 @@ from t2t.decode.rows import tokens
 from t2t.types import Batch
 
 EOS, VOCAB, LENGTH = 1, 24, 6
-SIZES = {"layers": 2, "embed": 16, "heads": 2, "vocab_size": VOCAB, "dropout": 0.0}
+SIZES = {"num_layers": 2, "d_model": 16, "num_heads": 2, "vocab_size": VOCAB, "dropout": 0.0}
 CONFIGS = {
-    "t5": models.t5.t5(mlp=32, **SIZES),
+    "t5": models.t5.t5(d_ff=32, **SIZES),
     "gpt": models.gpt.gpt(max_length=32, init_std=0.5, **SIZES),
     "gpt-prefix": models.gpt.gpt(max_length=32, mask="prefix", init_std=0.5, **SIZES),
 }

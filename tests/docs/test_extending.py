@@ -123,7 +123,7 @@ def test_scores_of_generated_texts_are_those_of_the_forward_pass(gated, way):
 
 def test_the_exported_program_gives_the_same_tokens(page, tmp_path):
     layer = LayerOptions(mixer=page.gated.GatedConfig(inner=24))
-    model, params = params_of(config("gpt", layers=1, positions="none", pattern=(layer,), vocab_size=SIZE))
+    model, params = params_of(config("gpt", num_layers=1, positions="none", pattern=(layer,), vocab_size=SIZE))
     sizes = {"length": 8, "prompt_length": 8}
     write_stablehlo(model, params, VOCABULARY, tmp_path / "out", length=4, fixed_lengths=sizes, platforms=("cpu",))
     described = json.loads((tmp_path / "out/manifest.json").read_text())["entries"]
@@ -168,7 +168,7 @@ def test_the_recipe_is_planned(files, page, monkeypatch, capsys):
 
 def test_the_feed_forward_layer_reports_its_terms(page):
     sparse = LayerOptions(feed_forward=page.sparse.SparseConfig(inner=24, penalty=0.5))
-    model, params = params_of(config("gpt", layers=2, pattern=(sparse,)))
+    model, params = params_of(config("gpt", num_layers=2, pattern=(sparse,)))
     own = some_batch("decoder")
     sums = quick_jit(lambda params: CrossEntropy().loss(model, params, own))(params)
     activation, weight = sums.extra["activation"]
@@ -179,7 +179,7 @@ def test_the_feed_forward_layer_reports_its_terms(page):
 
 
 def test_the_focal_loss_without_gamma_is_cross_entropy(page):
-    model, params = params_of(config("gpt", layers=1))
+    model, params = params_of(config("gpt", num_layers=1))
     own = some_batch("decoder")
     objectives = (CrossEntropy(), page.focal.Focal(gamma=0.0), page.focal.Focal(gamma=2.0))
 
@@ -199,7 +199,7 @@ def test_the_focal_loss_without_gamma_is_cross_entropy(page):
 
 
 def test_the_page_s_lion_is_that_of_optax(page):
-    model, params = params_of(config("gpt", layers=1))
+    model, params = params_of(config("gpt", num_layers=1))
     gradients = jax.tree.map(lambda p: jnp.sin(7 * p), params)
     schedule = Constant(peak=1e-2)
     ways = [
@@ -220,7 +220,7 @@ def test_the_page_s_lion_is_that_of_optax(page):
 
 
 def test_the_family_and_the_format_write_and_read(page, tmp_path, capsys):
-    settings = config("gpt-1", vocab_size=SIZE, mlp=64)
+    settings = config("gpt-1", vocab_size=SIZE, d_ff=64)
     assert exportable(settings)[0].name == "GPT-1"
     assert exportable(config("gpt", vocab_size=SIZE))[0].name == "GPT-2"
     params = saved(tmp_path / "run", settings)

@@ -13,12 +13,12 @@ from t2t.vocabularies import Bytes
 
 VOCABULARY = Bytes(extra_ids=5)
 SIZE = 272  # rounded up, as models' vocabularies are
-STACK = StackConfig(layers=2, embed=16, heads=2, mlp=32, max_length=20)
+STACK = StackConfig(num_layers=2, d_model=16, num_heads=2, d_ff=32, max_length=20)
 
 
 def make(name):
     config = {
-        "t5": lambda: t5(layers=2, embed=16, heads=2, mlp=32, vocab_size=SIZE, attention="chunked"),
+        "t5": lambda: t5(num_layers=2, d_model=16, num_heads=2, d_ff=32, vocab_size=SIZE, attention="chunked"),
         "gpt": lambda: DecoderConfig(decoder=STACK, vocab_size=SIZE),
         "prefix": lambda: DecoderConfig(decoder=STACK, vocab_size=SIZE, mask="prefix"),
         "bert": lambda: EncoderConfig(encoder=STACK, vocab_size=SIZE, types=2),

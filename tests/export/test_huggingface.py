@@ -24,7 +24,7 @@ from t2t.vocabularies import Bytes
 from tests.models.tiny import config, params_of
 
 SIZE = 272
-SIZES = {"vocab_size": SIZE, "heads": 4}
+SIZES = {"vocab_size": SIZE, "num_heads": 4}
 FAMILIES = {
     "T5 1.0": config("t5-1.0", **SIZES),
     "T5 1.1": config("t5", **SIZES),

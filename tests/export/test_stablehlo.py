@@ -248,7 +248,7 @@ def test_a_model_that_needs_lengths_gets_them_fixed(tmp_path):
 
 def test_a_pattern_with_an_own_mixer_is_exported(tmp_path):
     """Its parallel scan needs a length; the program then gives the model's own logits."""
-    stack = dataclasses.replace(STACK, layers=3, pattern=(LayerOptions(mixer=RecurrenceConfig()), LayerOptions()))
+    stack = dataclasses.replace(STACK, num_layers=3, pattern=(LayerOptions(mixer=RecurrenceConfig()), LayerOptions()))
     model = DecoderConfig(decoder=stack, vocab_size=SIZE).build()
     params = jax.jit(model.init)(jax.random.key(0))
     out = tmp_path / "out"

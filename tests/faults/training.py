@@ -33,7 +33,7 @@ CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["tests.faults.training"])
 
 TINY = Experiment(
-    model=models.t5.t5(layers=1, embed=16, heads=2, mlp=32, vocab_size=384, dropout=0.1),
+    model=models.t5.t5(num_layers=1, d_model=16, num_heads=2, d_ff=32, vocab_size=384, dropout=0.1),
     # Packed, shuffled, mixed: all that a restarted run must find again.
     data=Data(task="faults_mixture", inputs_length=48, targets_length=24, batch_size=8, shards=4, shuffle_buffer=20),
     optimizer=AdamW(schedule=Constant(peak=1e-2)),

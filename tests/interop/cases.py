@@ -38,7 +38,7 @@ class Case:
     @property
     def output(self) -> str:
         """What the head predicts."""
-        return HEADS.get(self.model.partition("For")[2], "words")
+        return HEADS.get(self.model.partition("For")[2], "tokens")
 
 
 _T5 = {"vocab_size": VOCAB, "d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 3}

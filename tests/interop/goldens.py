@@ -17,7 +17,7 @@ FOLDER = Path(__file__).parent / "golden"
 
 def kept(case: Case, logits: np.ndarray) -> np.ndarray:
     """Return what is kept of the logits: of the vocabulary's every twelfth, all others."""
-    return logits[:, ::12] if case.output == "words" else logits.reshape(-1, logits.shape[-1])
+    return logits[:, ::12] if case.output == "tokens" else logits.reshape(-1, logits.shape[-1])
 
 
 def file_name(case: Case) -> str:

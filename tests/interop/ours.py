@@ -32,7 +32,7 @@ def batch(case: Case, given: dict[str, np.ndarray]) -> Batch:
     ids, mask = given["ids"], given["mask"]
     if case.kind == "encoder":
         types = given["types"] if case.family in ("BERT", "ALBERT") else None
-        targets = ids if case.output == "words" else ids % len(LABELS)
+        targets = ids if case.output == "tokens" else ids % len(LABELS)
         # A label is predicted at the first token alone.
         places = mask * (np.arange(ids.shape[1]) == 0) if case.output == "label" else mask
         return Batch(
@@ -67,7 +67,7 @@ def real(case: Case, given: dict[str, np.ndarray], logits: np.ndarray) -> np.nda
 def logits(case: Case, model: Model, params: Params, given: dict[str, np.ndarray], jit: Any = jax.jit) -> np.ndarray:
     """Return the model's logits on a case's inputs as transformers gives them: one a text of a label, two a token of a span."""
     own = batch(case, given)
-    if case.output == "words":
+    if case.output == "tokens":
         return np.asarray(jit(model.logits)(params, own))
     scores = np.asarray(jit(lambda params, own: model.head(params, model.hidden(params, own)))(params, own))
     return scores[:, 0] if case.output == "label" else scores

@@ -11,7 +11,7 @@ import pytest
 import tyro
 from safetensors.numpy import load_file, save_file
 
-from t2t.api.importing import told
+from t2t.api.importing import describe_left_out
 from t2t.errors import UserError
 from t2t.export.huggingface import opened
 from t2t.export.neutral import NEUTRAL
@@ -179,7 +179,7 @@ def test_what_is_not_read_is_told_with_its_reason(tmp_path):
 
 def test_names_left_out_are_told_in_a_line_for_each_reason():
     masks = {f"h.{i}.attn.bias": "the causal mask" for i in range(12)}
-    assert told({**masks, "position_ids": "the numbers"}) == [
+    assert describe_left_out({**masks, "position_ids": "the numbers"}) == [
         "h.0.attn.bias, h.1.attn.bias, h.2.attn.bias, h.3.attn.bias and 8 more (the causal mask)",
         "position_ids (the numbers)",
     ]

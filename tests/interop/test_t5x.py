@@ -86,7 +86,7 @@ def test_what_does_not_fit_is_named(tmp_path):
     with pytest.raises(UserError, match="neither a checkpoint of T5X"):
         open_arrays(tmp_path / "nothing")
     with pytest.raises(UserError, match="kind decoder"):
-        t5x.understood(open_arrays(tmp_path), gpt.gpt(layers=1, embed=8, heads=2))
+        t5x.understood(open_arrays(tmp_path), gpt.gpt(num_layers=1, d_model=8, num_heads=2))
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ from t2t.api.importing import experiment_for, parameters_alone
 from t2t.api.inference import infer
 from t2t.checkpoint import Checkpoints
 from t2t.decode import fill_texts
-from t2t.decode.answers import _framed
+from t2t.decode.answer_text import _framed
 from t2t.export.token_check import TEXTS, difference, marked
 from t2t.export.tokenizer_files import read_vocabulary
 from t2t.launch.main import run
@@ -213,7 +213,7 @@ def answers(place: Path) -> Iterator[tuple[str, str | None]]:
         "SentencePiece BPE": SentencePiece(path=trained(place / "merged.model", model_type="bpe"), extra_ids=4),
         "tokenizer.json": Tokenizer(path=str(place / "bpe.json"), eos="<|endoftext|>", extra_ids=3),
     }
-    sizes: dict[str, int] = {"layers": 2, "embed": 32, "heads": 2, "mlp": 64, "vocab_size": 512}
+    sizes: dict[str, int] = {"num_layers": 2, "d_model": 32, "num_heads": 2, "d_ff": 64, "vocab_size": 512}
     for name, vocabulary in vocabularies.items():
         for family, config in (
             ("GPT", models.gpt.gpt(**sizes)),
@@ -247,7 +247,7 @@ def _generated(directory: Path, config: ModelConfig, vocabulary: Vocabulary) -> 
     for closed in (True, False) if config.kind == "decoder" else (True,):
         asked = list(ASKED)
         if closed and config.kind == "decoder":  # as behind a task's inputs
-            before = "" if vocabulary.opens else tokenizer.bos_token
+            before = "" if vocabulary.prepends_bos else tokenizer.bos_token
             asked = [f"{before}{text}{tokenizer.eos_token}" for text in ASKED]
         for text, one in zip(ASKED, asked, strict=True):
             ((wanted,),) = infer(ours, [text], max_length=LENGTH, continue_text=not closed)

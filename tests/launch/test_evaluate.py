@@ -30,7 +30,7 @@ def place(tmp_path_factory):
     theirs.mkdir()
     sizes = {"vocab_size": 304, "n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 48, "n_inner": 32}
     (theirs / "config.json").write_text(json.dumps({"model_type": "gpt2", "eos_token_id": 300, **sizes}))
-    config = gpt.gpt(layers=2, embed=16, heads=2, mlp=32, vocab_size=304, max_length=48)
+    config = gpt.gpt(num_layers=2, d_model=16, num_heads=2, d_ff=32, vocab_size=304, max_length=48)
     save_file({t.name: weight(t.name, t.shape) for t in exportable(config)[2]}, theirs / "model.safetensors")
     byte_level(theirs / "tokenizer.json")
     (theirs / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<|endoftext|>"}))

@@ -24,7 +24,7 @@ def place(tmp_path_factory):
     theirs = place / "theirs"
     theirs.mkdir()
     (theirs / "config.json").write_text(json.dumps({"model_type": "gpt2", "eos_token_id": 300, **SIZES}))
-    config = gpt.gpt(layers=2, embed=16, heads=2, mlp=32, vocab_size=304, max_length=24)
+    config = gpt.gpt(num_layers=2, d_model=16, num_heads=2, d_ff=32, vocab_size=304, max_length=24)
     save_file({t.name: weight(t.name, t.shape) for t in exportable(config)[2]}, theirs / "model.safetensors")
     byte_level(theirs / "tokenizer.json")
     (theirs / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<|endoftext|>", "of_ours": 1}))

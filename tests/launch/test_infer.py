@@ -106,7 +106,7 @@ def test_language_models_go_on_with_a_text(load, capsys):
     run = load(ToyConfig(vocab_size=384))
     call("RUN", "--text", "abc", "--continue-text")
     params = run.params()
-    (going_on,) = generate_texts(run.model, params, run.vocabulary, ["abc"], Greedy(), length=5, closed=False)
+    (going_on,) = generate_texts(run.model, params, run.vocabulary, ["abc"], Greedy(), length=5, append_eos=False)
     (answering,) = generate_texts(run.model, params, run.vocabulary, ["abc"], Greedy(), length=5)
     assert capsys.readouterr().out == going_on[0].text + "\n"
     assert going_on[0].score != answering[0].score

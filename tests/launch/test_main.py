@@ -113,20 +113,20 @@ def test_commands_that_make_no_data_never_load_tensorflow(tmp_path):
     from t2t.checkpoint import Checkpoints
     from t2t.data import Data
     from t2t.optim import AdamW, Constant
-    from t2t.train.ahead import Ahead
+    from t2t.train.background_compiler import BackgroundCompiler
     from t2t.train.experiment import Experiment
     from t2t.train.run import CHECKPOINTS, RunRecord, open_run
     from t2t.vocabularies import Bytes
 
     experiment = Experiment(
-        model=models.gpt.gpt(layers=1, embed=8, heads=1, vocab_size=384, max_length=64),
+        model=models.gpt.gpt(num_layers=1, d_model=8, num_heads=1, vocab_size=384, max_length=64),
         data=Data(task="reverse_words", inputs_length=8, targets_length=8, batch_size=8),
         optimizer=AdamW(schedule=Constant(peak=1e-3)),
     )
     directory = str(tmp_path / "run")
     open_run(tmp_path / "run", RunRecord(recipe="tiny", experiment=experiment, vocabulary=Bytes()))
     with Checkpoints(tmp_path / "run" / CHECKPOINTS) as checkpoints:
-        checkpoints.save(1, Ahead(experiment, newest=1000).state(), {}, {})
+        checkpoints.save(1, BackgroundCompiler(experiment, newest=1000).state(), {}, {})
     commands = [
         ["infer", directory, "--text", "a", "--max-length", "2"],
         ["export", directory, "--format", "safetensors", "--out", str(tmp_path / "out")],

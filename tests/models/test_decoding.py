@@ -20,18 +20,18 @@ STEPS = 5
     ("name", "overrides"),
     [
         ("gpt", {}),
-        ("gpt", {"kv_heads": 1}),
+        ("gpt", {"num_kv_heads": 1}),
         ("gpt", {"attention": "chunked", "attention_block": 4}),
         ("gpt-1", {}),
         ("prefix", {}),
         ("prefix", {"window": 3}),
         ("t5", {}),
         ("t5-1.0", {"attention": "chunked", "attention_block": 4}),
-        ("t5", {"decoder_layers": 3}),
+        ("t5", {"num_decoder_layers": 3}),
         ("t5", {"relative_per_layer": True}),
         ("t5-shared", {}),
-        ("gpt", {"layers": 4, "groups": 2, "embedding_size": 16, "position_offset": 2}),
-        ("llama", {"kv_heads": 1, "window": 3}),
+        ("gpt", {"num_layers": 4, "groups": 2, "embedding_size": 16, "position_offset": 2}),
+        ("llama", {"num_kv_heads": 1, "window": 3}),
         ("llama", {"attention": "chunked", "attention_block": 4, "window": 5}),
     ],
 )
@@ -81,8 +81,8 @@ def test_selected_rows_go_on_as_the_rows_they_were(name):
         ("prefix", {"window": 3}),
         ("t5", {}),
         ("t5", {"relative_per_layer": True}),
-        ("llama", {"heads": 4, "kv_heads": 2, "window": 3}),
-        ("gpt", {"layers": 4, "groups": 2}),
+        ("llama", {"num_heads": 4, "num_kv_heads": 2, "window": 3}),
+        ("gpt", {"num_layers": 4, "groups": 2}),
     ],
 )
 def test_hypotheses_that_share_their_prompt_go_on_as_if_each_had_its_own(name, overrides, platform):

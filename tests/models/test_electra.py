@@ -29,10 +29,10 @@ from tests.models.test_sharded import layout
 from tests.models.tiny import VOCAB, params_of, quick_jit, row, rows
 
 CONFIG = electra.electra(
-    layers=2,
-    embed=16,
-    heads=8,
-    mlp=32,
+    num_layers=2,
+    d_model=16,
+    num_heads=8,
+    d_ff=32,
     divisor=2,
     embedding_size=8,
     max_length=24,
@@ -238,15 +238,15 @@ def test_the_discriminator_alone_is_an_encoder():
 def test_sizes_of_the_generator_are_the_papers():
     for name, expected in {"small": (64, 256, 1), "base": (256, 1024, 4), "large": (256, 1024, 4)}.items():
         config = preset(f"electra:{name}")
-        assert (config.generator.embed, config.generator.mlp, config.generator.heads) == expected
-        assert config.generator.layers == config.encoder.layers
+        assert (config.generator.d_model, config.generator.d_ff, config.generator.num_heads) == expected
+        assert config.generator.num_layers == config.encoder.num_layers
         assert loads(dumps(config)) == config
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: preset("electra:base", divisor=5), r"divisor 5 .*embed = 768\. Nearest: 4"),
+        (lambda: preset("electra:base", divisor=5), r"divisor 5 .*d_model = 768\. Nearest: 4"),
         (lambda: preset("electra:base", tied=False), r"model.tied is False.*Nearest: True"),
         (lambda: ReplacedTokenDetection(masked_share=0.0), r"masked_share 0.0 .*Nearest: 0.15"),
         (lambda: ReplacedTokenDetection(discriminator_weight=-1.0), r"discriminator_weight -1.0 .*Nearest: 0"),

@@ -50,8 +50,8 @@ def generated(model, params, given, way, eos_id=VOCAB):
         ("prefix", {}, "greedy"),
         ("t5", {}, "sampling"),
         ("t5", {"relative_per_layer": True}, "beams"),
-        ("llama", {"heads": 4, "kv_heads": 2, "window": 6}, "greedy"),
-        ("llama", {"heads": 4, "kv_heads": 2, "window": 6}, "beams"),
+        ("llama", {"num_heads": 4, "num_kv_heads": 2, "window": 6}, "greedy"),
+        ("llama", {"num_heads": 4, "num_kv_heads": 2, "window": 6}, "beams"),
     ],
 )
 def test_a_growing_cache_gives_the_same(name, overrides, way, growing):
@@ -72,7 +72,7 @@ def test_a_growing_cache_gives_the_same(name, overrides, way, growing):
 
 def test_stacked_caches_grow_too(growing):
     way = "beams"
-    config_ = config("gpt", layers=3)
+    config_ = config("gpt", num_layers=3)
     model, params = params_of(config_)
     given = prompts("gpt")
     apart = generated(model, params, given, way)

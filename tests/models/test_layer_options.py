@@ -30,7 +30,7 @@ ALL = {
 def unequal(**options):
     """An encoder of width 16 and a decoder of width 12."""
     made = config("t5", **options)
-    return dataclasses.replace(made, decoder=dataclasses.replace(made.decoder, embed=12, head_dim=8, layers=3))
+    return dataclasses.replace(made, decoder=dataclasses.replace(made.decoder, d_model=12, head_dim=8, num_layers=3))
 
 
 @pytest.mark.parametrize("backend", ["einsum", "chunked"])
@@ -132,7 +132,7 @@ def test_attention_with_bounded_logits_is_the_formula(backend):
 
 @pytest.mark.parametrize("backend", ["einsum", "chunked"])
 def test_a_token_of_an_encoder_sees_half_of_its_window_on_either_side(backend):
-    settings = config("bert", window=4, layers=1, attention=backend, attention_block=3)
+    settings = config("bert", window=4, num_layers=1, attention=backend, attention_block=3)
     model, params = params_of(settings)
     own = some_batch("encoder", count=1, length=9)
     ids = np.array(own.encoder.ids)

@@ -10,7 +10,7 @@ from t2t import models
 from t2t.objectives import CrossEntropy
 from t2t.types import Batch, Tokens
 
-SIZES = {"layers": 2, "embed": 32, "heads": 4, "mlp": 64, "vocab_size": 64, "attention_block": 32}
+SIZES = {"num_layers": 2, "d_model": 32, "num_heads": 4, "d_ff": 64, "vocab_size": 64, "attention_block": 32}
 LENGTHS = (512, 1024)
 
 
@@ -31,7 +31,7 @@ def bert(**changes):
 
 
 def llama(**changes):
-    return models.llama.llama(kv_heads=2, window=100, **SIZES, **changes).build()
+    return models.llama.llama(num_kv_heads=2, window=100, **SIZES, **changes).build()
 
 
 def batch(model, length):

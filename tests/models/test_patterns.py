@@ -30,17 +30,25 @@ LOCAL = LayerOptions(window=3)
 GLOBAL = LayerOptions(rotary=Rotary(base=1e6))
 PATTERNS = {
     # 5 local : 1 global, and two local ones at the end
-    "gemma": {"layers": 8, "pattern": (*[LOCAL] * 5, GLOBAL)},
+    "gemma": {"num_layers": 8, "pattern": (*[LOCAL] * 5, GLOBAL)},
     "two": {
-        "layers": 5,
-        "pattern": (LayerOptions(mixer=RecurrenceConfig()), LayerOptions(heads=4, kv_heads=1, head_dim=6, mlp=20)),
+        "num_layers": 5,
+        "pattern": (
+            LayerOptions(mixer=RecurrenceConfig()),
+            LayerOptions(num_heads=4, num_kv_heads=1, head_dim=6, d_ff=20),
+        ),
     },
-    "own": {"layers": 3, "pattern": (LayerOptions(mixer=RecurrenceConfig()),)},
+    "own": {"num_layers": 3, "pattern": (LayerOptions(mixer=RecurrenceConfig()),)},
 }
 
 
 DIVISIBLE = {
-    "two": {"pattern": (LayerOptions(mixer=RecurrenceConfig()), LayerOptions(heads=2, kv_heads=2, head_dim=6, mlp=20))}
+    "two": {
+        "pattern": (
+            LayerOptions(mixer=RecurrenceConfig()),
+            LayerOptions(num_heads=2, num_kv_heads=2, head_dim=6, d_ff=20),
+        )
+    }
 }
 
 
@@ -52,15 +60,15 @@ def layers_of(settings, params):
     """Return each layer's block and parameters in order, as the stack should apply them."""
     stack, own = settings.decoder, params["decoder"]
     pattern = settings.pattern_of(stack)
-    for depth in range(stack.layers):
+    for depth in range(stack.num_layers):
         repeat, place = divmod(depth, len(pattern))
         if len(pattern) == 1:
             found = jax.tree.map(lambda p, i=depth: p[i], own["layers"])
-        elif repeat < stack.layers // len(pattern):
+        elif repeat < stack.num_layers // len(pattern):
             found = jax.tree.map(lambda p, i=repeat: p[i], own["layers"][str(place)])
         else:
             found = own["tail"][str(place)]
-        yield Block(pattern[place], BuildOptions(width=stack.embed, kernel_init=stack.kernel_init)), found
+        yield Block(pattern[place], BuildOptions(width=stack.d_model, kernel_init=stack.kernel_init)), found
 
 
 @pytest.mark.parametrize("name", PATTERNS)
@@ -90,8 +98,8 @@ def test_local_layers_see_their_window_and_global_ones_all():
         run = quick_jit(model.logits)
         return np.flatnonzero(np.abs(run(params, own) - run(params, other)).max(axis=(0, 2)) > 0).max()
 
-    assert reach(layers=2, pattern=(LOCAL, LOCAL)) == 4
-    assert reach(layers=2, pattern=(LOCAL, GLOBAL)) == 11
+    assert reach(num_layers=2, pattern=(LOCAL, LOCAL)) == 4
+    assert reach(num_layers=2, pattern=(LOCAL, GLOBAL)) == 11
 
 
 @pytest.mark.parametrize("name", PATTERNS)
@@ -192,7 +200,7 @@ def test_an_own_mixer_learns_packed_texts():
 
 @pytest.mark.parametrize("name", ["gemma", "two"])
 def test_loss_and_gradients_on_a_mesh_equal_those_on_one_device(name):
-    settings = patterned(name, heads=4, **DIVISIBLE.get(name, {}))
+    settings = patterned(name, num_heads=4, **DIVISIBLE.get(name, {}))
     model, params = params_of(settings)
     own = packed_batch("decoder")
 
@@ -225,7 +233,7 @@ def test_rounds_of_several_repeats_and_rematerialisation_change_nothing():
 
 def test_the_program_does_not_grow_with_depth():
     def lines(repeats):
-        model = patterned("two", layers=2 * repeats + 1, remat="full").build()
+        model = patterned("two", num_layers=2 * repeats + 1, remat="full").build()
         shapes, own = jax.eval_shape(model.init, jax.random.key(0)), some_batch("decoder")
 
         def value(params, key):
@@ -238,8 +246,8 @@ def test_the_program_does_not_grow_with_depth():
 
 def test_a_pattern_of_equal_layers_is_the_stack_of_them():
     """The same layers, as one and as a pattern of two with a partial repeat, give the same logits."""
-    plain, params = params_of(config("gpt", layers=3))
-    twice = config("gpt", layers=3, pattern=(LayerOptions(), LayerOptions())).build()
+    plain, params = params_of(config("gpt", num_layers=3))
+    twice = config("gpt", num_layers=3, pattern=(LayerOptions(), LayerOptions())).build()
     stacked = params["decoder"]["layers"]
     own = {str(place): jax.tree.map(lambda p, i=place: p[i : i + 1], stacked) for place in range(2)}
     tail = {"0": jax.tree.map(lambda p: p[2], stacked)}
@@ -250,7 +258,9 @@ def test_a_pattern_of_equal_layers_is_the_stack_of_them():
 
 
 def test_relative_positions_are_shared_by_the_places_that_have_them():
-    model = config("t5", layers=3, pattern=(LayerOptions(), LayerOptions(mlp=8), LayerOptions(heads=4))).build()
+    model = config(
+        "t5", num_layers=3, pattern=(LayerOptions(), LayerOptions(d_ff=8), LayerOptions(num_heads=4))
+    ).build()
     decoder = model.specs["decoder"]
     assert decoder["relative_bias"]["table"].shape == (8, 2)
     assert decoder["relative_bias-2"]["table"].shape == (8, 4)
@@ -259,7 +269,7 @@ def test_relative_positions_are_shared_by_the_places_that_have_them():
 
 def test_terms_that_layers_report_are_summed_over_layers_and_microbatches():
     model, params = params_of(
-        config("gpt", layers=4, pattern=(LayerOptions(), LayerOptions(feed_forward=ReportingConfig())))
+        config("gpt", num_layers=4, pattern=(LayerOptions(), LayerOptions(feed_forward=ReportingConfig())))
     )
     sums, own = functools.partial(CrossEntropy().loss, model), packed_batch("decoder")
     total = sums(params, own)
@@ -286,7 +296,10 @@ def test_a_pattern_is_kept_in_a_configuration_file():
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda: config("gpt", pattern=(LayerOptions(heads=3),)), r"pattern\[0\]: model.heads is 3.*Nearest: 2"),
+        (
+            lambda: config("gpt", pattern=(LayerOptions(num_heads=3),)),
+            r"pattern\[0\]: model.num_heads is 3.*Nearest: 2",
+        ),
         (lambda: config("llama", pattern=(LayerOptions(positions="learned"),)), r"pattern\[0\].positions is 'learned'"),
         (lambda: config("gpt", groups=1, pattern=(LayerOptions(),) * 2), r"model.groups is 1 beside a pattern of 2"),
         (

@@ -91,9 +91,9 @@ def test_every_dimension_has_a_logical_axis_and_vectors_no_decay(name):
 @pytest.mark.parametrize("name", ["t5:1.1-small", "gpt:2-small", "bert:base"])
 def test_overrides_reach_the_model_and_its_stacks(name):
     changes = {"vocab_size": 99, "dropout": 0.25, "dtype": "bfloat16", "remat": "full", "attention": "chunked"}
-    config = preset(name, layers=3, **changes)
+    config = preset(name, num_layers=3, **changes)
     assert {field: getattr(config, field) for field in changes} == changes
-    assert {stack.layers for stack in config.stacks} == {3}
+    assert {stack.num_layers for stack in config.stacks} == {3}
     assert loads(dumps(config)) == config
 
 
@@ -101,16 +101,16 @@ def test_overrides_reach_the_model_and_its_stacks(name):
     ("make", "message"),
     [
         (lambda: preset("t5:1.1-smal"), r"'t5:1.1-smal'.*Nearest: t5:1.1-small"),
-        (lambda: preset("bert:base", layer=3), r"'layer'.*Nearest: layers"),
+        (lambda: preset("bert:base", layer=3), r"'layer'.*Nearest: num_layers"),
         (lambda: preset("gpt:2-xl", dtype="bfloat"), r"'bfloat' \(model.dtype\).*Nearest: bfloat16"),
         (lambda: preset("gpt:2-xl", remat="dot"), r"'dot' \(model.remat\).*Nearest: dots"),
         (lambda: preset("gpt:2-xl", mask="casual"), r"'casual' \(model.mask\).*Nearest: causal"),
         (lambda: preset("gpt:2-xl", dropout=1.0), r"dropout 1\.0 .*Nearest: 0.999"),
-        (lambda: gpt.gpt(layers=1, embed=30, heads=4), r"heads is 4.*embed = 30.*Nearest: (3|5)"),
-        (lambda: gpt.gpt(layers=1, embed=32, heads=4, kv_heads=3), r"kv_heads is 3"),
-        (lambda: gpt.gpt(layers=0, embed=32, heads=4), r"layers 0 .* whole number from 1"),
-        (lambda: t5.t5(layers=1, embed=8, heads=2, mlp=8, buckets=2), r"buckets 2 .*Nearest: 4"),
-        (lambda: t5.t5(layers=1, embed=8, heads=2, mlp=8, version="1.2"), r"'1.2'.*Nearest: 1"),
+        (lambda: gpt.gpt(num_layers=1, d_model=30, num_heads=4), r"num_heads is 4.*d_model = 30.*Nearest: (3|5)"),
+        (lambda: gpt.gpt(num_layers=1, d_model=32, num_heads=4, num_kv_heads=3), r"kv_heads is 3"),
+        (lambda: gpt.gpt(num_layers=0, d_model=32, num_heads=4), r"layers 0 .* whole number from 1"),
+        (lambda: t5.t5(num_layers=1, d_model=8, num_heads=2, d_ff=8, buckets=2), r"buckets 2 .*Nearest: 4"),
+        (lambda: t5.t5(num_layers=1, d_model=8, num_heads=2, d_ff=8, version="1.2"), r"'1.2'.*Nearest: 1"),
         (lambda: preset("gpt:2-xl", attention="cudnn"), r"'cudnn' \(--model.attention\) has no dropout"),
         (lambda: preset("gpt:2-xl", attention="cudnn", dropout=0.0), r"computes in bfloat16 or float16"),
         (
@@ -121,18 +121,23 @@ def test_overrides_reach_the_model_and_its_stacks(name):
         (lambda: preset("gpt:3-125m", attention="splash", attention_block=64), r"multiple of 128, and 64"),
         (lambda: preset("gpt:3-125m", attention="flash", mask="prefix"), r"no prefix .*Nearest: splash"),
         (
-            lambda: llama.llama(layers=1, embed=8, heads=2, mlp=8, window=4, mask="prefix", attention="splash"),
+            lambda: llama.llama(
+                num_layers=1, d_model=8, num_heads=2, d_ff=8, window=4, mask="prefix", attention="splash"
+            ),
             r"window of 4 .*beside a prefix",
         ),
-        (lambda: bert.bert(layers=1, embed=8, heads=2, activation="gel"), r"'gel'.*Nearest: gelu"),
-        (lambda: bert.bert(layers=4, embed=8, heads=2, groups=3), r"groups is 3, which does not divide"),
+        (lambda: bert.bert(num_layers=1, d_model=8, num_heads=2, activation="gel"), r"'gel'.*Nearest: gelu"),
+        (lambda: bert.bert(num_layers=4, d_model=8, num_heads=2, groups=3), r"groups is 3, which does not divide"),
         (
-            lambda: gpt.gpt(layers=1, embed=8, heads=2, embedding_size=4).build(),
+            lambda: gpt.gpt(num_layers=1, d_model=8, num_heads=2, embedding_size=4).build(),
             r"cannot come from embeddings of width 4",
         ),
-        (lambda: llama.llama(layers=1, embed=6, heads=2, mlp=8), r"head_dim is 3; rotary positions need an even one"),
         (
-            lambda: llama.llama(layers=1, embed=8, heads=2, mlp=8, rotary=Rotary(scaling="lama3")),
+            lambda: llama.llama(num_layers=1, d_model=6, num_heads=2, d_ff=8),
+            r"head_dim is 3; rotary positions need an even one",
+        ),
+        (
+            lambda: llama.llama(num_layers=1, d_model=8, num_heads=2, d_ff=8, rotary=Rotary(scaling="lama3")),
             r"'lama3'.*Nearest: llama3",
         ),
     ],

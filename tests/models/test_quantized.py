@@ -24,7 +24,7 @@ NEAR = {"int8": 0.06, "fp8": 0.25}
 
 
 def tiny(kind, name="gpt"):
-    return config(name, heads=8, embed=32, mlp=48, quantization=kind)
+    return config(name, num_heads=8, d_model=32, d_ff=48, quantization=kind)
 
 
 def packed():

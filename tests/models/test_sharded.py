@@ -49,7 +49,7 @@ def packed_batch(kind):
 
 @functools.cache
 def alone(name, options=()):
-    model, params = params_of(config(name, heads=8, dropout=0.1, **dict(options)))
+    model, params = params_of(config(name, num_heads=8, dropout=0.1, **dict(options)))
     return model, params, quick_jit(jax.value_and_grad(functools.partial(packed_loss, model)))(params)
 
 
@@ -61,7 +61,7 @@ def check_on(mesh, name, base=(), **options):
     """Compare loss and gradients on the mesh with those of one device; return the gradients."""
     model, params, (expected, gradients) = alone(name, base)
     if options:
-        model = config(name, heads=8, dropout=0.1, **dict(base), **options).build()
+        model = config(name, num_heads=8, dropout=0.1, **dict(base), **options).build()
     places = layout(model.specs, mesh)
     with activate(mesh):
         spread, divided = quick_jit(

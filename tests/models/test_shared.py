@@ -19,10 +19,10 @@ from tests.models.tiny import config, loss, params_of, quick_jit, some_batch
 def test_the_encoders_blocks_cost_nothing_but_their_norms():
     own, shared = preset("t5:1.0-base"), preset("t5:1.0-base", shared=True)
     stack = own.encoder
-    attention, feed_forward = 4 * stack.embed * stack.heads * stack.head_size, 2 * stack.embed * stack.mlp
-    assert count(own) - count(shared) == stack.layers * (attention + feed_forward)
+    attention, feed_forward = 4 * stack.d_model * stack.num_heads * stack.head_size, 2 * stack.d_model * stack.d_ff
+    assert count(own) - count(shared) == stack.num_layers * (attention + feed_forward)
     # Raffel et al. 2020, section 3.2.2: P for 2P, where cross attention, a tenth of the parameters, is not counted.
-    cross, table = stack.layers * attention, own.vocab_size * stack.embed
+    cross, table = stack.num_layers * attention, own.vocab_size * stack.d_model
     assert (count(shared) - cross - table) / (count(own) - cross - table) == pytest.approx(0.5, abs=1e-3)
 
 
@@ -63,8 +63,10 @@ def test_on_a_mesh_it_is_what_it_is_on_one_device():
 
 
 def test_stacks_that_differ_cannot_share():
-    with pytest.raises(UserError, match=r"decoder.layers is 2 and model.encoder.layers is 12; they share parameters"):
-        t5.v1_1("base", decoder_layers=2, shared=True)
+    with pytest.raises(
+        UserError, match=r"decoder.num_layers is 2 and model.encoder.num_layers is 12; they share parameters"
+    ):
+        t5.v1_1("base", num_decoder_layers=2, shared=True)
 
 
 def test_transformers_has_no_such_model():
@@ -76,8 +78,8 @@ def test_transformers_has_no_such_model():
 @pytest.mark.parametrize(("encoder", "decoder"), [(12, 2), (2, 12)])
 def test_a_stack_may_be_deeper_than_the_other(encoder, decoder):
     whole = count(preset("t5:1.1-base"))
-    settings = preset("t5:1.1-base", layers=encoder, decoder_layers=decoder)
+    settings = preset("t5:1.1-base", num_layers=encoder, num_decoder_layers=decoder)
     stack = settings.encoder
-    attention, norm = 4 * stack.embed * stack.heads * stack.head_size, stack.embed
-    block = attention + 3 * stack.embed * stack.mlp + 2 * norm
+    attention, norm = 4 * stack.d_model * stack.num_heads * stack.head_size, stack.d_model
+    block = attention + 3 * stack.d_model * stack.d_ff + 2 * norm
     assert whole - count(settings) == (12 - encoder) * block + (12 - decoder) * (block + attention + norm)

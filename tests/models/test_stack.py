@@ -13,7 +13,7 @@ from tests.models.tiny import batch, config, loss, params_of, quick_jit, row, so
 
 @pytest.mark.parametrize("name", ["gpt", "gpt-1"])
 def test_the_scan_equals_a_loop_over_blocks(name):
-    settings = config(name, layers=3)
+    settings = config(name, num_layers=3)
     model, params = params_of(settings)
     own = batch("decoder", None, row([np.arange(1, 8), np.arange(3, 7)], 12))
     tokens = own.decoder
@@ -48,7 +48,7 @@ def test_remat_changes_no_gradient_with_dropout_too(name):
 
 def test_remat_policies_save_less_and_less():
     def temporary(remat):
-        settings = config("t5", remat=remat, layers=8, embed=32, mlp=256)
+        settings = config("t5", remat=remat, num_layers=8, d_model=32, d_ff=256)
         model = settings.build()
         shapes = jax.eval_shape(model.init, jax.random.key(0))
         own = some_batch("encoder_decoder", count=4, length=64)
@@ -107,7 +107,7 @@ def test_every_parameter_has_a_gradient(name):
 
 
 def test_initial_logits_of_t5_are_of_a_sane_size():
-    model = config("t5-1.0", embed=64, mlp=128).build()
+    model = config("t5-1.0", d_model=64, d_ff=128).build()
     params = quick_jit(model.init)(jax.random.key(0))
     logits = quick_jit(model.logits)(params, some_batch("encoder_decoder"))
     assert 0.3 < float(jnp.std(logits)) < 3.0

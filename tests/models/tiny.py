@@ -28,7 +28,7 @@ def _options() -> dict[str, int | bool] | None:
 
 
 quick_jit = functools.partial(jax.jit, compiler_options=_options())
-SIZES = {"layers": 2, "embed": 16, "heads": 2, "mlp": 24, "vocab_size": VOCAB, "dropout": 0.0}
+SIZES = {"num_layers": 2, "d_model": 16, "num_heads": 2, "d_ff": 24, "vocab_size": VOCAB, "dropout": 0.0}
 
 
 def config(name: str, **overrides) -> TransformerConfig:

@@ -5,10 +5,10 @@ import pytest
 from t2t.api.recipes import recipes
 from t2t.models import bert, electra, gpt, t5
 
-SIZES = {"layers": 1, "embed": 16, "heads": 2, "vocab_size": 64}
+SIZES = {"num_layers": 1, "d_model": 16, "num_heads": 2, "vocab_size": 64}
 TEXT = {"predict", "generate"}
 MODELS = {
-    "t5": (t5.t5(mlp=16, **SIZES), TEXT),
+    "t5": (t5.t5(d_ff=16, **SIZES), TEXT),
     "gpt": (gpt.gpt(max_length=20, **SIZES), {*TEXT, "continue_text", "predict_inputs"}),
     "prefix": (gpt.gpt(max_length=20, mask="prefix", **SIZES), {*TEXT, "continue_text"}),
     "bert": (bert.bert(max_length=20, **SIZES), {"predict", "embed", "fill_mask"}),

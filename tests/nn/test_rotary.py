@@ -18,7 +18,7 @@ KINDS.append(Rotary(scaling="llama3", factor=8.0, original_length=32))
 def products(rotary, positions):
     """Return q . k of every pair of positions, the same query and key everywhere."""
     q, k = (RANDOM.standard_normal((1, 1, 1, 8)).astype(np.float32) for _ in range(2))
-    turns = rotary.turns(jnp.asarray(positions)[None], 8)
+    turns = rotary.angles(jnp.asarray(positions)[None], 8)
     turned = [rotate(jnp.broadcast_to(x, (1, len(positions), 1, 8)), turns) for x in (q, k)]
     return np.asarray(jnp.einsum("bqhd,bkhd->qk", *turned))
 
@@ -37,7 +37,7 @@ def test_products_depend_on_distances_alone(rotary):
 
 def test_lengths_are_kept_and_position_0_changes_nothing():
     x = RANDOM.standard_normal((2, 5, 3, 8)).astype(np.float32)
-    turned = np.asarray(rotate(x, Rotary().turns(np.tile(np.arange(5), (2, 1)), 8)))
+    turned = np.asarray(rotate(x, Rotary().angles(np.tile(np.arange(5), (2, 1)), 8)))
     np.testing.assert_allclose(np.linalg.norm(turned, axis=-1), np.linalg.norm(x, axis=-1), rtol=1e-5)
     np.testing.assert_allclose(turned[:, 0], x[:, 0], rtol=1e-6)
     assert not np.allclose(turned[:, 1], x[:, 1])
@@ -90,7 +90,7 @@ def test_frequencies_and_factors_are_those_of_transformers(name):
     np.testing.assert_allclose(rotary.frequencies(HEAD, length), wanted["frequencies"], rtol=2e-6)
     assert rotary.magnitude == pytest.approx(wanted["factor"], rel=1e-12)
     positions = jnp.arange(length or 40)[None]
-    cos, sin = rotary.turns(positions, HEAD)
+    cos, sin = rotary.angles(positions, HEAD)
     angles = np.arange(length or 40)[:, None] * np.asarray(wanted["frequencies"])
     np.testing.assert_allclose(cos[0], np.cos(angles) * wanted["factor"], atol=1e-4)
     np.testing.assert_allclose(sin[0], np.sin(angles) * wanted["factor"], atol=1e-4)
@@ -99,9 +99,9 @@ def test_frequencies_and_factors_are_those_of_transformers(name):
 def test_the_rest_of_a_head_stays_as_it_is_where_a_part_of_it_turns():
     x = RANDOM.standard_normal((1, 5, 2, 8)).astype(np.float32)
     positions = np.arange(5)[None]
-    turned = np.asarray(rotate(x, Rotary(share=0.5).turns(positions, 8)))
+    turned = np.asarray(rotate(x, Rotary(share=0.5).angles(positions, 8)))
     np.testing.assert_array_equal(turned[..., 4:], x[..., 4:])
-    np.testing.assert_allclose(turned[..., :4], rotate(x[..., :4], Rotary().turns(positions, 4)), rtol=1e-6)
+    np.testing.assert_allclose(turned[..., :4], rotate(x[..., :4], Rotary().angles(positions, 4)), rtol=1e-6)
     assert not np.allclose(turned[:, 1:, :, :4], x[:, 1:, :, :4])
 
 
@@ -115,7 +115,7 @@ def test_the_rest_of_a_head_stays_as_it_is_where_a_part_of_it_turns():
 )
 def test_heads_that_cannot_turn_so_are_refused(fields, size, said):
     with pytest.raises(UserError, match=said):
-        Rotary(**fields).turning(size)
+        Rotary(**fields).rotated_size(size)
 
 
 def test_impossible_scalings_are_refused():

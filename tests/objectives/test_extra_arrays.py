@@ -54,7 +54,7 @@ class Rewarded(Objective):
 
 
 EXPERIMENT = Experiment(
-    model=models.gpt.gpt(layers=1, embed=16, heads=2, mlp=16, vocab_size=384, max_length=48, dropout=0.0),
+    model=models.gpt.gpt(num_layers=1, d_model=16, num_heads=2, d_ff=16, vocab_size=384, max_length=48, dropout=0.0),
     data=Data(task="rewarded_texts", inputs_length=16, targets_length=16, batch_size=8, shards=2, shuffle_buffer=8),
     optimizer=AdamW(schedule=Constant(peak=1e-2)),
     objective=Rewarded(),

@@ -125,8 +125,8 @@ def recipe():
 '''
 TINY = (
     "--steps 2 --batch-size 8 --data.shards 2 --log-every 1 --evaluation.split None --data.inputs-length 16 --data.targets-length 16"
-    " --optimizer.schedule.steps 2 --optimizer.schedule.warmup 0 --model.encoder.layers 1 --model.decoder.layers 1"
-    " --model.encoder.embed 16 --model.decoder.embed 16 --model.encoder.heads 2 --model.decoder.heads 2 --model.encoder.mlp 16 --model.decoder.mlp 16"
+    " --optimizer.schedule.steps 2 --optimizer.schedule.warmup 0 --model.encoder.num-layers 1 --model.decoder.num-layers 1"
+    " --model.encoder.d-model 16 --model.decoder.d-model 16 --model.encoder.num-heads 2 --model.decoder.num-heads 2 --model.encoder.d-ff 16 --model.decoder.d-ff 16"
 )
 
 

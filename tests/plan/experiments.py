@@ -11,7 +11,15 @@ AS_MANY_AS_THERE_ARE = MeshConfig()
 
 def decoder(*, mesh=AS_MANY_AS_THERE_ARE, batch_size=8, length=16, microbatches=1, **model):
     """A GPT of few, even sizes, none of which is another's."""
-    sizes = {"layers": 3, "embed": 64, "heads": 4, "mlp": 160, "vocab_size": 96, "max_length": length, "dropout": 0.0}
+    sizes = {
+        "num_layers": 3,
+        "d_model": 64,
+        "num_heads": 4,
+        "d_ff": 160,
+        "vocab_size": 96,
+        "max_length": length,
+        "dropout": 0.0,
+    }
     return Experiment(
         model=models.gpt.gpt(**{**sizes, **model}),
         data=Data(task="c4_causal_lm", inputs_length=1, targets_length=length - 1, batch_size=batch_size),
@@ -23,7 +31,7 @@ def decoder(*, mesh=AS_MANY_AS_THERE_ARE, batch_size=8, length=16, microbatches=
 
 def encoder_decoder(*, mesh=AS_MANY_AS_THERE_ARE, batch_size=8, length=16, targets=None, **model):
     """A T5 of few, even sizes."""
-    sizes = {"layers": 2, "embed": 64, "heads": 4, "mlp": 160, "vocab_size": 96, "dropout": 0.0}
+    sizes = {"num_layers": 2, "d_model": 64, "num_heads": 4, "d_ff": 160, "vocab_size": 96, "dropout": 0.0}
     return Experiment(
         model=models.t5.t5(**{**sizes, **model}),
         data=Data(

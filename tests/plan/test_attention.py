@@ -5,7 +5,7 @@ import pytest
 
 from t2t.errors import UserError
 from t2t.plan.compile import compile_step
-from t2t.plan.plan import foresee, prepare
+from t2t.plan.plan import estimate_plan, prepare
 from t2t.plan.topology import Topology, missing
 from t2t.sharding import MeshConfig
 from tests.plan.experiments import decoder, encoder_decoder
@@ -13,7 +13,7 @@ from tests.plan.experiments import decoder, encoder_decoder
 TPUS, GPUS = Topology.parse("v5e:2x2"), Topology.parse("h100:1x4")
 LENGTH = 384
 """No other size of the models."""
-SIZES = {"embed": 256, "heads": 4, "mlp": 512, "vocab_size": 128, "length": LENGTH, "attention_block": 128}
+SIZES = {"d_model": 256, "num_heads": 4, "d_ff": 512, "vocab_size": 128, "length": LENGTH, "attention_block": 128}
 ROWS_AND_HEADS = MeshConfig(data=1, fsdp=2, tensor=2)
 
 
@@ -46,7 +46,7 @@ def test_splash_on_tpus_has_no_array_of_queries_by_keys_and_einsum_has():
     assert square(compiled(TPUS, decoder(attention="einsum", **settings)))
 
 
-@pytest.mark.parametrize("changes", [{"window": 64}, {"mask": "prefix", "kv_heads": 2}])
+@pytest.mark.parametrize("changes", [{"window": 64}, {"mask": "prefix", "num_kv_heads": 2}])
 def test_splash_on_tpus_takes_windows_prefixes_and_grouped_heads(changes):
     assert kernels(compiled(TPUS, decoder(mesh=ROWS_AND_HEADS, attention="splash", **changes, **SIZES)))
 
@@ -68,15 +68,15 @@ def test_chunked_on_gpus_has_no_array_of_queries_by_keys():
 
 
 def test_a_kernel_is_planned_without_its_device_and_for_no_other():
-    settings = {"layers": 2, "mesh": ROWS_AND_HEADS, "attention_block": 128, "length": 256}
+    settings = {"num_layers": 2, "mesh": ROWS_AND_HEADS, "attention_block": 128, "length": 256}
     four = jax.devices()[:4]
     splash = prepare(decoder(attention="splash", **settings), TPUS, four)
     einsum = prepare(decoder(**settings), TPUS, four)
-    made, plain = foresee(splash, TPUS), foresee(einsum, TPUS)
+    made, plain = estimate_plan(splash, TPUS), estimate_plan(einsum, TPUS)
     assert made.flops.model == plain.flops.model
     # The kernels compute the logits again in the backward pass, twice, and their gradient once more; and outputs times their gradient.
     product = 2 * 8 * 256**2 * 64 * 2  # layers, rows, logits, width, multiply-adds
     assert made.flops.total - plain.flops.total == 3 * product + product / 256
     assert made.memory.activations < plain.memory.activations
     with pytest.raises(UserError, match="runs on TPUs, not on gpu"):
-        foresee(splash, GPUS)
+        estimate_plan(splash, GPUS)

@@ -8,13 +8,13 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from t2t.plan.collectives import Layout, _mesh_groups, collectives
-from t2t.plan.hlo import Program
+from t2t.plan.hlo import HloModule
 from t2t.sharding import MeshConfig
 
 
 def sent(function, mesh, *arguments):
     text = jax.jit(function).lower(*arguments).compile().as_text()
-    return collectives(Program(text), Layout.of(mesh, domain=4))
+    return collectives(HloModule(text), Layout.of(mesh, domain=4))
 
 
 def array(mesh, shape, *spec):
@@ -55,7 +55,7 @@ def test_axes_and_domains_are_those_the_groups_span():
 def spelled(groups, opcode="all-gather", shape="f32[8]{0}"):
     text = f"ENTRY %main (p: f32[4]) -> f32[8] {{\n  ROOT %x = {shape} {opcode}(%p), channel_id=1, {groups}, dimensions={{0}}\n}}\n"
     layout = Layout(("data", "tensor"), (2, 4), np.zeros((8, 0)), np.zeros(8, int), (), 1)
-    (found,) = collectives(Program(text), layout)
+    (found,) = collectives(HloModule(text), layout)
     return found
 
 
@@ -89,7 +89,7 @@ ENTRY %main (p: f32[8]) -> f32[8] {
 }
 """
     layout = Layout(("data", "fsdp"), (2, 4), np.zeros((8, 0)), np.repeat([0, 1], 4), (), 1)
-    (found,) = collectives(Program(text), layout)
+    (found,) = collectives(HloModule(text), layout)
     assert (found.kind, found.axes, found.group, found.domains) == ("all-reduce", ("data",), 2, 2)
     assert found.sent == found.bytes == 32 * 8 * 4
 
@@ -117,7 +117,7 @@ ENTRY %main (p: f32[2]) -> f32[8] {{
 }}
 """
     layout = Layout(("data", "tensor"), (2, 4), np.zeros((8, 0)), np.zeros(8, int), (), 1)
-    found = {item.kind: item for item in collectives(Program(text), layout)}
+    found = {item.kind: item for item in collectives(HloModule(text), layout)}
     assert found["all-gather"].times == 1
     assert found["reduce-scatter"].bytes == 32
 
@@ -145,7 +145,7 @@ ENTRY %main (p: f32[2]) -> f32[8] {{
 }}
 """
     layout = Layout(("data", "tensor"), (2, 4), np.zeros((8, 0)), np.zeros(8, int), (), 1)
-    (found,) = collectives(Program(text), layout)
+    (found,) = collectives(HloModule(text), layout)
     assert (found.kind, found.times) == ("all-gather", 1 + 5)
 
 
@@ -175,7 +175,7 @@ ENTRY %main (p: (u32[], f32[2])) -> (u32[], f32[2]) {{
   ROOT %loop = (u32[], f32[2]) while(%p.3), condition=%condition, body=%body
 }}
 """
-    program = Program(text)
+    program = HloModule(text)
     layout = Layout(("data", "tensor"), (1, 4), np.zeros((4, 0)), np.zeros(4, int), (), 1)
     (found,) = collectives(program, layout)
     assert (found.kind, found.times, program.unknown) == ("collective-permute", rounds, 0)
@@ -195,7 +195,7 @@ ENTRY %main (p: f32[8]) -> f32[8] {
   ROOT %call = f32[8]{0} call(%p), to_apply=%body
 }
 """
-    program = Program(text)
+    program = HloModule(text)
     assert [item.name for item in program.computations["body"]] == ["kernel", "last"]
     assert program.computations["body"][0].source == "jit(f)/kernel"
     assert [item.name for item in program.computations["main"]] == ["call"]

@@ -61,7 +61,7 @@ def test_eight_bits_count_as_such():
 
 def test_it_agrees_with_xla_where_no_layer_is_hidden_in_a_loop():
     # One layer: XLA's count of a scan's body is the whole. It counts sums, exponentials and Adam besides.
-    experiment = decoder(layers=1, embed=128, mlp=512, mesh=MeshConfig(data=1))
+    experiment = decoder(num_layers=1, d_model=128, d_ff=512, mesh=MeshConfig(data=1))
     program = Program.of(experiment, experiment.mesh.build(jax.devices()[:1]))
     compiled = program.step().lower(program.abstract_state(), program.abstract_batch()).compile()
     ours, theirs = flops.count(program).total, compiled.cost_analysis()["flops"]

@@ -19,9 +19,9 @@ def on_each_device(tree):
 def test_parameters_and_optimizer_are_what_real_arrays_take():
     mesh = MeshConfig(data=2, fsdp=2, tensor=2)
     program = Program.of(decoder(mesh=mesh), mesh.build())
-    state, foreseen = program.create(0), state_bytes(program)
-    assert on_each_device(state.params) == {foreseen.parameters}
-    assert on_each_device(state.opt_state) == {foreseen.optimizer}
+    state, estimated = program.create(0), state_bytes(program)
+    assert on_each_device(state.params) == {estimated.parameters}
+    assert on_each_device(state.opt_state) == {estimated.optimizer}
 
 
 def test_activations_kept_are_read_from_the_program():
@@ -40,7 +40,7 @@ def test_activations_kept_are_read_from_the_program():
 def test_an_update_takes_no_copy_of_what_it_updates():
     # Gradients, the update whose entries are checked, and what the layers need; a copy of the moments, which XLA's CPU compiler makes unless told, or
     # which the step would need if it waited for the check, would be twice the gradients again.
-    experiment = decoder(layers=4, embed=128, heads=2, mlp=512, vocab_size=64, remat="full", batch_size=1)
+    experiment = decoder(num_layers=4, d_model=128, num_heads=2, d_ff=512, vocab_size=64, remat="full", batch_size=1)
     program = Program.of(experiment, experiment.mesh.build(jax.devices()[:1]))
     compiled = compile_step(program)
     assert compiled.analysis.temp_size_in_bytes < 2.4 * state_bytes(program).gradients

@@ -6,8 +6,8 @@ import jax
 import pytest
 
 from t2t.errors import UserError
-from t2t.plan.plan import foresee, plan, prepare
-from t2t.plan.search import remedies, search
+from t2t.plan.plan import estimate_plan, plan, prepare
+from t2t.plan.search import search, suggest_fixes
 from t2t.plan.topology import Topology, missing
 from t2t.sharding import MeshConfig
 from tests.plan.experiments import decoder, encoder_decoder
@@ -27,13 +27,13 @@ def small(topology, gib):
 def test_an_estimate_is_near_the_compiled_program():
     mesh = MeshConfig(data=2, fsdp=2, tensor=2)
     program = prepare(decoder(mesh=mesh, remat="full"), EIGHT, jax.devices())
-    foreseen, compiled = foresee(program, EIGHT), plan(program, EIGHT)
+    estimated, compiled = estimate_plan(program, EIGHT), plan(program, EIGHT)
     assert compiled.compiled
-    assert not foreseen.compiled
-    assert foreseen.flops == compiled.flops
+    assert not estimated.compiled
+    assert estimated.flops == compiled.flops
     for name in ("parameters", "optimizer", "batch", "gradients"):
-        assert getattr(foreseen.memory, name) == getattr(compiled.memory, name)
-    assert foreseen.memory.activations == compiled.memory.activations
+        assert getattr(estimated.memory, name) == getattr(compiled.memory, name)
+    assert estimated.memory.activations == compiled.memory.activations
     assert {axes for item in compiled.sent for axes in item.axes} == {"data", "fsdp", "tensor"}
     assert compiled.roofline.fastest <= compiled.roofline.slowest
     assert compiled.to_json()["memory"]["total"] == compiled.memory.total
@@ -43,8 +43,8 @@ def test_an_estimate_is_near_the_compiled_program():
 def test_the_estimate_counts_the_layer_that_is_gone_back_through(remat):
     # Attention of rows so long that one layer's logits and their gradient are most there is.
     program = prepare(decoder(mesh=MeshConfig(data=1), batch_size=2, length=1024, remat=remat), ONE, jax.devices()[:1])
-    foreseen, compiled = (made.memory for made in (foresee(program, ONE), plan(program, ONE)))
-    assert foreseen.total == pytest.approx(compiled.total - compiled.code, rel=0.1)
+    estimated, compiled = (made.memory for made in (estimate_plan(program, ONE), plan(program, ONE)))
+    assert estimated.total == pytest.approx(compiled.total - compiled.code, rel=0.1)
 
 
 @pytest.mark.parametrize("remat", ["none", "full"])
@@ -53,17 +53,17 @@ def test_an_estimate_is_near_what_the_compiler_for_gpus_says(make, remat):
     why = missing(ONE.kind)
     if why:
         pytest.skip(why)
-    sizes = {"layers": 6, "embed": 512, "heads": 8, "mlp": 2048, "vocab_size": 8192, "dtype": "bfloat16"}
+    sizes = {"num_layers": 6, "d_model": 512, "num_heads": 8, "d_ff": 2048, "vocab_size": 8192, "dtype": "bfloat16"}
     program = prepare(make(mesh=MeshConfig(data=1), length=512, remat=remat, **sizes), ONE, ONE.devices()[:1])
-    foreseen, compiled = (made.memory for made in (foresee(program, ONE), plan(program, ONE)))
-    assert foreseen.total == pytest.approx(compiled.total - compiled.code, rel=0.1)
+    estimated, compiled = (made.memory for made in (estimate_plan(program, ONE), plan(program, ONE)))
+    assert estimated.total == pytest.approx(compiled.total - compiled.code, rel=0.1)
 
 
 def test_what_is_too_large_is_mended_by_options_that_fit():
     experiment = decoder(batch_size=4096, length=256, mesh=MeshConfig(data=8))
     topology = small(EIGHT, 4)
-    assert not foresee(prepare(experiment, topology, jax.devices()), topology).fits
-    found = remedies(experiment, topology, jax.devices())
+    assert not estimate_plan(prepare(experiment, topology, jax.devices()), topology).fits
+    found = suggest_fixes(experiment, topology, jax.devices())
     assert found
     assert all(it.fits for _, it in found)
     assert any("--model.remat full" in options for options, _ in found)
@@ -84,8 +84,8 @@ def test_a_search_ranks_what_fits():
 )
 def test_an_estimate_without_devices_is_that_with_them(mesh):
     experiment = decoder(mesh=mesh, batch_size=32)
-    without = foresee(prepare(experiment, EIGHT), EIGHT)
-    given = foresee(prepare(experiment, EIGHT, jax.devices()), EIGHT)
+    without = estimate_plan(prepare(experiment, EIGHT), EIGHT)
+    given = estimate_plan(prepare(experiment, EIGHT, jax.devices()), EIGHT)
     assert without.to_json() == given.to_json()
 
 
@@ -127,7 +127,7 @@ def devices(topology):
     return topology.devices()
 
 
-MODEL = {"layers": 2, "embed": 256, "mlp": 1024, "vocab_size": 512, "dtype": "bfloat16", "remat": "full"}
+MODEL = {"num_layers": 2, "d_model": 256, "d_ff": 1024, "vocab_size": 512, "dtype": "bfloat16", "remat": "full"}
 
 
 @pytest.mark.parametrize(
@@ -155,11 +155,11 @@ def test_compiled_for_what_is_not_there(name, mesh):
 def test_too_large_a_step_is_refused_by_the_tpu_compiler():
     topology = Topology.parse("v5e:2x2")
     found = devices(topology)
-    experiment = decoder(mesh=MeshConfig(data=4), length=2048, batch_size=64, heads=16)
+    experiment = decoder(mesh=MeshConfig(data=4), length=2048, batch_size=64, num_heads=16)
     made = plan(prepare(experiment, topology, found), topology)
     assert not made.fits
     assert made.needed > topology.chip.hbm
-    assert remedies(experiment, topology, found, at_most=1)
+    assert suggest_fixes(experiment, topology, found, at_most=1)
 
 
 def test_two_slices_are_told_from_one():

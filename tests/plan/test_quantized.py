@@ -8,7 +8,7 @@ from t2t.plan.topology import Topology, missing
 from t2t.sharding import MeshConfig
 from tests.plan.experiments import decoder
 
-SIZES = {"layers": 2, "embed": 256, "mlp": 1024, "vocab_size": 512, "dtype": "bfloat16"}
+SIZES = {"num_layers": 2, "d_model": 256, "d_ff": 1024, "vocab_size": 512, "dtype": "bfloat16"}
 
 
 def instructions(name, quantization):

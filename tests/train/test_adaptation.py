@@ -21,7 +21,14 @@ from tests.train.test_loop import lines, run
 
 CAUSAL = Experiment(
     model=models.gpt.gpt(
-        layers=2, embed=16, heads=2, vocab_size=384, max_length=48, dropout=0.0, init_std=0.5, embedding_std=0.5
+        num_layers=2,
+        d_model=16,
+        num_heads=2,
+        vocab_size=384,
+        max_length=48,
+        dropout=0.0,
+        init_std=0.5,
+        embedding_std=0.5,
     ),
     data=Data(task="reverse_words", inputs_length=32, targets_length=16, batch_size=8, shards=1, loss_on_inputs=1.0),
     optimizer=AdamW(schedule=Linear(peak=2e-2, warmup=5, steps=10)),
@@ -78,7 +85,7 @@ def test_a_causal_decoder_goes_on_as_a_non_causal_one_and_back(causal, tmp_path)
 
 
 def test_only_decoders_have_a_loss_on_inputs():
-    encoder = replace(CAUSAL, model=models.bert.bert(layers=1, embed=16, heads=2, max_length=48))
+    encoder = replace(CAUSAL, model=models.bert.bert(num_layers=1, d_model=16, num_heads=2, max_length=48))
     with pytest.raises(UserError, match=r"loss_on_inputs 1.0 .*'encoder' predicts no inputs.* Nearest: 0.0"):
         check(encoder, 8)
 

@@ -39,7 +39,7 @@ CASES = {
 
 
 def encoder(**head):
-    sizes = {"layers": 2, "embed": 32, "heads": 4, "mlp": 64, "vocab_size": 384}
+    sizes = {"num_layers": 2, "d_model": 32, "num_heads": 4, "d_ff": 64, "vocab_size": 384}
     return bert.bert(
         **sizes, dropout=0.0, norm_place="pre", final_norm=True, positions="relative", init_std=0.1, **head
     )
@@ -211,7 +211,7 @@ def test_a_task_and_a_model_that_do_not_belong_together_are_told():
         (
             pair,
             encoder(),
-            r"predicts a label for each text, this one .* words.*Nearest: --model.head label --model.labels no yes",
+            r"predicts a label for each text, this one .* tokens.*Nearest: --model.head label --model.labels no yes",
         ),
         (pair, encoder(head="tags", labels=labels), "a label for each text, this one predicts a label for each word"),
         (

@@ -153,7 +153,9 @@ def test_sharded_equals_unsharded(kind, exclude, mesh):
 
 def test_a_step_holds_no_gradients_of_frozen_parameters():
     """Temporaries of the compiled step: less than the head's gradient alone, which would be carried through the loop over blocks of its loss."""
-    model = models.gpt.gpt(layers=2, embed=64, heads=2, max_length=16, vocab_size=4096, dropout=0.0, tied=False)
+    model = models.gpt.gpt(
+        num_layers=2, d_model=64, num_heads=2, max_length=16, vocab_size=4096, dropout=0.0, tied=False
+    )
     held, gradients = {}, {}
     for path in ("**", "decoder/final_norm"):
         wanted = replace(

@@ -28,7 +28,9 @@ def source(tmp_path, labels):
 
 
 def encoder(**head):
-    return bert.bert(layers=1, embed=16, heads=2, mlp=16, vocab_size=384, dropout=0.0, positions="relative", **head)
+    return bert.bert(
+        num_layers=1, d_model=16, num_heads=2, d_ff=16, vocab_size=384, dropout=0.0, positions="relative", **head
+    )
 
 
 def measured(name, model, params, caplog=None, **changes):
@@ -140,7 +142,7 @@ def test_a_span_keeps_the_case_and_spaces_of_its_text(tmp_path, monkeypatch):
         replace=True,
     )
     config = bert.bert(
-        layers=1, embed=16, heads=2, mlp=16, vocab_size=16, dropout=0.0, positions="relative", head="span"
+        num_layers=1, d_model=16, num_heads=2, d_ff=16, vocab_size=16, dropout=0.0, positions="relative", head="span"
     )
     model, params = config.build(), params_of(config)[1]
 

@@ -28,7 +28,7 @@ from t2t.train.run import RunRecord, SavedRun, open_run
 from t2t.vocabularies import WordPiece
 
 TINY = Experiment(
-    model=models.t5.t5(layers=1, embed=16, heads=2, mlp=32, vocab_size=384, dropout=0.1),
+    model=models.t5.t5(num_layers=1, d_model=16, num_heads=2, d_ff=32, vocab_size=384, dropout=0.1),
     # Packed, shuffled, mixed: all that a resumed run must find again.
     data=Data(task="tiny_mixture", inputs_length=48, targets_length=24, batch_size=8, shards=2, shuffle_buffer=50),
     optimizer=AdamW(schedule=Constant(peak=1e-2)),

@@ -24,7 +24,7 @@ from t2t.train.run import RunRecord, open_run
 from tests.train.test_loop import Silent
 
 TINY = Experiment(
-    model=models.gpt.gpt(layers=2, embed=64, heads=2, vocab_size=384, max_length=64, dropout=0.0),
+    model=models.gpt.gpt(num_layers=2, d_model=64, num_heads=2, vocab_size=384, max_length=64, dropout=0.0),
     data=Data(task="reverse_words", inputs_length=32, targets_length=32, batch_size=16, shards=1, shuffle_buffer=0),
     optimizer=AdamW(schedule=Constant(peak=1e-3)),
     steps=3,

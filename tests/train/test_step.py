@@ -21,9 +21,9 @@ from t2t.types import Batch, Tokens
 
 VOCAB, ROWS = 64, 8
 CONFIGS = {
-    "encoder_decoder": models.t5.t5(layers=2, embed=16, heads=8, mlp=32, vocab_size=VOCAB),
-    "decoder": models.gpt.gpt(layers=2, embed=16, heads=8, max_length=16, vocab_size=VOCAB, dropout=0.0),
-    "encoder": models.bert.bert(layers=2, embed=16, heads=8, max_length=16, vocab_size=VOCAB, dropout=0.0),
+    "encoder_decoder": models.t5.t5(num_layers=2, d_model=16, num_heads=8, d_ff=32, vocab_size=VOCAB),
+    "decoder": models.gpt.gpt(num_layers=2, d_model=16, num_heads=8, max_length=16, vocab_size=VOCAB, dropout=0.0),
+    "encoder": models.bert.bert(num_layers=2, d_model=16, num_heads=8, max_length=16, vocab_size=VOCAB, dropout=0.0),
 }
 
 

@@ -127,7 +127,7 @@ def _file(path: Path, spec: str, option: str) -> ModuleType:
     with_package()
     sys.modules[name] = module
     try:
-        with told(f"{option} {spec!r}", str(path)):
+        with one_line_errors(f"{option} {spec!r}", str(path)):
             found.loader.exec_module(module)
     except UserError:
         del sys.modules[name]
@@ -159,7 +159,7 @@ def _module(spec: str, option: str) -> ModuleType:
     if here not in sys.path:
         sys.path.append(here)
     importlib.invalidate_caches()
-    with told(f"{option} {spec!r}"):
+    with one_line_errors(f"{option} {spec!r}"):
         try:
             return importlib.import_module(spec)
         except ModuleNotFoundError as error:
@@ -194,7 +194,7 @@ def function_of(name: str, *, option: str) -> Callable[[], Any]:
         )
 
     def called() -> Any:
-        with told(said, getattr(module, "__file__", None)):
+        with one_line_errors(said, getattr(module, "__file__", None)):
             return found()
 
     return functools.update_wrapper(called, found)
@@ -211,7 +211,7 @@ def _needed(function: Callable[..., Any]) -> list[str]:
 
 
 @contextlib.contextmanager
-def told(said: str, file: str | None = None) -> Iterator[None]:
+def one_line_errors(said: str, file: str | None = None) -> Iterator[None]:
     """Make what the user's code raises inside a UserError of one line, with the file and line it comes from. `sys.exit` counts as a failure.
 
     said: what was asked for, the line's beginning.

@@ -141,7 +141,7 @@ def _run(found: Needs) -> None:
         if name not in kept:  # an installed package, or a file of which an older run kept no copy
             imports.load(name, option=where)
             continue
-        with imports.told(f"{where} {name!r}"):
+        with imports.one_line_errors(f"{where} {name!r}"):
             importlib.import_module(_module_name(name))
     for module in [each for each in sys.modules.values() if getattr(each, "__loader__", None) is finder]:
         config_classes.register_module(module)

@@ -27,14 +27,14 @@ LOGIT_BYTES = 6
 class RelativeBiasConfig(TableConfig):
     """A table of T5's relative positions, see `t2t.nn.relative.RelativeBias`."""
 
-    heads: int
+    num_heads: int
     buckets: int
     max_distance: int
 
     def build(self, options: BuildOptions) -> nnx.Module:
         """Return the table."""
         return RelativeBias(
-            self.heads,
+            self.num_heads,
             buckets=self.buckets,
             max_distance=self.max_distance,
             bidirectional=options.bidirectional,
@@ -47,9 +47,9 @@ class AttentionConfig(MixerConfig):
     """Multi-head softmax attention.
 
     Args:
-        heads: of queries.
+        num_heads: of queries.
         head_dim: width of a head.
-        kv_heads: heads of keys and values; None for as many as `heads`.
+        num_kv_heads: heads of keys and values; None for as many as `num_heads`.
         scaled: logits divided by sqrt(head_dim). T5 draws its queries' kernel that much smaller instead.
         biases: on the matrix products.
         window: tokens that a token sees, itself included; None for all. Where tokens see both ways, those at most window // 2 places away.
@@ -70,9 +70,9 @@ class AttentionConfig(MixerConfig):
     capabilities: ClassVar[Capabilities] = Capabilities(
         bidirectional=True, packing=True, prefix=True, decoding=True, context=True
     )
-    heads: Width
+    num_heads: Width
     head_dim: Width
-    kv_heads: Width | None = None
+    num_kv_heads: Width | None = None
     scaled: bool = True
     biases: bool = False
     window: Length | None = None
@@ -101,7 +101,9 @@ class AttentionConfig(MixerConfig):
         if self.positions != "relative":
             return {}
         return {
-            "relative_bias": RelativeBiasConfig(heads=self.heads, buckets=self.buckets, max_distance=self.max_distance)
+            "relative_bias": RelativeBiasConfig(
+                num_heads=self.num_heads, buckets=self.buckets, max_distance=self.max_distance
+            )
         }
 
     @property
@@ -111,13 +113,13 @@ class AttentionConfig(MixerConfig):
 
     def prepare(self, context: Context, tables: Mapping[str, Any]) -> Inputs:
         """Return masks, relative biases and rotary angles."""
-        turns = None
+        angles = None
         if self.positions == "rotary":
             assert context.positions is not None, "rotary positions need the tokens' positions"
-            turns = self.rotary.turns(context.positions, self.head_dim)
+            angles = self.rotary.angles(context.positions, self.head_dim)
         make = of_rows if context.index is None else of_step
         by_block = ABILITIES[self.backend].bias == "blocks"
-        return make(context, window=self.window, relative=tables.get("relative_bias"), by_block=by_block, turns=turns)
+        return make(context, window=self.window, relative=tables.get("relative_bias"), by_block=by_block, angles=angles)
 
     def prepare_cross(self, context: Context) -> Mask:
         """Return the mask on the encoder's tokens."""
@@ -130,7 +132,7 @@ class AttentionConfig(MixerConfig):
 
     def row_bytes(self, length: int) -> int:
         """Return the bytes of all logits of a row, where the backend holds them all."""
-        return LOGIT_BYTES * self.heads * length**2 if self.backend == "einsum" else 0
+        return LOGIT_BYTES * self.num_heads * length**2 if self.backend == "einsum" else 0
 
     def check(self, needs: Needs) -> None:
         """Raise UserError where the backend cannot do what is needed: its table is `ABILITIES`."""
@@ -150,8 +152,8 @@ class AttentionConfig(MixerConfig):
 
     def _shape(self) -> Shape:
         return Shape(
-            heads=self.heads,
-            kv_heads=self.heads if self.kv_heads is None else self.kv_heads,
+            num_heads=self.num_heads,
+            num_kv_heads=self.num_heads if self.num_kv_heads is None else self.num_kv_heads,
             head_dim=self.head_dim,
             scaled=self.scaled,
             biases=self.biases,

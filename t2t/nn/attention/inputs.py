@@ -13,7 +13,7 @@ from t2t.nn.attention.call import Bias
 from t2t.nn.masks import Mask
 from t2t.nn.mixers import Context
 from t2t.nn.relative import RelativeBias
-from t2t.nn.rotary import Turns
+from t2t.nn.rotary import RotaryAngles
 from t2t.sharding import constrain
 
 
@@ -23,20 +23,20 @@ class Inputs:
 
     mask:  of the tokens among themselves; in a step, of one token a row on the row's own cache.
     bias:  relative bias on those logits, or None.
-    turns: what rotary positions turn queries and keys by, or None where positions are not rotary.
+    angles: what rotary positions turn queries and keys by, or None where positions are not rotary.
     prompt_mask: in a step of hypotheses on one prompt, of the rows on that prompt; None otherwise.
     prompt_bias: relative bias on those logits, or None.
     """
 
     mask: Mask
     bias: Float[Array, "#B H q k"] | Bias | None = None
-    turns: Turns | None = None
+    angles: RotaryAngles | None = None
     prompt_mask: Mask | None = None
     prompt_bias: Float[Array, "B H 1 k"] | None = None
 
 
 def of_rows(
-    context: Context, *, window: int | None, relative: RelativeBias | None, by_block: bool, turns: Turns | None
+    context: Context, *, window: int | None, relative: RelativeBias | None, by_block: bool, angles: RotaryAngles | None
 ) -> Inputs:
     """Return the inputs of a pass over whole rows. by_block: the bias is made a block of queries at a time."""
     length = context.segments.shape[1]
@@ -50,11 +50,11 @@ def of_rows(
         window=window,
         self_attention=True,
     )
-    return Inputs(mask=mask, bias=_bias(relative, length, by_block), turns=turns)
+    return Inputs(mask=mask, bias=_bias(relative, length, by_block), angles=angles)
 
 
 def of_step(
-    context: Context, *, window: int | None, relative: RelativeBias | None, by_block: bool, turns: Turns | None
+    context: Context, *, window: int | None, relative: RelativeBias | None, by_block: bool, angles: RotaryAngles | None
 ) -> Inputs:
     """Return the inputs of a step."""
     place = context.index
@@ -71,12 +71,12 @@ def of_step(
             mask = dataclasses.replace(
                 mask, prefix=jnp.pad(prefix, ((0, 0), (0, context.room.shape[1] - prefix.shape[1])))
             )
-        return Inputs(mask=mask, bias=bias, turns=turns)
+        return Inputs(mask=mask, bias=bias, angles=angles)
     at = context.positions
     assert at is not None, "a step on a shared prompt needs the tokens' positions"
     prompt_mask = Mask(queries=own, keys=context.prompt, index=at, prefix=prefix, causal=True, window=window)
     before = None if relative is None else relative.at(at[:, 0], context.prompt.shape[1])
-    return Inputs(mask=mask, bias=bias, turns=turns, prompt_mask=prompt_mask, prompt_bias=before)
+    return Inputs(mask=mask, bias=bias, angles=angles, prompt_mask=prompt_mask, prompt_bias=before)
 
 
 def on_memory(context: Context) -> Mask:

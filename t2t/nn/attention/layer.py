@@ -22,7 +22,7 @@ from t2t.nn.linear import Linear
 from t2t.nn.masks import Mask
 from t2t.nn.mixers import BuildOptions, Context, CrossMixer, Mixer
 from t2t.nn.norms import LayerNorm, NormKind, RMSNorm, norm
-from t2t.nn.rotary import Turns, rotate
+from t2t.nn.rotary import RotaryAngles, rotate
 from t2t.sharding import constrain
 
 
@@ -30,15 +30,15 @@ from t2t.sharding import constrain
 class Shape:
     """The sizes and choices of an attention layer.
 
-    kv_heads: heads of keys and values; fewer than `heads` is grouped-query attention (Ainslie et al. 2023).
+    num_kv_heads: heads of keys and values; fewer than `num_heads` is grouped-query attention (Ainslie et al. 2023).
     softcap:  bound on logits, see `t2t.nn.attention.attention`.
     qk_norm, norm_epsilon: kind of norm over each head's query and key before they turn (Henry et al. 2020); None for none.
     scaled:   whether logits are divided by sqrt(head_dim). T5 instead draws its queries' kernel that much smaller.
     backend, block, dropout: see `t2t.nn.attention.attention`. Steps of decoding have one query and a way of their own, `attend_step`.
     """
 
-    heads: int
-    kv_heads: int
+    num_heads: int
+    num_kv_heads: int
     head_dim: int
     scaled: bool
     biases: bool
@@ -61,7 +61,7 @@ class Projections(nnx.Module):
         self.shape = shape
         self.scale = shape.head_dim**-0.5 if shape.scaled else 1.0
         width, init = options.width, options.kernel_init
-        inner, of_keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+        inner, of_keys = shape.num_heads * shape.head_dim, shape.num_kv_heads * shape.head_dim
         shrink = 1.0 if shape.scaled else shape.head_dim**-0.5
         linear: Callable[..., Linear] = partial(Linear, bias=shape.biases, quantization=options.quantization)
         self.query = linear(width, inner, ("embed", "heads"), init=init(width, shrink=shrink))
@@ -71,21 +71,21 @@ class Projections(nnx.Module):
         self.query_norm = self._norm()
         self.key_norm = self._norm()
 
-    def queries(self, x: Float[Array, "B L D"], turns: Turns | None = None) -> Float[Array, "B L H D"]:
+    def queries(self, x: Float[Array, "B L D"], angles: RotaryAngles | None = None) -> Float[Array, "B L H D"]:
         """Return the queries of positions, turned where positions are rotary."""
-        queries = self._split(self.query(x), self.shape.heads)
+        queries = self._split(self.query(x), self.shape.num_heads)
         queries = queries if self.query_norm is None else self.query_norm(queries)
-        return queries if turns is None else rotate(queries, turns)
+        return queries if angles is None else rotate(queries, angles)
 
     def keys_values(
-        self, x: Float[Array, "B k D"], turns: Turns | None = None
+        self, x: Float[Array, "B k D"], angles: RotaryAngles | None = None
     ) -> tuple[Float[Array, "B k K D"], Float[Array, "B k K D"]]:
         """Return the keys and values of positions, keys turned where positions are rotary."""
         # Whole rows on every device: where the mesh divides their length, this is where the parts are gathered.
-        keys = self._split(self.key(x), self.shape.kv_heads, None)
-        values = self._split(self.value(x), self.shape.kv_heads, None)
+        keys = self._split(self.key(x), self.shape.num_kv_heads, None)
+        values = self._split(self.value(x), self.shape.num_kv_heads, None)
         keys = keys if self.key_norm is None else self.key_norm(keys)
-        return (keys if turns is None else rotate(keys, turns)), values
+        return (keys if angles is None else rotate(keys, angles)), values
 
     def attend(
         self,
@@ -95,11 +95,11 @@ class Projections(nnx.Module):
         mask: Mask,
         bias: jax.Array | Bias | None,
         dropout_key: jax.Array | None,
-        turns: Turns | None = None,
+        angles: RotaryAngles | None = None,
     ) -> Float[Array, "B q D"]:
         """Attend from whole rows."""
         out = attention(
-            self.queries(x, turns),
+            self.queries(x, angles),
             keys,
             values,
             mask=mask,
@@ -133,14 +133,14 @@ class Attention(Projections, Mixer):
 
     def __call__(self, x: Float[Array, "B L D"], context: Context) -> tuple[Float[Array, "B L D"], Aux]:
         """Attend over the rows themselves."""
-        keys, values = self.keys_values(x, _inputs(context).turns)
+        keys, values = self.keys_values(x, _inputs(context).angles)
         return self._rows(x, context, keys, values), {}
 
     def prefill(
         self, x: Float[Array, "B L D"], context: Context, length: int
     ) -> tuple[Float[Array, "B L D"], KeyValues]:
         """Attend over the rows themselves; the state holds their keys and values."""
-        keys, values = self.keys_values(x, _inputs(context).turns)
+        keys, values = self.keys_values(x, _inputs(context).angles)
         room = ((0, 0), (0, 0), (0, length - x.shape[1]), (0, 0))
         key, value = (jnp.pad(jnp.swapaxes(y, 1, 2), room) for y in (keys, values))
         return self._rows(x, context, keys, values), KeyValues(key=key, value=value)
@@ -165,10 +165,10 @@ class Attention(Projections, Mixer):
         self, x: Float[Array, "B L D"], context: Context, keys: jax.Array, values: jax.Array
     ) -> Float[Array, "B L D"]:
         own = _inputs(context)
-        return self.attend(x, keys, values, own.mask, own.bias, context.keys.next(), own.turns)
+        return self.attend(x, keys, values, own.mask, own.bias, context.keys.next(), own.angles)
 
     def _entry(self, x: Float[Array, "B 1 D"], context: Context) -> KeyValues:
-        key, value = (jnp.swapaxes(new, 1, 2) for new in self.keys_values(x, _inputs(context).turns))
+        key, value = (jnp.swapaxes(new, 1, 2) for new in self.keys_values(x, _inputs(context).angles))
         return KeyValues(key=key, value=value)
 
     def _step(
@@ -179,7 +179,7 @@ class Attention(Projections, Mixer):
             assert inputs.prompt_mask is not None, "a shared prompt needs a mask"
             shared = Shared(prompt["key"], prompt["value"], inputs.prompt_mask, inputs.prompt_bias)
         out = attend_step(
-            self.queries(x, inputs.turns),
+            self.queries(x, inputs.angles),
             state.key,
             state.value,
             mask=inputs.mask,

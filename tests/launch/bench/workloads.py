@@ -15,11 +15,11 @@ from t2t.train.experiment import Experiment
 
 QUICK = Limits(repeats=2, seconds=0.01)
 CEILINGS = Ceilings(matmul={"float32": 1e9, "bfloat16": 2e9}, copy=1e8)
-SIZES = {"layers": 2, "embed": 16, "heads": 2, "vocab_size": 384, "dropout": 0.0}
+SIZES = {"num_layers": 2, "d_model": 16, "num_heads": 2, "vocab_size": 384, "dropout": 0.0}
 FAMILIES = {
-    "decoder": lambda **more: models.llama.llama(**{**SIZES, "mlp": 24, "max_length": 48, **more}),
+    "decoder": lambda **more: models.llama.llama(**{**SIZES, "d_ff": 24, "max_length": 48, **more}),
     "encoder": lambda **more: models.bert.bert(**{**SIZES, "max_length": 48, **more}),
-    "encoder_decoder": lambda **more: models.t5.t5(**{**SIZES, "mlp": 24, "version": "1.1", **more}),
+    "encoder_decoder": lambda **more: models.t5.t5(**{**SIZES, "d_ff": 24, "version": "1.1", **more}),
 }
 
 

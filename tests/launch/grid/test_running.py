@@ -37,7 +37,9 @@ STEPS = 4
 
 def _experiment(peak=1e-2):
     return Experiment(
-        model=DecoderConfig(vocab_size=BYTES, decoder=StackConfig(layers=1, embed=16, heads=2, mlp=16, max_length=64)),
+        model=DecoderConfig(
+            vocab_size=BYTES, decoder=StackConfig(num_layers=1, d_model=16, num_heads=2, d_ff=16, max_length=64)
+        ),
         data=Data(
             task="prompted_parity_which", inputs_length=48, targets_length=16, batch_size=8, shards=1, shuffle_buffer=10
         ),

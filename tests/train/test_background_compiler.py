@@ -6,13 +6,13 @@ import pytest
 
 from t2t.api.overrides import overridden
 from t2t.api.recipes import find
-from t2t.train.ahead import THREAD, Ahead
+from t2t.train.background_compiler import THREAD, BackgroundCompiler
 from t2t.train.program import Program
 
 
 @pytest.fixture(scope="module")
 def experiment():
-    small = {"batch_size": 8, "model.encoder.layers": 1, "model.decoder.layers": 1, "model.vocab_size": 384}
+    small = {"batch_size": 8, "model.encoder.num_layers": 1, "model.decoder.num_layers": 1, "model.vocab_size": 384}
     return overridden(find("t5:quickstart")(), small)
 
 
@@ -30,20 +30,20 @@ def failing_in_the_thread(monkeypatch, method, error):
 @pytest.mark.parametrize("method", ["of", "create", "compiled"])
 def test_an_import_that_fails_in_the_thread_is_made_up_for(method, experiment, monkeypatch):
     failing_in_the_thread(monkeypatch, method, ModuleNotFoundError("No module named 'jax._src.hijax.HiType'"))
-    ahead = Ahead(experiment, newest=None)
-    assert ahead.program() is ahead.program()
-    state = ahead.state()
+    compiler = BackgroundCompiler(experiment, newest=None)
+    assert compiler.program() is compiler.program()
+    state = compiler.state()
     assert int(state.step) == 0
-    step = ahead.step()
-    assert step is ahead.step()
-    assert "f32" in ahead.text()
+    step = compiler.step()
+    assert step is compiler.step()
+    assert "f32" in compiler.text()
 
 
 def test_other_errors_are_raised_to_who_asks(experiment, monkeypatch):
     failing_in_the_thread(monkeypatch, "of", ZeroDivisionError("wrong"))
-    ahead = Ahead(experiment, newest=None)
+    compiler = BackgroundCompiler(experiment, newest=None)
     with pytest.raises(ZeroDivisionError, match="wrong"):
-        ahead.program()
+        compiler.program()
 
 
 def test_an_import_that_fails_for_everyone_is_raised(experiment, monkeypatch):
@@ -52,4 +52,4 @@ def test_an_import_that_fails_for_everyone_is_raised(experiment, monkeypatch):
 
     monkeypatch.setattr(Program, "of", missing)
     with pytest.raises(ModuleNotFoundError, match="missing"):
-        Ahead(experiment, newest=None).program()
+        BackgroundCompiler(experiment, newest=None).program()

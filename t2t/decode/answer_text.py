@@ -51,7 +51,7 @@ def best_spans(logits: Float[Array, "B L K"], longest: int | None = None) -> Spa
     )
 
 
-def told(config: ModelConfig, vocabulary: Vocabulary, inputs: Sequence[int], ids: Sequence[int]) -> str:
+def target_text(config: ModelConfig, vocabulary: Vocabulary, inputs: Sequence[int], ids: Sequence[int]) -> str:
     """Return in words what stands at an encoder's places to predict: text, labels with spaces between, or the span of its inputs, "" for none.
 
     ids: the targets, or predictions, at the places of weight.

@@ -40,11 +40,11 @@ class LabelHead(AnswerHead):
     def __init__(
         self, stack: StackConfig, labels: int, *, pooler: bool, rate: float, activation: PoolerActivation
     ) -> None:
-        init = stack.kernel_init(stack.embed)
+        init = stack.kernel_init(stack.d_model)
         self.rate = rate
         self.activation: str = activation
-        self.pooler = Linear(stack.embed, stack.embed, ("embed", None), bias=True, init=init) if pooler else None
-        self.output = Linear(stack.embed, labels, ("embed", None), bias=True, init=init)
+        self.pooler = Linear(stack.d_model, stack.d_model, ("embed", None), bias=True, init=init) if pooler else None
+        self.output = Linear(stack.d_model, labels, ("embed", None), bias=True, init=init)
 
     def __call__(self, hidden: Float[Array, "*B D"], keys: Keys) -> Float[Array, "*B K"]:
         """Return the scores of the labels."""
@@ -64,7 +64,7 @@ class SpanHead(AnswerHead):
     """
 
     def __init__(self, stack: StackConfig) -> None:
-        self.output = Linear(stack.embed, 2, ("embed", None), bias=True, init=stack.kernel_init(stack.embed))
+        self.output = Linear(stack.d_model, 2, ("embed", None), bias=True, init=stack.kernel_init(stack.d_model))
 
     def __call__(self, hidden: Float[Array, "*B D"], keys: Keys) -> Float[Array, "*B 2"]:
         """Return the scores of each token as the span's first and last."""

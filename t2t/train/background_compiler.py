@@ -54,7 +54,7 @@ def check_memory(program: Program, left: int | None) -> None:
         )
 
 
-class Ahead:
+class BackgroundCompiler:
     """Makes a run's program, its first state and its compiled step, one after the other.
 
     Each method waits for its part and raises what went wrong there. With several processes nothing is done ahead but each part when it is asked for: they run their

@@ -6,7 +6,7 @@ import pytest
 
 from t2t.errors import UserError
 from t2t.models import count, preset
-from t2t.models.answers import HIDDEN, pointers
+from t2t.models.answer_heads import HIDDEN, pointers
 from t2t.models.families import exportable
 from t2t.sharding import MeshConfig, activate
 from tests.models.test_sharded import layout
@@ -89,7 +89,7 @@ def test_published_counts_of_bert_with_each_head():
     [
         ({"head": "label"}, "model.head 'label' needs two or more"),
         ({"head": "tags", "labels": ("a", "a")}, "needs two or more different"),
-        ({"labels": ("a", "b")}, "model.labels is .* but model.head is 'words'"),
+        ({"labels": ("a", "b")}, "model.labels is .* but model.head is 'tokens'"),
         ({"head": "span", "pooler": True}, "model.pooler is True, but model.head is 'span'"),
         ({"head": "lable"}, "unknown head 'lable'.*Nearest: label"),
         ({"pooler_activation": "rely"}, "unknown pooler_activation 'rely'.*Nearest: relu"),

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from t2t.chunked_cross_entropy import chunked_cross_entropy, positions_at_a_time
 from t2t.errors import UserError
-from t2t.head_loss import head_loss, positions_at_a_time
 from t2t.losses import cross_entropy, cross_entropy_and_gradient
 from t2t.objectives import CrossEntropy
 from t2t.sharding import MeshConfig, activate, assume_platform
@@ -37,7 +37,7 @@ def whole(params, hidden, loss, weights=WEIGHTS):
 
 def in_blocks(params, hidden, loss, weights=WEIGHTS):
     # What is summed and what it is divided by differ, as in a training step.
-    sums = head_loss(lambda x: head(params, x), hidden, TARGETS, weights, loss)
+    sums = chunked_cross_entropy(lambda x: head(params, x), hidden, TARGETS, weights, loss)
     return sums.objective, sums
 
 
@@ -98,7 +98,9 @@ def test_blocks_without_weight_are_left_out():
     poison = np.where(WEIGHTS[..., None] > 0, HIDDEN, np.nan)  # 0 times NaN is NaN: any block that is computed shows it
     last = np.sort(WEIGHTS.ravel() > 0)[::-1]
     count = int(last.sum())
-    sums = head_loss(lambda x: head(PARAMS, x), poison, TARGETS, WEIGHTS, CrossEntropy(block=ROWS * LENGTH // 48))
+    sums = chunked_cross_entropy(
+        lambda x: head(PARAMS, x), poison, TARGETS, WEIGHTS, CrossEntropy(block=ROWS * LENGTH // 48)
+    )
     assert np.isfinite(sums.objective)
     assert 0 < count < ROWS * LENGTH
 
@@ -135,7 +137,7 @@ def test_a_block_of_the_platforms_is_what_is_traced():
     def largest(kind: str) -> int:
         with assume_platform(kind):
             traced = jax.make_jaxpr(
-                lambda *more: head_loss(partial(head, PARAMS), hidden, *more, CrossEntropy()).objective
+                lambda *more: chunked_cross_entropy(partial(head, PARAMS), hidden, *more, CrossEntropy()).objective
             )(*shapes)
         return max(int(found) for found in re.findall(rf"f32\[(\d+),{len(PARAMS['table'])}\]", str(traced)))
 

@@ -46,7 +46,7 @@ def positions_at_a_time(loss: Blocked, words: int) -> int:
     return ON_CPU if platform() == "cpu" else max(min(ON_ACCELERATORS, MOST // (8 * words)), 1)
 
 
-def head_loss(
+def chunked_cross_entropy(
     head: Head,
     hidden: Float[Array, "B L D"],
     targets: Int[types.Array, "B L"],

@@ -51,7 +51,7 @@ class Network(nnx.Module, abc.ABC):
         return None
 
 
-class Bound(Model):
+class FunctionalModel(Model):
     """A model made of a network: binds the parameters at hand for each call."""
 
     def __init__(self, config: TransformerConfig, network: Network) -> None:
