@@ -70,7 +70,7 @@ def override(
     short = short or {}
     known = list(option_names(default))
     flags = {name for name, flag in known if flag}
-    words = _booleans([_renamed(_lengthen(word, short), dict(known)) for word in arguments], flags)
+    words = _booleans(_renamed([_lengthen(word, short) for word in arguments], dict(known)), flags)
     if not asks_help(words):
         _check_options({name for name, _ in known} | {*map(_off, flags), *short}, words, prog, also=also)
     try:
@@ -99,12 +99,21 @@ def _lengthen(word: str, short: Mapping[str, str]) -> str:
     return short.get(name.replace("_", "-"), name) + equals + value if name.startswith("--") else word
 
 
-def _renamed(word: str, known: Collection[str]) -> str:
-    """Return an option of an earlier version as it is called now."""
-    name, equals, value = word.partition("=")
-    path, dot, last = name.replace("_", "-").rpartition(".")
-    now = former_names.SIZES.get(last.replace("-", "_"), "").replace("_", "-")
-    return f"{path}{dot}{now}{equals}{value}" if now and f"{path}{dot}{now}" in known else word
+def _renamed(words: Sequence[str], known: Collection[str]) -> list[str]:
+    """Return options and values of an earlier version as they are called now."""
+    made: list[str] = []
+    field = ""
+    for word in words:
+        if not word.startswith("--"):
+            made.append(former_names.value(field, word))
+            continue
+        name, equals, value = word.partition("=")
+        path, dot, field = name.replace("_", "-").rpartition(".")
+        now = former_names.SIZES.get(field.replace("-", "_"), "").replace("_", "-")
+        made.append(
+            (f"{path}{dot}{now}" if f"{path}{dot}{now}" in known else name) + equals + former_names.value(field, value)
+        )
+    return made
 
 
 def _booleans(arguments: Sequence[str], flags: Collection[str]) -> list[str]:

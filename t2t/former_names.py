@@ -90,6 +90,13 @@ def renamed(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in now.items() if name not in fields(cls)}
 
 
+def value(field: str, text: str) -> str:
+    """Return the present value of a field of any class, given on the command line."""
+    for tables in VALUES.values():
+        text = tables.get(field, {}).get(text, text)
+    return text
+
+
 def sizes(function: _Function) -> _Function:
     """Let a function that returns a model's configuration take its sizes by their former names too."""
 

@@ -100,3 +100,11 @@ def test_values_are_changed_under_former_names():
     )
     with pytest.raises(UserError, match=r"^t2t: unknown option --data\.embed\."):
         override(recipe, ["--data.embed", "64"], prog="t2t", description="")
+
+
+@pytest.mark.parametrize("words", [["--model.head", "words"], ["--model.head=words"]])
+def test_values_of_options_are_understood_under_former_names(words):
+    recipe = find("bert:quickstart")()
+    assert override(recipe, words, prog="t2t", description="") == recipe
+    with pytest.raises(UserError, match="'word'"):
+        override(recipe, ["--model.head", "word"], prog="t2t", description="")

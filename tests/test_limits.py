@@ -197,7 +197,9 @@ def test_the_nearest_of_a_number_below_is_one_that_makes_sense():
 def test_a_file_with_a_number_out_of_range_names_its_place():
     data = to_json(EXPERIMENT)
     data["model"]["encoder"]["kv_heads"] = 0
-    with pytest.raises(UserError, match=r"num_kv_heads 0 \(run\.json\.model\.encoder\.num_kv_heads\) is not .* Nearest: 1"):
+    with pytest.raises(
+        UserError, match=r"num_kv_heads 0 \(run\.json\.model\.encoder\.num_kv_heads\) is not .* Nearest: 1"
+    ):
         from_json(data, where="run.json")
     data = to_json(EXPERIMENT)
     data["data"]["targets_length"] = 10**9
@@ -205,7 +207,7 @@ def test_a_file_with_a_number_out_of_range_names_its_place():
         from_json(data, where="run.json")
     data = to_json(EXPERIMENT)
     data["model"]["encoder"]["heads"] = 3
-    with pytest.raises(UserError, match=r"run\.json\.model\.encoder: model\.heads is 3"):
+    with pytest.raises(UserError, match=r"run\.json\.model\.encoder: model\.num_heads is 3"):
         from_json(data, where="run.json")
 
 

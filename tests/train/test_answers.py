@@ -221,7 +221,7 @@ def test_a_task_and_a_model_that_do_not_belong_together_are_told():
         ),
         (pair, replace(encoder(head="label", labels=labels), types=1), "gives token types 0 and 1, the model has 1"),
         (Data(task="entity_span"), encoder(head="label", labels=labels), "first and last token of a span"),
-        (Data(task="parity_fill_mask"), encoder(head="span"), "Nearest: --model.head words"),
+        (Data(task="parity_fill_mask"), encoder(head="span"), "Nearest: --model.head tokens"),
     ):
         with pytest.raises(UserError, match=said):
             check_model(data, own)
