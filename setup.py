@@ -1,7 +1,7 @@
-"""Packages and dependencies. The tools' settings are in pyproject.toml, exact versions in constraints.txt.
+"""Packages and dependencies. Tool settings are in pyproject.toml, exact versions in constraints.txt.
 
-`models/`, `tasks/` and `launch/` are top-level folders of the repository and install as `t2t.models`, `t2t.tasks` and
-`t2t.launch`: a distribution that put `models` and `tasks` into site-packages would break its users' own.
+The top-level folders `models/`, `tasks/` and `launch/` are installed as `t2t.models`, `t2t.tasks` and `t2t.launch`. Top-level packages named
+`models` and `tasks` would shadow the users' own packages.
 """
 
 from pathlib import Path
@@ -17,12 +17,11 @@ mapped = [
     for package in [f"t2t.{folder}", *(f"t2t.{folder}.{name}" for name in find_packages(folder))]
 ]
 
-# Beam holds protobuf below 7, and SentencePiece from 0.2.3 on wants 7 without saying so.
 quantized = ["qwix>=0.1.8,<0.2"]
+# Beam requires protobuf < 7. SentencePiece >= 0.2.3 needs protobuf 7, but does not declare it.
 cache = ["apache-beam>=2.70,<3", "sentencepiece<0.2.3"]
 
-# What our dependencies bring along and would take in older versions too: the first versions without the holes known of them that a file from a
-# stranger, or a server, could use. See docs/security.md.
+# Indirect dependencies. The minimum versions fix known vulnerabilities that an untrusted file or server could exploit. See docs/security.md.
 safe = [
     "certifi>=2024.7.4",
     "filelock>=3.20.3",
@@ -40,7 +39,7 @@ safe = [
 ]
 
 setup(
-    name="t2t-jax",  # on PyPI, t2t is another project's
+    name="t2t-jax",  # the name t2t is taken on PyPI
     version="0.1.0",
     description="Train text-to-text models in JAX: task registries, sharded encoders, decoders and encoder-decoders",
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
@@ -58,7 +57,7 @@ setup(
         "seqio>=0.0.20,<0.1",
         "tensorflow>=2.20,<2.22",
         "tensorflow-datasets>=4.9.9,<5",
-        "importlib-resources>=6,<8",  # TensorFlow Datasets imports it to prepare a data set, and does not require it
+        "importlib-resources>=6,<8",  # TensorFlow Datasets imports it, but does not declare it
         "numpy>=2,<3",
         "jaxtyping>=0.3,<0.4",
         "tyro>=0.9,<2",

@@ -1,1 +1,1 @@
-"""Several processes as one program: how they find each other, check that they agree, and end together."""
+"""Multi-process runs: how the processes connect, check that they agree, and end together."""

@@ -1,4 +1,4 @@
-"""Ending a process that is one of several. Imports no JAX: it is loaded first of all."""
+"""End a process of a multi-process run. Does not import JAX, because it is loaded before everything else."""
 
 from __future__ import annotations
 
@@ -18,36 +18,36 @@ _PR_SET_PDEATHSIG = 1
 
 
 def leave(code: int) -> NoReturn:
-    """End this process now, with what it has printed written out.
+    """End this process immediately, after flushing its output.
 
-    A process of several that has failed must not end the usual way: JAX's end would wait for the others, which wait for this one.
+    A failed process of a multi-process run must not exit normally: JAX's exit handler would wait for the other processes, which wait for this one.
     """
     logging.shutdown()
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):  # whoever read it is gone
+        with contextlib.suppress(OSError, ValueError):  # the reader has closed the stream
             stream.flush()
     os._exit(code)
 
 
 def several() -> bool:
-    """Return whether this process is one of several that have found each other. Loads no JAX."""
-    # JAX may be half imported where a thread asks.
+    """Return whether this process is one of several connected processes. Does not import JAX."""
+    # If another thread calls this, JAX may be only partially imported.
     known = getattr(getattr(sys.modules.get("jax"), "distributed", None), "is_initialized", None)
     return known is not None and known()
 
 
 def end_with_launcher() -> None:
-    """See to it that this process does not outlive the launcher that started it, even one killed with SIGKILL.
+    """Make this process end when the launcher that started it ends, even if the launcher is killed with SIGKILL.
 
-    Linux sends the signal itself; elsewhere a thread looks once a second. Without a launcher on this machine nothing is done.
+    On Linux, the kernel sends the signal. On other systems, a thread checks once a second. Does nothing without a launcher on this machine.
     """
-    value = os.environ.pop(LAUNCHER, "")  # it is no matter of the processes that this one starts
+    value = os.environ.pop(LAUNCHER, "")  # child processes must not inherit it
     if not value.isdigit():
         return
     parent = int(value)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # it died before the call
+        if os.getppid() != parent:  # the launcher ended before the call
             os._exit(1)
     else:
         threading.Thread(target=_watch, args=(parent,), daemon=True).start()

@@ -1,4 +1,4 @@
-"""Small messages from every process to every process."""
+"""Exchange small messages between all processes."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ _CHUNK = 4096
 
 
 def gather(message: Any) -> list[Any]:
-    """Return the JSON values that all processes give, in the order of the processes. To be called on all processes.
+    """Return the messages of all processes (JSON values), in process order. Must be called on all processes.
 
-    One device of each process takes part, so that processes of different device counts can tell each other.
+    Only one device of each process takes part, so processes may have different numbers of devices.
     """
     if jax.process_count() == 1:
         return [message]
     data = json.dumps(message, ensure_ascii=False).encode()
     sizes = _exchange(np.frombuffer(len(data).to_bytes(8, "little"), np.uint8))
     lengths = [int.from_bytes(row.tobytes(), "little") for row in sizes]
-    room = -(-max(lengths) // _CHUNK) * _CHUNK  # few shapes, so few programs to compile
-    rows = _exchange(np.frombuffer(data.ljust(room), np.uint8))
+    padded = -(-max(lengths) // _CHUNK) * _CHUNK  # round up, so that few shapes need compiling
+    rows = _exchange(np.frombuffer(data.ljust(padded), np.uint8))
     return [json.loads(row.tobytes()[:length]) for row, length in zip(rows, lengths, strict=True)]
 
 
-def _exchange(own: np.ndarray) -> np.ndarray:
+def _exchange(local: np.ndarray) -> np.ndarray:
     mesh = _mesh()
-    mine = jax.device_put(own[None], mesh.local_devices[0])
-    shape = (mesh.size, *own.shape)
-    rows = jax.make_array_from_single_device_arrays(shape, NamedSharding(mesh, PartitionSpec("process")), [mine])
-    return np.asarray(_everywhere()(rows).addressable_data(0))
+    row = jax.device_put(local[None], mesh.local_devices[0])
+    shape = (mesh.size, *local.shape)
+    rows = jax.make_array_from_single_device_arrays(shape, NamedSharding(mesh, PartitionSpec("process")), [row])
+    return np.asarray(_replicate()(rows).addressable_data(0))
 
 
 @functools.cache
@@ -46,5 +46,5 @@ def _mesh() -> Mesh:
 
 
 @functools.cache
-def _everywhere() -> Callable[[jax.Array], jax.Array]:
+def _replicate() -> Callable[[jax.Array], jax.Array]:
     return jax.jit(lambda array: array, out_shardings=NamedSharding(_mesh(), PartitionSpec()))

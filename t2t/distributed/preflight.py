@@ -1,4 +1,4 @@
-"""Before the first step: do all processes see the same program, the same machine and the same run directory?"""
+"""Checks before the first step: all processes must have the same program, the same kind of machine and the same run directory."""
 
 from __future__ import annotations
 
@@ -33,26 +33,25 @@ SETTINGS = (
     "JAX_DEFAULT_MATMUL_PRECISION",
     "JAX_THREEFRY_PARTITIONABLE",
 )
-"""Environment variables that make other programs, or other numbers, of the same code."""
+"""Environment variables that change the compiled program or the numerical results."""
 
 PATIENCE = 60.0
-"""Seconds after which a process says that it waits for others."""
-
+"""Seconds after which a process prints that it waits for other processes."""
 
 _passed = False
 
 
 class AgreedError(UserError):
-    """A mistake that every process knows of, and raises alike: process 0 tells it for all."""
+    """An error that all processes raise with the same message. Only process 0 prints it."""
 
 
 def passed() -> bool:
-    """Return whether this process has been through `preflight`: from then on others no longer listen to `report_mistake`."""
+    """Return whether this process has passed `preflight`. From then on, other processes no longer receive `report_mistake`."""
     return _passed
 
 
 def facts(configuration: Any) -> dict[str, Any]:
-    """Return what this process sees, as JSON values; all but `host`, `process` and `process count` must be the same everywhere."""
+    """Return the facts about this process that `preflight` compares, as JSON values. All except `host` and `process` must agree."""
     devices = Counter(device.device_kind for device in jax.local_devices())
     return {
         "host": socket.gethostname(),
@@ -71,26 +70,28 @@ def facts(configuration: Any) -> dict[str, Any]:
 
 
 def preflight(
-    configuration: Any, directory: Path, say: Callable[[str], None] | None = None, *, seen_within: float = 10.0
+    configuration: Any, directory: Path, log: Callable[[str], None] | None = None, *, seen_within: float = 10.0
 ) -> list[dict[str, Any]]:
-    """Check that all processes agree and reach one run directory; return the facts of each. To be called on all processes.
+    """Check that all processes agree and see the same run directory. Return the facts of each process. Must be called on all processes.
 
-    configuration: what is to be run, to be equal on all processes.
-    directory:     the run's directory; it is made where there is none.
-    seen_within:   seconds within which all must see a file that process 0 has written; network file systems remember for a while that it was
-                   not there.
-    say:           gets the report, a line at a time, on process 0; None prints it to standard error.
+    configuration: configuration of the run; must be equal on all processes.
+    directory:     run directory; created if it does not exist.
+    seen_within:   seconds within which all processes must see a file that process 0 writes. Network file systems cache for some time that a file
+                   does not exist.
+    log:           called on process 0 with each line of the report; None prints the lines to standard error.
 
-    Raises AgreedError, on all processes and with the same text, naming the host that differs and what in, or that does not see what
-    process 0 wrote in the run directory, or the mistake that another process reported (`report_mistake`). One process alone agrees with itself.
+    With a single process, only the platform is checked.
+
+    Raises AgreedError with the same message on all processes. The message names the host that differs and the difference, or the host that does
+    not see the file of process 0, or the error that another process reported with `report_mistake`.
     """
     global _passed
-    own = facts(configuration)
+    local = facts(configuration)
     if jax.process_count() == 1:
-        _check_platform([own])
-        return [own]
+        _check_platform([local])
+        return [local]
     with _Patience("preflight"):
-        found = gather({"facts": own, "nonce": secrets.token_hex(8)})
+        found = gather({"facts": local, "nonce": secrets.token_hex(8)})
         _raise_mistakes(found)
         everyone = [message["facts"] for message in found]
         _check_platform(everyone)
@@ -99,43 +100,43 @@ def preflight(
     _passed = True
     if jax.process_index() == 0:
         for line in table(everyone):
-            (say or _print)(line)
+            (log or _print)(line)
     return everyone
 
 
 def report_mistake(mistake: UserError) -> AgreedError:
-    """Tell the other processes, on their way to `preflight`, of a mistake found here; return what all of them raise.
+    """Send an error of this process to the other processes, which are in `preflight`. Return the error that all of them raise.
 
-    To be called, instead of `preflight`, by a process that does not get there.
+    Call it instead of `preflight` if this process cannot reach `preflight`.
     """
-    with _Patience("telling of a mistake"):
+    with _Patience("reporting an error"):
         found = gather({"mistake": str(mistake), "host": socket.gethostname()})
     try:
         _raise_mistakes(found)
     except AgreedError as agreed:
         return agreed
-    raise AssertionError("our own mistake is among those gathered")
+    raise AssertionError("the gathered messages contain this process's error")
 
 
 def _raise_mistakes(found: Sequence[Mapping[str, Any]]) -> None:
-    told = {index: message for index, message in enumerate(found) if "mistake" in message}
-    texts = list(dict.fromkeys(message["mistake"] for message in told.values()))
-    if len(told) == len(found) and len(texts) == 1:
+    mistakes = {index: message for index, message in enumerate(found) if "mistake" in message}
+    texts = list(dict.fromkeys(message["mistake"] for message in mistakes.values()))
+    if len(mistakes) == len(found) and len(texts) == 1:
         raise AgreedError(texts[0])
-    if told:
-        index, message = next(iter(told.items()))
-        more = f" (and {len(told) - 1} more of {len(found)} processes)" if len(told) > 1 else ""
+    if mistakes:
+        index, message = next(iter(mistakes.items()))
+        more = f" (and {len(mistakes) - 1} more of {len(found)} processes)" if len(mistakes) > 1 else ""
         raise AgreedError(f"process {index} on host {message['host']}{more}: {message['mistake']}")
 
 
 def _check_platform(everyone: Sequence[Mapping[str, Any]]) -> None:
-    """Refuse CPUs where JAX_PLATFORMS asks for other devices first: JAX takes what is next in it where a plugin is not installed."""
+    """Raise AgreedError if JAX runs on CPUs although JAX_PLATFORMS lists an accelerator first. Without its plugin, JAX silently uses the next entry."""
     for one in everyone:
         asked = one["JAX_PLATFORMS"].partition(",")[0]
         if asked in ("cuda", "rocm", "gpu", "tpu") and one["platform"] == "cpu":
             raise AgreedError(
-                f"preflight: host {one['host']} (process {one['process']}) has no {asked} device that JAX can use, only {one['local devices']}, and"
-                f" JAX_PLATFORMS={one['JAX_PLATFORMS']} asks for one. It needs JAX for {asked}: {how_to_install('tpu' if asked == 'tpu' else 'gpu')}"
+                f"preflight: host {one['host']} (process {one['process']}) has no {asked} device that JAX can use, only {one['local devices']}, but"
+                f" JAX_PLATFORMS={one['JAX_PLATFORMS']} requires one. Install JAX for {asked}: {how_to_install('tpu' if asked == 'tpu' else 'gpu')}"
             )
 
 
@@ -157,45 +158,46 @@ def _check_equal(everyone: Sequence[Mapping[str, Any]], configuration: Any) -> N
         wrong.append(f"host {first['host']} (process {first['process']}{more}) has {detail}")
     if wrong:
         raise AgreedError(
-            f"preflight: {'; '.join(wrong)}. Nothing was started: all {len(everyone)} processes must have the same."
+            f"preflight: {'; '.join(wrong)}. Nothing was started: all {len(everyone)} processes must agree."
         )
 
 
 def _differences(
     everyone: Sequence[Mapping[str, Any]], usual: str, first: Mapping[str, Any], configuration: Any
 ) -> str:
-    """Say in which values two configurations differ. All processes come here, since all have the same facts."""
+    """Return the values in which two configurations differ, as text. All processes call this, because all have the same facts."""
     sent = gather(config.to_json(configuration))
     usual_process = next(one["process"] for one in everyone if one["configuration"] == usual)
     lines = config.json_differences(sent[usual_process], sent[first["process"]])
     shown = "; ".join(lines[:5]) + (f" and {len(lines) - 5} more" if len(lines) > 5 else "")
-    return f"another configuration ({shown})"
+    return f"a different configuration ({shown})"
 
 
 def _check_directory(directory: Path, everyone: Sequence[Mapping[str, Any]], nonce: str, seen_within: float) -> None:
-    """Process 0 writes a file, all look for it; it is gone again before anyone goes on."""
+    """Check that all processes see a file that process 0 writes. The file is deleted before any process continues."""
     probe = directory / f".preflight-{nonce}"
-    trouble = ""
+    failure = ""
     if jax.process_index() == 0:
         try:
             directory.mkdir(parents=True, exist_ok=True)
             probe.write_text(nonce)
         except OSError as error:
-            trouble = f"{directory} (--dir) cannot be written to: {error.strerror}"
-    written = gather(trouble)[0]
-    seen = not written and _sees(probe, seen_within)
-    sights = gather({"seen": seen, "path": str(directory.absolute())})
-    if jax.process_index() == 0 and not written:
+            failure = f"{directory} (--dir) is not writable: {error.strerror}"
+    failure = gather(failure)[0]
+    seen = not failure and _sees(probe, seen_within)
+    replies = gather({"seen": seen, "path": str(directory.absolute())})
+    if jax.process_index() == 0 and not failure:
         probe.unlink()
-    gather(None)  # nobody takes the file for a part of the run
-    if written:
-        raise AgreedError(f"host {everyone[0]['host']} (process 0): {written}")
-    blind = [one for one, sight in zip(everyone, sights, strict=True) if not sight["seen"]]
-    if blind:
-        more = f" and {len(blind) - 1} more" if len(blind) > 1 else ""
+    gather(None)  # wait until the file is deleted, so that no process takes it for a file of the run
+    if failure:
+        raise AgreedError(f"host {everyone[0]['host']} (process 0): {failure}")
+    without = [one for one, reply in zip(everyone, replies, strict=True) if not reply["seen"]]
+    if without:
+        first = without[0]
+        more = f" and {len(without) - 1} more" if len(without) > 1 else ""
         raise AgreedError(
-            f"preflight: host {blind[0]['host']} (process {blind[0]['process']}{more}) does not see in {sights[blind[0]['process']]['path']} (--dir) what process 0 on host "
-            f"{everyone[0]['host']} wrote in {sights[0]['path']}. The run directory must be one that all hosts share."
+            f"preflight: host {first['host']} (process {first['process']}{more}) does not see in {replies[first['process']]['path']} (--dir)"
+            f" the file that process 0 on host {everyone[0]['host']} wrote in {replies[0]['path']}. All hosts must share the run directory."
         )
 
 
@@ -203,9 +205,7 @@ def _sees(probe: Path, within: float) -> bool:
     limit = time.monotonic() + within
     while True:
         try:
-            os.listdir(
-                probe.parent
-            )  # asks the file server anew, where a look at the file alone may be answered from memory
+            os.listdir(probe.parent)  # asks the file server; checking only the file may use a cached answer
             if probe.is_file():
                 return True
         except OSError:
@@ -216,11 +216,11 @@ def _sees(probe: Path, within: float) -> bool:
 
 
 def table(everyone: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the report: what all have in common, then a line for each run of processes on one host."""
+    """Return the lines of the report: the common facts, then one line for each host."""
     one = everyone[0]
     lines = [
         f"preflight: {one['processes']} processes, {one['devices']} devices, {one['local devices']} each; python {one['python']}, jax {one['jax']}, "
-        f"t2t {one['t2t']}, configuration {one['configuration']}; all reach the run directory"
+        f"t2t {one['t2t']}, configuration {one['configuration']}; all processes see the run directory"
     ]
     groups: list[list[Mapping[str, Any]]] = []
     for it in everyone:
@@ -245,18 +245,16 @@ def _version(name: str) -> str:
 
 def _setting(name: str) -> str:
     words = os.environ.get(name, "").split()
-    # Where XLA dumps to changes no program, and may well be a place of each host's own.
+    # The dump directory does not change the program, and each host may have its own.
     return " ".join(sorted(word for word in words if not word.startswith("--xla_dump_to")))
 
 
 def _code() -> str:
-    """Return a short hash of this package's own files: a host with another checkout has the same version."""
+    """Return a short hash of this package's files. A host with a different checkout can have the same version number."""
     root = Path(t2t.__file__).parent
     digest = hashlib.sha256()
-    folders = [
-        root,
-        *(path for path in root.iterdir() if path.is_symlink()),
-    ]  # models, tasks and launch, where this is a checkout
+    # In a checkout, models, tasks and launch are symbolic links.
+    folders = [root, *(path for path in root.iterdir() if path.is_symlink())]
     for path in sorted({path for folder in folders for path in folder.rglob("*.py")}):
         digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()[:8]
@@ -267,16 +265,16 @@ def _print(line: str) -> None:
 
 
 class _Patience:
-    """While open for long, says once that it waits for other processes."""
+    """Context manager that prints a message if it stays open longer than `PATIENCE`."""
 
     def __init__(self, what: str) -> None:
-        self._timer = threading.Timer(PATIENCE, self._tell, [what])
+        self._timer = threading.Timer(PATIENCE, self._report, [what])
         self._timer.daemon = True
 
-    def _tell(self, what: str) -> None:
+    def _report(self, what: str) -> None:
         _print(
             f"{what}: process {jax.process_index()} of {jax.process_count()} on {socket.gethostname()} has waited {PATIENCE:.0f} s for the"
-            " others; look at the output of those that say nothing"
+            " other processes; look at the output of the processes that print nothing"
         )
 
     def __enter__(self) -> None:

@@ -1,4 +1,4 @@
-"""Finding the other processes, before JAX starts its devices."""
+"""Connect to the other processes before JAX initializes its devices."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ from t2t.errors import UserError
 
 
 def initialise(environment: Mapping[str, str] = os.environ) -> Place:
-    """Make this process one of several where the environment says so; to be called before JAX's first use.
+    """Connect this process to the other processes if the environment describes a multi-process run. Call it before the first use of JAX.
 
-    Reads `T2T_COORDINATOR` (host:port of process 0), `T2T_PROCESSES` and `T2T_PROCESS`, which `t2t launch` sets; else SLURM's or a TPU
-    slice's own description, which JAX knows to read. `T2T_DEVICES_PER_PROCESS` is the number of virtual CPU devices. A process that has
-    not found the others within `T2T_START_SECONDS` (300) says whom it waited for, and ends with code 1; one that hears nothing of
-    another for `T2T_HEARTBEAT_SECONDS` (8) is ended by JAX.
+    The environment variables are `T2T_COORDINATOR` (host:port of process 0), `T2T_PROCESSES` and `T2T_PROCESS`, which `t2t launch` sets. Without
+    them, JAX reads the description of a SLURM step or a TPU slice. `T2T_DEVICES_PER_PROCESS` is the number of virtual CPU devices.
 
-    Process 0 listens at the coordinator's port: on the loopback interface alone where T2T_COORDINATOR names that, at the address itself where
-    it is a number of this machine's, else on all interfaces, unless JAX_COORDINATOR_BIND_ADDRESS says otherwise.
+    If not all processes connect within `T2T_START_SECONDS` (300), this process prints what it waited for and exits with code 1. If another process
+    sends no heartbeat for `T2T_HEARTBEAT_SECONDS` (8), JAX ends this process.
 
-    Raises UserError where the variables are set in part or hold what they cannot, or process 0 cannot listen at the port.
+    Process 0 listens on the coordinator's port. It listens on the loopback interface only if T2T_COORDINATOR is a loopback address, on one address if
+    T2T_COORDINATOR is an IP address of this machine, and on all interfaces otherwise. JAX_COORDINATOR_BIND_ADDRESS overrides this.
+
+    Raises UserError if only some of the variables are set, if a value is invalid, or if process 0 cannot listen on the port.
     """
     found = place(environment)
     if found.devices is None and not found.several:
@@ -37,7 +38,7 @@ def initialise(environment: Mapping[str, str] = os.environ) -> Place:
     if not found.several or jax.distributed.is_initialized():
         return found
     listen = _listen(found, environment)
-    # JAX would abort the process from C++ at the end of its own patience, with a stack trace and without saying whom it looked for.
+    # At its own timeout, JAX aborts the process from C++ with a stack trace, and does not print the coordinator. So this timer ends it earlier.
     watch = threading.Timer(found.patience, _give_up, [found])
     watch.daemon = True
     watch.start()
@@ -47,14 +48,15 @@ def initialise(environment: Mapping[str, str] = os.environ) -> Place:
             coordinator_bind_address=listen,
             num_processes=found.processes,
             process_id=found.process,
-            # Where all is told, JAX must not ask SLURM for the rest: it would take one GPU for each process.
-            cluster_detection_method=_asked(found),
+            # If the variables are complete, JAX must not ask SLURM: it would use only one GPU per process.
+            cluster_detection_method=_detection_method(found),
             initialization_timeout=found.patience + 30,
             heartbeat_timeout_seconds=found.heartbeat,
         )
     except Exception as error:
         print(
-            f"error: {_whoami(found)} could not join the others: {' '.join(str(error).split())[:300]}", file=sys.stderr
+            f"error: {_whoami(found)} cannot connect to the other processes: {' '.join(str(error).split())[:300]}",
+            file=sys.stderr,
         )
         leave(1)
     finally:
@@ -63,7 +65,7 @@ def initialise(environment: Mapping[str, str] = os.environ) -> Place:
 
 
 def _listen(found: Place, environment: Mapping[str, str]) -> str | None:
-    """Return where process 0 listens, None where JAX chooses. Raises UserError where it cannot: JAX would crash."""
+    """Return the address where process 0 listens; None if JAX chooses. Raise UserError if it cannot listen there, because JAX would crash."""
     if found.coordinator is None or found.process != 0:
         return None
     name = LISTEN if environment.get(LISTEN) else COORDINATOR
@@ -71,7 +73,7 @@ def _listen(found: Place, environment: Mapping[str, str]) -> str | None:
     address = host if name == LISTEN else own_address(host)
     if reason := cannot_listen("" if address in (None, "::") else address, port):
         raise UserError(
-            f"{name}={environment[name]!r} in the environment: process 0 cannot listen at port {port}: {reason}."
+            f"{name}={environment[name]!r} in the environment: process 0 cannot listen on port {port}: {reason}."
             f" Nearest: {environment[name].removesuffix(str(port))}{free_port()}."
         )
     if address is None:
@@ -79,15 +81,15 @@ def _listen(found: Place, environment: Mapping[str, str]) -> str | None:
     return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
-def _asked(found: Place) -> str | None:
+def _detection_method(found: Place) -> str | None:
     if found.coordinator is not None:
         return "deactivate"
-    return "slurm" if found.cluster == "slurm" else None  # JAX finds out itself which kind of TPU slice it is on
+    return "slurm" if found.cluster == "slurm" else None  # JAX detects the kind of TPU slice
 
 
 def _give_up(found: Place) -> None:
     print(
-        f"error: {_whoami(found)}: not all processes had come after {found.patience} s; {_reach(found)}",
+        f"error: {_whoami(found)}: not all processes connected within {found.patience} s; {_connection(found)}",
         file=sys.stderr,
     )
     leave(1)
@@ -98,16 +100,16 @@ def _whoami(found: Place) -> str:
     return f"{which} on {socket.gethostname()}"
 
 
-def _reach(found: Place) -> str:
-    """Say how far it is to the coordinator."""
+def _connection(found: Place) -> str:
+    """Return whether this process can connect to the coordinator, as text."""
     if found.coordinator is None:
-        return f"the coordinator is whom {found.cluster} names first"
+        return f"the coordinator is the first host that {found.cluster} lists"
     where = f"the coordinator {found.coordinator} ({COORDINATOR})"
     host, _, port = found.coordinator.rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=3).close()
     except socket.gaierror:
-        return f"{where}: the name does not resolve here"
+        return f"{where}: the name does not resolve on this host"
     except OSError as error:
-        return f"{where} is not reached from here ({error.strerror or error}): has process 0 started, may this port be used?"
-    return f"{where} is reached from here, others have not come to it: look at their output"
+        return f"{where} is unreachable from this host ({error.strerror or error}): check that process 0 has started and that the port is open"
+    return f"{where} is reachable from this host, but other processes have not connected to it: look at their output"

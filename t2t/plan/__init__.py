@@ -1,1 +1,1 @@
-"""Training on hardware that is not there: what a step would hold, compute and send, from the step's own compiled program."""
+"""Planning for hardware that you do not have: the memory, computation and communication of a training step, from its compiled program."""

@@ -1,4 +1,4 @@
-"""Accelerators, as their makers publish them."""
+"""Published specifications of accelerators."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ GIB = 2**30
 
 @dataclass(frozen=True, kw_only=True)
 class Chip:
-    """One accelerator: what JAX calls a device.
+    """One accelerator (one JAX device).
 
-    hbm:            bytes of memory a program may use (what is published less what the system keeps, as the compiler tells it).
-    flops:          peak of bfloat16 matrix products, FLOP/s, a multiply-add being two.
-    flops_float32:  rate of float32 matrix products in JAX's default precision, FLOP/s: TPUs round their operands to bfloat16, NVIDIA's to TF32.
-    ops_int8:       peak of int8 matrix products, operations/s.
-    flops_float8:   rate of matrix products of 8-bit floats, FLOP/s; that of bfloat16 where the compiler widens them.
-    bandwidth:      of the memory, bytes/s.
-    link:           bytes/s one way over one link inside a domain (an ICI link; all of a GPU's NVLinks together).
-    dimensions:     of the torus inside a domain: 2 or 3, or 1 where any two chips are joined by a switch.
-    wraps:          sizes of a torus dimension that are multiples of this are closed to a ring.
-    between:        bytes/s one way a chip to other domains (the data-centre network; InfiniBand).
-    domain:         what chips with fast links among themselves are called.
+    hbm:            memory that a program can use, in bytes: the published size minus what the system reserves, as the compiler reports it.
+    flops:          peak rate of bfloat16 matrix products, FLOP/s. A multiply-add counts as two.
+    flops_float32:  rate of float32 matrix products in JAX's default precision, FLOP/s. TPUs round the operands to bfloat16, NVIDIA GPUs to TF32.
+    ops_int8:       peak rate of int8 matrix products, operations/s.
+    flops_float8:   rate of float8 matrix products, FLOP/s. It equals the bfloat16 rate if the compiler converts float8 to bfloat16.
+    bandwidth:      memory bandwidth, bytes/s.
+    link:           one-way bandwidth of one link inside a domain, bytes/s (one ICI link, or all NVLinks of a GPU together).
+    dimensions:     dimensions of the torus inside a domain: 2 or 3, or 1 if a switch connects all chips.
+    wraps:          a torus dimension is a closed ring if its size is a multiple of this number.
+    between:        one-way bandwidth per chip to other domains, bytes/s (data-center network or InfiniBand).
+    domain:         name of a group of chips with fast links ("slice" or "node").
     sources:        where the numbers are published.
     """
 
@@ -41,7 +41,7 @@ class Chip:
 
 
 _SCALING = (
-    "Austin et al. 2025, How to Scale Your Model, jax-ml.github.io/scaling-book/tpus (links, data-centre network)"
+    "Austin et al. 2025, How to Scale Your Model, jax-ml.github.io/scaling-book/tpus (links, data-center network)"
 )
 
 CHIPS = {
@@ -59,8 +59,8 @@ CHIPS = {
         between=3.125e9,
         domain="slice",
         sources=(
-            "cloud.google.com/tpu/docs/v5e (a pod of 256 chips has 6.4 Tbit/s to the outside)",
-            "cloud.google.com/tpu/docs/v6e (int8 of both; of 8-bit floats it says nothing)",
+            "cloud.google.com/tpu/docs/v5e (a pod of 256 chips has 6.4 Tbit/s to other pods)",
+            "cloud.google.com/tpu/docs/v6e (int8 of v5e and v6e; no float8 rate is published)",
             _SCALING,
         ),
     ),
@@ -78,7 +78,7 @@ CHIPS = {
         between=6.25e9,
         domain="slice",
         sources=(
-            "cloud.google.com/tpu/docs/v5p (8-bit floats at bfloat16's rate)",
+            "cloud.google.com/tpu/docs/v5p (float8 runs at the bfloat16 rate)",
             "Vahdat & Lohmeyer 2023, Introducing Cloud TPU v5p and AI Hypercomputer, cloud.google.com/blog (int8)",
             _SCALING,
         ),
@@ -96,12 +96,12 @@ CHIPS = {
         wraps=16,
         between=12.5e9,
         domain="slice",
-        sources=("cloud.google.com/tpu/docs/v6e (a pod of 256 chips has 25.6 Tbit/s to the outside)", _SCALING),
+        sources=("cloud.google.com/tpu/docs/v6e (a pod of 256 chips has 25.6 Tbit/s to other pods)", _SCALING),
     ),
     "h100": Chip(
         name="H100 SXM 80GB",
-        hbm=0.95
-        * 84_942_979_072,  # CUDA and its libraries keep some; XLA_PYTHON_CLIENT_MEM_FRACTION must let JAX have the rest
+        # CUDA and its libraries use some memory; set XLA_PYTHON_CLIENT_MEM_FRACTION so that JAX can use the rest.
+        hbm=0.95 * 84_942_979_072,
         flops=989.4e12,
         flops_float32=494.7e12,
         ops_int8=1978.9e12,
@@ -113,8 +113,8 @@ CHIPS = {
         between=50e9,
         domain="node",
         sources=(
-            "NVIDIA H100 datasheet (dense rates, half of those with sparsity; NVLink 900 GB/s both ways)",
-            "NVIDIA DGX H100 datasheet (a 400 Gbit/s adapter a GPU)",
+            "NVIDIA H100 datasheet (dense rates, half of the rates with sparsity; NVLink 900 GB/s in both directions)",
+            "NVIDIA DGX H100 datasheet (one 400 Gbit/s adapter per GPU)",
         ),
     ),
 }
@@ -133,4 +133,4 @@ platform_name: "CUDA"
 dnn_version_info { major: 9  minor: 10 }
 device_description_str: "NVIDIA H100 80GB HBM3"
 """
-"""An H100 as XLA's GPU compiler wants one described (xla.GpuTargetConfigProto in text form); the values are those of CUDA's device query."""
+"""Description of an H100 for XLA's GPU compiler (xla.GpuTargetConfigProto in text format). The values come from CUDA's device query."""

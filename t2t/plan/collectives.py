@@ -1,4 +1,4 @@
-"""What devices send each other in a step, from the compiled program."""
+"""Communication between devices in a step, read from the compiled program."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ _IOTA = re.compile(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?
 _LISTS = re.compile(r"replica_groups=\{((?:\{[\d,\s]*\},?\s*)*)\}")
 _MEGASCALE = re.compile(r'_xla_megascale_transfer_type="(\w+)"')
 _CHANNEL = re.compile(r"\bchannel_id=(\d+)")
-_BESIDE = "async_collective_fusion"
-"""What the TPU compiler calls a computation beside which a collective runs that was begun before."""
+_OVERLAPPED = "async_collective_fusion"
+"""The TPU compiler's name for a computation that overlaps with a collective that started earlier."""
 _PAIRS = re.compile(r"source_target_pairs=\{((?:\{[\d,\s]*\},?\s*)*)\}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Collective:
-    """Collectives of one kind over the same axes, in one step.
+    """All collectives of one kind over the same mesh axes in one step.
 
     kind:    one of `KINDS`.
-    axes:    of the mesh along which the devices of a group differ.
-    group:   devices that take part in one.
-    domains: slices or nodes that a group's devices are in.
-    spans:   dimensions of the torus that a group's devices differ in, and whether each is a closed ring.
-    times:   how many run in a step.
-    bytes:   what one device holds of the whole, in a step: an all-gather's result, a reduce-scatter's operand, an all-reduce's array.
+    axes:    mesh axes along which the devices of a group differ.
+    group:   number of devices in a group.
+    domains: number of slices or nodes that a group spans.
+    spans:   for each torus dimension that a group spans, whether it is a closed ring.
+    times:   number of collectives in a step.
+    bytes:   size of the full arrays in a step: the result of an all-gather, the operand of a reduce-scatter, the array of an all-reduce.
     """
 
     kind: str
@@ -46,9 +46,9 @@ class Collective:
 
     @property
     def sent(self) -> float:
-        """Bytes each device sends in a step, by the ring algorithms (Patarasuk & Yuan 2009): an all-reduce is a reduce-scatter and an all-gather.
+        """Bytes that each device sends in a step with ring algorithms (Patarasuk & Yuan 2009).
 
-        A collective-permute's group is a pair of a device and where it sends all.
+        An all-reduce is a reduce-scatter followed by an all-gather. In a collective-permute, each device sends its whole array to one other device.
         """
         if self.kind == "collective-permute":
             return self.bytes
@@ -56,13 +56,13 @@ class Collective:
 
 
 def passes(kind: str) -> float:
-    """How often a collective of a kind sends (all but a share of) the array."""
+    """Return how many times a collective of this kind sends the array around the ring."""
     return 2.0 if kind == "all-reduce" else 1.0
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where a mesh's devices are: coordinates on the mesh and in the torus, and the slice or node of each, in the order of the mesh."""
+    """Physical location of a mesh's devices, in mesh order: torus coordinates (`places`) and slice or node number (`domains`)."""
 
     names: tuple[str, ...]
     sizes: tuple[int, ...]
@@ -73,11 +73,11 @@ class Layout:
 
     @classmethod
     def of(cls, mesh: Mesh, *, torus: Sequence[int] = (), wraps: int = 1, domain: int | None = None) -> Layout:
-        """Return a mesh's layout.
+        """Return the layout of a mesh.
 
-        torus:  sizes of a slice's torus; none where a switch joins the devices.
+        torus:  shape of a slice's torus; empty if a switch connects the devices.
         wraps:  see `Chip`.
-        domain: devices in a slice or node.
+        domain: number of devices in a slice or node.
         """
         devices = list(mesh.devices.flat)
         per = domain or len(devices)
@@ -100,13 +100,13 @@ class Layout:
         )
 
     def across(self) -> np.ndarray:
-        """Return [groups, members] of places in the mesh that are each other's like in different domains."""
+        """Return mesh indices [groups, members]: each group has the devices at the same position in every domain."""
         count = len(set(self.domains.tolist()))
         order = np.argsort(self.domains, kind="stable")
         return order.reshape(count, -1).T
 
     def describe(self, groups: np.ndarray) -> tuple[tuple[str, ...], int, tuple[bool, ...]]:
-        """Return the axes along which the devices of a group differ, how many domains they are in, and the torus dimensions they span."""
+        """Return the mesh axes that a group spans, its number of domains, and whether each torus dimension that it spans is a ring."""
         coordinates = np.array(np.unravel_index(groups, self.sizes))  # [axis, group, member]
         differ = (coordinates != coordinates[:, :, :1]).any(axis=(1, 2))
         axes = tuple(name for name, differs in zip(self.names, differ, strict=True) if differs)
@@ -120,14 +120,14 @@ class Layout:
 
 
 def collectives(program: HloModule, layout: Layout) -> list[Collective]:
-    """Return what a step sends, the largest first; collectives within loops are counted as often as they run."""
+    """Return the collectives of a step, largest first. A collective inside a loop counts once per iteration."""
     found: dict[tuple[str, tuple[str, ...], int, int, tuple[bool, ...]], list[float]] = defaultdict(lambda: [0.0, 0.0])
     described: dict[str, tuple[tuple[str, ...], int, tuple[bool, ...], int]] = {}
-    begun = {
+    started = {
         _key(instruction)
         for region in program.regions
         for computation, instruction in region.instructions
-        if not computation.startswith(_BESIDE)
+        if not computation.startswith(_OVERLAPPED)
     }
     for region in program.regions:
         seen: set[str] = set()
@@ -135,28 +135,28 @@ def collectives(program: HloModule, layout: Layout) -> list[Collective]:
             kind = _kind(instruction, computation)
             if kind is None:
                 continue
-            # What runs asynchronously is printed at its start, in each fusion it runs beside, and at its end: one channel, one collective.
-            # What it runs beside may be a loop: it runs as often as it is begun.
+            # An asynchronous collective appears at its start, at its end, and in each fusion that overlaps with it. One channel is one collective.
+            # It may overlap with a loop, so count it where it starts.
             key = _key(instruction)
-            if key in seen or (computation.startswith(_BESIDE) and key in begun):
+            if key in seen or (computation.startswith(_OVERLAPPED) and key in started):
                 continue
             seen.add(key)
-            spelled = "between" if instruction.opcode == "send" else _spelled(instruction)
-            if spelled not in described:
+            spelling = "between" if instruction.opcode == "send" else _group_text(instruction)
+            if spelling not in described:
                 sending = instruction.opcode == "send"
                 groups = layout.across() if sending else _groups(instruction, int(np.prod(layout.sizes)))
-                described[spelled] = (*layout.describe(groups), groups.shape[1])
-            axes, domains, spans, group = described[spelled]
+                described[spelling] = (*layout.describe(groups), groups.shape[1])
+            axes, domains, spans, group = described[spelling]
             if group <= 1:
                 continue
             entry = found[kind, axes, group, domains, spans]
             entry[0] += region.runs
             entry[1] += region.runs * _bytes(instruction, kind, group)
-    made = [
+    result = [
         Collective(kind=kind, axes=axes, group=group, domains=domains, spans=spans, times=times, bytes=size)
         for (kind, axes, group, domains, spans), (times, size) in found.items()
     ]
-    return sorted(made, key=lambda item: -item.sent)
+    return sorted(result, key=lambda item: -item.sent)
 
 
 def _key(instruction: Instruction) -> str:
@@ -167,9 +167,9 @@ def _key(instruction: Instruction) -> str:
 def _kind(instruction: Instruction, computation: str) -> str | None:
     opcode = instruction.opcode.removesuffix("-start")
     if opcode == "all-reduce" and computation.startswith("all-reduce-scatter"):
-        return "reduce-scatter"  # the TPU compiler writes one as a fusion of an all-reduce and the slice that a device keeps
+        return "reduce-scatter"  # the TPU compiler fuses an all-reduce with the slice that a device keeps
     if opcode == "send" and (sent := _MEGASCALE.search(instruction.rest)):
-        # Between slices a TPU sends through its host: each chip a collective with its like in the other slices.
+        # Between slices, TPUs send through their hosts: each chip communicates with the chips at the same position in the other slices.
         named = sent[1].lower().replace("_", "-")
         return named if named in KINDS else "collective-permute"
     return opcode if opcode in KINDS else None
@@ -180,12 +180,12 @@ def _bytes(instruction: Instruction, kind: str, group: int) -> float:
         return instruction.shapes[0].bytes * (group if kind == "reduce-scatter" else 1)
     shapes = [shape for shape in instruction.shapes if shape.sizes or len(instruction.shapes) == 1]
     if instruction.opcode.endswith("-start") and kind != "all-reduce" and len(shapes) > 1:
-        shapes = shapes[len(shapes) // 2 :]  # the operands stand before the results
+        shapes = shapes[len(shapes) // 2 :]  # operands come first, then results
     total = sum(shape.bytes for shape in shapes)
     return total * group if instruction.opcode.startswith("reduce-scatter") else total
 
 
-def _spelled(instruction: Instruction) -> str:
+def _group_text(instruction: Instruction) -> str:
     for pattern in (_PAIRS, _MESH, _IOTA, _LISTS):
         found = pattern.search(instruction.rest)
         if found:
@@ -194,7 +194,7 @@ def _spelled(instruction: Instruction) -> str:
 
 
 def _groups(instruction: Instruction, devices: int) -> np.ndarray:
-    """Return [groups, members] of places in the mesh; raises ValueError on a spelling not known."""
+    """Return mesh indices [groups, members]. Raise ValueError if the format is unknown."""
     rest = instruction.rest
     if pairs := _PAIRS.search(rest):
         return np.array(_lists(pairs[1]))
@@ -215,7 +215,7 @@ def _groups(instruction: Instruction, devices: int) -> np.ndarray:
 
 
 def _mesh_groups(axes: str, ids: str | None, used: str, devices: int) -> np.ndarray:
-    """Read `mesh['a'=2,'b'=4], device_ids=([4,2]T(1,0)) {'b'}`: a mesh of its own and the axes in a group; 'b':(2)2 is a part of an axis."""
+    """Parse `mesh['a'=2,'b'=4], device_ids=([4,2]T(1,0)) {'b'}`: a mesh and the axes that a group spans. 'b':(2)2 is a part of an axis."""
     sizes = {name: int(size) for name, size in re.findall(r"'([^']+)'=(\d+)", axes)}
     order = np.arange(devices)
     if ids:
@@ -231,8 +231,8 @@ def _mesh_groups(axes: str, ids: str | None, used: str, devices: int) -> np.ndar
         if name not in wanted:
             parts.append((size, False))
         elif wanted[name][1]:
-            before, own = int(wanted[name][0]), int(wanted[name][1])
-            parts += [(before, False), (own, True), (size // before // own, False)]
+            before, inner = int(wanted[name][0]), int(wanted[name][1])
+            parts += [(before, False), (inner, True), (size // before // inner, False)]
         else:
             parts.append((size, True))
     grid = order.reshape([size for size, _ in parts])

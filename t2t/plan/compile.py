@@ -1,4 +1,4 @@
-"""Compiling a step for devices that are not there."""
+"""Ahead-of-time compilation of a step for devices that this machine does not have."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 @dataclass(frozen=True)
 class Compiled:
-    """A step's program.
+    """A compiled step.
 
-    analysis: `Compiled.memory_analysis()`, bytes of one device.
-    replicated: arrays that the compiler found no way to bring from one layout to another but to gather them whole on every device.
-    seconds:  tracing and compiling took.
+    analysis:   `Compiled.memory_analysis()`, in bytes per device.
+    replicated: arrays that the compiler could only reshard by gathering the full array on every device.
+    seconds:    time to trace and compile.
     """
 
     hlo: HloModule
@@ -40,11 +40,11 @@ class Compiled:
 
 @dataclass(frozen=True)
 class OutOfMemory:
-    """The compiler gave up.
+    """The compiler ran out of device memory.
 
-    needed:    bytes, for what the compiler was at when it did: what a step needs is at least that; None where it does not say.
-    available: bytes a chip has.
-    message:   its words.
+    needed:    bytes that the compiler requested when it stopped, a lower bound of what a step needs; None if the message does not say.
+    available: bytes of memory on a chip.
+    message:   the compiler's message.
     """
 
     needed: float | None
@@ -54,7 +54,7 @@ class OutOfMemory:
 
 
 def compile_step(program: Program) -> Compiled | OutOfMemory:
-    """Compile the update that training runs, from shapes alone."""
+    """Compile the training step from shapes, without data."""
     started = time.perf_counter()
     step = cast(jax.stages.Wrapped, program.step())
     lowered = step.lower(program.abstract_state(), program.abstract_batch())
@@ -71,7 +71,7 @@ def compile_step(program: Program) -> Compiled | OutOfMemory:
 
 
 def out_of_memory(message: str, seconds: float = 0.0) -> OutOfMemory:
-    """Read the sizes in the compiler's message."""
+    """Parse the sizes in the compiler's message."""
     line = " ".join(message.split())
     for form in _FORMS:
         found = form.search(line)

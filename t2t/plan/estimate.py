@@ -1,4 +1,4 @@
-"""What a step would need, without compiling it: coarse, and fast enough to go through hundreds of configurations."""
+"""Estimate the resources of a step without compiling it: rough, but fast enough to compare hundreds of configurations."""
 
 from __future__ import annotations
 
@@ -23,12 +23,18 @@ from t2t.train.experiment import Experiment
 from t2t.train.program import Program
 
 MARGIN = 1.05
-"""On estimated temporaries, for what is not estimated; compiled programs decide."""
+"""Factor on estimated temporaries, for what the estimate leaves out."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """A step's needs as estimated: memory and traffic of one device, what it sends, and operations over all of them."""
+    """Estimated resources of a step.
+
+    memory: of one device.
+    moved:  bytes to and from the memory of one device.
+    sent:   collectives of one device.
+    flops:  operations over all devices.
+    """
 
     memory: Memory
     moved: float
@@ -38,10 +44,13 @@ class Estimate:
 
 @dataclass(frozen=True)
 class _Row:
-    """What one row of the batch costs with one policy of rematerialisation: bytes kept for the backward pass, whole and divisible by `tensor`.
+    """Cost of one row of the batch with one rematerialization policy.
 
-    beyond: what a layer takes beyond what it kept when the gradient of its largest array, attention's, is made: what its feed-forward kept is
-            free again by then. Divisible by `tensor`.
+    whole:      bytes saved for the backward pass that the `tensor` axis does not shard.
+    divided:    bytes saved for the backward pass that the `tensor` axis shards.
+    beyond:     extra bytes that a layer needs while it computes the gradient of its largest array (attention). What the feed-forward network saved
+                is already free then. The `tensor` axis shards them.
+    operations: FLOPs of the row.
     """
 
     whole: float
@@ -68,10 +77,10 @@ def _trace(experiment: Experiment) -> _Row:
     state, batch = flops.plain(program.abstract_state()), flops.plain(program.abstract_batch())
 
     def residuals(trainable: Any, frozen: Any, key: Any, batch: Any) -> Any:
-        def minimised(trainable: Any) -> jax.Array:
+        def loss(trainable: Any) -> jax.Array:
             return experiment.objective.loss(model, merge(trainable, frozen), batch, key).objective
 
-        return jax.vjp(minimised, trainable)[1]
+        return jax.vjp(loss, trainable)[1]
 
     whole = divided = largest = freed = 0.0
     layers = {spec.shape[0] for spec in flatten_specs(model.specs).values() if spec.axes[:1] == ("layers",)}
@@ -92,9 +101,9 @@ def _trace(experiment: Experiment) -> _Row:
 
 
 def _sizes(specs: Any, axis: str) -> set[int]:
-    """Return the sizes that a logical axis has among the parameters."""
+    """Return all sizes of a logical axis in the parameters."""
     every = flatten_specs(specs).values()
-    return {size for spec in every for size, own in zip(spec.shape, spec.axes, strict=True) if own == axis}
+    return {size for spec in every for size, name in zip(spec.shape, spec.axes, strict=True) if name == axis}
 
 
 @functools.cache
@@ -110,11 +119,12 @@ def _one_row(experiment: Experiment, **changes: Any) -> _Row:
 
 
 def estimate(program: Program, topology: Topology) -> Estimate:
-    """Return what a program's step would need.
+    """Return an estimate of the resources of a program's step.
 
-    Activations follow from the trace of one row. Temporaries are what the fuller of two moments needs besides: the backward pass (logits, or a layer: what
-    was kept of it, cut out of what was kept of all, or is computed again) or the update. What is sent follows from how
-    parameters are divided (gathered before use, gradients scattered, partial sums of products with divided kernels added up).
+    Activations come from the trace of one row. Temporaries are the larger of two peaks. One is the backward pass: it holds the logits, or the
+    activations of one layer (sliced from the saved activations of all layers, or recomputed). The other is the optimizer update. Communication
+    comes from the sharding of the parameters: all-gathers before use, reduce-scatters of gradients, and all-reduces of partial sums after
+    products with sharded kernels.
     """
     experiment, mesh = program.experiment, program.mesh
     sizes = {name: mesh.shape[name] for name in AXES}
@@ -132,12 +142,12 @@ def estimate(program: Program, topology: Topology) -> Estimate:
     logits = logits_bytes(program)
     gathered = _gathered(program.specs, program) * wide
     state = state_bytes(program)
-    again = held(layer) / depth + rows / length / sizes["tensor"] * layer.beyond
+    layer_bytes = held(layer) / depth + rows / length / sizes["tensor"] * layer.beyond
     used = 3 * gathered / depth if wide < 4 or sizes["fsdp"] > 1 else 0.0
     on_cpu = platform() == "cpu"
-    # The CPU's compiler puts the logits' gradient beside them, others in their place.
-    backward = max(2 * logits if on_cpu else logits, again) + used
-    # It also holds what Adafactor makes of each gradient; whatever else is updated is updated in place.
+    # The CPU compiler stores the gradient of the logits separately; other compilers reuse their memory.
+    backward = max(2 * logits if on_cpu else logits, layer_bytes) + used
+    # The CPU compiler also stores Adafactor's update of each gradient. Other updates happen in place.
     update = 2 * state.gradients if on_cpu and isinstance(experiment.optimizer, Adafactor) else 0.0
     temporaries = max(backward, update - held(kept))
     memory = dataclasses.replace(state, activations=held(kept), temporaries=MARGIN * temporaries)
@@ -147,13 +157,13 @@ def estimate(program: Program, topology: Topology) -> Estimate:
     )
     times = experiment.microbatches
     moved = times * (3 * gathered + 3 * held(layer) + 6 * logits) + 2 * (
-        state.gradients + state.optimizer + times * state.gradients  # the update touches trainable parameters alone
+        state.gradients + state.optimizer + times * state.gradients  # only trainable parameters are updated
     )
     return Estimate(memory=memory, moved=moved, sent=_sent(program, topology, rows, wide, gathered), flops=operations)
 
 
 def _depth(specs: dict[str, Any]) -> int:
-    """Return how many layers the stacks have with parameters of their own: "layers" stacks them over depth, for each place of a pattern; "tail" does not."""
+    """Return the number of layers with their own parameters. "layers" stacks layers over depth, one stack per pattern position; "tail" does not."""
     found: dict[str, int] = {}
     for path, spec in specs.items():
         kind = re.match(r"(.*?/)?(layers(?=/)|tail/\d+)(/\d+(?=/))?", path)
@@ -163,18 +173,18 @@ def _depth(specs: dict[str, Any]) -> int:
 
 
 def logits_bytes(program: Program) -> float:
-    """Return what float32 logits take at a time on a device, in bytes: a block of them, see `t2t.chunked_cross_entropy`."""
+    """Return the bytes of float32 logits that a device holds at one time: one block, see `t2t.chunked_cross_entropy`."""
     experiment, shape = program.experiment, program.mesh.shape
     places = experiment.data.batch_size * flops.plain(program.abstract_batch()).targets.shape[1]
     places /= shape["data"] * shape["fsdp"] * shape["context"] * experiment.microbatches
-    words = experiment.model.output == "tokens"  # other heads' logits are not divided
+    sharded = experiment.model.output == "tokens"  # the logits of other heads are not sharded
     places = experiment.objective.places_at_once(experiment.model, places)
-    scored = experiment.model.num_outputs(experiment.data.inputs_length)
-    return 4 * places * scored / (shape["tensor"] if words else 1)
+    outputs = experiment.model.num_outputs(experiment.data.inputs_length)
+    return 4 * places * outputs / (shape["tensor"] if sharded else 1)
 
 
 def _gathered(specs: Any, program: Program) -> float:
-    """Return how many of the parameters a device multiplies with: all, divided along `tensor` alone."""
+    """Return the number of parameters that a device computes with: all of them, sharded over `tensor` only."""
     total = 0.0
     for spec in flatten_specs(specs).values():
         used = [axis for logical in spec.axes if logical for axis in DEFAULT_RULES.table[logical]]
@@ -202,7 +212,7 @@ def _sent(program: Program, topology: Topology, rows: float, wide: int, gathered
 
     add("all-gather", "fsdp", 2 * times * gathered, 2 * times)
     add("reduce-scatter", "fsdp", times * _gathered(trainable_specs(program.specs), program) * wide, times)
-    # Gradients are summed in the type that is computed in; trainable parameters are float32.
+    # Gradients are summed in the compute dtype; trainable parameters are float32.
     trainable = program.trainable(program.abstract_state().params)
     add("all-reduce", "data", times * bytes_a_device(trainable) * wide / 4, times)
     sums = 0.0

@@ -1,8 +1,8 @@
-"""Floating-point operations of a step, counted in its own trace.
+"""Floating-point operations (FLOPs) of a step, counted in its jaxpr.
 
-Convention: a multiply-add is two; matrix products alone are counted (in a transformer all else is some thousandths); the products with what a mask
-hides count as the program computes them, causal or not (as in Chowdhery et al. 2022, appendix B). XLA's own count takes the body of a loop once, so
-that a stack scanned over depth counts as one layer.
+A multiply-add counts as two. Only matrix products count: all other operations of a transformer are a few thousandths of the total. Products with
+masked positions count if the program computes them, causal or not (as in Chowdhery et al. 2022, appendix B). XLA's own count is not usable: it counts
+the body of a loop once, so a stack scanned over depth counts as one layer.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from t2t.types import Batch, Params
 
 @dataclass(frozen=True, kw_only=True)
 class Flops:
-    """Operations of one step, over all devices.
+    """FLOPs of one step, over all devices.
 
-    model:    three times the forward pass's: what the mathematics asks for (6 a parameter and token, and attention).
-    hardware: type of the operands, the wider where they differ, "float8" for any of that width -> operations of the step as it is computed, what
-              rematerialisation computes again included.
+    model:    three times the forward pass (6 per parameter and token, plus attention), without recomputation.
+    hardware: FLOPs that the step executes, recomputation included, by operand dtype. If the two operands differ, the wider dtype counts. All 8-bit
+              floats count as "float8".
     """
 
     model: float
@@ -36,36 +36,36 @@ class Flops:
 
     @property
     def total(self) -> float:
-        """Operations as computed, of all types."""
+        """Sum of `hardware` over all dtypes."""
         return sum(self.hardware.values())
 
 
 def count(program: Program) -> Flops:
-    """Count a program's step. Traces it without a mesh; nothing is compiled."""
+    """Return the FLOPs of a program's step. Traces the step without a mesh and compiles nothing."""
     experiment, model = program.experiment, program.model
     batch = plain(program.abstract_batch())
     state = plain(program.abstract_state())
 
     trainable, frozen = split(state.params, program.specs)
 
-    def minimised(trainable: Params, frozen: Params, batch: Batch, key: jax.Array) -> jax.Array:
+    def loss(trainable: Params, frozen: Params, batch: Batch, key: jax.Array) -> jax.Array:
         return experiment.objective.loss(model, merge(trainable, frozen), batch, key).objective
 
-    forward = dots(minimised, trainable, frozen, batch, state.key)
-    # Microbatches change neither count, and without them the trace is simpler.
-    whole = dots(jax.grad(minimised), trainable, frozen, batch, state.key)
+    forward = dots(loss, trainable, frozen, batch, state.key)
+    # The trace ignores microbatches: they change neither count.
+    whole = dots(jax.grad(loss), trainable, frozen, batch, state.key)
     return Flops(model=3.0 * sum(forward.values()), hardware=dict(whole))
 
 
 def plain(tree: Any) -> Any:
-    """Return ShapeDtypeStructs without their shardings."""
+    """Return a tree of ShapeDtypeStructs without shardings."""
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
 
 
 def dots(function: Callable[..., Any], *arguments: Any) -> Counter[str]:
-    """Return operand type -> operations in a function's matrix products; a scan's body counts as often as it runs.
+    """Return the FLOPs of a function's matrix products, by operand dtype. The body of a scan counts once per iteration.
 
-    Raises ValueError on a loop whose number of rounds is not known while tracing.
+    Raises ValueError if a while loop contains matrix products: its number of iterations is unknown during tracing.
     """
     return _count(jax.make_jaxpr(function)(*arguments).jaxpr)
 
@@ -83,7 +83,7 @@ def _count(jaxpr: core.Jaxpr) -> Counter[str]:
             total.update(max(branches, key=_total))
         elif name == "while":
             if _count(equation.params["body_jaxpr"].jaxpr):
-                raise ValueError("a while loop with matrix products: how often it runs is not known while tracing")
+                raise ValueError("a while loop contains matrix products: its number of iterations is unknown during tracing")
         else:
             times = _rounds(equation)
             for inner in _inner(equation):
@@ -93,7 +93,7 @@ def _count(jaxpr: core.Jaxpr) -> Counter[str]:
 
 
 def _rounds(equation: Any) -> int:
-    """Return how often what is inside runs: a scan's rounds, the blocks of a kernel's grid. Blocks that the kernel leaves out count too."""
+    """Return how often the inner jaxpr runs: the length of a scan, or the grid size of a Pallas kernel, including blocks that the kernel skips."""
     if equation.primitive.name == "pallas_call":
         return math.prod(equation.params["grid_mapping"].grid)
     return int(equation.params["length"]) if equation.primitive.name == "scan" else 1

@@ -1,7 +1,7 @@
-"""The text of a compiled program (`Compiled.as_text()`): its computations, and how often each of them runs.
+"""Parser of compiled programs (`Compiled.as_text()`): the computations, and how often each one runs.
 
-XLA promises no stable format. What is read here is what it has printed for years: a computation's name and an opening brace; then a line an instruction,
-`%name = shape opcode(operands), attributes`.
+XLA does not guarantee a stable text format. This parser uses what has been stable for years: a computation starts with its name and an opening brace,
+then each instruction is one line, `%name = shape opcode(operands), attributes`.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 
 @dataclass(frozen=True)
 class Shape:
-    """An array's type.
+    """Dtype and shape of an array.
 
-    fast: whether the compiler keeps it in memory nearer than the main one (a TPU's VMEM).
+    fast: whether the compiler places it in fast memory (VMEM of a TPU) instead of main memory.
     """
 
     dtype: str
@@ -35,17 +35,18 @@ class Shape:
 
     @property
     def bytes(self) -> float:
-        """Size without padding."""
+        """Size in bytes, without padding."""
         return math.prod(self.sizes) * _width(self.dtype)
 
 
 @dataclass(frozen=True)
 class Instruction:
-    """One line.
+    """One HLO instruction.
 
-    shapes:   of the result, the parts of a tuple one after the other.
-    operands: names.
-    rest:     what stands behind the operands; of a constant its value, of a parameter its number.
+    shapes:   shapes of the result; several if it is a tuple.
+    operands: names of the operands.
+    rest:     text after the operands; for a constant its value, for a parameter its number.
+    root:     whether it is the result of its computation.
     """
 
     name: str
@@ -57,25 +58,25 @@ class Instruction:
 
     @property
     def source(self) -> str:
-        """Where in the traced program it comes from, as JAX names it."""
+        """JAX's name of the operation that it was compiled from (`op_name`)."""
         found = re.search(r'op_name="([^"]*)"', self.rest)
         return found[1] if found else ""
 
     def attribute(self, name: str) -> str | None:
-        """Return a computation that the instruction names: `body`, `condition`, `calls`."""
+        """Return the computation named by an attribute, such as `body`, `condition` or `calls`."""
         found = re.search(rf"\b{name}=%?([^\s,()]+)", self.rest)
         return found[1] if found else None
 
 
 @dataclass(frozen=True)
 class Region:
-    """A computation that control reaches by itself: the entry, a loop's body, a branch.
+    """The entry computation, a loop body or a branch.
 
-    runs:         how often, in a step.
-    trips:        how often each time that what is around it runs.
-    source:       of the loop, as JAX names it.
-    around:       the regions it is in, outermost first.
-    instructions: its own and those of what it calls (fusions, asynchronous parts), but of no loop inside.
+    runs:         number of runs per step.
+    trips:        number of runs per run of the enclosing region.
+    source:       JAX's name of the loop.
+    around:       enclosing regions, outermost first.
+    instructions: its instructions and those of the computations that it calls (fusions, asynchronous parts), without inner loops and branches.
     """
 
     name: str
@@ -87,9 +88,9 @@ class Region:
 
 
 class HloModule:
-    """A compiled program.
+    """A parsed compiled program.
 
-    unknown: loops whose number of rounds could not be read; they are taken to run once.
+    unknown: number of loops whose iteration count could not be read. They count as one iteration.
     """
 
     def __init__(self, text: str) -> None:
@@ -113,19 +114,19 @@ class HloModule:
 
     @cached_property
     def regions(self) -> tuple[Region, ...]:
-        """The entry and, behind it, all that control reaches from it."""
+        """The entry region, followed by all loop bodies and branches that it reaches."""
         return tuple(self._regions(self.entry, 1.0, 1, "", ()))
 
     def _regions(self, name: str, runs: float, trips: int, source: str, around: tuple[str, ...]) -> Iterator[Region]:
-        own = list(self._reached(name, set()))
-        yield Region(name, runs, trips, source, around, tuple(own))
-        for _, instruction in own:
+        reached = list(self._reached(name, set()))
+        yield Region(name, runs, trips, source, around, tuple(reached))
+        for _, instruction in reached:
             if instruction.opcode == "while":
                 body, rounds = instruction.attribute("body"), self._trips(instruction)
                 if body is not None:
                     yield from self._regions(body, runs * rounds, rounds, instruction.source, (*around, name))
             elif instruction.opcode == "conditional":
-                # One of them runs; which is not known. All are counted: what is sent is then no less than told.
+                # Only one branch runs, but which one is unknown. Count all of them, as an upper bound.
                 for branch in _branches(instruction):
                     yield from self._regions(branch, runs, 1, instruction.source, (*around, name))
 
@@ -140,19 +141,19 @@ class HloModule:
                     yield from self._reached(called, seen)
 
     def _trips(self, loop: Instruction) -> int:
-        told = _TRIPS.search(loop.rest)
-        if told:
-            return int(told[1])
-        # A scan's condition compares its counter, from 0, with the one constant there is.
+        known = _TRIPS.search(loop.rest)
+        if known:
+            return int(known[1])
+        # The condition of a scan compares a counter that starts at 0 with the only constant.
         condition = self.computations.get(loop.attribute("condition") or "", [])
         limits = {item.rest for item in condition if item.opcode == "constant" and item.rest.isdigit()}
         if len(limits) == 1:
-            return -(-int(limits.pop()) // self._pace(condition, loop.attribute("body") or ""))
+            return -(-int(limits.pop()) // self._increment(condition, loop.attribute("body") or ""))
         self.unknown += 1
         return 1
 
-    def _pace(self, condition: list[Instruction], body: str) -> int:
-        """Return by how much a round moves a loop's counter on: more than 1 where the compiler makes one round of several."""
+    def _increment(self, condition: list[Instruction], body: str) -> int:
+        """Return the increment of a loop's counter per iteration: more than 1 if the compiler unrolled the loop."""
         limit = next((item for item in condition if item.root and item.opcode == "compare"), None)
         by_name = {item.name: item for item in (*condition, *self.computations.get(body, []))}
         read = [by_name[name] for name in limit.operands if name in by_name] if limit else []
@@ -171,7 +172,7 @@ class HloModule:
 
 
 def _lines(text: str) -> Iterator[str]:
-    """Return the text's lines; an instruction that goes on in further ones, as the attributes of kernels do, is one."""
+    """Yield the lines of the text. Join an instruction that spans several lines, such as one with kernel attributes, into one."""
     held = ""
     for line in text.splitlines():
         if held and line and not line[0].isspace() and line.rstrip() != "}":
@@ -203,9 +204,9 @@ def _instruction(line: str) -> Instruction | None:
         for dtype, sizes, layout in _SHAPE.findall(shape)
     )
     plain = opcode in ("constant", "parameter")
-    behind = inside.strip() if plain and inside.strip().isdigit() else tail[closing + 1 :]
+    attributes = inside.strip() if plain and inside.strip().isdigit() else tail[closing + 1 :]
     operands = () if plain else tuple(_NAME.findall(inside))
-    return Instruction(head[2], opcode, shapes, operands, behind, bool(head[1]))
+    return Instruction(head[2], opcode, shapes, operands, attributes, bool(head[1]))
 
 
 def _closing(text: str, start: int) -> int:
@@ -218,7 +219,7 @@ def _closing(text: str, start: int) -> int:
 
 
 def _space(text: str) -> int:
-    """Where a shape that is no tuple ends: layouts have no spaces in them."""
+    """Return the end of a shape that is not a tuple: the first space, because layouts contain no spaces."""
     found = text.find(" ")
     return len(text) if found < 0 else found
 
@@ -231,7 +232,7 @@ def _branches(instruction: Instruction) -> list[str]:
 
 
 def _width(dtype: str) -> float:
-    """Bytes of one entry."""
+    """Return the bytes of one element."""
     if dtype == "pred":
         return 1
     found = re.search(r"\d+", dtype)

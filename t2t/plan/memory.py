@@ -1,4 +1,4 @@
-"""Memory a device, by what it is for."""
+"""Device memory of a step, by purpose."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from t2t.train.program import Program
 
 @dataclass(frozen=True, kw_only=True)
 class Memory:
-    """Bytes a device holds at its worst moment.
+    """Peak memory of one device, in bytes.
 
-    parameters, optimizer, batch: what goes in, exact. The optimizer's state is that of trainable parameters.
-    gradients:   of trainable parameters, in float32, laid out as these.
-    activations: what the forward pass's loops over layers keep for the backward pass.
-    temporaries: what the compiler asks for besides: logits, one layer's intermediates, gathered parameters, fragmentation.
+    parameters, optimizer, batch: inputs of the step; exact. The optimizer has state for trainable parameters only.
+    gradients:   gradients of the trainable parameters, in float32, with the same sharding as these.
+    activations: values that the forward pass's loops over layers save for the backward pass.
+    temporaries: all other memory that the compiler allocates: logits, intermediates of one layer, gathered parameters, fragmentation.
     code:        the program itself.
     """
 
@@ -33,13 +33,13 @@ class Memory:
 
     @property
     def total(self) -> float:
-        """All of it."""
+        """Sum of all parts."""
         state = self.parameters + self.optimizer + self.batch
         return state + self.gradients + self.activations + self.temporaries + self.code
 
 
 def bytes_a_device(tree: Any) -> float:
-    """Return what one device holds of a tree of ShapeDtypeStructs that carry their shardings, in bytes; keys of random numbers not counted."""
+    """Return the bytes per device of a tree of ShapeDtypeStructs with shardings. PRNG keys do not count."""
     total = 0.0
     for leaf in jax.tree.leaves(tree):
         if not jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
@@ -48,7 +48,7 @@ def bytes_a_device(tree: Any) -> float:
 
 
 def state_bytes(program: Program) -> Memory:
-    """Return what of a step's memory follows from shapes and shardings alone; the rest 0."""
+    """Return the parts of a step's memory that follow from shapes and shardings. The other parts are 0."""
     state = program.abstract_state()
     parameters = bytes_a_device(state.params)
     return Memory(
@@ -62,10 +62,10 @@ def state_bytes(program: Program) -> Memory:
 
 
 def compiled_memory(program: Program, hlo: HloModule, analysis: Any) -> Memory:
-    """Divide what the compiler says it needs (`Compiled.memory_analysis()`).
+    """Return the compiler's memory requirement (`Compiled.memory_analysis()`), split by purpose.
 
-    The compiler tells the whole of temporaries; how much of that are gradients follows from shapes, and activations from what its loops carry. Where it
-    reuses memory so well that these are more than the whole, they are what is cut.
+    The compiler only reports the total of all temporaries. Gradients follow from shapes, and activations from the values that loops carry. If the
+    compiler reuses so much memory that these exceed the total, they are reduced to fit.
     """
     state = state_bytes(program)
     held = analysis.argument_size_in_bytes + analysis.output_size_in_bytes - analysis.alias_size_in_bytes
@@ -84,7 +84,7 @@ def compiled_memory(program: Program, hlo: HloModule, analysis: Any) -> Memory:
 
 
 def kept_for_backward(hlo: HloModule) -> float:
-    """Return the bytes of main memory that the forward pass's loops over layers leave for the backward pass, a microbatch's."""
+    """Return the bytes of main memory that the forward pass's loops over layers save for the backward pass of one microbatch."""
     total = 0.0
     loops = {region.name: region for region in hlo.regions}
     for region in hlo.regions:
@@ -94,12 +94,12 @@ def kept_for_backward(hlo: HloModule) -> float:
 
 
 def _is_forward(region: Region) -> bool:
-    # JAX names what it differentiates jvp(...), and what runs backward transpose(jvp(...)).
+    # JAX names the forward pass of a differentiated function jvp(...), and the backward pass transpose(jvp(...)).
     return "jvp(" in region.source and "transpose(" not in region.source
 
 
 def _written(body: list[Instruction], trips: int) -> float:
-    """Bytes of what a loop carries that has a part for each round, and that it changes."""
+    """Return the bytes of the arrays in a loop's carry that the loop writes and that have one slice per iteration."""
     by_name = {instruction.name: instruction for instruction in body}
     root = next((instruction for instruction in body if instruction.root), None)
     if root is None or root.opcode != "tuple":
@@ -117,10 +117,10 @@ def _written(body: list[Instruction], trips: int) -> float:
 
 
 def traffic(hlo: HloModule) -> float:
-    """Return the bytes that a step moves to and from a device's main memory, after the compiled program.
+    """Return the bytes that the compiled program moves to and from a device's main memory in a step.
 
-    What each instruction reads and writes, fusions as one. Where a fusion reads a slice of an operand, or writes one into it in place, the slice counts;
-    so does a part of n of an array with n parts in a loop of n rounds.
+    This is the sum of what each instruction reads and writes; a fusion counts as one instruction. If a fusion reads a slice of an operand, or updates
+    a slice in place, only the slice counts. In a loop of n iterations, an array with a leading dimension of n counts as one slice per iteration.
     """
     total = 0.0
     for region in hlo.regions:
@@ -140,7 +140,7 @@ def traffic(hlo: HloModule) -> float:
 
 
 def _parts(hlo: HloModule, instruction: Instruction) -> tuple[dict[int, float], float | None]:
-    """Return, of operands read or written in part alone, how many bytes by their place; and the bytes written where that is a part of the result."""
+    """Return the bytes read of operands that are read partially, by operand index, and the bytes written if the result is written partially."""
     if instruction.opcode in ("dynamic-slice", "gather"):
         return {0: sum(shape.bytes for shape in instruction.shapes)}, None
     called = instruction.attribute("calls") if instruction.opcode == "fusion" else None
@@ -171,7 +171,7 @@ def _parts(hlo: HloModule, instruction: Instruction) -> tuple[dict[int, float], 
 
 
 def _ends(name: str, users: dict[str, list[tuple[Instruction, int]]]) -> list[tuple[Instruction, int]]:
-    """Return who uses a value, through what only looks at it otherwise."""
+    """Return the users of a value as (instruction, operand index), looking through bitcasts and reshapes."""
     found: list[tuple[Instruction, int]] = []
     for user, place in users.get(name, []):
         found += _ends(user.name, users) if user.opcode in _VIEWS else [(user, place)]

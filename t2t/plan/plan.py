@@ -1,4 +1,4 @@
-"""A plan: what one step of an experiment needs on a machine, and what it would take."""
+"""Plans: the memory, FLOPs, communication and time of one step of an experiment on given hardware."""
 
 from __future__ import annotations
 
@@ -23,20 +23,22 @@ from t2t.train.program import Program
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What a step needs.
+    """Resources of one step.
 
-    mesh:     sizes of its axes.
-    memory:   a device's bytes.
-    compiled: whether memory and what is sent are the compiled program's; otherwise they are estimates.
-    seconds:  compiling took.
-    needed:   bytes the compiler asked for when it gave up, which is at least for the temporaries; None where it did not.
-    flops:    of the whole step, over all devices.
-    moved:    bytes to and from a device's memory.
-    sent:     what a device sends.
-    tokens:   positions in a batch, padding included.
-    parameters, trainable: how many numbers the parameters, and the trainable ones of them, have.
+    mesh:       size of each mesh axis.
+    memory:     bytes per device.
+    compiled:   whether `memory` and `sent` come from the compiled program; otherwise they are estimates.
+    seconds:    compile time.
+    needed:     bytes that the compiler requested when it ran out of memory (at least the temporaries); None if it did not run out.
+    flops:      FLOPs of the step, over all devices.
+    moved:      bytes to and from the memory of one device.
+    sent:       collectives of one device.
+    tokens:     positions in a batch, padding included.
+    parameters: number of parameters.
+    trainable:  number of trainable parameters.
+    message:    the compiler's message if it ran out of memory; "" otherwise.
+    unknown:    loops of the program that counted as one iteration because their iteration count could not be read.
     replicated: see `Compiled`.
-    unknown:  loops of the program that were counted as one round because their number could not be read.
     """
 
     topology: Topology
@@ -59,12 +61,12 @@ class Plan:
 
     @property
     def fits(self) -> bool:
-        """Whether a chip has the memory."""
+        """Whether the step fits into the memory of a chip."""
         return not self.message and self.memory.total <= self.topology.chip.hbm
 
     @property
     def mfu(self) -> tuple[float, float]:
-        """Model FLOPs utilisation (Chowdhery et al. 2022), where nothing and where all of what is sent hides behind computing."""
+        """Model FLOPs utilization (Chowdhery et al. 2022), as (no overlap, full overlap) of communication with computation."""
         peak = self.topology.chip.flops * self.topology.size
         return (
             self.flops.model / peak / self.roofline.slowest,
@@ -73,11 +75,11 @@ class Plan:
 
     @property
     def tokens_per_second(self) -> tuple[float, float]:
-        """As `mfu`."""
+        """Tokens per second, as (no overlap, full overlap) of communication with computation."""
         return self.tokens / self.roofline.slowest, self.tokens / self.roofline.fastest
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as JSON values: bytes, seconds and operations in their plain units."""
+        """Return the plan as JSON values, in bytes, seconds and FLOPs."""
         model = self.experiment.model
         settings: dict[str, Any] = {"dtype": model.dtype, "quantization": model.quantization}
         settings |= {name: value for name, value in model.execution.items() if isinstance(value, str)}
@@ -116,17 +118,19 @@ class Plan:
 
 
 def prepare(experiment: Experiment, topology: Topology, devices: list[Any] | None = None) -> Program:
-    """Return the program of an experiment on devices that are not there.
+    """Return the program of an experiment on a topology.
 
-    devices: to compile for (`Topology.devices`); None, without a compiler, for a program that can be estimated alone.
+    devices: devices to compile for (`Topology.devices`). None needs no compiler, but the program can only be estimated.
 
-    The mesh's slices are the topology's where the experiment leaves them at 1. Raises UserError where the two contradict, or anything does not divide.
+    If the experiment's mesh has 1 slice, it gets the slices of the topology.
+
+    Raises UserError if the mesh and the topology have different numbers of slices, or if a size does not divide.
     """
     mesh = experiment.mesh
     if topology.is_tpu and topology.slices > 1:
         if mesh.slices not in (1, topology.slices):
             raise UserError(
-                f"mesh.slices {mesh.slices} (--mesh.slices), and topology {topology} has {topology.slices}. Nearest: {topology.slices}."
+                f"mesh.slices {mesh.slices} (--mesh.slices): topology {topology} has {topology.slices}. Nearest: {topology.slices}."
             )
         mesh = dataclasses.replace(mesh, slices=topology.slices)
     experiment = dataclasses.replace(experiment, mesh=mesh)
@@ -135,7 +139,7 @@ def prepare(experiment: Experiment, topology: Topology, devices: list[Any] | Non
 
 
 def estimate_plan(program: Program, topology: Topology) -> Plan:
-    """Return a plan from shapes alone, in a second or two: to choose what is worth compiling."""
+    """Return an estimated plan from shapes, without compiling. Takes a second or two; use it to choose what to compile."""
     with assume_platform("tpu" if topology.is_tpu else "gpu"):
         estimated = estimate(program, topology)
     return _plan(
@@ -149,7 +153,10 @@ def estimate_plan(program: Program, topology: Topology) -> Plan:
 
 
 def plan(program: Program, topology: Topology) -> Plan:
-    """Return a plan from the compiled program; its mesh has devices, those of `Topology.devices`. Where the compiler runs out of memory, the rest is as estimated."""
+    """Return a plan from the compiled program. Its mesh must have devices (`Topology.devices`).
+
+    If the compiler runs out of memory, the plan is an estimate with the compiler's message.
+    """
     with assume_platform("tpu" if topology.is_tpu else "gpu"):
         return _compiled(program, topology)
 
@@ -161,7 +168,7 @@ def _compiled(program: Program, topology: Topology) -> Plan:
         estimated = estimate_plan(program, topology)
         memory = estimated.memory
         if compiled.needed is not None and compiled.needed > memory.total:
-            # The compiler knows better.
+            # The compiler's number is more accurate than the estimate.
             more = compiled.needed - memory.gradients - memory.activations
             memory = dataclasses.replace(memory, temporaries=max(more, memory.temporaries))
         return dataclasses.replace(
@@ -169,17 +176,17 @@ def _compiled(program: Program, topology: Topology) -> Plan:
         )
     torus = topology.shape if topology.is_tpu else ()
     layout = Layout.of(program.mesh, torus=torus, wraps=topology.chip.wraps, domain=topology.domain)
-    made = _plan(
+    result = _plan(
         program,
         topology,
         memory=compiled_memory(program, compiled.hlo, compiled.analysis),
         operations=flops.count(program),
-        # Without a GPU the compiler cannot try which kernels are fast, and takes some that move much more than those it would find.
+        # Without a GPU the compiler cannot autotune, and it chooses kernels that move much more memory than the tuned ones.
         moved=traffic(compiled.hlo) if topology.is_tpu else estimate(program, topology).moved,
         sent=tuple(collectives(compiled.hlo, layout)),
     )
     return dataclasses.replace(
-        made, compiled=True, seconds=compiled.seconds, unknown=compiled.hlo.unknown, replicated=compiled.replicated
+        result, compiled=True, seconds=compiled.seconds, unknown=compiled.hlo.unknown, replicated=compiled.replicated
     )
 
 

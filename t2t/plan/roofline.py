@@ -1,4 +1,4 @@
-"""How long a step takes at the least: computing, memory, links (Williams et al. 2009, the roofline model)."""
+"""Lower bound of the step time from compute, memory and communication (roofline model, Williams et al. 2009)."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from t2t.plan.chips import Chip
 from t2t.plan.collectives import Collective, passes
 
 MATMUL, MEMORY, LINKS = 0.75, 0.8, 0.8
-"""Shares of the published peaks that are taken to be reached: large matrix products, streams through memory, large messages. Not measured here."""
+"""Assumed fraction of the published peak rates for large matrix products, memory streams and large messages. Not measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Roofline:
-    """Seconds of one step that each of a chip's parts is busy.
+    """Busy time of each part of a chip in one step, in seconds.
 
-    compute: matrix units, on the operations as computed.
+    compute: matrix units.
     memory:  main memory.
     inside:  links within a slice or node.
-    between: the network between slices or nodes.
+    between: network between slices or nodes.
     """
 
     compute: float
@@ -29,29 +29,29 @@ class Roofline:
 
     @property
     def binds(self) -> str:
-        """Name of the part that is busy longest."""
+        """Name of the part that is busy the longest."""
         parts = {name: getattr(self, name) for name in ("compute", "memory", "inside", "between")}
         return max(parts, key=lambda name: parts[name])
 
     @property
     def fastest(self) -> float:
-        """Seconds where all that is sent hides behind computing."""
+        """Step time in seconds if all communication overlaps with computation."""
         return max(self.compute, self.memory, self.inside, self.between)
 
     @property
     def slowest(self) -> float:
-        """Seconds where nothing that is sent does."""
+        """Step time in seconds if no communication overlaps with computation."""
         return max(self.compute, self.memory) + self.inside + self.between
 
 
 def roofline(
     chip: Chip, devices: int, flops: Mapping[str, float], moved: float, sent: Sequence[Collective]
 ) -> Roofline:
-    """Return the seconds of a step.
+    """Return the busy times of a step.
 
-    flops: operand type -> operations over all devices.
-    moved: bytes to and from a device's memory.
-    sent:  what a device sends.
+    flops: FLOPs over all devices, by operand dtype.
+    moved: bytes to and from the memory of one device.
+    sent:  collectives of one device.
     """
     rates = {"float32": chip.flops_float32, "int8": chip.ops_int8, "float8": chip.flops_float8}
     compute = sum(count / devices / rates.get(dtype, chip.flops) for dtype, count in flops.items()) / MATMUL
@@ -63,12 +63,12 @@ def roofline(
 
 
 def seconds(chip: Chip, collective: Collective) -> tuple[float, float]:
-    """Return the seconds a collective takes on the links inside a domain and on the network between domains; latencies are not counted.
+    """Return the seconds of a collective on the links inside a domain and on the network between domains, without latencies.
 
-    Over several domains it goes in two parts: within each, and then each chip with its like in the others.
+    A collective over several domains has two parts: first within each domain, then between the chips at the same position of all domains.
     """
     members = collective.group / collective.domains
-    # A ring's two directions are used at once, and each dimension of the torus that a group spans; a line passes one way at its ends.
+    # A ring uses both directions at once, a line only one. All torus dimensions that a group spans work at the same time.
     links = sum(2 if ring else 1 for ring in collective.spans) or 1
     inside, between = chip.link * links * LINKS, chip.between * LINKS
     if collective.kind == "collective-permute":

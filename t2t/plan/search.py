@@ -1,4 +1,4 @@
-"""Which mesh, rematerialisation and microbatches: all that fit, ranked as estimated; and what would make a plan fit."""
+"""Search for a mesh, rematerialization policy and number of microbatches that fit, and for changes that make a plan fit."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ REMAT = ("none", "dots", "dots_no_batch", "full")
 
 
 def search(experiment: Experiment, topology: Topology, devices: list[Any] | None = None) -> list[Plan]:
-    """Return plans as estimated that fit, the fastest first: over meshes (powers of two), remat policies and microbatches.
+    """Return all estimated plans that fit, fastest first, over meshes (powers of two), remat policies and microbatches.
 
-    Of plans that differ in microbatches alone the one with the fewest is kept: more only take longer.
+    For each mesh and policy, only the plan with the fewest microbatches is returned: more microbatches are slower.
     """
     found: list[Plan] = []
     traced: dict[int, bool] = {}
@@ -44,16 +44,16 @@ def search(experiment: Experiment, topology: Topology, devices: list[Any] | None
 def suggest_fixes(
     experiment: Experiment, topology: Topology, devices: list[Any] | None = None, *, at_most: int = 4
 ) -> list[tuple[str, Plan]]:
-    """Return changes that would make an experiment fit, as estimated, each as options of the command line; the smallest changes first."""
+    """Return changes that make an experiment fit by estimate, as (command line options, plan), smallest change first."""
     found: list[tuple[str, Plan]] = []
     for options, changed in _changes(experiment, topology, devices):
         for parts in _microbatches(experiment, changed.mesh):
-            own = [*options, f"--microbatches {parts}"] if parts != experiment.microbatches else options
+            changes = [*options, f"--microbatches {parts}"] if parts != experiment.microbatches else options
             tried = _try(dataclasses.replace(changed, microbatches=parts), topology, devices)
             if tried is None:
                 break
-            if own and tried.fits:
-                found.append((" ".join(own), tried))
+            if changes and tried.fits:
+                found.append((" ".join(changes), tried))
                 break
         if len(found) == at_most:
             break
@@ -61,7 +61,7 @@ def suggest_fixes(
 
 
 def traces(experiment: Experiment, topology: Topology, devices: list[Any] | None = None) -> bool:
-    """Whether the step can be traced on its mesh: parameters may divide where activations (heads) do not."""
+    """Return whether the step can be traced on its mesh. Activations (heads) may not divide even if the parameters do."""
     try:
         program = prepare(dataclasses.replace(experiment, microbatches=1), topology, devices)
         jax.eval_shape(program.step(), program.abstract_state(), program.abstract_batch())
@@ -73,7 +73,7 @@ def traces(experiment: Experiment, topology: Topology, devices: list[Any] | None
 def _changes(
     experiment: Experiment, topology: Topology, devices: list[Any] | None = None
 ) -> Iterator[tuple[list[str], Experiment]]:
-    """Yield options and what they make of an experiment, from those that change little to those that change much."""
+    """Yield (command line options, changed experiment), from small to large changes."""
     sizes = experiment.mesh.sizes(topology.size)
     old = (sizes["data"], sizes["fsdp"], sizes["tensor"])
     each = topology.size // sizes["context"] // topology.slices
@@ -101,13 +101,13 @@ def _mesh_options(old: tuple[int, int, int], new: tuple[int, int, int]) -> list[
 def _try(experiment: Experiment, topology: Topology, devices: list[Any] | None = None) -> Plan | None:
     try:
         return estimate_plan(prepare(experiment, topology, devices), topology)
-    except UserError:  # something does not divide
+    except UserError:  # a size does not divide
         return None
 
 
 def _with(experiment: Experiment, *, mesh: Any, remat: str | None, **fields: Any) -> Experiment:
-    given = fields if remat is None else {**fields, "remat": remat}
-    return dataclasses.replace(experiment, mesh=mesh, model=dataclasses.replace(experiment.model, **given))
+    changes = fields if remat is None else {**fields, "remat": remat}
+    return dataclasses.replace(experiment, mesh=mesh, model=dataclasses.replace(experiment.model, **changes))
 
 
 def _remats(experiment: Experiment) -> Iterable[str | None]:
@@ -140,7 +140,7 @@ def _powers(limit: int) -> Iterator[int]:
 
 
 def describe(experiment: Experiment, mesh: dict[str, int]) -> str:
-    """Return the options of the command line that choose a plan's mesh, remat policy and microbatches."""
+    """Return the command line options for a plan's mesh, remat policy and microbatches."""
     options = [f"--mesh.{name} {mesh[name]}" for name in ("data", "fsdp", "context", "tensor") if mesh[name] > 1]
     if "data" in mesh and mesh["data"] == 1:
         options.insert(0, "--mesh.data 1")

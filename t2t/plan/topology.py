@@ -1,4 +1,4 @@
-"""Machines by name, and their devices, to compile for without having them."""
+"""Hardware topologies by name, and their devices for ahead-of-time compilation."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from t2t.errors import UserError, nearest
@@ -22,8 +22,8 @@ ENVIRONMENT = {
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
     "JAX_ENABLE_COMPILATION_CACHE": "false",
 }
-"""What must be in the environment before JAX starts: without it the TPU compiler asks the network what machine it is on. JAX's cache of
-compiled programs does not serve programs for devices that are not there."""
+"""Environment variables that must be set before JAX starts. Without them, the TPU compiler asks the network which machine it runs on. JAX's
+compilation cache is off: it does not support programs for devices that this machine does not have."""
 
 _SHAPES = {
     "v5e": {1: "1x1", 4: "2x2", 8: "2x4", 16: "4x4", 32: "4x8", 64: "8x8", 128: "8x16", 256: "16x16"},
@@ -34,18 +34,18 @@ _SHAPES = {
     },
 }
 _LARGEST_V5P = 6144
-"""Chips of the largest slice, whose sizes are multiples of 4 as those of all from 4x4x4 on (cloud.google.com/tpu/docs/v5p)."""
+"""Chips of the largest v5p slice. All slices from 4x4x4 on have sizes that are multiples of 4 (cloud.google.com/tpu/docs/v5p)."""
 _PATTERN = re.compile(r"(?P<kind>[a-z0-9]+)(?::(?P<shape>\d+(x\d+)*)|-(?P<count>\d+))(\*(?P<slices>\d+))?")
 EXAMPLES = "v5e:16x16, v5p:8x8x8, v6e:16x16, v5e:16x16*2, v5e-256, h100:32x8"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Topology(Configuration):
-    """Chips of one kind and how they are joined.
+    """Chips of one kind and how they are connected.
 
     kind:   a key of `CHIPS`.
-    shape:  of a slice's torus, in chips; of GPUs (nodes, GPUs a node).
-    slices: of that shape each, with the data-centre network between them; 1 for GPUs, whose nodes are in the shape.
+    shape:  TPUs: shape of a slice's torus, in chips. GPUs: (nodes, GPUs per node).
+    slices: number of slices of that shape, connected by the data-center network. Always 1 for GPUs, because `shape` contains the nodes.
     """
 
     kind: str
@@ -54,65 +54,67 @@ class Topology(Configuration):
 
     @classmethod
     def parse(cls, text: str, slices: int | None = None) -> Topology:
-        """Return the topology that "v5e:16x16", "v5e:16x16*2", "v5e-256", "v5p-1024" or "h100:32x8" names.
+        """Return the topology with a name such as "v5e:16x16", "v5e:16x16*2", "v5e-256", "v5p-1024" or "h100:32x8".
 
-        "v5e-256" is 256 chips; v5p's number, as Google has it, is of cores: "v5p-1024" is 512 chips.
-        slices: how many, where the text does not tell (--slices).
+        "v5e-256" has 256 chips. For v5p, the number counts cores, as in Google's names: "v5p-1024" has 512 chips.
 
-        Raises UserError.
+        slices: number of slices if the text does not contain it (--slices).
+
+        Raises UserError if the name is invalid.
         """
         found = _PATTERN.fullmatch(text.strip().lower())
         kind = found["kind"] if found else re.split(r"[:\-*]", text.lower())[0]
         if kind not in CHIPS:
             raise UserError(f"topology {text!r} (--topology): unknown chip {kind!r}.{nearest(kind, CHIPS)}")
         if found is None:
-            raise UserError(f"topology {text!r} (--topology) is not understood. Examples: {EXAMPLES}.")
-        told = int(found["slices"]) if found["slices"] else None
-        if told is not None and slices is not None and told != slices:
-            raise UserError(f"topology {text!r} (--topology) has {told} slices, and --slices says {slices}")
-        count = told or slices or 1
-        if kind == "h100" and (told or slices or 1) != 1:
-            raise UserError(f"topology {text!r} (--topology): GPUs have no slices; name the nodes: h100:{2 * count}x8")
+            raise UserError(f"topology {text!r} (--topology) is invalid. Examples: {EXAMPLES}.")
+        in_text = int(found["slices"]) if found["slices"] else None
+        if in_text is not None and slices is not None and in_text != slices:
+            raise UserError(f"topology {text!r} (--topology) has {in_text} slices, but --slices is {slices}")
+        count = in_text or slices or 1
+        if kind == "h100" and count != 1:
+            raise UserError(
+                f"topology {text!r} (--topology): GPUs have no slices; set the number of nodes: h100:{2 * count}x8"
+            )
         shape = found["shape"] or _shape_of(kind, int(found["count"]), text)
         sizes = tuple(int(size) for size in shape.split("x"))
-        dimensions = {"v5p": 3, "h100": 2}.get(kind, 2)
+        dimensions = 3 if kind == "v5p" else 2
         if len(sizes) != dimensions or min(sizes) < 1 or count < 1:
             example = {"v5p": "v5p:4x4x4", "h100": "h100:2x8 (nodes x GPUs)"}.get(kind, f"{kind}:4x4")
-            raise UserError(f"topology {text!r} (--topology): a {kind} has {dimensions} sizes. Nearest: {example}.")
+            raise UserError(
+                f"topology {text!r} (--topology): {kind} needs {dimensions} sizes, each at least 1. Nearest: {example}."
+            )
         if kind == "h100" and sizes[1] > 8:
             raise UserError(f"topology {text!r} (--topology): a node has at most 8 GPUs. Nearest: h100:{sizes[0]}x8.")
         return cls(kind=kind, shape=sizes, slices=count)
 
     @property
     def chip(self) -> Chip:
-        """What it is made of."""
+        """Specification of its chips."""
         return CHIPS[self.kind]
 
     @property
     def size(self) -> int:
-        """Chips in all."""
+        """Total number of chips."""
         return self.slices * math.prod(self.shape)
 
     @property
     def domain(self) -> int:
-        """Chips with fast links among themselves."""
+        """Number of chips in a slice or node, which have fast links."""
         return self.shape[-1] if self.kind == "h100" else math.prod(self.shape)
 
     @property
     def is_tpu(self) -> bool:
-        """Whether it is of TPUs."""
+        """Whether its chips are TPUs."""
         return self.kind != "h100"
 
     def __str__(self) -> str:
         name = f"{self.kind}:{'x'.join(map(str, self.shape))}"
         return f"{name}*{self.slices}" if self.slices > 1 else name
 
-    def smaller(self, shape: tuple[int, ...]) -> Topology:
-        """Return the same of another shape."""
-        return replace(self, shape=shape)
 
     def check(self) -> None:
-        """Raise UserError, with the nearest, unless there are slices of that shape: without a compiler nothing else tells."""
+        """Raise UserError if no slice has this shape. Needed if there is no compiler to check it."""
         known = {tuple(map(int, shape.split("x"))) for shape in _SHAPES.get(self.kind, {}).values()}
         small = tuple(sorted(self.shape))
         whole = (
@@ -127,9 +129,9 @@ class Topology(Configuration):
         )
 
     def devices(self) -> list[Any]:
-        """Return the devices, for which can be compiled and on which nothing can run.
+        """Return the devices of the topology. Programs can be compiled for them, but cannot run.
 
-        Raises UserError where the compiler is not installed or knows no such topology.
+        Raises UserError if the compiler is not installed or does not support the topology.
         """
         why = missing(self.kind)
         if why is not None:
@@ -147,21 +149,21 @@ class Topology(Configuration):
             else:
                 nodes = f"1 x {self.shape[0]} x {self.shape[1]}"
                 found = topologies.get_topology_desc("", "cuda", target_config=H100_TARGET, topology=nodes)
-        except Exception as error:  # the compilers raise what they like
+        except Exception as error:  # compilers raise many types of errors
             text = " ".join(str(error).split())[:300]
             known = sorted(_SHAPES.get(self.kind, {}).values(), key=lambda name: math.prod(map(int, name.split("x"))))
             near = min(
                 known, key=lambda name: abs(math.prod(map(int, name.split("x"))) - math.prod(self.shape)), default=""
             )
             raise UserError(
-                f"topology {self} (--topology): the compiler refuses it ({text})."
+                f"topology {self} (--topology): the compiler does not support it ({text})."
                 + (f" Nearest: {self.kind}:{near}." if near else "")
             ) from error
         return list(found.devices)
 
 
 def missing(kind: str) -> str | None:
-    """Return what to install to compile for that kind of chip, or None where it is there."""
+    """Return what to install to compile for this kind of chip, or None if the compiler is installed."""
     import jax
 
     if kind == "h100":
@@ -187,7 +189,7 @@ def _shape_of(kind: str, count: int, text: str) -> str:
 
 
 def _whole(shape: tuple[int, ...]) -> dict[str, Any]:
-    """A host has four chips; slices smaller than that need telling."""
+    """Return the option for slices with fewer than four chips, the default number per host."""
     if math.prod(shape) >= 4:
         return {}
     return {"chips_per_host_bounds": (*shape, *(1,) * (3 - len(shape)))}

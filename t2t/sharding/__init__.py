@@ -1,4 +1,4 @@
-"""Meshes, the kind of their devices, and the table that says which logical axis of an array lies along which axis of the mesh."""
+"""Device meshes, device platforms, and the rules that map logical array axes to mesh axes."""
 
 from t2t.sharding.hosts import Share, share_of_rows
 from t2t.sharding.mesh import AXES, MeshConfig

@@ -1,4 +1,4 @@
-"""Which rows of a global batch each process holds."""
+"""The rows of a global batch that each process holds."""
 
 from __future__ import annotations
 
@@ -12,19 +12,22 @@ from t2t.errors import UserError
 
 @dataclass(frozen=True)
 class Share:
-    """A part of the rows: number `index` of `count` equal, contiguous ones. Processes whose devices hold the same rows have the same share."""
+    """Part `index` of `count` equal, contiguous parts of the rows. Processes whose devices hold the same rows have the same share."""
 
     index: int
     count: int
     leads: bool = True
-    """Whether this process is the first of those with this share: it alone writes what is one for all of them."""
+    """Whether this process is the first one with this share. Only this process writes files for the share."""
 
 
 def share_of_rows(sharding: NamedSharding, rows: int, process: int | None = None) -> Share:
-    """Return the share of an array's first axis that a process's devices hold; of this process by default.
+    """Return the share of an array's first axis that the devices of a process hold.
 
-    Where the mesh puts `tensor` or `context` across processes, several processes have one share: each reads the same rows.
-    Raises UserError where a process would hold rows that do not lie together.
+    process: index of the process; default: this process.
+
+    If the `tensor` or `context` axis of the mesh spans several processes, these processes have the same share: each reads the same rows.
+
+    Raises UserError if the rows of a process are not contiguous.
     """
     process = jax.process_index() if process is None else process
     spans: dict[int, set[tuple[int, int]]] = {}
@@ -36,8 +39,8 @@ def share_of_rows(sharding: NamedSharding, rows: int, process: int | None = None
     size = sum(stop - start for start, stop in spans[process])
     if size != last - first or first % size or rows % size:
         raise UserError(
-            f"mesh {' x '.join(f'{name}={n}' for name, n in sharding.mesh.shape.items())} (--mesh): process {process} would hold rows that are"
-            " not together. Nearest: a mesh whose data and fsdp axes are multiples of the processes, or divide them."
+            f"mesh {' x '.join(f'{name}={n}' for name, n in sharding.mesh.shape.items())} (--mesh): the rows of process {process} are"
+            " not contiguous. Nearest: a mesh whose data and fsdp sizes are multiples of the number of processes, or divide it."
         )
     leads = process == min(other for other, held in spans.items() if held == spans[process])
     return Share(first // size, rows // size, leads)

@@ -1,4 +1,4 @@
-"""Which kind of device a trace is for: a kernel of one kind is refused on the others."""
+"""The platform that a program is traced for. Kernels only run on their own platform."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ _assumed: contextvars.ContextVar[str | None] = contextvars.ContextVar("t2t_platf
 
 
 def platform() -> str:
-    """Return "cpu", "gpu" or "tpu": what was assumed, else that of the active mesh's devices, which need not be there, else JAX's own."""
+    """Return the platform to trace for: "cpu", "gpu" or "tpu".
+
+    This is the platform of `assume_platform`, else of the active mesh's devices (also if this machine does not have them), else JAX's default.
+    """
     assumed, mesh = _assumed.get(), active_mesh()
     name = assumed or (mesh.devices.flat[0].platform if isinstance(mesh, Mesh) else jax.default_backend())
     return {"cuda": "gpu", "rocm": "gpu"}.get(name, name)
@@ -23,7 +26,7 @@ def platform() -> str:
 
 @contextlib.contextmanager
 def assume_platform(name: str) -> Iterator[None]:
-    """Trace for another platform than the one at hand, to count or to compile ahead of time."""
+    """Trace for the given platform instead of this machine's, to count FLOPs or to compile ahead of time."""
     token = _assumed.set(name)
     try:
         yield
@@ -33,9 +36,9 @@ def assume_platform(name: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def interpreted() -> Iterator[None]:
-    """Trace TPU kernels as what they mean, a loop over their blocks that runs on any platform and is slow: for tests."""
+    """Trace TPU kernels in interpreter mode: a slow loop over their blocks that runs on any platform. For tests."""
     from jax.experimental.pallas import tpu as pltpu
 
-    # True is Pallas' own interpreter. The parameters that are meant for here would simulate a TPU's memories and semaphores.
+    # True selects the generic Pallas interpreter. The typed parameters would simulate the memories and semaphores of a TPU.
     with assume_platform("tpu"), pltpu.force_tpu_interpret_mode(True):  # type: ignore[arg-type]
         yield

@@ -1,6 +1,6 @@
-"""Logical axis names of arrays -> axes of the mesh.
+"""Sharding rules: map logical axis names of arrays to mesh axes.
 
-Models name the axes of parameters and activations by what they mean; this table alone decides how they are divided.
+Models give logical names to the axes of parameters and activations. Only this table decides how these axes are sharded.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ Axes = tuple[str | None, ...]
 
 @dataclass(frozen=True)
 class Rules:
-    """Mesh axes for each logical axis; an empty tuple keeps the axis whole."""
+    """Mesh axes for each logical axis. An empty tuple means that the axis is not sharded."""
 
     table: Mapping[str, tuple[str, ...]]
 
     def spec(
         self, axes: Axes, shape: tuple[int, ...], mesh: Mesh | AbstractMesh, *, name: str = "array"
     ) -> PartitionSpec:
-        """Return how an array with these logical axes and this shape is divided over the mesh.
+        """Return the PartitionSpec of an array with these logical axes and this shape.
 
-        Raises UserError where a size does not divide, ValueError where a logical axis is unknown or two of one array want the same mesh axis:
-        those are mistakes of the model's author.
+        Raises UserError if a size does not divide over its mesh axes. Raises ValueError if a logical axis is unknown, or if two axes of the array
+        map to the same mesh axis: these are errors in the model's code.
         """
         if len(axes) != len(shape):
             raise ValueError(f"{name}: {len(axes)} logical axes {axes} for shape {shape}")
@@ -43,12 +43,12 @@ class Rules:
             if logical is not None and logical not in self.table:
                 raise ValueError(f"{name}: unknown logical axis {logical!r}.{nearest(logical, self.table)}")
             wanted = self.table[logical] if logical is not None else ()
-            # Axes of size 1 divide nothing; leaving them out keeps one spelling for one layout.
+            # Leave out mesh axes of size 1, so that equal layouts have equal specs.
             used = tuple(axis for axis in wanted if mesh.shape.get(axis, 1) > 1)
             for axis in used:
                 if axis in taken:
                     raise ValueError(
-                        f"{name} {axes}: {taken[axis]!r} and {logical!r} would both be divided along {axis!r}"
+                        f"{name} {axes}: {taken[axis]!r} and {logical!r} would both be sharded over mesh axis {axis!r}"
                     )
                 taken[axis] = str(logical)
             parts = math.prod(mesh.shape[axis] for axis in used)
@@ -66,13 +66,13 @@ class Rules:
         return PartitionSpec(*entries)
 
     def partition(self, axes: Axes, mesh: Mesh | AbstractMesh) -> PartitionSpec:
-        """Return `spec` for arrays whose sizes are known to divide."""
+        """Return the PartitionSpec without checking whether the sizes divide."""
         return self.spec(axes, tuple(mesh.size for _ in axes), mesh)
 
     def sharding(
         self, axes: Axes, shape: tuple[int, ...], mesh: Mesh | AbstractMesh, *, name: str = "array"
     ) -> NamedSharding:
-        """Return `spec` on the mesh."""
+        """Return the NamedSharding of an array; arguments and errors as in `spec`."""
         return NamedSharding(mesh, self.spec(axes, shape, mesh, name=name))
 
 
@@ -101,7 +101,7 @@ _active: contextvars.ContextVar[tuple[Mesh | AbstractMesh, Rules] | None] = cont
 
 @contextlib.contextmanager
 def activate(mesh: Mesh | AbstractMesh, rules: Rules = DEFAULT_RULES) -> Iterator[None]:
-    """Make `constrain` effective for what is traced inside."""
+    """Set the mesh and rules that `constrain` and the other functions below use while the context is open."""
     token = _active.set((mesh, rules))
     try:
         yield
@@ -110,19 +110,19 @@ def activate(mesh: Mesh | AbstractMesh, rules: Rules = DEFAULT_RULES) -> Iterato
 
 
 def active_mesh() -> Mesh | AbstractMesh | None:
-    """Return the mesh that is active; None outside `activate`."""
+    """Return the active mesh; None outside `activate`."""
     active = _active.get()
     return None if active is None else active[0]
 
 
 def axis_size(axis: str) -> int:
-    """Return the size of an axis of the mesh that is active; 1 outside `activate`, and of an axis it does not have."""
+    """Return the size of an axis of the active mesh; 1 outside `activate` or if the mesh has no such axis."""
     active = _active.get()
     return 1 if active is None else int(active[0].shape.get(axis, 1))
 
 
 def constrain(x: jax.Array, axes: Axes) -> jax.Array:
-    """Pin an activation's layout by its logical axes; outside `activate` return it as it is."""
+    """Constrain the sharding of an activation by its logical axes. Outside `activate`, return it unchanged."""
     active = _active.get()
     if active is None:
         return x
@@ -131,13 +131,13 @@ def constrain(x: jax.Array, axes: Axes) -> jax.Array:
 
 
 def on_own_rows(function: Callable[[Any, Any], tuple[Any, Any]], whole: Any, rows: Any) -> tuple[Any, Any]:
-    """Return `function(whole, rows)`, each device computing on the rows, or strips of rows, that it holds.
+    """Return `function(whole, rows)`, where each device computes on its own rows (or its part of the length of rows).
 
-    function: (whole, rows) -> (parts, rows). It sees the device's own arrays, and of the mesh only "tensor" divides what is in it.
-    whole:    arrays that every device needs entirely, but for "tensor": gathered once.
-    rows:     arrays [B L ...], as they are returned.
+    function: (whole, rows) -> (parts, rows). It gets the local arrays of the device. Inside, only the mesh axis "tensor" shards arrays.
+    whole:    arrays that every device needs in full (still sharded over "tensor"); they are gathered once.
+    rows:     arrays [B L ...]; the returned rows have the same sharding.
 
-    The parts of all devices are added up.
+    The returned parts are the sums over all devices.
     """
     axes = divided_rows()
     if not axes:
@@ -146,16 +146,16 @@ def on_own_rows(function: Callable[[Any, Any], tuple[Any, Any]], whole: Any, row
     assert active is not None
     mesh, rules = active
 
-    def own(whole: Any, rows: Any) -> tuple[Any, Any]:
+    def local(whole: Any, rows: Any) -> tuple[Any, Any]:
         parts, rows = function(whole, rows)
         return jax.tree.map(lambda x: x[None], parts), rows
 
-    here = rules.partition(("batch", "length"), mesh)
+    row_spec = rules.partition(("batch", "length"), mesh)
     mapped = jax.shard_map(
-        own,
+        local,
         mesh=mesh,
-        in_specs=(PartitionSpec(), here),
-        out_specs=(PartitionSpec(axes), here),
+        in_specs=(PartitionSpec(), row_spec),
+        out_specs=(PartitionSpec(axes), row_spec),
         axis_names=set(axes),
         check_vma=False,
     )
@@ -164,7 +164,7 @@ def on_own_rows(function: Callable[[Any, Any], tuple[Any, Any]], whole: Any, row
 
 
 def divided_rows() -> tuple[str, ...]:
-    """Return the axes of the active mesh along which rows, or their lengths, are divided."""
+    """Return the axes of the active mesh that shard rows or their lengths."""
     active = _active.get()
     if active is None:
         return ()
@@ -173,21 +173,23 @@ def divided_rows() -> tuple[str, ...]:
 
 
 def per_device(function: Callable[..., jax.Array], axes: tuple[Axes, ...], out: Axes) -> Callable[..., jax.Array]:
-    """Return `function` applied by each device to its own part of arrays with these logical axes, for kernels, which the partitioner cannot divide.
+    """Return a function that applies `function` on each device to its shard of the arguments. Use it for kernels, which XLA cannot partition.
 
-    out: logical axes of its result. Outside `activate` the function is returned as it is.
+    axes: logical axes of the arguments.
+    out:  logical axes of the result.
+
+    Outside `activate`, return `function` unchanged.
     """
     active = _active.get()
     if active is None or active[0].size == 1:
         return function
     mesh, rules = active
 
-    def divided(*arrays: jax.Array) -> jax.Array:
-        specs = tuple(rules.spec(own, x.shape, mesh, name="activation") for own, x in zip(axes, arrays, strict=True))
-        # Kernels do not tell along which axes their results are alike, so that it cannot be checked.
-        whole = jax.shard_map(
+    def mapped(*arrays: jax.Array) -> jax.Array:
+        specs = tuple(rules.spec(names, x.shape, mesh, name="activation") for names, x in zip(axes, arrays, strict=True))
+        # Kernels do not declare over which mesh axes their results are equal, so JAX cannot check it.
+        return jax.shard_map(
             function, mesh=mesh, in_specs=specs, out_specs=rules.partition(out, mesh), check_vma=False
-        )
-        return whole(*arrays)
+        )(*arrays)
 
-    return divided
+    return mapped

@@ -52,14 +52,14 @@ def test_one_process_of_a_cluster_is_alone(environment):
     ("change", "message"),
     [
         ({"T2T_PROCESS": ""}, "T2T_COORDINATOR, T2T_PROCESSES set in the environment, but not T2T_PROCESS"),
-        ({"T2T_COORDINATOR": "host"}, "T2T_COORDINATOR='host' in the environment: it is host:port. Nearest: host:1234"),
+        ({"T2T_COORDINATOR": "host"}, "T2T_COORDINATOR='host' in the environment must be host:port. Nearest: host:1234"),
         ({"T2T_COORDINATOR": "host:70000"}, "host:port"),
         (
             {"T2T_PROCESSES": "four"},
-            "T2T_PROCESSES='four' in the environment: it is a whole number from 1 on. Nearest: 1",
+            "T2T_PROCESSES='four' in the environment must be a whole number of at least 1. Nearest: 1",
         ),
         ({"T2T_PROCESSES": "0"}, "T2T_PROCESSES='0'"),
-        ({"T2T_PROCESS": "4"}, "T2T_PROCESS=4 in the environment: T2T_PROCESSES=4, so it is 0 to 3. Nearest: 3"),
+        ({"T2T_PROCESS": "4"}, "T2T_PROCESS=4 in the environment must be 0 to 3, because T2T_PROCESSES=4. Nearest: 3"),
         ({"T2T_PROCESS": "-1"}, "T2T_PROCESS='-1'"),
         ({"T2T_DEVICES_PER_PROCESS": "0"}, "T2T_DEVICES_PER_PROCESS='0'"),
     ],

@@ -52,17 +52,17 @@ def test_process_0_listens_where_the_coordinators_address_says():
 @pytest.mark.parametrize("value", ["host", "127.0.0.1:0", "127.0.0.1:70000", "127.0.0.1:-1", "127.0.0.1:http", ":5"])
 def test_a_bad_address_to_listen_at_is_named(value):
     for name in ("T2T_COORDINATOR", "JAX_COORDINATOR_BIND_ADDRESS"):
-        with pytest.raises(UserError, match=rf"{name}='{value}' in the environment: it is host:port"):
+        with pytest.raises(UserError, match=rf"{name}='{value}' in the environment must be host:port"):
             listen("127.0.0.1:1234", **{name: value})
 
 
 def test_a_port_that_is_taken_is_named(taken, capsys):
     assert t2t(["launch", "local", "-n", "2", "--port", str(taken), "--", "train", "t5:quickstart", "--dir", "r"]) == 2
     written = capsys.readouterr().err
-    assert written.startswith(f"error: t2t launch local: --port {taken}: another program has it")
+    assert written.startswith(f"error: t2t launch local: --port {taken}: another program uses it")
     assert len(written.splitlines()) == 1
     with pytest.raises(
-        UserError, match=rf"process 0 cannot listen at port {taken}: .*address already in use.*Nearest: node0:\d+"
+        UserError, match=rf"process 0 cannot listen on port {taken}: .*address already in use.*Nearest: node0:\d+"
     ):
         listen(f"node0:{taken}")
 

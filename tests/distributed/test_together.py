@@ -58,11 +58,11 @@ def test_preflight(tmp_path):
     assert "3 processes, 6 devices, 2 cpu each; python" in said["same"]["0"][0]
     assert "processes 0 to 2 on" in said["same"]["0"][1]
     for name, message in {
-        "configuration": r"preflight: host \S+ \(process 2\) has another configuration \(steps: 10 -> 11\)\. Nothing was started",
+        "configuration": r"preflight: host \S+ \(process 2\) has a different configuration \(steps: 10 -> 11\)\. Nothing was started",
         "settings": r"preflight: host \S+ \(process 1\) has XLA_FLAGS --xla_a=1 --xla_b=2 instead of --xla_a=1\. Nothing",
-        "directory": r"preflight: host \S+ \(process 2\) does not see in \S+/run1 \(--dir\) what process 0 on host \S+ wrote in \S+/run0\.",
-        "unwritable": r"host \S+ \(process 0\): \S+/file/run \(--dir\) cannot be written to: Not a directory",
-        "platform": r"preflight: host \S+ \(process 1\) has no cuda device that JAX can use, only 2 cpu, and JAX_PLATFORMS=cuda,cpu asks",
+        "directory": r"preflight: host \S+ \(process 2\) does not see in \S+/run1 \(--dir\) the file that process 0 on host \S+ wrote in \S+/run0\.",
+        "unwritable": r"host \S+ \(process 0\): \S+/file/run \(--dir\) is not writable: Not a directory",
+        "platform": r"preflight: host \S+ \(process 1\) has no cuda device that JAX can use, only 2 cpu, but JAX_PLATFORMS=cuda,cpu requires",
         "mistake": r"process 1 on host \S+: no such file",
         "everyone's": r"no such option",
     }.items():
@@ -89,6 +89,6 @@ def test_a_process_that_finds_no_others_says_whom_it_waited_for(process):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=60)
     assert done.returncode == 1
     assert re.search(
-        rf"error: process {process} of 2 on \S+: not all processes had come after 1 s; the coordinator", done.stderr
+        rf"error: process {process} of 2 on \S+: not all processes connected within 1 s; the coordinator", done.stderr
     )
-    assert ("is not reached from here" if process else "the name does not resolve here") in done.stderr
+    assert ("is unreachable from this host" if process else "the name does not resolve on this host") in done.stderr

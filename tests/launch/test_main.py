@@ -47,7 +47,7 @@ MISTAKES = [
         "train t5:quickstart --dir {dir} --learning-rate 3",
         "unknown option --learning-rate. Nearest: --optimizer.schedule.peak.",
     ),
-    ("train t5:quickstart --dir {dir} --mesh.data 3", "needs 3 devices, there are 8"),
+    ("train t5:quickstart --dir {dir} --mesh.data 3", "needs 3 devices, but there are 8"),
     ("train t5:quickstart --dir {dir} --batch-size 12", "batch_size 12 (--batch-size) does not divide"),
     ("train t5:quickstart --dir {dir} --microbatches 5", "does not divide over 5 microbatches"),
     ("train t5:quickstart --dir {dir} --data.shards 5", "shards"),

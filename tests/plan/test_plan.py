@@ -98,7 +98,7 @@ def test_a_search_without_devices_finds_what_one_with_them_does():
 
 def test_what_does_not_divide_is_refused_without_devices_too():
     with pytest.raises(UserError, match=r"does not divide|is smaller than"):
-        prepare(decoder(mesh=MeshConfig(data=1, tensor=3, fsdp=-1)), Topology.parse("v5e:4x4").smaller((3, 1)))
+        prepare(decoder(mesh=MeshConfig(data=1, tensor=3, fsdp=-1)), Topology(kind="v5e", shape=(3, 1)))
 
 
 @pytest.mark.parametrize("name", ["v5e:4x4", "v5e:8x4", "v5p:2x2x1", "v5p:4x4x12", "v6e:2x4", "h100:3x8", "h100:1x5"])

@@ -32,13 +32,13 @@ def test_slices_may_be_told_apart():
     ("text", "slices", "message"),
     [
         ("v5x:4x4", None, r"unknown chip 'v5x'. Nearest: v5p, v5e"),
-        ("v5e", None, "is not understood. Examples: v5e:16x16"),
-        ("v5e:4x4x4", None, "a v5e has 2 sizes. Nearest: v5e:4x4"),
-        ("v5p:4x4", None, "a v5p has 3 sizes. Nearest: v5p:4x4x4"),
+        ("v5e", None, "is invalid. Examples: v5e:16x16"),
+        ("v5e:4x4x4", None, "v5e needs 2 sizes, each at least 1. Nearest: v5e:4x4"),
+        ("v5p:4x4", None, "v5p needs 3 sizes, each at least 1. Nearest: v5p:4x4x4"),
         ("v5e-250", None, "there is no v5e-250. Nearest: v5e-256"),
-        ("v5e:4x4*2", 3, "has 2 slices, and --slices says 3"),
+        ("v5e:4x4*2", 3, "has 2 slices, but --slices is 3"),
         ("h100:2x16", None, "at most 8 GPUs. Nearest: h100:2x8"),
-        ("h100:2x8", 2, "GPUs have no slices; name the nodes: h100:4x8"),
+        ("h100:2x8", 2, "GPUs have no slices; set the number of nodes: h100:4x8"),
     ],
 )
 def test_mistakes_are_named(text, slices, message):

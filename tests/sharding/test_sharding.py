@@ -26,10 +26,10 @@ def test_one_axis_takes_what_is_left(config, sizes):
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (MeshConfig(data=3), "needs 3 devices, there are 8. Nearest product that divides them: 2"),
-        (MeshConfig(tensor=3), "needs a multiple of 3 devices, there are 8"),
-        (MeshConfig(data=4), "needs 4 devices, there are 8"),
-        (MeshConfig(data=-1, fsdp=-1), "at most one size is -1"),
+        (MeshConfig(data=3), "needs 3 devices, but there are 8. Nearest product that divides the number of devices: 2"),
+        (MeshConfig(tensor=3), "needs a multiple of 3 devices, but there are 8"),
+        (MeshConfig(data=4), "needs 4 devices, but there are 8"),
+        (MeshConfig(data=-1, fsdp=-1), "at most one size can be -1"),
         (MeshConfig(data=1, fsdp=8, slices=2), "2 slices .* do not divide data=1, .* Nearest: 1"),
         (MeshConfig(slices=3), "3 slices .* do not divide data=8"),
     ],
@@ -53,7 +53,7 @@ def test_slices_hold_whole_rows_of_the_inner_axes():
     mesh = MeshConfig(data=4, tensor=2, slices=2).build(devices)
     slices = np.vectorize(lambda device: device.slice_index)(mesh.devices)[:, 0, 0]
     np.testing.assert_array_equal(slices, [[0, 0], [0, 0], [1, 1], [1, 1]])
-    with pytest.raises(UserError, match=r"4 slices .* in 2 of 4, 4. Nearest: 2"):
+    with pytest.raises(UserError, match=r"4 slices .* in 2 slices of 4, 4 devices. Nearest: 2"):
         MeshConfig(data=4, tensor=2, slices=4).build(devices)
 
 
@@ -88,7 +88,7 @@ def test_logical_axes_become_mesh_axes(mesh):
 
 
 def test_two_axes_that_want_one_mesh_axis_collide(mesh):
-    with pytest.raises(ValueError, match="'heads' and 'mlp' would both be divided along 'tensor'"):
+    with pytest.raises(ValueError, match="'heads' and 'mlp' would both be sharded over mesh axis 'tensor'"):
         DEFAULT_RULES.spec(("heads", "mlp"), (2, 2), mesh)
 
 

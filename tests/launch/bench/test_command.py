@@ -19,7 +19,7 @@ MISTAKES = [
     ("t5:quickstart step", "parts come before the recipe"),
     ("t5:quickstart gpt:quickstart", "parts come before the recipe"),
     ("step t5:quikstart", "unknown recipe 't5:quikstart'. Nearest: t5:quickstart"),
-    ("step t5:quickstart --mesh.data 16", "needs 16 devices, there are 8"),
+    ("step t5:quickstart --mesh.data 16", "needs 16 devices, but there are 8"),
     ("step t5:quickstart --mesh.dta 2", "unknown option --mesh.dta. Nearest: --mesh.data"),
     ("step t5:quickstart --repeats 0", "repeats 0 (--repeats) is not a whole number from 1 to 1000000. Nearest: 1."),
     ("step t5:quickstart --seconds never", "--seconds"),
