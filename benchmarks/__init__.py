@@ -1,1 +1,1 @@
-"""Measurements that are made by hand; not installed."""
+"""Benchmarks to run by hand. Not part of the installed package."""

@@ -1,4 +1,4 @@
-"""The inputs of the cases in NumPy, drawn from a fixed seed: every peer makes the same."""
+"""Inputs of the cases as NumPy arrays, drawn from a fixed seed, so that all peers get the same inputs."""
 
 from __future__ import annotations
 
@@ -9,16 +9,19 @@ import numpy as np
 from benchmarks.cases import Case
 
 SPECIAL = 4
-"""Ids from here on are words; 0 is padding, 1 ends."""
+"""First id of ordinary tokens; 0 is padding, 1 is the end of text."""
 PACKED = 3
-"""Examples in a packed row."""
+"""Number of examples in a packed row."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rows:
-    """Token ids of a batch without padding, [B L] each; positions and segments are those of the examples in a row.
+    """A batch without padding, [B L] each.
 
-    shifted: `ids` shifted right within each example, from 0.
+    ids:       token ids.
+    positions: position of each token in its example.
+    segments:  number of the example in its row, from 1.
+    shifted:   `ids` shifted right by one in each example, starting with 0.
     """
 
     ids: np.ndarray
@@ -28,12 +31,12 @@ class Rows:
 
     @property
     def tokens(self) -> int:
-        """How many there are."""
+        """Number of tokens."""
         return self.ids.size
 
 
 def rows(case: Case, length: int, *, examples: int = 1, seed: int = 0, count: int | None = None) -> Rows:
-    """Return rows full of `examples` examples each, whose lengths differ from row to row."""
+    """Return full rows with `examples` examples each. The lengths of the examples vary."""
     random = np.random.default_rng(seed)
     shape = (case.sizes.rows if count is None else count, length)
     ids = random.integers(SPECIAL, case.sizes.vocab_size, shape).astype(np.int32)
@@ -49,20 +52,20 @@ def rows(case: Case, length: int, *, examples: int = 1, seed: int = 0, count: in
 
 
 def pair(case: Case, *, packed: bool) -> tuple[Rows, Rows]:
-    """Return an encoder-decoder's inputs and targets; the same ids, packed or not."""
+    """Return the inputs and targets of an encoder-decoder. The ids are the same with and without packing."""
     examples = PACKED if packed else 1
     sizes = case.sizes
     return rows(case, sizes.inputs, examples=examples), rows(case, sizes.targets, examples=examples, seed=1)
 
 
 def masked(case: Case, whole: Rows) -> tuple[np.ndarray, np.ndarray]:
-    """Return the inputs of masked language modelling, 15% of the tokens replaced by one mask, and 1.0 where they are, [B L] each."""
+    """Return inputs for masked language modeling with 15% of the tokens masked, and weights that are 1.0 at masked positions, [B L] each."""
     chosen = np.random.default_rng(2).random(whole.ids.shape) < 0.15
     return np.where(chosen, SPECIAL - 1, whole.ids).astype(np.int32), chosen.astype(np.float32)
 
 
 def corpus(case: Case) -> list[np.ndarray]:
-    """Return texts of ids below 259, of lengths as texts have them (log-normal), int32 [N] each."""
+    """Return random texts with ids below 259 and log-normal lengths, int32 [N] each."""
     random = np.random.default_rng(0)
     lengths = np.maximum(random.lognormal(np.log(case.sizes.mean_text) - 0.5, 1.0, case.sizes.texts), 2).astype(int)
     return [random.integers(3, 259, length).astype(np.int32) for length in lengths]

@@ -1,4 +1,4 @@
-"""What is measured, as data that the harness and all peers read alike. Nothing but the standard library."""
+"""The benchmark cases, as data for the harness and all peers. This module only uses the standard library."""
 
 from __future__ import annotations
 
@@ -6,28 +6,32 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 TRAIN = ("t5", "gpt2", "bert", "decoder", "llama")
-"""Models that are trained: T5 1.1, GPT-2, BERT, T5X's own decoder-only network (relative positions, gated GELU, tied), LLaMA."""
+"""Models to train: T5 1.1, GPT-2, BERT, the decoder-only network of T5X (relative positions, gated GELU, tied), LLaMA."""
 DECODE = ("t5", "gpt2", "decoder")
 DATA = ("span_corruption", "span_corruption_merged")
-"""Of texts each on its own, packed afterwards; or, where the peer can, of texts joined and cut to whole rows first (T5's own way)."""
+"""Span corruption of separate texts, packed afterwards; or of texts that are joined and cut to whole rows first (as in T5), if the peer supports it."""
 OPTIMIZERS = ("adamw", "adafactor")
 DECODINGS = ("greedy", "sampling", "beam")
 BEAM = 4
 TOP_K = 40
 CLIP_NORM = 1.0
-"""AdamW's; Adafactor has its own clipping."""
+"""For AdamW; Adafactor has its own clipping."""
 RATE = 1e-4
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """A model's and its inputs' sizes.
+    """Sizes of a model and its inputs.
 
-    num_layers:  of each stack.
-    rows:    of a training batch; inputs and targets: their lengths (a model of one stack has rows of `inputs` tokens).
-    prompt:  tokens before the generated ones; an encoder-decoder's inputs have `inputs`. new: tokens to generate.
-    positions: that models with learned positions have.
-    texts:   of the corpus that data is made of; mean_text: their mean length in tokens.
+    num_layers: layers of each stack.
+    rows:       rows of a training batch.
+    inputs:     tokens in a row of inputs, or in a row of a decoder-only or encoder-only model.
+    targets:    tokens in a row of targets.
+    prompt:     tokens in a prompt of a decoder-only model; encoder-decoders get `inputs` tokens.
+    new:        tokens to generate.
+    positions:  size of the learned position table, for models that have one.
+    texts:      number of texts in the corpus for data cases.
+    mean_text:  their mean length in tokens.
     """
 
     num_layers: int
@@ -45,7 +49,7 @@ class Sizes:
 
     @property
     def head_dim(self) -> int:
-        """Width of an attention head."""
+        """Dimension of an attention head."""
         return self.d_model // self.num_heads
 
 
@@ -83,10 +87,12 @@ SCALES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """One thing to measure.
+    """One case to measure.
 
-    work:      "train" (a step), "decode" (a batch of prompts) or "data" (`DATA_BATCHES` batches).
-    optimizer: of "train". decoding, rows: of "decode".
+    work:      "train" (one step), "decode" (one batch of prompts) or "data" (`DATA_BATCHES` batches).
+    optimizer: for "train".
+    decoding:  for "decode".
+    rows:      number of prompts, for "decode".
     """
 
     work: str
@@ -98,28 +104,28 @@ class Case:
 
     @property
     def name(self) -> str:
-        """What tables call it."""
+        """Name in tables."""
         parts = (self.model, self.optimizer, self.decoding, f"{self.rows} rows" if self.rows else "")
         return f"{self.work}: {' '.join(part for part in parts if part)}"
 
     @property
     def sizes(self) -> Sizes:
-        """The sizes of its scale."""
+        """Sizes of its scale."""
         return SCALES[self.scale]
 
     @property
     def d_ff(self) -> int:
-        """Inner width of the feed-forward networks; gated ones have two matrices that wide."""
+        """Hidden dimension of the feed-forward networks. Gated networks have two input matrices of this width."""
         return self.sizes.d_model * (4 if self.model in ("gpt2", "bert") else 2)
 
     @property
     def length(self) -> int:
-        """Tokens of a row of a model of one stack."""
+        """Tokens in a row of a decoder-only or encoder-only model."""
         return self.sizes.inputs
 
 
 DATA_LENGTHS = {"inputs": 512, "targets": 114}
-"""T5's own: 568 tokens of text fill 512 of inputs, and targets of 114."""
+"""The lengths of T5: 568 tokens of text become 512 tokens of inputs and 114 tokens of targets."""
 DATA_ROWS = 64
 DATA_BATCHES = 8
 NOISE_DENSITY = 0.15
@@ -127,7 +133,7 @@ MEAN_SPAN = 3.0
 
 
 def train_cases(models: Sequence[str], optimizers: Sequence[str], scale: str) -> list[Case]:
-    """Return a case for each model and optimizer."""
+    """Return one case per model and optimizer."""
     return [
         Case(work="train", model=model, optimizer=optimizer, scale=scale)
         for model in models
@@ -136,7 +142,7 @@ def train_cases(models: Sequence[str], optimizers: Sequence[str], scale: str) ->
 
 
 def decode_cases(models: Sequence[str], decodings: Sequence[str], rows: Sequence[int], scale: str) -> list[Case]:
-    """Return a case for each model, way of decoding and number of prompts."""
+    """Return one case per model, decoding method and number of prompts."""
     return [
         Case(work="decode", model=model, decoding=decoding, rows=number, scale=scale)
         for model in models
@@ -146,5 +152,5 @@ def decode_cases(models: Sequence[str], decodings: Sequence[str], rows: Sequence
 
 
 def data_cases(models: Sequence[str], scale: str) -> list[Case]:
-    """Return a case for each way of making data."""
+    """Return one case per method of span corruption."""
     return [Case(work="data", model=model, scale=scale) for model in models]

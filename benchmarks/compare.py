@@ -1,4 +1,4 @@
-"""Side by side: `python -m benchmarks.compare train|decode|data [--cases ...] [--peers ours,transformers,t5x] --out results.json`."""
+"""Compare libraries: `python -m benchmarks.compare train|decode|data [--cases ...] [--peers ours,transformers,t5x] --out results.json`."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from t2t.errors import UserError, nearest
 
 PEERS = (OURS, "transformers", "transformers_compiled", "t5x", "maxtext")
 TOLERANCE = 1e-4
-"""Largest difference of the losses, in nats a token, of what ours wrote and transformers read."""
+"""Largest allowed difference between our loss and the loss of transformers with our parameters, in nats per token."""
 
 
 def command(peer: str, chosen: argparse.Namespace) -> list[str]:
-    """Return the words that start a peer. Raises UserError for one that does not exist or has no environment."""
+    """Return the command that starts a peer. Raise UserError if the peer is unknown or has no environment."""
     if peer not in PEERS:
         raise UserError(f"unknown peer {peer!r} (--peers).{nearest(peer, PEERS)}")
     module = {"transformers": "huggingface", "transformers_compiled": "huggingface"}.get(peer, peer)
@@ -41,25 +41,25 @@ def command(peer: str, chosen: argparse.Namespace) -> list[str]:
     if peer == "t5x":
         if chosen.t5x is None or not (chosen.t5x / "t5x" / "trainer.py").exists():
             raise UserError(
-                f"no T5X in {chosen.t5x} (--t5x). Nearest: the directory of a checkout, which has t5x/trainer.py."
+                f"T5X not found in {chosen.t5x} (--t5x). Nearest: the directory of a checkout, which contains t5x/trainer.py."
             )
         return [python, *start, "--checkout", str(chosen.t5x.absolute())]
     return [python, *start]
 
 
 def listed(value: str, choices: Sequence[str], option: str) -> list[str]:
-    """Return the names in a comma-separated list. Raises UserError for one that is no choice."""
+    """Return the names in a comma-separated list. Raise UserError if the list is empty or a name is unknown."""
     names = [name for name in value.split(",") if name]
     for name in names:
         if name not in choices:
             raise UserError(f"unknown {name!r} ({option}).{nearest(name, choices)}")
     if not names:
-        raise UserError(f"{option} names nothing. Nearest: {','.join(choices)}.")
+        raise UserError(f"{option} is empty. Nearest: {','.join(choices)}.")
     return names
 
 
 def wanted(chosen: argparse.Namespace) -> list[Case]:
-    """Return the cases that were asked for. Raises UserError."""
+    """Return the selected cases. Raise UserError if an option is invalid."""
     choices = {"train": known.TRAIN, "decode": known.DECODE, "data": known.DATA}[chosen.work]
     models = list(choices) if chosen.cases is None else listed(chosen.cases, choices, "--cases")
     if chosen.work == "train":
@@ -69,66 +69,66 @@ def wanted(chosen: argparse.Namespace) -> list[Case]:
     numbers = chosen.rows.split(",")
     for number in numbers:
         if not number.isdigit() or int(number) < 1:
-            raise UserError(f"{number!r} (--rows) is no number of prompts. Nearest: 1.")
+            raise UserError(f"{number!r} (--rows) is not a number of prompts. Nearest: 1.")
     decodings = listed(chosen.decodings, known.DECODINGS, "--decodings")
     return known.decode_cases(models, decodings, [int(number) for number in numbers], chosen.scale)
 
 
 def same(session: Session, cases: Sequence[Case]) -> bool:
-    """Print whether transformers, given our parameters, has our number of them and our loss; False where one has not."""
+    """Check that transformers has the same number of parameters and the same loss with our parameters. Print the result; return False on failure."""
     good, models = True, {case.model: case for case in cases}
     for name, case in models.items():
         with tempfile.TemporaryDirectory() as folder:
             request = {"check": asdict(case), "directory": str(Path(folder) / "model")}
             try:
-                own, theirs = (session.ask(peer, request) for peer in (OURS, "transformers"))
+                ours, theirs = (session.ask(peer, request) for peer in (OURS, "transformers"))
             except Lost as reason:
-                own, theirs = {"error": str(reason)}, {}
-        failed = own.get("error") or theirs.get("error")
+                ours, theirs = {"error": str(reason)}, {}
+        failed = ours.get("error") or theirs.get("error")
         if "unsupported" in theirs:
             print(f"{name}: {theirs['unsupported']}")
         elif failed:
             print(f"{name}: NOT COMPARED: {failed}")
             good = False
         else:
-            apart = abs(own["loss"] - theirs["loss"])
-            equal = apart <= TOLERANCE and own["parameters"] == theirs["parameters"]
+            difference = abs(ours["loss"] - theirs["loss"])
+            equal = difference <= TOLERANCE and ours["parameters"] == theirs["parameters"]
             good &= equal
-            counts = f"{own['parameters']:,} and {theirs['parameters']:,} parameters"
+            counts = f"{ours['parameters']:,} and {theirs['parameters']:,} parameters"
             print(
-                f"{name}: {counts}, losses {own['loss']:.6f} and {theirs['loss']:.6f}: {'the same' if equal else 'DIFFERENT'}"
+                f"{name}: {counts}, losses {ours['loss']:.6f} and {theirs['loss']:.6f}: {'the same' if equal else 'DIFFERENT'}"
             )
-        session.results.setdefault("checks", {})[name] = {"ours": own, "transformers": theirs}
+        session.results.setdefault("checks", {})[name] = {"ours": ours, "transformers": theirs}
     session.save()
     return good
 
 
 def parse(words: Sequence[str] | None) -> argparse.Namespace:
-    """Return the options."""
+    """Parse the command line options."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.compare")
     parser.add_argument("work", choices=("train", "decode", "data"))
-    parser.add_argument("--cases", help="models, comma-separated; all where not given")
-    parser.add_argument("--optimizers", default="adamw,adafactor", help="of train")
-    parser.add_argument("--decodings", default="greedy,sampling,beam", help="of decode")
-    parser.add_argument("--rows", default="1,8,64", help="of decode: numbers of prompts")
+    parser.add_argument("--cases", help="models, comma-separated (default: all)")
+    parser.add_argument("--optimizers", default="adamw,adafactor", help="for train, comma-separated")
+    parser.add_argument("--decodings", default="greedy,sampling,beam", help="for decode, comma-separated")
+    parser.add_argument("--rows", default="1,8,64", help="for decode: numbers of prompts, comma-separated")
     parser.add_argument(
-        "--scale", choices=tuple(known.SCALES), default="full", help="tiny tries everything in a minute"
+        "--scale", choices=tuple(known.SCALES), default="full", help="tiny runs everything in about a minute"
     )
-    parser.add_argument("--peers", default="ours,transformers", help=", ".join(PEERS))
+    parser.add_argument("--peers", default="ours,transformers", help=f"comma-separated: {', '.join(PEERS)}")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--repeats", type=int, default=3, help="runs a peer makes in a round")
+    parser.add_argument("--repeats", type=int, default=3, help="runs of each peer in a round")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--limit", type=float, default=900.0, help="seconds a peer may take for one answer")
-    parser.add_argument("--check", action="store_true", help="first prove that transformers does the same work")
+    parser.add_argument("--limit", type=float, default=900.0, help="timeout of one answer of a peer, in seconds")
+    parser.add_argument("--check", action="store_true", help="first check that transformers does the same work")
     parser.add_argument("--environments", type=Path, default=Path(DIRECTORY), metavar="DIR")
     parser.add_argument("--t5x", type=Path, metavar="DIR", help="a checkout of T5X")
     parser.add_argument("--out", type=Path, default=Path("benchmarks.json"), metavar="FILE")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="default: as --out, .svg")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="default: --out with the suffix .svg")
     return parser.parse_args(words)
 
 
 def run(words: Sequence[str] | None = None) -> int:
-    """Measure and print; return the exit code: 1 where a check fails, 75 where it was interrupted. Raises UserError."""
+    """Measure and print the table. Return the exit code: 0, 1 if a check or a peer fails, 75 if interrupted. Raise UserError for invalid options."""
     chosen = parse(words)
     for name in ("rounds", "repeats", "threads"):
         if getattr(chosen, name) < 1:
@@ -137,7 +137,7 @@ def run(words: Sequence[str] | None = None) -> int:
     peers = list(dict.fromkeys([OURS, *listed(chosen.peers, PEERS, "--peers")]))
     if chosen.check and "transformers" not in peers:
         raise UserError(
-            f"--check compares with transformers, which is not among --peers {chosen.peers}. Nearest: {chosen.peers},transformers."
+            f"--check compares with transformers, which is missing in --peers {chosen.peers}. Nearest: {chosen.peers},transformers."
         )
     commands = {peer: command(peer, chosen) for peer in peers}
     chosen.out.parent.mkdir(parents=True, exist_ok=True)
@@ -146,7 +146,7 @@ def run(words: Sequence[str] | None = None) -> int:
     code = 0
     with (
         stopping([signal.SIGTERM]),
-        Session(commands, chosen.out, threads=chosen.threads, limit=chosen.limit, say=_say, facts=facts) as session,
+        Session(commands, chosen.out, threads=chosen.threads, limit=chosen.limit, log=_log, facts=facts) as session,
     ):
         try:
             if chosen.check and not same(session, asked):
@@ -163,16 +163,16 @@ def run(words: Sequence[str] | None = None) -> int:
     print(text(session.results))
     plot = chosen.plot or chosen.out.with_suffix(".svg")
     if picture(session.results, plot):
-        _say(f"{chosen.out}, {plot}")
+        _log(f"{chosen.out}, {plot}")
     return code
 
 
-def _say(line: str) -> None:
+def _log(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
 def main() -> None:
-    """Run; a mistake in what was asked for is one line and exit code 2."""
+    """Run the comparison. An invalid option prints one line and exits with code 2."""
     try:
         sys.exit(run())
     except UserError as error:

@@ -1,4 +1,4 @@
-"""Make the peers' virtual environments: `python -m benchmarks.environments [PEER ...] --environments DIR`."""
+"""Create the virtual environments of the peers: `python -m benchmarks.environments [PEER ...] --environments DIR`."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _JAX = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "seqio", "tensorfl
 
 @dataclass(frozen=True, kw_only=True)
 class Environment:
-    """What a peer needs.
+    """The environment of a peer.
 
-    installs: pip's arguments, a call each.
-    python:   interpreter to make it with; None for the one that runs this.
+    installs: arguments of each `pip install` call.
+    python:   interpreter to create it with; None for the current one.
     """
 
     installs: tuple[tuple[str, ...], ...]
@@ -31,10 +31,10 @@ class Environment:
 
 _CONSTRAINED = ("-c", "constraints.txt")
 ENVIRONMENTS = {
-    # PyTorch by itself first, as `make test-interop` has it: where the CPU build is to be had, pip then takes no CUDA.
+    # Install PyTorch first and alone, like `make test-interop`: pip then does not install CUDA if the CPU build is available.
     "transformers": Environment(installs=(("torch==2.13.0",), ("transformers==5.23.0", "numpy", "safetensors"))),
-    # T5X asks for the newest of everything from GitHub, and for airio and jestimator, which are not on PyPI or do not import: `peers.t5x_import` stands
-    # in for these two. t5's own list of dependencies cannot be resolved beside today's pandas and transformers; its preprocessors want babel alone.
+    # T5X requires the newest versions of its dependencies from GitHub, and airio and jestimator, which are not on PyPI or cannot be imported:
+    # `peers.t5x_import` replaces these two. The dependencies of t5 conflict with current pandas and transformers; its preprocessors only need babel.
     "t5x": Environment(
         installs=(
             (
@@ -46,7 +46,7 @@ ENVIRONMENTS = {
             ("--no-deps", "t5==0.9.4"),
         )
     ),
-    # MaxText names its dependencies in extras for TPUs and GPUs alone (accelerator libraries of gigabytes): these are what its pretraining imports.
+    # MaxText only declares its dependencies in extras for TPUs and GPUs (gigabytes of accelerator libraries). This list is what its pretraining imports.
     "maxtext": Environment(
         python="python3.12",
         installs=(
@@ -83,47 +83,47 @@ ENVIRONMENTS = {
 
 
 def interpreter(directory: Path, peer: str) -> Path:
-    """Return an environment's Python. Raises UserError where it has not been made."""
+    """Return the Python interpreter of an environment. Raise UserError if the environment does not exist."""
     found = directory / peer / "bin" / "python"
     if not (directory / peer / "installed").exists():
         raise UserError(
-            f"no environment for {peer} in {directory} (--environments). Nearest: python -m benchmarks.environments {peer} --environments {directory}."
+            f"environment of {peer} not found in {directory} (--environments). Nearest: python -m benchmarks.environments {peer} --environments {directory}."
         )
     return found.absolute()
 
 
 def make(peer: str, directory: Path, python: str | None = None) -> Path:
-    """Make an environment unless it is there, with uv where there is one. Raises UserError where no interpreter, or a package, is to be had."""
+    """Create an environment if it does not exist, with uv if it is installed. Raise UserError if the interpreter is not found or a command fails."""
     wanted, place = ENVIRONMENTS[peer], directory / peer
     if (place / "installed").exists():
         return place
     chosen = python or wanted.python or sys.executable
     found = shutil.which(chosen)
     if found is None:
-        raise UserError(f"no interpreter {chosen} for {peer}. Nearest: --python {peer}=PATH.")
+        raise UserError(f"interpreter {chosen} for {peer} not found. Nearest: --python {peer}=PATH.")
     uv = shutil.which("uv")
-    making = [uv, "venv", "--python", found, str(place)] if uv else [found, "-m", "venv", str(place)]
+    create = [uv, "venv", "--python", found, str(place)] if uv else [found, "-m", "venv", str(place)]
     bin_python = str((place / "bin" / "python").absolute())
-    installing = [uv, "pip", "install", "--python", bin_python] if uv else [bin_python, "-m", "pip", "install", "-q"]
-    for words in (making, *([*installing, *arguments] for arguments in wanted.installs)):
-        print(" ".join(words), file=sys.stderr, flush=True)
-        code = subprocess.run(words, cwd=ROOT).returncode
+    install = [uv, "pip", "install", "--python", bin_python] if uv else [bin_python, "-m", "pip", "install", "-q"]
+    for command in (create, *([*install, *arguments] for arguments in wanted.installs)):
+        print(" ".join(command), file=sys.stderr, flush=True)
+        code = subprocess.run(command, cwd=ROOT).returncode
         if code:
             raise UserError(
-                f"{peer}: exit code {code} from {' '.join(words)} (another interpreter: --python {peer}=PATH)"
+                f"{peer}: {' '.join(command)} failed with exit code {code} (to use another interpreter: --python {peer}=PATH)"
             )
     (place / "installed").touch()
     return place
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    """Make the environments that are named, or all; one that cannot be made does not keep the others from it."""
+    """Create the given environments, or all. If one fails, continue with the others."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.environments", description=__doc__)
     parser.add_argument("peers", nargs="*", metavar="PEER", help=", ".join(ENVIRONMENTS))
     parser.add_argument("--environments", type=Path, default=Path(DIRECTORY), metavar="DIR")
     parser.add_argument("--python", action="append", default=[], metavar="PEER=PATH", help="interpreter for a peer")
     chosen = parser.parse_args(words)
-    pythons = dict(given.partition("=")[::2] for given in chosen.python)
+    pythons = dict(pair.partition("=")[::2] for pair in chosen.python)
     failed = False
     for peer in chosen.peers or list(ENVIRONMENTS):
         try:

@@ -1,4 +1,4 @@
-"""A peer as a process that answers requests, and the processor time it takes while it should not."""
+"""Run a peer as a process that answers requests, and measure its CPU time."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from benchmarks.protocol import Answer
 
 ROOT = Path(__file__).resolve().parent.parent
 _ENVIRONMENT = {
-    # XLA on CPUs and PyTorch both take and give back large blocks: all peers are given the huge pages that the `t2t` command asks for.
+    # XLA on CPUs and PyTorch allocate and free large blocks. All peers use huge pages, as the `t2t` command does.
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
     "JAX_PLATFORMS": "cpu",
     "TF_CPP_MIN_LOG_LEVEL": "2",
@@ -27,21 +27,22 @@ _ENVIRONMENT = {
 
 
 class Lost(Exception):
-    """A peer that ended, or took too long and was ended; the text says which."""
+    """Raised if a peer exited, or timed out and was killed. The message says which."""
 
 
 class Peer:
-    """A process that speaks `benchmarks.protocol`. Starts at once, in a session of its own.
+    """A process that implements `benchmarks.protocol`. It starts immediately, in its own session.
 
-    command: words that start it, from the repository's root. log: file that gets what it prints.
-    threads: cores it may use, where this process may use more.
+    command: command line, run in the root of the repository.
+    log:     file for its output.
+    threads: maximum number of cores and threads.
     """
 
     def __init__(self, name: str, command: Sequence[str], *, log: Path, threads: int = 2) -> None:
         self.name = name
         cores = sorted(os.sched_getaffinity(0))[:threads]
-        words = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-        environment = {**os.environ, **_ENVIRONMENT, **dict.fromkeys(words, str(threads))}
+        variables = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+        environment = {**os.environ, **_ENVIRONMENT, **dict.fromkeys(variables, str(threads))}
         self._log = log
         with log.open("a", encoding="utf-8") as file:
             self._process = subprocess.Popen(
@@ -53,12 +54,12 @@ class Peer:
                 stderr=file,
                 start_new_session=True,
             )
-        # Long before it has imported what starts threads, which then have the same cores.
+        # Set this early: threads that libraries start later inherit the cores.
         os.sched_setaffinity(self._process.pid, cores)
         self._rest = b""
 
     def ask(self, request: Mapping[str, Any], *, limit: float = 600.0) -> Answer:
-        """Return the answer to a request. Raises Lost where none came within `limit` seconds, or the process ended; it is then gone."""
+        """Return the answer to a request. Raise Lost if none comes within `limit` seconds or the process exits; in both cases the process is ended."""
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(json.dumps(request).encode() + b"\n")
@@ -72,11 +73,11 @@ class Peer:
             raise self._lost("ended") from None
 
     def cpu_seconds(self) -> float:
-        """Return the processor seconds of the process and all that it started, so far; 0.0 where the system does not tell (other than Linux)."""
+        """Return the CPU seconds of the process and all its descendants so far; 0.0 on systems other than Linux."""
         return sum(_cpu_seconds(pid) for pid in _tree(self._process.pid))
 
     def close(self) -> None:
-        """End it."""
+        """End the process."""
         if self._process.poll() is None:
             for name in (signal.SIGTERM, signal.SIGKILL):
                 try:
@@ -113,7 +114,7 @@ class Peer:
 
 
 def _answer(line: bytes) -> Answer | None:
-    """Return an answer, or None for what a library printed before the peer kept its standard output for answers."""
+    """Parse an answer. Return None for output that a library printed before `serve` redirected standard output."""
     try:
         answer = json.loads(line)
     except ValueError:
@@ -129,7 +130,7 @@ def _cpu_seconds(pid: int) -> float:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return 0.0
-    # user and system time, its own and that of its children that ended (proc(5), fields 14 to 17)
+    # User and system time of the process and its exited children (proc(5), fields 14 to 17).
     return sum(map(int, fields[11:15])) / _TICKS
 
 

@@ -1,14 +1,14 @@
-"""What the harness and a peer say to each other: a JSON object a line, on the peer's standard input and output.
+"""Protocol between the harness and a peer: one JSON object per line, on the peer's standard input and output.
 
     {"versions": null}                -> {"jax": "0.10.2", ...}
     {"prepare": CASE}                 -> {"tokens": 5120, "parameters": 20123456, "first_seconds": 5.2, ...}
     {"measure": CASE, "repeats": 3}   -> {"seconds": [0.41, 0.40, 0.41]}
     {"release": CASE}                 -> {}
 
-A request's first key is the command, its value the command's subject, the other keys its options. CASE is `cases.Case` as JSON. An answer may instead be
-{"unsupported": "why"}, where the peer has no such thing, or {"error": "one line", "trace": "..."}.
+The first key of a request is the command, its value is the subject of the command, and the other keys are options. CASE is `cases.Case` as JSON.
+Instead, an answer can be {"unsupported": "why"} if the peer does not support the case, or {"error": "one line", "trace": "..."}.
 
-Nothing but the standard library: a peer's environment has none of ours.
+This module only uses the standard library, because a peer's environment does not have our dependencies.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ Answer = dict[str, Any]
 
 
 class Unsupported(Exception):
-    """What a peer does not have; the text says why."""
+    """Raised if a peer does not support a case. The message is the reason."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
     """A case that is ready to run.
 
-    run:    does the work once, and returns when it is done.
-    tokens: that one run works through: inputs and targets that are no padding, or tokens generated.
-    facts:  whatever else is to be kept with the result (number of parameters, FLOPs, attention's implementation).
+    run:    do the work once, and return when it is finished.
+    tokens: tokens of one run: inputs and targets without padding, or generated tokens.
+    facts:  other values to store with the result (number of parameters, FLOPs, attention implementation).
     """
 
     run: Callable[[], object]
@@ -52,33 +52,33 @@ def serve(
 ) -> None:
     """Answer requests until standard input ends.
 
-    more: further commands by name, each called with the request's subject and options.
+    more: additional commands by name, each called with the request's subject and options.
 
-    `first_seconds` of "prepare" is from nothing to the end of the first run, compilation included; a second run follows before anything is measured.
+    `first_seconds` of "prepare" is the time to prepare the case and finish the first run, compilation included. A second warm-up run follows.
 
-    What libraries print goes to standard error: the descriptor of standard output is kept for answers.
+    The output of libraries goes to standard error. Standard output is for answers only.
     """
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    # An end to what was printed before, while libraries were imported.
+    # End the line that libraries may have printed during import.
     print(file=answers, flush=True)
     ready: dict[Case, Prepared] = {}
 
     def prepared(subject: Mapping[str, Any]) -> Answer:
         case = Case(**subject)
-        began = time.perf_counter()
-        ready[case] = made = prepare(case)
-        made.run()
-        first = time.perf_counter() - began
-        made.run()
-        return {"tokens": made.tokens, "first_seconds": first, **made.facts}
+        start = time.perf_counter()
+        ready[case] = work = prepare(case)
+        work.run()
+        first = time.perf_counter() - start
+        work.run()
+        return {"tokens": work.tokens, "first_seconds": first, **work.facts}
 
     def measure(subject: Mapping[str, Any], *, repeats: int) -> Answer:
         run, seconds = ready[Case(**subject)].run, []
         for _ in range(repeats):
-            began = time.perf_counter()
+            start = time.perf_counter()
             run()
-            seconds.append(time.perf_counter() - began)
+            seconds.append(time.perf_counter() - start)
         return {"seconds": seconds}
 
     def release(subject: Mapping[str, Any]) -> Answer:

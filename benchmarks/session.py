@@ -1,4 +1,4 @@
-"""Peers measured in turns: a round asks each of them once, one computes while the others wait, and what is known is on the disk at any time."""
+"""Measure peers in turns. In each round, one peer computes at a time while the others wait. Results are saved after every round."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ OURS = "ours"
 
 
 class Session:
-    """Processes that wait, and the results so far.
+    """The processes of the peers, and the results so far.
 
     results: {"peers": {PEER: {"versions": ...}}, "cases": [{"name", "case", "peers": {PEER: facts, "rounds", "cpu", "idle" or "error"}}], ...}.
-    `rounds` has a list of seconds a round; `cpu` the processor seconds since the peer's last turn, what it made ahead in the others' turns with them;
-    `idle` those that the other peers took meanwhile.
+    `rounds` is one list of seconds per round. `cpu` is the CPU seconds of the peer since its last turn, including work that it did ahead in the turns
+    of other peers. `idle` is the CPU seconds that the other peers used in the turn of this peer.
     """
 
     def __init__(
@@ -33,10 +33,10 @@ class Session:
         *,
         threads: int = 2,
         limit: float = 600.0,
-        say: Callable[[str], None] = print,
+        log: Callable[[str], None] = print,
         facts: Mapping[str, Any] | None = None,
     ) -> None:
-        self._commands, self._out, self._threads, self._limit, self._say = commands, out, threads, limit, say
+        self._commands, self._out, self._threads, self._limit, self._log = commands, out, threads, limit, log
         self._peers: dict[str, Peer] = {}
         self.results: dict[str, Any] = {**(facts or {}), "peers": {name: {} for name in commands}, "cases": []}
 
@@ -44,7 +44,7 @@ class Session:
         for name in self._commands:
             with contextlib.suppress(Lost):
                 self.results["peers"][name]["versions"] = self.ask(name, {"versions": None})
-                self._say(f"{name}: {json.dumps(self.results['peers'][name]['versions'])}")
+                self._log(f"{name}: {json.dumps(self.results['peers'][name]['versions'])}")
         return self
 
     def __exit__(self, *unused: object) -> None:
@@ -53,7 +53,7 @@ class Session:
         self._peers.clear()
 
     def ask(self, name: str, request: Mapping[str, Any]) -> Answer:
-        """Return a peer's answer; starts it where it is not running. Raises Lost."""
+        """Return a peer's answer. Start the peer if it is not running. Raise Lost if it exits or times out."""
         if name not in self._peers:
             log = self._out.with_suffix(f".{name}.log")
             self._peers[name] = Peer(name, self._commands[name], log=log, threads=self._threads)
@@ -64,24 +64,24 @@ class Session:
             raise
 
     def measure(self, case: Case, *, rounds: int, repeats: int) -> None:
-        """Measure a case in all peers that have it, each `repeats` times a round, and save after each round."""
+        """Measure a case in all peers that support it, with `repeats` runs per round. Save after each round."""
         found: dict[str, dict[str, Any]] = {}
         self.results["cases"].append({"name": case.name, "case": asdict(case), "peers": found})
         for name in self._commands:
-            found[name] = self._asked(name, case, {"prepare": asdict(case)})
-            self._say(f"{case.name}: {name}: {_said(found[name])}")
+            found[name] = self._try(name, {"prepare": asdict(case)})
+            self._log(f"{case.name}: {name}: {_summary(found[name])}")
             self.save()
         able = [name for name in found if not _failed(found[name])]
         counted = {name: self._peers[name].cpu_seconds() for name in able}
         for place in range(rounds):
-            # Another one begins each round, so that none always follows the same.
+            # Each round starts with another peer, so that the order of peers changes.
             for name in able[place % len(able) :] + able[: place % len(able)] if able else []:
                 self._measure_once(name, case, found[name], repeats, counted)
             self.save()
-            self._say(f"{case.name}: round {place + 1} of {rounds}: {_last(found, able)}")
+            self._log(f"{case.name}: round {place + 1} of {rounds}: {_last(found, able)}")
         for name in able:
             if not _failed(found[name]):
-                self._asked(name, case, {"release": asdict(case)})
+                self._try(name, {"release": asdict(case)})
 
     def _measure_once(
         self, name: str, case: Case, facts: dict[str, Any], repeats: int, counted: dict[str, float]
@@ -90,7 +90,7 @@ class Session:
             return
         others = [peer for other, peer in self._peers.items() if other != name]
         waiting = sum(peer.cpu_seconds() for peer in others)
-        answer = self._asked(name, case, {"measure": asdict(case), "repeats": repeats})
+        answer = self._try(name, {"measure": asdict(case), "repeats": repeats})
         if _failed(answer):
             facts.update(answer)
             return
@@ -99,14 +99,14 @@ class Session:
         facts.setdefault("cpu", []).append(counted[name] - before)
         facts.setdefault("idle", []).append(sum(peer.cpu_seconds() for peer in others) - waiting)
 
-    def _asked(self, name: str, case: Case, request: Mapping[str, Any]) -> Answer:
+    def _try(self, name: str, request: Mapping[str, Any]) -> Answer:
         try:
             return self.ask(name, request)
         except Lost as reason:
             return {"error": str(reason)}
 
     def save(self) -> None:
-        """Write the results whole, or not at all."""
+        """Write the results atomically."""
         self.results["saved"] = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         draft = self._out.with_suffix(".part")
         draft.write_text(json.dumps(self.results, indent=1) + "\n", encoding="utf-8")
@@ -115,7 +115,7 @@ class Session:
 
 @contextlib.contextmanager
 def stopping(signals: Sequence[int]) -> Iterator[None]:
-    """Make signals interrupt what runs as Ctrl-C does."""
+    """Make the signals raise KeyboardInterrupt, like Ctrl-C."""
     import signal
 
     def interrupt(number: int, frame: object) -> None:
@@ -133,11 +133,11 @@ def _failed(answer: Mapping[str, Any]) -> bool:
     return "error" in answer or "unsupported" in answer
 
 
-def _said(facts: Mapping[str, Any]) -> str:
+def _summary(facts: Mapping[str, Any]) -> str:
     if _failed(facts):
         return str(facts.get("unsupported") or facts["error"])
     parameters = f"{facts['parameters']:,} parameters, " if "parameters" in facts else ""
-    return f"{parameters}{facts['tokens']:,} tokens a run, first run done after {facts['first_seconds']:.2f} s"
+    return f"{parameters}{facts['tokens']:,} tokens per run, first run finished after {facts['first_seconds']:.2f} s"
 
 
 def _last(found: Mapping[str, Mapping[str, Any]], able: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""Results -> medians, ratios to ours, the share of the machine's matrix-product rate; as a table and as a picture."""
+"""Show results as a table and a plot: medians, ratios to ours, and the fraction of the machine's matrix-product rate."""
 
 from __future__ import annotations
 
@@ -13,13 +13,15 @@ from benchmarks.session import OURS
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """A peer in a case.
+    """The result of one peer in one case.
 
-    seconds: median of all runs; for data, the median round's processor seconds a run.
-    rate:    tokens a second; for data, a second of one core.
-    ratio:   seconds a token over ours, ratio of the medians: how many times as long it takes; lowest and highest: the same of single rounds.
-    share:   of the machine's float32 matrix-product rate, by the FLOPs of our model's forward pass three times.
-    note:    why there are no numbers, or what is to be known of them.
+    seconds: median of all runs; for data, the CPU seconds per run of the median round.
+    rate:    tokens per second; for data, tokens per CPU second.
+    ratio:   seconds per token divided by ours (ratio of the medians).
+    lowest:  lowest ratio of a single round.
+    highest: highest ratio of a single round.
+    share:   fraction of the machine's float32 matrix-product rate, with three times the FLOPs of our model's forward pass.
+    note:    why there are no numbers, or remarks about them.
     """
 
     case: str
@@ -34,24 +36,24 @@ class Row:
 
 
 def rows(results: Mapping[str, Any]) -> list[Row]:
-    """Return a row for each case and peer, in the order they were measured."""
+    """Return one row per case and peer, in the order of measurement."""
     ceiling = results.get("ceilings", {}).get("matmul", {}).get("float32")
-    made = []
+    table = []
     for entry in results["cases"]:
         ours = entry["peers"].get(OURS, {})
-        own = _each_round(entry, ours)
+        our_rounds = _each_round(entry, ours)
         for peer, facts in entry["peers"].items():
-            own_rounds = _each_round(entry, facts)
-            if not own_rounds:
+            rounds = _each_round(entry, facts)
+            if not rounds:
                 note = facts.get("unsupported") or facts.get("error") or "not measured"
-                made.append(Row(case=entry["name"], peer=peer, note=note))
+                table.append(Row(case=entry["name"], peer=peer, note=note))
                 continue
-            seconds, tokens = _middle(entry, facts), facts["tokens"]
+            seconds, tokens = _median(entry, facts), facts["tokens"]
             ratio = lowest = highest = share = None
-            if own:
+            if our_rounds:
                 scale = ours["tokens"] / tokens
-                ratio = scale * seconds / _middle(entry, ours)
-                single = [scale * theirs / our for theirs, our in zip(own_rounds, own, strict=False)]
+                ratio = scale * seconds / _median(entry, ours)
+                single = [scale * theirs / our for theirs, our in zip(rounds, our_rounds, strict=False)]
                 lowest, highest = min(single), max(single)
             if ceiling and "flops" in ours:
                 share = ours["flops"] / seconds / ceiling
@@ -66,12 +68,12 @@ def rows(results: Mapping[str, Any]) -> list[Row]:
                 share=share,
                 note=_note(entry, facts),
             )
-            made.append(row)
-    return made
+            table.append(row)
+    return table
 
 
 def text(results: Mapping[str, Any]) -> str:
-    """Return a Markdown table. Its ratio is how many times as long as ours a peer takes for a token; in brackets the rounds' lowest and highest."""
+    """Return a Markdown table. The ratio is a peer's time per token divided by ours, with the lowest and highest round in brackets."""
     head = ("case", "peer", "seconds", "tokens/s", "times ours", "of matmul rate", "")
     lines = ["| " + " | ".join(head) + " |", "| --- | --- | ---: | ---: | ---: | ---: | --- |"]
     for row in rows(results):
@@ -87,7 +89,7 @@ def text(results: Mapping[str, Any]) -> str:
 
 
 def picture(results: Mapping[str, Any], path: Path) -> bool:
-    """Draw the ratios, a group of bars a case; the suffix of `path` says the format. Return False where there are none."""
+    """Plot the ratios, with one group of bars per case. The suffix of `path` sets the format. Return False if there are no ratios."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -101,15 +103,15 @@ def picture(results: Mapping[str, Any], path: Path) -> bool:
     height = 0.8 / len(others)
     figure, axes = pyplot.subplots(figsize=(8, 1 + 0.4 * len(cases) * len(others)), layout="constrained")
     for place, peer in enumerate(others):
-        own = [row for row in shown if row.peer == peer]
-        at = [cases.index(row.case) + (place - (len(others) - 1) / 2) * height for row in own]
-        bars = axes.barh(at, [row.ratio or 0.0 for row in own], height, label=peer)
+        peer_rows = [row for row in shown if row.peer == peer]
+        at = [cases.index(row.case) + (place - (len(others) - 1) / 2) * height for row in peer_rows]
+        bars = axes.barh(at, [row.ratio or 0.0 for row in peer_rows], height, label=peer)
         axes.bar_label(bars, fmt="%.2f", padding=2)
-    axes.margins(x=0.1)  # the longest bar's number stands beside it
+    axes.margins(x=0.1)  # space for the label of the longest bar
     axes.axvline(1.0, color="black", linewidth=1)
     axes.set_yticks(range(len(cases)), cases)
     axes.invert_yaxis()
-    axes.set_xlabel("time a token, times ours (more than 1: ours is faster)")
+    axes.set_xlabel("time per token, relative to ours (more than 1: ours is faster)")
     axes.legend()
     figure.savefig(path)
     pyplot.close(figure)
@@ -117,13 +119,13 @@ def picture(results: Mapping[str, Any], path: Path) -> bool:
 
 
 def _each_round(entry: Mapping[str, Any], facts: Mapping[str, Any]) -> list[float]:
-    """Return a round's seconds a run: of the clock its median, for data those of the processor."""
+    """Return the seconds per run of each round: the median wall time, or for data the CPU time."""
     if entry["case"]["work"] == "data":
         return [cpu / len(seconds) for cpu, seconds in zip(facts.get("cpu", []), facts.get("rounds", []), strict=False)]
     return [median(seconds) for seconds in facts.get("rounds", [])]
 
 
-def _middle(entry: Mapping[str, Any], facts: Mapping[str, Any]) -> float:
+def _median(entry: Mapping[str, Any], facts: Mapping[str, Any]) -> float:
     if entry["case"]["work"] == "data":
         return median(_each_round(entry, facts))
     return median(second for seconds in facts["rounds"] for second in seconds)
@@ -135,6 +137,6 @@ def _note(entry: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
     known += [f"{facts['how']}, {facts['filled']:.0%} filled"] if "filled" in facts else []
     known += [facts["attention"]] if facts.get("attention") else []
     busy = sum(facts["idle"]) / max(sum(sum(seconds) for seconds in facts["rounds"]), 1e-9)
-    known += [f"others took {busy:.0%} of a core meanwhile"] if busy > 0.02 else []
+    known += [f"idle peers used {busy:.0%} of a core"] if busy > 0.02 else []
     known += [f"ended early: {facts['error']}"] if "error" in facts else []
     return ", ".join(known)

@@ -23,7 +23,7 @@ def session(tmp_path_factory):
         for name, factor in (("ours", "1"), ("theirs", "3"))
     }
     out = directory / "results.json"
-    with Session(commands, out, threads=1, say=lambda line: None, limit=30.0) as made:
+    with Session(commands, out, threads=1, log=lambda line: None, limit=30.0) as made:
         for model, rounds in (("t5", 2), ("bert", 1), ("llama", 1), ("gpt2", 2), ("t5", 1)):
             made.measure(CASES[model], rounds=rounds, repeats=3)
         made._limit = 1.0
@@ -76,7 +76,7 @@ def test_what_a_peer_does_in_the_others_turns_is_its_own(tmp_path):
         name: [sys.executable, "-m", "tests.benchmarks.made_up", name, "1", str(tmp_path / "log")]
         for name in ("slow", "ahead")
     }
-    with Session(commands, tmp_path / "results.json", threads=1, say=lambda line: None, limit=30.0) as made:
+    with Session(commands, tmp_path / "results.json", threads=1, log=lambda line: None, limit=30.0) as made:
         made.measure(CASES["t5"], rounds=3, repeats=1)
     slow, ahead = (json.loads((tmp_path / "results.json").read_text())["cases"][0]["peers"][name] for name in commands)
     # What it began in its first two turns, and did in the second of the other, which waits for it there.

@@ -43,7 +43,7 @@ def test_data_counts_the_processor():
 def test_the_text_tells_of_peers_that_were_not_idle():
     lines = text(results()).splitlines()
     assert lines[2] == "| train: t5 adafactor | ours | 2 | 50 | 1.00 (1.00 to 1.00) | 25% |  |"
-    assert "others took 50% of a core meanwhile" in lines[3]
+    assert "idle peers used 50% of a core" in lines[3]
 
 
 def test_without_a_ceiling_or_ours_there_is_no_share_and_no_ratio():
