@@ -1,10 +1,10 @@
-"""Loss curves of one recipe in float32, bfloat16 and eight bits, from the same seed on the same batches.
+"""Compare the loss curves of one recipe in float32, bfloat16, int8 and fp8, with the same seed and the same batches.
 
     python -m benchmarks.quantization OUT [--recipe t5:quickstart] [--steps 300] [--seed 0] [--variants float32 bfloat16 int8 fp8 ...] [-- OPTION ...]
 
-A variant is a type of computing, a quantization, or both: "float32", "bfloat16", "int8" (float32 elsewhere), "bfloat16+int8". Each is a run
-OUT/VARIANT of `t2t train`, one after the other; the same command goes on where it was interrupted. Written after each: OUT/curves.json and
-OUT/curves.png. The learning rate falls over the steps that are asked for (recipes with a cosine schedule: the quickstarts). What follows `--` are more options of `t2t train`, for all runs.
+A variant is a dtype, a quantization, or both: "float32", "bfloat16", "int8" (with float32), "bfloat16+int8". Each variant is a run of `t2t train` in
+OUT/VARIANT. The runs go one after another, and each updates OUT/curves.json and OUT/curves.png. If interrupted, run the same command again to resume.
+The learning rate decays over --steps (for recipes with a cosine schedule, such as the quickstarts). Options after `--` go to `t2t train` in all runs.
 """
 
 from __future__ import annotations
@@ -18,33 +18,34 @@ from typing import Any
 
 DTYPES, QUANTIZATIONS = ("float32", "bfloat16"), ("int8", "fp8")
 SMOOTH = 0.1
-"""Share of the steps over which the curves are averaged at the end and in the picture."""
+"""Fraction of the steps over which the final loss and the plotted differences are averaged."""
 
 
 def options(variant: str) -> list[str]:
-    """Return a variant's options of `t2t train`. Raises ValueError for what is none."""
+    """Return the `t2t train` options of a variant. Raise ValueError if the variant is invalid."""
     parts = variant.split("+")
     dtypes, quantizations = ([part for part in parts if part in known] for known in (DTYPES, QUANTIZATIONS))
     if len(dtypes) + len(quantizations) != len(parts) or len(dtypes) > 1 or len(quantizations) > 1:
         raise ValueError(
-            f"variant {variant!r}: one of {', '.join(DTYPES + QUANTIZATIONS)}, or of each kind one with + between"
+            f"variant {variant!r} is invalid: expected {' or '.join(DTYPES)}, {' or '.join(QUANTIZATIONS)}, or one of each joined by +"
         )
     dtype, quantization = (dtypes or ["float32"])[0], (quantizations or ["none"])[0]
     return ["--model.dtype", dtype, "--model.quantization", quantization]
 
 
-def train(directory: Path, variant: str, given: argparse.Namespace) -> int:
-    """Train a variant to its last step, or go on with it; return the exit code."""
-    words = [sys.executable, "-m", "t2t.launch", "train", given.recipe, "--dir", str(directory), *options(variant)]
-    words += ["--steps", str(given.steps), "--seed", str(given.seed), "--log-every", str(max(given.steps // 100, 1))]
-    words += ["--optimizer.schedule.steps", str(given.steps)]
-    words += ["--optimizer.schedule.warmup", str(min(100, given.steps // 3))]
-    words += ["--checkpoint-every", "100", *given.more]
-    return subprocess.run(words, check=False).returncode
+def train(directory: Path, variant: str, chosen: argparse.Namespace) -> int:
+    """Train a variant to its last step, or resume it. Return the exit code."""
+    command = [sys.executable, "-m", "t2t.launch", "train", chosen.recipe, "--dir", str(directory), *options(variant)]
+    command += ["--steps", str(chosen.steps), "--seed", str(chosen.seed)]
+    command += ["--log-every", str(max(chosen.steps // 100, 1))]
+    command += ["--optimizer.schedule.steps", str(chosen.steps)]
+    command += ["--optimizer.schedule.warmup", str(min(100, chosen.steps // 3))]
+    command += ["--checkpoint-every", "100", *chosen.more]
+    return subprocess.run(command, check=False).returncode
 
 
 def read(directory: Path) -> dict[str, Any] | None:
-    """Return a run's steps and losses, and those of its evaluation, or None where it has not begun."""
+    """Return the steps, losses and final metrics of a run; None if the run has not logged a loss yet."""
     file = directory / "metrics.jsonl"
     if not file.exists():
         return None
@@ -66,12 +67,12 @@ def read(directory: Path) -> dict[str, Any] | None:
 
 
 def smooth(values: list[float], width: int) -> list[float]:
-    """Return each value's mean with the up to `width - 1` before it."""
+    """Return the moving average: the mean of each value and up to `width - 1` values before it."""
     return [sum(values[max(i - width + 1, 0) : i + 1]) / (i + 1 - max(i - width + 1, 0)) for i in range(len(values))]
 
 
 def draw(curves: dict[str, dict[str, Any]], path: Path, title: str) -> None:
-    """Draw the curves beside each other, and how much each is above the first."""
+    """Plot the loss curves, and the difference of each curve to the first."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -99,43 +100,39 @@ def draw(curves: dict[str, dict[str, Any]], path: Path, title: str) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """Train the variants and draw them; return 0, or the exit code of the run that failed or was stopped."""
-    words = argparse.ArgumentParser(prog="benchmarks.quantization", description=__doc__, allow_abbrev=False)
-    words.add_argument("out", type=Path)
-    words.add_argument("--recipe", default="t5:quickstart")
-    words.add_argument("--steps", type=int, default=300)
-    words.add_argument("--seed", type=int, default=0)
-    words.add_argument("--variants", nargs="+", default=["float32", "bfloat16", "int8", "fp8"])
-    own, more = (
-        (arguments[: arguments.index("--")], arguments[arguments.index("--") + 1 :])
-        if "--" in arguments
-        else (arguments, [])
-    )
-    given = words.parse_args(own)
-    given.more = more
-    for variant in given.variants:
+    """Train the variants and plot them. Return 0, or the exit code of the run that failed or was stopped."""
+    parser = argparse.ArgumentParser(prog="benchmarks.quantization", description=__doc__, allow_abbrev=False)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--recipe", default="t5:quickstart")
+    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--variants", nargs="+", default=["float32", "bfloat16", "int8", "fp8"])
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    chosen = parser.parse_args(arguments[:end])
+    chosen.more = arguments[end + 1 :]
+    for variant in chosen.variants:
         try:
             options(variant)
         except ValueError as error:
-            words.error(str(error))
-    given.out.mkdir(parents=True, exist_ok=True)
+            parser.error(str(error))
+    chosen.out.mkdir(parents=True, exist_ok=True)
     curves: dict[str, dict[str, Any]] = {}
-    for variant in given.variants:
-        code = train(given.out / variant, variant, given)
-        curve = read(given.out / variant)
+    for variant in chosen.variants:
+        code = train(chosen.out / variant, variant, chosen)
+        curve = read(chosen.out / variant)
         if curve is not None:
             curves[variant] = curve
-            told = {
-                "recipe": given.recipe,
-                "steps": given.steps,
-                "seed": given.seed,
-                "options": given.more,
+            results = {
+                "recipe": chosen.recipe,
+                "steps": chosen.steps,
+                "seed": chosen.seed,
+                "options": chosen.more,
                 "curves": curves,
             }
-            (given.out / "curves.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
-            draw(curves, given.out / "curves.png", f"{given.recipe}, seed {given.seed}")
+            (chosen.out / "curves.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+            draw(curves, chosen.out / "curves.png", f"{chosen.recipe}, seed {chosen.seed}")
         if code:
-            print(f"{variant}: t2t train ended with {code}; the same command goes on", file=sys.stderr)
+            print(f"{variant}: t2t train exited with code {code}; run the same command again to resume", file=sys.stderr)
             return code
     for variant, curve in curves.items():
         print(

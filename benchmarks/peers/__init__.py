@@ -1,1 +1,1 @@
-"""What is measured, a module a process: each answers the requests of `benchmarks.protocol` in an environment of its own."""
+"""The peers. Each module runs as a process in its own environment and answers the requests of `benchmarks.protocol`."""

@@ -1,4 +1,4 @@
-"""The corpus in memory as a SeqIO source, and batches counted: the same for ours and theirs."""
+"""The in-memory corpus as a SeqIO source, and token counts of batches. Shared by our peer and T5X."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from benchmarks.protocol import Prepared
 
 
 class Corpus(seqio.DataSource):
-    """Texts that are token ids already, field `targets`, sharded by example."""
+    """Texts as token ids in the field `targets`, sharded by example."""
 
     def __init__(self, texts: list[np.ndarray]) -> None:
         super().__init__(splits=("train",))
@@ -23,7 +23,7 @@ class Corpus(seqio.DataSource):
 
     @property
     def supports_arbitrary_sharding(self) -> bool:
-        """True: any number of shards."""
+        """Always True."""
         return True
 
     def list_shards(self, split: str) -> list[str]:
@@ -37,27 +37,27 @@ class Corpus(seqio.DataSource):
     def get_dataset(
         self, split: str = "train", shuffle: bool = True, seed: Any = None, shard_info: Any = None, num_epochs: Any = 1
     ) -> tf.data.Dataset:
-        """Return a shard's texts, in order."""
-        own = self._texts[shard_info.index :: shard_info.num_shards] if shard_info else self._texts
-        ragged = tf.RaggedTensor.from_row_lengths(np.concatenate(own), [len(text) for text in own])
+        """Return the texts of a shard, in order."""
+        texts = self._texts[shard_info.index :: shard_info.num_shards] if shard_info else self._texts
+        ragged = tf.RaggedTensor.from_row_lengths(np.concatenate(texts), [len(text) for text in texts])
         dataset = tf.data.Dataset.from_tensor_slices({"targets": ragged})
         dataset = dataset.map(lambda example: {"targets": tf.ensure_shape(example["targets"], [None])})
         return dataset.repeat(num_epochs)
 
 
 def corpus_source(case: Case) -> Corpus:
-    """Return the case's corpus."""
+    """Return the corpus of the case."""
     return Corpus(corpus(case))
 
 
 def counted(batch: Callable[[], list[np.ndarray]], count: int, **facts: Any) -> Prepared:
-    """Return `count` batches as one run. Its tokens are those of the first batches; rows are so many that these are like any others.
+    """Return a run of `count` batches. Its token count is that of the first run; batches have enough rows that the counts of other runs are similar.
 
-    batch: returns the next batch's segments, inputs' and targets', 0 being padding.
+    batch: return the segments of the next batch, for inputs and targets; 0 is padding.
     """
     first = [batch() for _ in range(count)]
-    filled = [int((segments > 0).sum()) for made in first for segments in made]
-    places = sum(segments.size for made in first for segments in made)
+    filled = [int((segments > 0).sum()) for arrays in first for segments in arrays]
+    places = sum(segments.size for arrays in first for segments in arrays)
 
     def run() -> None:
         for _ in range(count):

@@ -1,4 +1,4 @@
-"""transformers on PyTorch: the model's own loss, backward, torch's fused AdamW or transformers' Adafactor; `generate` with its cache."""
+"""transformers on PyTorch: the model's loss, backward, torch's fused AdamW or transformers' Adafactor; `generate` with its cache."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ COMPILED = False
 
 
 def options(case: Case) -> dict[str, Any]:
-    """Return what the case's config differs in from its class's defaults."""
+    """Return the config options of the case that differ from the defaults of its config class."""
     sizes = case.sizes
     if case.model == "t5":
         shape = {"d_model": sizes.d_model, "d_kv": sizes.head_dim, "d_ff": case.d_ff, "num_heads": sizes.num_heads}
@@ -57,86 +57,86 @@ def options(case: Case) -> dict[str, Any]:
 
 
 def model(case: Case) -> Any:
-    """Return the case's model with random weights. Raises Unsupported for a network that transformers does not have."""
+    """Return the model of the case with random weights. Raise Unsupported if transformers does not have the network."""
     if case.model not in CLASSES:
         raise Unsupported(f"transformers has no {case.model}")
     config, kind = (getattr(transformers, name) for name in CLASSES[case.model])
-    made = kind(config(**options(case)))
+    network = kind(config(**options(case)))
     if case.model == "t5":
-        # transformers 5 ties a T5 1.1's head unless there are weights for it.
-        made.lm_head.weight = torch.nn.Parameter(made.lm_head.weight.detach().clone())
-        made.lm_head.weight.data.mul_(case.sizes.d_model**-0.5)
-    return made.float()
+        # transformers 5 ties the head of T5 1.1 unless it has its own weights.
+        network.lm_head.weight = torch.nn.Parameter(network.lm_head.weight.detach().clone())
+        network.lm_head.weight.data.mul_(case.sizes.d_model**-0.5)
+    return network.float()
 
 
 def arguments(case: Case) -> tuple[dict[str, torch.Tensor], int]:
-    """Return what the model is called with, labels among it, and the number of tokens. There is no packing and no padding, and so no mask."""
+    """Return the arguments of the model, including labels, and the number of tokens. Without packing and padding, no mask is needed."""
     if case.model == "t5":
         inputs, targets = batches.pair(case, packed=False)
-        given, tokens = {"input_ids": inputs.ids, "labels": targets.ids}, inputs.tokens + targets.tokens
+        arrays, tokens = {"input_ids": inputs.ids, "labels": targets.ids}, inputs.tokens + targets.tokens
     else:
         rows = batches.rows(case, case.length)
-        given, tokens = {"input_ids": rows.ids, "labels": rows.ids}, rows.tokens
+        arrays, tokens = {"input_ids": rows.ids, "labels": rows.ids}, rows.tokens
         if case.model == "bert":
             ids, weights = batches.masked(case, rows)
-            given = {"input_ids": ids, "labels": np.where(weights > 0, rows.ids, -100)}
-    return {name: torch.from_numpy(np.ascontiguousarray(ids)).long() for name, ids in given.items()}, tokens
+            arrays = {"input_ids": ids, "labels": np.where(weights > 0, rows.ids, -100)}
+    return {name: torch.from_numpy(np.ascontiguousarray(ids)).long() for name, ids in arrays.items()}, tokens
 
 
 def train(case: Case) -> Prepared:
-    """Make a step ready."""
-    made = model(case).train()
-    parameters = list(made.parameters())
+    """Prepare a training step."""
+    network = model(case).train()
+    parameters = list(network.parameters())
     if case.optimizer == "adafactor":
         optimizer: Any = transformers.Adafactor(parameters, lr=1e-3, scale_parameter=True, relative_step=False)
     else:
         optimizer = torch.optim.AdamW(parameters, lr=RATE, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
-    given, tokens = arguments(case)
-    call = torch.compile(made) if COMPILED else made
+    batch, tokens = arguments(case)
+    call = torch.compile(network) if COMPILED else network
 
     def run() -> None:
         optimizer.zero_grad(set_to_none=True)
-        call(**given).loss.backward()
+        call(**batch).loss.backward()
         if case.optimizer == "adamw":
             torch.nn.utils.clip_grad_norm_(parameters, CLIP_NORM)
         optimizer.step()
 
-    return Prepared(run=run, tokens=tokens, facts={**_facts(made), "rows": "full"})
+    return Prepared(run=run, tokens=tokens, facts={**_facts(network), "rows": "full"})
 
 
 def decode(case: Case) -> Prepared:
-    """Make a batch of prompts ready."""
-    made = model(case).eval()
+    """Prepare the decoding of a batch of prompts."""
+    network = model(case).eval()
     sizes = case.sizes
     ids = batches.rows(case, sizes.inputs if case.model == "t5" else sizes.prompt, count=case.rows).ids
-    given = torch.from_numpy(ids).long()
+    inputs = torch.from_numpy(ids).long()
     how = {"greedy": {}, "sampling": {"do_sample": True, "top_k": TOP_K}, "beam": {"num_beams": BEAM}}[case.decoding]
-    # Without an end of text nothing ends before its length.
+    # Without an end-of-text token, all rows have the full length.
     settings = {"do_sample": False, "max_new_tokens": sizes.new, "use_cache": True, "pad_token_id": 0, **how}
-    made.generation_config = transformers.GenerationConfig(eos_token_id=None, decoder_start_token_id=0, **settings)
-    made.config.eos_token_id = None
+    network.generation_config = transformers.GenerationConfig(eos_token_id=None, decoder_start_token_id=0, **settings)
+    network.config.eos_token_id = None
     before = 1 if case.model == "t5" else sizes.prompt
 
     def run() -> torch.Tensor:
         with torch.inference_mode():
-            found = made.generate(input_ids=given, attention_mask=torch.ones_like(given))
+            found = network.generate(input_ids=inputs, attention_mask=torch.ones_like(inputs))
         assert found.shape == (case.rows, before + sizes.new), found.shape
         return found
 
-    return Prepared(run=run, tokens=case.rows * sizes.new, facts=_facts(made))
+    return Prepared(run=run, tokens=case.rows * sizes.new, facts=_facts(network))
 
 
 def prepare(case: Case) -> Prepared:
-    """Make a case ready."""
+    """Prepare a case."""
     if case.work == "data":
-        raise Unsupported("transformers makes no span corruption")
+        raise Unsupported("transformers has no span corruption")
     if COMPILED and case.work == "decode":
-        raise Unsupported("generate is measured without torch.compile alone")
+        raise Unsupported("generate is only measured without torch.compile")
     return train(case) if case.work == "train" else decode(case)
 
 
 def check(subject: dict[str, Any], *, directory: str) -> Answer:
-    """Load what ours wrote and return the loss on the same rows. Raises ValueError where its config is not the one that is timed."""
+    """Load the model that our peer wrote and return the loss on the same rows. Raise ValueError if its config differs from the timed config."""
     case = Case(**subject)
     if case.model not in CLASSES:
         raise Unsupported(f"transformers has no {case.model}")
@@ -145,21 +145,21 @@ def check(subject: dict[str, Any], *, directory: str) -> Answer:
     for name in options(case):
         wanted, found = getattr(timed, name), getattr(loaded.config, name)
         if wanted != found and name != "tie_word_embeddings":
-            raise ValueError(f"config.{name} is {found!r} in {directory}, the model that is timed has {wanted!r}")
-    given, _ = arguments(case)
+            raise ValueError(f"config.{name} is {found!r} in {directory}, but {wanted!r} in the timed model")
+    batch, _ = arguments(case)
     with torch.no_grad():
-        loss = float(loaded(**given).loss)
+        loss = float(loaded(**batch).loss)
     return {"loss": loss, "parameters": _facts(loaded)["parameters"]}
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of what is measured."""
+    """Return the versions of the packages."""
     return {"torch": torch.__version__, "transformers": metadata.version("transformers")}
 
 
-def _facts(made: Any) -> dict[str, Any]:
-    count = sum(parameter.numel() for parameter in made.parameters())
-    return {"parameters": count, "attention": getattr(made.config, "_attn_implementation", None)}
+def _facts(network: Any) -> dict[str, Any]:
+    count = sum(parameter.numel() for parameter in network.parameters())
+    return {"parameters": count, "attention": getattr(network.config, "_attn_implementation", None)}
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""MaxText: a LLaMA of its own, its training step as its own loop compiles it, on the CPU."""
+"""MaxText: the training step of its LLaMA, compiled by its own training loop, on the CPU."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-# Without Google Cloud's clients; read when MaxText is imported.
+# Disable the Google Cloud clients. MaxText reads this during import.
 os.environ.setdefault("DECOUPLE_GCLOUD", "TRUE")
 
 import jax
@@ -25,7 +25,7 @@ PACKAGES = ("maxtext", "jax", "jaxlib", "flax", "optax")
 
 
 def settings(case: Case, directory: str) -> list[str]:
-    """Return MaxText's words for the case: what `python -m maxtext.trainers.pre_train.train` would be given."""
+    """Return the arguments of `python -m maxtext.trainers.pre_train.train` for the case."""
     sizes = case.sizes
     base = Path(trainer.__file__).parents[2] / "configs" / "base.yml"
     chosen = {
@@ -52,7 +52,7 @@ def settings(case: Case, directory: str) -> list[str]:
         "weight_dtype": "float32",
         "attention": "dot_product",
         "remat_policy": "none",
-        "scan_layers": "false",  # ours is unrolled too
+        "scan_layers": "false",  # our peer unrolls its layers too
         "opt_type": "adamw",
         "adam_b2": 0.95,
         "adam_weight_decay": 0.1,
@@ -64,16 +64,16 @@ def settings(case: Case, directory: str) -> list[str]:
 
 
 def prepare(case: Case) -> Prepared:
-    """Let MaxText's loop set everything up and compile, and take its step before it makes the first."""
+    """Run the setup and compilation of MaxText's training loop, and take its compiled step before the first iteration."""
     if case.work != "train" or case.model != "llama":
-        raise Unsupported("MaxText is measured training a decoder of LLaMA's kind alone")
+        raise Unsupported("MaxText is only measured for training LLaMA")
     if case.optimizer != "adamw":
         raise Unsupported("MaxText has no Adafactor")
     taken: dict[str, Any] = {}
 
     def take(devices: dict[str, Any], variables: dict[str, Any], constants: dict[str, Any]) -> None:
         taken.update(devices, config=constants["config"], batch=variables["data_loader"].load_next_batch())
-        raise StopTraining("the step is taken")
+        raise StopTraining("setup is complete")
 
     iteration, trainer.training_loop_iteration = trainer.training_loop_iteration, take
     try:
@@ -88,24 +88,24 @@ def prepare(case: Case) -> Prepared:
         taken["config"].logical_axis_rules,
     )
     rows = batches.rows(case, case.length)
-    own = {"inputs": rows.ids, "targets": np.roll(rows.ids, -1, axis=1)}
-    given = {name: jax.device_put(own.get(name, array), array.sharding) for name, array in taken["batch"].items()}
+    arrays = {"inputs": rows.ids, "targets": np.roll(rows.ids, -1, axis=1)}
+    batch = {name: jax.device_put(arrays.get(name, array), array.sharding) for name, array in taken["batch"].items()}
 
     def run() -> None:
         nonlocal state
         with jax.set_mesh(mesh), trainer.logical_axis_rules(rules):
-            state, metrics = step(state, given)
+            state, metrics = step(state, batch)
         jax.block_until_ready((state, metrics))
 
-    # The state holds counters and keys of random streams too, which are no floats.
+    # Only floats are parameters: the state also holds counters and PRNG keys.
     leaves = jax.tree_util.tree_leaves_with_path(state)
-    own_leaves = [leaf for path, leaf in leaves if "model" in jax.tree_util.keystr(path)]
-    parameters = sum(leaf.size for leaf in own_leaves if jnp.issubdtype(leaf.dtype, jnp.floating))
+    model_leaves = [leaf for path, leaf in leaves if "model" in jax.tree_util.keystr(path)]
+    parameters = sum(leaf.size for leaf in model_leaves if jnp.issubdtype(leaf.dtype, jnp.floating))
     return Prepared(run=run, tokens=rows.tokens, facts={"parameters": int(parameters), "rows": "full"})
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of what is measured."""
+    """Return the versions of the packages."""
     return {name: metadata.version(name) for name in PACKAGES}
 
 

@@ -1,4 +1,4 @@
-"""This stack: training as `t2t train` runs it, decoding with `t2t.decode.generate`, data through `t2t.data.pipeline.batches`."""
+"""t2t: the training step of `t2t train`, decoding with `t2t.decode.generate`, and data from `t2t.data.pipeline.batches`."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 
 
 def config(case: Case) -> ModelConfig:
-    """Return the case's model."""
+    """Return the model configuration of the case."""
     sizes = case.sizes
     common: dict[str, Any] = {
         "num_layers": sizes.num_layers,
@@ -63,19 +63,19 @@ def config(case: Case) -> ModelConfig:
 
 
 def optimizer(case: Case) -> OptimizerConfig:
-    """Return the case's optimizer, at a constant rate."""
+    """Return the optimizer of the case, with a constant learning rate."""
     if case.optimizer == "adafactor":
         return Adafactor(schedule=Constant(peak=1e-3))
     return AdamW(schedule=Constant(peak=RATE), b1=0.9, b2=0.95, weight_decay=0.1, clip_norm=CLIP_NORM)
 
 
 def tokens(rows: batches.Rows, ids: np.ndarray) -> Tokens:
-    """Return `ids`, laid out as the rows are."""
+    """Return `ids` with the positions and segments of the rows."""
     return Tokens(ids=ids, positions=rows.positions, segments=rows.segments)
 
 
 def batch(case: Case, *, packed: bool) -> Batch:
-    """Return the case's training batch; only an encoder-decoder's is packed."""
+    """Return the training batch of the case. `packed` only applies to encoder-decoders."""
     if case.model == "t5":
         inputs, targets = batches.pair(case, packed=packed)
         ones = np.ones(targets.ids.shape, np.float32)
@@ -95,12 +95,12 @@ def batch(case: Case, *, packed: bool) -> Batch:
     if case.model == "decoder":
         return Batch(encoder=None, decoder=tokens(rows, rows.shifted), targets=rows.ids, weights=weights)
     weights[:, -1] = 0.0
-    behind = np.roll(rows.ids, -1, axis=1)
-    return Batch(encoder=None, decoder=tokens(rows, rows.ids), targets=behind, weights=weights)
+    targets = np.roll(rows.ids, -1, axis=1)
+    return Batch(encoder=None, decoder=tokens(rows, rows.ids), targets=targets, weights=weights)
 
 
 def experiment(case: Case) -> Experiment:
-    """Return the case as an experiment; its data is never read."""
+    """Return the experiment of the case. Its data is never read."""
     model, sizes = config(case), case.sizes
     inputs, targets = (sizes.inputs, sizes.targets) if case.model == "t5" else (1, case.length - 1)
     if model.kind == "encoder":
@@ -110,42 +110,42 @@ def experiment(case: Case) -> Experiment:
 
 
 def train(case: Case) -> Prepared:
-    """Make a step ready, with everything that training has in it: the guard, the metrics, the shardings."""
+    """Prepare a training step, with the guard, the metrics and the shardings of real training."""
     wanted = experiment(case)
     program = Program.of(wanted, wanted.mesh.build())
     state, step = program.create(0), program.step()
-    given = jax.device_put(batch(case, packed=True), program.batch_sharding())
+    arrays = jax.device_put(batch(case, packed=True), program.batch_sharding())
 
     def run() -> None:
         nonlocal state
-        state, metrics = step(state, given)
+        state, metrics = step(state, arrays)
         jax.block_until_ready((state, metrics))
 
-    streams = [stream.ids.size for stream in (given.encoder, given.decoder) if stream is not None]
+    streams = [stream.ids.size for stream in (arrays.encoder, arrays.decoder) if stream is not None]
     facts: dict[str, Any] = {"parameters": _size(state.params), "flops": flops.count(program).model}
     facts["rows"] = "packed" if case.model == "t5" else "full"
     return Prepared(run=run, tokens=sum(streams), facts=facts)
 
 
 def decode(case: Case) -> Prepared:
-    """Make a batch of prompts ready; nothing is compiled before the first run."""
+    """Prepare the decoding of a batch of prompts. The first run compiles."""
     model, sizes = config(case).build(), case.sizes
     params = jax.jit(model.init)(jax.random.key(0))
     how: Decoding = {"greedy": Greedy(), "sampling": Sampling(top_k=TOP_K), "beam": Beam(size=BEAM)}[case.decoding]
     if case.model == "t5":
         inputs = batches.rows(case, sizes.inputs, count=case.rows)
-        begin = batches.rows(case, 1, count=case.rows)
-        given = prompt_batch(encoder=tokens(inputs, inputs.ids), decoder=tokens(begin, begin.shifted))
+        start = batches.rows(case, 1, count=case.rows)
+        prompts = prompt_batch(encoder=tokens(inputs, inputs.ids), decoder=tokens(start, start.shifted))
     else:
-        begin = batches.rows(case, sizes.prompt, count=case.rows)
-        given = prompt_batch(decoder=tokens(begin, begin.ids))
-    given = jax.tree.map(jnp.asarray, given)
+        start = batches.rows(case, sizes.prompt, count=case.rows)
+        prompts = prompt_batch(decoder=tokens(start, start.ids))
+    prompts = jax.tree.map(jnp.asarray, prompts)
     key = jax.random.key(1) if case.decoding == "sampling" else None
 
     def run() -> np.ndarray:
-        # No id is -1: nothing ends before its length.
-        made = generate(model, params, given, how, length=sizes.new, eos_id=-1, pad_id=None, key=key)
-        ids = np.asarray(made.ids)
+        # No id is -1, so all rows have the full length.
+        found = generate(model, params, prompts, how, length=sizes.new, eos_id=-1, pad_id=None, key=key)
+        ids = np.asarray(found.ids)
         assert ids.shape == (case.rows, 1, sizes.new), ids.shape
         return ids
 
@@ -153,7 +153,7 @@ def decode(case: Case) -> Prepared:
 
 
 def prepare(case: Case) -> Prepared:
-    """Make a case ready."""
+    """Prepare a case."""
     if case.work == "train":
         return train(case)
     if case.work == "decode":
@@ -164,7 +164,7 @@ def prepare(case: Case) -> Prepared:
 
 
 def check(subject: dict[str, Any], *, directory: str) -> Answer:
-    """Write a model with random parameters for transformers, and return its loss on unpacked rows."""
+    """Write a model with random parameters in the format of transformers. Return its loss on unpacked rows."""
     case = Case(**subject)
     wanted = experiment(case)
     model = wanted.model.build()
@@ -176,7 +176,7 @@ def check(subject: dict[str, Any], *, directory: str) -> Answer:
 
 
 def ceilings(subject: None) -> Answer:
-    """Return what the machine does at most: FLOP/s of matrix products by type, bytes/s of copying; nothing where that is not measured here."""
+    """Return the limits of the machine: FLOP/s of matrix products by dtype, and bytes/s of copies. Return {} if they cannot be measured."""
     try:
         from t2t.launch.bench.ceilings import measure
     except ImportError:
@@ -186,7 +186,7 @@ def ceilings(subject: None) -> Answer:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of what is measured."""
+    """Return the versions of the packages."""
     return {"t2t": metadata.version("t2t"), **{name: metadata.version(name) for name in PACKAGES}}
 
 

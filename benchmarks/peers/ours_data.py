@@ -1,4 +1,4 @@
-"""Span corruption as a task of this stack, through `t2t.data.pipeline.batches`."""
+"""Span corruption as a t2t task, through `t2t.data.pipeline.batches`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from t2t.tasks.objectives import span_corruption, text_features
 
 
 def data(case: Case) -> Prepared:
-    """Make the pipeline's batches ready, in the corpus's order, without end. There is one way here, texts packed; it stands beside both of theirs."""
+    """Prepare the batches of the pipeline, in corpus order, repeated forever. t2t always packs texts, so it is compared with both methods of T5X."""
     task = seqio.Task(
         case.model,
         source=corpus_source(case),
@@ -36,9 +36,9 @@ def data(case: Case) -> Prepared:
     iterator = batches(wanted, "encoder_decoder")
 
     def batch() -> list[np.ndarray]:
-        made = next(iterator)
-        assert made.encoder is not None
-        assert made.decoder is not None
-        return [np.asarray(made.encoder.segments), np.asarray(made.decoder.segments)]
+        found = next(iterator)
+        assert found.encoder is not None
+        assert found.decoder is not None
+        return [np.asarray(found.encoder.segments), np.asarray(found.decoder.segments)]
 
     return counted(batch, DATA_BATCHES, how="texts packed")

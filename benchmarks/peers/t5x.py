@@ -1,4 +1,4 @@
-"""T5X from a checkout: its examples' networks, its Trainer's compiled step, its Adafactor, its decoding; and the t5 package's preprocessors on SeqIO."""
+"""T5X from a checkout: the networks of its examples, the compiled step of its Trainer, its decoding; and the preprocessors of the t5 package on SeqIO."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "clu", "seqio", "tensorflow", "t5"
 
 
 def network(case: Case) -> Any:
-    """Return the case's Linen module, dropout 0."""
+    """Return the Linen module of the case, with dropout 0."""
     sizes = case.sizes
     common: dict[str, Any] = {"vocab_size": sizes.vocab_size, "emb_dim": sizes.d_model, "num_heads": sizes.num_heads}
     common |= {"head_dim": sizes.head_dim, "mlp_dim": case.d_ff, "mlp_activations": ("gelu", "linear")}
@@ -38,7 +38,7 @@ def network(case: Case) -> Any:
 
 
 def model(case: Case) -> Any:
-    """Return the case's model with its optimizer and way of decoding."""
+    """Return the T5X model of the case, with its optimizer and decoding function."""
     import seqio
 
     models, decoding = load(CHECKOUT, "models"), load(CHECKOUT, "decoding")
@@ -57,7 +57,7 @@ def model(case: Case) -> Any:
 
 
 def batch(case: Case) -> dict[str, np.ndarray]:
-    """Return the case's training batch under SeqIO's names: an encoder-decoder's is packed, the same that ours gets."""
+    """Return the training batch of the case with SeqIO's feature names. Encoder-decoders get the same packed rows as our peer."""
     if case.model == "t5":
         inputs, targets = batches.pair(case, packed=True)
         encoder = {
@@ -78,23 +78,23 @@ def batch(case: Case) -> dict[str, np.ndarray]:
 
 
 def train(case: Case) -> Prepared:
-    """Make the Trainer's step ready, compiled as `t5x.train` does."""
+    """Prepare the step of the Trainer, compiled like in `t5x.train`."""
     partitioning, utils, trainer = (load(CHECKOUT, name) for name in ("partitioning", "utils", "trainer"))
-    made, given = model(case), batch(case)
+    network, arrays = model(case), batch(case)
     partitioner = partitioning.PjitPartitioner(
         num_partitions=1, logical_axis_rules=partitioning.standard_logical_axis_rules()
     )
     initializer = utils.TrainStateInitializer(
-        optimizer_def=made.optimizer_def,
-        init_fn=made.get_initial_variables,
-        input_shapes={name: array.shape for name, array in given.items()},
-        input_types={name: array.dtype for name, array in given.items()},
+        optimizer_def=network.optimizer_def,
+        init_fn=network.get_initial_variables,
+        input_shapes={name: array.shape for name, array in arrays.items()},
+        input_types={name: array.dtype for name, array in arrays.items()},
         partitioner=partitioner,
     )
-    begin = initializer.from_scratch(jax.random.PRNGKey(0))
-    own = trainer.Trainer(
-        model=made,
-        train_state=begin,
+    initial = initializer.from_scratch(jax.random.PRNGKey(0))
+    t5x_trainer = trainer.Trainer(
+        model=network,
+        train_state=initial,
         partitioner=partitioner,
         eval_names=[],
         summary_dir=None,
@@ -105,39 +105,39 @@ def train(case: Case) -> Prepared:
         ),
         num_microbatches=None,
     )
-    own.compile_train(given)
-    step, state = own._compiled_train_step, begin
-    streams = [name for name in ("encoder_input_tokens", "decoder_target_tokens") if name in given]
+    t5x_trainer.compile_train(arrays)
+    step, state = t5x_trainer._compiled_train_step, initial
+    streams = [name for name in ("encoder_input_tokens", "decoder_target_tokens") if name in arrays]
 
     def run() -> None:
         nonlocal state
-        state, metrics = step(state, given)
+        state, metrics = step(state, arrays)
         jax.block_until_ready((state, metrics))
 
     facts = {"parameters": _size(state.params), "rows": "packed" if case.model == "t5" else "full"}
-    return Prepared(run=run, tokens=sum(given[name].size for name in streams), facts=facts)
+    return Prepared(run=run, tokens=sum(arrays[name].size for name in streams), facts=facts)
 
 
 def decode(case: Case) -> Prepared:
-    """Make a batch of prompts ready: `predict_batch_with_aux`, jitted as `t5x.utils` does. A decoder's prompt has the 0 that T5X begins with before it."""
+    """Prepare the decoding of a batch of prompts: `predict_batch_with_aux`, jitted like in `t5x.utils`. Decoder-only prompts start with T5X's token 0."""
     if case.model == "decoder" and case.decoding == "beam":
         raise Unsupported(
-            "T5X's decoder-only model gives back fewer tokens than asked for from beam search; its configurations sample"
+            "beam search of T5X's decoder-only model returns fewer tokens than requested; its configurations use sampling"
         )
-    made, sizes = model(case), case.sizes
+    network, sizes = model(case), case.sizes
     if case.model == "t5":
         inputs = batches.rows(case, sizes.inputs, count=case.rows).ids
-        given = {"encoder_input_tokens": inputs, "decoder_input_tokens": np.zeros((case.rows, sizes.new), np.int32)}
+        arrays = {"encoder_input_tokens": inputs, "decoder_input_tokens": np.zeros((case.rows, sizes.new), np.int32)}
     else:
-        words = batches.rows(case, sizes.prompt, count=case.rows).ids
+        prompts = batches.rows(case, sizes.prompt, count=case.rows).ids
         ids = np.zeros((case.rows, sizes.prompt + sizes.new), np.int32)
-        ids[:, 1 : sizes.prompt + 1] = words
-        seen = np.zeros_like(ids)
-        seen[:, : sizes.prompt + 1] = 1
-        given = {"decoder_input_tokens": ids, "decoder_causal_attention": seen}
-    shapes = {name: array.shape for name, array in given.items()}
-    params = jax.jit(lambda key: made.get_initial_variables(key, shapes)["params"])(jax.random.PRNGKey(0))
-    # No id is -1: nothing ends before its length.
+        ids[:, 1 : sizes.prompt + 1] = prompts
+        prefix = np.zeros_like(ids)
+        prefix[:, : sizes.prompt + 1] = 1
+        arrays = {"decoder_input_tokens": ids, "decoder_causal_attention": prefix}
+    shapes = {name: array.shape for name, array in arrays.items()}
+    params = jax.jit(lambda key: network.get_initial_variables(key, shapes)["params"])(jax.random.PRNGKey(0))
+    # No id is -1, so all rows have the full length.
     how: dict[str, Any] = {"eos_id": -1}
     if case.decoding != "beam":
         how |= {"temperature": 1.0, "topk": TOP_K if case.decoding == "sampling" else 1}
@@ -145,12 +145,12 @@ def decode(case: Case) -> Prepared:
 
     @jax.jit
     def predict(params: Any, batch: Any, key: Any) -> Any:
-        return made.predict_batch_with_aux(params, batch, rng=key, decoder_params=dict(how), num_decodes=count)
+        return network.predict_batch_with_aux(params, batch, rng=key, decoder_params=dict(how), num_decodes=count)
 
     key = jax.random.PRNGKey(1)
 
     def run() -> np.ndarray:
-        ids = np.asarray(predict(params, given, key)[0])
+        ids = np.asarray(predict(params, arrays, key)[0])
         assert (ids[:, : sizes.new] != 0).sum() >= ids.shape[0] * sizes.new * 0.9, "ended early"
         return ids
 
@@ -158,7 +158,7 @@ def decode(case: Case) -> Prepared:
 
 
 def prepare(case: Case) -> Prepared:
-    """Make a case ready."""
+    """Prepare a case."""
     if case.work == "train":
         return train(case)
     if case.work == "decode":
@@ -169,15 +169,15 @@ def prepare(case: Case) -> Prepared:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of what is measured: of the checkout, the last commit's."""
+    """Return the versions of the packages, and the commit of the T5X checkout."""
     head = CHECKOUT / ".git" / "HEAD"
-    said = {"t5x": "a checkout"}
+    version = "a checkout"
     if head.exists():
         reference = head.read_text().strip()
         place = CHECKOUT / ".git" / reference.removeprefix("ref: ")
         commit = place.read_text().strip() if reference.startswith("ref: ") and place.exists() else reference
-        said = {"t5x": commit[:12]}
-    return {**said, **{name: metadata.version(name) for name in PACKAGES}}
+        version = commit[:12]
+    return {"t5x": version, **{name: metadata.version(name) for name in PACKAGES}}
 
 
 def _size(tree: Any) -> int:

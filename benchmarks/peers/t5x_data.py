@@ -1,4 +1,4 @@
-"""Span corruption with the t5 package's preprocessors and SeqIO's packing, as T5X reads it."""
+"""Span corruption with the preprocessors of the t5 package and SeqIO's packing, as in T5X."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from benchmarks.protocol import Prepared
 
 
 def data(case: Case) -> Prepared:
-    """Make the batches of `seqio.get_dataset` ready, in the corpus's order, without end."""
+    """Prepare the batches of `seqio.get_dataset`, in corpus order, repeated forever."""
     bare("t5")
     bare("t5.data")
     preprocessors = importlib.import_module("t5.data.preprocessors")
@@ -51,7 +51,7 @@ def data(case: Case) -> Prepared:
     names = ("encoder_segment_ids", "decoder_segment_ids")
 
     def batch() -> list[np.ndarray]:
-        made = next(iterator)
-        return [made[name] for name in names]
+        arrays = next(iterator)
+        return [arrays[name] for name in names]
 
     return counted(batch, DATA_BATCHES, how="texts joined, cut to whole rows" if merged else "texts packed")

@@ -1,8 +1,8 @@
-"""T5X from a checkout, with what it imports and cannot be had replaced by stand-ins in this process; the checkout stays as it is.
+"""Import T5X from a checkout, with stand-in modules for dependencies that cannot be installed. The checkout is not changed.
 
-airio.core                  not on PyPI; T5X uses it in annotations and isinstance() alone.
-jestimator.amos, .amos_helper   PyPI's needs other versions; T5X wraps the optimizer Amos at import, and nobody asks for it here.
-t5x itself                  a bare package, so that t5x/__init__.py does not import evaluation, inference and export too.
+airio.core                      not on PyPI; T5X only uses it in annotations and isinstance().
+jestimator.amos, .amos_helper   the package on PyPI needs other versions; T5X wraps the optimizer Amos during import, but the benchmarks do not use it.
+t5x                             an empty package, so that t5x/__init__.py does not import evaluation, inference and export.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ import optax
 
 
 def stand_in(name: str, **attributes: Any) -> types.ModuleType:
-    """Put a module in sys.modules, and in its parent."""
-    made = types.ModuleType(name)
-    made.__dict__.update(attributes)
-    sys.modules[name] = made
-    parent, _, own = name.rpartition(".")
+    """Add a module with these attributes to sys.modules and to its parent package."""
+    module = types.ModuleType(name)
+    module.__dict__.update(attributes)
+    sys.modules[name] = module
+    parent, _, last = name.rpartition(".")
     if parent:
-        setattr(sys.modules.get(parent) or stand_in(parent, __path__=[]), own, made)
-    return made
+        setattr(sys.modules.get(parent) or stand_in(parent, __path__=[]), last, module)
+    return module
 
 
 def stand_ins() -> None:
-    """Replace what cannot be had. Call before the first import of T5X."""
+    """Add all stand-in modules. Call before the first import of T5X."""
     names = ("Task", "Mixture", "AirIODatasetIterator", "DatasetProviderBase")
     stand_in("airio", __path__=[])
     stand_in("airio.core", **{name: type(name, (), {}) for name in names})
@@ -48,7 +48,7 @@ def load(checkout: Path, name: str) -> Any:
 
 
 def bare(name: str) -> None:
-    """Make an installed package one whose own __init__ does not run, for its submodules' sake."""
+    """Register an installed package without running its __init__, so that its submodules can be imported."""
     if name in sys.modules:
         return
     found = importlib.util.find_spec(name)
