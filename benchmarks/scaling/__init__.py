@@ -1,5 +1,5 @@
-"""How cost grows with work: `python -m benchmarks.scaling PART --out DIR`.
+"""Measure how costs scale: `python -m benchmarks.scaling PART --out DIR`.
 
-Each part has points; each point is measured in a process of its own and kept in DIR/PART.json as soon as it is known, so that what was interrupted goes on.
-A table goes to standard output and a picture to DIR/PART.png.
+Each part has several points. Each point is measured in its own process and saved to DIR/PART.json immediately. If interrupted, run the same command
+again to resume. The table is printed to standard output, and the plot is saved to DIR/PART.png.
 """

@@ -20,32 +20,32 @@ DONE, MISTAKE, STOPPED = 0, 2, 75
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Measure a part and show it. Exit codes are those of t2t: 0 done, 2 a mistake, 75 stopped with all that was measured kept."""
-    words = argparse.ArgumentParser(prog="benchmarks.scaling", description=__doc__, epilog=f"parts: {', '.join(PARTS)}")
-    words.add_argument("part", metavar="PART")
-    words.add_argument("--out", type=Path, required=True, help="directory of PART.json and PART.png")
-    words.add_argument("--only", default="*", help="points whose name this pattern fits; --list names them")
-    words.add_argument("--rounds", type=int, help="how often each thing is timed")
-    words.add_argument("--limit", type=float, default=1800.0, help="seconds a point may take")
-    words.add_argument("--list", action="store_true", help="name the points and measure nothing")
-    given = words.parse_args(arguments)
+    """Measure a part and show it. Return the exit code: 0 done, 1 some points failed, 2 invalid option, 75 interrupted (all results are saved)."""
+    parser = argparse.ArgumentParser(prog="benchmarks.scaling", description=__doc__, epilog=f"parts: {', '.join(PARTS)}")
+    parser.add_argument("part", metavar="PART")
+    parser.add_argument("--out", type=Path, required=True, help="directory for PART.json and PART.png")
+    parser.add_argument("--only", default="*", help="measure only points that match this pattern; --list prints their names")
+    parser.add_argument("--rounds", type=int, help="number of timings")
+    parser.add_argument("--limit", type=float, default=1800.0, help="timeout of a point, in seconds")
+    parser.add_argument("--list", action="store_true", help="print the names of the points and exit")
+    chosen = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, _stop)
     try:
-        part = _part(given.part)
-        points = _points(part, given.rounds, given.only)
-        if given.list:
+        part = _part(chosen.part)
+        points = _points(part, chosen.rounds, chosen.only)
+        if chosen.list:
             print("\n".join(points))
             return DONE
-        rows = measure(part, points, given.out, limit=given.limit, say=lambda text: print(text, file=sys.stderr))
+        rows = measure(part, points, chosen.out, limit=chosen.limit, log=lambda text: print(text, file=sys.stderr))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return MISTAKE
     except KeyboardInterrupt:
-        print("stopped; the same command goes on", file=sys.stderr)
+        print("stopped; run the same command again to resume", file=sys.stderr)
         return STOPPED
     if rows:
         show(part, rows)
-        picture(part, rows, given.out / f"{part.name}.png")
+        picture(part, rows, chosen.out / f"{part.name}.png")
     return DONE if len(rows) == len(points) else 1
 
 
@@ -65,7 +65,7 @@ def _points(part: Part, rounds: int | None, only: str) -> Mapping[str, Point]:
     points = part.points(part.rounds if rounds is None else rounds)
     chosen = {name: point for name, point in points.items() if fnmatch.fnmatchcase(name, only)}
     if not chosen:
-        raise UserError(f"no point of {part.name} fits {only!r} (--only).{nearest(only, points)}")
+        raise UserError(f"no point of {part.name} matches {only!r} (--only).{nearest(only, points)}")
     return chosen
 
 

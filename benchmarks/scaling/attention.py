@@ -1,4 +1,4 @@
-"""Memory of attention against length: "einsum" holds all logits, "chunked" those of a block of queries. Compiled, not run."""
+"""Memory of attention by length. "einsum" stores all logits, "chunked" stores the logits of one block of queries. Programs are compiled, but not run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ HEADS, LAYERS = 8, 4
 
 
 def points(rounds: int) -> Mapping[str, Point]:
-    """Return lengths with both backends."""
+    """Return one point per backend and length."""
     return {
         f"{backend} {length}": Point(arguments={"backend": backend, "length": length}, environment=devices(1))
         for backend in BACKENDS
@@ -28,40 +28,40 @@ def points(rounds: int) -> Mapping[str, Point]:
 
 
 def measure(backend: str, length: int) -> Values:
-    """Return the temporaries of the step of a decoder of one row, in bytes, as the compiler tells them."""
+    """Return the compiler's temporaries of the step of a decoder with one row, in bytes."""
     small: dict[str, Any] = {"num_layers": LAYERS, "d_model": 256, "num_heads": HEADS, "d_ff": 1024, "vocab_size": 512}
-    made = experiment("decoder", batch_size=1, length=length, attention=backend, remat="full", **small)
-    program = Program.of(made, made.mesh.build(jax.devices()[:1]))
-    compiled: Any = program.step()
-    analysis = compiled.lower(program.abstract_state(), program.abstract_batch()).compile().memory_analysis()
+    config = experiment("decoder", batch_size=1, length=length, attention=backend, remat="full", **small)
+    program = Program.of(config, config.mesh.build(jax.devices()[:1]))
+    step: Any = program.step()
+    analysis = step.lower(program.abstract_state(), program.abstract_batch()).compile().memory_analysis()
     return {"temporaries": analysis.temp_size_in_bytes}
 
 
 def table(rows: Rows) -> Table:
-    """Return a line a length and backend."""
-    made = []
+    """Return one line per backend and length."""
+    cells = []
     series: dict[str, list[tuple[int, float]]] = {}
     for name, values in rows.items():
         backend, length = name.split(" ")
         series.setdefault(backend, []).append((int(length), values["temporaries"]))
         logits = HEADS * int(length) ** 2 * 4
-        made.append([name, size(values["temporaries"]), f"{values['temporaries'] / int(length):,.0f}", size(logits)])
+        cells.append([name, size(values["temporaries"]), f"{values['temporaries'] / int(length):,.0f}", size(logits)])
     notes = [
-        f"{backend}: memory grows as length to the power of {order(found):.2f}"
+        f"{backend}: memory grows like length^{order(found):.2f}"
         for backend, found in series.items()
         if len(found) > 1
     ]
-    return Table(("", "temporaries", "bytes a token", "one layer's logits"), made, notes)
+    return Table(("", "temporaries", "bytes per token", "logits of one layer"), cells, notes)
 
 
 def order(found: list[tuple[int, float]]) -> float:
-    """Return the exponent p of memory ~ length^p, between the two longest."""
+    """Return the exponent p of memory ~ length^p, from the two longest lengths."""
     (before, less), (length, more) = sorted(found)[-2:]
     return float(np.log(more / less) / np.log(length / before))
 
 
 def draw(figure: Any, rows: Rows) -> None:
-    """Draw memory against length."""
+    """Plot memory by length."""
     series: dict[str, tuple[list[float], list[float]]] = {}
     for name, values in rows.items():
         backend, length = name.split(" ")

@@ -1,4 +1,4 @@
-"""Measures one point, in a process of its own: `python -m benchmarks.scaling.child MODULE ARGUMENTS FILE`."""
+"""Measure one point in this process: `python -m benchmarks.scaling.child MODULE ARGUMENTS FILE`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def main(module: str, arguments: str, file: str) -> None:
-    """Call a part's `measure` and write what it returns, with the machine it ran on."""
+    """Call the `measure` function of a part and write its values and a description of the machine."""
     part = importlib.import_module(module).PART
     values = part.measure(**json.loads(arguments))
     from t2t.train.machine import machine

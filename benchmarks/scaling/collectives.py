@@ -1,7 +1,7 @@
-"""Bytes that a device sends in a step, from 8 to 1,024 chips: compiled ahead of time, beside what theory says.
+"""Bytes that a device sends in a step, from 8 to 1,024 chips: programs compiled ahead of time, compared with theory.
 
-Constant rows a device. Compiled for chips whose memory holds a billion parameters whole, so that one kind serves all: TPU v5p, minutes a program, and
-H100 in nodes of 8.
+The number of rows per device is constant. The chips have enough memory for a billion unsharded parameters, so that one kind of chip serves all meshes:
+TPU v5p (minutes per program) and H100 in nodes of 8.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ MESHES = ("data", "fsdp", "fsdp+tensor")
 TENSOR = 4
 ROWS = 4
 MODELS: dict[str, dict[str, Any]] = {
-    # GPT-3 1.3B with words that divide, and T5 1.1 large.
+    # GPT-3 1.3B with a vocabulary size that divides, and T5 1.1 large.
     "decoder": {"num_layers": 24, "d_model": 2048, "num_heads": 16, "vocab_size": 50304, "length": 1024},
     "encoder_decoder": {
         **{"num_layers": 24, "d_model": 1024, "num_heads": 16, "d_ff": 2816, "head_dim": 64},
@@ -37,7 +37,7 @@ MODELS: dict[str, dict[str, Any]] = {
 
 
 def points(rounds: int) -> Mapping[str, Point]:
-    """Return both models on each mesh, kind and number of chips."""
+    """Return one point per kind of chip, model, mesh and number of chips."""
     return {
         f"{chip} {kind} {mesh} {count}": Point(
             arguments={"kind": kind, "mesh": mesh, "topology": f"{chip}:{shape}"}, environment=ENVIRONMENT
@@ -50,7 +50,10 @@ def points(rounds: int) -> Mapping[str, Point]:
 
 
 def divided(kind: str, mesh: str, chips: int, **model: Any) -> Experiment:
-    """Return the model on a mesh of MESHES, ROWS rows a replica. model: other sizes than those of MODELS."""
+    """Return the experiment of a model on one of MESHES, with ROWS rows per replica.
+
+    model: options that replace those of MODELS.
+    """
     tensor = TENSOR if mesh == "fsdp+tensor" else 1
     return experiment(
         kind,
@@ -61,42 +64,42 @@ def divided(kind: str, mesh: str, chips: int, **model: Any) -> Experiment:
 
 
 def measure(kind: str, mesh: str, topology: str) -> Values:
-    """Return what the compiled program sends, what theory and the plan's estimate say, by mesh axis in bytes."""
+    """Return the bytes that each device sends, by mesh axis: in the compiled program, in theory, and in the plan's estimate."""
     machine = Topology.parse(topology)
     program = prepare(divided(kind, mesh, machine.size), machine, machine.devices())
     return described(program, machine, gathered=2, summed=2)
 
 
 def described(program: Program, machine: Topology, *, gathered: int, summed: int, scatters: bool = True) -> Values:
-    """Return `measure`'s values of a program; for the other arguments see `theory.sent`. Raises RuntimeError where the compiler runs out of memory."""
-    made = plan(program, machine)
-    if not made.compiled:
-        raise RuntimeError(made.message)
+    """Return the values of `measure` for a program. See `theory.sent` for the other arguments. Raise RuntimeError if the compiler runs out of memory."""
+    found = plan(program, machine)
+    if not found.compiled:
+        raise RuntimeError(found.message)
     return {
         "chips": machine.size,
-        "collectives": made.to_json()["collectives"],
-        "compiled": by_axis(made.sent),
+        "collectives": found.to_json()["collectives"],
+        "compiled": by_axis(found.sent),
         "theory": sent(program, gathered=gathered, summed=summed, scatters=scatters),
         "estimate": by_axis(estimate(program, machine).sent),
-        "unknown": made.unknown,
-        "seconds": made.seconds,
+        "unknown": found.unknown,
+        "seconds": found.seconds,
     }
 
 
 def table(rows: Rows) -> Table:
-    """Return a line a program."""
-    made = []
+    """Return one line per program."""
+    cells = []
     for name, values in rows.items():
         axes = ("data", "fsdp", "tensor")
         compiled = dict.fromkeys(axes, 0.0)
         for joined, count in values["compiled"].items():
-            # What runs along several axes counts with the outermost.
+            # A collective over several axes counts for the outermost one.
             compiled[next((axis for axis in axes if axis in joined), "tensor")] += count
         line = [name]
         for axis in axes:
-            said = values["theory"].get(axis, values["estimate"].get(axis, 0.0))
-            line += [size(compiled[axis]), size(said), f"{compiled[axis] / said:.2f}" if said else "–"]
-        made.append([*line, f"{values['seconds']:.0f}"])
+            expected = values["theory"].get(axis, values["estimate"].get(axis, 0.0))
+            line += [size(compiled[axis]), size(expected), f"{compiled[axis] / expected:.2f}" if expected else "–"]
+        cells.append([*line, f"{values['seconds']:.0f}"])
     header = (
         "",
         *(f"{axis}{what}" for axis in ("data", "fsdp", "tensor") for what in ("", " theory", " x")),
@@ -104,21 +107,21 @@ def table(rows: Rows) -> Table:
     )
     return Table(
         header,
-        made,
+        cells,
         (
-            "sent by each chip in a step; theory: 2 (n - 1)/n of the gradients over data; two gathers of the parameters and one scatter of the gradients,"
-            " (n - 1)/n of them each, over fsdp; both in bfloat16, as computed. tensor: the plan's estimate.",
+            "bytes that each chip sends in a step. Theory: 2 (n - 1)/n of the gradients over data; two all-gathers of the parameters and one"
+            " reduce-scatter of the gradients over fsdp, (n - 1)/n of the bytes each; all in bfloat16, the compute dtype. tensor: the plan's estimate.",
         ),
     )
 
 
 def draw(figure: Any, rows: Rows) -> None:
-    """Draw bytes against chips."""
+    """Plot bytes by number of chips."""
     for axis, kind in zip(figure.subplots(1, 2), KINDS, strict=True):
         series: dict[str, tuple[list[float], list[float]]] = {}
         for name, values in rows.items():
-            chip, own, mesh, chips = name.split(" ")
-            if own == kind:
+            chip, point_kind, mesh, chips = name.split(" ")
+            if point_kind == kind:
                 xs, ys = series.setdefault(f"{mesh}, {chip}", ([], []))
                 xs.append(int(chips))
                 ys.append(sum(values["compiled"].values()) / 1e9)

@@ -1,6 +1,6 @@
-"""Compile time against depth: layers are a scan's rounds, so that a deep model should compile as a shallow one does.
+"""Compile time by depth. Layers run in a scan, so a deep model should compile as fast as a shallow one.
 
-Processor seconds stand beside: of what else the machine does they tell less than the clock.
+CPU seconds are shown too: other work on the machine affects them less than wall time.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ TARGETS = ("cpu", "v5e:2x2")
 WITHIN = 1.3
 STAGES = ("trace", "lower", "compile", "create")
 TIMES = (*STAGES, "processor")
-"""Seconds; processor: of all threads, for the first three stages."""
+"""Measured times in seconds. "processor" is the CPU time of all threads in the first three stages."""
 
 
 def points(rounds: int) -> Mapping[str, Point]:
-    """Return depths of both kinds of model, for this machine and ahead of time for TPUs."""
+    """Return one point per target, kind of model and depth. Targets are this machine, and TPUs (compiled ahead of time)."""
     return {
         f"{target} {kind} {layers}": Point(
             arguments={
@@ -46,16 +46,16 @@ def points(rounds: int) -> Mapping[str, Point]:
     }
 
 
-def measure(target: str, kind: str, layers: int, rounds: int) -> Values:
-    """Return seconds of the step's stages and of the program that makes the state, and how large the step is in each language."""
-    small: dict[str, Any] = {"num_layers": layers, "d_model": 128, "num_heads": 4, "d_ff": 512, "vocab_size": 1024}
+def measure(target: str, kind: str, num_layers: int, rounds: int) -> Values:
+    """Return the seconds to trace, lower and compile the step, the seconds to compile the state's creation, and the size of the step in lines."""
+    small: dict[str, Any] = {"num_layers": num_layers, "d_model": 128, "num_heads": 4, "d_ff": 512, "vocab_size": 1024}
     if target == "cpu":
-        made = experiment(kind, batch_size=8, length=128, **small)
-        program = Program.of(made, made.mesh.build(jax.devices()[:1]))
+        config = experiment(kind, batch_size=8, length=128, **small)
+        program = Program.of(config, config.mesh.build(jax.devices()[:1]))
     else:
         topology = Topology.parse(target)
-        made = experiment(kind, batch_size=8, length=128, mesh={"data": 1, "fsdp": topology.size}, **small)
-        program = prepare(made, topology, topology.devices())
+        config = experiment(kind, batch_size=8, length=128, mesh={"data": 1, "fsdp": topology.size}, **small)
+        program = prepare(config, topology, topology.devices())
     taken = [_stages(program) for _ in range(rounds)]
     first = taken[0]
     return {**first, **{stage: median([times[stage] for times in taken]) for stage in TIMES}, "all": taken}
@@ -65,14 +65,14 @@ def _stages(program: Program) -> Values:
     jax.clear_caches()
     state, batch = program.abstract_state(), program.abstract_batch()
     step: Any = program.step()
-    began, at = time.process_time(), [time.perf_counter()]
+    start, at = time.process_time(), [time.perf_counter()]
     traced = step.trace(state, batch)
     at.append(time.perf_counter())
     lowered = traced.lower()
     at.append(time.perf_counter())
     compiled = lowered.compile()
     at.append(time.perf_counter())
-    processor = time.process_time() - began
+    processor = time.process_time() - start
     create = jax.jit(lambda seed: create_state(program.model, program.transform, seed), out_shardings=program.shardings)
     create.lower(0).compile()
     at.append(time.perf_counter())
@@ -86,25 +86,25 @@ def _stages(program: Program) -> Values:
 
 
 def total(values: Mapping[str, Any]) -> float:
-    """Return the seconds until the step can run."""
+    """Return the seconds to trace, lower and compile the step."""
     return values["trace"] + values["lower"] + values["compile"]
 
 
 def table(rows: Rows) -> Table:
-    """Return a line a depth."""
+    """Return one line per point."""
     header = (
         "",
         *(f"{stage} s" for stage in STAGES[:3]),
-        "in all s",
+        "total s",
         "x shallowest",
-        "processor s",
+        "CPU s",
         "x shallowest",
         "create s",
         "jaxpr",
         "StableHLO",
         "HLO lines",
     )
-    made, ratios = [], {}
+    cells, ratios = [], {}
     for name, values in rows.items():
         series, _, depth = name.rpartition(" ")
         shallow = rows.get(f"{series} {LAYERS[0]}")
@@ -112,26 +112,26 @@ def table(rows: Rows) -> Table:
         if shallow and ratio is not None and int(depth) == LAYERS[-1]:
             ratios[series] = ratio, values["processor"] / shallow["processor"]
         stages = [f"{values[stage]:.2f}" for stage in STAGES[:3]]
-        told = "–" if ratio is None else f"{ratio:.2f}"
+        wall_ratio = "–" if ratio is None else f"{ratio:.2f}"
+        cpu_ratio = f"{values['processor'] / shallow['processor']:.2f}" if shallow else "–"
         sizes = [f"{values[name]:,}" for name in ("jaxpr", "stablehlo", "hlo")]
-        own = f"{values['processor'] / shallow['processor']:.2f}" if shallow else "–"
-        cells = [f"{total(values):.2f}", told, f"{values['processor']:.2f}", own, f"{values['create']:.2f}"]
-        made.append([name, *stages, *cells, *sizes])
+        times = [f"{total(values):.2f}", wall_ratio, f"{values['processor']:.2f}", cpu_ratio, f"{values['create']:.2f}"]
+        cells.append([name, *stages, *times, *sizes])
     notes = [
-        f"{series}: {ratio:.2f} times as long from {LAYERS[0]} to {LAYERS[-1]} layers, {'within' if ratio <= WITHIN else 'not within'} {WITHIN};"
-        f" {own:.2f} times the processor's time"
-        for series, (ratio, own) in ratios.items()
+        f"{series}: from {LAYERS[0]} to {LAYERS[-1]} layers, the wall time grows by {wall:.2f}x ({'within' if wall <= WITHIN else 'not within'} {WITHIN}x)"
+        f" and the CPU time by {cpu:.2f}x"
+        for series, (wall, cpu) in ratios.items()
     ]
-    return Table(header, made, notes)
+    return Table(header, cells, notes)
 
 
 def draw(figure: Any, rows: Rows) -> None:
-    """Draw seconds against layers."""
+    """Plot seconds by layers."""
     for axis, target in zip(figure.subplots(1, len(TARGETS)), TARGETS, strict=True):
         series: dict[str, tuple[list[float], list[float]]] = {}
         for name, values in rows.items():
-            own, kind, layers = name.split(" ")
-            if own == target:
+            point_target, kind, layers = name.split(" ")
+            if point_target == target:
                 for what, seconds in (("step", total(values)), ("create", values["create"])):
                     xs, ys = series.setdefault(f"{kind}, {what}", ([], []))
                     xs.append(int(layers))

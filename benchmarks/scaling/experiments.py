@@ -1,4 +1,4 @@
-"""The models that are measured, and batches for them."""
+"""Experiments and batches to measure."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ def experiment(
     optimizer: str = "adamw",
     **model: Any,
 ) -> Experiment:
-    """Return a GPT, a T5 1.1 or a BERT of any size.
+    """Return the experiment of a GPT, T5 1.1 or BERT of any size.
 
-    length:         positions of a row, of the encoder where there is one.
-    targets_length: of the decoder beside an encoder; `length` where not given.
-    mesh:           sizes of its axes; {"data": 1} where not given.
+    length:         positions in a row; for encoder-decoders, in a row of the encoder.
+    targets_length: positions in a row of the decoder of an encoder-decoder (default: `length`).
+    mesh:           sizes of the mesh axes (default: {"data": 1}).
     """
     if kind == "decoder":
         config: ModelConfig = models.gpt.gpt(**{"max_length": length, "dropout": 0.0, **model})
@@ -56,7 +56,7 @@ def experiment(
 
 
 def host_batch(program: Program) -> Batch:
-    """Return rows without padding of random ids, NumPy arrays [B L], to predict all of them."""
+    """Return a batch of random ids as NumPy arrays [B L], without padding and with weight 1 for all targets."""
     random = np.random.default_rng(0)
 
     def fill(path: Any, leaf: jax.ShapeDtypeStruct) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Goes through a part's points, each in a process of its own, and keeps what comes back."""
+"""Measure the points of a part, each in its own process, and save the results."""
 
 from __future__ import annotations
 
@@ -19,31 +19,32 @@ ROOT = Path(__file__).parents[2]
 
 
 def measure(
-    part: Part, points: Mapping[str, Point], directory: Path, *, limit: float, say: Callable[[str], None]
+    part: Part, points: Mapping[str, Point], directory: Path, *, limit: float, log: Callable[[str], None]
 ) -> Rows:
-    """Measure those points that DIR/PART.json does not have; return all that is known of them.
+    """Measure the points that DIR/PART.json does not contain. Return the values of all measured points.
 
-    limit: seconds a point may take. A point that fails or takes longer is told, left out, and tried again the next time.
+    limit: timeout of a point, in seconds. If a point fails or times out, this is logged, and the next call tries it again.
+    log:   called with each line of the log.
     """
     directory.mkdir(parents=True, exist_ok=True)
     results = Results(directory / f"{part.name}.json")
     for number, (name, point) in enumerate(points.items(), 1):
         if results.has(name, point):
             continue
-        say(f"{number}/{len(points)} {name} ...")
-        began = time.perf_counter()
+        log(f"{number}/{len(points)} {name} ...")
+        start = time.perf_counter()
         found = _in_process(part, point, directory / f"{part.name}.log", limit)
-        seconds = time.perf_counter() - began
+        seconds = time.perf_counter() - start
         if isinstance(found, str):
-            say(f"  {found}; see {directory / f'{part.name}.log'}")
+            log(f"  {found}; see {directory / f'{part.name}.log'}")
         else:
             results.add(name, point, {**found["values"], "measuring_seconds": seconds}, found["machine"])
-            say(f"  {seconds:.0f} s")
+            log(f"  {seconds:.0f} s")
     return results.rows(points)
 
 
 def _in_process(part: Part, point: Point, log: Path, limit: float) -> dict | str:
-    """Return what the point's process wrote, or why it did not."""
+    """Return the results that the process of the point wrote, or the reason of the failure as a string."""
     cores = sorted(os.sched_getaffinity(0))[: point.cores]
     with tempfile.TemporaryDirectory() as scratch, log.open("a", encoding="utf-8") as file:
         out = Path(scratch) / "values.json"

@@ -1,7 +1,7 @@
-"""Memory of a step: what `t2t plan` estimates, what the compiled program says, and what a process takes.
+"""Memory of a step: the estimate of `t2t plan`, the requirement of the compiled program, and the measured memory of the process.
 
-The process's is its peak of resident memory while it makes and updates a state, over what it held when all was compiled. It uses one core and one arena,
-and gives large blocks back at once, so that nothing else grows meanwhile.
+The measured memory is the peak of resident memory while the process creates and updates a state, minus the resident memory after compilation. The
+process uses one core and one malloc arena, and returns large blocks to the system immediately, so that nothing else adds to the peak.
 """
 
 from __future__ import annotations
@@ -64,16 +64,16 @@ OTHERS: dict[str, dict[str, Any]] = {
         **{"length": 512, "targets_length": 114},
     },
 }
-"""Other widths, lengths, vocabularies and numbers of rows, and an encoder."""
+"""Models with other widths, lengths, vocabularies and numbers of rows, and an encoder."""
 UNSEEN = ("encoder", "encoder_decoder-words")
-"""Models that were not measured yet when the estimate's terms were chosen: the others are no independent check of it."""
+"""Models that were not used to choose the terms of the estimate. Only these are an independent check."""
 ROWS = 8
 HOST = Topology.parse("h100:1x1")
-"""Any machine of one device: what a step holds follows from the program alone."""
+"""A machine with one device. Its kind does not matter: the memory of a step only depends on the program."""
 
 
 def points(rounds: int) -> Mapping[str, Point]:
-    """Return both models with both optimizers, the decoder with every remat policy; and the others."""
+    """Return one point per combination of model, optimizer and remat policy."""
     cases = [("decoder", "adamw", remat) for remat in REMATS]
     cases += [("decoder", "adafactor", "none"), ("decoder", "adafactor", "full")]
     cases += [("encoder_decoder", name, remat) for name in OPTIMIZERS for remat in ("none", "full")]
@@ -90,27 +90,27 @@ def points(rounds: int) -> Mapping[str, Point]:
 
 
 def measure(kind: str, optimizer: str, remat: str, rounds: int) -> Values:
-    """Return bytes by purpose as estimated and as compiled, and the process's peak over `rounds` updates."""
+    """Return the estimated and compiled bytes by purpose, and the measured peak over `rounds` updates."""
     sizes = {"rows": ROWS, **{**MODELS, **OTHERS}[kind]}
-    made = experiment(kind.partition("-")[0], batch_size=sizes.pop("rows"), optimizer=optimizer, remat=remat, **sizes)
-    program = Program.of(made, made.mesh.build())
-    foreseen = estimate(program, HOST).memory
+    config = experiment(kind.partition("-")[0], batch_size=sizes.pop("rows"), optimizer=optimizer, remat=remat, **sizes)
+    program = Program.of(config, config.mesh.build())
+    estimated = estimate(program, HOST).memory
     batch = device_batch(program)
     step = _compiled(program.step(), program.abstract_state(), program.abstract_batch())
-    told = compiled_memory(program, HloModule(step.as_text() or ""), step.memory_analysis())
+    compiled = compiled_memory(program, HloModule(step.as_text() or ""), step.memory_analysis())
     create = _compiled(jax.jit(program.create), 0)
     before = settled()
     state = jax.block_until_ready(create(0))
     forget_peak()
     for _ in range(rounds):
         state, _ = jax.block_until_ready(step(state, batch))
-    taken = resident("VmHWM") - before + foreseen.batch
+    peak = resident("VmHWM") - before + estimated.batch
     return {
         "entries": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
         "parameters": len(flatten_specs(program.model.specs)),
-        "estimate": {**vars(foreseen), "total": foreseen.total},
-        "compiled": {**vars(told), "total": told.total},
-        "peak": taken,
+        "estimate": {**vars(estimated), "total": estimated.total},
+        "compiled": {**vars(compiled), "total": compiled.total},
+        "peak": peak,
     }
 
 
@@ -119,65 +119,65 @@ def _compiled(function: Any, *arguments: Any) -> Any:
 
 
 def settled() -> int:
-    """Return the resident bytes once nothing that is free is held."""
+    """Free all unused memory and return the resident bytes."""
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
     return resident("VmRSS")
 
 
 def forget_peak() -> None:
-    """Let the peak of resident memory begin at what is held now (man 5 proc, clear_refs)."""
+    """Reset the peak of resident memory to the current value (man 5 proc, clear_refs)."""
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
 def resident(what: str) -> int:
-    """Return VmRSS, or VmHWM, its peak, in bytes."""
+    """Return VmRSS (resident memory) or VmHWM (its peak), in bytes."""
     found = re.search(rf"^{what}:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="ascii"), re.MULTILINE)
-    assert found is not None, "Linux tells it"
+    assert found is not None, "Linux reports it"
     return int(found[1]) * 1024
 
 
 def without_code(memory: Mapping[str, float]) -> float:
-    """Return the total less the program's own size, which was there before anything ran."""
+    """Return the total without the size of the program, which is loaded before the measurement starts."""
     return memory["total"] - memory["code"]
 
 
 def table(rows: Rows) -> Table:
-    """Return a line a program, in MB."""
-    made, far, optimizers = [], [], {}
+    """Return one line per point, in MB."""
+    cells, far, optimizers = [], [], {}
     for name, values in rows.items():
-        foreseen, told, peak = values["estimate"], values["compiled"], values["peak"]
-        estimated, compiled = without_code(foreseen) / peak, without_code(told) / peak
-        held = [f"{foreseen[what] / 1e6:.0f}" for what in ("parameters", "optimizer", "gradients")]
-        each = [f"{memory[what] / 1e6:.0f}" for what in ("activations", "temporaries") for memory in (foreseen, told)]
-        totals = [f"{without_code(foreseen) / 1e6:.0f}", f"{without_code(told) / 1e6:.0f}", f"{peak / 1e6:.0f}"]
-        made.append([name, *held, *each, *totals, f"{estimated:.2f}", f"{compiled:.2f}"])
-        if abs(estimated - 1) > WITHIN:
+        estimated, compiled, peak = values["estimate"], values["compiled"], values["peak"]
+        ratios = [without_code(memory) / peak for memory in (estimated, compiled)]
+        state = [f"{estimated[what] / 1e6:.0f}" for what in ("parameters", "optimizer", "gradients")]
+        both = [f"{memory[what] / 1e6:.0f}" for what in ("activations", "temporaries") for memory in (estimated, compiled)]
+        totals = [f"{size / 1e6:.0f}" for size in (without_code(estimated), without_code(compiled), peak)]
+        cells.append([name, *state, *both, *totals, *(f"{ratio:.2f}" for ratio in ratios)])
+        if abs(ratios[0] - 1) > WITHIN:
             far.append(name)
         optimizers[name.split(" ")[1]] = [
-            f"{foreseen[what] / values['entries']:.2f}" for what in ("parameters", "gradients", "optimizer")
+            f"{estimated[what] / values['entries']:.2f}" for what in ("parameters", "gradients", "optimizer")
         ]
     header = (
         *("", "parameters", "optimizer", "gradients", "activations est.", "comp.", "temporaries est.", "comp."),
-        *("in all est.", "compiled", "taken MB", "est./taken", "comp./taken"),
+        *("total est.", "compiled", "measured MB", "est./measured", "comp./measured"),
     )
     notes = [
-        f"{name}: bytes a parameter: {own} itself, {gradient} its gradient, {state} the optimizer's state"
-        for name, (own, gradient, state) in optimizers.items()
+        f"{name}: bytes per parameter: {parameter} for the parameter, {gradient} for its gradient, {state} for the optimizer state"
+        for name, (parameter, gradient, state) in optimizers.items()
     ]
-    notes.append(f"measured after the estimate's terms were chosen, and so an independent check: {', '.join(UNSEEN)}")
-    notes.append(f"estimates not within {WITHIN:.0%} of what was taken: {', '.join(far) or 'none'}")
-    return Table(header, made, notes)
+    notes.append(f"not used to choose the terms of the estimate, so an independent check: {', '.join(UNSEEN)}")
+    notes.append(f"estimates not within {WITHIN:.0%} of the measured memory: {', '.join(far) or 'none'}")
+    return Table(header, cells, notes)
 
 
 def draw(figure: Any, rows: Rows) -> None:
-    """Draw the three totals side by side."""
+    """Plot the three totals side by side."""
     axis = figure.subplots()
     for place, (label, of) in enumerate(
         (
             ("estimated", lambda values: without_code(values["estimate"])),
             ("compiled", lambda values: without_code(values["compiled"])),
-            ("taken", lambda values: values["peak"]),
+            ("measured", lambda values: values["peak"]),
         )
     ):
         places = [at + 0.27 * place for at in range(len(rows))]

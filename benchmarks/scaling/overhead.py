@@ -1,7 +1,8 @@
-"""Python's time a step: how long the call of a step takes to return, and what the training loop does besides on the host.
+"""Host time per step: the time until the call of a step returns, and the other work of the training loop on the host.
 
-The pieces are the loop's own (`t2t.train.loop`), each timed by itself while the devices have nothing to do; what is done every `log_every` steps is shared
-among them. Beside the call stands that of a program that takes and gives the same arrays and computes next to nothing: what JAX asks for as many.
+The pieces are those of the training loop (`t2t.train.loop`). Each piece is timed alone, while the devices are idle. The time of work that runs every
+`log_every` steps is divided by `log_every`. For comparison, the table shows the call of an almost empty program with the same inputs and outputs: this
+is JAX's overhead for that number of arrays.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from t2t.train.watchdog import Watchdog
 from t2t.types import Batch
 
 WITHIN = 1e-3
-"""Seconds a step."""
+"""Target for the host time, in seconds per step."""
 MESHES: dict[str, dict[str, int]] = {
     "1 device": {"data": 1},
     "8 devices, data": {"data": 8},
@@ -48,7 +49,7 @@ KINDS = ("decoder", "encoder_decoder")
 
 
 def points(rounds: int) -> Mapping[str, Point]:
-    """Return meshes of one and of eight virtual devices for both kinds of model."""
+    """Return one point per kind of model and mesh, on one or eight virtual devices."""
     return {
         f"{kind}, {name}": Point(
             arguments={"kind": kind, "mesh": mesh, "rounds": rounds},
@@ -60,13 +61,13 @@ def points(rounds: int) -> Mapping[str, Point]:
 
 
 class InMemory:
-    """A host's batches that are there at once: the same one again and again."""
+    """Host batches without delay: an endless iterator over the same batch."""
 
     def __init__(self, batch: Batch) -> None:
         self._batch = batch
 
     def __iter__(self) -> Iterator[Batch]:
-        """Return itself."""
+        """Return self."""
         return self
 
     def __next__(self) -> Batch:
@@ -74,24 +75,24 @@ class InMemory:
         return self._batch
 
     def available(self) -> bool:
-        """Whether there is one."""
+        """Return True."""
         return True
 
     def close(self) -> None:
-        """Nothing to close."""
+        """Do nothing."""
 
 
 class Empty(Stepper):
-    """A program with a step's arguments and results that adds 1 to each array of the state."""
+    """A program with the arguments and results of a step that only adds 1 to each array of the state."""
 
     def __init__(self, program: Program) -> None:
         super().__init__(program)
         metrics = jax.eval_shape(program.step(), program.abstract_state(), program.abstract_batch())[1]
 
         def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-            more = {name: getattr(state, name) for name in ("step", "params", "opt_state", "health")}
-            ones = jax.tree.map(lambda x: x + jnp.ones((), x.dtype), more)
-            return dataclasses.replace(state, **ones), {
+            fields = {name: getattr(state, name) for name in ("step", "params", "opt_state", "health")}
+            updated = jax.tree.map(lambda x: x + jnp.ones((), x.dtype), fields)
+            return dataclasses.replace(state, **updated), {
                 name: jnp.asarray(state.step, leaf.dtype) for name, leaf in metrics.items()
             }
 
@@ -100,50 +101,51 @@ class Empty(Stepper):
 
 
 def measure(kind: str, mesh: dict[str, int], rounds: int) -> Values:
-    """Return seconds of each piece, one a round; those of logging per line of the log, and how many steps lie between two."""
-    # Long enough that the call returns before the devices are done.
+    """Return the seconds of each piece in each round. The seconds of "log" are per log line; `log_every` is the number of steps between lines."""
+    # The step must be long enough that the call returns before the devices finish.
     small: dict[str, Any] = {"num_layers": 4, "d_model": 64, "num_heads": 8, "d_ff": 256, "vocab_size": 512}
-    made = experiment(kind, batch_size=16, length=64, mesh=mesh, **small)
-    program = Program.of(made, made.mesh.build())
+    config = experiment(kind, batch_size=16, length=64, mesh=mesh, **small)
+    program = Program.of(config, config.mesh.build())
     stepper, empty = Stepper(program), Empty(program)
     stepper()
     empty()
     called, finished, metrics = _calls(stepper, rounds)
-    # Not in turns: the other's call finds memory given back to the system and takes three times as long.
-    least, _, _ = _calls(empty, rounds)
-    pieces = _loop(made, program, metrics, rounds)
+    # Not in turns: if the calls alternate, memory is returned to the system between them, and a call takes three times as long.
+    empty_calls, _, _ = _calls(empty, rounds)
+    pieces = _loop(config, program, metrics, rounds)
     arrays = len(jax.tree.leaves((stepper.state, stepper.batch, stepper.state, metrics)))
-    return {"log_every": made.log_every, "arrays": arrays, "step": finished, "call": called, "empty": least, **pieces}
+    times = {"step": finished, "call": called, "empty": empty_calls, **pieces}
+    return {"log_every": config.log_every, "arrays": arrays, **times}
 
 
 def _calls(stepper: Stepper, rounds: int) -> tuple[list[float], list[float], Metrics]:
-    """Return seconds until a call returns and until the devices are done, one a round, and the last metrics."""
+    """Return, for each round, the seconds until the call returns and until the devices finish; and the last metrics."""
     called, finished = [], []
     metrics: dict[str, Any] = {}
     for _ in range(rounds):
-        began = time.perf_counter()
+        start = time.perf_counter()
         metrics = stepper.dispatch()
-        called.append(time.perf_counter() - began)
+        called.append(time.perf_counter() - start)
         jax.block_until_ready((stepper.state, metrics))
-        finished.append(time.perf_counter() - began)
+        finished.append(time.perf_counter() - start)
     return called, finished, metrics
 
 
-def _loop(made: Experiment, program: Program, metrics: dict[str, Any], rounds: int) -> dict[str, list[float]]:
+def _loop(config: Experiment, program: Program, metrics: dict[str, Any], rounds: int) -> dict[str, list[float]]:
     host: Any = InMemory(host_batch(program))
-    data = DeviceBatches(host, program.batch_sharding(), made.data.batch_size)
-    judge = Judge(made.guard, program.specs)
+    data = DeviceBatches(host, program.batch_sharding(), config.data.batch_size)
+    judge = Judge(config.guard, program.specs)
     meter = Meter(data, judge)
     with (
         tempfile.TemporaryDirectory() as scratch,
         open(os.devnull, "w", encoding="utf-8") as nowhere,
         StopOnSignal() as stop,
-        Watchdog(made.guard.step_seconds) as watchdog,
-        Checkpoints(Path(scratch) / "checkpoints", made.checkpoint) as checkpoints,
+        Watchdog(config.guard.step_seconds) as watchdog,
+        Checkpoints(Path(scratch) / "checkpoints", config.checkpoint) as checkpoints,
         Records(Path(scratch), Progress(console=Console(file=nowhere)), Ledger()) as records,
     ):
         records.begin(rounds, 0, {})
-        records.log(0, {"loss": 1.0}, 0.0)  # the first line opens what the others find open
+        records.log(0, {"loss": 1.0}, 0.0)  # the first line opens the files
 
         def fetch() -> None:
             jax.block_until_ready(next(data))
@@ -154,10 +156,10 @@ def _loop(made: Experiment, program: Program, metrics: dict[str, Any], rounds: i
 
         def due(step: int) -> None:
             checkpoints.due(step)
-            made.evaluation.due(step, last=False)
+            config.evaluation.due(step, last=False)
 
         def log(step: int) -> None:
-            for at in range(made.log_every):
+            for at in range(config.log_every):
                 meter.add(step + at, metrics)
             reading = meter.read()
             records.log(step, reading.values, data.wait_seconds)
@@ -174,9 +176,9 @@ def _loop(made: Experiment, program: Program, metrics: dict[str, Any], rounds: i
 def _times(piece: Callable[[int], None], rounds: int) -> list[float]:
     taken = []
     for step in range(1, rounds + 1):
-        began = time.perf_counter()
+        start = time.perf_counter()
         piece(step)
-        taken.append(time.perf_counter() - began)
+        taken.append(time.perf_counter() - start)
     return taken
 
 
@@ -184,18 +186,18 @@ PIECES = ("call", "batch", "stop, watchdog", "due", "log")
 
 
 def pieces(values: Values) -> dict[str, float]:
-    """Return the median seconds a step of each piece."""
+    """Return the median seconds per step of each piece."""
     return {name: median(values[name]) / (values["log_every"] if name == "log" else 1) for name in PIECES}
 
 
 def table(rows: Rows) -> Table:
-    """Return a line a mesh, in microseconds."""
-    made, over = [], []
+    """Return one line per point, in microseconds."""
+    cells, over = [], []
     for name, values in rows.items():
-        own = pieces(values)
-        total = sum(own.values())
-        times = [f"{seconds * 1e6:.0f}" for seconds in own.values()]
-        made.append(
+        medians = pieces(values)
+        total = sum(medians.values())
+        times = [f"{seconds * 1e6:.0f}" for seconds in medians.values()]
+        cells.append(
             [
                 name,
                 *times,
@@ -215,29 +217,29 @@ def table(rows: Rows) -> Table:
             "batch",
             "stop, watchdog",
             "due",
-            "log, a step",
-            "in all µs",
-            "an empty call",
+            "log, per step",
+            "total µs",
+            "empty call",
             "arrays",
             "spread of call",
-            "the step itself ms",
+            "whole step ms",
         ),
-        made,
-        (f"over {WITHIN * 1e3:g} ms a step: {'; '.join(over) or 'none'}",),
+        cells,
+        (f"over {WITHIN * 1e3:g} ms per step: {'; '.join(over) or 'none'}",),
     )
 
 
 def draw(figure: Any, rows: Rows) -> None:
-    """Draw the pieces on top of each other."""
+    """Plot the pieces as stacked bars."""
     axis = figure.subplots()
     left = [0.0] * len(rows)
     for colour, piece in zip(COLOURS, PIECES, strict=False):
-        own = [pieces(values)[piece] * 1e3 for values in rows.values()]
-        axis.barh(list(rows), own, left=left, color=colour, label=piece)
-        left = [before + more for before, more in zip(left, own, strict=True)]
+        widths = [pieces(values)[piece] * 1e3 for values in rows.values()]
+        axis.barh(list(rows), widths, left=left, color=colour, label=piece)
+        left = [start + width for start, width in zip(left, widths, strict=True)]
     axis.axvline(WITHIN * 1e3, linestyle="--", color="#8a8f98", linewidth=1)
     axis.invert_yaxis()
-    axis.set_xlabel("ms a step on the host")
+    axis.set_xlabel("host time, ms per step")
     axis.legend(frameon=False, fontsize=8)
 
 

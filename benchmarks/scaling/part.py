@@ -1,4 +1,4 @@
-"""What a part of the benchmark is: points to measure, how, and how they are shown."""
+"""Parts of the benchmark: the points to measure, and how to measure and show them."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Any
 Arguments = Mapping[str, Any]
 Values = dict[str, Any]
 Rows = Mapping[str, Values]
-"""What was measured, by the point's name."""
+"""Measured values by point name."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """One thing to measure, in a fresh process.
+    """One measurement, in a new process.
 
-    arguments:   keyword arguments of the part's `measure`, JSON values; a kept result is of use only where they are the same.
-    environment: of that process, besides what it inherits; must be there before JAX starts.
-    cores:       how many it may use; None for all.
+    arguments:   keyword arguments of the part's `measure`, as JSON values. A saved result is reused only if they are the same.
+    environment: additional environment variables of the process, set before JAX starts.
+    cores:       number of cores that the process can use; None for all.
     """
 
     arguments: Arguments
@@ -28,7 +28,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Table:
-    """Lines of text under a header, and what is to be said of them below."""
+    """A table of text, with notes below it."""
 
     header: Sequence[str]
     lines: Sequence[Sequence[str]]
@@ -37,13 +37,13 @@ class Table:
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """One question about how cost grows.
+    """One part of the benchmark.
 
-    points:  (rounds) -> points by name; rounds: how often each thing is timed.
-    measure: the arguments of a point -> JSON values; runs in the point's own process.
-    table:   what is shown of the points measured so far.
-    draw:    the same as a picture, on a matplotlib Figure.
-    rounds:  unless told otherwise.
+    points:  (rounds) -> points by name.
+    measure: (arguments of a point) -> JSON values; runs in the process of the point.
+    table:   return the table of the points measured so far.
+    draw:    plot these points on a matplotlib Figure.
+    rounds:  default number of timings.
     """
 
     name: str
@@ -56,7 +56,7 @@ class Part:
 
 
 def devices(count: int) -> dict[str, str]:
-    """Return the environment of a process with that many virtual CPU devices, and huge pages as the command line asks for them (`t2t.launch.memory`)."""
+    """Return environment variables for `count` virtual CPU devices, and for huge pages like the command line (`t2t.launch.memory`)."""
     return {
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={count}",

@@ -1,4 +1,4 @@
-"""Results on disk: whole after every point."""
+"""Results on disk, written atomically after each point."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Results:
     """DIR/PART.json: {"points": {name: {"arguments", "values"}}, "machine"}."""
 
     def __init__(self, path: Path) -> None:
-        """Read what is there. Raises UserError where the file is none of ours."""
+        """Read saved results. Raise UserError if the file is not a result file of this benchmark."""
         self.path = path
         self._points: dict[str, dict[str, Any]] = {}
         self._machine: Mapping[str, Any] = {}
@@ -25,14 +25,14 @@ class Results:
                 found = json.loads(path.read_text(encoding="utf-8"))
                 self._points, self._machine = found["points"], found["machine"]
             except (ValueError, KeyError, TypeError):
-                raise UserError(f"{path} (--out) is no result of this benchmark. Give another --out.") from None
+                raise UserError(f"{path} (--out) is not a result file of this benchmark. Choose another --out.") from None
 
     def has(self, name: str, point: Point) -> bool:
-        """Whether the point was measured with these arguments."""
+        """Return whether the point was measured with the same arguments."""
         return name in self._points and self._points[name]["arguments"] == json.loads(json.dumps(point.arguments))
 
     def add(self, name: str, point: Point, values: Values, machine: Mapping[str, Any]) -> None:
-        """Keep a point, on disk."""
+        """Save the values of a point."""
         self._points[name] = {"arguments": dict(point.arguments), "values": values}
         self._machine = machine
         partial = self.path.with_name(f".{self.path.name}.{os.getpid()}")
@@ -41,5 +41,5 @@ class Results:
         partial.replace(self.path)
 
     def rows(self, order: Mapping[str, Point]) -> Rows:
-        """Return what is known of the points, in their order."""
+        """Return the saved values of these points, in their order."""
         return {name: self._points[name]["values"] for name, point in order.items() if self.has(name, point)}

@@ -1,4 +1,4 @@
-"""A part's outcome: a table for the terminal, and a picture."""
+"""Show the results of a part as a table in the terminal and as a plot."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from t2t.launch.output import console, table
 
 def show(part: Part, rows: Rows) -> None:
     """Print the table and the notes."""
-    made = part.table(rows)
+    result = part.table(rows)
     out = console()
-    shown = table(out, *made.header, right=tuple(made.header[1:]))
-    for line in made.lines:
+    shown = table(out, *result.header, right=tuple(result.header[1:]))
+    for line in result.lines:
         shown.add_row(*line)
     out.print(shown)
-    for note in made.notes:
+    for note in result.notes:
         out.print(note)
 
 
 def picture(part: Part, rows: Rows, path: Path) -> None:
-    """Draw the part."""
+    """Save the plot of a part."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -44,7 +44,10 @@ def picture(part: Part, rows: Rows, path: Path) -> None:
 def lines(
     axis: Any, series: Mapping[str, tuple[Sequence[float], Sequence[float]]], *, x: str, y: str, log: bool = False
 ) -> None:
-    """Draw named lines of points; log: both axes logarithmic."""
+    """Plot named series.
+
+    log: use logarithmic scales for both axes.
+    """
     for colour, (name, (xs, ys)) in zip(COLOURS * 3, series.items(), strict=False):
         axis.plot(xs, ys, "o-", color=colour, markersize=4, label=name)
     if log and series:
@@ -57,7 +60,7 @@ def lines(
 
 
 def size(count: float) -> str:
-    """Return bytes as text: 1.23 GB."""
+    """Format a number of bytes, for example 1.23 GB."""
     for unit, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
         if abs(count) >= unit:
             return f"{count / unit:.2f} {name}"

@@ -1,4 +1,4 @@
-"""What theory says is sent: by the ring algorithms, with one gather of each kernel for a pass and one sum of each gradient."""
+"""Communication in theory: ring algorithms, with one all-gather of each kernel per pass and one sum of each gradient."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from t2t.train.program import Program
 
 
 def sent(program: Program, *, gathered: int, summed: int, scatters: bool = True) -> dict[str, float]:
-    """Return mesh axis -> bytes each device sends in a step of one microbatch, for the axes `data` and `fsdp`.
+    """Return the bytes that each device sends in a step of one microbatch, by mesh axis (`data` and `fsdp`).
 
-    data: gradients are summed over replicas: 2 (n - 1)/n of them. fsdp: parameters are gathered for the forward and for the backward pass and their
-    gradients scattered, (n - 1)/n of them each; the gradients of what `fsdp` does not divide are summed as over replicas.
+    data: all-reduce of the gradients: 2 (n - 1)/n of their bytes.
+    fsdp: all-gathers of the parameters for the forward and the backward pass and a reduce-scatter of the gradients, (n - 1)/n of the bytes each.
+          Gradients of parameters that `fsdp` does not shard need an all-reduce, as over `data`.
 
-    gathered: bytes of an entry of a parameter as it is gathered (2: cast to bfloat16 before).
-    summed:   of a gradient's.
-    scatters: whether the compiler has a reduce-scatter; without one, gradients are summed everywhere, which sends twice as much.
+    gathered: bytes per parameter in all-gathers (2 if parameters are cast to bfloat16 first).
+    summed:   bytes per parameter in sums of gradients.
+    scatters: whether the compiler has a reduce-scatter. Without it, an all-reduce sends twice as many bytes.
     """
     shape = program.mesh.shape
     found = {"data": 0.0, "fsdp": 0.0}
@@ -27,7 +28,7 @@ def sent(program: Program, *, gathered: int, summed: int, scatters: bool = True)
         used = {axis for logical in spec.axes if logical for axis in DEFAULT_RULES.table[logical]}
         entries = math.prod(spec.shape) / math.prod(shape[axis] for axis in used if axis != "fsdp")
         part, ring = (shape["fsdp"] if "fsdp" in used else 1), (shape["fsdp"] - 1) / shape["fsdp"]
-        # The sum over replicas is of what a device keeps.
+        # The all-reduce over `data` is of the gradients' shard of each device.
         found["data"] += 2 * (shape["data"] - 1) / shape["data"] * summed * entries / part
         if "fsdp" in used:
             found["fsdp"] += ring * entries * (2 * gathered + (1 if scatters else 2) * summed)
@@ -37,7 +38,7 @@ def sent(program: Program, *, gathered: int, summed: int, scatters: bool = True)
 
 
 def by_axis(found: Iterable[Collective]) -> dict[str, float]:
-    """Return mesh axes -> bytes each device sends; axes that one collective runs along are joined by "+"."""
+    """Return the bytes that each device sends, by mesh axes. The axes of a collective over several axes are joined by "+"."""
     total: dict[str, float] = {}
     for item in found:
         name = "+".join(item.axes) or "none"

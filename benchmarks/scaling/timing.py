@@ -1,4 +1,4 @@
-"""Medians of times that were taken in turns, so that what else the machine does falls on all alike."""
+"""Time functions in turns, so that other work on the machine affects all of them equally."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from t2t.train.program import Program
 
 
 class Stepper:
-    """A program's compiled step, as the training loop calls it, with its state: call it for one update and wait for the devices."""
+    """The compiled step of a program with its state, as in the training loop. A call makes one update and waits for the devices."""
 
     def __init__(self, program: Program) -> None:
         self.state = program.create(0)
@@ -27,22 +27,22 @@ class Stepper:
         jax.block_until_ready(self.state)
 
     def dispatch(self) -> dict[str, Any]:
-        """Start one update; return its metrics, which the devices may still be at."""
+        """Start one update and return its metrics, without waiting for the devices."""
         self.state, metrics = self.step(self.state, self.batch)
         return metrics
 
 
 def in_turns(runs: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Return the seconds of each function, called once a round, after two calls that do not count."""
+    """Return the seconds of each function in each round, after two warm-up calls."""
     for run in runs.values():
         run()
         run()
     taken: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(rounds):
         for name, run in runs.items():
-            began = time.perf_counter()
+            start = time.perf_counter()
             run()
-            taken[name].append(time.perf_counter() - began)
+            taken[name].append(time.perf_counter() - start)
     return taken
 
 
@@ -52,7 +52,7 @@ def median(times: Sequence[float]) -> float:
 
 
 def spread(times: Sequence[float]) -> float:
-    """Return half the distance between the quartiles, as a share of the median; 0 for fewer than 4 times."""
+    """Return half of the interquartile range divided by the median; 0 if there are fewer than 4 times."""
     if len(times) < 4:
         return 0.0
     low, middle, high = statistics.quantiles(times, n=4)

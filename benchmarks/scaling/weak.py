@@ -1,7 +1,7 @@
-"""Weak scaling over virtual devices: constant work a device.
+"""Weak scaling over virtual devices: constant work per device.
 
-Virtual devices share the machine's cores, so that time against the serial sum is what is told: n devices' work on one core takes n times as long as one
-device's where dividing it costs nothing.
+Virtual devices share the cores of the machine, so times are compared with the serial sum: on one core, a step on n devices takes n times as long as on
+one device if sharding costs nothing.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ CORES: tuple[int | None, ...] = (1, None)
 
 
 def points(rounds: int) -> Mapping[str, Point]:
-    """Return the axes, on one core and on all."""
+    """Return one point per mesh axis, on one core and on all cores."""
     return {
         f"{axis} {'all cores' if cores is None else 'one core'}": Point(
             arguments={"axis": axis, "rounds": rounds}, environment=devices(max(DEVICES)), cores=cores
@@ -34,14 +34,15 @@ def points(rounds: int) -> Mapping[str, Point]:
 
 
 def measure(axis: str, rounds: int) -> Values:
-    """Return the times in seconds of a step on 1, 2, 4 and 8 devices, taken in turns.
+    """Return the times in seconds of a step on 1, 2, 4 and 8 devices, measured in turns.
 
-    data, fsdp: as many rows a device. tensor: as many heads, hidden units and words a device, on the same rows.
+    For data and fsdp, the number of rows per device is constant. For tensor, the number of heads, hidden units and vocabulary entries per device is
+    constant, and the rows are the same.
     """
     runs = {}
     for count in DEVICES:
         wider = count if axis == "tensor" else 1
-        made = experiment(
+        config = experiment(
             "decoder",
             batch_size=8 if axis == "tensor" else 8 * count,
             length=128,
@@ -53,37 +54,37 @@ def measure(axis: str, rounds: int) -> Values:
             d_ff=1024 * wider,
             vocab_size=1024 * wider,
         )
-        runs[str(count)] = Stepper(Program.of(made, made.mesh.build(jax.devices()[:count])))
+        runs[str(count)] = Stepper(Program.of(config, config.mesh.build(jax.devices()[:count])))
     return {"devices": list(DEVICES), "seconds": list(in_turns(runs, rounds).values())}
 
 
 def efficiencies(values: Values) -> list[float]:
-    """Return for each number of devices n the time of one times n over that of n: 1 where dividing costs nothing and no core was idle before."""
+    """Return n * (time on 1 device) / (time on n devices) for each n. This is 1 if sharding costs nothing and one device uses all cores."""
     alone = median(values["seconds"][0])
     return [count * alone / median(times) for count, times in zip(values["devices"], values["seconds"], strict=True)]
 
 
 def table(rows: Rows) -> Table:
-    """Return a line for each number of devices."""
-    made = [
+    """Return one line per number of devices."""
+    cells = [
         [f"{name}, {count}", f"{median(times) * 1e3:.1f}", f"{spread(times):.1%}", f"{efficiency:.2f}"]
         for name, values in rows.items()
         for count, times, efficiency in zip(values["devices"], values["seconds"], efficiencies(values), strict=True)
     ]
     return Table(
         ("", "ms", "spread", "efficiency"),
-        made,
+        cells,
         (
-            "efficiency: time on one device, times devices, over time; on all cores it passes 1 where one device leaves a core idle",
+            "efficiency: devices x (time on one device) / time. On all cores it can exceed 1, if one device does not use all cores.",
         ),
     )
 
 
 def draw(figure: Any, rows: Rows) -> None:
-    """Draw efficiency against devices."""
+    """Plot efficiency by number of devices."""
     series = {name: (values["devices"], efficiencies(values)) for name, values in rows.items()}
     axis = figure.subplots()
-    lines(axis, series, x="virtual devices", y="time of one x devices / time")
+    lines(axis, series, x="virtual devices", y="devices x time of one / time")
     axis.axhline(1.0, linestyle="--", color="#8a8f98", linewidth=1)
     axis.set_ylim(bottom=0)
 

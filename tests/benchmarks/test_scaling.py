@@ -49,12 +49,12 @@ def test_what_was_measured_is_not_measured_again(tmp_path):
         "bad": Point(arguments={"file": str(file), "fails": True}),
     }
     told = []
-    rows = measure(counted.PART, points, out, limit=60, say=told.append)
+    rows = measure(counted.PART, points, out, limit=60, log=told.append)
     assert rows.keys() == {"good"}
     assert rows["good"]["asked"] == 1
     assert "failed with code 1" in told[-1]
     assert "as told" in (out / "counted.log").read_text()
-    again = measure(counted.PART, {"good": points["good"]}, out, limit=60, say=told.append)
+    again = measure(counted.PART, {"good": points["good"]}, out, limit=60, log=told.append)
     assert again == rows
     assert file.read_text() == "xx"
     kept = Results(out / "counted.json")
@@ -64,8 +64,8 @@ def test_what_was_measured_is_not_measured_again(tmp_path):
 
 def test_a_file_of_another_kind_is_left_alone(tmp_path):
     (tmp_path / "counted.json").write_text("[]")
-    with pytest.raises(UserError, match=r"counted.json \(--out\) is no result"):
-        measure(counted.PART, {}, tmp_path, limit=1, say=print)
+    with pytest.raises(UserError, match=r"counted.json \(--out\) is not a result file of this benchmark"):
+        measure(counted.PART, {}, tmp_path, limit=1, log=print)
     assert (tmp_path / "counted.json").read_text() == "[]"
 
 
@@ -73,7 +73,7 @@ def test_a_file_of_another_kind_is_left_alone(tmp_path):
     ("words", "told"),
     [
         (["dept"], r"unknown part 'dept'. Nearest: depth."),
-        (["depth", "--only", "cpu decoder 13"], r"fits 'cpu decoder 13' \(--only\). Nearest: cpu decoder 12"),
+        (["depth", "--only", "cpu decoder 13"], r"matches 'cpu decoder 13' \(--only\). Nearest: cpu decoder 12"),
         (["depth", "--rounds", "0"], r"rounds 0 \(--rounds\) is less than 1. Nearest: 1."),
     ],
 )
