@@ -1,7 +1,7 @@
-"""Eight virtual CPU devices for every test, so that meshes are real; set before JAX starts.
+"""Set up eight virtual CPU devices for all tests, before JAX starts, so that tests can use real meshes.
 
-Most of the tests' time is compilation of small programs that run once: LLVM is told not to optimise them, fusions are not put through emitters of
-their own where that can be chosen (half of the time that is left), and what one test has compiled is kept for the others, of all workers, until the tests end.
+Most of the test time is compilation of small programs that run once. So LLVM does not optimize, the fusion emitters are off if JAX has the flag (this
+halves the remaining time), and all workers share a compilation cache until the tests end.
 """
 
 import atexit
@@ -14,17 +14,17 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + (
     " --xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 )
-# Later versions know no such flag, and XLA ends the process over it.
+# Later versions do not have this flag, and XLA ends the process for unknown flags.
 if tuple(map(int, version("jaxlib").split(".")[:2])) < (0, 11):
     os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-# What tests train with their own code is noted apart from what the user knows.
+# Do not mix the record of code that tests train with into the user's own record.
 state = tempfile.mkdtemp(prefix="t2t-tests-state-")
 atexit.register(shutil.rmtree, state, ignore_errors=True)
 os.environ["XDG_STATE_HOME"] = state
 
-if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # the workers' processes are started with the first one's
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # worker processes inherit the directory of the first process
     compiled = tempfile.mkdtemp(prefix="t2t-tests-xla-")
     atexit.register(shutil.rmtree, compiled, ignore_errors=True)
     os.environ["JAX_COMPILATION_CACHE_DIR"] = compiled

@@ -1,4 +1,4 @@
-"""What to do to a file, and what may come of reading it."""
+"""Strategies that damage files, and a check of the errors of reading them."""
 
 import json
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from t2t.errors import Failure, UserError
 
 
 def told(read: Callable[[], Any]) -> str:
-    """Return the one line that a read ends in, or nothing where it ends well. Any other exception is one."""
+    """Return the one-line error message of a read, or "" if it succeeds. Other exceptions propagate."""
     try:
         read()
     except (UserError, Failure) as error:
@@ -43,11 +43,11 @@ ODD = (
     [1],
     {"a": 1},
 )
-"""Values that stand where another is expected."""
+"""Unexpected values."""
 
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """Return the path of every part of a JSON value, the whole first."""
+    """Return the paths of all parts of a JSON value, starting with the whole value."""
     found = [path]
     if isinstance(value, dict | list):
         for key, child in value.items() if isinstance(value, dict) else enumerate(value):
@@ -56,7 +56,7 @@ def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 
 
 def replaced(value: Any, path: tuple[Any, ...], part: Any) -> Any:
-    """Return a JSON value with a part replaced, or left out where `part` is `LEFT_OUT`."""
+    """Return a JSON value with one part replaced, or removed if `part` is `LEFT_OUT`."""
     if not path:
         return None if part is LEFT_OUT else part
     key, *rest = path
@@ -73,7 +73,7 @@ LEFT_OUT = object()
 
 @st.composite
 def changed_json(draw: st.DrawFn, value: Any) -> bytes:
-    """Draw the text of a JSON value of which one to three parts are replaced by odd ones or left out."""
+    """Draw JSON text with one to three parts of the value replaced by unexpected values or removed."""
     for _ in range(draw(st.integers(1, 3))):
         path = draw(st.sampled_from(places(value)))
         value = replaced(value, path, draw(st.sampled_from((*ODD, LEFT_OUT))))
@@ -84,7 +84,7 @@ NOTHING = (b"", b"\xff\xfe{}", b"[" * 100_000, b'{"a": ' + b"9" * 5000 + b"}", b
 
 
 class Content(bytes):
-    """Bytes that are shown in short: a test that fails prints them."""
+    """Bytes with a short repr, because failing tests print them."""
 
     def __repr__(self) -> str:
         shown = bytes(self[:200])
@@ -93,7 +93,7 @@ class Content(bytes):
 
 @st.composite
 def changed_bytes(draw: st.DrawFn, content: bytes, *, within: int | None = None) -> bytes:
-    """Draw a file's content with bytes of the first `within` changed, cut off or put in; now and then something else altogether."""
+    """Draw the content of a file with changed, removed or inserted bytes within the first `within` bytes, or sometimes other content."""
     if draw(st.integers(0, 9)) == 0:
         return Content(draw(st.sampled_from(NOTHING)))
     made = bytearray(content)

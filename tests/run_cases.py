@@ -1,9 +1,9 @@
-"""Runs a folder of cases: small inputs on which an earlier version was wrong, each with a `check.sh` that exits 0 where the product is right.
+"""Run a folder of regression cases: small inputs that failed in an earlier version, each with a `check.sh` that exits with 0 on success.
 
     python -m tests.run_cases FOLDER --run RUN [--only NAME ...] [--jobs 2]
 
-A check finds the command in `T2T`, its Python in `PY`, a Python with torch and transformers in `HF`, and a trained and exported `t5:quickstart` in `RUN`.
-Exit code 3 of a check says that its set-up failed: that counts as failed, for such a case shows nothing.
+The environment of a check has these variables: `T2T` is the t2t command, `PY` its Python, `HF` a Python with torch and transformers, and `RUN` a trained
+and exported `t5:quickstart`. A check exits with 3 if its setup fails. This counts as a failure, because then the case tests nothing.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SECONDS = 1200
 
 
 class Result(NamedTuple):
-    """How one case went: its exit code (None: out of time), the seconds it took, and all that it printed."""
+    """The result of a case: its exit code (None after a timeout), its run time in seconds, and its output."""
 
     name: str
     code: int | None
@@ -31,7 +31,7 @@ class Result(NamedTuple):
 
 
 def check(folder: Path, environment: dict[str, str]) -> Result:
-    """Run a case's check.sh."""
+    """Run the check.sh of a case."""
     began = time.perf_counter()
     try:
         done = subprocess.run(
@@ -49,7 +49,7 @@ def check(folder: Path, environment: dict[str, str]) -> Result:
 
 
 def main() -> int:
-    """Print a line a case, and what failed cases said; 1 where one failed."""
+    """Print one line per case, and the output of failed cases. Return 1 if a case fails."""
     words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     words.add_argument("folder", type=Path, help="the folder of cases")
     words.add_argument("--run", type=Path, required=True, help="a trained and exported t5:quickstart")
@@ -65,7 +65,7 @@ def main() -> int:
         folders = [path for path in folders if path.name in given.only]
     if not folders:
         sys.exit(f"{given.folder}: no cases (NAME/check.sh) there")
-    # Not resolved: the Python of a virtual environment is a link, and only by its own name finds its packages.
+    # Do not resolve the link: the Python of a virtual environment finds its packages only through the path of the link.
     binaries = Path(sys.executable).absolute().parent
     environment = {
         **os.environ,

@@ -1,4 +1,4 @@
-"""A part of the benchmark that measures how often it was asked."""
+"""A benchmark part that counts how often it was measured."""
 
 from pathlib import Path
 

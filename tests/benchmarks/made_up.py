@@ -1,4 +1,4 @@
-"""A peer of a few lines whose times are made up: `python -m tests.benchmarks.made_up NAME FACTOR LOG`."""
+"""A small peer that returns fixed times: `python -m tests.benchmarks.made_up NAME FACTOR LOG`."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""A small training state with everything a real one has."""
+"""A small training state with all parts of a real one."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Tasks in memory whose tokens tell which example they come from."""
+"""In-memory tasks whose tokens identify their example."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ FIRST = 100
 
 
 def lengths(i: int) -> tuple[int, int]:
-    """Tokens of inputs and of targets of example i."""
+    """Return the number of tokens in the inputs and the targets of example i."""
     return 1 + i % 5, 1 + i % 3
 
 
 class Tasks:
-    """Registers tasks and mixtures and takes them out again."""
+    """Register tasks and mixtures, and remove them afterwards."""
 
     def __init__(self) -> None:
         self._names: list[str] = []
@@ -32,7 +32,7 @@ class Tasks:
         preprocessors: tuple[Callable, ...] = (),
         **more,
     ) -> str:
-        """Register a task over rows of ids; other values (texts) come along."""
+        """Register a task over rows of ids. Other values (texts) are passed through."""
         ids = [key for key in rows[0] if isinstance(rows[0][key], list)] if rows else ["inputs", "targets"]
 
         def read(split: str, shuffle_files: bool, seed: int | None = None) -> tf.data.Dataset:

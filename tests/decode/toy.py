@@ -98,7 +98,7 @@ class Toy(Model):
     def step(self, params, cache, ids):
         h = self._next(params, cache["h"], ids)
         used = cache["used"] + 1
-        # A position beyond the room would be lost in a real cache; here it is seen by all tests.
+        # A real cache would silently drop a position beyond its size; here all tests would notice.
         h = jnp.where((used <= cache["room"])[:, None], h, jnp.nan)
         return self.head(params, h), {"h": h, "used": used, "room": cache["room"]}
 
@@ -113,7 +113,7 @@ _shared = functools.cache(Toy)
 
 
 def make(config, seed=0):
-    """One model for each configuration, so that tests share what is compiled for it; and parameters drawn from the seed."""
+    """Return a model and parameters drawn from the seed. There is one model per configuration, so that tests share compiled programs."""
     rng = np.random.default_rng(seed)
     model = _shared(config)
     return model, {name: rng.standard_normal(spec.shape).astype(np.float32) for name, spec in model.specs.items()}
@@ -140,7 +140,7 @@ def batch_for(decoder, encoder=None):
 
 
 def next_log_probs(model, params, prompt, inputs=None):
-    """Log-probabilities [V] after the prompt, by the same recurrence written in NumPy."""
+    """Return the log-probabilities [V] after the prompt, from the same recurrence in NumPy."""
     embedding, mix, out = (np.asarray(params[name], np.float64) for name in ("embedding", "mix", "out"))
     h = np.zeros(WIDTH) if inputs is None else embedding[inputs].mean(axis=0)
     for token in prompt:
@@ -150,7 +150,7 @@ def next_log_probs(model, params, prompt, inputs=None):
 
 
 def all_outputs(model, params, prompt, length, eos, inputs=None):
-    """Every output there can be -> its log-probability: up to EOS (any of several), or `length` tokens; padding (0) never."""
+    """Return the log-probability of every possible output. An output ends with an EOS id or has `length` tokens, and never contains padding (0)."""
     ends = (eos,) if isinstance(eos, int) else eos
     found = {}
 

@@ -1,4 +1,4 @@
-"""What each of several processes does in the tests: finds the others, sums with them, and does as told.
+"""The program that each process runs in multi-process tests: connect, compute a sum over all processes, then run the given test.
 
 python tests/distributed/together.py DIRECTORY [survive | preflight]
 """
@@ -41,7 +41,7 @@ def main(directory: Path, what: str) -> None:
 
 
 def _preflights(me: int, directory: Path) -> None:
-    """Print what each of several preflights says, one after the other."""
+    """Run several preflights in sequence and print the result of each."""
 
     def attempt(name: str, configuration: object, place: Path, mistake: UserError | None = None) -> None:
         try:
@@ -52,7 +52,7 @@ def _preflights(me: int, directory: Path) -> None:
         except AgreedError as error:
             print(f"{name}: {error}")
 
-    long = "x" * 10_000  # more than fits one message
+    long = "x" * 10_000  # longer than one message chunk
     attempt("same", {"steps": 10, "text": long}, directory / "run")
     attempt("configuration", {"steps": 10 + (me == 2), "text": long}, directory / "run")
     os.environ["XLA_FLAGS"] = f"--xla_dump_to=/tmp/{me} --xla_a=1" + " --xla_b=2" * (me == 1)

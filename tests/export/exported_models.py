@@ -1,4 +1,4 @@
-"""Small models of each kind, with noise in every parameter, made without compiling anything."""
+"""Small models of each kind with random noise in every parameter, created without compilation."""
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ from t2t.nn.model import ParamSpec
 from t2t.vocabularies import Bytes
 
 VOCABULARY = Bytes(extra_ids=5)
-SIZE = 272  # rounded up, as models' vocabularies are
+SIZE = 272  # rounded up, like the vocabularies of real models
 STACK = StackConfig(num_layers=2, d_model=16, num_heads=2, d_ff=32, max_length=20)
 
 

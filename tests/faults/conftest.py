@@ -3,5 +3,5 @@ import pytest
 
 @pytest.fixture(scope="session")
 def compiled(tmp_path_factory):
-    """Where the trainings of a session keep their compiled programs."""
+    """Return the directory of the compilation cache that all trainings of a test session share."""
     return tmp_path_factory.mktemp("xla")

@@ -1,8 +1,8 @@
-"""Trains, kills at random moments, starts again, compares: `python -m tests.faults.rounds --rounds 200` (`make faults`).
+"""Train, kill at random moments, restart and compare: `python -m tests.faults.rounds --rounds 200` (`make faults`).
 
-Each round runs a real training that is killed with SIGKILL, once or several times, at a moment drawn from a seed: before its first step, between steps,
-while a checkpoint's arrays are written, between its commit and its checksums, while it restores. It is started again until it ends, and must end
-bit for bit as the run that was never interrupted: all parameters, the optimizer, the random key, and the loss of every step.
+Each round runs a real training that is killed with SIGKILL once or several times, at random moments drawn from a seed: before its first step, between
+steps, while it writes the arrays of a checkpoint, between the commit and the checksums of a checkpoint, or while it restores. It is restarted until it
+finishes. Then all parameters, the optimizer state, the PRNG key and the loss of every step must be bitwise equal to those of an uninterrupted run.
 """
 
 from __future__ import annotations
@@ -25,7 +25,11 @@ PHASES = ("start", "restore", "step", "save", "commit")
 
 @dataclass(kw_only=True)
 class Round:
-    """What happened in a round. struck: the phases it was killed in. survivors: seconds until the other processes had ended."""
+    """The outcome of a round.
+
+    struck:    phases in which the training was killed.
+    survivors: seconds until the other processes ended, for each kill.
+    """
 
     number: int
     struck: list[str] = field(default_factory=list)
@@ -36,7 +40,7 @@ class Round:
 
 
 def strike(training: Training, phase: str, chance: random.Random) -> str | None:
-    """Kill one process in a phase; return the phase it was in, or None where the training ended before."""
+    """Kill one process in a phase. Return the phase, or None if the training ended before."""
     if phase == "start":
         time.sleep(chance.uniform(0, 2.0))
     else:
@@ -50,7 +54,7 @@ def strike(training: Training, phase: str, chance: random.Random) -> str | None:
                 return None
             time.sleep(chance.uniform(0, 0.5))
         else:
-            time.sleep(chance.uniform(0, 0.5))  # not always the first save
+            time.sleep(chance.uniform(0, 0.5))  # so that it is not always the first save
             if not _seen(training, phase):
                 return None
     if not all(process.is_alive() for process in training.processes):
@@ -68,7 +72,7 @@ def _told(training: Training, beginning: str) -> bool:
 
 
 def _seen(training: Training, phase: str) -> bool:
-    """Wait for a write that is under way ("save"), that is committed and not yet sealed ("commit"), or that is sealed ("sealed")."""
+    """Wait for a checkpoint that is being written ("save"), is committed but has no checksums yet ("commit"), or has checksums ("sealed")."""
     checkpoints = training.setting.directory / "checkpoints"
     while training.alive():
         entries = list(checkpoints.iterdir()) if checkpoints.is_dir() else []
@@ -76,7 +80,7 @@ def _seen(training: Training, phase: str) -> bool:
         whole = [_sealed(entry) for entry in entries if entry.name.isdigit()]
         if {"save": bool(partial), "commit": not all(whole), "sealed": any(whole)}[phase]:
             return True
-        time.sleep(0.0005)  # the training needs the processor more
+        time.sleep(0.0005)  # leave the CPU to the training
     return False
 
 
@@ -85,15 +89,15 @@ def _sealed(entry: Path) -> bool:
 
 
 def play(number: int, setting: Setting, expected: tuple, seed: int) -> Round:
-    """Run a round."""
+    """Run one round."""
     chance, result, began = random.Random(f"{seed}/{number}"), Round(number=number), time.monotonic()
-    # Every phase in its turn, and what was not there to be struck (no checkpoint yet to restore) another time.
+    # Cycle through the phases. A restore needs a checkpoint, so a step comes first.
     planned = [PHASES[number % len(PHASES)], *chance.choices(PHASES, k=chance.randrange(2))]
     if planned[0] == "restore":
         planned.insert(0, "step")
     while True:
         if planned[:1] == ["restore"] and not any(map(_sealed, (setting.directory / "checkpoints").glob("[0-9]*"))):
-            planned.insert(0, "step")  # there is nothing to restore yet
+            planned.insert(0, "step")  # there is no checkpoint to restore yet
         training = Training(setting)
         result.starts += 1
         struck = strike(training, planned.pop(0), chance) if planned else None
@@ -121,7 +125,7 @@ def play(number: int, setting: Setting, expected: tuple, seed: int) -> Round:
 
 
 def rounds(count: int, *, seed: int, processes: int, work: Path, first: int = 0, show=print) -> list[Round]:
-    """Run rounds against one uninterrupted run of the same processes; return what happened."""
+    """Run several rounds and compare each with one uninterrupted run. Return the outcomes."""
     base = Setting(directory=work / "whole", processes=processes, devices=2 if processes > 1 else 1, cache=work / "xla")
     whole = Training(base)
     codes = whole.join()
@@ -146,7 +150,7 @@ def rounds(count: int, *, seed: int, processes: int, work: Path, first: int = 0,
 
 
 def table(results: list[Round]) -> str:
-    """Return a summary for people."""
+    """Return a summary of the rounds as text."""
     kills = collections.Counter(phase for result in results for phase in result.struck)
     survivors = sorted(seconds for result in results for seconds in result.survivors)
     wrong = [result.number for result in results if result.mismatches]
@@ -160,12 +164,12 @@ def table(results: list[Round]) -> str:
 
 
 def main() -> int:
-    """Run rounds and print the table; 1 where a round ended differently."""
+    """Run the rounds and print the summary. Return 1 if a round has mismatches."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=200)
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--first", type=int, default=0, help="number of the first round, to play one again")
+    parser.add_argument("--first", type=int, default=0, help="number of the first round, to repeat a single round")
     given = parser.parse_args()
     os.environ |= {"JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "3"}
     with tempfile.TemporaryDirectory(prefix="t2t-faults-") as work:

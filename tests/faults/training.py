@@ -1,4 +1,4 @@
-"""A real, tiny training in processes of its own, forked from a server that has the imports behind it: a start takes seconds."""
+"""A real, tiny training in separate processes, forked from a server that has already imported all modules, so that a start only takes seconds."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-# What a worker needs is imported here, once, in the fork server; no JAX backend may start at import.
+# The fork server imports everything that workers need once, here. Imports must not start a JAX backend.
 from t2t import models
 from t2t import tasks as _tasks
 from t2t.checkpoint import CheckpointConfig, Checkpoints
@@ -34,7 +34,7 @@ CONTEXT.set_forkserver_preload(["tests.faults.training"])
 
 TINY = Experiment(
     model=models.t5.t5(num_layers=1, d_model=16, num_heads=2, d_ff=32, vocab_size=384, dropout=0.1),
-    # Packed, shuffled, mixed: all that a restarted run must find again.
+    # Packing, shuffling and mixing: a restarted run must restore all of their states.
     data=Data(task="faults_mixture", inputs_length=48, targets_length=24, batch_size=8, shards=4, shuffle_buffer=20),
     optimizer=AdamW(schedule=Constant(peak=1e-2)),
     steps=40,
@@ -45,7 +45,7 @@ TINY = Experiment(
 
 
 class Marks:
-    """An observer that leaves what happens in a file, a line each, for whoever wants to strike at that moment."""
+    """An observer that writes each event to a file, one per line, so that tests can kill a process at that moment."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("a", buffering=1)
@@ -71,8 +71,12 @@ class Marks:
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """How a training is run. cache: where compiled programs are kept between processes. prepare: "module:function" called first, in each worker.
-    aside: where the marks and the log go; None for beside the directory."""
+    """Settings of a training.
+
+    cache:   directory of the compilation cache shared between processes.
+    prepare: "module:function" that each worker calls first.
+    aside:   directory of the marks and the log; None for the parent of `directory`.
+    """
 
     directory: Path
     experiment: Experiment = TINY
@@ -92,7 +96,7 @@ class Setting:
 
 
 class Training:
-    """The processes of one start of a training."""
+    """The processes of one start of a training run."""
 
     def __init__(self, setting: Setting) -> None:
         self.setting = setting
@@ -106,11 +110,11 @@ class Training:
             process.start()
 
     def marked(self) -> list[str]:
-        """Return what process 0 has told so far."""
+        """Return the lines that process 0 has written to the marks file so far."""
         return self.setting.marks.read_text().splitlines()
 
     def wait_for(self, beginning: str, seconds: float = 240) -> str:
-        """Return the first line told that begins so. Raises AssertionError where the training ends before, or time does."""
+        """Wait for a marks line that starts with `beginning` and return it. Raise AssertionError if the training ends first, or after `seconds`."""
         until = time.monotonic() + seconds
         while True:
             for line in self.marked():
@@ -124,7 +128,7 @@ class Training:
         return any(process.is_alive() for process in self.processes)
 
     def join(self, seconds: float = 240) -> list[int | None]:
-        """Wait for all processes to end; return their exit codes."""
+        """Wait for all processes to end, kill those that remain, and return the exit codes."""
         until = time.monotonic() + seconds
         for process in self.processes:
             process.join(max(0.0, until - time.monotonic()))
@@ -137,12 +141,12 @@ class Training:
         return [process.exitcode for process in self.processes]
 
     def text(self) -> str:
-        """Return what the processes wrote to standard error."""
+        """Return the output of the processes."""
         return self.setting.log.read_text(errors="replace") if self.setting.log.exists() else ""
 
 
 def work(setting: Setting, rank: int, port: int) -> None:
-    """Be one process of a training."""
+    """Run one process of a training."""
     out = os.open(setting.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(out, 1)
     os.dup2(out, 2)
@@ -160,7 +164,7 @@ def work(setting: Setting, rank: int, port: int) -> None:
         else:
             print(f"error: {line}", file=sys.stderr)
     sys.stderr.flush()
-    os._exit(code)  # ending the usual way waits for processes that may be dead
+    os._exit(code)  # a normal exit would wait for processes that may be dead
 
 
 def _train(setting: Setting, rank: int, port: int) -> int:
@@ -188,7 +192,7 @@ def _train(setting: Setting, rank: int, port: int) -> int:
 
 
 def arrays(directory: Path, step: int | None = None) -> dict[str, np.ndarray]:
-    """Return every array of a checkpoint, the optimizer's among them; of the newest by default. Reads on one device."""
+    """Return all arrays of a checkpoint (default: the newest), including the optimizer state, read on one device."""
     import jax
 
     experiment = replace(read_record(directory).experiment, mesh=MeshConfig())
@@ -202,13 +206,13 @@ def arrays(directory: Path, step: int | None = None) -> dict[str, np.ndarray]:
 
 
 def losses(directory: Path) -> dict[int, float]:
-    """Return step -> loss."""
+    """Return the loss of each step."""
     lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
     return {line["step"]: line["loss"] for line in lines if "loss" in line}
 
 
 def differences(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> list[str]:
-    """Return the paths of arrays that are not bit for bit the same."""
+    """Return the paths of arrays that are not bitwise equal."""
     assert one.keys() == other.keys()
     return [path for path in one if one[path].tobytes() != other[path].tobytes()]
 

@@ -1,4 +1,4 @@
-"""Small configurations of each family, every option varied, and weights for them drawn from their names."""
+"""Small configurations of each model family that vary every option, and weights drawn from the tensor names."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 VOCAB = 96
 ROWS = (10, 7)
-"""Tokens of each row of the inputs; the rest is padding."""
+"""Number of tokens in each row of the inputs; the rest is padding."""
 TARGETS = 6
 
 
@@ -20,7 +20,7 @@ LABELS = ("no", "yes", "perhaps")
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A configuration of `transformers`: the class of its config, of its model, and the options that are not the default."""
+    """A configuration of `transformers`: its config class, its model class, and the options that differ from the defaults."""
 
     name: str
     family: str
@@ -30,14 +30,14 @@ class Case:
 
     @property
     def kind(self) -> str:
-        """The architecture."""
+        """Architecture of the model."""
         if self.family in ("T5", "umT5"):
             return "encoder_decoder"
         return "decoder" if self.family in ("GPT-2", "LLaMA") else "encoder"
 
     @property
     def output(self) -> str:
-        """What the head predicts."""
+        """Output of the head."""
         return HEADS.get(self.model.partition("For")[2], "tokens")
 
 
@@ -170,10 +170,10 @@ CASES = (
 
 
 def weight(name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """Return the float32 values of a tensor, the same on every machine: each part matters, norms' scales are near 1.
+    """Return the float32 values of a tensor, the same on every machine. All tensors affect the output; scales of norms are near 1.
 
-    T5's attention is not divided by sqrt(d_kv), so its queries start smaller by as much (Raffel et al. 2020, released code). Without that the softmax is so
-    sharp that training amplifies last bits a thousandfold within 80 steps.
+    T5 does not divide attention logits by sqrt(d_kv), so its query weights are initialized smaller by this factor (Raffel et al. 2020, released code).
+    Without it, the softmax is so sharp that training amplifies rounding errors a thousandfold within 80 steps.
     """
     random = np.random.default_rng(zlib.crc32(name.encode()))
     value = random.standard_normal(shape, np.float32)
@@ -189,7 +189,7 @@ def weight(name: str, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def inputs(case: Case) -> dict[str, np.ndarray]:
-    """Return what a model of the case is given: ids (padded by `pad`), mask, types, targets; ids are words alone."""
+    """Return the inputs of a model: ids (padded with `pad`), mask, types and targets. The ids contain no special tokens."""
     random = np.random.default_rng(1)
     shape = (len(ROWS), max(ROWS))
     pad = case.options.get("pad_token_id", 0)

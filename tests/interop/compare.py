@@ -1,4 +1,4 @@
-"""The cases in both libraries, compared: logits, generation, gradients, 100 steps of AdamW, and there and back."""
+"""Compare the cases in both libraries: logits, generation, gradients, 100 steps of AdamW, and a round trip of export and import."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ RATE = 3e-4
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What a case came to; generation is None for encoders, training for spans."""
+    """The result of a case. Generation is None for encoders, training is None for spans."""
 
     case: str
     parameters: int
@@ -59,7 +59,7 @@ def compare(case: Case, *, train: bool = True) -> Result:
         if case.family == "umT5":
             back.config.tie_word_embeddings = False
         returned = theirs.logits(case, back.float().eval())
-    # transformers lets a span begin in the padding, and its loss is another there.
+    # transformers allows spans that start in the padding, so its loss differs.
     train &= case.output != "span"
     gradients = _gradients(case, model, own, params, batch, tensors) if case.output != "span" else None
     generation: list[bool | None] = [None, None]
@@ -96,7 +96,7 @@ def _gradients(case: Case, model: Any, own: Any, params: Any, batch: Any, tensor
 
 
 def _curves(case: Case, model: Any, own: Any, params: Any) -> float:
-    """Return the largest difference of the losses over STEPS of AdamW on the same four batches in turn."""
+    """Return the largest difference of the losses over STEPS steps of AdamW, which cycle through the same four batches."""
     random = np.random.default_rng(7)
     batches = []
     for _ in range(4):
@@ -138,7 +138,7 @@ HEAD = """| case | parameters | logits | logits, exported | greedy | beam | grad
 
 
 def main() -> None:
-    """Print the table, of all cases or of those whose names hold one of the words given; exit 1 where one is out of bounds."""
+    """Print the table of all cases, or of cases whose names contain one of the given words. Exit with 1 if a difference is too large."""
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     torch.set_num_threads(2)

@@ -1,4 +1,4 @@
-"""Directories of `transformers` made from goldens: options and names as it wrote them, weights drawn from the names."""
+"""Create `transformers` directories from golden files: options and tensor names are those that it wrote, weights are drawn from the names."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ FOLDER = Path(__file__).parent / "golden"
 
 
 def kept(case: Case, logits: np.ndarray) -> np.ndarray:
-    """Return what is kept of the logits: of the vocabulary's every twelfth, all others."""
+    """Return the logits to store: every twelfth logit over a vocabulary, or all logits of other heads."""
     return logits[:, ::12] if case.output == "tokens" else logits.reshape(-1, logits.shape[-1])
 
 
 def file_name(case: Case) -> str:
-    """Return the file of a case."""
+    """Return the file name of a case."""
     return re.sub(r"[^a-z0-9.]+", "-", case.name.lower()) + ".json"
 
 
 def golden(case: Case) -> dict[str, Any]:
-    """Return what was written."""
+    """Return the stored values of a case."""
     return json.loads((FOLDER / file_name(case)).read_text(encoding="utf-8"))
 
 
 def write_directory(case: Case, directory: Path, *, prefix: str = "", **options: Any) -> dict[str, Any]:
-    """Write config.json, with `options` changed, and model.safetensors, names without `prefix`; return the golden."""
+    """Write config.json with changed `options`, and model.safetensors with names without `prefix`. Return the stored values."""
     found = golden(case)
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "config.json").write_text(json.dumps({**found["config"], **options}))

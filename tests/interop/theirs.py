@@ -1,4 +1,4 @@
-"""The cases' models in PyTorch, as `transformers` has them. Needs both: see `make test-interop`."""
+"""The models of the cases in `transformers` on PyTorch. Needs both packages: see `make test-interop`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _RATES = ("dropout", "drop")
 
 
 def config(case: Case) -> Any:
-    """Return the case's config, without dropout."""
+    """Return the config of a case, without dropout."""
     made = getattr(transformers, case.config)(**case.options, eos_token_id=EOS, bos_token_id=2)
     for name in list(vars(made)):
         if any(part in name for part in _RATES) and isinstance(getattr(made, name), int | float):
@@ -27,7 +27,7 @@ def config(case: Case) -> Any:
 
 
 def model(case: Case) -> Any:
-    """Return the case's model with the weights of `cases.weight`, in float32."""
+    """Return the model of a case with the weights of `cases.weight`, in float32."""
     made = getattr(transformers, case.model)(config(case))
     untie(case, made)
     with torch.no_grad():
@@ -37,21 +37,21 @@ def model(case: Case) -> Any:
 
 
 def untie(case: Case, made: Any) -> None:
-    """Give T5 1.1 the head of its own that `transformers` 5 makes only for weights that are there."""
+    """Give T5 1.1 a separate head. `transformers` 5 creates one only if it loads weights for it."""
     if case.family == "umT5" or (case.options.get("tie_word_embeddings") is False and case.family == "T5"):
         made.lm_head.weight = torch.nn.Parameter(made.lm_head.weight.detach().clone())
     if case.family == "umT5":
-        # transformers 5 forces this to true, which scales what the head is given; the published weights want none of it
+        # transformers 5 forces this to true, which scales the input of the head; the published weights do not use this scaling
         made.config.tie_word_embeddings = False
 
 
 def save(made: Any, directory: Path) -> None:
-    """Save it as `save_pretrained` does."""
+    """Save a model with `save_pretrained`."""
     made.save_pretrained(directory)
 
 
 def given_to(case: Case, given: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
-    """Return the arguments of a call, labels among them."""
+    """Return the arguments of a model call, including labels."""
     ids, mask = torch.tensor(given["ids"]), torch.tensor(given["mask"])
     arguments = {"input_ids": ids, "attention_mask": mask}
     if case.kind == "encoder_decoder":
@@ -67,7 +67,7 @@ def given_to(case: Case, given: dict[str, np.ndarray]) -> dict[str, torch.Tensor
 
 
 def logits(case: Case, made: Any) -> np.ndarray:
-    """Return the logits of the case's inputs."""
+    """Return the logits for the inputs of a case."""
     with torch.no_grad():
         out = made(**given_to(case, inputs(case)))
     logits = torch.stack([out.start_logits, out.end_logits], -1) if case.output == "span" else out.logits
@@ -75,7 +75,7 @@ def logits(case: Case, made: Any) -> np.ndarray:
 
 
 def generated(case: Case, made: Any, given: dict[str, np.ndarray], beams: int) -> np.ndarray:
-    """Return the ids that follow each row by itself, 0 behind EOS."""
+    """Return the generated ids of each row, decoded one row at a time, with 0 after EOS."""
     rows = []
     for row in range(len(given["ids"])):
         count = int(given["mask"][row].sum())
@@ -88,7 +88,7 @@ def generated(case: Case, made: Any, given: dict[str, np.ndarray], beams: int) -
                 num_beams=beams,
                 length_penalty=0.0,
                 max_new_tokens=NEW,
-                # its cache has as many layers as the encoder, also where the decoder has more (5.23)
+                # its cache has as many layers as the encoder, even if the decoder has more (5.23)
                 use_cache="num_decoder_layers" not in case.options,
                 eos_token_id=EOS,
                 pad_token_id=0,

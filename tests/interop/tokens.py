@@ -1,4 +1,7 @@
-"""Tokenizers in both libraries: directories as `transformers` reads them, and our exports generating there as `t2t infer` does here. Needs `transformers`: see `make test-interop`."""
+"""Compare tokenizers with `transformers`: the ids of imported tokenizers, and generation of our exports with that of `t2t infer`.
+
+Needs `transformers`: see `make test-interop`.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +41,7 @@ LENGTH = 12
 
 
 def main() -> int:
-    """Print a row a case; 1 where one differs."""
+    """Print one row per case. Return 1 if a case differs."""
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     good = True
@@ -50,7 +53,7 @@ def main() -> int:
 
 
 def directories(place: Path) -> Iterator[tuple[str, str | None]]:
-    """Give the name of each directory of a tokenizer's files, and where an import's ids differ from those of `transformers`."""
+    """Yield (name, difference) for each directory with tokenizer files. The difference of the ids to those of `transformers` is None if equal."""
     byte_level(place / "bpe.json")
     model = json.loads((place / "bpe.json").read_text())["model"]
     last = max(model["vocab"].values())
@@ -72,7 +75,7 @@ def directories(place: Path) -> Iterator[tuple[str, str | None]]:
 
 
 def _pairs(ours: Vocabulary, theirs: Any) -> str | None:
-    """Compare the ids of two texts in the frame of an encoder, where the tokenizer has one."""
+    """Compare the ids of text pairs with special tokens, if the tokenizer supports pairs."""
     if ours.cls_id is None or ours.sep_id is None:
         return None
     first, second = "the fox", "a café !"
@@ -205,7 +208,7 @@ def _t5(place: Path, piece: Path) -> dict[str, Any]:
 
 
 def answers(place: Path) -> Iterator[tuple[str, str | None]]:
-    """Give each model over each vocabulary, and where what `transformers` says with our export differs from what we say."""
+    """Yield (name, difference) for each model and vocabulary: the difference between `transformers` on our export and t2t, None if equal."""
     (place / "vocab.txt").write_text("\n".join(WORDS), encoding="utf-8")
     vocabularies: dict[str, Vocabulary] = {
         "bytes": Bytes(extra_ids=5),
@@ -227,7 +230,7 @@ def answers(place: Path) -> Iterator[tuple[str, str | None]]:
 
 
 def made(directory: Path, config: ModelConfig, vocabulary: Vocabulary) -> tuple[SavedRun, Path]:
-    """Return a run with random parameters, as large as to make different answers likely, and its export."""
+    """Return a run and its export. The random parameters are large, so that different outputs are likely."""
     experiment = experiment_for(config)
     open_run(directory / "run", RunRecord(recipe="random", experiment=experiment, vocabulary=vocabulary))
     params = jax.tree.map(lambda leaf: leaf * 4, config.build().init(jax.random.key(7)))
@@ -246,7 +249,7 @@ def _generated(directory: Path, config: ModelConfig, vocabulary: Vocabulary) -> 
     model = loader.from_pretrained(out, dtype=torch.float32).eval()
     for closed in (True, False) if config.kind == "decoder" else (True,):
         asked = list(ASKED)
-        if closed and config.kind == "decoder":  # as behind a task's inputs
+        if closed and config.kind == "decoder":  # as at the end of a task's inputs
             before = "" if vocabulary.prepends_bos else tokenizer.bos_token
             asked = [f"{before}{text}{tokenizer.eos_token}" for text in ASKED]
         for text, one in zip(ASKED, asked, strict=True):

@@ -1,4 +1,9 @@
-"""Write what `transformers` makes of the cases, for tests that run without it: `python -m tests.interop.write_goldens`, at the root (needs torch)."""
+"""Write the outputs of `transformers` for the cases, for tests that run without it.
+
+    python -m tests.interop.write_goldens
+
+Run it in the root of the repository. It needs torch.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +21,7 @@ from tests.interop.goldens import FOLDER, file_name, kept
 
 
 def main() -> None:
-    """Write a file for each case: config.json, names and shapes of the tensors, some logits."""
+    """Write one file per case: config.json, names and shapes of the tensors, and some logits."""
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     FOLDER.mkdir(exist_ok=True)

@@ -1,7 +1,8 @@
-"""How long commands take until there is something to see: `python -m tests.launch.start_time [--rounds N] [--trees DIR ...] [--out FILE]`.
+"""Measure the time until commands show their first output: `python -m tests.launch.start_time [--rounds N] [--trees DIR ...] [--out FILE]`.
 
-Of the quickstart: its first step done with nothing compiled before ("cold") and with all of it ("warm"), and answers of infer and eval (warm). Trees are checkouts to compare, in turn
-within each round. Each measurement is a line of JSON in FILE as soon as it is there; medians are printed at the end, or when interrupted.
+For the quickstart, this is the time until the first training step, with an empty compilation cache ("cold") and a filled one ("warm"), and the time
+until the first output of infer and eval (warm). Trees are checkouts to compare; each round measures all of them. Each measurement is appended to FILE
+as a line of JSON. The medians are printed at the end, or on interruption.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ from pathlib import Path
 
 WHAT = ("train cold", "train warm", "infer warm", "eval warm")
 LIMIT = 300.0
-"""Seconds after which a command is given up."""
+"""Timeout of a command, in seconds."""
 
 
 def start(tree: Path, compiled: Path, *words: str) -> tuple[subprocess.Popen, float]:
-    """Start a command of a tree's code and return it with the time it was started at."""
+    """Start a t2t command with the code of a tree. Return the process and the start time."""
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
         "JAX_COMPILATION_CACHE_DIR": str(compiled),
@@ -41,7 +42,7 @@ def start(tree: Path, compiled: Path, *words: str) -> tuple[subprocess.Popen, fl
 
 
 def first_step(tree: Path, compiled: Path, *, until_end: Path | None = None) -> float:
-    """Return the seconds until the first step of a quickstart is logged; with `until_end` that run is kept, its one step saved."""
+    """Return the seconds until a quickstart logs its first step. If `until_end` is a directory, finish a run of one step and keep it there."""
     with tempfile.TemporaryDirectory() as place:
         run = until_end or Path(place) / "run"
         words = ["--steps", "1", "--evaluation.examples", "1"] if until_end else ["--log-every", "1"]
@@ -62,7 +63,7 @@ def first_step(tree: Path, compiled: Path, *, until_end: Path | None = None) -> 
 
 
 def answered(tree: Path, compiled: Path, *words: str) -> float:
-    """Return the seconds until a command has written its first line."""
+    """Return the seconds until a command prints its first line."""
     process, began = start(tree, compiled, *words)
     try:
         assert process.stdout is not None
@@ -99,7 +100,7 @@ def main() -> None:
         for number, tree in enumerate(given.trees):
             compiled, run = Path(place) / f"xla-{number}", Path(place) / f"run-{number}"
             first_step(tree, compiled, until_end=run)
-            for what in given.what:  # what is warm has been done once
+            for what in given.what:  # warm up: run each command once
                 if what != "train cold":
                     measure(what, tree, compiled, run)
             cells.append((tree, compiled, run))

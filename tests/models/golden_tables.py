@@ -1,4 +1,4 @@
-"""The parameter tables that presets must have, a text file each. `python -m tests.models.golden_tables`, at the root, writes them anew."""
+"""Expected parameter tables of presets, one text file each. To update them, run `python -m tests.models.golden_tables` in the repository root."""
 
 from pathlib import Path
 
@@ -8,12 +8,12 @@ FOLDER = Path(__file__).parent / "golden"
 
 
 def file_name(name: str) -> str:
-    """Return the file of a preset: colons are not for file names."""
+    """Return the file name of a preset, without colons."""
     return name.replace(":", "-") + ".txt"
 
 
 def main() -> None:
-    """Write every table."""
+    """Write all tables."""
     FOLDER.mkdir(exist_ok=True)
     for path in FOLDER.glob("*.txt"):
         path.unlink()

@@ -1,4 +1,4 @@
-"""A user's own mixer, a gated linear recurrence, and a feed-forward layer that reports terms: each a module and its configuration."""
+"""User-defined layers with their configurations: a mixer (gated linear recurrence), and a feed-forward layer that reports a loss term."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class LastHidden(State):
 
 
 class Recurrence(Mixer):
-    """h <- a h + (1 - a) v with a = sigmoid(decay(x)), v = value(x); the output is out(h silu(gate(x)))."""
+    """Gated linear recurrence: h <- a h + (1 - a) v with a = sigmoid(decay(x)) and v = value(x); the output is out(h silu(gate(x)))."""
 
     def __init__(self, inner: int, options: BuildOptions) -> None:
         def linear() -> Linear:
@@ -53,7 +53,7 @@ class Recurrence(Mixer):
         decay, value = self._terms(x)
         first = jnp.pad(segments[:, 1:] != segments[:, :-1], ((0, 0), (1, 0)), constant_values=True)[..., None]
         real = (segments > 0)[..., None]
-        # A text begins with nothing; padding behind it changes nothing.
+        # Each example starts with a zero state; padding at the end changes nothing.
         decay = jnp.where(real, jnp.where(first, 0.0, decay), 1.0)
         value = jnp.where(real, value, 0.0)
 
@@ -80,7 +80,7 @@ class RecurrenceConfig(MixerConfig):
 
 
 class Reporting(FeedForward):
-    """A linear map that reports the mean square of its output, half of which it adds to the objective."""
+    """A linear map that reports the mean square of its output, and adds half of it to the objective."""
 
     def __init__(self, options: BuildOptions) -> None:
         self.map = Linear(

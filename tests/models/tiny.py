@@ -17,7 +17,7 @@ VOCAB = 40
 
 
 def _options() -> dict[str, int | bool] | None:
-    """Return the compiler's options for the least optimisation: these tests compile much and compute little."""
+    """Return compiler options for minimal optimization: these tests compile much and compute little."""
     for options in ({"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}, None):
         try:
             jax.jit(lambda x: x + 1, compiler_options=options)(1.0)
@@ -50,9 +50,9 @@ def config(name: str, **overrides) -> TransformerConfig:
 
 @functools.cache
 def params_of(config: TransformerConfig):
-    """Return the model and parameters whose every part, zero and one at first too, matters to the logits.
+    """Return the model and random parameters that all affect the logits, including those that are initialized to zero or one.
 
-    Drawn by NumPy: that compiles nothing.
+    NumPy draws them, so nothing is compiled.
     """
     model = config.build()
     random = np.random.default_rng(0)
@@ -72,13 +72,13 @@ def params_of(config: TransformerConfig):
 
 @functools.cache
 def logits_of(config: TransformerConfig):
-    """Return the compiled `logits` of `params_of(config)`, which takes a batch."""
+    """Return a compiled function (batch) -> logits with the model and parameters of `params_of(config)`."""
     model, params = params_of(config)
     return functools.partial(quick_jit(model.logits), params)
 
 
 def row(examples: list[np.ndarray], length: int, prefixes: list[int] | None = None) -> Tokens:
-    """Return one row with the examples one after the other, padded; `prefixes` tokens of each marked."""
+    """Return one row with packed examples and padding. The first `prefixes` tokens of each example are marked as prefix."""
     arrays = {name: np.zeros((1, length), np.int32) for name in ("ids", "positions", "segments", "types", "prefix")}
     at = 0
     for number, ids in enumerate(examples):
@@ -96,12 +96,12 @@ def row(examples: list[np.ndarray], length: int, prefixes: list[int] | None = No
 
 
 def rows(parts: list[Tokens]) -> Tokens:
-    """Put rows below each other."""
+    """Concatenate rows into a batch."""
     return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
 
 
 def batch(kind: str, encoder: Tokens | None, decoder: Tokens | None) -> Batch:
-    """Return a batch of a model's kind, predicting its own ids."""
+    """Return a batch for a kind of model, with its own ids as targets."""
     own = encoder if kind == "encoder" else decoder
     return Batch(
         encoder=None if kind == "decoder" else encoder,
@@ -123,7 +123,7 @@ def some_batch(kind: str, *, seed: int = 0, count: int = 2, length: int = 8, pre
 
 
 def loss(model, params, batch, **options):
-    """Return the mean cross entropy and so something every parameter bears on."""
+    """Return the mean cross entropy, which depends on every parameter."""
     logits = model.logits(params, batch, **options)
     scores = jax.nn.log_softmax(logits)
     picked = jnp.take_along_axis(scores, jnp.asarray(batch.targets)[..., None], axis=-1)[..., 0]

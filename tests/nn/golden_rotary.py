@@ -1,4 +1,7 @@
-"""What `transformers` computes for each scaling of rotary positions. `python -m tests.nn.golden_rotary`, at the root, writes it anew; needs transformers 5.23."""
+"""Expected values of each scaling of rotary positions, from `transformers` 5.23.
+
+To update them, run `python -m tests.nn.golden_rotary` in the repository root.
+"""
 
 import json
 from pathlib import Path
@@ -37,7 +40,7 @@ CASES = {
     "llama3": (LLAMA3, None),
     "proportional": ({"rope_type": "proportional", "factor": 2.0, "partial_rotary_factor": 0.5}, None),
 }
-"""Name -> rope_parameters, and the length of the text."""
+"""rope_parameters and the length of the text, by name."""
 
 
 def main() -> None:

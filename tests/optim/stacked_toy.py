@@ -1,4 +1,4 @@
-"""Parameters of a small made-up encoder-decoder, stacked and not."""
+"""Parameters of a small synthetic encoder-decoder, stacked and unstacked."""
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +30,7 @@ def is_spec(leaf):
 
 def random_like(specs, seed, scale=1.0):
     rng = np.random.default_rng(seed)
-    # Layers of very different sizes: what is done to them together would show.
+    # The layers have very different scales, so an operation across layers would be noticed.
     return jax.tree.map(
         lambda s: jnp.asarray(
             scale * rng.normal(size=s.shape) * 10.0 ** np.arange(s.shape[0]).reshape(-1, *[1] * (len(s.shape) - 1)),

@@ -10,7 +10,7 @@ AS_MANY_AS_THERE_ARE = MeshConfig()
 
 
 def decoder(*, mesh=AS_MANY_AS_THERE_ARE, batch_size=8, length=16, microbatches=1, **model):
-    """A GPT of few, even sizes, none of which is another's."""
+    """Return a small GPT with distinct, even sizes."""
     sizes = {
         "num_layers": 3,
         "d_model": 64,
@@ -30,7 +30,7 @@ def decoder(*, mesh=AS_MANY_AS_THERE_ARE, batch_size=8, length=16, microbatches=
 
 
 def encoder_decoder(*, mesh=AS_MANY_AS_THERE_ARE, batch_size=8, length=16, targets=None, **model):
-    """A T5 of few, even sizes."""
+    """Return a small T5 with even sizes."""
     sizes = {"num_layers": 2, "d_model": 64, "num_heads": 4, "d_ff": 160, "vocab_size": 96, "dropout": 0.0}
     return Experiment(
         model=models.t5.t5(**{**sizes, **model}),

@@ -1,4 +1,7 @@
-"""Plans of large presets, as docs/planning.md shows them: `python -m tests.plan.large DIRECTORY [NAME ...]`. Takes minutes each, and the compilers."""
+"""Make the plans of large presets in docs/planning.md: `python -m tests.plan.large DIRECTORY [NAME ...]`.
+
+Each plan takes minutes and needs the compilers.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ PLANS = {
 
 
 def main(directory: str, *names: str) -> int:
-    """Make the plans, all or those named; return the worst exit code of any that should fit."""
+    """Make all plans, or those with the given names. Return the highest exit code of the plans that should fit."""
     Path(directory).mkdir(parents=True, exist_ok=True)
     worst = 0
     for name in names or PLANS:

@@ -1,9 +1,9 @@
-"""`make test-memory`: a corpus larger than the memory a process may take is cached, read through and trained on.
+"""`make test-memory`: cache, read and train on a corpus that is larger than the memory limit of a process.
 
     python -m tests.data.cached.larger_than_memory [GIGABYTES]
 
-The files are of GIGABYTES (4) or more; the bound is half of that, and no process may be larger at any time. Prints what
-each took.
+The files have at least GIGABYTES (default: 4). The limit is half of that, and no process may exceed it at any time. Prints the memory and time of each
+step.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ TASK = "random_ids"
 
 
 def register(examples: int) -> None:
-    """Register a task of `examples` random texts of `LENGTH` ids, each of which takes a byte or more in any file."""
+    """Register a task of `examples` random texts of `LENGTH` ids. Each id takes at least one byte in any file format."""
     import seqio
     import tensorflow as tf
 
@@ -57,7 +57,7 @@ def register(examples: int) -> None:
 
 
 def write(examples: int, out: str) -> None:
-    """Cache the task."""
+    """Cache the task on disk."""
     from t2t.data.cached.writing import cache
 
     register(examples)
@@ -68,7 +68,7 @@ def write(examples: int, out: str) -> None:
 
 
 def data(out: str) -> Data:
-    """Return what is read: whole texts, in an order drawn from all."""
+    """Return the data configuration: whole texts in a random order over the whole corpus."""
     from t2t.data import Data
 
     return Data(task=TASK, inputs_length=1, targets_length=LENGTH - 1, batch_size=16, shards=8, seed=0, cached=out)
@@ -90,26 +90,26 @@ def read(examples: int, out: str) -> None:
 
 
 def train(examples: int, out: str) -> None:
-    """Train a small decoder for 200 steps, each on 16 texts drawn from all."""
+    """Train a small decoder for 200 steps, each on 16 texts drawn from the whole corpus."""
     from t2t.launch.main import run
 
     register(examples)
     asked = f"--data.task {TASK} --data.cached {out} --data.inputs-length 1 --data.targets-length 127 --data.shards 8"
     less = "--batch-size 16 --steps 200 --log-every 100 --eval-every 0 --checkpoint-every 100"
-    # What evaluation compiles and keeps is no matter of the corpus.
+    # No evaluation: the memory of its compiled programs does not depend on the corpus.
     less += " --evaluation.tasks reverse_words --evaluation.examples 4 --evaluation.length 8"
     if run(["train", "gpt:quickstart", "--dir", f"{out}/run", *asked.split(), *less.split()]):
         raise SystemExit(1)
 
 
 def resident() -> int:
-    """Return the bytes of memory that this process has."""
+    """Return the resident memory of this process, in bytes."""
     with open("/proc/self/statm") as file:
         return int(file.read().split()[1]) * resource.getpagesize()
 
 
 def main() -> None:
-    """Run the three, each in a process of its own, and hold each to the bound."""
+    """Run the three steps, each in its own process, and check that each stays within the limit."""
     corpus = float(sys.argv[1] if len(sys.argv) > 1 else 4) * 1e9
     examples = math.ceil(corpus / LENGTH)
     bound = corpus / 2
@@ -126,7 +126,7 @@ def main() -> None:
 
 
 def measured(step: Callable[[int, str], None], examples: int, out: str, bound: float) -> None:
-    """Run a step and exit with 1 where it took more memory than the bound."""
+    """Run a step. Exit with code 1 if it used more memory than the limit."""
     from t2t.api.quiet import import_tensorflow
 
     import_tensorflow()

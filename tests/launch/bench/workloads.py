@@ -24,7 +24,7 @@ FAMILIES = {
 
 
 def workload(kind: str = "decoder", *, mesh: MeshConfig | None = None, model: dict | None = None, **more) -> Workload:
-    """Return a tiny model of a kind, in batches of 8 rows, on one device unless there is a mesh."""
+    """Return the workload of a tiny model with batches of 8 rows, on one device by default."""
     experiment = Experiment(
         model=FAMILIES[kind](**(model or {})),
         data=Data(task="reverse_words", inputs_length=24, targets_length=16, batch_size=8, shards=2),
@@ -38,7 +38,7 @@ def workload(kind: str = "decoder", *, mesh: MeshConfig | None = None, model: di
 
 
 def named(measured: list) -> dict:
-    """Return measurements by name, of which no two are alike."""
+    """Return measurements by name. Names must be unique."""
     found = {it.name: it for it in measured}
     assert len(found) == len(measured)
     return found

@@ -1,4 +1,4 @@
-"""Vocabularies and texts that every objective is held to."""
+"""Vocabularies and texts to test every objective with."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ WORDS = [
 
 @pytest.fixture(scope="session")
 def texts() -> list[str]:
-    """Texts of 1 to about 400 words."""
+    """Return texts of 1 to about 400 words."""
     random = np.random.default_rng(0)
     return [" ".join(random.choice(WORDS, size)) for size in [1, 2, 3, 5, 8, 13, 40, 90, 200, 400]]
 
@@ -66,13 +66,13 @@ def wordpiece(tmp_path_factory):
 
 @pytest.fixture(scope="session", params=["bytes", "sentencepiece"])
 def vocabulary(request, sentencepiece_path):
-    """A vocabulary of this package with 100 sentinels."""
+    """Return a t2t vocabulary with 100 sentinels."""
     return Bytes() if request.param == "bytes" else SentencePiece(path=sentencepiece_path, extra_ids=100)
 
 
 @pytest.fixture(scope="session")
 def tokenized():
-    """Make a dataset of `targets` from lists of ids."""
+    """Return a dataset with the feature `targets` from lists of ids."""
 
     def make(rows) -> tf.data.Dataset:
         ragged = tf.ragged.constant([[int(i) for i in row] for row in rows], tf.int32, ragged_rank=1)
