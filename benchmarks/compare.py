@@ -47,7 +47,7 @@ def command(peer: str, chosen: argparse.Namespace) -> list[str]:
     return [python, *start]
 
 
-def listed(value: str, choices: Sequence[str], option: str) -> list[str]:
+def parse_list(value: str, choices: Sequence[str], option: str) -> list[str]:
     """Return the names in a comma-separated list. Raise UserError if the list is empty or a name is unknown."""
     names = [name for name in value.split(",") if name]
     for name in names:
@@ -58,23 +58,24 @@ def listed(value: str, choices: Sequence[str], option: str) -> list[str]:
     return names
 
 
-def wanted(chosen: argparse.Namespace) -> list[Case]:
+def selected_cases(chosen: argparse.Namespace) -> list[Case]:
     """Return the selected cases. Raise UserError if an option is invalid."""
     choices = {"train": known.TRAIN, "decode": known.DECODE, "data": known.DATA}[chosen.work]
-    models = list(choices) if chosen.cases is None else listed(chosen.cases, choices, "--cases")
+    models = list(choices) if chosen.cases is None else parse_list(chosen.cases, choices, "--cases")
     if chosen.work == "train":
-        return known.train_cases(models, listed(chosen.optimizers, known.OPTIMIZERS, "--optimizers"), chosen.scale)
+        optimizers = parse_list(chosen.optimizers, known.OPTIMIZERS, "--optimizers")
+        return known.train_cases(models, optimizers, chosen.scale)
     if chosen.work == "data":
         return known.data_cases(models, chosen.scale)
     numbers = chosen.rows.split(",")
     for number in numbers:
         if not number.isdigit() or int(number) < 1:
             raise UserError(f"{number!r} (--rows) is not a number of prompts. Nearest: 1.")
-    decodings = listed(chosen.decodings, known.DECODINGS, "--decodings")
+    decodings = parse_list(chosen.decodings, known.DECODINGS, "--decodings")
     return known.decode_cases(models, decodings, [int(number) for number in numbers], chosen.scale)
 
 
-def same(session: Session, cases: Sequence[Case]) -> bool:
+def check_losses(session: Session, cases: Sequence[Case]) -> bool:
     """Check that transformers has the same number of parameters and the same loss with our parameters. Print the result; return False on failure."""
     good, models = True, {case.model: case for case in cases}
     for name, case in models.items():
@@ -133,8 +134,8 @@ def run(words: Sequence[str] | None = None) -> int:
     for name in ("rounds", "repeats", "threads"):
         if getattr(chosen, name) < 1:
             raise UserError(f"--{name} {getattr(chosen, name)} is less than 1. Nearest: 1.")
-    asked = wanted(chosen)
-    peers = list(dict.fromkeys([OURS, *listed(chosen.peers, PEERS, "--peers")]))
+    cases = selected_cases(chosen)
+    peers = list(dict.fromkeys([OURS, *parse_list(chosen.peers, PEERS, "--peers")]))
     if chosen.check and "transformers" not in peers:
         raise UserError(
             f"--check compares with transformers, which is missing in --peers {chosen.peers}. Nearest: {chosen.peers},transformers."
@@ -149,10 +150,10 @@ def run(words: Sequence[str] | None = None) -> int:
         Session(commands, chosen.out, threads=chosen.threads, limit=chosen.limit, log=_log, facts=facts) as session,
     ):
         try:
-            if chosen.check and not same(session, asked):
+            if chosen.check and not check_losses(session, cases):
                 code = 1
             session.results["ceilings"] = session.ask(OURS, {"ceilings": None})
-            for case in asked:
+            for case in cases:
                 session.measure(case, rounds=chosen.rounds, repeats=chosen.repeats)
         except KeyboardInterrupt:
             code = 75

@@ -49,7 +49,7 @@ def points(rounds: int) -> Mapping[str, Point]:
     }
 
 
-def divided(kind: str, mesh: str, chips: int, **model: Any) -> Experiment:
+def sharded_experiment(kind: str, mesh: str, chips: int, **model: Any) -> Experiment:
     """Return the experiment of a model on one of MESHES, with ROWS rows per replica.
 
     model: options that replace those of MODELS.
@@ -66,11 +66,11 @@ def divided(kind: str, mesh: str, chips: int, **model: Any) -> Experiment:
 def measure(kind: str, mesh: str, topology: str) -> Values:
     """Return the bytes that each device sends, by mesh axis: in the compiled program, in theory, and in the plan's estimate."""
     machine = Topology.parse(topology)
-    program = prepare(divided(kind, mesh, machine.size), machine, machine.devices())
-    return described(program, machine, gathered=2, summed=2)
+    program = prepare(sharded_experiment(kind, mesh, machine.size), machine, machine.devices())
+    return measure_program(program, machine, gathered=2, summed=2)
 
 
-def described(program: Program, machine: Topology, *, gathered: int, summed: int, scatters: bool = True) -> Values:
+def measure_program(program: Program, machine: Topology, *, gathered: int, summed: int, scatters: bool = True) -> Values:
     """Return the values of `measure` for a program. See `theory.sent` for the other arguments. Raise RuntimeError if the compiler runs out of memory."""
     found = plan(program, machine)
     if not found.compiled:

@@ -99,9 +99,9 @@ def measure(kind: str, optimizer: str, remat: str, rounds: int) -> Values:
     step = _compiled(program.step(), program.abstract_state(), program.abstract_batch())
     compiled = compiled_memory(program, HloModule(step.as_text() or ""), step.memory_analysis())
     create = _compiled(jax.jit(program.create), 0)
-    before = settled()
+    before = settled_memory()
     state = jax.block_until_ready(create(0))
-    forget_peak()
+    reset_peak()
     for _ in range(rounds):
         state, _ = jax.block_until_ready(step(state, batch))
     peak = resident("VmHWM") - before + estimated.batch
@@ -118,14 +118,14 @@ def _compiled(function: Any, *arguments: Any) -> Any:
     return function.lower(*arguments).compile()
 
 
-def settled() -> int:
+def settled_memory() -> int:
     """Free all unused memory and return the resident bytes."""
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
     return resident("VmRSS")
 
 
-def forget_peak() -> None:
+def reset_peak() -> None:
     """Reset the peak of resident memory to the current value (man 5 proc, clear_refs)."""
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 

@@ -60,8 +60,8 @@ def measure(axis: str, rounds: int) -> Values:
 
 def efficiencies(values: Values) -> list[float]:
     """Return n * (time on 1 device) / (time on n devices) for each n. This is 1 if sharding costs nothing and one device uses all cores."""
-    alone = median(values["seconds"][0])
-    return [count * alone / median(times) for count, times in zip(values["devices"], values["seconds"], strict=True)]
+    one = median(values["seconds"][0])
+    return [count * one / median(times) for count, times in zip(values["devices"], values["seconds"], strict=True)]
 
 
 def table(rows: Rows) -> Table:

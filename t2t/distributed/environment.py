@@ -56,7 +56,7 @@ def place(environment: Mapping[str, str] = os.environ) -> Place:
 
     Raises UserError if only some of the T2T_* variables are set, or if a value is invalid.
     """
-    alone = Place(
+    single = Place(
         devices=_number(environment, DEVICES, least=1),
         heartbeat=_number(environment, HEARTBEAT, least=1) or Place.heartbeat,
         patience=_number(environment, PATIENCE, least=1) or Place.patience,
@@ -68,24 +68,24 @@ def place(environment: Mapping[str, str] = os.environ) -> Place:
             raise UserError(
                 f"{', '.join(present)} set in the environment, but not {' and '.join(missing)}: set all three or none"
             )
-        return _from_variables(environment, alone)
+        return _from_variables(environment, single)
     cluster = environment.get(CLUSTER)
     if cluster:
         if cluster not in ("slurm", "tpu"):
             raise UserError(
                 f"{CLUSTER}={cluster!r} in the environment: unknown cluster.{nearest(cluster, ['slurm', 'tpu'])}"
             )
-        return replace(alone, cluster="slurm" if cluster == "slurm" else "tpu")
+        return replace(single, cluster="slurm" if cluster == "slurm" else "tpu")
     # srun sets SLURM_STEP_NUM_TASKS. A batch script without srun is one process, even if the job has several tasks.
     if "SLURM_PROCID" in environment and (_number(environment, "SLURM_STEP_NUM_TASKS", least=1) or 1) > 1:
-        return replace(alone, cluster="slurm")
+        return replace(single, cluster="slurm")
     slices = environment.get("MEGASCALE_NUM_SLICES", "1")
     if len(environment.get("TPU_WORKER_HOSTNAMES", "").split(",")) > 1 or slices not in ("", "1"):
-        return replace(alone, cluster="tpu")
-    return alone
+        return replace(single, cluster="tpu")
+    return single
 
 
-def _from_variables(environment: Mapping[str, str], alone: Place) -> Place:
+def _from_variables(environment: Mapping[str, str], single: Place) -> Place:
     address = environment[COORDINATOR]
     address_of(environment, COORDINATOR)
     processes, process = _number(environment, PROCESSES, least=1), _number(environment, PROCESS, least=0)
@@ -95,7 +95,7 @@ def _from_variables(environment: Mapping[str, str], alone: Place) -> Place:
         raise UserError(
             f"{PROCESS}={process} in the environment must be 0 to {processes - 1}, because {PROCESSES}={processes}. Nearest: {processes - 1}."
         )
-    return replace(alone, coordinator=address, processes=processes, process=process)
+    return replace(single, coordinator=address, processes=processes, process=process)
 
 
 def address_of(environment: Mapping[str, str], name: str) -> tuple[str, int]:

@@ -46,16 +46,16 @@ class Estimate:
 class _Row:
     """Cost of one row of the batch with one rematerialization policy.
 
-    whole:      bytes saved for the backward pass that the `tensor` axis does not shard.
-    divided:    bytes saved for the backward pass that the `tensor` axis shards.
-    beyond:     extra bytes that a layer needs while it computes the gradient of its largest array (attention). What the feed-forward network saved
+    unsharded:  bytes saved for the backward pass that the `tensor` axis does not shard.
+    sharded:    bytes saved for the backward pass that the `tensor` axis shards.
+    extra:      extra bytes that a layer needs while it computes the gradient of its largest array (attention). What the feed-forward network saved
                 is already free then. The `tensor` axis shards them.
     operations: FLOPs of the row.
     """
 
-    whole: float
-    divided: float
-    beyond: float
+    unsharded: float
+    sharded: float
+    extra: float
     operations: flops.Flops
 
 
@@ -82,7 +82,7 @@ def _trace(experiment: Experiment) -> _Row:
 
         return jax.vjp(loss, trainable)[1]
 
-    whole = divided = largest = freed = 0.0
+    unsharded = sharded = largest = freed = 0.0
     layers = {spec.shape[0] for spec in flatten_specs(model.specs).values() if spec.axes[:1] == ("layers",)}
     for leaf in jax.tree.leaves(jax.eval_shape(residuals, *split(state.params, program.specs), state.key, batch)):
         stacked = len(leaf.shape) > 2 and leaf.shape[0] in layers
@@ -90,14 +90,14 @@ def _trace(experiment: Experiment) -> _Row:
             continue
         size = math.prod(leaf.shape) * leaf.dtype.itemsize
         if leaf.shape[-1] in embed or leaf.shape[-1] == 1:
-            whole += size
+            unsharded += size
             continue
-        divided += size
+        sharded += size
         if leaf.shape[-1] in mlp:
             freed += size / leaf.shape[0]
         else:
             largest = max(largest, size / leaf.shape[0])
-    return _Row(whole, divided, max(largest - freed, 0.0), flops.count(program))
+    return _Row(unsharded, sharded, max(largest - freed, 0.0), flops.count(program))
 
 
 def _sizes(specs: Any, axis: str) -> set[int]:
@@ -134,16 +134,16 @@ def estimate(program: Program, topology: Topology) -> Estimate:
     length = sizes["context"]
 
     def held(row: _Row) -> float:
-        return rows / length * (row.whole + row.divided / sizes["tensor"])
+        return rows / length * (row.unsharded + row.sharded / sizes["tensor"])
 
     specs = flatten_specs(program.model.specs)
     depth = max(_depth(specs), 1)
-    wide = 2 if experiment.model.dtype == "bfloat16" else 4
+    itemsize = 2 if experiment.model.dtype == "bfloat16" else 4
     logits = logits_bytes(program)
-    gathered = _gathered(program.specs, program) * wide
+    gathered = _gathered(program.specs, program) * itemsize
     state = state_bytes(program)
-    layer_bytes = held(layer) / depth + rows / length / sizes["tensor"] * layer.beyond
-    used = 3 * gathered / depth if wide < 4 or sizes["fsdp"] > 1 else 0.0
+    layer_bytes = held(layer) / depth + rows / length / sizes["tensor"] * layer.extra
+    used = 3 * gathered / depth if itemsize < 4 or sizes["fsdp"] > 1 else 0.0
     on_cpu = platform() == "cpu"
     # The CPU compiler stores the gradient of the logits separately; other compilers reuse their memory.
     backward = max(2 * logits if on_cpu else logits, layer_bytes) + used
@@ -159,7 +159,7 @@ def estimate(program: Program, topology: Topology) -> Estimate:
     moved = times * (3 * gathered + 3 * held(layer) + 6 * logits) + 2 * (
         state.gradients + state.optimizer + times * state.gradients  # only trainable parameters are updated
     )
-    return Estimate(memory=memory, moved=moved, sent=_sent(program, topology, rows, wide, gathered), flops=operations)
+    return Estimate(memory=memory, moved=moved, sent=_sent(program, topology, rows, itemsize, gathered), flops=operations)
 
 
 def _depth(specs: dict[str, Any]) -> int:
@@ -192,7 +192,7 @@ def _gathered(specs: Any, program: Program) -> float:
     return total
 
 
-def _sent(program: Program, topology: Topology, rows: float, wide: int, gathered: float) -> tuple[Collective, ...]:
+def _sent(program: Program, topology: Topology, rows: float, itemsize: int, gathered: float) -> tuple[Collective, ...]:
     mesh, times = program.mesh, program.experiment.microbatches
     between = program.experiment.mesh.between
     found: list[Collective] = []
@@ -211,10 +211,10 @@ def _sent(program: Program, topology: Topology, rows: float, wide: int, gathered
             )
 
     add("all-gather", "fsdp", 2 * times * gathered, 2 * times)
-    add("reduce-scatter", "fsdp", times * _gathered(trainable_specs(program.specs), program) * wide, times)
+    add("reduce-scatter", "fsdp", times * _gathered(trainable_specs(program.specs), program) * itemsize, times)
     # Gradients are summed in the compute dtype; trainable parameters are float32.
     trainable = program.trainable(program.abstract_state().params)
-    add("all-reduce", "data", times * bytes_a_device(trainable) * wide / 4, times)
+    add("all-reduce", "data", times * bytes_a_device(trainable) * itemsize / 4, times)
     sums = 0.0
     batch = flops.plain(program.abstract_batch())
     lengths = [tokens.ids.shape[1] for tokens in (batch.encoder, batch.decoder) if tokens is not None]
@@ -232,7 +232,7 @@ def _sent(program: Program, topology: Topology, rows: float, wide: int, gathered
         * rows
         * length
         / mesh.shape["context"]
-        * wide
+        * itemsize
         * max(_sizes(program.model.specs, "embed"), default=0),
         1,
     )

@@ -17,7 +17,7 @@ _LINE = re.compile(r"^\s+(ROOT )?%?([^\s=]+) = ")
 _SHAPE = re.compile(r"([a-z][a-z0-9]*)\[([\d,<=?]*)\](\{[^}]*\})?")
 _NAME = re.compile(r"%([^\s,(){}]+)")
 _TRIPS = re.compile(r'known_trip_count"?:\s*\{"?n"?:\s*"?(\d+)')
-_PLACE = re.compile(r"\bindex=(\d+)")
+_INDEX = re.compile(r"\bindex=(\d+)")
 _CALLS = re.compile(r"(?:calls|to_apply|body|condition|true_computation|false_computation)=%?([^\s,()]+)")
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 
@@ -75,7 +75,7 @@ class Region:
     runs:         number of runs per step.
     trips:        number of runs per run of the enclosing region.
     source:       JAX's name of the loop.
-    around:       enclosing regions, outermost first.
+    enclosing:    names of the enclosing regions, outermost first.
     instructions: its instructions and those of the computations that it calls (fusions, asynchronous parts), without inner loops and branches.
     """
 
@@ -83,7 +83,7 @@ class Region:
     runs: float
     trips: int
     source: str
-    around: tuple[str, ...]
+    enclosing: tuple[str, ...]
     instructions: tuple[tuple[str, Instruction], ...]
 
 
@@ -117,18 +117,18 @@ class HloModule:
         """The entry region, followed by all loop bodies and branches that it reaches."""
         return tuple(self._regions(self.entry, 1.0, 1, "", ()))
 
-    def _regions(self, name: str, runs: float, trips: int, source: str, around: tuple[str, ...]) -> Iterator[Region]:
+    def _regions(self, name: str, runs: float, trips: int, source: str, outer: tuple[str, ...]) -> Iterator[Region]:
         reached = list(self._reached(name, set()))
-        yield Region(name, runs, trips, source, around, tuple(reached))
+        yield Region(name, runs, trips, source, outer, tuple(reached))
         for _, instruction in reached:
             if instruction.opcode == "while":
                 body, rounds = instruction.attribute("body"), self._trips(instruction)
                 if body is not None:
-                    yield from self._regions(body, runs * rounds, rounds, instruction.source, (*around, name))
+                    yield from self._regions(body, runs * rounds, rounds, instruction.source, (*outer, name))
             elif instruction.opcode == "conditional":
                 # Only one branch runs, but which one is unknown. Count all of them, as an upper bound.
                 for branch in _branches(instruction):
-                    yield from self._regions(branch, runs, 1, instruction.source, (*around, name))
+                    yield from self._regions(branch, runs, 1, instruction.source, (*outer, name))
 
     def _reached(self, name: str, seen: set[str]) -> Iterator[tuple[str, Instruction]]:
         if name in seen:
@@ -157,7 +157,7 @@ class HloModule:
         limit = next((item for item in condition if item.root and item.opcode == "compare"), None)
         by_name = {item.name: item for item in (*condition, *self.computations.get(body, []))}
         read = [by_name[name] for name in limit.operands if name in by_name] if limit else []
-        places = [int(found[1]) for item in read if (found := _PLACE.search(item.rest))]
+        places = [int(found[1]) for item in read if (found := _INDEX.search(item.rest))]
         root = next((item for item in self.computations.get(body, []) if item.root and item.opcode == "tuple"), None)
         if len(places) != 1 or root is None or places[0] >= len(root.operands):
             return 1

@@ -88,7 +88,7 @@ def kept_for_backward(hlo: HloModule) -> float:
     total = 0.0
     loops = {region.name: region for region in hlo.regions}
     for region in hlo.regions:
-        if region.trips > 1 and _is_forward(region) and not any(_is_forward(loops[name]) for name in region.around):
+        if region.trips > 1 and _is_forward(region) and not any(_is_forward(loops[name]) for name in region.enclosing):
             total += _written(hlo.computations[region.name], region.trips)
     return total
 
@@ -129,7 +129,7 @@ def traffic(hlo: HloModule) -> float:
         for instruction in body:
             if instruction.opcode in _FREE or instruction.opcode.endswith("-done"):
                 continue
-            reads, writes = _parts(hlo, instruction)
+            reads, writes = _partial_access(hlo, instruction)
             operands = [by_name.get(name) for name in instruction.operands]
             moved = _moved(instruction, region.trips) if writes is None else writes
             for place, operand in enumerate(operands):
@@ -139,7 +139,7 @@ def traffic(hlo: HloModule) -> float:
     return total
 
 
-def _parts(hlo: HloModule, instruction: Instruction) -> tuple[dict[int, float], float | None]:
+def _partial_access(hlo: HloModule, instruction: Instruction) -> tuple[dict[int, float], float | None]:
     """Return the bytes read of operands that are read partially, by operand index, and the bytes written if the result is written partially."""
     if instruction.opcode in ("dynamic-slice", "gather"):
         return {0: sum(shape.bytes for shape in instruction.shapes)}, None
@@ -153,7 +153,7 @@ def _parts(hlo: HloModule, instruction: Instruction) -> tuple[dict[int, float], 
     reads: dict[int, float] = {}
     writes: float | None = None
     for item in inner:
-        if item.opcode == "parameter" and item.rest.isdigit() and (used := _ends(item.name, users)):
+        if item.opcode == "parameter" and item.rest.isdigit() and (used := _users(item.name, users)):
             if all(user.opcode in ("dynamic-slice", "gather") and place == 0 for user, place in used):
                 reads[int(item.rest)] = sum(
                     shape.bytes for user, _ in used for shape in user.shapes if not item.shapes[0].fast
@@ -170,11 +170,11 @@ def _parts(hlo: HloModule, instruction: Instruction) -> tuple[dict[int, float], 
     return reads, writes
 
 
-def _ends(name: str, users: dict[str, list[tuple[Instruction, int]]]) -> list[tuple[Instruction, int]]:
+def _users(name: str, users: dict[str, list[tuple[Instruction, int]]]) -> list[tuple[Instruction, int]]:
     """Return the users of a value as (instruction, operand index), looking through bitcasts and reshapes."""
     found: list[tuple[Instruction, int]] = []
     for user, place in users.get(name, []):
-        found += _ends(user.name, users) if user.opcode in _VIEWS else [(user, place)]
+        found += _users(user.name, users) if user.opcode in _VIEWS else [(user, place)]
     return found
 
 

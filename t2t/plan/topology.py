@@ -122,11 +122,16 @@ class Topology(Configuration):
         )
         if not known or whole or small in {tuple(sorted(shape)) for shape in known}:
             return
+        raise UserError(f"topology {self} (--topology): there is no slice of that shape.{self._nearest()}")
+
+    def _nearest(self) -> str:
+        """Return the end of an error message with the slice of the nearest size; "" for GPUs."""
+        shapes = [tuple(map(int, shape.split("x"))) for shape in _SHAPES.get(self.kind, {}).values()]
+        if not shapes:
+            return ""
         chips = math.prod(self.shape)
-        near = min(known, key=lambda shape: (abs(math.prod(shape) - chips), shape))
-        raise UserError(
-            f"topology {self} (--topology): there is no slice of that shape. Nearest: {self.kind}:{'x'.join(map(str, near))}."
-        )
+        near = min(shapes, key=lambda shape: (abs(math.prod(shape) - chips), shape))
+        return f" Nearest: {self.kind}:{'x'.join(map(str, near))}."
 
     def devices(self) -> list[Any]:
         """Return the devices of the topology. Programs can be compiled for them, but cannot run.
@@ -144,20 +149,15 @@ class Topology(Configuration):
             if self.is_tpu:
                 more: Mapping[str, Any] = {"num_slices": self.slices} if self.slices > 1 else {}
                 found = topologies.get_topology_desc(
-                    platform="tpu", topology_name=f"{self.kind}:{shape}", **_whole(self.shape), **more
+                    platform="tpu", topology_name=f"{self.kind}:{shape}", **_host_bounds(self.shape), **more
                 )
             else:
                 nodes = f"1 x {self.shape[0]} x {self.shape[1]}"
                 found = topologies.get_topology_desc("", "cuda", target_config=H100_TARGET, topology=nodes)
         except Exception as error:  # compilers raise many types of errors
             text = " ".join(str(error).split())[:300]
-            known = sorted(_SHAPES.get(self.kind, {}).values(), key=lambda name: math.prod(map(int, name.split("x"))))
-            near = min(
-                known, key=lambda name: abs(math.prod(map(int, name.split("x"))) - math.prod(self.shape)), default=""
-            )
             raise UserError(
-                f"topology {self} (--topology): the compiler does not support it ({text})."
-                + (f" Nearest: {self.kind}:{near}." if near else "")
+                f"topology {self} (--topology): the compiler does not support it ({text}).{self._nearest()}"
             ) from error
         return list(found.devices)
 
@@ -188,7 +188,7 @@ def _shape_of(kind: str, count: int, text: str) -> str:
     return known[count]
 
 
-def _whole(shape: tuple[int, ...]) -> dict[str, Any]:
+def _host_bounds(shape: tuple[int, ...]) -> dict[str, Any]:
     """Return the option for slices with fewer than four chips, the default number per host."""
     if math.prod(shape) >= 4:
         return {}

@@ -24,14 +24,14 @@ LENGTHS = {"decoder": {"length": 16}, "encoder_decoder": {"length": 16, "targets
 
 
 def tiny(kind, mesh, **model):
-    return prepare(collectives.divided(kind, mesh, 8, **TINY, **LENGTHS[kind], **model), EIGHT, jax.devices())
+    return prepare(collectives.sharded_experiment(kind, mesh, 8, **TINY, **LENGTHS[kind], **model), EIGHT, jax.devices())
 
 
 @pytest.mark.parametrize("mesh", ["data", "fsdp"])
 def test_what_is_sent_is_what_theory_says(mesh):
     # XLA's CPU compiler has no reduce-scatter, and sums a tied table's two gradients one by one.
     program = tiny("decoder", mesh, tied=False)
-    values = collectives.described(program, EIGHT, gathered=4, summed=4, scatters=False)
+    values = collectives.measure_program(program, EIGHT, gathered=4, summed=4, scatters=False)
     assert values["unknown"] == 0
     if mesh == "data":
         few = 1000  # the loss's sums, the gradient's squares
@@ -119,8 +119,8 @@ def test_efficiency_is_one_where_dividing_costs_nothing():
 
 
 def test_the_peak_of_resident_memory_is_seen_after_it_is_over():
-    before = memory.settled()
-    memory.forget_peak()
+    before = memory.settled_memory()
+    memory.reset_peak()
     block = np.ones(2**23)
     del block
     assert memory.resident("VmHWM") - before == pytest.approx(2**26, rel=0.1)
