@@ -141,9 +141,9 @@ def collectives(program: HloModule, layout: Layout) -> list[Collective]:
             if key in seen or (computation.startswith(_OVERLAPPED) and key in started):
                 continue
             seen.add(key)
-            spelling = "between" if instruction.opcode == "send" else _group_text(instruction)
+            sending = instruction.opcode == "send"
+            spelling = "between" if sending else _group_text(instruction)
             if spelling not in described:
-                sending = instruction.opcode == "send"
                 groups = layout.across() if sending else _groups(instruction, int(np.prod(layout.sizes)))
                 described[spelling] = (*layout.describe(groups), groups.shape[1])
             axes, domains, spans, group = described[spelling]

@@ -80,7 +80,7 @@ def _count(jaxpr: core.Jaxpr) -> Counter[str]:
             total["float8" if widest.name.startswith("float8") else widest.name] += _dot(equation)
         elif name == "cond":
             branches = [_count(branch.jaxpr) for branch in equation.params["branches"]]
-            total.update(max(branches, key=_total))
+            total.update(max(branches, key=lambda counts: counts.total()))
         elif name == "while":
             if _count(equation.params["body_jaxpr"].jaxpr):
                 raise ValueError("a while loop contains matrix products: its number of iterations is unknown during tracing")
@@ -98,9 +98,6 @@ def _rounds(equation: Any) -> int:
         return math.prod(equation.params["grid_mapping"].grid)
     return int(equation.params["length"]) if equation.primitive.name == "scan" else 1
 
-
-def _total(counts: Any) -> int:
-    return sum(counts.values())
 
 
 def _inner(equation: Any) -> list[core.Jaxpr]:

@@ -83,9 +83,7 @@ class MeshConfig(Configuration):
 
     def _layout(self, sizes: dict[str, int], devices: Sequence[jax.Device]) -> np.ndarray:
         inside = {name: size // (self.slices if name == self.between else 1) for name, size in sizes.items()}
-        slices = [devices]
-        if self.slices > 1:
-            slices = _slices(devices, self.slices)
+        slices = _slices(devices, self.slices) if self.slices > 1 else [devices]
         parts = [_within(tuple(inside.values()), part) for part in slices]
         return np.concatenate(parts, axis=list(sizes).index(self.between))
 
