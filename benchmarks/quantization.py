@@ -132,7 +132,9 @@ def main(arguments: list[str]) -> int:
             (chosen.out / "curves.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
             draw(curves, chosen.out / "curves.png", f"{chosen.recipe}, seed {chosen.seed}")
         if code:
-            print(f"{variant}: t2t train exited with code {code}; run the same command again to resume", file=sys.stderr)
+            print(
+                f"{variant}: t2t train exited with code {code}; run the same command again to resume", file=sys.stderr
+            )
             return code
     for variant, curve in curves.items():
         print(

@@ -21,10 +21,14 @@ DONE, MISTAKE, STOPPED = 0, 2, 75
 
 def main(arguments: Sequence[str]) -> int:
     """Measure a part and show it. Return the exit code: 0 done, 1 some points failed, 2 invalid option, 75 interrupted (all results are saved)."""
-    parser = argparse.ArgumentParser(prog="benchmarks.scaling", description=__doc__, epilog=f"parts: {', '.join(PARTS)}")
+    parser = argparse.ArgumentParser(
+        prog="benchmarks.scaling", description=__doc__, epilog=f"parts: {', '.join(PARTS)}"
+    )
     parser.add_argument("part", metavar="PART")
     parser.add_argument("--out", type=Path, required=True, help="directory for PART.json and PART.png")
-    parser.add_argument("--only", default="*", help="measure only points that match this pattern; --list prints their names")
+    parser.add_argument(
+        "--only", default="*", help="measure only points that match this pattern; --list prints their names"
+    )
     parser.add_argument("--rounds", type=int, help="number of timings")
     parser.add_argument("--limit", type=float, default=1800.0, help="timeout of a point, in seconds")
     parser.add_argument("--list", action="store_true", help="print the names of the points and exit")

@@ -47,9 +47,7 @@ def table(rows: Rows) -> Table:
         logits = HEADS * int(length) ** 2 * 4
         cells.append([name, size(values["temporaries"]), f"{values['temporaries'] / int(length):,.0f}", size(logits)])
     notes = [
-        f"{backend}: memory grows like length^{order(found):.2f}"
-        for backend, found in series.items()
-        if len(found) > 1
+        f"{backend}: memory grows like length^{order(found):.2f}" for backend, found in series.items() if len(found) > 1
     ]
     return Table(("", "temporaries", "bytes per token", "logits of one layer"), cells, notes)
 

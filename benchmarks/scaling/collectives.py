@@ -70,7 +70,9 @@ def measure(kind: str, mesh: str, topology: str) -> Values:
     return measure_program(program, machine, gathered=2, summed=2)
 
 
-def measure_program(program: Program, machine: Topology, *, gathered: int, summed: int, scatters: bool = True) -> Values:
+def measure_program(
+    program: Program, machine: Topology, *, gathered: int, summed: int, scatters: bool = True
+) -> Values:
     """Return the values of `measure` for a program. See `theory.sent` for the other arguments. Raise RuntimeError if the compiler runs out of memory."""
     found = plan(program, machine)
     if not found.compiled:

@@ -149,7 +149,9 @@ def table(rows: Rows) -> Table:
         estimated, compiled, peak = values["estimate"], values["compiled"], values["peak"]
         ratios = [without_code(memory) / peak for memory in (estimated, compiled)]
         state = [f"{estimated[what] / 1e6:.0f}" for what in ("parameters", "optimizer", "gradients")]
-        both = [f"{memory[what] / 1e6:.0f}" for what in ("activations", "temporaries") for memory in (estimated, compiled)]
+        both = [
+            f"{memory[what] / 1e6:.0f}" for what in ("activations", "temporaries") for memory in (estimated, compiled)
+        ]
         totals = [f"{size / 1e6:.0f}" for size in (without_code(estimated), without_code(compiled), peak)]
         cells.append([name, *state, *both, *totals, *(f"{ratio:.2f}" for ratio in ratios)])
         if abs(ratios[0] - 1) > WITHIN:

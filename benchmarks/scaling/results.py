@@ -25,7 +25,9 @@ class Results:
                 found = json.loads(path.read_text(encoding="utf-8"))
                 self._points, self._machine = found["points"], found["machine"]
             except (ValueError, KeyError, TypeError):
-                raise UserError(f"{path} (--out) is not a result file of this benchmark. Choose another --out.") from None
+                raise UserError(
+                    f"{path} (--out) is not a result file of this benchmark. Choose another --out."
+                ) from None
 
     def has(self, name: str, point: Point) -> bool:
         """Return whether the point was measured with the same arguments."""

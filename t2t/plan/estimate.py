@@ -159,7 +159,9 @@ def estimate(program: Program, topology: Topology) -> Estimate:
     moved = times * (3 * gathered + 3 * held(layer) + 6 * logits) + 2 * (
         state.gradients + state.optimizer + times * state.gradients  # only trainable parameters are updated
     )
-    return Estimate(memory=memory, moved=moved, sent=_sent(program, topology, rows, itemsize, gathered), flops=operations)
+    return Estimate(
+        memory=memory, moved=moved, sent=_sent(program, topology, rows, itemsize, gathered), flops=operations
+    )
 
 
 def _depth(specs: dict[str, Any]) -> int:

@@ -83,7 +83,9 @@ def _count(jaxpr: core.Jaxpr) -> Counter[str]:
             total.update(max(branches, key=lambda counts: counts.total()))
         elif name == "while":
             if _count(equation.params["body_jaxpr"].jaxpr):
-                raise ValueError("a while loop contains matrix products: its number of iterations is unknown during tracing")
+                raise ValueError(
+                    "a while loop contains matrix products: its number of iterations is unknown during tracing"
+                )
         else:
             times = _rounds(equation)
             for inner in _inner(equation):
@@ -97,7 +99,6 @@ def _rounds(equation: Any) -> int:
     if equation.primitive.name == "pallas_call":
         return math.prod(equation.params["grid_mapping"].grid)
     return int(equation.params["length"]) if equation.primitive.name == "scan" else 1
-
 
 
 def _inner(equation: Any) -> list[core.Jaxpr]:

@@ -112,7 +112,6 @@ class Topology(Configuration):
         name = f"{self.kind}:{'x'.join(map(str, self.shape))}"
         return f"{name}*{self.slices}" if self.slices > 1 else name
 
-
     def check(self) -> None:
         """Raise UserError if no slice has this shape. Needed if there is no compiler to check it."""
         known = {tuple(map(int, shape.split("x"))) for shape in _SHAPES.get(self.kind, {}).values()}

@@ -186,7 +186,9 @@ def per_device(function: Callable[..., jax.Array], axes: tuple[Axes, ...], out: 
     mesh, rules = active
 
     def mapped(*arrays: jax.Array) -> jax.Array:
-        specs = tuple(rules.spec(names, x.shape, mesh, name="activation") for names, x in zip(axes, arrays, strict=True))
+        specs = tuple(
+            rules.spec(names, x.shape, mesh, name="activation") for names, x in zip(axes, arrays, strict=True)
+        )
         # Kernels do not declare over which mesh axes their results are equal, so JAX cannot check it.
         return jax.shard_map(
             function, mesh=mesh, in_specs=specs, out_specs=rules.partition(out, mesh), check_vma=False

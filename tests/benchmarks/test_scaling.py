@@ -24,7 +24,9 @@ LENGTHS = {"decoder": {"length": 16}, "encoder_decoder": {"length": 16, "targets
 
 
 def tiny(kind, mesh, **model):
-    return prepare(collectives.sharded_experiment(kind, mesh, 8, **TINY, **LENGTHS[kind], **model), EIGHT, jax.devices())
+    return prepare(
+        collectives.sharded_experiment(kind, mesh, 8, **TINY, **LENGTHS[kind], **model), EIGHT, jax.devices()
+    )
 
 
 @pytest.mark.parametrize("mesh", ["data", "fsdp"])

@@ -52,7 +52,10 @@ def test_one_process_of_a_cluster_is_alone(environment):
     ("change", "message"),
     [
         ({"T2T_PROCESS": ""}, "T2T_COORDINATOR, T2T_PROCESSES set in the environment, but not T2T_PROCESS"),
-        ({"T2T_COORDINATOR": "host"}, "T2T_COORDINATOR='host' in the environment must be host:port. Nearest: host:1234"),
+        (
+            {"T2T_COORDINATOR": "host"},
+            "T2T_COORDINATOR='host' in the environment must be host:port. Nearest: host:1234",
+        ),
         ({"T2T_COORDINATOR": "host:70000"}, "host:port"),
         (
             {"T2T_PROCESSES": "four"},
