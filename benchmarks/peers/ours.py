@@ -95,8 +95,8 @@ def batch(case: Case, *, packed: bool) -> Batch:
     if case.model == "decoder":
         return Batch(encoder=None, decoder=tokens(rows, rows.shifted), targets=rows.ids, weights=weights)
     weights[:, -1] = 0.0
-    targets = np.roll(rows.ids, -1, axis=1)
-    return Batch(encoder=None, decoder=tokens(rows, rows.ids), targets=targets, weights=weights)
+    next_ids = np.roll(rows.ids, -1, axis=1)
+    return Batch(encoder=None, decoder=tokens(rows, rows.ids), targets=next_ids, weights=weights)
 
 
 def experiment(case: Case) -> Experiment:

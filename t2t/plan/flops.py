@@ -80,7 +80,8 @@ def _count(jaxpr: core.Jaxpr) -> Counter[str]:
             total["float8" if widest.name.startswith("float8") else widest.name] += _dot(equation)
         elif name == "cond":
             branches = [_count(branch.jaxpr) for branch in equation.params["branches"]]
-            total.update(max(branches, key=lambda counts: counts.total()))
+            largest = max(branches, key=lambda counts: counts.total())
+            total.update(largest)
         elif name == "while":
             if _count(equation.params["body_jaxpr"].jaxpr):
                 raise ValueError(

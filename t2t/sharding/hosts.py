@@ -34,7 +34,7 @@ def share_of_rows(sharding: NamedSharding, rows: int, process: int | None = None
     of_rows = NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[:1]))
     for device, index in of_rows.devices_indices_map((rows,)).items():
         start, stop, _ = index[0].indices(rows)
-        spans.setdefault(device.process_index, set()).add((start, stop))
+        spans.setdefault(_process_of(device), set()).add((start, stop))
     first, last = min(start for start, _ in spans[process]), max(stop for _, stop in spans[process])
     size = sum(stop - start for start, stop in spans[process])
     if size != last - first or first % size or rows % size:
@@ -44,3 +44,7 @@ def share_of_rows(sharding: NamedSharding, rows: int, process: int | None = None
         )
     leads = process == min(other for other, held in spans.items() if held == spans[process])
     return Share(first // size, rows // size, leads)
+
+
+def _process_of(device: jax.Device) -> int:
+    return device.process_index
