@@ -1,1 +1,1 @@
-"""What `import t2t` offers, and what the command line calls: training, runs, recipes and the user's own code."""
+"""The Python API behind `import t2t` and the command line: training, runs, recipes and user code."""

@@ -1,4 +1,4 @@
-"""A training from its experiment to its end: the one place where a run is put together, for Python, the command line and the grid."""
+"""Run a training from its experiment to its end. Python, the command line and the grid all use `run_training`."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ class Silent:
     """An observer that shows nothing."""
 
     def on_start(self, total: int, start: int) -> None:
-        """Training begins."""
+        """Training starts."""
 
     def on_log(self, step: int, metrics: dict[str, float]) -> None:
         """Metrics of the steps since the last call."""
 
     def on_eval(self, step: int, results: list) -> None:
-        """An evaluation ended."""
+        """An evaluation is complete."""
 
     def on_message(self, text: str) -> None:
-        """Something worth a line."""
+        """A line of text."""
 
     def on_end(self) -> None:
-        """Training ended."""
+        """Training has ended."""
 
 
 def run_training(
@@ -58,24 +58,25 @@ def run_training(
     imported: float = 0.0,
     callbacks: Sequence[Callback] = (),
 ) -> Outcome:
-    """Train an experiment in a run directory, or go on with the run that is there, and write its report. To be called on all processes of a run.
+    """Train an experiment in a run directory, or resume the run in it, and write the report. Call it on all processes of a run.
 
-    Everything that can be refused is refused before anything is written. The programs are compiled in a thread while TensorFlow is imported.
+    All checks come before the first write. The programs are compiled in a thread while TensorFlow is imported.
 
     Args:
-      recipe: where the experiment is from, for run.json.
-      observer: shows the training on process 0; entered once nothing can be refused any more but by the data.
-      code: the user's own code that the run keeps; what was imported if None.
-      claimed: whether the caller holds the run directory's lock already.
-      began: when the process began (time.time()). imported: seconds of imports before this call. For the ledger.
-      callbacks: the user's code to call while it trains.
+      recipe: the name of the experiment's source, for run.json.
+      observer: shows the training on process 0. It is entered after all checks except those of the data.
+      code: the user code that the run keeps. The default is all imported user code.
+      claimed: whether the caller already holds the run directory's lock.
+      began: start time of the process (time.time()), for the ledger.
+      imported: seconds of imports before this call, for the ledger.
+      callbacks: user callbacks to call during training.
 
     Raises:
-      UserError: a configuration that cannot work, a directory of another run or one that is being trained in.
+      UserError: the configuration is not valid, or the directory belongs to another run or to a training in progress.
     """
     check(experiment, jax.device_count())
     compiler = None
-    if jax.process_count() == 1 and "tensorflow" not in sys.modules:  # importing it leaves a core free for some seconds
+    if jax.process_count() == 1 and "tensorflow" not in sys.modules:  # the import leaves a core free for some seconds
         compiler = BackgroundCompiler(experiment, newest=newest_step(directory))
     before = time.perf_counter()
     register_tasks()

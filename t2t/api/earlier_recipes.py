@@ -1,4 +1,4 @@
-"""Values that recipes had in earlier versions, so that the same command resumes a run that began with them."""
+"""Recipe values of earlier versions, so that the same command still resumes a run that started with them."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from t2t.train.experiment import Experiment
 from t2t.train.run import RECORD, read_record
 
 CHANGED: Mapping[str, Mapping[str, Any]] = {"t5:quickstart": {"optimizer.schedule.peak": 3e-3}}
-"""Recipe -> name of a value -> what it was in version 0.1.0."""
+"""Recipe -> name of a value -> the value in version 0.1.0."""
 
 
 def as_begun(recipe: str, experiment: Experiment, directory: Path) -> Experiment:
-    """Return a recipe's experiment, with the values that the recipe had when the run in `directory` began.
+    """Return a recipe's experiment with the values that the recipe had when the run in `directory` started.
 
-    Only values that the recipe itself changed since are taken from the run. Where there is no run, or one of another recipe, nothing is changed.
-    Raises UserError where the run's record is damaged.
+    Only the values in `CHANGED` are taken from the run. The experiment is unchanged if there is no run, or if the run has another recipe.
+    Raises UserError if the run's record is damaged.
     """
     changed = CHANGED.get(recipe, {})
     if not changed or not (directory / RECORD).is_file():
@@ -29,5 +29,5 @@ def as_begun(recipe: str, experiment: Experiment, directory: Path) -> Experiment
         return experiment
     return overridden(
         experiment,
-        {name: was for name, was in changed.items() if reduce(getattr, name.split("."), record.experiment) == was},
+        {name: old for name, old in changed.items() if reduce(getattr, name.split("."), record.experiment) == old},
     )

@@ -1,4 +1,4 @@
-"""A hook for rich's consoles: what they show has no control characters of the data in it."""
+"""A render hook for rich consoles that escapes control characters in the data."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from t2t.api.escapes import visible
 
 
 class Visible(RenderHook):
-    """Makes all text that a console shows `visible`; its own colours and movements stay."""
+    """Applies `visible` to all text of a console. The console's own colours and cursor movements still work."""
 
     def process_renderables(self, renderables: list[ConsoleRenderable]) -> list[ConsoleRenderable]:
-        """Return them, wrapped."""
+        """Return the renderables, wrapped."""
         return [_Visible(renderable) for renderable in renderables]
 
 

@@ -1,4 +1,4 @@
-"""A run's checkpoint evaluated on tasks."""
+"""Evaluate a run's checkpoint on tasks."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ def evaluate_run(
     prompt_length: int | None = None,
     length: int | None = None,
 ) -> list[EvalResult]:
-    """Evaluate a run on tasks, write RUN/eval and the report anew, and return the results, one a task. To be called on all processes.
+    """Evaluate a run on tasks and return one result for each task. Updates RUN/eval and the report. Call it on all processes.
 
-    What is None is as in the run's own evaluation; the options are those of `t2t eval`. Results on another split than the run's own have the name
-    TASK@SPLIT, those with examples in the prompt TASK@4-shot.
+    The options are those of `t2t eval`. None keeps the value of the run's own evaluation. The name of a result is TASK@SPLIT on a split other than
+    the run's own, and TASK@4-shot with examples in the prompt.
 
-    params: the run's parameters; read if None.
-    Raises UserError for an unknown task or split, or lengths that the model does not have.
+    params: the run's parameters. By default, they are read from the checkpoint.
+    Raises UserError for an unknown task or split, or for a length that the model does not support.
     """
     register_tasks()
     own = run.experiment.evaluation
@@ -65,7 +65,7 @@ def evaluate_run(
         batch_size=own.batch_size if batch_size is None else batch_size,
         few_shot=few_shot,
     )
-    # The ids are those that the model was trained with, whatever vocabulary the tasks are registered with today.
+    # Use the vocabulary of the training, even if the tasks are now registered with another one.
     data = replace(run.experiment.resolved_data(), vocabulary=run.vocabulary)
     if length is not None:
         data = _of_length(data, run, length)
@@ -84,14 +84,14 @@ def evaluate_run(
 
 
 def _of_length(data: Data, run: SavedRun, length: int) -> Data:
-    """Return the data with examples of `length` tokens. Raises UserError where the model has no such positions."""
+    """Return the data with examples of `length` tokens. Raises UserError if the model does not support this length."""
     model = run.experiment.model
-    limit, least = model.max_length, 2 if model.can("continue_text") else 1
-    if length < least or (limit is not None and length > limit):
-        has = f"at least {least}" if length < least else f"{run.directory} has {limit} learned positions"
-        raise UserError(f"--length {length}: {has}. Nearest: {least if length < least else limit}.")
+    limit, minimum = model.max_length, 2 if model.can("continue_text") else 1
+    if length < minimum or (limit is not None and length > limit):
+        has = f"the minimum is {minimum}" if length < minimum else f"{run.directory} has {limit} learned positions"
+        raise UserError(f"--length {length}: {has}. Nearest: {minimum if length < minimum else limit}.")
     if not model.can("continue_text"):
         return replace(data, inputs_length=length, targets_length=length)
-    # What inputs leave of the row is the targets'; a text without inputs has it all.
+    # Inputs and targets share the row. A text without inputs may use all of it.
     targets = min(data.targets_length, length - 1)
     return replace(data, inputs_length=length - targets, targets_length=targets)

@@ -1,4 +1,4 @@
-"""A run's model written for use elsewhere."""
+"""Export a run's model."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ def check_export(
     dtype: str | None = None,
     shard_bytes: int | None = None,
 ) -> None:
-    """Refuse a format that there is not, and an option of another format, which would have no effect. Raises UserError."""
+    """Raise UserError for an unknown format, and for an option of another format, which would have no effect."""
     known = (*BUILT_IN, *registered())
     if format not in known:
         raise UserError(f"unknown format {format!r} (--format). There are: {', '.join(known)}.{nearest(format, known)}")
     from t2t.export.stablehlo import PLATFORMS
     from t2t.export.tensor_files import DTYPES
 
-    own = {"--length": length, "--platforms": platforms, "--dtype": dtype, "--shard-bytes": shard_bytes}
+    values = {"--length": length, "--platforms": platforms, "--dtype": dtype, "--shard-bytes": shard_bytes}
     formats = {
         "--length": "stablehlo",
         "--platforms": "stablehlo",
         "--dtype": "huggingface",
         "--shard-bytes": "huggingface",
     }
-    for option, value in own.items():
+    for option, value in values.items():
         if value is not None and formats[option] != format:
             raise UserError(f"{option} is for --format {formats[option]}; it has no effect with --format {format}.")
     if dtype is not None and dtype not in DTYPES:
@@ -44,7 +44,7 @@ def check_export(
     if shard_bytes is not None and shard_bytes < 1:
         raise UserError(f"--shard-bytes {shard_bytes} is less than 1. Nearest: 1.")
     if platforms is not None and not platforms:
-        raise UserError(f"--platforms names none. There are: {', '.join(PLATFORMS)}.")
+        raise UserError(f"--platforms is empty. There are: {', '.join(PLATFORMS)}.")
 
 
 def export_run(
@@ -63,8 +63,9 @@ def export_run(
 ) -> Path:
     """Write a run's model to a directory and return its path. The options are those of `t2t export`.
 
-    params: the run's parameters; read if None. say: is told what the format has no place for, and what was checked.
-    Raises UserError for an unknown format, an option of another format, a model that the format has no place for, or a directory that is not empty.
+    params: the run's parameters. By default, they are read from the checkpoint.
+    say: receives log lines: what the format cannot store, and the results of the checks.
+    Raises UserError for an unknown format, an option of another format, a model that the format does not support, or a directory that is not empty.
     """
     from t2t.export import write_safetensors, write_stablehlo
     from t2t.export.directory import check as check_out
@@ -75,7 +76,7 @@ def export_run(
     check_out(Path(out), overwrite=overwrite)
     source = {"run": str(run.directory), "step": run.step, "recipe": run.record.recipe}
     if format == "huggingface":
-        exportable(run.experiment.model)  # what cannot be is told before anything is read
+        exportable(run.experiment.model)  # raises UserError before the parameters are read
     model, vocabulary = run.model, run.vocabulary
     params = run.params() if params is None else params
     if format == "huggingface":
@@ -137,8 +138,8 @@ def _huggingface(
 
     family, options, wanted = exportable(run.experiment.model)
     if lost := left_behind(run.experiment.model, family, options):
-        say(f"note: config.json of {family.name} has no place for {', '.join(lost)}: training alone has use for it")
-    # What both compute in float32: a run's own type and kernels round otherwise.
+        say(f"note: config.json of {family.name} cannot store {', '.join(lost)}: only training uses it")
+    # Compare in float32, because the run's own dtype and kernels may round differently.
     model = canonical(run.experiment.model).build()
 
     def compare(draft: Path) -> None:
@@ -147,17 +148,17 @@ def _huggingface(
         )
         with opened(draft, family_of) as source:
             if wrong := differing(source, params, dtype=dtype):
-                raise Failure(f"{out} (--out): not written as it is: {', '.join(wrong[:4])}")
+                raise Failure(f"{out} (--out): these tensors differ after writing: {', '.join(wrong[:4])}")
             before = short_logits(model, params)
             after = short_logits(source.model, source.params(MeshConfig().build()))
             difference = float(np.abs(before - after).max())
             if dtype == "float32" and not difference <= 1e-5 * max(1.0, float(np.abs(before).max())):
                 raise Failure(
-                    f"{out} (--out): logits of the directory read back differ by {difference:.2e}, nothing was written"
-                    " (--no-check writes it anyway)"
+                    f"{out} (--out): the logits of the exported model differ by {difference:.2e}; nothing was written"
+                    " (use --no-check to write it anyway)"
                 )
             say(
-                f"check: {len(wanted)} tensors equal bit for bit in {dtype}, logits read back differ by at most {difference:.1e},"
+                f"check: {len(wanted)} tensors equal bit for bit in {dtype}, logits of the exported model differ by at most {difference:.1e},"
                 f" ids of {texts} texts equal"
             )
 

@@ -1,4 +1,4 @@
-"""Formats of `t2t export` that the user's own code adds."""
+"""Export formats that user code adds to `t2t export`."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from t2t.train.run import SavedRun
 from t2t.types import Params
 
 BUILT_IN = ("stablehlo", "safetensors", "huggingface")
-"""The formats of the library; each has options of its own."""
+"""The formats of the library. Each has its own options."""
 
 
 class Exporter(abc.ABC):
-    """A format of your own. `register` makes it known; `t2t export RUN --format NAME --import FILE` writes it.
+    """Base class of your own export formats. Add one with `register`; `t2t export RUN --format NAME --import FILE` writes it.
 
-    name: what `--format` calls it.
+    name: the format's name for `--format`.
     """
 
     name: ClassVar[str]
@@ -28,11 +28,11 @@ class Exporter(abc.ABC):
     def write(self, run: SavedRun, params: Params, out: Path) -> None:
         """Write the files of the format.
 
-        run:    the run at the step that is exported: `run.model`, `run.vocabulary`, `run.experiment`.
+        run:    the run at the exported step: `run.model`, `run.vocabulary`, `run.experiment`.
         params: its parameters, a nested dict of arrays.
-        out:    an empty directory. Its files become those of `--out` when this returns; nothing appears there when it raises.
+        out:    an empty directory. Its files move to `--out` when this method returns. If it raises, `--out` does not change.
 
-        Raises UserError for a model that the format has no place for.
+        Raises UserError if the format does not support the model.
         """
 
 
@@ -41,13 +41,13 @@ _registered: dict[str, Exporter] = {}
 
 
 def register(cls: _Class) -> _Class:
-    """Make a format known by its name, and return the class: a decorator. A later class of the same name replaces an earlier one.
+    """Decorator: register a format by its name and return the class. A later class with the same name replaces the earlier one.
 
-    Raises UserError where the class has no name, or the name of a format of the library.
+    Raises UserError if the class has no name, or the name of a format of the library.
     """
     name = getattr(cls, "name", None)
     if not isinstance(name, str) or not name:
-        raise UserError(f"exporter {cls.__name__}: name is {name!r}; --format needs a text")
+        raise UserError(f"exporter {cls.__name__}: name is {name!r}, not a non-empty str")
     if name in BUILT_IN:
         raise UserError(f"exporter {cls.__name__}: {name!r} is a format of the library. Choose another name.")
     _registered[name] = cls()

@@ -1,4 +1,4 @@
-"""A model of `transformers`, a GGUF file or a T5X checkpoint becomes a run."""
+"""Import a model of `transformers`, a GGUF file or a T5X checkpoint as a run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from t2t.vocabularies import Vocabulary
 
 KEPT = "huggingface"
-"""Folder of a run for the tokenizer's files as an import found them."""
+"""Folder of a run with the original tokenizer files of an imported model."""
 
 
 def import_checkpoint(
@@ -34,26 +34,30 @@ def import_checkpoint(
     check: bool = True,
     say: Callable[[str], None] = lambda line: None,
 ) -> str:
-    """Make a run of a directory of transformers (config.json, safetensors, the tokenizer's files), a GGUF file or a T5X checkpoint; return a line on what it is.
+    """Import a model as a run and return a line that describes it.
 
-    The options are those of `t2t import`. accepted: options of config.json to pass over. say: is told what was left out, and what was checked.
-    Raises UserError for what is none of these; a model, an option or a tensor there is no place for; tensors missing; a run that is there already.
+    The source is a directory of transformers (config.json, safetensors, tokenizer files), a GGUF file or a T5X checkpoint.
+    The options are those of `t2t import`.
+
+    accepted: options of config.json to ignore.
+    say: receives log lines: what was left out, and the results of the checks.
+    Raises UserError if the source has another format, if a model, an option or a tensor is not supported, if tensors are missing, or if the run exists.
     """
     run = check_directory(directory, "--dir")
     if run.exists() and (not run.is_dir() or any(run.iterdir())):
-        raise UserError(f"{run} (--dir) is there already. Give another --dir.")
-    with _opened(Path(source), preset, accepted) as model:
+        raise UserError(f"{run} (--dir) already exists. Choose another --dir.")
+    with _open_source(Path(source), preset, accepted) as model:
         for line in describe_left_out(model.left_out):
             say(f"note: left out: {line}")
         try:
-            return _make(model, source, run, vocabulary, check=check, say=say)
+            return _create_run(model, source, run, vocabulary, check=check, say=say)
         except BaseException:
             shutil.rmtree(run, ignore_errors=True)
             raise
 
 
 def describe_left_out(left_out: Mapping[str, str]) -> list[str]:
-    """Return a line for each reason for which tensors are not read, with their names: of many the first and how many more."""
+    """Return a line for each reason why tensors are left out, with their names. Long lists of names are abbreviated."""
     from t2t.export.mapping import some
 
     by_reason: dict[str, list[str]] = {}
@@ -63,7 +67,7 @@ def describe_left_out(left_out: Mapping[str, str]) -> list[str]:
 
 
 @contextlib.contextmanager
-def _opened(source: Path, preset: str | None, accepted: tuple[str, ...]) -> Iterator[Source]:
+def _open_source(source: Path, preset: str | None, accepted: tuple[str, ...]) -> Iterator[Source]:
     from t2t import models
     from t2t.export.huggingface import opened
     from t2t.models.families import family_of
@@ -83,18 +87,18 @@ def _opened(source: Path, preset: str | None, accepted: tuple[str, ...]) -> Iter
 
 @contextlib.contextmanager
 def _directory(source: Path) -> Iterator[Path]:
-    """Give the directory itself, or one that a GGUF file is made into for the time being."""
+    """Yield the directory itself, or a temporary directory with the converted GGUF file."""
     if source.suffix != ".gguf":
         yield source
         return
     from t2t.export.gguf import gguf_directory
 
-    with tempfile.TemporaryDirectory(prefix="t2t-gguf-") as made:
-        gguf_directory(source, Path(made))
-        yield Path(made)
+    with tempfile.TemporaryDirectory(prefix="t2t-gguf-") as converted:
+        gguf_directory(source, Path(converted))
+        yield Path(converted)
 
 
-def _make(
+def _create_run(
     model: Source, source: str, run: Path, vocabulary_file: str | None, *, check: bool, say: Callable[[str], None]
 ) -> str:
     from t2t import models
@@ -114,7 +118,7 @@ def _make(
         check_vocabulary(experiment, vocabulary)
         params = model.params(MeshConfig().build())
         before = short_logits(model.model, params) if check else None
-        own = own_code()  # a family of the user's own may make models of the user's own
+        own = own_code()  # a user's family may have user models
         record = RunRecord(
             recipe=f"import {source}",
             experiment=experiment,
@@ -145,20 +149,20 @@ def _vocabulary(model: Source, source: str, file: str | None, scratch: Path, say
     directory = model.files.directory
     if not (directory / CONFIG).is_file():
         if file is None:
-            raise UserError(f"{source}: a checkpoint of T5X has no tokenizer. Give --vocabulary FILE (spiece.model).")
+            raise UserError(f"{source}: a T5X checkpoint has no tokenizer. Give --vocabulary FILE (spiece.model).")
         return vocabulary_of(file)
     options = read_options(directory)
-    own = read_vocabulary(directory, options, scratch=scratch) if file is None else vocabulary_of(file)
+    tokenizer = read_vocabulary(directory, options, scratch=scratch) if file is None else vocabulary_of(file)
     generation, kind = Generation(directory, options), model.config.kind
-    made = generation.applied(own, kind)
-    if generation.ends() and model.config.can("generate") and made.eos_id not in generation.ends():
-        say(f"note: eos_token_id does not name the tokenizer's own end, id {made.eos_id}: both end a text here")
-    # An export of ours says there how long its answers are and what is never generated, which the run knows.
+    result = generation.applied(tokenizer, kind)
+    if generation.ends() and model.config.can("generate") and result.eos_id not in generation.ends():
+        say(f"note: eos_token_id does not include the tokenizer's EOS, id {result.eos_id}: both end a text here")
+    # Our own exports store the length of outputs and the suppressed tokens there. The run already has these values.
     ours = trained_lengths(directory) is not None
     known = ("max_new_tokens = ", "suppress_tokens = ")
-    if lost := [said for said in generation.not_carried(kind) if not (ours and said.startswith(known))]:
-        say(f"note: defaults of generation that the run does not keep (t2t infer has options): {', '.join(lost)}")
-    return made
+    if lost := [item for item in generation.not_carried(kind) if not (ours and item.startswith(known))]:
+        say(f"note: generation defaults that the run does not keep (use options of t2t infer): {', '.join(lost)}")
+    return result
 
 
 def _keep(directory: Path, kept: Path) -> None:
@@ -178,18 +182,18 @@ def _compare(model: Source, run: Path, before: np.ndarray, say: Callable[[str], 
     after = short_logits(model.model, params)
     if not np.isfinite(after).all():
         raise UserError(
-            f"{model.files.directory}: the model's logits on a short input are not finite (--no-check imports it anyway)"
+            f"{model.files.directory}: the model's logits on a short input are not finite (use --no-check to import it anyway)"
         )
     wrong = differing(model, params)
     if wrong or not np.array_equal(before, after):
-        raise Failure(f"{run}: the saved run is not what was read: {', '.join(wrong[:4]) or 'logits differ'}")
+        raise Failure(f"{run}: the saved run differs from the source: {', '.join(wrong[:4]) or 'logits differ'}")
     say(
         f"check: {len(model.wanted)} tensors equal bit for bit, logits of the saved run equal (largest {np.abs(after).max():.3f})"
     )
 
 
 def parameters_alone(params: Any) -> Any:
-    """Return what a checkpoint saves of a model that no optimizer of ours has trained."""
+    """Return the checkpoint contents of a model without an optimizer state."""
     import jax.numpy as jnp
     from flax import struct
 
@@ -209,7 +213,7 @@ _TASKS: dict[Kind, str] = {
 
 
 def experiment_for(config: ModelConfig, lengths: Mapping[str, int] | None = None) -> Experiment:
-    """Return the experiment that a run of imported parameters records, and `from:RUN` begins with: fine-tuning on the quickstart's tasks."""
+    """Return the experiment for a run of imported parameters: fine-tuning on the quickstart's tasks. `from:RUN` starts from it."""
     from t2t.data import Data
     from t2t.optim import AdamW, Linear
     from t2t.train.evaluation import Evaluation

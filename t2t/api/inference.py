@@ -1,4 +1,4 @@
-"""Texts -> what a run's model makes of them: generated texts, filled masks, labels, tags, spans, vectors. Loads neither TensorFlow nor SeqIO."""
+"""Inference with a run's model: generated texts, filled masks, labels, tags, spans, vectors. Imports neither TensorFlow nor SeqIO."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ from t2t.train.run import SavedRun
 
 T = TypeVar("T")
 Answer = Label | list[tuple[str, Label]] | Span
-"""What an encoder's head says of a text: its label, its words with their tags, or the span that answers a question."""
+"""Output of an encoder's head for a text: its label, its words with their tags, or the span that answers a question."""
 
 AT_ONCE = 1024
-"""Texts that are sorted by length together; their answers are given before the next are begun."""
+"""Number of texts to sort by length at once. Their results are returned before the next texts start."""
 
 
 def _item(i: int) -> str:
@@ -51,25 +51,25 @@ def asked(
     batch_size: int = 32,
     name: Name = _item,
 ) -> Iterator[tuple[dict[str, Any], T]]:
-    """Yield each row, with "truncated" where its text was cut, and what is computed for it. Rows that `lengths` leaves out are not there.
+    """Yield each row with its result. A truncated row has the key "truncated". Rows that `lengths` skips are missing.
 
-    compute: is given rows, how many may be computed at a time, what they are called, and the place of the first among all.
-    Raises UserError for a text that is too long where `lengths` stops at it.
+    compute: a function of the rows, the batch size, the name function, and the index of the first row among all rows.
+    Raises UserError for a text that is too long if `lengths` is set to stop.
     """
     for start in range(0, len(rows), AT_ONCE):
 
         def place(i: int, start: int = start) -> str:
             return name(start + i)
 
-        def ask(some: Rows, place: Name, start: int = start) -> list[tuple[dict[str, Any], T]]:
+        def compute_rows(some: Rows, place: Name, start: int = start) -> list[tuple[dict[str, Any], T]]:
             at_once = rows_that_fit(run, some, batch_size, place)
             return list(zip(some, compute(some, at_once, place, start), strict=True))
 
-        yield from lengths.asked(ask, rows[start : start + AT_ONCE], place)
+        yield from lengths.apply(compute_rows, rows[start : start + AT_ONCE], place)
 
 
 def does(config: ModelConfig) -> str:
-    """Return in words what a model does."""
+    """Return a description of what a model does, for errors."""
     words: dict[Capability, str] = {
         "fill_mask": f"fills in {MASK}",
         "classify": "labels texts",
@@ -91,17 +91,17 @@ def infer(
     params: Any = None,
     name: Name = _item,
 ) -> list[list[Output]]:
-    """Return the outputs for each text, in their order, by a run that is no encoder.
+    """Return the outputs for each text, in order. The run must be a decoder or an encoder-decoder.
 
     Args:
-      run: loaded; its parameters are read unless `params` are given.
-      decoding: greedy if None.
-      max_length: tokens to generate at most; None for the run's targets_length.
-      continue_text: go on with the text itself: no EOS behind it.
-      name: what the i-th text is called in errors.
+      run: a loaded run. Its parameters are read if `params` is None.
+      decoding: the default is greedy.
+      max_length: maximum number of tokens to generate. The default is the run's targets_length.
+      continue_text: continue the text: append no EOS to it.
+      name: returns the name of the i-th text for errors.
 
     Raises:
-      UserError: an encoder; a text too long for the model's positions.
+      UserError: the model is an encoder, or a text is too long for the model's positions.
     """
     return generate_texts(
         run.model,
@@ -126,10 +126,10 @@ def fill(
     params: Any = None,
     name: Name = _item,
 ) -> list[list[list[Candidate]]]:
-    """Return the `top` candidates for each `<mask>` of each text, by an encoder's run.
+    """Return the `top` candidates for each `<mask>` of each text. The run must be an encoder.
 
     Raises:
-      UserError: a run that is no encoder; a text without a mask, or too long for the model's positions.
+      UserError: the run is not an encoder; a text has no mask, or is too long for the model's positions.
     """
     return fill_texts(
         run.model,
@@ -151,10 +151,10 @@ def answer(
     params: Any = None,
     name: Name = _item,
 ) -> Sequence[Answer]:
-    """Return what the run's head says of each row, an object with "inputs" and, for pairs, "second".
+    """Return the output of the run's head for each row. A row has "inputs" and, for pairs, "second".
 
-    longest: tokens that a span has at most.
-    Raises UserError for a question without a text ("second"), a text to be tagged with one, a text too long for the model's positions.
+    longest: maximum number of tokens of a span.
+    Raises UserError if a question has no text ("second"), if a text to tag has one, or if a text is too long for the model's positions.
     """
     model, params = run.model, run.params() if params is None else params
     for i, row in enumerate(rows):
@@ -165,8 +165,8 @@ def answer(
         return label_texts(model, params, run.vocabulary, pairs, batch_size=batch_size, name=name)
     for i, row in enumerate(rows):
         if ("second" in row) != model.config.can("find_span"):
-            wanted = "a question (inputs) and the text it is asked of (second, --second)"
-            raise UserError(f"{name(i)}: {wanted if model.config.can('find_span') else 'one text (inputs)'} is wanted.")
+            pair = "a question (inputs) and the text with the answer (second, --second)"
+            raise UserError(f"{name(i)}: expected {pair if model.config.can('find_span') else 'one text (inputs)'}.")
     if model.config.can("tag"):
         texts = [row["inputs"] for row in rows]
         return tag_texts(model, params, run.vocabulary, texts, batch_size=batch_size, name=name)
@@ -184,10 +184,10 @@ def embed(
     params: Any = None,
     name: Name = _item,
 ) -> list[list[float]]:
-    """Return a vector for each text, by an encoder's run with any head: see `t2t.decode.embed_texts`. Raises UserError for a run that is no encoder."""
+    """Return a vector for each text, see `t2t.decode.embed_texts`. The run must be an encoder with any head. Raises UserError otherwise."""
     if not run.model.config.can("embed"):
         raise UserError(
-            f"--embed {pooling}: {run.directory} is a model of kind {run.model.config.kind}; texts become vectors by encoders."
+            f"--embed {pooling}: {run.directory} is a model of kind {run.model.config.kind}; only encoders return vectors."
         )
     return embed_texts(
         run.model,

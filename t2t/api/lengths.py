@@ -1,4 +1,4 @@
-"""What becomes of texts that are longer than the model's positions, or than memory allows."""
+"""Handle texts that exceed the model's positions or the memory."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from t2t.vocabularies import Vocabulary
 
 T = TypeVar("T")
 Name = Callable[[int], str]
-"""What the i-th text is called in errors."""
+"""Return the name of the i-th text for errors."""
 Rows = Sequence[dict[str, Any]]
-"""Objects with "inputs" and, for pairs of texts, "second"."""
+"""Rows with "inputs" and, for pairs of texts, "second"."""
 Way = Literal["stop", "truncate", "skip"]
-OPTIONS = "--too-long truncate leaves such texts' end out, --too-long skip the texts."
-"""What the command line can do about them."""
+OPTIONS = "--too-long truncate cuts the end of such texts, --too-long skip leaves them out."
+"""Advice for texts that are too long, for errors of the command line."""
 
 
 class Lengths:
-    """Asks about rows, and deals with those that are too long: all end with an error, or their end is left out, or they are."""
+    """Runs a function on rows and handles those that are too long: raises an error, truncates them or skips them."""
 
     def __init__(self, way: Way, vocabulary: Vocabulary, options: str = OPTIONS) -> None:
-        """Prepare to ask. options: a sentence on what can be done about texts that are too long, for errors."""
+        """Set the way to handle texts that are too long. options: advice to append to errors."""
         self._way, self._vocabulary, self._options = way, vocabulary, options
         self._long: list[str] = []
 
-    def asked(self, ask: Callable[[Rows, Name], list[T]], rows: Rows, name: Name) -> list[T]:
-        """Return what `ask` answers to the rows, of those that were cut with "truncated"; those left out have no answer.
+    def apply(self, compute: Callable[[Rows, Name], list[T]], rows: Rows, name: Name) -> list[T]:
+        """Return the results of `compute` for the rows, without the skipped ones. A truncated row has the key "truncated".
 
-        Raises UserError for a text that is too long where nothing else is wanted, or that cannot be cut.
+        Raises UserError if a text is too long and the way is "stop", and TooLong if nothing of a text fits.
         """
         places = list(range(len(rows)))
         rows = list(rows)
@@ -41,7 +41,7 @@ class Lengths:
 
         while rows:
             try:
-                return ask(rows, place)
+                return compute(rows, place)
             except TooLong as error:
                 if self._way == "stop":
                     raise UserError(f"{error} {self._options}") from None
@@ -57,17 +57,17 @@ class Lengths:
 
     @property
     def message(self) -> str | None:
-        """A line on what was cut or left out, or None."""
+        """A line on the truncated or skipped texts, or None."""
         if not self._long:
             return None
-        what = "lost their end" if self._way == "truncate" else "were left out"
-        return f"{len(self._long):,} texts that are too long {what}, the first of them {self._long[0]}"
+        done = "truncated" if self._way == "truncate" else "skipped"
+        return f"{len(self._long):,} texts are too long and were {done}, the first is {self._long[0]}"
 
     def _cut(self, row: dict[str, Any], tokens: int, most: int, error: TooLong) -> dict[str, Any]:
-        """Return a row whose text, of a pair the second, is as long as fits."""
+        """Return the row with its text truncated to fit. In a pair, the second text is truncated."""
         field = "second" if "second" in row else "inputs"
         text = row[field]
-        room = most - (tokens - self._tokens(text))  # beside what stands around the text
+        room = most - (tokens - self._tokens(text))  # without the other tokens of the row
         fits, too_many = 0, len(text)
         while too_many - fits > 1:
             middle = (fits + too_many) // 2

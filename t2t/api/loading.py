@@ -1,4 +1,4 @@
-"""`t2t.load`: a run, or a model of other libraries made into one."""
+"""`t2t.load`: load a run, or import a model of another library as a run."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ def load(
     imports: Sequence[str] = (),
     trust_code: bool = False,
 ) -> Run:
-    """Return a run to work with.
+    """Return a run.
 
     Args:
-      path: a run's directory; or a model to import: a directory of Hugging Face transformers (config.json, safetensors) or a GGUF file.
-      step: which checkpoint of a run; the newest if None.
-      dir: of a model that is imported: the directory of the run that is made of it. If None, a directory in the user's cache, used again
-        while the model's files stay as they are.
-      imports: modules and files that register tasks or configuration classes of your own.
-      trust_code: whether to run the code that the run keeps; only for runs of people you trust.
+      path: a run's directory, or a model to import: a directory of Hugging Face transformers (config.json, safetensors) or a GGUF file.
+      step: the checkpoint of a run. The default is the newest.
+      dir: for an imported model, the directory of the new run. The default is a directory in the user's cache, which is reused
+        until the model's files change.
+      imports: modules and files that register your own tasks or configuration classes.
+      trust_code: run the code that the run keeps. Use it only for runs of people you trust.
 
     Raises:
-      UserError: there is no such run, checkpoint or model; a run needs code that is neither imported nor trusted; a model has an option or a
-        tensor that there is no place for.
+      UserError: the run, checkpoint or model is not found; a run needs code that is neither imported nor trusted; an option or a tensor
+        of a model is not supported.
     """
     prepare()
     from t2t.api.user_code import imports as own
@@ -53,13 +53,13 @@ def load(
                 raise UserError(f"step {step}: {place} is a model to import, which has no steps. Nearest: None.")
             return Run.load(_imported(place, dir))
         if dir is not None:
-            raise UserError(f"dir {os.fspath(dir)}: it is for models that are imported; {place} is none.")
+            raise UserError(f"dir {os.fspath(dir)}: it is for models that are imported, and {place} is not one.")
         run_code.ready(place)
         return Run.load(place, step)
 
 
 def _imported(source: Path, dir: str | os.PathLike[str] | None) -> Path:
-    """Return a run made of a model's files, in the user's cache where no directory is given."""
+    """Import a model and return the run's directory: `dir`, or a directory in the user's cache."""
     from t2t.api.importing import import_checkpoint
 
     def say(line: str) -> None:
@@ -76,7 +76,7 @@ def _imported(source: Path, dir: str | os.PathLike[str] | None) -> Path:
         draft = Path(tempfile.mkdtemp(prefix=f".{kept.name}-", dir=kept.parent))
         try:
             import_checkpoint(str(source), str(draft / "run"), say=say)
-            if not (kept / RECORD).is_file():  # another process may have been faster
+            if not (kept / RECORD).is_file():  # another process may have finished first
                 (draft / "run").rename(kept)
         finally:
             shutil.rmtree(draft, ignore_errors=True)
@@ -84,7 +84,7 @@ def _imported(source: Path, dir: str | os.PathLike[str] | None) -> Path:
 
 
 def _fingerprint(source: Path) -> str:
-    """Return a name that changes where a model's files do: by their names, sizes and times of change."""
+    """Return a name that changes if the names, sizes or modification times of a model's files change."""
     files = sorted(source.iterdir()) if source.is_dir() else [source]
     digest = hashlib.sha256(str(source.resolve()).encode())
     for file in files:

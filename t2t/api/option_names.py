@@ -1,4 +1,4 @@
-"""The options of a configuration, and which one somebody meant who wrote one that there is not."""
+"""Names of the options of a configuration, and the nearest options for an unknown name."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from t2t.errors import nearest
 
-_MEANT = {
+_SYNONYMS = {
     "--optimizer.schedule.peak": "learning-rate lr peak-lr max-lr base-lr learning-rate-peak",
     "--optimizer.schedule.warmup": "warmup warmup-steps num-warmup-steps lr-warmup",
     "--optimizer.weight-decay": "wd decay",
@@ -54,17 +54,17 @@ _MEANT = {
     "--output": "output-file out",
     "--out": "output output-dir dir",
 }
-"""Option -> what other programs of the field call it."""
+"""Option -> its names in other programs."""
 
 
 def option_names(config: Any, prefix: str = "--", *, flag: bool = False) -> Iterator[tuple[str, bool]]:
-    """Yield the option of every value in a configuration, "--optimizer.schedule.peak" for example, and whether it says yes or no."""
+    """Yield the option of every value in a configuration, such as "--optimizer.schedule.peak", and whether it is a boolean flag."""
     flags: set[str] = set()
     if dataclasses.is_dataclass(config):
         values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
         hints = typing.get_type_hints(type(config))
         flags = {name for name in values if hints[name] is bool}
-        # A part that is left out has no options: --vocabulary FILE makes that one.
+        # A part that is None or empty has no options of its own; --vocabulary FILE sets the vocabulary.
         values = {
             name: value for name, value in values.items() if value not in (None, ()) or not _has_parts(hints[name])
         }
@@ -84,20 +84,20 @@ def _has_parts(hint: Any) -> bool:
 
 
 def nearest_options(word: str, known: Collection[str]) -> str:
-    """Return " Nearest: --a, --b." for the known options that a word was most likely meant for.
+    """Return " Nearest: --a, --b." with the known options nearest to an unknown one.
 
-    First come those that the word is another name of, then those that end alike (--weight-decay, --optimizer.weight-decay), then those spelled alike.
+    Synonyms come first, then options with the same last part (--weight-decay, --optimizer.weight-decay), then options with a similar spelling.
     """
     whole = word.partition("=")[0].replace("_", "-")
     last = whole.rpartition(".")[2].removeprefix("--")
     plain = last.removeprefix("no-")
-    found = [name for name, others in _MEANT.items() if name in known and plain in others.split()]
+    found = [name for name, others in _SYNONYMS.items() if name in known and plain in others.split()]
     if not found:
         found = sorted(name for name in known if _last(name) in (last, plain))
     if not found:
-        alike = difflib.get_close_matches(plain, {_last(name) for name in known}, n=3, cutoff=0.8)
-        close = [name for end in alike for name in sorted(known) if _last(name) == end]
-        found = sorted(close, key=lambda name: name.count("."))  # the shortest are what is written most
+        similar = difflib.get_close_matches(plain, {_last(name) for name in known}, n=3, cutoff=0.8)
+        close = [name for end in similar for name in sorted(known) if _last(name) == end]
+        found = sorted(close, key=lambda name: name.count("."))  # short options are the most common
     if "." in whole and (same := [name for name in found if name.rpartition(".")[0] == whole.rpartition(".")[0]]):
         found = same
     return f" Nearest: {', '.join(found[:3])}." if found else nearest(whole, known)

@@ -1,4 +1,4 @@
-"""Values of an experiment changed by name, as the command line's options do: {"optimizer.schedule.peak": 1e-3}."""
+"""Change values of an experiment by name, like the options of the command line: {"optimizer.schedule.peak": 1e-3}."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SHORT = {
     "checkpoint_every": "checkpoint.every",
     "eval_every": "evaluation.every",
 }
-"""Shorter names -> those of the values they stand for."""
+"""Short name -> full name of the value."""
 
 _OPTION = re.compile(r"--([a-z0-9.-]+)")
 _NOTHING = object()
@@ -28,20 +28,20 @@ _NOTHING = object()
 
 @dataclass
 class _Change:
-    """What becomes of a value: another in its place, and changes of its parts."""
+    """Change of a value: a new value, and changes of its parts. `name`: the option's name as the user wrote it."""
 
-    given: str = ""
+    name: str = ""
     value: Any = _NOTHING
     parts: dict[str, _Change] = field(default_factory=dict)
 
 
-def overridden(experiment: Experiment, values: Mapping[str, Any], *, said: str = "t2t.train") -> Experiment:
-    """Return the experiment with other values; all are put in together, so that relations between them are checked at the end.
+def overridden(experiment: Experiment, values: Mapping[str, Any], *, caller: str = "t2t.train") -> Experiment:
+    """Return the experiment with changed values. All values are set at once, so that checks see the final combination.
 
-    values: name -> value, "steps", "optimizer.schedule.peak", "optimizer", or one of `SHORT`. Lists stand for tuples.
-    said:   what was called, the beginning of errors.
+    values: name -> value. A name is "steps", "optimizer.schedule.peak", "optimizer" or one of `SHORT`. Lists become tuples.
+    caller: the called function, with which errors begin.
 
-    Raises UserError, naming the nearest options, for a name that there is not; for a value of another type, or one out of its range.
+    Raises UserError for an unknown name, with the nearest options, and for a value of another type or out of range.
     """
     tree = _Change()
     for name, value in values.items():
@@ -49,12 +49,12 @@ def overridden(experiment: Experiment, values: Mapping[str, Any], *, said: str =
         for part in SHORT.get(name, name).split("."):
             place = place.parts.setdefault(part, _Change())
         if place.value is not _NOTHING:
-            raise UserError(f"{said}: {place.given} and {name} are one option, and both are given.")
-        place.given, place.value = name, _tuples(value)
-    return _changed(experiment, tree, "", experiment, said)
+            raise UserError(f"{caller}: {place.name} and {name} are the same option. Give only one.")
+        place.name, place.value = name, _tuples(value)
+    return _changed(experiment, tree, "", experiment, caller)
 
 
-def _changed(value: Any, change: _Change, path: str, whole: Experiment, said: str) -> Any:
+def _changed(value: Any, change: _Change, path: str, whole: Experiment, caller: str) -> Any:
     if change.value is not _NOTHING:
         value = change.value
     if not change.parts:
@@ -62,12 +62,12 @@ def _changed(value: Any, change: _Change, path: str, whole: Experiment, said: st
     if isinstance(value, Mapping):
         return {
             **value,
-            **{key: _changed(value.get(key), one, f"{path}{key}.", whole, said) for key, one in change.parts.items()},
+            **{key: _changed(value.get(key), one, f"{path}{key}.", whole, caller) for key, one in change.parts.items()},
         }
     if isinstance(value, tuple) and all(part.isdigit() and int(part) < len(value) for part in change.parts):
         changed = {int(part): one for part, one in change.parts.items()}
         return tuple(
-            _changed(each, changed[i], f"{path}{i}.", whole, said) if i in changed else each
+            _changed(each, changed[i], f"{path}{i}.", whole, caller) if i in changed else each
             for i, each in enumerate(value)
         )
     names = [f.name for f in dataclasses.fields(value)] if dataclasses.is_dataclass(value) else []
@@ -76,14 +76,14 @@ def _changed(value: Any, change: _Change, path: str, whole: Experiment, said: st
     for name, one in change.parts.items():
         name = former_names.fields(type(value)).get(name, name)
         if name not in names:
-            raise UserError(f"{said}: unknown option {path}{name}.{_nearest(f'{path}{name}', whole)}")
-        new[name] = _changed(getattr(value, name), one, f"{path}{name}.", whole, said)
+            raise UserError(f"{caller}: unknown option {path}{name}.{_nearest(f'{path}{name}', whole)}")
+        new[name] = _changed(getattr(value, name), one, f"{path}{name}.", whole, caller)
         if one.value is not _NOTHING and not config.fits(one.value, hints[name]):
-            raise UserError(f"{said}: {one.given} {shown(one.value)} is not {config.spelled(hints[name])}.")
+            raise UserError(f"{caller}: {one.name} {shown(one.value)} is not {config.spelled(hints[name])}.")
     try:
         return dataclasses.replace(value, **new)
     except OutOfLimits as error:
-        raise error.at(f"{said}: {path}{error.field}") from None
+        raise error.at(f"{caller}: {path}{error.field}") from None
 
 
 def _nearest(name: str, whole: Experiment) -> str:

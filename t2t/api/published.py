@@ -1,6 +1,6 @@
-"""How the presets were pretrained, as their papers tell: one entry a preset, with where each value stands.
+"""Published pretraining settings of the presets, with the source of each value.
 
-Every recipe of a preset trains on C4 with its vocabulary, whatever its paper trained on, and with one batch size from the first step to the last.
+The recipe of a preset always trains on C4 with the vocabulary of its task, and with a constant batch size, even if the paper differs.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from t2t.optim import Adafactor, AdamW, Cosine, InverseSquareRoot, Linear, Optim
 
 @dataclass(frozen=True, kw_only=True)
 class Pretraining:
-    """A preset's pretraining.
+    """Pretraining settings of a preset.
 
-    length:    tokens a row.
-    rows:      rows a batch.
-    steps:     updates.
-    source:    where the values stand.
-    ours:      what the source does not tell, or what is done differently here.
+    length: tokens per row.
+    rows:   rows per batch.
+    steps:  number of updates.
+    source: the paper and section of the values.
+    ours:   values that the source does not give, or that differ here.
     """
 
     length: int
@@ -30,7 +30,7 @@ class Pretraining:
 
     @property
     def tokens(self) -> int:
-        """Tokens a batch."""
+        """Tokens per batch."""
         return self.length * self.rows
 
 
@@ -48,11 +48,11 @@ def _gpt1() -> Pretraining:
             schedule=Cosine(peak=2.5e-4, warmup=2_000, steps=steps, final=0.0), b2=0.999, weight_decay=0.01
         ),
         source="Radford et al. 2018, section 4.1",
-        ours="Adam's constants and clipping at 1 (those of the released fine-tuning code), and the number of steps: 100 passes over 985 million words, a token each",
+        ours="Adam's constants and clipping at 1 (from the released fine-tuning code), and the number of steps: 100 passes over 985 million words, one token per word",
     )
 
 
-#      size: (rows, peak). Batches of 0.5, 1, 2 and 3.2 million tokens are 256, 512, 1,024 and 1,536 rows: powers of two, and three times one, divide over meshes.
+# size: (rows, peak). Batches of 0.5, 1, 2 and 3.2 million tokens are 256, 512, 1,024 and 1,536 rows, which divide evenly over meshes.
 _GPT3 = {
     "125m": (256, 6.0e-4),
     "350m": (256, 3.0e-4),
@@ -67,7 +67,7 @@ _GPT3 = {
 
 def _gpt3(rows: int, peak: float, length: int = 2048) -> Pretraining:
     tokens = rows * length
-    # Appendix B: 375 million tokens of warm-up, the fall ends at 260 billion, training at 300 billion.
+    # Appendix B: warm-up over 375 million tokens, decay until 260 billion tokens, training until 300 billion tokens.
     schedule = Cosine(
         peak=peak, warmup=round(0.375 * _BILLION / tokens), steps=round(260 * _BILLION / tokens), final=0.1
     )
@@ -77,11 +77,11 @@ def _gpt3(rows: int, peak: float, length: int = 2048) -> Pretraining:
         steps=round(300 * _BILLION / tokens),
         optimizer=AdamW(schedule=schedule, b1=0.9, b2=0.95, eps=1e-8, weight_decay=0.1, clip_norm=1.0),
         source="Brown et al. 2020, table 2.1 (learning rate and batch) and appendix B",
-        ours="the batch is whole from the start, where the paper's grows from 32,000 tokens over the first 4 to 12 billion",
+        ours="a constant batch size; the paper's batch grows from 32,000 tokens over the first 4 to 12 billion tokens",
     )
 
 
-#      size: peak of the GPT-3 of that size
+# size: peak learning rate of the GPT-3 nearest in size
 _GPT2 = {"small": 6.0e-4, "medium": 3.0e-4, "large": 2.5e-4, "xl": 2.0e-4}
 
 
@@ -92,8 +92,8 @@ def _gpt2(peak: float) -> Pretraining:
         rows=like.rows,
         steps=like.steps,
         optimizer=like.optimizer,
-        source="Radford et al. 2019, section 2.3: rows of 1,024 tokens, 512 a batch",
-        ours="all else, which the paper does not tell, is that of the GPT-3 nearest in size (Brown et al. 2020, table 2.1 and appendix B)",
+        source="Radford et al. 2019, section 2.3: rows of 1,024 tokens, 512 rows per batch",
+        ours="everything else is missing in the paper and taken from the GPT-3 nearest in size (Brown et al. 2020, table 2.1 and appendix B)",
     )
 
 
@@ -118,8 +118,8 @@ def _llama2(**changes: object) -> Pretraining:
         "warmup": 2_000,
         "final": 0.1,
         "eps": 1e-5,
-        "source": "Touvron et al. 2023 (LLaMA 2), section 2.2 and table 1: 2 trillion tokens, 4 million a batch",
-        "ours": "nothing else",
+        "source": "Touvron et al. 2023 (LLaMA 2), section 2.2 and table 1: 2 trillion tokens, 4 million tokens per batch",
+        "ours": "none",
     }
     return _llama(**{**values, **changes})  # type: ignore[arg-type]
 
@@ -133,25 +133,25 @@ def _llama3(peak: float) -> Pretraining:
         warmup=8_000,
         final=0.01,
         eps=1e-5,
-        source="Grattafiori et al. 2024, table 3 (learning rate) and section 3.4.1: warm-up, cosine to a hundredth, rows of 8,192 tokens, 15.6 trillion tokens",
+        source="Grattafiori et al. 2024, table 3 (learning rate) and section 3.4.1: warm-up, cosine decay to 1% of the peak, rows of 8,192 tokens, 15.6 trillion tokens",
         ours=(
-            "section 3.4.1 tells them of the 405B model alone; of its batches of 4, 8 and 16 million tokens the second, throughout;"
+            "section 3.4.1 gives these values for the 405B model only; a constant batch of 8 million tokens, where the paper uses 4, 8 and 16 million;"
             f" Adam's other constants are LLaMA 2's ({_LLAMA2_ADAM})"
         ),
     )
 
 
-def _smollm2(*, rows: int, trillions: int, peak: float, fall: float, ours: str) -> Pretraining:
+def _smollm2(*, rows: int, trillions: int, peak: float, decay: float, ours: str) -> Pretraining:
     length = 2048
     steps = round(trillions * 1000 * _BILLION / (rows * length))
-    schedule = WarmupStableDecay(peak=peak, warmup=2_000, steps=steps, decay_steps=round(fall * steps))
+    schedule = WarmupStableDecay(peak=peak, warmup=2_000, steps=steps, decay_steps=round(decay * steps))
     return Pretraining(
         length=length,
         rows=rows,
         steps=steps,
         optimizer=AdamW(schedule=schedule, b1=0.9, b2=0.95, eps=1e-8, weight_decay=0.1, clip_norm=1.0),
-        source="Allal et al. 2025 (SmolLM2): warm-up, constant learning rate, linear fall to 0 at the end; rows of 2,048 tokens",
-        ours=f"{ours}epsilon, weight decay and clipping; the preset's rotary positions are those of its later extension to 8,192 tokens",
+        source="Allal et al. 2025 (SmolLM2): warm-up, constant learning rate, linear decay to 0 at the end; rows of 2,048 tokens",
+        ours=f"{ours}epsilon, weight decay and clipping; the preset's rotary positions are from its later extension to 8,192 tokens",
     )
 
 
@@ -165,11 +165,11 @@ def _bert() -> Pretraining:
             schedule=Linear(peak=1e-4, warmup=10_000, steps=steps), b1=0.9, b2=0.999, eps=1e-6, weight_decay=0.01
         ),
         source="Devlin et al. 2019, appendix A.2; epsilon and clipping at 1 from the released code",
-        ours="all rows have 512 tokens, where 90% of the paper's steps have 128; no next-sentence prediction; Adam corrects its moments' bias",
+        ours="all rows have 512 tokens, while 90% of the paper's steps use 128; no next-sentence prediction; Adam with bias correction",
     )
 
 
-#      size: (length, rows, peak, steps)
+# size: (length, rows, peak, steps)
 _ELECTRA = {
     "small": (128, 128, 5e-4, 1_000_000),
     "base": (512, 256, 2e-4, 766_000),
@@ -186,27 +186,27 @@ def _electra(length: int, rows: int, peak: float, steps: int) -> Pretraining:
             schedule=Linear(peak=peak, warmup=10_000, steps=steps), b1=0.9, b2=0.999, eps=1e-6, weight_decay=0.01
         ),
         source="Clark et al. 2020, table 6; clipping at 1 from the released code",
-        ours="Adam corrects its moments' bias",
+        ours="Adam with bias correction",
     )
 
 
-_LONGER = "the released checkpoints, trained for a million steps of 2,048 rows (section 3.7), take --batch-size 2048 --steps 1000000"
+_LONGER = "the released checkpoints were trained for 1 million steps of 2,048 rows (section 3.7): use --batch-size 2048 --steps 1000000 for these"
 
 
 def _t5(ours: str) -> Pretraining:
-    # Adafactor at 1 / sqrt(max(step, 10,000)); 2^16 tokens a batch, 2^19 steps.
+    # Adafactor with learning rate 1 / sqrt(max(step, 10,000)); 2^16 tokens per batch, 2^19 steps.
     return Pretraining(
         length=512,
         rows=128,
         steps=2**19,
         optimizer=Adafactor(schedule=InverseSquareRoot(peak=1e-2, warmup=10_000)),
-        source="Raffel et al. 2020, section 3.1.2, the baseline's pretraining",
+        source="Raffel et al. 2020, section 3.1.2, pretraining of the baseline",
         ours=ours,
     )
 
 
-_T5_1_0 = _t5(f"the baseline's settings for all sizes; {_LONGER} and mix the supervised tasks in")
-_T5_1_1 = _t5(f"the settings of T5 1.0's baseline, without dropout; {_LONGER}")
+_T5_1_0 = _t5(f"the baseline's settings for all sizes, without the mixture of supervised tasks of the released checkpoints; {_LONGER}")
+_T5_1_1 = _t5(f"the settings of the T5 1.0 baseline, without dropout; {_LONGER}")
 
 PUBLISHED: dict[str, Pretraining] = {
     **{f"t5:1.0-{size}": _T5_1_0 for size in ("small", "base", "large", "3b", "11b")},
@@ -224,10 +224,10 @@ PUBLISHED: dict[str, Pretraining] = {
         length=8192,
         rows=512,
         source="Jiang et al. 2023 (Mistral 7B), table 1: rows of 8,192 tokens",
-        ours="all else, which the paper does not tell, is that of LLaMA 2 7B",
+        ours="everything else is missing in the paper and taken from LLaMA 2 7B",
     ),
-    "llama:smollm2-135m": _smollm2(rows=512, trillions=2, peak=3e-3, fall=0.2, ours="a batch of a million tokens, "),
-    "llama:smollm2-360m": _smollm2(rows=512, trillions=4, peak=3e-3, fall=0.2, ours="a batch of a million tokens, "),
-    "llama:smollm2-1.7b": _smollm2(rows=1024, trillions=11, peak=5e-4, fall=0.1, ours=""),
+    "llama:smollm2-135m": _smollm2(rows=512, trillions=2, peak=3e-3, decay=0.2, ours="a batch of 1 million tokens, "),
+    "llama:smollm2-360m": _smollm2(rows=512, trillions=4, peak=3e-3, decay=0.2, ours="a batch of 1 million tokens, "),
+    "llama:smollm2-1.7b": _smollm2(rows=1024, trillions=11, peak=5e-4, decay=0.1, ours=""),
 }
-"""A preset -> how it was pretrained."""
+"""Preset -> its pretraining settings."""

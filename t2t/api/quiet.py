@@ -1,4 +1,4 @@
-"""Importing TensorFlow and SeqIO quickly and quietly: without Keras, and without the lines that are written before its own logging is set up."""
+"""Import TensorFlow and SeqIO fast and quietly: without Keras, and without the log lines that TensorFlow writes before it sets up logging."""
 
 from __future__ import annotations
 
@@ -18,17 +18,18 @@ from t2t import garbage, standard_error
 _NOISE = re.compile(
     r"^(WARNING: All log messages before absl::InitializeLog|[IWE]\d{4} \d\d:\d\d:|I0000 |E0000 .*cuInit)"
 )
+"""Log lines of TensorFlow's compiled code to hide."""
 
 
 def import_tensorflow() -> None:
-    """Import TensorFlow and SeqIO; of what is written to standard error meanwhile, only what is no such line comes through.
+    """Import TensorFlow and SeqIO without the log lines in `_NOISE`.
 
-    The file descriptor is redirected, since the lines come from compiled code that no setting reaches.
+    Compiled code writes these lines, and no setting disables them. So the file descriptor of standard error is redirected.
     """
     if "seqio" in sys.modules:
         return
     hush_tensorflow()
-    with garbage.postponed(), _hushed():
+    with garbage.postponed(), _without_noise():
         with _failing("keras", "h5py", "scipy"):
             import tensorflow  # noqa: F401
         with _later("tensorflow_text"), _later("pyglove"):
@@ -36,16 +37,16 @@ def import_tensorflow() -> None:
 
 
 def hush_tensorflow() -> None:
-    """Let TensorFlow, whoever imports it, write none of those lines, nor tell of its devices later."""
+    """Hide the log lines in `_NOISE` whenever TensorFlow is imported, and set its log level to errors."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    # It only reads data here: the same numbers everywhere are worth more.
+    # TensorFlow only reads data here, so reproducible numbers matter more than speed.
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
-    if "tensorflow" not in sys.modules and not any(isinstance(finder, _Hushing) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _Hushing())
+    if "tensorflow" not in sys.modules and not any(isinstance(finder, _QuietFinder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _QuietFinder())
 
 
-class _Hushing(importlib.abc.MetaPathFinder):
-    """Finds TensorFlow where it is, and hushes its import."""
+class _QuietFinder(importlib.abc.MetaPathFinder):
+    """Finds TensorFlow and makes its import quiet."""
 
     def find_spec(self, fullname: str, path: Sequence[str] | None, target: Any = None) -> Any:
         if fullname != "tensorflow":
@@ -54,11 +55,11 @@ class _Hushing(importlib.abc.MetaPathFinder):
         if found is not None and found.loader is not None:
             execute = found.loader.exec_module
 
-            def hushed(module: types.ModuleType) -> None:
-                with _hushed():
+            def quiet(module: types.ModuleType) -> None:
+                with _without_noise():
                     execute(module)
 
-            found.loader.exec_module = hushed  # type: ignore[method-assign]
+            found.loader.exec_module = quiet  # type: ignore[method-assign]
         return found
 
 
@@ -66,28 +67,28 @@ _hushing = False
 
 
 @contextlib.contextmanager
-def _hushed() -> Iterator[None]:
-    """Of what is written to standard error inside, let through only what is none of those lines."""
-    global _hushing
-    if _hushing:
+def _without_noise() -> Iterator[None]:
+    """Remove the log lines in `_NOISE` from standard error. Nested uses do nothing."""
+    global _filtering
+    if _filtering:
         yield
         return
-    _hushing = True
+    _filtering = True
     try:
         with standard_error.without(_NOISE):
             yield
     finally:
-        _hushing = False
+        _filtering = False
 
 
 def register_tasks() -> None:
-    """Register the tasks that come with the stack."""
+    """Register the built-in tasks."""
     import_tensorflow()
     import t2t.tasks  # noqa: F401
 
 
 class _Failing(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Finds packages where they are, and fails to load them."""
+    """Finds packages and fails to load them."""
 
     def __init__(self, names: Sequence[str]) -> None:
         self._names = names
@@ -101,12 +102,12 @@ class _Failing(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         return found
 
     def exec_module(self, module: types.ModuleType) -> None:
-        raise ImportError(f"{module.__name__} is not wanted yet")
+        raise ImportError(f"the import of {module.__name__} is postponed")
 
 
 @contextlib.contextmanager
 def _failing(*names: str) -> Iterator[None]:
-    """Let imports of packages fail for now. TensorFlow does without these, which are seconds of work; Keras it imports later, when it is first used."""
+    """Make imports of these packages fail, because they take seconds. TensorFlow works without them and imports Keras at its first use."""
     finder = _Failing(names)
     sys.meta_path.insert(0, finder)
     try:
@@ -116,7 +117,7 @@ def _failing(*names: str) -> Iterator[None]:
 
 
 class _Later(types.ModuleType):
-    """Stands for a module, which is imported when something of it is first wanted."""
+    """Stand-in for a module. The first use of an attribute imports the module."""
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -126,7 +127,7 @@ class _Later(types.ModuleType):
 
 @contextlib.contextmanager
 def _later(name: str) -> Iterator[None]:
-    """Give a stand-in to who imports a module meanwhile: of what SeqIO imports, TensorFlow Text is for SentencePiece alone, and imports Keras."""
+    """Replace a module with a stand-in. SeqIO imports TensorFlow Text only for SentencePiece, and TensorFlow Text imports Keras."""
     if name in sys.modules:
         yield
         return

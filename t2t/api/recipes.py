@@ -1,4 +1,4 @@
-"""Recipes: functions that return an experiment. The name before the colon is the model's family."""
+"""Recipes: functions that return an experiment. In a recipe's name, the part before the colon is the model family."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ from t2t.train.experiment import Experiment, StartFrom
 Recipe = Callable[[], Experiment]
 
 BYTES = 384
-"""Rows of a byte model's embedding: 259 bytes and specials and 100 sentinels, rounded up to a multiple of 128."""
+"""Vocabulary size of a byte model: 259 bytes and special tokens plus 100 sentinels, rounded up to a multiple of 128."""
 
 FROM = "from:"
-"""Before a run's directory: the recipe that goes on from it."""
+"""Prefix of a run's directory: the recipe that starts from that run."""
 
 DISCRIMINATOR = "discriminator:"
-"""Before the directory of an ELECTRA's run: the recipe that goes on with its discriminator alone."""
+"""Prefix of the directory of an ELECTRA run: the recipe that starts from its discriminator."""
 
 QUICK = 1000
-"""Steps of the quickstarts; BERT, which learns from 15% of the tokens only, takes more."""
+"""Steps of the quickstarts. BERT and ELECTRA take more: BERT learns from only 15% of the tokens."""
 
 
 def quickstart_t5() -> Experiment:
-    """A small T5 on bytes: span corruption over documentation, and tasks with prefixes. Minutes on a laptop."""
+    """A small byte-level T5: span corruption on documentation, and tasks with prefixes. Takes minutes on a laptop."""
     return Experiment(
         model=models.t5.t5(num_layers=2, d_model=128, num_heads=4, d_ff=256, vocab_size=BYTES, version="1.1"),
         data=Data(task="quickstart", inputs_length=128, targets_length=64, batch_size=24, shards=4),
-        # With a peak of 3e-3 a task of two classes stays at guessing for most of the steps; with 1e-3 copying is learnt too late.
+        # With a peak of 3e-3, a task with two classes stays at chance level for most of the steps. With 1e-3, copying is learned too late.
         optimizer=AdamW(schedule=Cosine(peak=2e-3, warmup=100, steps=QUICK, final=0.05), b2=0.98, weight_decay=0.01),
         steps=QUICK,
         log_every=50,
@@ -53,7 +53,7 @@ def quickstart_t5() -> Experiment:
 
 
 def quickstart_gpt() -> Experiment:
-    """A small GPT on bytes: causal language modelling over documentation, and tasks with prefixes. Minutes on a laptop."""
+    """A small byte-level GPT: causal language modelling on documentation, and tasks with prefixes. Takes minutes on a laptop."""
     return Experiment(
         model=models.gpt.gpt(num_layers=4, d_model=128, num_heads=4, vocab_size=BYTES, max_length=128, dropout=0.0),
         data=Data(task="quickstart_decoder", inputs_length=48, targets_length=80, batch_size=24, shards=4),
@@ -66,10 +66,10 @@ def quickstart_gpt() -> Experiment:
 
 
 def quickstart_bert() -> Experiment:
-    """A small BERT on bytes: masked language modelling over documentation, and tasks answered in masks. Minutes on a laptop."""
+    """A small byte-level BERT: masked language modelling on documentation, and tasks answered in masks. Takes minutes on a laptop."""
     steps = 1500
     return Experiment(
-        # Norms before each layer and relative positions: among bytes, it is the neighbours that tell most.
+        # Pre-norm and relative positions: for bytes, the neighbours carry most of the information.
         model=models.bert.bert(
             num_layers=2,
             d_model=128,
@@ -91,7 +91,7 @@ def quickstart_bert() -> Experiment:
 
 
 def quickstart_electra() -> Experiment:
-    """A small ELECTRA on bytes: a generator fills masks in documentation, an encoder finds what it replaced. Minutes on a laptop."""
+    """A small byte-level ELECTRA: a generator fills masks in documentation, an encoder finds the replaced tokens. Takes minutes on a laptop."""
     steps = 1500
     return Experiment(
         model=models.electra.electra(
@@ -117,7 +117,11 @@ def quickstart_electra() -> Experiment:
 
 
 def pretrain(preset: str) -> Experiment:
-    """Pretrain a preset on C4 with the published settings (`t2t.api.published`): T5 by span corruption, GPT and LLaMA as causal language models, BERT by masked language modelling, ELECTRA by finding replaced tokens."""
+    """Pretrain a preset on C4 with the published settings (`t2t.api.published`).
+
+    The objectives: span corruption for T5, causal language modelling for GPT and LLaMA, masked language modelling for BERT, replaced token
+    detection for ELECTRA.
+    """
     published = PUBLISHED[preset]
     config = for_accelerators(models.preset(preset), published.length)
     data = _data(preset, published)
@@ -136,7 +140,7 @@ def pretrain(preset: str) -> Experiment:
 
 def _objective(preset: str) -> Objective:
     family, _, size = preset.partition(":")
-    if family == "electra":  # the large model's task masks 25% of the tokens (Clark et al. 2020, table 6)
+    if family == "electra":  # the large model masks 25% of the tokens (Clark et al. 2020, table 6)
         return ReplacedTokenDetection(masked_share=0.25 if size == "large" else 0.15)
     return CrossEntropy(z_loss=1e-4 if family == "t5" else 0.0)
 
@@ -145,13 +149,12 @@ def _data(preset: str, published: Pretraining) -> Data:
     family, _, size = preset.partition(":")
     length, rows = published.length, published.rows
     match family:
-        case (
-            "t5"
-        ):  # 15% of 512 tokens in spans of 3, and a sentinel a span: 114 targets (Raffel et al. 2020, section 3.1.4).
+        case "t5":
+            # 15% of 512 tokens in spans of 3, with one sentinel per span: 114 targets (Raffel et al. 2020, section 3.1.4).
             return Data(task="c4_span_corruption", inputs_length=length, targets_length=114, batch_size=rows)
         case "bert":
             task = "c4_masked_lm"
-        case "electra":  # The large model's task masks 25% of the tokens (Clark et al. 2020, table 6).
+        case "electra":
             task = "c4_electra_25" if size == "large" else "c4_electra"
         case _:
             return Data(
@@ -161,7 +164,7 @@ def _data(preset: str, published: Pretraining) -> Data:
 
 
 def _pretraining(preset: str) -> Recipe:
-    """Return the recipe of a preset; its docstring, which `--help` shows, tells what its paper tells."""
+    """Return the recipe of a preset. Its docstring, which `--help` shows, names the source of the settings."""
     recipe = update_wrapper(partial(pretrain, preset), pretrain)
     published = PUBLISHED[preset]
     recipe.__doc__ = f"Pretrain {preset} on C4 with the published settings. Source: {published.source}. Our choice: {published.ours}."
@@ -169,14 +172,14 @@ def _pretraining(preset: str) -> Recipe:
 
 
 LARGE, HUGE = 1_000_000_000, 5_000_000_000
-"""Parameters from which a model's state is divided over all devices, and from which its matrices are too. See docs/planning.md."""
+"""Parameter counts from which `mesh_for` uses `fsdp`, and `fsdp` with `tensor`. See docs/planning.md."""
 
 
 def mesh_for(config: ModelConfig) -> MeshConfig:
-    """Return the mesh that planning found good for a model of that size, on as many devices as there are.
+    """Return a suitable mesh for a model of this size, for any number of devices.
 
-    Small ones are replicated; large ones divided by `fsdp`, which sends the parameters twice and their gradients once a step; of huge ones that is
-    so much that their matrices are divided over eight neighbours besides.
+    Small models are replicated. Large models are sharded over `fsdp`, which sends the parameters twice and their gradients once a step.
+    For huge models that is too much traffic, so their matrices are also sharded over eight neighbours (`tensor`).
     """
     size = models.count(config)  # type: ignore[arg-type]
     if size < LARGE:
@@ -185,10 +188,10 @@ def mesh_for(config: ModelConfig) -> MeshConfig:
 
 
 def for_accelerators(config: TransformerConfig, length: int) -> TransformerConfig:
-    """Return a preset as it is trained on rows of `length` tokens: what has a billion parameters runs on accelerators alone, and without these does not fit on them.
+    """Return the preset with changes for training on accelerators, if it has at least a billion parameters.
 
-    bfloat16 and full rematerialisation; where rows are long, attention a block of queries at a time. The vocabulary is rounded up to a multiple of
-    128, so that it divides over any mesh: GPT's 50,257 words divide over none.
+    The changes are bfloat16 and full rematerialisation, without which such a model does not fit on accelerators, and chunked attention for rows
+    of 2,048 tokens or more. The vocabulary size is rounded up to a multiple of 128, so that it divides evenly over any mesh: GPT's 50,257 does not.
     """
     if models.count(config) < LARGE:
         return config
@@ -198,7 +201,7 @@ def for_accelerators(config: TransformerConfig, length: int) -> TransformerConfi
 
 
 def from_run(directory: str) -> Experiment:
-    """Go on with another run's model, its parameters and its vocabulary, under this run's own data and optimizer (`from:RUN`)."""
+    """Start from another run's model, parameters and vocabulary, with new data and optimizer settings (`from:RUN`)."""
     from t2t.api.user_code.loading import load_run
 
     run = load_run(directory)
@@ -211,21 +214,21 @@ def from_run(directory: str) -> Experiment:
 
 
 def discriminator_of(directory: str) -> Experiment:
-    """Go on with an ELECTRA's discriminator alone, as an encoder whose masked-LM head is new, under this run's own data and optimizer (`discriminator:RUN`)."""
-    begun = from_run(directory)
-    if not isinstance(begun.model, ElectraConfig):
+    """Start from the discriminator of an ELECTRA run: an encoder with a new masked-LM head (`discriminator:RUN`)."""
+    experiment = from_run(directory)
+    if not isinstance(experiment.model, ElectraConfig):
         raise UserError(
-            f"{DISCRIMINATOR}{directory}: the model of that run, a {type(begun.model).__name__}, is no ELECTRA and has no discriminator. Nearest: {FROM}{directory}."
+            f"{DISCRIMINATOR}{directory}: the run's model is a {type(experiment.model).__name__}, not an ELECTRA, and has no discriminator. Nearest: {FROM}{directory}."
         )
-    taken = replace(begun.start_from, include=("embeddings/**", "encoder/**"))
-    objective = begun.objective
+    start_from = replace(experiment.start_from, include=("embeddings/**", "encoder/**"))
+    objective = experiment.objective
     if isinstance(objective, ReplacedTokenDetection):
         objective = CrossEntropy(z_loss=objective.z_loss, label_smoothing=objective.label_smoothing)
-    return replace(begun, model=begun.model.discriminator(), objective=objective, start_from=taken)
+    return replace(experiment, model=experiment.model.discriminator(), objective=objective, start_from=start_from)
 
 
 def recipes() -> Mapping[str, Recipe]:
-    """Return the recipes that come with the stack, by name: the quickstarts, and one for each preset."""
+    """Return the built-in recipes by name: the quickstarts, and one for each preset."""
     named: dict[str, Recipe] = {
         "t5:quickstart": quickstart_t5,
         "gpt:quickstart": quickstart_gpt,
@@ -238,16 +241,16 @@ def recipes() -> Mapping[str, Recipe]:
 
 
 def is_own(name: str) -> bool:
-    """Whether the name is of a function of the user's rather than of a recipe that comes with the stack, there or not."""
+    """Return whether the name refers to a user function, not to a built-in recipe. The function need not exist."""
     source, colon, _ = name.rpartition(":")
     started = name.startswith((FROM, DISCRIMINATOR))
     return bool(colon) and not started and source not in {known.partition(":")[0] for known in recipes()}
 
 
 def find(name: str) -> Recipe:
-    """Return a recipe by its name, or a function of the user's: "module:function" or "file.py:function".
+    """Return a recipe by its name, or a user function: "module:function" or "file.py:function".
 
-    Raises UserError, with the nearest names, where there is none.
+    Raises UserError with the nearest names if the recipe is unknown.
     """
     known = recipes()
     if name in known:

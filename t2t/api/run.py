@@ -1,4 +1,4 @@
-"""`t2t.Run`: a trained run, to ask, evaluate, export and train on."""
+"""`t2t.Run`: a trained run for inference, evaluation, export and further training."""
 
 from __future__ import annotations
 
@@ -30,23 +30,16 @@ from t2t.types import Params
 P = ParamSpec("P")
 T = TypeVar("T")
 TooLong = Literal["stop", "truncate"]
-"""Of a text longer than the model's positions, or than memory allows: stop with an error, or leave its end out."""
+"""How to handle a text that exceeds the model's positions or the memory: raise an error, or truncate the text."""
 
-_METHODS: dict[Capability, str] = {
-    "generate": "generate",
-    "fill_mask": "fill_mask",
-    "classify": "classify",
-    "tag": "tag",
-    "find_span": "find_span",
-    "embed": "embed",
-}
-"""What a model can do -> the method that does it."""
+_METHODS: tuple[Capability, ...] = ("generate", "fill_mask", "classify", "tag", "find_span", "embed")
+"""Capabilities of models that have a method of the same name."""
 
 log = logging.getLogger(__name__)
 
 
 def _checked(method: Callable[P, T]) -> Callable[P, T]:
-    """Check the arguments' limits, declared in their types, and name them as Python does."""
+    """Check arguments against the limits in their type hints. An error names the method and the argument."""
     signature = inspect.signature(method)
 
     @functools.wraps(method)
@@ -62,9 +55,9 @@ def _checked(method: Callable[P, T]) -> Callable[P, T]:
 
 @dataclass(frozen=True)
 class Run(SavedRun):
-    """A run at one of its checkpoints. Its parameters are read when they are first needed, and kept.
+    """A run at one of its checkpoints. Parameters are read at the first use and kept.
 
-    Methods that a model cannot do (`generate` of an encoder) raise UserError, which names those that it can.
+    A method that the model does not support (`generate` of an encoder) raises UserError. The error names the supported methods.
     """
 
     def __repr__(self) -> str:
@@ -72,11 +65,11 @@ class Run(SavedRun):
 
     @functools.cached_property
     def parameters(self) -> Params:
-        """The model's parameters, on this machine's devices."""
+        """The model's parameters, on the devices of this machine."""
         return self.params()
 
     def forget_parameters(self) -> None:
-        """Free the parameters' memory; they are read again when they are needed."""
+        """Free the memory of the parameters. The next use reads them again."""
         self.__dict__.pop("parameters", None)
 
     @_checked
@@ -91,19 +84,19 @@ class Run(SavedRun):
         batch_size: BatchRows = 32,
         too_long: TooLong = "stop",
     ) -> list[str]:
-        """Return the best generated text for each text; `outputs` has scores, and all samples or hypotheses.
+        """Return the best output for each text. Use `outputs` for scores and for all samples or beams.
 
         Args:
-          texts: with the task's prefix ("summarize: ..."); sentinels are written <extra_id_0>.
-          decoding: t2t.Greedy(), t2t.Sampling(temperature=0.8) or t2t.Beam(size=4); greedy if None.
-          max_length: tokens to generate at most; the run's targets_length if None.
-          continue_text: of decoders: go on with the text itself, as a language model; else an end-of-sequence token stands behind it.
-          seed: of sampling.
-          batch_size: texts computed at a time.
-          too_long: what to do with a text longer than the model takes.
+          texts: inputs with the task's prefix ("summarize: ..."). Write sentinels as <extra_id_0>.
+          decoding: t2t.Greedy(), t2t.Sampling(temperature=0.8) or t2t.Beam(size=4). Greedy by default.
+          max_length: maximum number of tokens to generate. The default is the run's targets_length.
+          continue_text: decoders only: continue the text as a language model. If False, an EOS token is appended to the text.
+          seed: seed for sampling.
+          batch_size: texts per batch.
+          too_long: "stop" raises UserError for a text that is too long; "truncate" cuts its end.
 
         Raises:
-          UserError: a model that generates no text, or a text that is too long.
+          UserError: the model cannot generate text, or a text is too long.
         """
         found = self.outputs(
             texts,
@@ -128,7 +121,7 @@ class Run(SavedRun):
         batch_size: BatchRows = 32,
         too_long: TooLong = "stop",
     ) -> list[list[Output]]:
-        """Return all outputs for each text, as many as `decoding` returns, with their scores; the arguments are those of `generate`."""
+        """Return all outputs of `decoding` for each text, with their scores. The arguments are those of `generate`."""
         self._check("generate")
         if continue_text and not self.model.config.can("continue_text"):
             raise UserError(
@@ -154,14 +147,14 @@ class Run(SavedRun):
     def score(
         self, inputs: Sequence[str], targets: Sequence[str], *, batch_size: BatchRows = 32
     ) -> Float[np.ndarray, "N"]:
-        """Return the log-probability, in nats, of each target (with its end-of-sequence token) given the inputs at the same place.
+        """Return the log-probability of each target, including its EOS token, given the input at the same index. In nats.
 
-        Raises UserError for a model that generates no text, lists of different length, or a text that is too long.
+        Raises UserError if the model cannot generate text, if the lists differ in length, or if a text is too long.
         """
         self._check("generate", "score")
         rows, others = _rows(inputs, "inputs"), _rows(targets, "targets")
         if len(rows) != len(others):
-            raise UserError(f"score: {len(rows)} inputs and {len(others)} targets were given; give one for each.")
+            raise UserError(f"score: {len(rows)} inputs and {len(others)} targets: the numbers must be equal.")
         pairs = [(one["inputs"], other["inputs"]) for one, other in zip(rows, others, strict=True)]
         found = score_texts(self.model, self.parameters, self.vocabulary, pairs, batch_size=batch_size)
         return np.asarray(found, np.float64)
@@ -170,7 +163,7 @@ class Run(SavedRun):
     def fill_mask(
         self, texts: Sequence[str], *, top: Ids = 5, batch_size: BatchRows = 32, too_long: TooLong = "stop"
     ) -> list[list[list[Candidate]]]:
-        """Return for each text, for each `<mask>` in it, the `top` likeliest tokens with their probabilities, best first."""
+        """Return the `top` most likely tokens and their probabilities for each `<mask>` of each text, best first."""
         self._check("fill_mask")
 
         def compute(rows: Rows, at_once: int, name: Name, start: int) -> list[list[list[Candidate]]]:
@@ -188,7 +181,7 @@ class Run(SavedRun):
         batch_size: BatchRows = 32,
         too_long: TooLong = "stop",
     ) -> list[Label]:
-        """Return the label of each text, or of each pair of texts, with the probabilities of all labels in the model's order."""
+        """Return the label of each text or pair of texts, with the probabilities of all labels in the model's order."""
         self._check("classify")
         return self._answers(_rows(texts, second=second), batch_size, too_long)
 
@@ -196,7 +189,7 @@ class Run(SavedRun):
     def tag(
         self, texts: Sequence[str], *, batch_size: BatchRows = 32, too_long: TooLong = "stop"
     ) -> list[list[tuple[str, Label]]]:
-        """Return the words of each text with their labels."""
+        """Return the words of each text with their tags."""
         self._check("tag")
         return self._answers(_rows(texts), batch_size, too_long)
 
@@ -210,7 +203,7 @@ class Run(SavedRun):
         batch_size: BatchRows = 32,
         too_long: TooLong = "stop",
     ) -> list[Span]:
-        """Return for each question the part of the text at the same place that answers it. max_length: tokens that it has at most."""
+        """Return the span of each text that answers the question at the same index. max_length: maximum number of tokens of a span."""
         self._check("find_span")
         return self._answers(_rows(questions, "questions", second=texts), batch_size, too_long, longest=max_length)
 
@@ -224,9 +217,9 @@ class Run(SavedRun):
         batch_size: BatchRows = 32,
         too_long: TooLong = "stop",
     ) -> Float[np.ndarray, "N D"]:
-        """Return a vector for each text: the mean of the encoder's output over its tokens, or the output at its first (pooling="first").
+        """Return one vector for each text: the mean of the encoder outputs, or the output of the first token (pooling="first").
 
-        normalize: divide each by its Euclidean norm.
+        normalize: divide each vector by its Euclidean norm.
         """
         self._check("embed")
 
@@ -260,9 +253,10 @@ class Run(SavedRun):
         prompt_length: Length | None = None,
         length: Generated | None = None,
     ) -> list[EvalResult]:
-        """Evaluate on tasks, write RUN/eval and the report anew, and return the results, one a task: `result.metrics`, `result.predictions`.
+        """Evaluate on tasks and return one result for each task: `result.metrics`, `result.predictions`. Updates RUN/eval and the report.
 
-        The arguments are the options of `t2t eval`; None is as in the run's own evaluation. examples: the first ones of each task, 0 for all.
+        The arguments are the options of `t2t eval`. None keeps the value of the run's own evaluation.
+        examples: number of examples of each task, from the start; 0 for all.
         """
         from t2t.api.evaluation import evaluate_run
 
@@ -284,15 +278,16 @@ class Run(SavedRun):
         )
 
     def export(self, format: str, out: str | os.PathLike[str], *, overwrite: bool = False, **options: Any) -> Path:
-        """Write the model for use elsewhere and return the directory.
+        """Export the model and return the directory.
 
         Args:
-          format: "huggingface" (a directory for transformers' from_pretrained), "safetensors", "stablehlo", or a format of your own.
-          out: the directory. overwrite: replace files in it.
-          options: those of the format, see `t2t export --help`: dtype, shard_bytes, check; length, platforms.
+          format: "huggingface" (a directory for transformers' from_pretrained), "safetensors", "stablehlo", or a registered format.
+          out: the output directory.
+          overwrite: replace existing files in the directory.
+          options: options of the format, see `t2t export --help`: dtype, shard_bytes, check; length, platforms.
 
         Raises:
-          UserError: an unknown format or option, a model that the format has no place for, a directory that is not empty.
+          UserError: the format or an option is unknown, the format does not support the model, or the directory is not empty.
         """
         from t2t.api.export import export_run
 
@@ -311,9 +306,9 @@ class Run(SavedRun):
         )
 
     def train(self, *, dir: str | os.PathLike[str] | None = None, **options: Any) -> Run:
-        """Resume the run in its own directory, or train on in another (`dir`), which begins with this run's parameters; see `t2t.train`.
+        """Resume the run in its own directory, or start a new run in `dir` from this run's parameters; see `t2t.train`.
 
-        This object stays at its step; the returned one is at the newest.
+        This object stays at its step. The returned run is at its newest checkpoint.
         """
         from t2t.api.training import train
 
@@ -322,9 +317,9 @@ class Run(SavedRun):
     def _check(self, what: Capability, method: str | None = None) -> None:
         config = self.model.config
         if not config.can(what):
-            able = [name for capability, name in _METHODS.items() if config.can(capability)]
+            able = [name for name in _METHODS if config.can(name)]
             raise UserError(
-                f"{method or _METHODS[what]}: {self.directory} {inference.does(config)}. Nearest: {', '.join(able)}."
+                f"{method or what}: {self.directory} {inference.does(config)}. Nearest: {', '.join(able)}."
             )
 
     def _asked(
@@ -336,9 +331,9 @@ class Run(SavedRun):
     ) -> list[T]:
         if too_long not in ("stop", "truncate"):
             raise UserError(
-                f"too_long {too_long!r} is no way to handle texts.{nearest(too_long, ('stop', 'truncate'))}"
+                f"unknown too_long {too_long!r}.{nearest(too_long, ('stop', 'truncate'))}"
             )
-        lengths = Lengths(too_long, self.vocabulary, 'too_long="truncate" leaves the end of such texts out.')
+        lengths = Lengths(too_long, self.vocabulary, 'too_long="truncate" cuts the end of such texts.')
         found = inference.asked(self, rows, compute, lengths=lengths, batch_size=batch_size)
         answers = [answer for _, answer in found]
         if lengths.message is not None:
@@ -353,15 +348,15 @@ class Run(SavedRun):
 
 
 def _rows(texts: Sequence[str], name: str = "texts", *, second: Sequence[str] | None = None) -> list[dict[str, Any]]:
-    """Return an object with "inputs", and "second", for each text. Raises UserError for what is no list of texts."""
-    for given, called in ((texts, name), (second or [], "second")):
-        if isinstance(given, str | bytes):
-            raise UserError(f"{called} is one text. Nearest: a list of texts, [{given!r:.40}].")
-        for i, text in enumerate(given):
+    """Return a row for each text, with "inputs" and optionally "second". Raises UserError if an argument is not a list of texts."""
+    for argument, values in ((name, texts), ("second", second or [])):
+        if isinstance(values, str | bytes):
+            raise UserError(f"{argument} is one text. Nearest: a list of texts, [{values!r:.40}].")
+        for i, text in enumerate(values):
             if not isinstance(text, str):
-                raise UserError(f"{called}[{i}] is {type(text).__name__}, not text.")
+                raise UserError(f"{argument}[{i}] is {type(text).__name__}, not text.")
     if second is None:
         return [{"inputs": text} for text in texts]
     if len(second) != len(texts):
-        raise UserError(f"{len(texts)} {name} and {len(second)} second texts were given; give one for each.")
+        raise UserError(f"{len(texts)} {name} and {len(second)} second texts: the numbers must be equal.")
     return [{"inputs": one, "second": other} for one, other in zip(texts, second, strict=True)]

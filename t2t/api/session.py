@@ -1,4 +1,4 @@
-"""What a program needs before JAX and TensorFlow are imported: a cache of compiled programs, silence, and the other processes of a run."""
+"""Set up a process before the import of JAX and TensorFlow: the compilation cache, log levels and multi-process setup."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _prepared = False
 
 
 def prepare() -> None:
-    """Set up this process for work from Python, once. Raises UserError where the environment describes other processes that cannot be."""
+    """Set up this process for use from Python, once. Raises UserError if the environment describes an invalid set of processes."""
     global _prepared
     if _prepared:
         return
@@ -24,18 +24,18 @@ def prepare() -> None:
 
 
 def set_environment() -> None:
-    """Set what JAX and TensorFlow read from the environment when they are imported; what the user has set stays."""
+    """Set the environment variables that JAX and TensorFlow read at import. Variables that the user has set do not change."""
     use_compilation_cache()
     hush_tensorflow()
 
 
 def cache_directory() -> Path:
-    """Return the directory for what can be made again: T2T_CACHE, or t2t in the user's cache."""
+    """Return the cache directory: T2T_CACHE, or t2t in the user's cache directory. Its files can be deleted."""
     return Path(os.environ.get("T2T_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "t2t")
 
 
 def use_compilation_cache() -> None:
-    """Let XLA keep compiled programs between runs, unless the user has chosen where or that it doesn't, or has imported JAX, which reads this then."""
+    """Enable the persistent compilation cache of XLA. Skip this if the user has configured it, or if JAX is already imported."""
     if {"JAX_COMPILATION_CACHE_DIR", "JAX_ENABLE_COMPILATION_CACHE"} & set(os.environ) or "jax" in sys.modules:
         return
     os.environ["JAX_COMPILATION_CACHE_DIR"] = str(cache_directory() / "xla")

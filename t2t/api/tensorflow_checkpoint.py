@@ -1,4 +1,4 @@
-"""Checkpoints of the T5 before T5X: TensorFlow's, of Mesh TensorFlow. TensorFlow is loaded to read one."""
+"""Read TensorFlow checkpoints of T5 models from before T5X (Mesh TensorFlow). Reading one imports TensorFlow."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from t2t.errors import UserError
 from t2t.export.t5x import Arrays
 
 _SLOT = "_slot_"
-"""In the names of what the optimizer keeps."""
+"""Part of the names of optimizer states."""
 
 
 def prefix_of(path: Path) -> Path | None:
-    """Return the common beginning of a TensorFlow checkpoint's files, the newest in a directory; None where there is none."""
+    """Return the common prefix of a TensorFlow checkpoint's files, or None if there is no checkpoint. A directory gives its newest checkpoint."""
     if path.is_dir():
         found = sorted(path.glob("*.index"), key=lambda index: (len(index.name), index.name))
         return found[-1].with_suffix("") if found else None
@@ -23,7 +23,7 @@ def prefix_of(path: Path) -> Path | None:
 
 
 def open_arrays(prefix: Path) -> Arrays:
-    """Open a checkpoint; what its optimizer kept is not among the arrays. Raises UserError, then or when an array is read, where it is damaged."""
+    """Open a checkpoint without its optimizer states. Raises UserError, here or when an array is read, if the checkpoint is damaged."""
     import tensorflow as tf
 
     @contextlib.contextmanager
@@ -33,7 +33,7 @@ def open_arrays(prefix: Path) -> Arrays:
         except (tf.errors.OpError, ValueError, IndexError, RuntimeError) as error:
             reason = error.message if isinstance(error, tf.errors.OpError) else str(error)
             raise UserError(
-                f"{prefix}: cannot be read as a checkpoint of TensorFlow ({' '.join(reason.split())[:200]})"
+                f"{prefix}: cannot be read as a TensorFlow checkpoint ({' '.join(reason.split())[:200]})"
             ) from None
 
     with one_line_errors():

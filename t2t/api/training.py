@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from t2t.vocabularies import Vocabulary
 
 STOPPED = 75
-"""Exit code of a program that was stopped with everything saved (sysexits.h: EX_TEMPFAIL)."""
+"""Exit code after a stop by a signal, with everything saved (sysexits.h: EX_TEMPFAIL)."""
 
 
 def train(
@@ -41,27 +41,30 @@ def train(
     trust_code: bool = False,
     **overrides: Any,
 ) -> Run:
-    """Train in a run directory, or resume the run that is there, and return the trained run.
+    """Train in a run directory, or resume the run in it, and return the trained run.
 
     Args:
-      what: a recipe's name ("t5:quickstart", "from:RUN", "file.py:function"), an experiment, or a run to continue from: in its own
-        directory where `dir` is not given (it is resumed), else in a new one, which begins with its parameters.
+      what: a recipe's name ("t5:quickstart", "from:RUN", "file.py:function"), an experiment, or a run. A run without `dir` is resumed.
+        A run with `dir` gives the initial parameters of a new run.
       dir: the run's directory.
-      task: what to train on (`data.task`); evaluated too, where the recipe evaluates what it trains on.
-      steps: updates to make. batch_size: rows of a batch (`data.batch_size`). seed: of parameters, dropout and the data's order.
-      vocabulary: a vocabulary, or a file of one (.model, .txt, .json), in place of the task's own.
-      options: other values by name, {"optimizer.schedule.peak": 1e-3}; the names are those of the options of `t2t train`.
-      callbacks: called while it trains, see `t2t.Callback`.
-      progress: whether to show the training on standard error: a bar on a terminal, lines elsewhere.
-      imports: modules and files that register tasks or configuration classes of your own; the run keeps a copy of them.
-      trust_code: whether to run the code that the run keeps; only for runs of people you trust.
+      task: the task to train on (`data.task`). It is also evaluated if the recipe evaluates its training task.
+      steps: number of updates.
+      batch_size: rows per batch (`data.batch_size`).
+      seed: seed for parameters, dropout and the order of the data.
+      vocabulary: a vocabulary, or a vocabulary file (.model, .txt, .json). The default is the task's vocabulary.
+      options: other values by name: {"optimizer.schedule.peak": 1e-3}. The names are those of the options of `t2t train`.
+      callbacks: objects to call during training, see `t2t.Callback`.
+      progress: show progress on standard error: a bar on a terminal, lines elsewhere.
+      imports: modules and files that register your own tasks or configuration classes. The run keeps a copy of them.
+      trust_code: run the code that the run keeps. Use it only for runs of people you trust.
       overrides: further values of the experiment by name: log_every=20, checkpoint_every=500, optimizer=AdamW(...).
 
-    Returns the run at its newest checkpoint. A callback that stops the training ends it so, too. A signal (SIGINT, SIGTERM, SIGUSR1, SIGHUP) stops
-    after a step and saves; then SIGINT raises KeyboardInterrupt and the others SystemExit(75). Outside of the main thread signals are left alone.
+    Returns the run at its newest checkpoint, also after a callback has stopped the training. A signal (SIGINT, SIGTERM, SIGUSR1, SIGHUP) stops
+    training after the current step and saves. Then SIGINT raises KeyboardInterrupt; the others raise SystemExit(75).
+    Outside the main thread, signals are not handled.
 
     Raises:
-      UserError: an unknown recipe or option, a value that is not valid, a directory of another run.
+      UserError: the recipe or an option is unknown, a value is not valid, or the directory belongs to another run.
     """
     prepare()
     from t2t.api import overrides as changes
@@ -79,11 +82,11 @@ def train(
         if directory is not None:
             check_directory(str(directory), "dir")
             run_code.ready(directory)
-        recipe, experiment = _begun(what, directory)
+        recipe, experiment = _recipe_and_experiment(what, directory)
         if directory is None:
             raise UserError(f't2t.train({recipe!r}): dir is missing: it names the run\'s directory, dir="runs/mine".')
-        given = {"steps": steps, "batch_size": batch_size, "seed": seed, "data.task": task}
-        values = {name: value for name, value in given.items() if value is not None} | overrides
+        named = {"steps": steps, "batch_size": batch_size, "seed": seed, "data.task": task}
+        values = {name: value for name, value in named.items() if value is not None} | overrides
         values = _joined(values, options or {})
         if vocabulary is not None:
             values = _joined(values, {"data.vocabulary": _vocabulary(vocabulary)})
@@ -116,8 +119,8 @@ def _directory(what: object, dir: str | os.PathLike[str] | None) -> Path | None:
     return what.directory if isinstance(what, SavedRun) else None
 
 
-def _begun(what: str | Experiment | Run, directory: Path | None) -> tuple[str, Experiment]:
-    """Return what to call the beginning in run.json, and the experiment before it is changed."""
+def _recipe_and_experiment(what: str | Experiment | Run, directory: Path | None) -> tuple[str, Experiment]:
+    """Return the recipe's name for run.json, and the experiment before the overrides."""
     from t2t.api.earlier_recipes import as_begun
     from t2t.api.quiet import import_tensorflow
     from t2t.api.recipes import FROM, find, from_run, is_own
@@ -129,24 +132,24 @@ def _begun(what: str | Experiment | Run, directory: Path | None) -> tuple[str, E
     if isinstance(what, SavedRun):
         if directory is not None and directory.resolve() == what.directory.resolve():
             return what.record.recipe, what.experiment
-        begun = from_run(str(what.directory))
-        return f"{FROM}{what.directory}", replace(begun, start_from=replace(begun.start_from, step=what.step))
+        experiment = from_run(str(what.directory))
+        return f"{FROM}{what.directory}", replace(experiment, start_from=replace(experiment.start_from, step=what.step))
     if not isinstance(what, str):
-        raise UserError(f't2t.train: {what!r} is no recipe\'s name, Experiment or Run. Nearest: "t5:quickstart".')
+        raise UserError(f't2t.train: {what!r} is not a recipe\'s name, an Experiment or a Run. Nearest: "t5:quickstart".')
     if is_own(what):
-        import_tensorflow()  # a recipe of the user's own is likely to register tasks
-    begun = find(what)()
-    return what, begun if directory is None else as_begun(what, begun, directory)
+        import_tensorflow()  # user recipes often register tasks
+    experiment = find(what)()
+    return what, experiment if directory is None else as_begun(what, experiment, directory)
 
 
 def _joined(values: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
     if both := sorted(values.keys() & more.keys()):
-        raise UserError(f"t2t.train: {both[0]} is given twice, as an argument and in options.")
+        raise UserError(f"t2t.train: {both[0]} is set twice: as an argument and in options.")
     return {**values, **more}
 
 
-def _vocabulary(given: str | os.PathLike[str] | Vocabulary) -> Vocabulary:
+def _vocabulary(value: str | os.PathLike[str] | Vocabulary) -> Vocabulary:
     from t2t.api.vocabulary_file import vocabulary_of
     from t2t.vocabularies import Vocabulary
 
-    return given if isinstance(given, Vocabulary) else vocabulary_of(os.fspath(given), "vocabulary")
+    return value if isinstance(value, Vocabulary) else vocabulary_of(os.fspath(value), "vocabulary")

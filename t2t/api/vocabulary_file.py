@@ -1,4 +1,4 @@
-"""A vocabulary of a file that the user names: --vocabulary FILE."""
+"""Read the vocabulary of a user's file: --vocabulary FILE."""
 
 from __future__ import annotations
 
@@ -11,21 +11,23 @@ from t2t.vocabularies import SentencePiece, Vocabulary, WordPiece
 
 
 def vocabulary_of(path: str, option: str = "--vocabulary") -> Vocabulary:
-    """Return the vocabulary of a file, its kind told from the name: .model is SentencePiece, .txt is WordPiece, .json what it says (WordPiece, byte-level BPE, ...).
+    """Return the vocabulary of a file.
 
-    A SentencePiece model without sentinels of its own, T5's for example, gets T5's 100.
+    The extension gives the kind: .model is SentencePiece, .txt is WordPiece, .json is a tokenizer.json (WordPiece, byte-level BPE, ...).
+    A SentencePiece model without its own sentinels, such as T5's, gets the 100 sentinels of T5.
 
     Raises:
-        UserError: no such file, another ending, or not what the ending says.
+        UserError: the file is missing, has another extension, or does not have the format of its extension.
     """
     if not check(path, option).is_file():
         raise UserError(f"no vocabulary file {path} ({option})")
     ending = Path(path).suffix
     if ending == ".model":
-        own = SentencePiece(path=path)
-        return SentencePiece(path=path, extra_ids=0 if own.encode("<extra_id_0>")[-1:] == [own.size - 1] else 100)
+        model = SentencePiece(path=path)
+        has_sentinels = model.encode("<extra_id_0>")[-1:] == [model.size - 1]
+        return SentencePiece(path=path, extra_ids=0 if has_sentinels else 100)
     if ending == ".json":
         return tokenizer_of(Path(path))
     if ending == ".txt":
         return WordPiece(path=path)
-    raise UserError(f"vocabulary file {path} ({option}): the ending {ending!r} is none of .model, .txt, .json")
+    raise UserError(f"vocabulary file {path} ({option}): the extension {ending!r} is not one of .model, .txt, .json")

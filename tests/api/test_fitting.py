@@ -43,7 +43,7 @@ def name(i):
 
 def test_a_text_that_does_not_fit_is_named_with_what_does(room):
     room(1024)
-    with pytest.raises(TooLong, match=r"in.txt:2 has about 1,504 tokens.*At most 1,024 tokens") as told:
+    with pytest.raises(TooLong, match=r"in.txt:2 has about 1,504 tokens.*The maximum is 1,024 tokens") as told:
         rows_that_fit(run(), rows(10, 1500, 3), 8, name)
     assert told.value.sizes == {1: (1504, 1024)}
 

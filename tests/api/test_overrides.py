@@ -63,7 +63,7 @@ def test_relations_are_checked_when_all_is_changed(recipe):
         ({"batch_size": -3}, r"batch_size -3 \(t2t\.train: data\.batch_size\) is not"),
         (
             {"batch_size": 8, "data.batch_size": 8},
-            r"batch_size and data\.batch_size are one option, and both are given\.",
+            r"batch_size and data\.batch_size are the same option\. Give only one\.",
         ),
         ({"model.encoder.num_heads": 0}, r"num_heads 0 \(t2t\.train: model\.encoder\.num_heads\) is not"),
     ],

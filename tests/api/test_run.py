@@ -72,7 +72,7 @@ def test_targets_are_scored(runs):
     found = run.score(["a", "b"], ["x", "yy"])
     assert found.shape == (2,)
     np.testing.assert_allclose(found, score_texts(*parts(run), [("a", "x"), ("b", "yy")]))
-    with pytest.raises(t2t.UserError, match="score: 2 inputs and 1 targets were given"):
+    with pytest.raises(t2t.UserError, match="score: 2 inputs and 1 targets: the numbers must be equal"):
         run.score(["a", "b"], ["x"])
 
 
@@ -87,7 +87,7 @@ def test_texts_are_classified(runs):
     pairs = run.classify(["a"], ["b"])
     assert pairs == label_texts(*parts(run), [("a", "b")])
     assert math.isclose(sum(pairs[0].probabilities), 1.0, rel_tol=1e-5)
-    with pytest.raises(t2t.UserError, match="2 texts and 1 second texts were given; give one for each"):
+    with pytest.raises(t2t.UserError, match="2 texts and 1 second texts: the numbers must be equal"):
         run.classify(TEXTS, ["b"])
 
 
@@ -103,7 +103,7 @@ def test_a_text_that_is_too_long_is_refused_or_cut(runs, caplog):
     with pytest.raises(t2t.UserError, match=r'text 2 has 41 tokens.* 32 positions\. too_long="truncate"'):
         run.embed(["b", long])
     np.testing.assert_array_equal(run.embed(["b", long], too_long="truncate")[1:], run.embed([long[:31]]))
-    assert "1 texts that are too long lost their end, the first of them text 2" in caplog.text
+    assert "1 texts are too long and were truncated, the first is text 2" in caplog.text
 
 
 def test_parameters_are_read_once(runs, monkeypatch):

@@ -150,9 +150,9 @@ def test_training_in_another_thread(tmp_path, capsys):
     [
         ("t5:quickstrat", {"dir": "x"}, "unknown recipe 't5:quickstrat'. Nearest: t5:quickstart"),
         ("t5:quickstart", {}, "t2t.train('t5:quickstart'): dir is missing"),
-        (3, {"dir": "x"}, "t2t.train: 3 is no recipe's name, Experiment or Run."),
+        (3, {"dir": "x"}, "t2t.train: 3 is not a recipe's name, an Experiment or a Run."),
         ("t5:quickstart", {"dir": "x", "step": 3}, "t2t.train: unknown option step. Nearest: start_from.step."),
-        ("t5:quickstart", {"dir": "x", "steps": 3, "options": {"steps": 3}}, "t2t.train: steps is given twice"),
+        ("t5:quickstart", {"dir": "x", "steps": 3, "options": {"steps": 3}}, "t2t.train: steps is set twice"),
         ("t5:quickstart", {"dir": "x", "vocabulary": "none.model"}, "no vocabulary file none.model (vocabulary)"),
         ("t5:quickstart", {"dir": "x", "task": "revrse_words"}, "unknown task 'revrse_words'"),
         ("t5:quickstart", {"dir": "x", "imports": ["none.py"]}, "imports 'none.py': no such file."),

@@ -72,7 +72,7 @@ def test_a_directory_where_a_file_is_to_go(tmp_path):
         ("huggingface", {"platforms": ("cpu",)}, "--platforms is for --format stablehlo"),
         ("safetensors", {"dtype": "bfloat16"}, "--dtype is for --format huggingface; it has no effect"),
         ("stablehlo", {"shard_bytes": 10}, "--shard-bytes is for --format huggingface"),
-        ("stablehlo", {"platforms": ()}, "--platforms names none"),
+        ("stablehlo", {"platforms": ()}, "--platforms is empty"),
     ],
 )
 def test_options_that_cannot_be_are_told_before_a_run_is_read(format, options, message, tmp_path):

@@ -135,14 +135,14 @@ def test_what_config_json_has_no_place_for_is_told(family, how, lost):
 def test_the_command_tells_what_has_no_place(tmp_path, capsys):
     saved(tmp_path / "run", dataclasses.replace(FAMILIES["LLaMA"], dropout=0.1))
     export(str(tmp_path / "run"), format="huggingface", out=str(tmp_path / "out"))
-    assert "note: config.json of LLaMA has no place for dropout 0.1:" in capsys.readouterr().err
+    assert "note: config.json of LLaMA cannot store dropout 0.1:" in capsys.readouterr().err
 
 
 def test_an_export_that_computes_something_else_is_one_line_and_not_written(tmp_path, monkeypatch):
     saved(tmp_path / "run", FAMILIES["GPT-2"])
     calls = iter([np.zeros(3, np.float32), np.full(3, np.nan, np.float32)])
     monkeypatch.setattr("t2t.export.huggingface.short_logits", lambda model, params: next(calls))
-    with pytest.raises(Failure, match=r"\(--out\): logits of the directory read back differ by nan") as caught:
+    with pytest.raises(Failure, match=r"\(--out\): the logits of the exported model differ by nan") as caught:
         export(str(tmp_path / "run"), format="huggingface", out=str(tmp_path / "out"))
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()

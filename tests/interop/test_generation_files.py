@@ -128,7 +128,7 @@ def test_a_run_keeps_its_ends_and_an_export_of_it_and_of_what_was_tuned_writes_t
     tokenizer(theirs)
     (theirs / "generation_config.json").write_text(json.dumps({"eos_token_id": [1, 2], "max_length": 64}))
     import_model(str(theirs), dir=str(run), check=False)
-    assert "defaults of generation that the run does not keep" in capsys.readouterr().err
+    assert "generation defaults that the run does not keep" in capsys.readouterr().err
     assert SavedRun.load(run).vocabulary.end_ids == (1, 2)
     export(str(run), format="huggingface", out=str(out), check=False)
     assert json.loads((out / "generation_config.json").read_text()) == {"eos_token_id": [1, 2], "max_length": 64}

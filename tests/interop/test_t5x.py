@@ -146,5 +146,5 @@ def test_a_damaged_checkpoint_of_tensorflow_is_one_line(tmp_path):
         for content in (whole[: len(whole) // 2], b"", whole[:20] + b"\xff" * 20 + whole[40:]):
             file.write_bytes(content)
             line = told(lambda: tensorflow_checkpoint.open_arrays(prefix).read("a"))
-            assert line.startswith(f"{prefix}: cannot be read as a checkpoint of TensorFlow")
+            assert line.startswith(f"{prefix}: cannot be read as a TensorFlow checkpoint")
         file.write_bytes(whole)

@@ -72,7 +72,7 @@ def test_a_run_goes_on_from_it(place):
     ("words", "message"),
     [
         (["import", "{place}/their", "--dir", "{place}/x"], "no directory {place}/their. Nearest: theirs."),
-        (["import", "{place}/theirs", "--dir", "{place}/run"], "{place}/run (--dir) is there already"),
+        (["import", "{place}/theirs", "--dir", "{place}/run"], "{place}/run (--dir) already exists"),
         (["import", "{place}", "--dir", "{place}/x"], "config.json is missing"),
         (
             ["export", "{place}/run", "--format", "huggingface", "--dtype", "float8", "--out", "{place}/y"],

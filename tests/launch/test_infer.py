@@ -229,7 +229,7 @@ def test_too_long_texts_are_cut_or_left_out_as_asked(load, tmp_path, capsys):
     load(ToyEncoderDecoderConfig(vocab_size=384, positions=8))
     source = tmp_path / "in.txt"
     source.write_text("a\n" + "b" * 20 + "\nc\n" + "d" * 7 + "\n" + "äöü" * 2 + "\n")
-    with pytest.raises(UserError, match="--too-long truncate leaves such texts' end out, --too-long skip the texts"):
+    with pytest.raises(UserError, match="--too-long truncate cuts the end of such texts, --too-long skip leaves them out"):
         call("RUN", "--input", str(source))
     call("RUN", "--input", str(source), "--too-long", "truncate")
     out, err = capsys.readouterr()
@@ -241,11 +241,11 @@ def test_too_long_texts_are_cut_or_left_out_as_asked(load, tmp_path, capsys):
         ("d" * 7, None),
         ("äöü", True),  # two bytes a letter
     ]
-    assert err == f"2 texts that are too long lost their end, the first of them {source}:2\n"
+    assert err == f"2 texts are too long and were truncated, the first is {source}:2\n"
     call("RUN", "--input", str(source), "--too-long", "skip")
     out, err = capsys.readouterr()
     assert [json.loads(line)["inputs"] for line in out.splitlines()] == ["a", "c", "d" * 7]
-    assert err == f"2 texts that are too long were left out, the first of them {source}:2\n"
+    assert err == f"2 texts are too long and were skipped, the first is {source}:2\n"
 
 
 def test_too_long_texts_as_vectors(load, capsys):

@@ -91,5 +91,5 @@ def test_only_decoders_have_a_loss_on_inputs():
 
 
 def test_a_discriminator_is_taken_from_an_electra_alone(causal):
-    with pytest.raises(UserError, match=r"a DecoderConfig, is no ELECTRA.* Nearest: from:"):
+    with pytest.raises(UserError, match=r"a DecoderConfig, not an ELECTRA.* Nearest: from:"):
         find(f"discriminator:{causal}")()
