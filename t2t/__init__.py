@@ -1,6 +1,6 @@
 """Train text-to-text models in JAX: tasks with prefixes, sharded encoders, decoders and encoder-decoders.
 
-`import t2t` loads neither JAX nor TensorFlow: each name below is imported when it is first used. See docs/python.md.
+`import t2t` imports neither JAX nor TensorFlow. Each name is imported at its first use. See docs/python.md.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _NAMES = {
     "UserError": "t2t.errors",
     "load": "t2t.api.loading",
 }
-"""Name -> the module that it is an attribute of."""
+"""Name -> the module with this attribute."""
 
 _MODULES = {
     "metrics": "t2t.tasks.metrics",
@@ -52,9 +52,9 @@ _MODULES = {
     "recipes": "t2t.api.recipes",
     "sources": "t2t.tasks.sources",
     "tasks": "t2t.tasks",
-    "train": "t2t.train",  # a package that can be called, see there
+    "train": "t2t.train",  # a callable package, see there
 }
-"""Name -> the module that it stands for."""
+"""Name -> the module itself."""
 
 __all__ = ["__version__", *sorted([*_NAMES, *_MODULES])]  # pyright: ignore[reportUnsupportedDunderAll]
 

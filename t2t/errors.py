@@ -1,4 +1,4 @@
-"""Errors told in one line: a mistake of the user's (exit code 2), or what the machine did (1); nearest names."""
+"""One-line errors: user mistakes (exit code 2) and machine failures (exit code 1). Also nearest names for messages."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from collections.abc import Collection, Iterable, Iterator
 
 
 class UserError(Exception):
-    """A mistake in what was asked for. Its text names the value, where it came from and the nearest valid one."""
+    """A mistake of the user. The message names the value, its source and the nearest valid value. Exit code 2."""
 
 
 class Failure(RuntimeError):
-    """What ended a run without being anybody's mistake in what was asked for, told in one line. Exit code 1."""
+    """A failure that is not a mistake of the user, with a one-line message. Exit code 1."""
 
 
 class OutOfMemory(Failure):
-    """What is asked for wants more memory than there is."""
+    """The task needs more memory than available."""
 
 
 _AWAY = {
@@ -43,43 +43,50 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def in_one_line(error: BaseException) -> str | None:
-    """Return what to tell of a failure: a `Failure`'s text, or that of a disk that is full, read-only or gone, or of memory that is used up; None for what is a bug."""
+    """Return a one-line message for a failure, or None for a bug.
+
+    Failures are a `Failure`, a disk that is full, read-only or unavailable, and out of memory.
+    """
     if isinstance(error, Failure):
         return " ".join(str(error).split())
     if isinstance(error, OSError) and error.errno in _OF_THE_MACHINE:
         return f"{f'{error.filename}: ' if error.filename else ''}{error.strerror}"
-    if (full := _told(error, _FULL)) is not None:
+    if (full := _system_message(error, _FULL)) is not None:
         return f"{full} ({' '.join(str(error).split())[:300]})"
     if is_out_of_memory(error):
-        asked = re.search(r"(?:allocat\w*|allocate) (\d+) bytes", str(error))
-        size = f" ({int(asked[1]) / 1e9:,.1f} GB more were wanted)" if asked else ""
-        return f"the memory is used up{size}"
+        request = re.search(r"(?:allocat\w*|allocate) (\d+) bytes", str(error))
+        size = f" (while allocating {int(request[1]) / 1e9:,.1f} GB)" if request else ""
+        return f"out of memory{size}"
     return None
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory was used up: of Python, of XLA on any device, or of TensorFlow."""
+    """Return whether an error means out of memory: in Python, in XLA on any device, or in TensorFlow."""
     if isinstance(error, MemoryError | OutOfMemory):
         return True
-    told = type(error).__name__ in ("JaxRuntimeError", "ResourceExhaustedError", "RuntimeError", "ImportError")
-    return told and any(words in str(error) for words in _NO_MEMORY)
+    possible = type(error).__name__ in ("JaxRuntimeError", "ResourceExhaustedError", "RuntimeError", "ImportError")
+    return possible and any(phrase in str(error) for phrase in _NO_MEMORY)
 
 
 def cannot_be_read(error: BaseException, *more: str) -> str | None:
-    """Return why a file cannot be read for now (permissions, a disk or a file system that is away), None where it can: then what it holds is wrong.
+    """Return why a file cannot be read: permissions, or a disk or file system that is unavailable. None if its content is wrong instead.
 
-    error: with what it was raised from. more: texts that were told beside it.
+    error: the error, searched with its causes.
+    more:  other texts to search, such as log lines.
     """
-    return _told(error, _AWAY, *more)
+    return _system_message(error, _AWAY, *more)
 
 
 def of_the_machine(error: BaseException) -> str | None:
-    """Return why a file cannot be written where it is the machine: a disk that is full, read-only or away. error: with what it was raised from."""
-    return _told(error, _OF_THE_MACHINE)
+    """Return why the machine cannot write a file: a disk that is full, read-only or unavailable. None for other errors. Searches the error's causes too."""
+    return _system_message(error, _OF_THE_MACHINE)
 
 
-def _told(error: BaseException, numbers: Collection[int], *more: str) -> str | None:
-    """Return the system's words for the first of the error numbers that an error, or what it was raised from, tells. A library that wraps the system's error keeps its words."""
+def _system_message(error: BaseException, numbers: Collection[int], *more: str) -> str | None:
+    """Return the system's message for an error number in `numbers` that an error or one of its causes has.
+
+    Libraries that wrap a system error keep its message, so this function also searches for the messages in the texts.
+    """
     texts = list(more)
     seen: BaseException | None = error
     while seen is not None:
@@ -87,13 +94,13 @@ def _told(error: BaseException, numbers: Collection[int], *more: str) -> str | N
             return os.strerror(seen.errno)
         texts.append(str(seen))
         seen = seen.__cause__ or seen.__context__
-    words = [os.strerror(number) for number in sorted(numbers)]
-    return next((word for word in words if any(word in text for text in texts)), None)
+    messages = [os.strerror(number) for number in sorted(numbers)]
+    return next((message for message in messages if any(message in text for text in texts)), None)
 
 
 @contextlib.contextmanager
 def writing(path: object) -> Iterator[None]:
-    """Give an OSError raised inside the path that was written to: the system's own names none where a write fails."""
+    """Context that adds the path to an OSError. The system's own error has no path if a write fails."""
     try:
         yield
     except OSError as error:
@@ -103,13 +110,13 @@ def writing(path: object) -> Iterator[None]:
 
 
 def nearest(value: str, choices: Iterable[str], *, at_most: int = 3) -> str:
-    """Return " Nearest: a, b." for the choices most like `value`, or the first few choices where none is alike.
+    """Return " Nearest: a, b." with the choices most similar to `value`, or " There are: ..." with the first choices if none is similar.
 
-    Made to be appended to a sentence: `UserError(f"unknown task {name!r} (--data.task).{nearest(name, tasks)}")`.
+    Append the result to a sentence: `UserError(f"unknown task {name!r} (--data.task).{nearest(name, tasks)}")`.
     """
     names = sorted(set(choices))
     if not names:
-        return " There is none to choose from."
+        return " There are no choices."
     close = difflib.get_close_matches(value, names, n=at_most, cutoff=0.4)
     if not close:
         close = [name for name in names if value and value.lower() in name.lower()][:at_most]

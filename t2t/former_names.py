@@ -1,10 +1,10 @@
-"""Names of earlier versions, in one table: user code, stored runs and scripts that use them work as before.
+"""Names of earlier versions, which user code, stored runs and scripts can still use.
 
-| table | names | read by |
+| table | names | used by |
 | --- | --- | --- |
 | `NAMES` | Python names of a module | the module's `__getattr__`, see `of` |
 | `CLASSES` | configuration classes in stored files | `t2t.config_classes` |
-| `FIELDS` | fields of configuration classes | every `t2t.limits.Configuration`: when it is made, read from a file, or asked for an attribute; options of the command line |
+| `FIELDS` | fields of configuration classes | every `t2t.limits.Configuration`: at creation, in files and for attributes; options of the command line |
 | `VALUES` | values of such fields | the same |
 """
 
@@ -20,10 +20,10 @@ NAMES = {
     "t2t.losses": {"Loss": "t2t.objectives.cross_entropy.CrossEntropy"},
     "t2t.train.run": {"Run": "t2t.train.run.SavedRun"},
 }
-"""Module -> its former names -> where the objects are now."""
+"""Module -> former name -> present location of the object."""
 
 CLASSES = {"t2t.losses.Loss": "t2t.objectives.cross_entropy.CrossEntropy"}
-"""Former names of configuration classes -> their present names."""
+"""Former name of a configuration class -> its present name."""
 
 SIZES = {
     "layers": "num_layers",
@@ -33,23 +33,23 @@ SIZES = {
     "heads": "num_heads",
     "kv_heads": "num_kv_heads",
 }
-"""Former names of a model's sizes -> their present names, those of `transformers`."""
+"""Former name of a model size -> its present name, which is the name in `transformers`."""
 
 FIELDS: dict[str, Mapping[str, str]] = {
     "t2t.models.config.StackConfig": SIZES,
     "t2t.models.config.LayerOptions": SIZES,
     "t2t.launch.grid.comparison.Comparison": SIZES,
 }
-"""Configuration class -> former names of its fields -> their present names."""
+"""Configuration class -> former name of a field -> its present name."""
 
 VALUES: dict[str, Mapping[str, Mapping[Any, Any]]] = {"t2t.models.encoder.EncoderConfig": {"head": {"words": "tokens"}}}
-"""Configuration class -> field -> former values -> present values."""
+"""Configuration class -> field -> former value -> present value."""
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 def of(module: str) -> Callable[[str], Any]:
-    """Return the function `__getattr__` of a module, which finds its former names."""
+    """Return a `__getattr__` function for a module that finds its former names."""
 
     def find(name: str) -> Any:
         now = NAMES[module].get(name)
@@ -62,26 +62,26 @@ def of(module: str) -> Callable[[str], Any]:
 
 
 def fields(cls: type) -> Mapping[str, str]:
-    """Return the former names of a configuration class's fields -> the present ones."""
+    """Return former name -> present name for the fields of a configuration class."""
     return _fields(cls)
 
 
 @functools.cache
 def _fields(cls: Any) -> Mapping[str, str]:
-    own = [FIELDS.get(f"{base.__module__}.{base.__qualname__}", {}) for base in reversed(cls.__mro__)]
-    return {old: new for table in own for old, new in table.items()}
+    tables = [FIELDS.get(f"{base.__module__}.{base.__qualname__}", {}) for base in reversed(cls.__mro__)]
+    return {old: new for table in tables for old, new in table.items()}
 
 
 @functools.cache
 def _values(cls: Any) -> Mapping[str, Mapping[Any, Any]]:
-    own = [VALUES.get(f"{base.__module__}.{base.__qualname__}", {}) for base in reversed(cls.__mro__)]
-    return {field: values for table in own for field, values in table.items()}
+    tables = [VALUES.get(f"{base.__module__}.{base.__qualname__}", {}) for base in reversed(cls.__mro__)]
+    return {field: values for table in tables for field, values in table.items()}
 
 
 def renamed(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the values of a configuration's fields under their present names.
 
-    A former name wins over the present one: `dataclasses.replace` adds the present ones to what it is given.
+    A former name takes precedence over the present one, because `dataclasses.replace` adds all present names to its arguments.
     """
     now = {**values, **{new: values[old] for old, new in fields(cls).items() if old in values}}
     for field, table in _values(cls).items():
@@ -91,17 +91,17 @@ def renamed(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def value(field: str, text: str) -> str:
-    """Return the present value of a field of any class, given on the command line."""
+    """Return the present value of a field of any class, for a value on the command line."""
     for tables in VALUES.values():
         text = tables.get(field, {}).get(text, text)
     return text
 
 
 def sizes(function: _Function) -> _Function:
-    """Let a function that returns a model's configuration take its sizes by their former names too."""
+    """Decorator: let a function that returns a model configuration accept the former names of sizes."""
 
     @functools.wraps(function)
-    def call(*args: Any, **given: Any) -> Any:
-        return function(*args, **{SIZES.get(name, name): value for name, value in given.items()})
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return function(*args, **{SIZES.get(name, name): value for name, value in kwargs.items()})
 
     return call  # type: ignore[return-value]

@@ -1,4 +1,4 @@
-"""Python's garbage collector while a program starts: it would go several times through the hundreds of thousands of objects that imports leave, all of which stay."""
+"""Postpone garbage collection at startup. Imports create hundreds of thousands of permanent objects, and collections would only scan them repeatedly."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ _postponed = False
 
 
 def postpone() -> None:
-    """Collect nothing until `resume`: at the start of a program, which is about to import and to trace."""
+    """Disable garbage collection until `resume`, at the start of a program."""
     global _postponed
     _postponed = _postponed or gc.isenabled()
     gc.disable()
 
 
 def resume() -> None:
-    """Collect as before `postpone`; nothing where that was not called."""
+    """Undo `postpone`. Does nothing if `postpone` was not called."""
     global _postponed
     if _postponed:
         gc.enable()
@@ -26,7 +26,7 @@ def resume() -> None:
 
 @contextlib.contextmanager
 def postponed() -> Iterator[None]:
-    """Collect nothing inside."""
+    """Context without garbage collection."""
     before = gc.isenabled()
     gc.disable()
     try:

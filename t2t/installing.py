@@ -1,6 +1,6 @@
-"""What to install where an optional package is missing.
+"""Installation instructions for missing optional packages.
 
-The distribution is called `t2t-jax`; on PyPI, `t2t` is another project's name, which no message may tell anybody to install.
+The distribution is named `t2t-jax`. On PyPI, `t2t` is another project, so no message may tell users to install it.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ import shlex
 from pathlib import Path
 
 DISTRIBUTION = "t2t-jax"
-"""The name that setup.py gives."""
+"""The distribution's name in setup.py."""
 
 
 def how_to_install(extra: str) -> str:
-    """Return the command that installs an extra of setup.py: from the checkout where this is one, else the packages themselves.
+    """Return the command that installs an extra of setup.py: from the checkout, or package by package for an installed wheel.
 
-    An installed wheel does not know where it came from, but its metadata names what the extra consists of.
+    A wheel does not know its origin, but its metadata lists the packages of the extra.
     """
     if _checkout().joinpath("setup.py").is_file():
         return f'pip install ".[{extra}]" in {_checkout()}'
@@ -25,12 +25,12 @@ def how_to_install(extra: str) -> str:
 
 
 def _packages(extra: str) -> list[str]:
-    ours = []
+    packages = []
     for requirement in importlib.metadata.requires(DISTRIBUTION) or ():
         package, _, condition = requirement.partition(";")
         if re.search(rf"""extra == ["']{re.escape(extra)}["']""", condition):
-            ours.append(package.strip())
-    return ours
+            packages.append(package.strip())
+    return packages
 
 
 def _checkout() -> Path:

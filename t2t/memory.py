@@ -1,4 +1,4 @@
-"""How much memory this process may still take on its host."""
+"""Host memory that this process can still use."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def available() -> int | None:
-    """Return the bytes that are left: of the machine, of the process's limit (`ulimit -v`), of its control group. None where the system does not tell."""
+    """Return the available bytes: the minimum over the machine, the process limit (`ulimit -v`) and the limit of the control group. None if unknown."""
     if sys.platform != "linux":
         return None
     import resource
@@ -18,9 +18,9 @@ def available() -> int | None:
     if "MemAvailable" in machine:
         left.append(machine["MemAvailable"] + machine.get("SwapFree", 0))
     limit = resource.getrlimit(resource.RLIMIT_AS)[0]
-    taken = _kibibytes("/proc/self/status").get("VmSize")
-    if limit != resource.RLIM_INFINITY and taken is not None:
-        left.append(limit - taken)
+    used = _kibibytes("/proc/self/status").get("VmSize")
+    if limit != resource.RLIM_INFINITY and used is not None:
+        left.append(limit - used)
     group = _text("/sys/fs/cgroup/memory.max").strip()
     if group.isdigit():
         left.append(int(group))

@@ -1,4 +1,4 @@
-"""Standard error of compiled code, whose lines no setting of Python reaches: caught at the file descriptor, and shown without its noise."""
+"""Filter the standard error of compiled code. Python settings cannot change this output, so it is captured at the file descriptor."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def without(noise: re.Pattern[str]) -> Iterator[list[str]]:
-    """Show of what is written to standard error inside only the lines that do not match `noise`, at the end.
+    """Context that captures standard error. At its end, print only the lines that do not match `noise`.
 
-    Yields a list, which has all of the lines once the context is left.
+    Yields a list that contains all lines after the end of the context.
     """
     lines: list[str] = []
     sys.stderr.flush()
-    kept = os.dup(2)
-    with tempfile.TemporaryFile() as caught:
-        os.dup2(caught.fileno(), 2)
+    original = os.dup(2)
+    with tempfile.TemporaryFile() as captured:
+        os.dup2(captured.fileno(), 2)
         try:
             yield lines
         finally:
             sys.stderr.flush()
-            os.dup2(kept, 2)
-            os.close(kept)
-            caught.seek(0)
-            for line in caught.read().decode(errors="replace").splitlines(keepends=True):
+            os.dup2(original, 2)
+            os.close(original)
+            captured.seek(0)
+            for line in captured.read().decode(errors="replace").splitlines(keepends=True):
                 lines.append(line.rstrip("\n"))
                 if not noise.match(line):
                     sys.stderr.write(line)

@@ -1,4 +1,4 @@
-"""Curves as SVG that stands inside a page: its text takes the page's colour, so that it reads on light and on dark."""
+"""Draw curves as SVG inside an HTML page. Text takes the page's colour, so it is readable in light and dark mode."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from t2t.api.progress import large
 from t2t.api.run_files import Series
 
 COLOURS = ("#3b82f6", "#e8792b", "#2fa36b", "#d6456b", "#8b6fe8", "#1fa3b5", "#b58a1c", "#8a8f98")
-"""Of middling lightness: each has a contrast of 3 or more on white and on near-black."""
+"""Line colours of medium lightness: each has a contrast of at least 3 on white and on near-black."""
 DASHES = ("-", "--", ":", "-.")
 POINTS = 400
-"""Points a line is drawn with; more are put together."""
+"""Maximum number of points of a line. Longer series are averaged."""
 
 _INK = "#010203"
 _GRID = "#040506"
@@ -23,10 +23,10 @@ _GRID = "#040506"
 
 @dataclass(frozen=True, kw_only=True)
 class Plot:
-    """One picture: lines by name over the steps.
+    """One plot: named lines over the steps.
 
-    log:  a logarithmic axis, where all values are positive and an order of magnitude apart.
-    zero: the axis begins at 0 where no value is below it.
+    log:  use a logarithmic axis if all values are positive and span more than an order of magnitude.
+    zero: start the axis at 0 if no value is negative.
     """
 
     name: str
@@ -38,8 +38,8 @@ class Plot:
 def svg(plot: Plot, *, width: float = 4.6, height: float = 2.7) -> str:
     """Draw a plot as an SVG element of `width` x `height` inches.
 
-    Values that are not finite are left out. A line of more than `POINTS` points is drawn as the means of as many stretches
-    with their smallest and largest values as a band.
+    Values that are not finite are left out. A line with more than `POINTS` points is divided into `POINTS` intervals.
+    The line shows their means, and a band shows their minima and maxima.
     """
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
@@ -48,7 +48,7 @@ def svg(plot: Plot, *, width: float = 4.6, height: float = 2.7) -> str:
 
     style: dict[Any, Any] = {
         "svg.fonttype": "none",
-        "svg.hashsalt": plot.name,  # marks inside the SVG differ between the pictures of a page, and not between two reports
+        "svg.hashsalt": plot.name,  # ids in the SVG differ between the plots of a page, but are the same in every report
         "font.family": "sans-serif",
         "font.size": 9,
         "text.color": _INK,
@@ -74,7 +74,7 @@ def svg(plot: Plot, *, width: float = 4.6, height: float = 2.7) -> str:
                 axes.fill_between(steps, lows, highs, color=colour, alpha=0.25, linewidth=0)
         if plot.log and values and min(values) > 0 and max(values) > 10 * min(values):
             axes.set_yscale("log")
-            if max(values) < 1000 * min(values):  # too few whole powers of ten for labels on them alone
+            if max(values) < 1000 * min(values):  # too few powers of ten to label only these
                 axes.yaxis.set_minor_formatter(FuncFormatter(_minor_label))
             else:
                 axes.yaxis.set_minor_formatter(NullFormatter())
@@ -100,7 +100,7 @@ def svg(plot: Plot, *, width: float = 4.6, height: float = 2.7) -> str:
 
 
 def thinned(series: Series) -> tuple[list[float], list[float], list[float], list[float]]:
-    """Return steps, means, smallest and largest values of at most `POINTS` stretches of equally many points."""
+    """Return the steps, means, minima and maxima of at most `POINTS` intervals with equally many points."""
     size = math.ceil(len(series) / POINTS) or 1
     parts = [series[at : at + size] for at in range(0, len(series), size)]
     return (
@@ -124,19 +124,19 @@ def _minor_label(value: float, _: int | None = None) -> str:
 
 
 def _inline(text: str, name: str) -> str:
-    """Make a picture part of a page: no XML header, colours of the page, as wide as its place."""
+    """Prepare an SVG for a page: remove the XML header, use the colours of the page, and scale to the available width."""
     text = text[text.index("<svg") :].replace(_INK, "currentColor").replace(_GRID, "var(--line)")
     text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)
     text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    text = re.sub(r"<style[^>]*>.*?</style>", "", text, flags=re.DOTALL)  # it would hold for the whole page
-    text = re.sub(r'<g id="[^"]*"', "<g", text)  # the same in every picture
-    text = re.sub(r'<text style="([^"]*)"', _own_font, text)
+    text = re.sub(r"<style[^>]*>.*?</style>", "", text, flags=re.DOTALL)  # it would apply to the whole page
+    text = re.sub(r'<g id="[^"]*"', "<g", text)  # the same ids in every plot
+    text = re.sub(r'<text style="([^"]*)"', _page_font, text)
     return text.replace("<svg", f'<svg role="img" aria-label="{_attribute(name)} over steps"', 1)
 
 
-def _own_font(match: re.Match[str]) -> str:
-    """Keep a text's size and leave its family to the page."""
+def _page_font(match: re.Match[str]) -> str:
+    """Keep a text's font size and use the font family of the page."""
     style = re.sub(r"font-family: [^;]*;", "", match[1])
     style = re.sub(r"font: [^;]*?([\d.]+px)[^;]*", r"font-size: \1", style)
     return f'<text style="{style}"'

@@ -1,4 +1,4 @@
-"""What a trace in RUN/profile says: which operations took the time of the devices, and where in the model they come from."""
+"""Summarise a trace in RUN/profile: which operations took the time of the devices, and their places in the model."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _COPY = re.compile(r"^(copy|transpose|reshape|bitcast|slice|concatenate|pad|tupl
 _LOOK_UP = ("gather", "scatter", "dynamic-slice", "dynamic-update-slice", "sort", "top-k")
 _LIBRARY = re.compile(r"gemm|matmul|cublas|dot|conv|attention|mha|flash|splash", re.I)
 _CONTROL = ("while", "conditional", "call", "async-start", "async-done", "async-update", "parameter", "constant")
-"""Instructions whose time is that of others."""
+"""Instructions whose time is the time of other instructions."""
 _PARTS = re.compile(
     r"^(while|body|cond|closed_call|checkpoint|remat\w*|rematted_computation|core_call|custom_[jv][vj]p_call\w*|pjit|shard_map|branch_\d+_fun)$"
 )
@@ -32,13 +32,13 @@ _WRAPPED = re.compile(
 
 @dataclass(frozen=True, kw_only=True)
 class Operations:
-    """Operations of one kind that come from one place.
+    """Operations of one kind at one place.
 
-    place:   where in the model: "decoder/mlp", "decoder/mlp, backward"; "(elsewhere)" where nothing is told.
-    share:   of the time of the devices, idleness included.
-    seconds: a step, of all threads or streams together.
-    count:   runs a step.
-    largest: the name of the operation that took longest, as the compiled program has it.
+    place:   place in the model: "decoder/mlp", "decoder/mlp, backward"; "(elsewhere)" if unknown.
+    share:   fraction of the devices' time, including idle time.
+    seconds: seconds per step, summed over all threads or streams.
+    count:   runs per step.
+    largest: name of the slowest operation in the compiled program.
     """
 
     place: str
@@ -51,14 +51,14 @@ class Operations:
 
 @dataclass(frozen=True, kw_only=True)
 class Profile:
-    """A trace, added up.
+    """Summary of a trace.
 
-    steps:  the first and the last traced.
-    wall:   seconds a step, from the first operation to the end of the last.
-    idle:   the share of it in which no operation ran.
-    rows:   operations by place and kind, those with the largest share first.
+    steps:  the first and the last traced step.
+    wall:   seconds per step, from the start of the first operation to the end of the last.
+    idle:   fraction of this time in which no operation ran.
+    rows:   operations by place and kind, with the largest share first.
     kinds:  kind -> share.
-    path:   the directory that TensorBoard opens.
+    path:   the directory to open in TensorBoard.
     """
 
     steps: tuple[int, int]
@@ -77,13 +77,13 @@ class _Event:
 
 
 def newest(run: Path) -> Path | None:
-    """Return the newest trace's file in a run directory, None where there is none."""
+    """Return the file of the newest trace in a run directory, or None if there is no trace."""
     found = list((run / DIRECTORY).glob("steps_*/plugins/profile/*/*.xplane.pb"))
     return max(found, key=lambda path: path.stat().st_mtime, default=None)
 
 
 def read(run: Path) -> Profile | None:
-    """Return what the newest trace of a run says; None where there is none, or it has no operation of the step in it."""
+    """Return the summary of a run's newest trace. None if there is no trace, or if it has no operation of the step."""
     path = newest(run)
     if path is None:
         return None
@@ -98,7 +98,7 @@ def read(run: Path) -> Profile | None:
 
 
 def instructions(text: str) -> dict[str, tuple[Kind, str]]:
-    """Return, of a compiled program's text, instruction -> its kind and where it comes from; control flow is left out."""
+    """Return instruction -> (kind, place) for the text of a compiled program, without control flow."""
     hlo = HloModule(text)
     found: dict[str, tuple[Kind, str]] = {}
     for computation in hlo.computations.values():
@@ -110,7 +110,7 @@ def instructions(text: str) -> dict[str, tuple[Kind, str]]:
 
 
 def place_of(source: str) -> str:
-    """Return the scopes in the name that JAX gives an operation, without the transformations and loops that it was traced through.
+    """Return the scopes in the JAX name of an operation, without transformations and loops.
 
     "jit(step)/transpose(jvp(decoder))/while/body/mlp/dot_general" is "decoder/mlp, backward".
     """
@@ -144,7 +144,7 @@ def _kind(instruction: Instruction, inside: list[Instruction]) -> Kind:
 
 
 def _operations(planes: Any) -> Iterator[list[_Event]]:
-    """Yield the operations of each thread (CPUs), stream (GPUs) or core (TPUs)."""
+    """Yield the operations of each thread (CPU), stream (GPU) or core (TPU)."""
     for plane in planes:
         for line in plane.lines:
             events = []
@@ -162,24 +162,24 @@ def _operations(planes: Any) -> Iterator[list[_Event]]:
 def add_up(
     lines: list[list[_Event]], known: dict[str, tuple[Kind, str]], *, steps: tuple[int, int], path: Path
 ) -> Profile | None:
-    """Return the profile of each line's operations; None where there are none. `known` is what `instructions` returns."""
+    """Return the summary of the operations of all lines, or None without operations. `known`: the result of `instructions`."""
     begin = min((event.begin for line in lines for event in line), default=0.0)
     end = max((event.end for line in lines for event in line), default=0.0)
     if end <= begin:
         return None
-    own: dict[tuple[str, Kind], dict[str, list[float]]] = defaultdict(lambda: defaultdict(lambda: [0.0, 0.0]))
+    groups: dict[tuple[str, Kind], dict[str, list[float]]] = defaultdict(lambda: defaultdict(lambda: [0.0, 0.0]))
     spans: list[tuple[float, float]] = []
     for line in lines:
-        for event, seconds in _alone(line):
+        for event, seconds in _self_times(line):
             kind, place = known.get(event.name, ("other", "(elsewhere)"))
             if event.name in known:
                 spans.append((event.begin, event.end))
             elif _control(event.name):
                 continue
-            entry = own[place, kind][event.name]
+            entry = groups[place, kind][event.name]
             entry[0] += seconds
             entry[1] += 1
-    busy, total = _union(spans), sum(entry[0] for group in own.values() for entry in group.values())
+    busy, total = _union(spans), sum(entry[0] for group in groups.values() for entry in group.values())
     count = steps[1] - steps[0] + 1
     share = min(busy / (end - begin), 1.0) / max(total, 1e-9)
     rows = [
@@ -191,7 +191,7 @@ def add_up(
             count=sum(entry[1] for entry in group.values()) / count,
             largest=max(group, key=lambda name: group[name][0]),
         )
-        for (place, kind), group in own.items()
+        for (place, kind), group in groups.items()
     ]
     kinds: dict[str, float] = defaultdict(float)
     for row in rows:
@@ -210,8 +210,8 @@ def _control(name: str) -> bool:
     return name.rpartition(".")[0] in _CONTROL or name in _CONTROL
 
 
-def _alone(line: list[_Event]) -> Iterator[tuple[_Event, float]]:
-    """Yield each event with its time less that of the events inside it: a loop holds its body's."""
+def _self_times(line: list[_Event]) -> Iterator[tuple[_Event, float]]:
+    """Yield each event with its self time: its duration without the events inside it, such as the body of a loop."""
     inside: list[tuple[_Event, float]] = []
     for event in sorted(line, key=lambda event: (event.begin, -event.end)):
         while inside and inside[-1][0].end <= event.begin:
@@ -225,7 +225,7 @@ def _alone(line: list[_Event]) -> Iterator[tuple[_Event, float]]:
 
 
 def _union(spans: list[tuple[float, float]]) -> float:
-    """Return the length of what the spans cover."""
+    """Return the total length of the union of the spans."""
     covered, reached = 0.0, float("-inf")
     for begin, end in sorted(spans):
         covered += max(0.0, end - max(begin, reached))

@@ -1,4 +1,4 @@
-"""What a person watches while a run trains, on standard error: a bar on a terminal, lines elsewhere."""
+"""Show the progress of a training on standard error: a bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from rich.text import Text
 from t2t.api.escaped_console import Visible
 
 GENERAL = ("loss", "unigram_loss", "perplexity", "token_accuracy", "bits_per_byte")
-"""Metrics that every task has; a task's own say more of it."""
+"""Metrics that every task has. Other metrics are specific to a task."""
 
 
 class Evaluated(Protocol):
-    """What is shown of an evaluation: the task's name, and its metrics by name."""
+    """Evaluation result to show: the task's name, and its metrics by name."""
 
     @property
     def task(self) -> str:
-        """The task."""
+        """The task's name."""
 
     @property
     def metrics(self) -> Mapping[str, float]:
@@ -34,16 +34,17 @@ class Evaluated(Protocol):
 
 
 class Progress:
-    """Shows training as it goes; satisfies the train loop's callbacks (`on_start`, `on_log`, `on_eval`, `on_message`, `on_end`).
+    """Observer of the train loop that shows the progress (`on_start`, `on_log`, `on_eval`, `on_message`, `on_end`).
 
-    On a terminal a bar stays at the bottom and evaluations and messages scroll above it. Anywhere else (a log file, CI) the same
-    numbers come as plain lines: the first, the last, and one at most every `every` seconds between.
+    On a terminal, a bar stays at the bottom, and evaluations and messages scroll above it. Elsewhere (a log file, CI), the same numbers
+    are printed as plain lines: the first, the last, and at most one every `every` seconds in between.
 
     Args:
-        total, start: last step, and the step the run goes on from. `on_start` may give them instead.
-        console: where to write; standard error by default.
-        every: seconds between plain lines.
-        clock: seconds, for tests.
+        total: the last step. `on_start` can set it later.
+        start: the step from which the run resumes. `on_start` can set it later.
+        console: the console to write to. The default is standard error.
+        every: minimum number of seconds between plain lines.
+        clock: function that returns the time in seconds, for tests.
     """
 
     def __init__(
@@ -61,9 +62,9 @@ class Progress:
         self._clock = clock
         self._live: Live | None = None
         self._open = False
-        self._begin(total, start)
+        self._reset(total, start)
 
-    def _begin(self, total: int, start: int) -> None:
+    def _reset(self, total: int, start: int) -> None:
         self._total, self._step = total, start
         self._metrics: dict[str, float] = {}
         self._evaluation = ""
@@ -72,22 +73,22 @@ class Progress:
         self._printed: float | None = None
         self._unprinted = False
 
-    # The train loop's callbacks.
+    # Callbacks of the train loop.
 
     def on_start(self, total: int, start: int) -> None:
-        """Begin to show a run of `total` steps that goes on from step `start`."""
-        self._begin(total, start)
+        """Start to show a run of `total` steps from step `start`."""
+        self._reset(total, start)
         if self._open:
             return
         self._open = True
         if self._console.is_terminal:
-            # Python's own stdout is left alone where it goes to a file or a pipe: results belong there.
-            both = sys.stdout.isatty()
+            # Do not redirect stdout if it is a file or a pipe, because results go there.
+            redirect = sys.stdout.isatty()
             self._live = Live(
                 get_renderable=lambda: _View(self),
                 console=self._console,
                 refresh_per_second=4,
-                redirect_stdout=both,
+                redirect_stdout=redirect,
                 transient=False,
             )
             self._live.start()
@@ -105,7 +106,7 @@ class Progress:
                 self._print_line(now)
 
     def on_eval(self, step: int, results: Iterable[Evaluated]) -> None:
-        """Show an evaluation: every task with its metrics."""
+        """Show an evaluation: all tasks with their metrics."""
         tasks = {result.task: result.metrics for result in results if result.metrics}
         self._evaluation = "  ".join(
             f"{task} {name} {number(values[name])}" for task, values in tasks.items() for name in [headline(values)]
@@ -114,22 +115,22 @@ class Progress:
         width = max((len(task) for task in tasks), default=0)
         for task, values in tasks.items():
             shown = "  ".join(f"{name} {number(value)}" for name, value in values.items())
-            self._say(Text.assemble((f"eval at step {step:,}  ", "dim"), (f"{task:{width}}", "bold"), f"  {shown}"))
+            self._print(Text.assemble((f"eval at step {step:,}  ", "dim"), (f"{task:{width}}", "bold"), f"  {shown}"))
 
     def on_message(self, text: str) -> None:
         """Show a line of text above the bar."""
         self._flush_line()
-        self._say(Text(text))
+        self._print(Text(text))
 
     def on_end(self) -> None:
-        """Leave the last numbers standing. May be called twice."""
+        """Print the last numbers and stop the bar. It is safe to call this twice."""
         self._flush_line()
         if self._live is not None:
             self._live.stop()
             self._live = None
         self._open = False
 
-    # The same, for use in a `with`.
+    # For use in a `with` statement.
 
     def __enter__(self) -> Progress:
         self.on_start(self._total, self._step)
@@ -148,14 +149,14 @@ class Progress:
         """Show a line of text above the bar."""
         self.on_message(text)
 
-    # What is shown.
+    # Displayed values.
 
     @property
     def seconds_left(self) -> float | None:
-        """Seconds to the last step at the pace since the first logged one, evaluations and saves included; None while unknown.
+        """Estimated seconds to the last step, including evaluations and saves; None if unknown.
 
-        The first logged step comes after compilation, which must not count; until the second one the metrics' own
-        `step_seconds` serve.
+        The estimate uses the average speed since the first logged step, so it excludes the compilation. Until the second logged step,
+        it uses the metric `step_seconds`.
         """
         left = max(self._total - self._step, 0)
         if self._first is not None and self._step > self._first[0]:
@@ -165,7 +166,7 @@ class Progress:
         return None if seconds is None or not math.isfinite(seconds) else left * seconds
 
     def numbers(self) -> list[tuple[str, str]]:
-        """The names and values that go beside the bar, most wanted first: those that were logged last."""
+        """The names and values to show with the bar, from the last logged metrics. The most important come first."""
         shown = []
         for name, label, form in (
             ("loss", "loss", number),
@@ -190,22 +191,22 @@ class Progress:
             fields.append(f"took {duration(now - self._began)}")
         elif left is not None:
             fields.append(f"ETA {duration(left)}")
-        self._say(Text("  ".join(fields)))
+        self._print(Text("  ".join(fields)))
 
     def _flush_line(self) -> None:
-        """Print the last logged step if it was held back: what follows belongs after it."""
+        """Print the last logged step if it was not printed yet, so that lines stay in order."""
         if self._live is None and self._unprinted:
             self._print_line(self._clock())
 
-    def _say(self, text: Text) -> None:
+    def _print(self, text: Text) -> None:
         if self._console.is_terminal:
             self._console.print(text)
         else:
-            self._console.print(text, soft_wrap=True)  # a log file has no width
+            self._console.print(text, soft_wrap=True)  # do not wrap lines in a log file
 
 
 def _console() -> Console:
-    """Return a console on standard error. In a notebook, whose output says that it is a terminal, it writes plain lines."""
+    """Return a console on standard error. In a notebook, which rich treats as a terminal, it writes plain lines."""
     console = Console(stderr=True, highlight=False)
     if not console.is_jupyter:
         return console
@@ -213,7 +214,7 @@ def _console() -> Console:
 
 
 class _View:
-    """The bar and the numbers under it, as wide as the terminal is now."""
+    """The bar and the numbers below it, in the current width of the terminal."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
@@ -237,7 +238,7 @@ class _View:
         bar = ProgressBar(total=total or 1, completed=step, pulse=progress._first is None)
         if total:
             grid.add_row(Text(f"step {step:,}/{total:,}", style="bold"), bar, f"{of:.0%}", Text(eta, style="cyan"))
-        else:  # how many steps there are is not known yet
+        else:  # the number of steps is not known yet
             grid.add_row(Text("starting", style="bold"), bar, "", "")
         yield grid
         line = Text(no_wrap=True)
@@ -252,13 +253,13 @@ class _View:
 
 
 def headline(values: Mapping[str, float]) -> str:
-    """Return the name of the metric that says most: a task's own where it has one, else its loss, else the first."""
-    own = (name for name in values if name not in GENERAL)
-    return next(own, "loss" if "loss" in values else next(iter(values)))
+    """Return the name of the most important metric: the first task-specific one, else the loss, else the first."""
+    specific = (name for name in values if name not in GENERAL)
+    return next(specific, "loss" if "loss" in values else next(iter(values)))
 
 
 def number(value: float) -> str:
-    """A number for people: three or four digits that matter."""
+    """Format a number with three or four significant digits."""
     if not math.isfinite(value):
         return str(value)
     if value == 0:
@@ -271,7 +272,7 @@ def number(value: float) -> str:
 
 
 def large(value: float) -> str:
-    """A count or a rate: 950, 12.3k, 4.56M, 174.60B."""
+    """Format a count or a rate: 950, 12.3k, 4.56M, 174.60B."""
     if not math.isfinite(value):
         return str(value)
     for size, letter, digits in ((1e12, "T", 2), (1e9, "B", 2), (1e6, "M", 2), (1e3, "k", 1)):
@@ -281,12 +282,12 @@ def large(value: float) -> str:
 
 
 def share(value: float) -> str:
-    """A share of 1 in percent."""
+    """Format a fraction as a percentage."""
     return f"{value:.0%}" if math.isfinite(value) else str(value)
 
 
 def duration(seconds: float) -> str:
-    """Seconds as 12s, 3:07 (minutes), 1:02:03 (hours), or 2d 03h."""
+    """Format seconds as 12s, 3:07 (minutes), 1:02:03 (hours), or 2d 03h."""
     whole = max(0, math.ceil(seconds))
     if whole < 60:
         return f"{whole}s"

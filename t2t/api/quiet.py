@@ -63,7 +63,7 @@ class _QuietFinder(importlib.abc.MetaPathFinder):
         return found
 
 
-_hushing = False
+_filtering = False
 
 
 @contextlib.contextmanager

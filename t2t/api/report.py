@@ -1,4 +1,4 @@
-"""RUN/report.html: a run on one page that needs nothing but the page."""
+"""Write RUN/report.html: a self-contained page about a run."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ CURVES = {
     "tokens_per_second": "Tokens per second",
     "data_wait": "Share of time waiting for data",
 }
-"""Training metrics with a title of their own, in the page's order."""
+"""Training metric -> its title, in the order of the page."""
 BESIDE = {"loss": "loss", "accuracy": "token_accuracy"}
-"""Training metric -> that of the evaluations which is drawn beside it."""
+"""Training metric -> the evaluation metric in the same plot."""
 LOG = ("loss", "grad_norm", "perplexity")
-"""Metrics that a logarithmic axis suits; the others' begins at 0."""
+"""Metrics with a logarithmic axis. The axes of the other metrics start at 0."""
 TIMES = {
     "train": "computing steps",
     "data": "waiting for data",
@@ -45,26 +45,26 @@ TIMES = {
     "eval": "evaluating",
     "save": "saving",
     "profile": "writing a profile",
-    "lost": "steps done again after a failure",
+    "lost": "repeated steps after a failure",
     "down": "between two starts",
 }
-"""Kinds of the ledger, in the page's order."""
+"""Kind of time in the ledger -> its title, in the order of the page."""
 EVALUATIONS = 12
-"""Rows that an evaluation table has at most."""
+"""Maximum number of rows of an evaluation table."""
 OPERATIONS = 12
-"""Rows of the profile's table."""
+"""Maximum number of rows of the profile's table."""
 TEXT = 600
-"""Characters of a sample text that are shown."""
+"""Maximum number of characters shown of a sample text."""
 
 
 def write_report(run_dir: str | Path) -> Path:
     """Write RUN/report.html from the run's files and return its path.
 
-    Reads run.json, metrics.jsonl, machine.json, eval/STEP.json, eval/STEP/TASK.jsonl and the newest trace in profile/; what is missing or broken is told
-    on the page and the rest shown. The page loads nothing, from the network or from disk.
+    Reads run.json, metrics.jsonl, machine.json, eval/STEP.json, eval/STEP/TASK.jsonl and the newest trace in profile/. The page names missing or
+    broken files and shows the rest. It loads nothing from the network or from disk.
 
     Raises:
-        UserError: there is no such directory.
+        UserError: the directory does not exist.
     """
     run = read_run(run_dir)
     path = run.directory / FILE
@@ -103,17 +103,16 @@ def render(run: RunFiles) -> str:
         starts=time.processes,
         config=_tree(run.config, depth=0) if run.config else None,
         machine=[(name, _plain(value)) for name, value in run.machine.items()],
-        footer=f"Made from the files of {run.directory.resolve().name}/ on {datetime.now().astimezone():%Y-%m-%d %H:%M %Z}.",
+        footer=f"Created from the files of {run.directory.resolve().name}/ on {datetime.now().astimezone():%Y-%m-%d %H:%M %Z}.",
     )
 
 
 def sentence(run: RunFiles) -> str:
-    """Say in a sentence or two what was trained, for how long, and how it came out."""
+    """Return one or two sentences about the training: what, how long, and with what result."""
     experiment = _dict(run.config.get("experiment", run.config))
     model, data = _dict(experiment.get("model")), _dict(experiment.get("data"))
-    kind = re.sub(
-        r"(?<=[a-z])(?=[A-Z])", "-", str(model.get("class", "")).rpartition(".")[2].removesuffix("Config")
-    ).lower()
+    name = str(model.get("class", "")).rpartition(".")[2].removesuffix("Config")
+    kind = re.sub(r"(?<=[a-z])(?=[A-Z])", "-", name).lower()
     start = f"An {kind}" if kind[:1] in ("a", "e", "i", "o", "u") else f"A {kind}" if kind else "A model"
     of = _size(run.machine)
     on = f" on {data['task']}" if data.get("task") else ""
@@ -143,10 +142,10 @@ def _size(machine: dict[str, Any]) -> str:
 
 
 def plots_of(run: RunFiles) -> list[Plot]:
-    """Return the page's pictures: training metrics, the loss with the evaluations' beside it, then one for each metric of the evaluations."""
+    """Return the plots of the page: one for each training metric, then one for each evaluation metric. The loss has both in one plot."""
     by_metric: dict[str, dict[str, Series]] = {}
     for task, steps in run.evaluations.items():
-        if "@" in task:  # another split, evaluated once: a point is no curve; the tables have it
+        if "@" in task:  # other splits are usually evaluated once; the tables show them
             continue
         for step, values in steps.items():
             for name, value in values.items():
@@ -154,7 +153,7 @@ def plots_of(run: RunFiles) -> list[Plot]:
     plots = []
     for name in [*(name for name in CURVES if name in run.series), *sorted(set(run.series) - set(CURVES))]:
         if name in ("step_seconds", "goodput"):
-            continue  # the tokens a second, and the table of times, say the same
+            continue  # tokens per second and the table of times show the same
         if name in ("skipped", "rewinds") and not any(value for _, value in run.series[name]):
             continue
         title = CURVES.get(name, name.replace("_", " ").capitalize())
@@ -162,7 +161,7 @@ def plots_of(run: RunFiles) -> list[Plot]:
         if name in BESIDE:
             lines |= {f"eval {task}": series for task, series in by_metric.pop(BESIDE[name], {}).items()}
         plots.append(Plot(name=title, lines=lines, log=name in LOG, zero=name not in LOG))
-    for name in ("perplexity", "unigram_loss"):  # the loss by another name, and a constant; the tables have them
+    for name in ("perplexity", "unigram_loss"):  # a function of the loss, and a constant; the tables show them
         by_metric.pop(name, None)
     for name, lines in sorted(by_metric.items()):
         plots.append(Plot(name=f"Evaluation: {name}", lines=lines, log=name in LOG, zero=name not in LOG))
@@ -170,7 +169,7 @@ def plots_of(run: RunFiles) -> list[Plot]:
 
 
 def _remark(plot: Plot) -> str:
-    """What a picture's caption adds: which task its only line is, and what could not be drawn."""
+    """Return a note for a plot's caption: the task of its only line, and values that cannot be drawn."""
     remarks = [name for name in plot.lines if len(plot.lines) == 1 and name != "training"]
     bad = [(step, name) for name, series in plot.lines.items() for step, value in series if not math.isfinite(value)]
     if bad:
@@ -209,7 +208,7 @@ def _tiles(run: RunFiles, time: Account) -> list[tuple[str, str]]:
     if rates:
         tiles.append((large(sorted(rates)[len(rates) // 2]), "tokens/s, median"))
     if time.total:
-        tiles.append((duration(time.total), "in all, starts and evaluations included"))
+        tiles.append((duration(time.total), "total time with starts and evaluations"))
         tiles.append((f"{time.goodput:.0%}", "goodput"))
     for task, steps in list(run.evaluations.items())[:6]:
         values = steps[max(steps)]
@@ -221,9 +220,9 @@ def _tiles(run: RunFiles, time: Account) -> list[tuple[str, str]]:
 
 def _table(task: str, steps: dict[int, dict[str, float]], about: str) -> dict[str, Any]:
     found = dict.fromkeys(name for values in steps.values() for name in values)
-    names = sorted(found, key=lambda name: name in GENERAL)  # the task's own first
+    names = sorted(found, key=lambda name: name in GENERAL)  # task-specific metrics first
     shown = sorted(steps)
-    if len(shown) > EVALUATIONS:  # evenly spread, the first and the last among them
+    if len(shown) > EVALUATIONS:  # evenly spaced, with the first and the last
         shown = [shown[round(at * (len(shown) - 1) / (EVALUATIONS - 1))] for at in range(EVALUATIONS)]
     rows = [
         [f"{step:,}", *(number(steps[step][name]) if name in steps[step] else "" for name in names)] for step in shown
@@ -238,7 +237,7 @@ def _samples(predictions: Predictions, directory: Path) -> dict[str, Any]:
         right, mark = row.get("correct"), ""
         if isinstance(right, bool):
             mark = "✓ right" if right else "✗ wrong"
-        elif target is not None and prediction is not None:  # a summary may differ from its target and be right
+        elif target is not None and prediction is not None:  # an answer that differs from its target is not always wrong
             right = _plain(target).strip() == _plain(prediction).strip()
             mark = "= same" if right else "≠ differs"
         rows.append(
@@ -255,7 +254,7 @@ def _samples(predictions: Predictions, directory: Path) -> dict[str, Any]:
 
 
 def marked(other: str, text: str) -> list[tuple[bool, str]]:
-    """Divide a text into pieces, each with whether the other text lacks it there, compared word by word."""
+    """Divide a text into (differs, piece) pairs: a word-by-word diff with the other text."""
     wanted, got = (re.findall(r"\s+|\w+|[^\w\s]", side) for side in (other, text))
     pieces = []
     for operation, _, _, start, end in difflib.SequenceMatcher(None, wanted, got, autojunk=False).get_opcodes():
@@ -266,7 +265,7 @@ def marked(other: str, text: str) -> list[tuple[bool, str]]:
 
 def _times(time: Account) -> list[dict[str, Any]]:
     parts = {title: time.seconds.get(kind, 0.0) for kind, title in TIMES.items()}
-    always = ("train", "data", "start")  # the others where there is anything to show
+    always = ("train", "data", "start")  # the others only if they took time
     return [
         {
             "name": name,
@@ -283,7 +282,7 @@ def _times(time: Account) -> list[dict[str, Any]]:
 def _profile(run: RunFiles) -> dict[str, Any] | None:
     try:
         found = profiles.read(run.directory)
-    except Exception as error:  # whatever a damaged trace makes of JAX's reader, the rest of the page is worth having
+    except Exception as error:  # JAX's reader may fail in any way on a damaged trace
         run.notes.append(f"the profile could not be read: {error}")
         return None
     if found is None:

@@ -1,4 +1,4 @@
-"""What a run directory says of the run, read leniently: what is missing or broken is noted and the rest is used."""
+"""Read the files of a run directory leniently: note missing or broken files and use the rest."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from t2t.json_files import NotJson, json_value, read_json
 from t2t.train import metric_log
 
 Series = list[tuple[int, float]]
-"""(step, value), steps rising."""
+"""(step, value) pairs in ascending order of steps."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Predictions:
     """The predictions of a task at its newest evaluation.
 
-    rows: the first few, as their file has them. total: how many the file has.
+    rows:  the first rows of the file.
+    total: number of rows in the file.
     """
 
     task: str
@@ -31,14 +32,15 @@ class Predictions:
 
 @dataclass(frozen=True, kw_only=True)
 class RunFiles:
-    """A run directory's files, as read.
+    """Contents of a run directory's files.
 
-    config:      run.json, or {}. machine: machine.json, or {}.
+    config:      run.json, or {}.
+    machine:     machine.json, or {}.
     log:         the lines of metrics.jsonl.
-    series:      each training metric over the steps.
+    series:      training metric -> its values over the steps.
     evaluations: task -> step -> metric -> value.
-    evaluated:   task -> on which and how many examples, at its newest evaluation.
-    notes:       a line on each file that is missing or could not be read.
+    evaluated:   task -> split and number of examples of its newest evaluation.
+    notes:       one line for each file that is missing or broken.
     """
 
     directory: Path
@@ -53,10 +55,10 @@ class RunFiles:
 
 
 def read_run(directory: str | Path, *, rows: int = 8) -> RunFiles:
-    """Read the files that a report shows, the first `rows` predictions of each task.
+    """Read the files for a report, with the first `rows` predictions of each task.
 
     Raises:
-        UserError: there is no such directory.
+        UserError: the directory does not exist.
     """
     directory = Path(directory)
     if not directory.is_dir():
@@ -92,7 +94,7 @@ def read_run(directory: str | Path, *, rows: int = 8) -> RunFiles:
 
 
 def by_task(results: Mapping[str, Any]) -> dict[str, dict[str, float]]:
-    """Group "eval/TASK/METRIC" by task. The metric is what follows the last slash."""
+    """Group "eval/TASK/METRIC" by task. The metric is the part after the last slash."""
     tasks: dict[str, dict[str, float]] = {}
     for name, value in results.items():
         task, _, metric = name.removeprefix("eval/").rpartition("/")
@@ -138,11 +140,11 @@ def _read_evaluation(
     evaluated: dict[str, str],
     notes: list[str],
 ) -> None:
-    """Add what RUN/eval/STEP.json says: `{"tasks": {TASK: {"split", "examples", "trimmed", "metrics": {NAME: value}}}}`."""
+    """Add the results in RUN/eval/STEP.json: `{"tasks": {TASK: {"split", "examples", "trimmed", "metrics": {NAME: value}}}}`."""
     content = _object(path, notes)
     tasks = content.get("tasks", {})
     if content and not isinstance(tasks, dict):
-        notes.append(f"eval/{path.name} could not be read: its tasks are no JSON object")
+        notes.append(f"eval/{path.name} could not be read: its tasks are not a JSON object")
         return
     for task, result in tasks.items():
         found = result.get("metrics") if isinstance(result, dict) else None
@@ -159,7 +161,7 @@ def _read_evaluation(
 
 
 def _steps(directory: Path, suffix: str) -> list[tuple[int, Path]]:
-    """Return (step, path) for the entries STEP+suffix of a directory, steps rising."""
+    """Return (step, path) for the entries STEP+suffix of a directory, in ascending order of steps."""
     if not directory.is_dir():
         return []
     found = [(path.name.removesuffix(suffix), path) for path in directory.iterdir() if path.name.endswith(suffix)]

@@ -62,7 +62,7 @@ def test_series_and_evaluations_come_from_the_log_and_the_evaluations_files(tmp_
     }
     assert run.notes[-2:] == [
         "eval/20.json: task odd has no metrics",
-        "eval/30.json could not be read: its tasks are no JSON object",
+        "eval/30.json could not be read: its tasks are not a JSON object",
     ]
 
 

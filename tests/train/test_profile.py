@@ -72,7 +72,7 @@ def test_matmuls_are_among_the_top_and_come_from_the_models_parts(traced):
 
 def test_the_report_and_the_command_tell_the_table(traced, capsys):
     page = write_report(traced[0]).read_text()
-    assert "What the devices did" in page
+    assert "Time of the devices" in page
     first = profiles.read(traced[0]).rows[0]
     assert first.largest in page
     assert f"{first.share:.1%}" in page

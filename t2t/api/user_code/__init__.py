@@ -1,1 +1,1 @@
-"""Code of the user's own: importing it, keeping a copy in the run, and running the copy where the user trusts it."""
+"""User code: import it, keep a copy in the run, and run the copy if the user trusts it."""

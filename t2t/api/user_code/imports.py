@@ -1,7 +1,6 @@
-"""Code of the user's that registers tasks or has recipes: modules by name, or files.
+"""Import user code that registers tasks or defines recipes: modules by name, or files by path.
 
-What was imported is known to two others: to processes started from here, which import it too (`used`), and to the run that is trained,
-which keeps a copy of the files (`own_code`).
+Child processes import the same code (`used`). A trained run keeps a copy of the files (`own_code`).
 """
 
 from __future__ import annotations
@@ -27,15 +26,15 @@ from t2t.train.own_code import OwnCode
 
 @dataclass(frozen=True, kw_only=True)
 class _Import:
-    """One import of the user's.
+    """One user import.
 
-    entry: what run.json calls it: a file's name, or a module's.
-    again: what `load` is given for it in another process of this machine.
-    files: the user's own files that it is made of: path in RUN/code -> file.
+    entry: its name in run.json: the name of a file or a module.
+    spec:  the argument of `load` in another process on this machine.
+    files: its user files: path in RUN/code -> file.
     """
 
     entry: str
-    again: str
+    spec: str
     files: dict[str, Path]
 
 
@@ -44,23 +43,23 @@ _used: dict[str, _Import] = {}
 
 
 def forget() -> None:
-    """Begin anew: what was imported before is not recorded with what is trained from now on."""
+    """Clear the list of imports. Runs trained from now on do not record earlier imports."""
     _used.clear()
 
 
 def use(specs: Iterable[str], *, option: str = "--import") -> None:
-    """Import each of the user's modules and files, once. option: where the names came from, for errors."""
+    """Import each user module or file, once. option: the option that names them, for errors."""
     for spec in specs:
         load(spec, option=option)
 
 
 def used() -> tuple[str, ...]:
-    """Return what has been imported, for another process to import too: modules' names, and files' whole paths."""
-    return tuple(one.again for one in _used.values())
+    """Return the imports for another process: names of modules, and absolute paths of files."""
+    return tuple(one.spec for one in _used.values())
 
 
 def own_code() -> OwnCode:
-    """Return what has been imported, for a run to keep. Raises UserError where a file can no longer be read."""
+    """Return the imported user code, for a run to keep. Raises UserError if a file can no longer be read."""
     files: dict[str, bytes] = {}
     for one in _used.values():
         for place, path in one.files.items():
@@ -72,45 +71,45 @@ def own_code() -> OwnCode:
 
 
 def load(spec: str, *, option: str = "--import") -> ModuleType:
-    """Import `my_module`, `my.module` or `path/to/my_tasks.py` and return it; a file is imported once however often it is asked for.
+    """Import `my_module`, `my.module` or `path/to/my_tasks.py` and return the module. A file is imported only once.
 
-    Modules are also looked for in the current directory, and those that a file imports beside the file. Dataclasses of the user's own may
-    from then on be named in a run's configuration.
+    Modules are also searched in the current directory. The imports of a file are also searched in the file's directory. After the import, a
+    run's configuration can contain the module's dataclasses.
 
-    option: where the name came from, for errors.
+    option: the option that names the import, for errors.
 
     Raises:
-      UserError: nothing is there, or importing it fails; the error and its line are quoted.
+      UserError: the module or file is not found, or its import fails. The message quotes the error and its line.
     """
     before = set(sys.modules)
     if spec.endswith(".py"):
         path = _path(spec, option)
-        module, again, base = _file(path, spec, option), str(path), path.parent
+        module, full_spec, base = _file(path, spec, option), str(path), path.parent
         entry = f"{module.__name__.removeprefix(f'{config_classes.OWN}.')}.py"
     else:
-        module, again, base, entry = _module(spec, option), spec, Path.cwd(), spec
-    if not module.__name__.startswith("t2t."):  # the stack's own recipes and grids are there on every machine
-        _note(module, entry, again, base, before)
+        module, full_spec, base, entry = _module(spec, option), spec, Path.cwd(), spec
+    if not module.__name__.startswith("t2t."):  # the library's own recipes and grids exist on every machine
+        _record(module, entry, full_spec, base, before)
     return module
 
 
-def _note(module: ModuleType, entry: str, again: str, base: Path, before: set[str]) -> None:
-    if again not in _known:
+def _record(module: ModuleType, entry: str, spec: str, base: Path, before: set[str]) -> None:
+    if spec not in _known:
         new = [found for name, found in list(sys.modules.items()) if name not in before and found is not module]
         own = own_modules([module, *new], base)
         top = module.__name__.partition(".")[0]
         parts = [found for found in new if top != config_classes.OWN and found.__name__.partition(".")[0] == top]
         for each in (module, *parts, *own.values()):
             config_classes.register_module(each)
-        _known[again] = _Import(entry=entry, again=again, files=files_of(own, base))
-    _used[again] = _known[again]
+        _known[spec] = _Import(entry=entry, spec=spec, files=files_of(own, base))
+    _used[spec] = _known[spec]
 
 
 def _path(spec: str, option: str) -> Path:
     path = Path(spec).expanduser()
     if not path.is_file():
-        beside = [str(path.parent / found.name) for found in path.parent.glob("*.py")] if path.parent.is_dir() else []
-        raise UserError(f"{option} {spec!r}: no such file.{nearest(spec, beside)}")
+        others = [str(path.parent / found.name) for found in path.parent.glob("*.py")] if path.parent.is_dir() else []
+        raise UserError(f"{option} {spec!r}: no such file.{nearest(spec, others)}")
     return path.resolve()
 
 
@@ -119,7 +118,7 @@ def _file(path: Path, spec: str, option: str) -> ModuleType:
     if name in sys.modules:
         return sys.modules[name]
     if str(path.parent) not in sys.path:
-        sys.path.append(str(path.parent))  # as Python does for a script: it may import its neighbours
+        sys.path.append(str(path.parent))  # as Python does for a script, so that it can import neighbouring files
     found = importlib.util.spec_from_file_location(name, path)
     assert found is not None
     assert found.loader is not None
@@ -136,18 +135,18 @@ def _file(path: Path, spec: str, option: str) -> ModuleType:
 
 
 def _name(path: Path) -> str:
-    """Return the name of a file's module: the file's own, numbered where another file of that name was imported before it."""
+    """Return the module name of a file. A number is appended if another file with the same name was imported before."""
     stem, number = f"{config_classes.OWN}.{path.stem}", 1
     while True:
         name = stem if number == 1 else f"{stem}_{number}"
-        there = sys.modules.get(name)
-        if there is None or there.__file__ == str(path):
+        loaded = sys.modules.get(name)
+        if loaded is None or loaded.__file__ == str(path):
             return name
         number += 1
 
 
 def with_package() -> None:
-    """See to it that the package of imported files is there: a pickled function of theirs is looked up through it."""
+    """Create the package of imported files if it is missing. Unpickling a function from such a file needs the package."""
     if config_classes.OWN not in sys.modules:
         package = ModuleType(config_classes.OWN)
         package.__path__ = []
@@ -167,17 +166,19 @@ def _module(spec: str, option: str) -> ModuleType:
                 raise
             files = [found.stem for found in Path.cwd().glob("*.py")]
             raise UserError(
-                f"{option} {spec!r}: no such module, installed or in {here}.{nearest(spec, files)}"
+                f"{option} {spec!r}: no such module, neither installed nor in {here}.{nearest(spec, files)}"
             ) from None
 
 
 def function_of(name: str, *, option: str) -> Callable[[], Any]:
-    """Return a function of the user's, "module:function" or "file.py:function", that is called without arguments.
+    """Return a user function without arguments: "module:function" or "file.py:function".
 
-    option: what the name was given for, for errors. What the function raises is told as what an import raises.
+    The returned function raises errors in the same form as a failed import.
+
+    option: the option that names the function, for errors.
 
     Raises:
-      UserError: no such file, module or function, or one that needs arguments.
+      UserError: the file, module or function is not found, or the function needs arguments.
     """
     source, _, function = name.rpartition(":")
     module = load(source, option=option)
@@ -185,16 +186,16 @@ def function_of(name: str, *, option: str) -> Callable[[], Any]:
     if not callable(found):
         names = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
         raise UserError(f"{option} {name}: {source} has no function {function!r}.{nearest(function, names)}")
-    said = f"{option} {name}"
+    label = f"{option} {name}"
     needed = _needed(found)
     if needed:
         raise UserError(
-            f"{said}: {function}() needs the argument{'s' * (len(needed) > 1)} {', '.join(needed)}, and is called without any."
+            f"{label}: {function}() needs the argument{'s' * (len(needed) > 1)} {', '.join(needed)}, but is called without arguments."
             f" Nearest: a function without arguments, or defaults for {', '.join(needed)}."
         )
 
     def called() -> Any:
-        with one_line_errors(said, getattr(module, "__file__", None)):
+        with one_line_errors(label, getattr(module, "__file__", None)):
             return found()
 
     return functools.update_wrapper(called, found)
@@ -203,7 +204,7 @@ def function_of(name: str, *, option: str) -> Callable[[], Any]:
 def _needed(function: Callable[..., Any]) -> list[str]:
     try:
         parameters = inspect.signature(function).parameters.values()
-    except (TypeError, ValueError):  # some functions written in C do not tell
+    except (TypeError, ValueError):  # some functions written in C have no signature
         return []
     return [
         it.name for it in parameters if it.default is it.empty and it.kind not in (it.VAR_POSITIONAL, it.VAR_KEYWORD)
@@ -211,33 +212,34 @@ def _needed(function: Callable[..., Any]) -> list[str]:
 
 
 @contextlib.contextmanager
-def one_line_errors(said: str, file: str | None = None) -> Iterator[None]:
-    """Make what the user's code raises inside a UserError of one line, with the file and line it comes from. `sys.exit` counts as a failure.
+def one_line_errors(label: str, file: str | None = None) -> Iterator[None]:
+    """Turn exceptions of user code into a one-line UserError with the file and line of their origin. `sys.exit` is an error too.
 
-    said: what was asked for, the line's beginning.
-    file: whose line to name, of all that the call went through; the innermost one otherwise.
+    label: the beginning of the message, which names the option and its value.
+    file:  the user's file. The message names the innermost line in this file, or the innermost line of all if there is none.
     """
     try:
         yield
     except UserError:
         raise
     except SyntaxError as error:
-        raise UserError(f"{said}: {error.filename}:{error.lineno}: {error.msg}.") from error
+        raise UserError(f"{label}: {error.filename}:{error.lineno}: {error.msg}.") from error
     except (Exception, SystemExit) as error:
         frames = traceback.extract_tb(error.__traceback__)
         own = [frame for frame in frames if frame.filename == file] or frames[-1:]
         if isinstance(error, SystemExit):
-            reason = f"sys.exit({'' if error.code is None else repr(error.code)}) ends the program before the command has begun"
+            reason = f"sys.exit({'' if error.code is None else repr(error.code)}) ends the program before the command starts"
         else:
             reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        raise UserError(f"{said}: {own[-1].filename}:{own[-1].lineno}: {reason}") from error
+        raise UserError(f"{label}: {own[-1].filename}:{own[-1].lineno}: {reason}") from error
 
 
 def note_kept(entries: Sequence[str], files: Mapping[str, Path]) -> None:
-    """Record code that a run keeps and that was run from there: what is trained with it keeps it too.
+    """Record code that was loaded from a run, so that runs trained with it keep it too.
 
-    entries: as the run calls them; files: path in RUN/code -> the run's file.
+    entries: names of the imports in the run.
+    files:   path in RUN/code -> file in the run.
     """
     for number, entry in enumerate(entries):
-        again = str(files[entry]) if entry in files else entry
-        _used[again] = _Import(entry=entry, again=again, files={} if number else dict(files))
+        spec = str(files[entry]) if entry in files else entry
+        _used[spec] = _Import(entry=entry, spec=spec, files={} if number else dict(files))

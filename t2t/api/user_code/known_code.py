@@ -1,7 +1,7 @@
-"""Which code of their own users have trained with on this machine: the same code, kept by a run, needs no second question.
+"""Remember the code that the user has trained with on this machine. A run with the same code needs no `--trust-code`.
 
-A file of this user's (`~/.local/state/t2t/known-code`, below XDG_STATE_HOME where that is set) holds a line for each set of files: the SHA-256 over
-what is imported and over each file's content. A run of a stranger's, or one whose code was changed since, has another one.
+The file `~/.local/state/t2t/known-code` (`$XDG_STATE_HOME/t2t/known-code` if set) has one line for each set of files: the SHA-256 of the import names
+and the contents of the files. Code of another user, or code that has changed, has another checksum.
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ from pathlib import Path
 
 
 def remember(imports: Sequence[str], checksums: Mapping[str, str]) -> None:
-    """Note that the user has had this code run. Where the file cannot be written, the code stays unknown.
+    """Record that the user has run this code. If the file cannot be written, the code stays unknown.
 
-    imports:   what is imported, in order, as run.json calls it.
-    checksums: path below RUN/code -> SHA-256.
+    imports:   names of the imports in run.json, in order.
+    checksums: path in RUN/code -> SHA-256.
     """
     if not checksums or is_known(imports, checksums):
         return
     path = _file()
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        opened = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-        with os.fdopen(opened, "a", encoding="ascii") as file:
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        with os.fdopen(descriptor, "a", encoding="ascii") as file:
             file.write(f"{_digest(imports, checksums)}\n")
 
 
 def is_known(imports: Sequence[str], checksums: Mapping[str, str]) -> bool:
-    """Return whether the user has had exactly this code run before."""
+    """Return whether the user has run exactly this code before."""
     try:
         lines = _file().read_text(encoding="ascii").split()
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""Reading a run that may have been trained with code of its owner's."""
+"""Load a run that may have been trained with user code."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from t2t.train.run import RECORD, SavedRun
 
 
 def load_run(directory: str, step: int | None = None) -> SavedRun:
-    """Return a run. Its owner's code is run only where the user trusts or knows it, and asked for only where the configuration has classes of it.
+    """Return a run. Run its code only if the user trusts or knows it.
 
-    Raises UserError where there is no such run, or it needs code that is neither trusted, known nor imported.
+    Raises UserError if the run does not exist, or if its configuration needs code that is not trusted, known or imported.
     """
     run_code.ready(check(directory, "RUN"))
     return SavedRun.load(directory, step)
 
 
 def check_tasks(names: Iterable[str], directory: Path) -> None:
-    """Run the owner's code of a run for tasks that it registers, where the user knows it; refuse such tasks where it is neither known nor imported. Tasks must be registered by now.
+    """Run the code of a run if a task is not registered. Register the built-in tasks before this call.
 
-    A task that nobody has registered is left to who reads it. Raises UserError.
+    Raises UserError if this code is neither known nor imported. An unknown task of a run without code is not an error here; reading it is.
     """
     from t2t.data import registry
 

@@ -1,4 +1,4 @@
-"""Which files the user's own code is made of: those a run keeps a copy of, as opposed to packages that are installed."""
+"""Find the files of user code, of which a run keeps a copy. Installed packages are not copied."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import t2t
 from t2t.config_classes import OWN
 
 MODULES = "modules"
-"""Folder of RUN/code for what is imported by name; files that were given by their path lie beside it."""
+"""Folder of RUN/code for modules imported by name. Files imported by path are directly in RUN/code."""
 
 _INSTALLED = {"site-packages", "dist-packages"}
 
 
 def own_modules(modules: Iterable[ModuleType], base: Path) -> dict[str, ModuleType]:
-    """Return those of the modules, by name, that are the user's own: their files lie below `base` and belong to no installation."""
+    """Return the user modules by name: modules with files inside `base` that do not belong to an installed package."""
     found = {}
     for module in modules:
         name = getattr(module, "__name__", "")
@@ -30,7 +30,7 @@ def own_modules(modules: Iterable[ModuleType], base: Path) -> dict[str, ModuleTy
 
 
 def files_of(modules: Mapping[str, ModuleType], base: Path) -> dict[str, Path]:
-    """Return the files to keep: place in RUN/code -> file. Of a package all of its Python files, since it may import some later."""
+    """Return path in RUN/code -> file, for the files to keep. A package gives all its Python files, because it may import them later."""
     files: dict[str, Path] = {}
     for name, module in modules.items():
         if name.startswith(f"{OWN}."):

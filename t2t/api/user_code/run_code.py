@@ -1,7 +1,7 @@
-"""Running the code that a run keeps: only when the user has said so, or has trained with the same code here, after showing what it is.
+"""Run the code that a run keeps, if the user trusts it or has trained with the same code on this machine. Print its files first.
 
-A run directory may come from a stranger. What is run is what was shown: the files are read once, compared with their checksums and
-executed from memory, so that neither other files of the directory nor compiled ones (`__pycache__`) are looked at.
+A run directory may come from a stranger. The files are read once, compared with their checksums and executed from memory. So exactly the printed
+files run. Other files of the directory and compiled files (`__pycache__`) are ignored.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ TRUST = "--trust-code"
 _trusted = False
 
 
-def trust(given: bool) -> None:
-    """Say whether the code of the runs that are read may be run: --trust-code, in Python trust_code=True."""
+def trust(trusted: bool) -> None:
+    """Set whether the code of runs may be executed: --trust-code, in Python trust_code=True."""
     global _trusted
-    _trusted = given
+    _trusted = trusted
 
 
 @contextlib.contextmanager
-def trusting(given: bool) -> Iterator[None]:
-    """Inside, the code of the runs that are read may be run where `given` says so."""
+def trusting(trusted: bool) -> Iterator[None]:
+    """Context in which the code of runs may be executed, if `trusted` is true."""
     before = _trusted
-    trust(before or given)
+    trust(before or trusted)
     try:
         yield
     finally:
@@ -52,11 +52,11 @@ def trusting(given: bool) -> Iterator[None]:
 
 @dataclass(frozen=True, kw_only=True)
 class Needs:
-    """What run.json says of code.
+    """The code that a run needs, from run.json.
 
-    imports:   names of files in RUN/code, of modules, or (older runs) paths of files.
-    checksums: path below RUN/code -> SHA-256.
-    unknown:   the configuration's classes that are not to be found without code.
+    imports:   names of files in RUN/code, names of modules, or (older runs) paths of files.
+    checksums: path in RUN/code -> SHA-256.
+    unknown:   classes of the configuration that are unknown without the code.
     """
 
     directory: Path
@@ -66,34 +66,34 @@ class Needs:
 
     @property
     def missing(self) -> tuple[str, ...]:
-        """Those of the imports that this process has not made yet."""
+        """The imports that this process has not loaded yet."""
         return tuple(name for name in self.imports if _module_name(name) not in sys.modules)
 
 
 def needs(directory: Path) -> Needs:
-    """Return what a run's record says of code; nothing is run. Raises UserError where the record cannot be read."""
+    """Return the code that a run needs, without running it. Raises UserError if the record cannot be read."""
     path = directory / RECORD
     data = read_json(path)
-    named = expect(data.get("imports", []), list, f"{path}: imports")
+    names = expect(data.get("imports", []), list, f"{path}: imports")
     files = expect(data.get("code", {}), dict, f"{path}: code")
-    for place, found in files.items():
-        expect(found, str, f"{path}: code: {place}")
+    for place, digest in files.items():
+        expect(digest, str, f"{path}: code: {place}")
     tags = list(dict.fromkeys(_tags(data)))
     return Needs(
         directory=directory,
-        imports=tuple(expect(name, str, f"{path}: imports") for name in named),
+        imports=tuple(expect(name, str, f"{path}: imports") for name in names),
         checksums=files,
         unknown=tuple(name for name in tags if config_classes.find(name) is None),
     )
 
 
 def ready(directory: Path) -> None:
-    """Run a run's code, where the user trusts it or the configuration needs it and the user has trained with the same code here.
+    """Run a run's code, if the user trusts it, or if the configuration needs it and the user has trained with the same code on this machine.
 
-    Raises UserError where the configuration needs other code, saying what code it is and how to run it; or where the code is not what it was.
+    Raises UserError if the configuration needs other code, or if the code has changed. The message lists the code and how to run it.
     """
     if not (directory / RECORD).is_file():
-        return  # who reads the record says what is wrong
+        return  # reading the record raises the error
     found = needs(directory)
     if _trusted:
         _run(found)
@@ -102,13 +102,13 @@ def ready(directory: Path) -> None:
 
 
 def provide(found: Needs, why: str) -> None:
-    """Run code that is needed, if the user has trained with exactly this code on this machine. Raises UserError otherwise.
+    """Run the code of a run, if the user has trained with exactly this code on this machine. Raises UserError otherwise.
 
-    why: what it is needed for.
+    why: why the code is needed, for errors.
     """
     kept = _Kept(found.directory / CODE, dict.fromkeys(found.checksums, b""))
-    whole = all(kept.has(_module_name(name)) for name in found.imports)  # an installed module's content has no checksum
-    if not (whole and known_code.is_known(found.imports, found.checksums)):
+    complete = all(kept.has(_module_name(name)) for name in found.imports)  # installed modules have no checksum
+    if not (complete and known_code.is_known(found.imports, found.checksums)):
         raise _refusal(found, why)
     _run(found)
 
@@ -118,8 +118,8 @@ def _refusal(found: Needs, why: str) -> UserError:
     shown = ", ".join(_described(found.directory, name) for name in list(files)[:5])
     more = f" and {len(files) - 5} more" if len(files) > 5 else ""
     return UserError(
-        f"{found.directory} needs code of its owner's ({why}), which is not run unasked: {shown}{more}."
-        f" Read it, then run it with {TRUST}, or give your own with --import (in Python trust_code=True, imports=[...])."
+        f"{found.directory} needs its user code ({why}), which does not run without permission: {shown}{more}."
+        f" Read the code, then run it with {TRUST}, or import your own copy with --import (in Python trust_code=True, imports=[...])."
     )
 
 
@@ -131,14 +131,14 @@ def _run(found: Needs) -> None:
     for name in files or names:
         print(f"running code of {found.directory}: {_described(found.directory, name)}", file=sys.stderr, flush=True)
     if any(b"t2t" in content or b"seqio" in content for content in files.values()):
-        import_tensorflow()  # quietly; such code registers tasks, most likely
+        import_tensorflow()  # quietly, because such code probably registers tasks
     finder = _Kept(found.directory / CODE, files)
     sys.meta_path.insert(0, finder)
     imports.with_package()
     where = f"{found.directory / RECORD}: imports"
     kept = [name for name in names if finder.has(_module_name(name))]
     for name in names:
-        if name not in kept:  # an installed package, or a file of which an older run kept no copy
+        if name not in kept:  # an installed package, or a file of an older run without copies
             imports.load(name, option=where)
             continue
         with imports.one_line_errors(f"{where} {name!r}"):
@@ -156,13 +156,13 @@ def _module_name(name: str) -> str:
 def _described(directory: Path, name: str) -> str:
     path = directory / CODE / name if (directory / CODE / name).is_file() else Path(name)
     if not path.is_file():
-        return f"{_shown(name)} ({'not there' if name.endswith('.py') else 'a module'})"
+        return f"{_shown(name)} ({'missing' if name.endswith('.py') else 'a module'})"
     content = path.read_bytes()
     return f"{_shown(str(path))} ({len(content):,} bytes, SHA-256 {checksum(content)})"
 
 
 def _shown(name: str) -> str:
-    """Return a stranger's name as it may be printed: control characters could make a terminal show something else."""
+    """Return a name from an untrusted file for printing: escape it if it has control characters."""
     return name if name.isprintable() else ascii(name)
 
 
@@ -176,7 +176,7 @@ def _tags(data: Any) -> list[str]:
 
 
 class _Kept(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
-    """Imports the files of RUN/code, and nothing else, from what was read of them."""
+    """Imports only the files of RUN/code, from their contents in memory."""
 
     def __init__(self, folder: Path, files: Mapping[str, bytes]) -> None:
         self._folder, self._files = folder, files
@@ -194,7 +194,7 @@ class _Kept(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
         return spec
 
     def has(self, fullname: str) -> bool:
-        """Return whether the module is one of those that the run keeps."""
+        """Return whether the run keeps this module."""
         return self._place(fullname) is not None or self.is_package(fullname)
 
     def is_package(self, fullname: str) -> bool:

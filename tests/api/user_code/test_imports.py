@@ -66,7 +66,7 @@ def test_a_file_that_ends_the_program_is_told(code, tmp_path, capsys):
         told = capsys.readouterr().err
         assert (
             told
-            == f"error: --import {str(path)!r}: {path}:3: sys.exit({code}) ends the program before the command has begun\n"
+            == f"error: --import {str(path)!r}: {path}:3: sys.exit({code}) ends the program before the command starts\n"
         )
     assert not (tmp_path / "run").exists()
 
@@ -107,7 +107,7 @@ def other():
     [
         ("boom", "recipe {path}:boom: {path}:13: RuntimeError: boom"),
         ("deep", "recipe {path}:deep: {path}:16: ValueError: invalid literal for int() with base 10: 'x'"),
-        ("wants", "recipe {path}:wants: wants() needs the arguments first, third, and is called without any."),
+        ("wants", "recipe {path}:wants: wants() needs the arguments first, third, but is called without arguments."),
         ("ends", "recipe {path}:ends: {path}:22: sys.exit(0) ends the program"),
         ("bad", "window 0 (Guard.window) is not a whole number from 1"),
         ("other", "recipe {path}:other: other() returned int, not an Experiment"),
