@@ -1,4 +1,4 @@
-"""SHA-256 checksums of files, and which files there are."""
+"""SHA-256 checksums of files, and lists of files."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ _CHUNK = 1 << 24
 
 
 def digest(file: epath.Path | Path) -> tuple[int, str]:
-    """Return a file's bytes and its SHA-256 in hexadecimal. Raises OSError."""
-    found, size = hashlib.sha256(), 0
+    """Return a file's size in bytes and its SHA-256 in hexadecimal. Raises OSError."""
+    sha256, size = hashlib.sha256(), 0
     with file.open("rb") as stream:
         while chunk := stream.read(_CHUNK):
-            found.update(chunk)
+            sha256.update(chunk)
             size += len(chunk)
-    return size, found.hexdigest()
+    return size, sha256.hexdigest()
 
 
 def names_beneath(directory: epath.Path | Path) -> list[str]:
-    """Return the files in a directory and its folders, "folder/file", in alphabetical order. Raises OSError."""
+    """Return the names of all files in a directory tree, such as "folder/file", in alphabetical order. Raises OSError."""
     if "://" in str(directory):
         return sorted(_remote(epath.Path(directory), ""))
 
@@ -36,35 +36,36 @@ def names_beneath(directory: epath.Path | Path) -> list[str]:
         raise error
 
     found = []
-    for folder, _, files in os.walk(directory, onerror=fail):  # a link to a directory is not followed
+    for folder, _, files in os.walk(directory, onerror=fail):  # does not follow links to directories
         beneath = Path(folder).relative_to(directory)
         found += [(beneath / file).as_posix() for file in files]
     return sorted(found)
 
 
 def table(directory: Path, names: Iterable[str]) -> dict[str, list[Any]]:
-    """Return name -> [bytes, SHA-256] of files in a directory, as JSON values. Raises UserError where one is a link to elsewhere."""
+    """Return name -> [size, SHA-256] for files in a directory, as JSON values. Raises UserError if a link points outside the directory."""
     return {name: list(digest(inside(directory, name, where=str(directory)))) for name in names}
 
 
-def problem(directory: Path, expected: Any, there: Iterable[str], *, where: Path) -> str | None:
-    """Return in what files differ from what `table` returned when they were written, None where in nothing.
+def problem(directory: Path, expected: Any, present: Iterable[str], *, where: Path) -> str | None:
+    """Return the first difference between the files and their checksums, or None if all are equal.
 
-    there: names of the files that must all be among them.
-    where: the file that `expected` comes from. Raises UserError where it holds no such table, or a name in it leads out of the directory.
+    expected: the result of `table` at the time of writing.
+    present:  names of files that `expected` must contain.
+    where:    the file with `expected`. Raises UserError if its content is not such a table, or if a name in it points outside the directory.
     """
     for name, value in expect(expected, dict, str(where)).items():
         path = stored_path(directory, name, where=str(where))
         if not path.is_file():
-            return f"{path}: the file is missing, and {where.name} names it"
+            return f"{path}: the file is missing, but {where.name} lists it"
         if list(digest(path)) != value:
-            return f"{path}: the file is not as it was written ({where.name} has another checksum)"
-    unknown = [name for name in there if name not in expected]
-    return f"{directory / unknown[0]}: {where.name} does not name this file" if unknown else None
+            return f"{path}: the file has changed since it was written ({where.name} has another checksum)"
+    unknown = [name for name in present if name not in expected]
+    return f"{directory / unknown[0]}: {where.name} does not list this file" if unknown else None
 
 
 def is_directory(path: epath.Path | Path) -> bool:
-    """Whether there is a directory. Raises OSError where that cannot be told: a file system that is away is not an empty one."""
+    """Return whether the path is a directory. Raises OSError if the file system is unavailable."""
     if "://" in str(path):
         return path.is_dir()
     try:

@@ -1,9 +1,9 @@
-"""Configuration: frozen dataclasses <-> JSON, and what differs between two of them.
+"""Configuration: convert frozen dataclasses to JSON and back, and list the differences between two configurations.
 
-Each dataclass becomes a JSON object whose "class" names it, so that alternatives (this optimizer or that) come back as what they were.
-Which classes a file may name is in `t2t/config_classes.py`.
-Values may be int, float, bool, str, None, tuples, dicts with string keys, and further such dataclasses. A class whose fields once meant something else
-has a classmethod `upgraded`, which is given the fields as they were written and returns them as they are now.
+Each dataclass becomes a JSON object with its class name in "class", so that reading restores the same class (for example, of several optimizers).
+`t2t/config_classes.py` lists the classes that a file may contain.
+Values may be int, float, bool, str, None, tuples, dicts with string keys, and other such dataclasses. If the meaning of a class's fields has changed,
+the class has a classmethod `upgraded`, which converts the stored fields to the present ones.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ CLASS = "class"
 def to_json(config: Any) -> Any:
     """Return the configuration as JSON values.
 
-    Raises TypeError, naming the path, on a value that JSON could not give back as it was.
+    Raises TypeError with the value's path if JSON cannot represent a value exactly.
     """
     return _encode(config, "")
 
 
 def from_json(data: Any, *, where: str = "configuration") -> Any:
-    """Return the configuration that `to_json` wrote.
+    """Return the configuration from the result of `to_json`.
 
-    where: what to call the source in errors.
-    Raises UserError on an unknown class or field, a missing field, or a value of another type.
+    where: name of the source, for errors.
+    Raises UserError for an unknown class or field, a missing field, or a value of another type.
     """
     return _decode(data, where, where)
 
@@ -47,23 +47,23 @@ def dumps(config: Any) -> str:
 
 
 def loads(text: str | bytes, *, where: str = "configuration") -> Any:
-    """Return the configuration that `dumps` wrote; UserError where the text is not JSON that can be read."""
+    """Return the configuration from the result of `dumps`. Raises UserError if the text is not valid JSON."""
     return from_json(parse_json(text, where=where), where=where)
 
 
 def fingerprint(config: Any) -> str:
-    """Return a short hash that is equal exactly where the configurations are."""
+    """Return a short hash. Two configurations have the same hash if and only if they are equal."""
     canonical = json.dumps(to_json(config), sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 
 
 def differences(old: Any, new: Any) -> list[str]:
-    """Return a line "path: old -> new" for each value in which two configurations differ."""
+    """Return a line "path: old -> new" for each value that differs between two configurations."""
     return json_differences(to_json(old), to_json(new))
 
 
 def json_differences(old: Any, new: Any) -> list[str]:
-    """Return what `differences` does for two configurations that are JSON values already."""
+    """Return the result of `differences` for two configurations in JSON form."""
     before, after = dict(_leaves(old, "")), dict(_leaves(new, ""))
     lines = []
     for path in dict.fromkeys([*before, *after]):
@@ -124,7 +124,7 @@ def _decode(data: Any, path: str, where: str) -> Any:
         if name not in values and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
     ]
     if missing:
-        raise UserError(f"{path}: {cls.__name__} lacks {', '.join(missing)}")
+        raise UserError(f"{path}: {cls.__name__} is missing {', '.join(missing)}")
     try:
         return cls(**values)
     except OutOfLimits as error:
@@ -137,13 +137,13 @@ def _find_class(name: Any, path: str) -> type:
     cls = config_classes.find(name)
     if cls is None:
         raise UserError(
-            f"{path}: there is no configuration class {name!r}; where it is your own, --import its module.{config_classes.alike(name)}"
+            f"{path}: no configuration class {name!r}; if it is your own, --import its module.{config_classes.nearest_classes(name)}"
         )
     return cls
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Return whether a value is of a field's type."""
+    """Return whether a value matches the type of a field."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any or isinstance(hint, typing.TypeVar):
         return True
@@ -169,7 +169,7 @@ def fits(value: Any, hint: Any) -> bool:
 
 
 def spelled(hint: Any) -> str:
-    """Return a field's type as errors name it."""
+    """Return the type of a field as text, for errors."""
     if typing.get_origin(hint) is typing.Literal:
         return "one of " + ", ".join(map(repr, typing.get_args(hint)))
     return getattr(hint, "__name__", None) or str(hint).replace("typing.", "")

@@ -1,7 +1,7 @@
-"""The closed list of classes that a stored configuration may name. Reading a file never imports a module because the file says so.
+"""The closed list of classes that a stored configuration may contain. A file's content never causes the import of another module.
 
-A class of the stack is found in one of the modules listed here. A class of the user's own is found once the user's module is imported
-(`--import`), which registers its dataclasses, or once `register` was called with it.
+The library's classes are in the modules listed here. A user's class is found after the import of its module (`--import`), which registers
+the module's dataclasses, or after a call of `register`.
 """
 
 from __future__ import annotations
@@ -46,13 +46,13 @@ _MODULES = (
     "t2t.vocabularies.tokenizer",
     "t2t.vocabularies.wordpiece",
 )
-"""Modules of the stack whose dataclasses are written to files. Names, so that none is loaded before it is needed."""
+"""Modules of the library with dataclasses that are written to files. They are imported only when needed."""
 
 OWN = "t2t_own"
-"""The package that a file given by its path is imported into: `path/to/mine.py` is the module `t2t_own.mine` on every machine."""
+"""The package of files imported by path: `path/to/mine.py` is the module `t2t_own.mine` on every machine."""
 
 _HASHED = re.compile(r"(\w+)_[0-9a-f]{8}\.(\w+)")
-"""How older runs name the classes of such a file: with a hash of its whole path."""
+"""Name of a class from such a file in older runs: it contains a hash of the file's path."""
 
 _Class = TypeVar("_Class", bound=type)
 _registered: dict[str, type] = {}
@@ -60,20 +60,20 @@ _own: set[str] = set()
 
 
 def tag(cls: type) -> str:
-    """Return the name that stands for a class in a file."""
+    """Return the name of a class in files."""
     return f"{cls.__module__}.{cls.__qualname__}"
 
 
 def register(cls: _Class) -> _Class:
-    """Let stored configurations name this dataclass, and return it: a decorator for configuration classes of one's own."""
+    """Decorator for your own configuration classes: allow the dataclass in stored configurations, and return it."""
     _registered[tag(cls)] = cls
     return cls
 
 
 def register_module(module: ModuleType) -> None:
-    """Register the dataclasses that are defined in a module that the user has asked for, or that it has imported from elsewhere.
+    """Register all dataclasses in a user module, including those that it imports.
 
-    Functions of the module may from then on be named in a configuration too, see `is_own`.
+    After this call, a configuration may also contain functions of the module, see `is_own`.
     """
     _own.add(module.__name__)
     for value in vars(module).values():
@@ -82,13 +82,13 @@ def register_module(module: ModuleType) -> None:
 
 
 def is_own(module: str) -> bool:
-    """Return whether the user has asked for a module, or for the package it is in."""
+    """Return whether the user has imported a module or its package."""
     parts = module.split(".")
     return any(".".join(parts[:count]) in _own for count in range(1, len(parts) + 1))
 
 
 def find(name: object) -> type | None:
-    """Return the class that a file names; None where it is not in the list. Imports modules of the stack alone."""
+    """Return the class with a name from a file, or None if it is not in the list. Imports only modules of the library."""
     if not isinstance(name, str):
         return None
     name = former_names.CLASSES.get(name, name)
@@ -104,12 +104,12 @@ def find(name: object) -> type | None:
     return None
 
 
-def alike(name: object) -> str:
-    """Return the sentence that names the classes most like one that is not there."""
+def nearest_classes(name: object) -> str:
+    """Return " Nearest: ..." with the classes most similar to an unknown one."""
     known = list(_registered)
     for module_name in _MODULES:
         if module_name.startswith(("t2t.data.cached", "t2t.launch")):
-            continue  # no part of a run's configuration
+            continue  # not part of a run's configuration
         module = importlib.import_module(module_name)
         known += [
             tag(value)

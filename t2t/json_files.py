@@ -1,7 +1,7 @@
-"""Reads JSON that comes from a file: anything that cannot be read is one line that names the file.
+"""Read JSON files. Invalid content raises a one-line error that names the file.
 
-Every reader of a stored JSON file goes through this module, because `json.loads` alone lets four kinds of damage through as tracebacks:
-text that is not UTF-8, nesting deeper than Python's stack, integers of thousands of digits, and a value of another shape than the caller expects.
+Use this module to read any stored JSON file. `json.loads` alone causes tracebacks for four kinds of damage: text that is not UTF-8,
+nesting deeper than Python's stack, integers with thousands of digits, and values of an unexpected type.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from typing import Any
 from t2t.errors import UserError
 
 DEPTH = 200
-"""Lists and objects within one another that are read; nothing of ours and no configuration of a model comes near."""
-_TOO_DEEP = "not JSON that can be read (nested too deep)"
+"""Maximum nesting of lists and objects. Valid files are much less deep."""
+_TOO_DEEP = "invalid JSON (nested too deep)"
 _SHAPES = {
     dict: "an object",
     list: "a list",
-    str: "a text",
+    str: "a string",
     int: "an integer",
     float: "a number",
     bool: "true or false",
@@ -26,10 +26,10 @@ _SHAPES = {
 
 
 def read_json(path: Path, *, shape: type | None = dict) -> Any:
-    """Return the JSON value that a file holds.
+    """Return the JSON value in a file.
 
-    shape: the type that the outermost value must have; None takes any.
-    Raises UserError, naming the file, where it holds no such value; OSError where it cannot be read.
+    shape: required type of the outermost value; None accepts any type.
+    Raises UserError with the file's name if the content is not such a value, and OSError if the file cannot be read.
     """
     return parse_json(path.read_bytes(), where=str(path), shape=shape)
 
@@ -37,9 +37,10 @@ def read_json(path: Path, *, shape: type | None = dict) -> Any:
 def parse_json(text: str | bytes, *, where: str, shape: type | None = None) -> Any:
     """Return the value of a JSON text.
 
-    where: the file, or the file and line, to name in errors.
-    shape: the type that the outermost value must have; None takes any.
-    Raises UserError where the text is not UTF-8, not JSON, nested too deep, repeats a key, has a number that is too long, or has another shape.
+    where: the file, or the file and line, for errors.
+    shape: required type of the outermost value; None accepts any type.
+    Raises UserError if the text is not UTF-8, not JSON or nested too deep, if it repeats a key or has a number that is too long, or if the value has
+    another type.
     """
     try:
         value = json_value(text)
@@ -49,10 +50,10 @@ def parse_json(text: str | bytes, *, where: str, shape: type | None = None) -> A
 
 
 def expect(value: Any, shape: type, where: str) -> Any:
-    """Return a JSON value that must have a type; UserError, naming the place, where it has another. An integer is a number, a boolean is neither."""
+    """Return a JSON value after a check of its type. Raises UserError for another type. An integer is a valid number; a boolean is not."""
     fits = isinstance(value, int | float if shape is float else shape)
     if fits and shape is float and not isinstance(value, float):
-        fits = abs(value) < 2**1023  # what fits a float
+        fits = abs(value) < 2**1023  # fits in a float
     if not fits or (isinstance(value, bool) and shape is not bool):
         shown = json.dumps(value, ensure_ascii=False)
         shown = shown if len(shown) <= 60 else f"{shown[:57]}..."
@@ -61,9 +62,9 @@ def expect(value: Any, shape: type, where: str) -> Any:
 
 
 class NotJson(ValueError):
-    """A text that is not JSON that can be read, and why.
+    """Invalid JSON, with the reason.
 
-    line: of the text, from 1; None where the fault is not of one line.
+    line: line of the error, from 1; None if it does not belong to one line.
     """
 
     def __init__(self, reason: str, line: int | None = None):
@@ -72,7 +73,7 @@ class NotJson(ValueError):
 
 
 def json_value(text: str | bytes) -> Any:
-    """Return the value of a JSON text, for readers that go on after a bad one. Raises NotJson where `parse_json` raises UserError."""
+    """Return the value of a JSON text, for readers that skip bad lines. Raises NotJson in the cases in which `parse_json` raises UserError."""
     try:
         decoded = text.decode("utf-8-sig") if isinstance(text, bytes) else text
         value = json.loads(decoded, object_pairs_hook=_without_duplicates)
@@ -84,15 +85,15 @@ def json_value(text: str | bytes) -> Any:
         raise NotJson(_TOO_DEEP) from None
     except NotJson:
         raise
-    except ValueError:  # of int(), which takes no longer ones
-        raise NotJson("not JSON that can be read (a number has too many digits)") from None
+    except ValueError:  # int() limits the number of digits
+        raise NotJson("invalid JSON (a number has too many digits)") from None
     if _depth_exceeds(value, DEPTH):
         raise NotJson(_TOO_DEEP)
     return value
 
 
 def _depth_exceeds(value: Any, limit: int) -> bool:
-    """Whether lists and objects lie within one another deeper than `limit`: those who walk through them recurse."""
+    """Return whether lists and objects are nested deeper than `limit`. Readers of the value recurse into it."""
     level = [value] if isinstance(value, dict | list) else []
     for _ in range(limit):
         if not level:
@@ -103,9 +104,9 @@ def _depth_exceeds(value: Any, limit: int) -> bool:
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    made = dict(pairs)
-    if len(made) != len(pairs):
+    value = dict(pairs)
+    if len(value) != len(pairs):
         names = [name for name, _ in pairs]
-        repeated = next(name for name in made if names.count(name) > 1)
-        raise NotJson(f"not JSON that can be read (the key {repeated!r} appears twice)")
-    return made
+        repeated = next(name for name in value if names.count(name) > 1)
+        raise NotJson(f"invalid JSON (the key {repeated!r} appears twice)")
+    return value

@@ -1,9 +1,9 @@
-"""Limits of values: declared where a field or an option is declared, and checked in one way.
+"""Limits of values, declared in the types of fields and options.
 
-A field's type carries its limit: `batch_size: Rows = 64`, where `Rows = Annotated[int, Range(1, 2**20)]`. Every configuration class is a
-`Configuration`, which checks its fields when it is made: in Python, from a run.json, or from the command line. `check_arguments` does the same for
-the parameters of a function. NaN and infinity are in no range. The largest values are above all that fits in the memory of today's machines, so that a
-mistake (a length of 1e9) is refused at once and not by the allocator.
+A field's type contains its limit: `batch_size: Rows = 64`, where `Rows = Annotated[int, Range(1, 2**20)]`. Every configuration class is a
+`Configuration`, which checks its fields at creation: in Python, from a run.json, or from the command line. `check_arguments` does the same for
+the parameters of a function. No range contains NaN or infinity. Maxima are larger than any value that fits in memory today. They exist so that a
+mistake (a length of 1e9) is an error at once, before memory is allocated.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from t2t import former_names
 from t2t.errors import UserError
 
 _SHOWN = 60
-"""Characters of a wrong value that are shown."""
+"""Maximum number of characters of a wrong value in an error."""
 
 
 class OutOfLimits(UserError):
-    """A value that its field's limit does not allow.
+    """A value outside the limit of its field.
 
-    field:  the field's or the parameter's name.
-    value:  what it was given.
+    field:  name of the field or parameter.
+    value:  the wrong value.
     why:    "is not ...", with the nearest valid value.
-    source: where the value came from: an option, or a place in a file. `Class.field` where only the class is known.
+    source: source of the value: an option, or a place in a file. `Class.field` if only the class is known.
     """
 
     def __init__(self, field: str, value: Any, why: str, source: str) -> None:
@@ -38,28 +38,28 @@ class OutOfLimits(UserError):
         super().__init__(f"{field} {shown(value)} ({source}) {why}")
 
     def at(self, source: str) -> OutOfLimits:
-        """Return the same mistake with another source."""
+        """Return the same error with another source."""
         return OutOfLimits(self.field, self.value, self.why, source)
 
 
 @runtime_checkable
 class Limit(Protocol):
-    """What may stand behind a type in `Annotated` to limit its values."""
+    """Limit of values, for use in `Annotated` after the type."""
 
     def problem(self, value: Any, base: type, default: Any) -> str | None:
-        """Return why a value is not allowed, with the nearest one that is ("is not ... Nearest: 1."), or None.
+        """Return why a value is not valid, with the nearest valid value ("is not ... Nearest: 1."). None if the value is valid.
 
-        base:    the type that is annotated.
-        default: the field's own value, or None; a candidate for the nearest.
+        base:    the annotated type.
+        default: the field's default, or None. It may be the nearest value.
         """
 
 
 @dataclass(frozen=True)
 class Range:
-    """Finite numbers from `least` to `most`, both included.
+    """Finite numbers from `least` to `most`, inclusive.
 
-    also:    single values outside of it that have a meaning of their own (-1: what is left over).
-    typical: the nearest valid value to tell for what is below `least`, where `least` itself makes no sense (a learning rate of 1e-12).
+    also:    other valid values with a special meaning, such as -1.
+    typical: suggestion for values below `least`, if `least` itself is not a sensible value (a learning rate of 1e-12).
     """
 
     least: float
@@ -71,13 +71,13 @@ class Range:
         """Return why a number is not in the range, or None."""
         whole = base is int
         if isinstance(value, bool) or not isinstance(value, int | float) or (whole and not isinstance(value, int)):
-            return f"is not {self.said(base)}.{self._near(math.nan, default)}"
+            return f"is not {self.describe(base)}.{self._near(math.nan, default)}"
         if self.least <= value <= self.most or value in self.also:
             return None
-        return f"is not {self.said(base)}.{self._near(value, default)}"
+        return f"is not {self.describe(base)}.{self._near(value, default)}"
 
-    def said(self, base: type) -> str:
-        """Return the range in words."""
+    def describe(self, base: type) -> str:
+        """Return a description of the range, for errors."""
         kind = "a whole number" if base is int else "a number"
         return f"{kind} from {_spelled(self.least)} to {_spelled(self.most)}" + "".join(
             f", or {_spelled(one)}" for one in self.also
@@ -98,79 +98,79 @@ class Range:
 _MANY = 2**31 - 1
 
 Count = Annotated[int, Range(1, _MANY)]
-"""A number of things, at least one: steps, examples."""
+"""A count, at least 1: steps, examples."""
 CountOrZero = Annotated[int, Range(0, _MANY)]
-"""A number of things; 0 has a meaning of its own."""
+"""A count; 0 has a special meaning."""
 Seed = Annotated[int, Range(0, 2**32 - 1)]
-"""Seed of a random generator."""
+"""Seed of a random number generator."""
 Rows = Annotated[int, Range(1, 2**20)]
 """Rows of a batch."""
 Length = Annotated[int, Range(1, 2**20)]
-"""Tokens of a row or a text."""
+"""Number of tokens of a row or a text."""
 Generated = Annotated[int, Range(1, 2**16)]
-"""Tokens to generate."""
+"""Number of tokens to generate."""
 Width = Annotated[int, Range(1, 2**20)]
-"""Width of a layer, or heads of it."""
+"""Width of a layer, or its number of heads."""
 Depth = Annotated[int, Range(1, 10_000)]
-"""Depth of a stack."""
+"""Number of layers of a stack."""
 Ids = Annotated[int, Range(1, 2**24)]
-"""Rows of an embedding: ids of a vocabulary."""
+"""Vocabulary size: rows of an embedding."""
 TokenId = Annotated[int, Range(0, 2**24 - 1)]
-"""One id of a vocabulary."""
+"""A token id."""
 ExtraIds = Annotated[int, Range(0, 2**20)]
-"""Ids added to a vocabulary."""
+"""Number of ids added to a vocabulary."""
 Few = Annotated[int, Range(1, 1024)]
-"""A number of things that are all held in memory at a time: beams, samples, shots' seeds."""
+"""A small count: beams, samples, few-shot seeds. All of them are in memory at once."""
 FewOrZero = Annotated[int, Range(0, 1024)]
-"""`Few`, or none."""
+"""`Few`, or 0."""
 Parts = Annotated[int, Range(1, 2**16)]
-"""Parts that something is divided into: processes, shards, microbatches, hosts."""
+"""Number of parts: processes, shards, microbatches, hosts."""
 Axis = Annotated[int, Range(1, 2**20, also=(-1,))]
-"""Size of a mesh's axis; -1 takes the devices left over."""
+"""Size of a mesh axis; -1 takes the remaining devices."""
 Port = Annotated[int, Range(1, 65535)]
 """A TCP port."""
 Seconds = Annotated[int, Range(1, 10_000_000)]
-"""Whole seconds, up to some months."""
+"""Whole seconds, up to several months."""
 
 Rate = Annotated[float, Range(0.0, 0.999)]
-"""Rate of dropout or of smoothing."""
+"""Dropout rate or label smoothing."""
 Share = Annotated[float, Range(0.0, 1.0)]
-"""A share of a whole."""
+"""A fraction."""
 Momentum = Annotated[float, Range(0.0, 0.999999)]
-"""Decay of a running mean. In float32 a number nearer to 1 is 1, and the mean would never change."""
+"""Decay of a running mean. A larger number would be 1 in float32, and the mean would never change."""
 Peak = Annotated[float, Range(1e-12, 1000.0, typical=1e-3)]
-"""Highest learning rate."""
+"""Peak learning rate."""
 Weight = Annotated[float, Range(0.0, 1e6)]
 """Weight of a term in a sum."""
 Epsilon = Annotated[float, Range(1e-37, 1.0, typical=1e-8)]
-"""Added to a divisor. Smaller numbers are 0 in float32."""
+"""Epsilon added to a divisor. Smaller numbers are 0 in float32."""
 Deviation = Annotated[float, Range(0.0, 1000.0)]
 """Standard deviation of random numbers."""
 NormEpsilon = Annotated[float, Range(1e-20, 1.0, typical=1e-6)]
-"""Added to the mean square that a norm layer divides by the root of."""
+"""Epsilon of a norm layer, added to the mean square."""
 Softcap = Annotated[float, Range(1e-3, 1e6, typical=30.0)]
-"""Bound on logits."""
+"""Soft cap of logits."""
 Norm = Annotated[float, Range(1e-12, 1e20, typical=1.0)]
-"""A bound on a norm or a scale."""
+"""Maximum of a norm, or a scale."""
 
 
 class _AcceptsFormerNames(abc.ABCMeta):
-    """Makes objects of a class from fields under their former names too, see `t2t.former_names`."""
+    """Metaclass that accepts former names of fields in the constructor, see `t2t.former_names`."""
 
     def __call__(cls, /, *args: Any, **values: Any) -> Any:
         return super().__call__(*args, **former_names.renamed(cls, values))
 
 
 class Configuration(metaclass=_AcceptsFormerNames):
-    """Base of all configuration dataclasses: what its fields' limits do not allow is refused when an object is made.
+    """Base class of all configuration dataclasses. The constructor checks the limits of the fields.
 
-    A subclass with a `__post_init__` of its own calls `super().__post_init__()` first.
+    A subclass with its own `__post_init__` must call `super().__post_init__()` first.
     """
 
     def __post_init__(self) -> None:
         check_fields(self)
 
-    if not TYPE_CHECKING:  # type checkers know the present names alone
+    if not TYPE_CHECKING:  # hide former names from type checkers
 
         def __getattr__(self, name: str) -> Any:
             now = former_names.fields(type(self)).get(name)
@@ -180,7 +180,7 @@ class Configuration(metaclass=_AcceptsFormerNames):
 
 
 def check_fields(config: Any) -> None:
-    """Refuse values of a dataclass that its fields' limits do not allow. Raises OutOfLimits."""
+    """Raise OutOfLimits if a field of a dataclass has a value outside its limit."""
     cls: Any = type(config)
     hints = _hints(cls)
     for name, default in _defaults(cls).items():
@@ -189,7 +189,7 @@ def check_fields(config: Any) -> None:
 
 
 def check_arguments(function: Any, values: Mapping[str, Any]) -> None:
-    """Refuse arguments of a command's function that its parameters' limits do not allow. Raises OutOfLimits, which names the option."""
+    """Raise OutOfLimits if an argument of a command's function is outside its limit. The error names the option."""
     hints = _hints(function)
     for name, value in values.items():
         if name in hints and (why := problem(value, hints[name], None)):
@@ -197,21 +197,22 @@ def check_arguments(function: Any, values: Mapping[str, Any]) -> None:
 
 
 def option(name: str) -> str:
-    """Return the option of the command line that a parameter or field of that name is."""
+    """Return the command-line option of a parameter or field."""
     return f"--{name.replace('_', '-')}"
 
 
 def problem(value: Any, hint: Any, default: Any = None) -> str | None:
-    """Return why a value is not allowed by the limits in a type, or None. Values in tuples and dicts are checked one by one."""
+    """Return why a value is outside the limits in a type, or None. Elements of tuples and dicts are checked too."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
         base, *rest = arguments
         found = (limit.problem(value, base, default) for limit in rest if isinstance(limit, Limit))
         return next((why for why in found if why), None) or problem(value, base, default)
     if origin in (typing.Union, types.UnionType):
-        able = [one for one in arguments if _takes(one, value)]
-        said = [problem(value, one, default) for one in able or [one for one in arguments if one is not type(None)]]
-        return None if None in said else said[0]
+        options = [one for one in arguments if _takes(one, value)]
+        options = options or [one for one in arguments if one is not type(None)]
+        problems = [problem(value, one, default) for one in options]
+        return None if None in problems else problems[0]
     if origin is tuple and isinstance(value, tuple):
         each = arguments[:1] * len(value) if arguments[1:] == (Ellipsis,) else arguments
         return next((why for item, one in zip(value, each, strict=False) if (why := problem(item, one))), None)
@@ -221,10 +222,10 @@ def problem(value: Any, hint: Any, default: Any = None) -> str | None:
 
 
 def shown(value: Any) -> str:
-    """Return a value as an error shows it: not longer than a line, and printable."""
+    """Return a value for errors: printable and shortened."""
     try:
         text = str(value) if isinstance(value, int | float) else repr(value)
-    except ValueError:  # an integer of thousands of digits
+    except ValueError:  # an integer with thousands of digits
         text = f"a number of more than {_SHOWN} digits"
     return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
 

@@ -1,4 +1,4 @@
-"""Losses as sums with their weights; whoever has the whole batch divides, once."""
+"""Losses as weighted sums. The loss of a batch is the sum divided by the total weight, computed once for the whole batch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from t2t import former_names, types
 
 
 class Regularizers(Protocol):
-    """What is added to the cross-entropy; `t2t.objectives.CrossEntropy` has it."""
+    """Regularizers of the cross-entropy. `t2t.objectives.CrossEntropy` implements this protocol."""
 
     @property
     def z_loss(self) -> float:
@@ -23,19 +23,19 @@ class Regularizers(Protocol):
 
     @property
     def label_smoothing(self) -> float:
-        """Probability mass that is spread evenly over the vocabulary."""
+        """Probability mass that is distributed uniformly over the vocabulary."""
 
 
 @struct.dataclass
 class LossSums:
-    """Sums over weighted targets, float32 scalars; sums of shards or microbatches add up to those of the batch.
+    """Weighted sums over targets, as float32 scalars. The sums of a batch are the sums over its shards or microbatches.
 
-    objective: what is differentiated: smoothed cross-entropy + z-loss, in nats. Where the sums come from `t2t.chunked_cross_entropy`, the others have no gradient.
-    loss:      what is reported as the loss: plain cross-entropy in nats.
-    weight:    weight of all targets.
-    z_loss:    the z-loss part of the objective; 0 where there is none.
-    correct:   weight of the targets whose logit is the largest, or one of several such; 0 where nothing is counted.
-    extra:     what else an objective reports, by the metric's name: a sum and the weight that its mean divides by.
+    objective: the differentiated value: smoothed cross-entropy + z-loss, in nats. With `t2t.chunked_cross_entropy`, only this field has a gradient.
+    loss:      the reported loss: plain cross-entropy in nats.
+    weight:    total weight of the targets.
+    z_loss:    the z-loss part of the objective; 0 without z-loss.
+    correct:   weight of the targets with the largest logit, ties included; 0 if accuracy is not computed.
+    extra:     other metrics of an objective: name -> (sum, weight). The metric is the sum divided by the weight.
     """
 
     objective: Float[Array, ""]
@@ -52,9 +52,9 @@ class LossSums:
 def cross_entropy(
     logits: Float[Array, "*B V"], targets: Int[types.Array, "*B"], weights: Float[types.Array, "*B"], loss: Regularizers
 ) -> LossSums:
-    """Return the sums of the cross-entropy of float32 logits.
+    """Return the sums of the cross-entropy. Logits are converted to float32.
 
-    Targets are looked up by index: a product with one-hot targets would cost a pass over (B, L, V) more.
+    The target's logit is looked up by index. A product with one-hot targets would need another pass over (B, L, V).
     """
     return _sums(logits.astype(jnp.float32), targets, weights, loss)[0]
 
@@ -62,38 +62,39 @@ def cross_entropy(
 def cross_entropy_and_gradient(
     logits: Float[Array, "*B V"], targets: Int[types.Array, "*B"], weights: Float[types.Array, "*B"], loss: Regularizers
 ) -> tuple[LossSums, Float[Array, "*B V"]]:
-    """Return the sums, and the objective's gradient at float32 logits, from the formula: softmax less what is wanted.
+    """Return the sums, and the gradient of the objective with respect to the float32 logits.
 
-    Differentiation would look the targets up backwards, by a scatter into as many zeros as there are logits.
+    The gradient is computed directly as softmax minus target distribution. Automatic differentiation of the lookup would need a scatter into an
+    array of the size of the logits.
     """
     logits = logits.astype(jnp.float32)
     sums, log_z = _sums(logits, targets, weights, loss)
     weights = jnp.asarray(weights, jnp.float32)[..., None]
     softmax = jnp.exp(logits - log_z[..., None])
-    slope = 1.0 + 2.0 * loss.z_loss * log_z[..., None]
+    scale = 1.0 + 2.0 * loss.z_loss * log_z[..., None]
     hit = jax.lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1) == jnp.asarray(targets)[..., None]
-    wanted = jnp.where(hit, 1.0 - loss.label_smoothing, 0.0) + loss.label_smoothing / logits.shape[-1]
-    return sums, (slope * softmax - wanted) * weights
+    target = jnp.where(hit, 1.0 - loss.label_smoothing, 0.0) + loss.label_smoothing / logits.shape[-1]
+    return sums, (scale * softmax - target) * weights
 
 
 def _sums(
     logits: Float[Array, "*B V"], targets: Int[types.Array, "*B"], weights: Float[types.Array, "*B"], loss: Regularizers
 ) -> tuple[LossSums, Float[Array, "*B"]]:
-    """Return the sums, and the logarithm of each softmax's normaliser."""
-    # Relative to the largest logit, so that large logits do not swallow the difference that is wanted.
+    """Return the sums, and log(Z) of each softmax."""
+    # Subtract the largest logit first, so that large logits do not lose the precision of small differences.
     largest = jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True))
     log_sum = jnp.log(jnp.sum(jnp.exp(logits - largest), axis=-1))
     largest = largest[..., 0]
-    wanted = jnp.take_along_axis(logits, jnp.asarray(targets)[..., None], axis=-1)[..., 0] - largest
-    plain = log_sum - wanted
+    target_logit = jnp.take_along_axis(logits, jnp.asarray(targets)[..., None], axis=-1)[..., 0] - largest
+    plain = log_sum - target_logit
     objective = plain
     if loss.label_smoothing:
-        even = log_sum - (logits.mean(axis=-1) - largest)
-        objective = (1 - loss.label_smoothing) * plain + loss.label_smoothing * even
+        uniform = log_sum - (logits.mean(axis=-1) - largest)
+        objective = (1 - loss.label_smoothing) * plain + loss.label_smoothing * uniform
     log_z = log_sum + largest
     z = loss.z_loss * jnp.square(log_z)
-    # Not by argmax, which takes XLA on CPUs several times as long as all the rest.
-    correct = (wanted >= 0).astype(jnp.float32)
+    # Without argmax, which takes several times as long as everything else here on CPUs.
+    correct = (target_logit >= 0).astype(jnp.float32)
     weights = jnp.asarray(weights, jnp.float32)
     sums = LossSums(
         objective=jnp.sum((objective + z) * weights),

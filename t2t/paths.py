@@ -1,7 +1,7 @@
-"""Paths that a user gives: what cannot be one of this machine is refused at once, in one way, whatever the option.
+"""Check paths from the user early, with the same errors for all options.
 
-`check` is for any path, `check_directory` for one that is a directory or will be made, `check_output` for a file to write. `LocalPath` declares a field of
-a configuration or an option of a command to be a path; then what the text alone shows to be wrong is refused with the limits of the other fields.
+`check` is for any path, `check_directory` for an existing or new directory, `check_output` for a file to write. `LocalPath` is the type of a
+configuration field or a command option with a path. Such a text is checked together with the limits of other fields, without access to the disk.
 """
 
 from __future__ import annotations
@@ -19,39 +19,39 @@ from t2t.limits import OutOfLimits
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+")
 _MOUNTED = {"gs": "with gcsfuse", "s3": "with mountpoint-s3"}
 _NAME, _WHOLE = 255, 4095
-"""Bytes that a name in a path, and the path as a whole, may have on Linux."""
+"""Maximum bytes of a name in a path, and of the whole path, on Linux."""
 
 
 @dataclass(frozen=True)
 class Local:
-    """The limit of a text that is a path: see `t2t.limits.Limit`."""
+    """Limit for local paths, see `t2t.limits.Limit`."""
 
     def problem(self, value: Any, base: type, default: Any) -> str | None:
-        """Return why a text cannot be a path of this machine, or None. Looks at the text alone."""
+        """Return why a text is not a valid local path, or None. Does not access the disk."""
         return misspelled(value) if isinstance(value, str) else None
 
 
 LocalPath = Annotated[str, Local()]
-"""A path of this machine."""
+"""A local path."""
 
 
 def misspelled(path: str) -> str | None:
-    """Return why a text cannot be a path of this machine ("is ..."), or None. Touches no disk."""
+    """Return why a text is not a valid local path ("is ..."), or None. Does not access the disk."""
     if not path:
         return "is empty. Nearest: . (the current directory)."
     if scheme := _SCHEME.match(path):
-        return f"is a URL, and only paths of this machine are read and written. {_instead(scheme[1].lower(), path[scheme.end() :])}"
+        return f"is a URL, but only local paths are supported. {_instead(scheme[1].lower(), path[scheme.end() :])}"
     if control := next((letter for letter in path if ord(letter) < 32 or ord(letter) == 127), None):
-        better = "".join(letter for letter in path if ord(letter) >= 32 and ord(letter) != 127)
-        return f"has the control character {control!r} in it. Nearest: {shown_path(better) or '.'}."
+        cleaned = "".join(letter for letter in path if ord(letter) >= 32 and ord(letter) != 127)
+        return f"contains the control character {control!r}. Nearest: {shown_path(cleaned) or '.'}."
     try:
         encoded = os.fsencode(path)
     except UnicodeEncodeError:
-        return "has a character that no file name can have (a lone surrogate)."
+        return "contains a character that file names cannot have (a lone surrogate)."
     if longest := max((part for part in encoded.split(b"/") if len(part) > _NAME), key=len, default=None):
-        return f"has a name of {len(longest)} bytes in it; names have at most {_NAME}."
+        return f"contains a name of {len(longest)} bytes; the maximum is {_NAME}."
     if len(encoded) > _WHOLE:
-        return f"has {len(encoded)} bytes; paths have at most {_WHOLE}."
+        return f"has {len(encoded)} bytes; the maximum is {_WHOLE}."
     return None
 
 
@@ -64,10 +64,10 @@ def _instead(scheme: str, rest: str) -> str:
 
 
 def check(path: str | os.PathLike[str], source: str) -> Path:
-    """Return a path that the system can look at: there or not, but no URL, not too long, no loop of links, no file where a directory must be.
+    """Return a path after checks. The path need not exist.
 
-    source: the option, or what the path came from, for errors.
-    Raises UserError.
+    source: the option or other source of the path, for errors.
+    Raises UserError if it is a URL or too long, if its links form a loop, or if one of its parent directories is a file.
     """
     text = os.fspath(path)
     if why := misspelled(text):
@@ -85,7 +85,7 @@ def check(path: str | os.PathLike[str], source: str) -> Path:
 
 
 def check_directory(path: str | os.PathLike[str], source: str) -> Path:
-    """Return a path that is a directory, or can be made one. Raises UserError."""
+    """Return the path of an existing or new directory. Raises UserError if the path is a file."""
     checked = check(path, source)
     if checked.exists() and not checked.is_dir():
         raise UserError(f"{shown_path(str(path))} ({source}) is a file, not a directory")
@@ -93,20 +93,20 @@ def check_directory(path: str | os.PathLike[str], source: str) -> Path:
 
 
 def check_output(path: str | os.PathLike[str], source: str) -> Path:
-    """Return the path of a file that can be written: its directory is there and may be written to. Raises UserError."""
+    """Return the path of an output file. Raises UserError if its directory is missing or not writable."""
     checked = check(path, source)
-    said = shown_path(str(path))
+    text = shown_path(str(path))
     if not checked.parent.is_dir():
-        raise UserError(f"{said} ({source}): there is no directory {shown_path(str(checked.parent))}.")
+        raise UserError(f"{text} ({source}): no such directory {shown_path(str(checked.parent))}.")
     if checked.is_dir():
-        raise UserError(f"{said} ({source}) is a directory.")
+        raise UserError(f"{text} ({source}) is a directory.")
     if not os.access(checked if checked.exists() else checked.parent, os.W_OK):
-        raise UserError(f"{said} ({source}): the directory {shown_path(str(checked.parent))} cannot be written to.")
+        raise UserError(f"{text} ({source}): the directory {shown_path(str(checked.parent))} is not writable.")
     return checked
 
 
 def shown_path(path: str) -> str:
-    """Return a path as an error shows it: as it is, its middle left out where it is very long."""
+    """Return a path for errors. The middle of a very long path is left out."""
     return path if len(path) <= 200 else f"{path[:60]}...{path[-60:]}"
 
 

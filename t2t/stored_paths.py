@@ -1,7 +1,7 @@
-"""Paths that are read out of a file: each must stay inside the directory that the file describes.
+"""Check paths that come from files: each must stay inside the file's directory.
 
-A run, an export, a cache or a published model comes from elsewhere. What its index or manifest names may be `../../.ssh/id_rsa`, an absolute path, or
-a link to one. Every reader of such a name goes through `stored_path`.
+A run, an export, a cache or a published model may come from an untrusted source. Its index or manifest may contain `../../.ssh/id_rsa`, an absolute
+path, or the name of a link to such a file. Use `stored_path` for every such name.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from t2t.errors import UserError
 
 
 def stored_path(directory: str | os.PathLike[str], name: Any, *, where: str, also: Sequence[Path] = ()) -> Path:
-    """Return the path of `name` in a directory; there need be nothing at it.
+    """Return the path of `name` in a directory. The path need not exist.
 
-    where: the file that names it, for the error.
-    also:  directories that a link may lead to besides.
-    Raises UserError where the name is not a relative path without "..", where it leads outside through a link, or where it is a device, a pipe or a socket.
+    where: the file that contains the name, for errors.
+    also:  other directories to which links may point.
+    Raises UserError if the name is not a relative path without "..", if it points outside through a link, or if it is a device, a pipe or a socket.
     """
     relative = check_name(name, where=where)
     return inside(directory, relative, where=where, also=also)
 
 
 def check_name(name: Any, *, where: str) -> str:
-    """Return a name that is a relative path of a file, with forward slashes and without ".."; UserError otherwise. Nothing is looked up."""
+    """Return the name if it is a relative path with forward slashes and without "..". Raises UserError otherwise. Does not access the disk."""
     if not isinstance(name, str):
-        raise UserError(f"{where}: a file's name is wanted, not {_short(name)}")
+        raise UserError(f"{where}: expected the name of a file, not {_short(name)}")
     parts = PurePosixPath(name).parts
     absolute = PurePosixPath(name).is_absolute() or PureWindowsPath(name).drive or "\\" in name or "://" in name
     if not parts or absolute or ".." in parts or not name.isprintable():
@@ -38,7 +38,7 @@ def check_name(name: Any, *, where: str) -> str:
 
 
 def inside(directory: str | os.PathLike[str], name: str, *, where: str, also: Sequence[Path] = ()) -> Path:
-    """Return the path of a name that was chosen here and not read, after the same checks of links and special files as `stored_path`."""
+    """Return the path of a trusted name, after the same checks of links and special files as `stored_path`."""
     path = Path(directory) / name
     try:
         real = path.resolve()
@@ -46,11 +46,11 @@ def inside(directory: str | os.PathLike[str], name: str, *, where: str, also: Se
         mode = real.stat().st_mode if real.exists() else None
     except (OSError, RuntimeError) as error:  # a loop of links is a RuntimeError before Python 3.13
         raise UserError(
-            f"{where}: {_short(name)} cannot be followed ({getattr(error, 'strerror', None) or error})"
+            f"{where}: {_short(name)} cannot be resolved ({getattr(error, 'strerror', None) or error})"
         ) from None
     if not any(real.is_relative_to(root) for root in roots):
         raise UserError(
-            f"{where}: {_short(name)} leads out of {os.fspath(directory)}, to {real}; copy the file there in place of the link"
+            f"{where}: {_short(name)} points outside {os.fspath(directory)}, to {real}; replace the link with a copy of the file"
         )
     if mode is not None and not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         raise UserError(f"{where}: {_short(name)} is neither a file nor a directory")
@@ -58,10 +58,10 @@ def inside(directory: str | os.PathLike[str], name: str, *, where: str, also: Se
 
 
 def check_links(directory: Path, endings: Collection[str]) -> None:
-    """Check all files of a model's directory that are read by names known here, "config.json" say: none may be a link to somewhere else.
+    """Check that the files of a model's directory are not links that point outside.
 
-    endings: of the names to check; what else lies there is not read. Links of the Hugging Face cache lead to its blobs, and may.
-    Raises UserError as `inside` does.
+    endings: extensions of the files to check; other files are never read. Links of the Hugging Face cache to its blobs are allowed.
+    Raises UserError like `inside`.
     """
     also = hub_cache(directory)
     for entry in sorted(directory.iterdir()):
@@ -70,7 +70,7 @@ def check_links(directory: Path, endings: Collection[str]) -> None:
 
 
 def hub_cache(directory: Path) -> tuple[Path, ...]:
-    """Return where the links of a model in the Hugging Face cache lead: models--OWNER--NAME/blobs for .../snapshots/COMMIT, nothing for other directories."""
+    """Return the target directory of links in the Hugging Face cache: models--OWNER--NAME/blobs for .../snapshots/COMMIT. Empty for other directories."""
     real = directory.resolve()
     blobs = real.parent.parent / "blobs"
     cached = real.parent.name == "snapshots" and real.parent.parent.name.startswith("models--")

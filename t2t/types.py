@@ -1,4 +1,4 @@
-"""The values that are handed from data to model to loss."""
+"""Data types shared by data, models and losses."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from jaxtyping import Float, Int
 
 Array = jax.Array | np.ndarray
 Params = dict[str, Any]
-"""Nested dict of parameter arrays; a path is its keys joined by "/"."""
+"""Nested dict of parameter arrays. A parameter's path is its keys joined by "/"."""
 
 
 @struct.dataclass
 class Tokens:
-    """Rows of token ids, several examples to a row where packed.
+    """Rows of token ids. A packed row contains several examples.
 
-    ids:       vocabulary ids; 0 is padding.
-    positions: place of each token in its own example, from 0.
-    segments:  1, 2, ... number the examples of a row; 0 is padding. A token sees only its own segment.
-    types:     BERT's token types (0 first sentence, 1 second), or None for all 0.
-    prefix:    1 where a decoder with a non-causal prefix lets every token of the segment look, or None for nowhere.
+    ids:       token ids; 0 is padding.
+    positions: position of each token in its example, from 0.
+    segments:  number of the example in the row, from 1; 0 is padding. A token attends only to its own segment.
+    types:     BERT's token types (0 for the first sentence, 1 for the second), or None for all 0.
+    prefix:    1 for tokens of a non-causal prefix, to which all tokens of the segment attend. None for no prefix.
     """
 
     ids: Int[Array, "B L"]
@@ -37,14 +37,14 @@ class Tokens:
 
 @dataclass(frozen=True, kw_only=True)
 class Extra:
-    """An array of a batch that no model reads but an objective wants: rewards, old log-probabilities, images.
+    """An extra array of a batch for an objective, not for the model: rewards, old log-probabilities, images.
 
     name:  the task's feature, and the key in `Batch.extra`.
-    per:   "target" has one value for each of an example's targets, and becomes [B L], beside `Batch.targets`; "example" has one value, or an array of
-           them, for each example, and becomes [B slots *shape]: the example with segment s of its row is in slot s - 1.
-    shape: of an example's value; () for a number.
-    slots: examples of a row that there is room for; packing puts no more into one. With `per` "target" it has no meaning.
-    inner: logical axes of `shape`, a name or None each; none given are all None.
+    per:   "target": one value for each target, as an array [B L] aligned with `Batch.targets`. "example": one value or array for each example, as an
+           array [B slots *shape]; the example with segment s is in slot s - 1.
+    shape: shape of an example's value; () for a number.
+    slots: maximum number of examples in a row, also for packing. Not used if `per` is "target".
+    inner: logical axes of `shape`, each a name or None. () means None for all axes.
     """
 
     name: str
@@ -56,7 +56,7 @@ class Extra:
 
     @property
     def size(self) -> int:
-        """Numbers of an example's value."""
+        """Number of elements of an example's value."""
         return math.prod(self.shape)
 
     @property
@@ -69,12 +69,12 @@ class Extra:
 
 @struct.dataclass
 class Batch:
-    """What a step consumes. An encoder has no decoder tokens, a decoder no encoder tokens.
+    """Input of a training step. An encoder model has no decoder tokens, and a decoder model has no encoder tokens.
 
-    decoder: the tokens fed to the decoder, already shifted right.
+    decoder: input tokens of the decoder, already shifted right.
     targets: the ids to predict, aligned with the logits.
-    weights: how much each target counts in the loss; 0 for padding and for what is not to be predicted.
-    extra:   further arrays by name, rows first; what an objective asked for, see `Extra`.
+    weights: weight of each target in the loss; 0 for padding and for targets without loss.
+    extra:   other arrays by name, with rows on the first axis. The objective requests them, see `Extra`.
     """
 
     encoder: Tokens | None

@@ -137,7 +137,7 @@ def test_the_list_of_modules_has_every_class_that_a_run_may_be_made_of():
 def test_a_missing_field_is_named():
     data = config.to_json(WHOLE)
     del data["rate"]
-    with pytest.raises(UserError, match="lacks rate"):
+    with pytest.raises(UserError, match="is missing rate"):
         config.from_json(data)
 
 

@@ -53,7 +53,7 @@ def test_links_in_a_loop_and_files_in_place_of_directories(tmp_path):
         check(tmp_path / "file" / "x" / "y", "--out")
     with pytest.raises(UserError, match=r"file \(--dir\) is a file, not a directory"):
         check_directory(tmp_path / "file", "--dir")
-    with pytest.raises(UserError, match=r"\(--out\): there is no directory .*nowhere"):
+    with pytest.raises(UserError, match=r"\(--out\): no such directory .*nowhere"):
         check_output(tmp_path / "nowhere" / "x", "--out")
     with pytest.raises(UserError, match=r"\(--out\) is a directory"):
         check_output(tmp_path, "--out")

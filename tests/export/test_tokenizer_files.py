@@ -205,7 +205,7 @@ DAMAGE = {
     "tokenizer.json nested too deep": ({"tokenizer.json": "[" * 99_999}, "not a tokenizer.json"),
     "a class that is a number": (
         {"tokenizer_config.json": '{"tokenizer_class": 5}'},
-        "tokenizer_class: 5 is not a text",
+        "tokenizer_class: 5 is not a string",
     ),
     "extra_ids that are a text": (
         {"tokenizer_config.json": '{"tokenizer_class": "ByT5Tokenizer", "extra_ids": "5"}'},

@@ -61,7 +61,7 @@ def test_damaged_or_foreign_directories_are_told(tmp_path):
         read_safetensors(out)
     whole = (out / "model.safetensors").read_bytes()
     (out / "model.safetensors").write_bytes(whole[:-10])
-    with pytest.raises(UserError, match=r"model.safetensors: the file is not as it was written"):
+    with pytest.raises(UserError, match=r"model.safetensors: the file has changed since it was written"):
         read_safetensors(out)
     del data["files"]  # an earlier version wrote none
     (out / "config.json").write_text(json.dumps(data))

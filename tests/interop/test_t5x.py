@@ -103,7 +103,7 @@ def native(tmp_path_factory):
         ({"driver": "json"}, "is kept by 'json', not one of zarr"),
         ({"kvstore": {"driver": "http", "path": "http://x/.."}}, "is not the name of a file"),
         ({"kvstore": {"path": ".."}}, "is not the name of a file"),
-        ({"kvstore": {"path": "link"}}, "leads out of"),
+        ({"kvstore": {"path": "link"}}, "points outside"),
         ({"kvstore": 5}, "not a checkpoint of T5X"),
         ({"metadata": {}}, "not a checkpoint of T5X"),
     ],

@@ -132,7 +132,7 @@ def test_what_is_like_nothing_gets_the_first_few():
         (["--optimizer.schedule.peak", "1e400"], "peak inf (--optimizer.schedule.peak)"),
         (["--seed", "1" + "0" * 30], "seed 1000000000000000000000000000000 (--seed)"),
         (["--data.cached", "gs://bucket/x"], "cached 'gs://bucket/x' (--data.cached) is a URL"),
-        (["--start-from.run", "a\nb"], "run 'a\\nb' (--start-from.run) has the control character '\\n'"),
+        (["--start-from.run", "a\nb"], "run 'a\\nb' (--start-from.run) contains the control character '\\n'"),
     ],
 )
 def test_a_value_out_of_range_names_the_option_it_was_given_with(words, told):

@@ -263,7 +263,7 @@ def test_missing_empty_foreign_and_vanished_files(tmp_path):
         sources.text(tmp_path / "blank.txt").get_dataset("train")
     with pytest.raises(UserError, match=r"corpus\.txt: is no Parquet file"):
         sources.parquet(tmp_path / "corpus.txt").num_input_examples("train")
-    with pytest.raises(UserError, match="only paths of this machine are read"):
+    with pytest.raises(UserError, match="only local paths are supported"):
         sources.text("gs://bucket/a.txt").num_input_examples("train")
     source = sources.text(tmp_path / "corpus.txt")
     assert source.num_input_examples("train") == 5

@@ -53,7 +53,7 @@ def test_damage_is_named_and_how_to_accept_it(run, name):
     directory, record = run
     flip(directory / name)
     for use in (lambda: read_record(directory), lambda: open_run(directory, record)):
-        with pytest.raises(UserError, match=rf"{name}: the file is not as it was written .*delete .*/{CHECKSUMS}"):
+        with pytest.raises(UserError, match=rf"{name}: the file has changed since it was written .*delete .*/{CHECKSUMS}"):
             use()
 
 
@@ -73,7 +73,7 @@ def test_what_a_user_changed_on_purpose_is_accepted_as_the_error_says(run):
 def test_a_file_that_is_missing_or_new_is_damage(run, tmp_path):
     directory, _ = run
     (directory / "vocabulary" / "other.json").write_text("{}")
-    with pytest.raises(UserError, match=r"vocabulary/other\.json: .* does not name this file"):
+    with pytest.raises(UserError, match=r"vocabulary/other\.json: .* does not list this file"):
         read_record(directory)
     (directory / "vocabulary" / "other.json").rename(directory / "vocabulary" / ".DS_Store")
     read_record(directory)  # a file of the system's

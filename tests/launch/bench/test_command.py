@@ -24,7 +24,7 @@ MISTAKES = [
     ("step t5:quickstart --repeats 0", "repeats 0 (--repeats) is not a whole number from 1 to 1000000. Nearest: 1."),
     ("step t5:quickstart --seconds never", "--seconds"),
     ("step t5:quickstart --batches mine", "--batches"),
-    ("step t5:quickstart --out nowhere/a.json", "nowhere/a.json (--out): there is no directory nowhere."),
+    ("step t5:quickstart --out nowhere/a.json", "nowhere/a.json (--out): no such directory nowhere."),
     ("checkpoint t5:quickstart --scratch nowhere", "nowhere (--scratch) is no directory"),
     ("decode t5:quickstart --rows 1,x", "--rows 1,x: numbers with commas between. Nearest: 1,8,64."),
     ("decode t5:quickstart --rows 0,8", "rows (0, 8) (--rows) is not a whole number from 1 to 1048576. Nearest: 1."),
