@@ -116,7 +116,7 @@ def _decode(data: Any, path: str, where: str) -> Any:
             raise UserError(f"{path}: {cls.__name__} has no field {key!r}.{nearest(key, fields)}")
         value = _decode(item, f"{path}.{key}", where)
         if not fits(value, hints[key]):
-            raise UserError(f"{path}.{key}: {item!r} is not {spelled(hints[key])}")
+            raise UserError(f"{path}.{key}: {item!r} is not {describe_type(hints[key])}")
         values[key] = value
     missing = [
         name
@@ -168,7 +168,7 @@ def fits(value: Any, hint: Any) -> bool:
     return isinstance(value, hint) if isinstance(hint, type) else True
 
 
-def spelled(hint: Any) -> str:
+def describe_type(hint: Any) -> str:
     """Return the type of a field as text, for errors."""
     if typing.get_origin(hint) is typing.Literal:
         return "one of " + ", ".join(map(repr, typing.get_args(hint)))

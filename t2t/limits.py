@@ -79,8 +79,8 @@ class Range:
     def describe(self, base: type) -> str:
         """Return a description of the range, for errors."""
         kind = "a whole number" if base is int else "a number"
-        return f"{kind} from {_spelled(self.least)} to {_spelled(self.most)}" + "".join(
-            f", or {_spelled(one)}" for one in self.also
+        return f"{kind} from {_format(self.least)} to {_format(self.most)}" + "".join(
+            f", or {_format(one)}" for one in self.also
         )
 
     def _near(self, value: float, default: Any) -> str:
@@ -92,7 +92,7 @@ class Range:
             near = self.typical
         else:
             near = self.least if isinstance(default, bool) or not isinstance(default, int | float) else default
-        return f" Nearest: {_spelled(near)}."
+        return f" Nearest: {_format(near)}."
 
 
 _MANY = 2**31 - 1
@@ -240,7 +240,7 @@ def _takes(hint: Any, value: Any) -> bool:
     return isinstance(value, base) and not (base is int and isinstance(value, bool))
 
 
-def _spelled(value: float) -> str:
+def _format(value: float) -> str:
     return str(value) if isinstance(value, int) else f"{value:g}" if abs(value) >= 1e-3 or not value else f"{value:.0e}"
 
 

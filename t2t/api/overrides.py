@@ -79,7 +79,7 @@ def _changed(value: Any, change: _Change, path: str, whole: Experiment, caller: 
             raise UserError(f"{caller}: unknown option {path}{name}.{_nearest(f'{path}{name}', whole)}")
         new[name] = _changed(getattr(value, name), one, f"{path}{name}.", whole, caller)
         if one.value is not _NOTHING and not config.fits(one.value, hints[name]):
-            raise UserError(f"{caller}: {one.name} {shown(one.value)} is not {config.spelled(hints[name])}.")
+            raise UserError(f"{caller}: {one.name} {shown(one.value)} is not {config.describe_type(hints[name])}.")
     try:
         return dataclasses.replace(value, **new)
     except OutOfLimits as error:

@@ -141,14 +141,6 @@ class Progress:
     ) -> None:
         self.on_end()
 
-    def update(self, step: int, metrics: Mapping[str, Any]) -> None:
-        """Show the numbers of a step."""
-        self.on_log(step, metrics)
-
-    def message(self, text: str) -> None:
-        """Show a line of text above the bar."""
-        self.on_message(text)
-
     # Displayed values.
 
     @property

@@ -145,7 +145,7 @@ def test_with_leaves_the_terminal_as_it_was_on_an_error(clock):
 
     def interrupted():
         with progress:
-            progress.update(1, {"loss": 1.0})
+            progress.on_log(1, {"loss": 1.0})
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
