@@ -29,16 +29,15 @@ def check_export(
     from t2t.export.stablehlo import PLATFORMS
     from t2t.export.tensor_files import DTYPES
 
-    values = {"--length": length, "--platforms": platforms, "--dtype": dtype, "--shard-bytes": shard_bytes}
-    formats = {
-        "--length": "stablehlo",
-        "--platforms": "stablehlo",
-        "--dtype": "huggingface",
-        "--shard-bytes": "huggingface",
-    }
-    for option, value in values.items():
-        if value is not None and formats[option] != format:
-            raise UserError(f"{option} is for --format {formats[option]}; it has no effect with --format {format}.")
+    options = (
+        ("--length", length, "stablehlo"),
+        ("--platforms", platforms, "stablehlo"),
+        ("--dtype", dtype, "huggingface"),
+        ("--shard-bytes", shard_bytes, "huggingface"),
+    )
+    for option, value, owner in options:
+        if value is not None and owner != format:
+            raise UserError(f"{option} is for --format {owner}; it has no effect with --format {format}.")
     if dtype is not None and dtype not in DTYPES:
         raise UserError(f"unknown dtype {dtype!r} (--dtype).{nearest(dtype, DTYPES)}")
     if shard_bytes is not None and shard_bytes < 1:

@@ -93,7 +93,7 @@ def _gpt2(peak: float) -> Pretraining:
         steps=like.steps,
         optimizer=like.optimizer,
         source="Radford et al. 2019, section 2.3: rows of 1,024 tokens, 512 rows per batch",
-        ours="everything else is missing in the paper and taken from the GPT-3 nearest in size (Brown et al. 2020, table 2.1 and appendix B)",
+        ours="all other values, which the paper does not give, are those of the GPT-3 nearest in size (Brown et al. 2020, table 2.1 and appendix B)",
     )
 
 
@@ -224,7 +224,7 @@ PUBLISHED: dict[str, Pretraining] = {
         length=8192,
         rows=512,
         source="Jiang et al. 2023 (Mistral 7B), table 1: rows of 8,192 tokens",
-        ours="everything else is missing in the paper and taken from LLaMA 2 7B",
+        ours="all other values, which the paper does not give, are those of LLaMA 2 7B",
     ),
     "llama:smollm2-135m": _smollm2(rows=512, trillions=2, peak=3e-3, decay=0.2, ours="a batch of 1 million tokens, "),
     "llama:smollm2-360m": _smollm2(rows=512, trillions=4, peak=3e-3, decay=0.2, ours="a batch of 1 million tokens, "),

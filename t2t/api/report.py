@@ -182,20 +182,19 @@ def _remark(plot: Plot) -> str:
 
 def _final(run: RunFiles) -> list[str]:
     results = [f"training loss {number(run.series['loss'][-1][1])}"] if run.series.get("loss") else []
-    for task, steps in list(run.evaluations.items())[:6]:
-        values = steps[max(steps)]
-        if values:
-            name = headline(values)
-            results.append(f"{task} {name.replace('_', ' ')} {number(values[name])}")
-    return results
+    return results + [f"{task} {name.replace('_', ' ')} {value}" for task, name, value in _headlines(run)]
+
+
+def _headlines(run: RunFiles) -> list[tuple[str, str, str]]:
+    """Return (task, metric, value) for the newest evaluations of up to six tasks."""
+    newest = [(task, steps[max(steps)]) for task, steps in list(run.evaluations.items())[:6]]
+    named = [(task, headline(values), values) for task, values in newest if values]
+    return [(task, name, number(values[name])) for task, name, values in named]
 
 
 def _title(run: RunFiles) -> str:
-    return (
-        f"{run.directory.resolve().name}: {run.config['recipe']}"
-        if run.config.get("recipe")
-        else run.directory.resolve().name
-    )
+    name, recipe = run.directory.resolve().name, run.config.get("recipe")
+    return f"{name}: {recipe}" if recipe else name
 
 
 def _tiles(run: RunFiles, time: Account) -> list[tuple[str, str]]:
@@ -210,12 +209,7 @@ def _tiles(run: RunFiles, time: Account) -> list[tuple[str, str]]:
     if time.total:
         tiles.append((duration(time.total), "total time with starts and evaluations"))
         tiles.append((f"{time.goodput:.0%}", "goodput"))
-    for task, steps in list(run.evaluations.items())[:6]:
-        values = steps[max(steps)]
-        if values:
-            name = headline(values)
-            tiles.append((number(values[name]), f"{task} {name}"))
-    return tiles
+    return tiles + [(value, f"{task} {name}") for task, name, value in _headlines(run)]
 
 
 def _table(task: str, steps: dict[int, dict[str, float]], about: str) -> dict[str, Any]:
@@ -255,12 +249,9 @@ def _samples(predictions: Predictions, directory: Path) -> dict[str, Any]:
 
 def marked(other: str, text: str) -> list[tuple[bool, str]]:
     """Divide a text into (differs, piece) pairs: a word-by-word diff with the other text."""
-    wanted, got = (re.findall(r"\s+|\w+|[^\w\s]", side) for side in (other, text))
-    pieces = []
-    for operation, _, _, start, end in difflib.SequenceMatcher(None, wanted, got, autojunk=False).get_opcodes():
-        if end > start:
-            pieces.append((operation != "equal", "".join(got[start:end])))
-    return pieces
+    left, right = (re.findall(r"\s+|\w+|[^\w\s]", side) for side in (other, text))
+    operations = difflib.SequenceMatcher(None, left, right, autojunk=False).get_opcodes()
+    return [(kind != "equal", "".join(right[start:end])) for kind, _, _, start, end in operations if end > start]
 
 
 def _times(time: Account) -> list[dict[str, Any]]:
