@@ -201,7 +201,7 @@ def for_accelerators(config: TransformerConfig, length: int) -> TransformerConfi
 
 
 def from_run(directory: str) -> Experiment:
-    """Start from another run's model, parameters and vocabulary, with new data and optimizer settings (`from:RUN`)."""
+    """Start a new run from another run's model, parameters and vocabulary (`from:RUN`). Options can change its data and optimizer."""
     from t2t.api.user_code.loading import load_run
 
     run = load_run(directory)

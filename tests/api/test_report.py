@@ -103,7 +103,7 @@ def test_a_run_in_full(run):
         "≠ differs sum up one two one three",
         "optimizer Adafactor decay_rate 0.8",
         "cpu a processor",
-        "Of all time since the run began, 65.0% trained what was kept (goodput), over 2 starts.",
+        "65.0% of the time since the start of the run went into training steps that were kept (goodput), over 2 starts.",
         "computing steps 1:05 65.0%",
         "between two starts 10s 10.0%",
         "step exact_match loss 50 0.250 1.000 100 0.500 1.000",
