@@ -30,9 +30,9 @@ CURVES = {
     "data_wait": "Share of time waiting for data",
 }
 """Training metric -> its title, in the order of the page."""
-BESIDE = {"loss": "loss", "accuracy": "token_accuracy"}
+EVALUATION_METRICS = {"loss": "loss", "accuracy": "token_accuracy"}
 """Training metric -> the evaluation metric in the same plot."""
-LOG = ("loss", "grad_norm", "perplexity")
+LOG_SCALE = ("loss", "grad_norm", "perplexity")
 """Metrics with a logarithmic axis. The axes of the other metrics start at 0."""
 TIMES = {
     "train": "computing steps",
@@ -49,11 +49,11 @@ TIMES = {
     "down": "between two starts",
 }
 """Kind of time in the ledger -> its title, in the order of the page."""
-EVALUATIONS = 12
+MAX_EVALUATIONS = 12
 """Maximum number of rows of an evaluation table."""
-OPERATIONS = 12
+MAX_OPERATIONS = 12
 """Maximum number of rows of the profile's table."""
-TEXT = 600
+MAX_TEXT = 600
 """Maximum number of characters shown of a sample text."""
 
 
@@ -158,13 +158,13 @@ def plots_of(run: RunFiles) -> list[Plot]:
             continue
         title = CURVES.get(name, name.replace("_", " ").capitalize())
         lines = {"training": run.series[name]}
-        if name in BESIDE:
-            lines |= {f"eval {task}": series for task, series in by_metric.pop(BESIDE[name], {}).items()}
-        plots.append(Plot(name=title, lines=lines, log=name in LOG, zero=name not in LOG))
+        if name in EVALUATION_METRICS:
+            lines |= {f"eval {task}": series for task, series in by_metric.pop(EVALUATION_METRICS[name], {}).items()}
+        plots.append(Plot(name=title, lines=lines, log=name in LOG_SCALE, zero=name not in LOG_SCALE))
     for name in ("perplexity", "unigram_loss"):  # a function of the loss, and a constant; the tables show them
         by_metric.pop(name, None)
     for name, lines in sorted(by_metric.items()):
-        plots.append(Plot(name=f"Evaluation: {name}", lines=lines, log=name in LOG, zero=name not in LOG))
+        plots.append(Plot(name=f"Evaluation: {name}", lines=lines, log=name in LOG_SCALE, zero=name not in LOG_SCALE))
     return plots
 
 
@@ -216,8 +216,8 @@ def _table(task: str, steps: dict[int, dict[str, float]], about: str) -> dict[st
     found = dict.fromkeys(name for values in steps.values() for name in values)
     names = sorted(found, key=lambda name: name in GENERAL)  # task-specific metrics first
     shown = sorted(steps)
-    if len(shown) > EVALUATIONS:  # evenly spaced, with the first and the last
-        shown = [shown[round(at * (len(shown) - 1) / (EVALUATIONS - 1))] for at in range(EVALUATIONS)]
+    if len(shown) > MAX_EVALUATIONS:  # evenly spaced, with the first and the last
+        shown = [shown[round(at * (len(shown) - 1) / (MAX_EVALUATIONS - 1))] for at in range(MAX_EVALUATIONS)]
     rows = [
         [f"{step:,}", *(number(steps[step][name]) if name in steps[step] else "" for name in names)] for step in shown
     ]
@@ -279,13 +279,13 @@ def _profile(run: RunFiles) -> dict[str, Any] | None:
     if found is None:
         return None
     kinds = [*found.kinds.items(), ("idle", found.idle)]
-    left = found.rows[OPERATIONS:]
+    left = found.rows[MAX_OPERATIONS:]
     return {
         "about": f"steps {found.steps[0]:,} to {found.steps[1]:,}, {1000 * found.wall:,.1f} ms each: "
         + ", ".join(f"{kind} {share:.1%}" for kind, share in kinds),
         "rows": [
             [row.place, row.kind, f"{row.share:.1%}", f"{1000 * row.seconds:,.2f}", f"{row.count:,.0f}", row.largest]
-            for row in found.rows[:OPERATIONS]
+            for row in found.rows[:MAX_OPERATIONS]
         ],
         "left": f"and {len(left)} more, {sum(row.share for row in left):.1%}" if left else "",
         "path": found.path.relative_to(run.directory).as_posix(),
@@ -310,7 +310,7 @@ def _plain(value: Any) -> str:
 
 
 def _cut(text: str) -> str:
-    return text if len(text) <= TEXT else f"{text[:TEXT]} … ({len(text) - TEXT:,} more characters)"
+    return text if len(text) <= MAX_TEXT else f"{text[:MAX_TEXT]} … ({len(text) - MAX_TEXT:,} more characters)"
 
 
 def _dict(value: Any) -> dict[str, Any]:

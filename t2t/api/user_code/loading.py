@@ -31,4 +31,4 @@ def check_tasks(names: Iterable[str], directory: Path) -> None:
     if missing and (directory / RECORD).is_file():
         found = run_code.needs(directory)
         if found.missing:
-            run_code.provide(found, f"for the task {missing[0]!r}")
+            run_code.run_if_known(found, f"for the task {missing[0]!r}")

@@ -98,10 +98,10 @@ def ready(directory: Path) -> None:
     if _trusted:
         _run(found)
     elif found.unknown and found.imports:
-        provide(found, f"its configuration has {_shown(found.unknown[0])}")
+        run_if_known(found, f"its configuration has {_shown(found.unknown[0])}")
 
 
-def provide(found: Needs, why: str) -> None:
+def run_if_known(found: Needs, why: str) -> None:
     """Run the code of a run, if the user has trained with exactly this code on this machine. Raises UserError otherwise.
 
     why: why the code is needed, for errors.
