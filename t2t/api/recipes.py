@@ -33,7 +33,7 @@ FROM = "from:"
 DISCRIMINATOR = "discriminator:"
 """Prefix of the directory of an ELECTRA run: the recipe that starts from its discriminator."""
 
-QUICK_STEPS = 1000
+STEPS = 1000
 """Steps of the quickstarts. BERT and ELECTRA take more: BERT learns from only 15% of the tokens."""
 
 
@@ -43,8 +43,8 @@ def quickstart_t5() -> Experiment:
         model=models.t5.t5(num_layers=2, d_model=128, num_heads=4, d_ff=256, vocab_size=BYTES, version="1.1"),
         data=Data(task="quickstart", inputs_length=128, targets_length=64, batch_size=24, shards=4),
         # With a peak of 3e-3, a task with two classes stays at chance level for most of the steps. With 1e-3, copying is learned too late.
-        optimizer=AdamW(schedule=Cosine(peak=2e-3, warmup=100, steps=QUICK_STEPS, final=0.05), b2=0.98, weight_decay=0.01),
-        steps=QUICK_STEPS,
+        optimizer=AdamW(schedule=Cosine(peak=2e-3, warmup=100, steps=STEPS, final=0.05), b2=0.98, weight_decay=0.01),
+        steps=STEPS,
         log_every=50,
         objective=CrossEntropy(z_loss=1e-4),
         checkpoint=CheckpointConfig(every=500),
@@ -57,8 +57,8 @@ def quickstart_gpt() -> Experiment:
     return Experiment(
         model=models.gpt.gpt(num_layers=4, d_model=128, num_heads=4, vocab_size=BYTES, max_length=128, dropout=0.0),
         data=Data(task="quickstart_decoder", inputs_length=48, targets_length=80, batch_size=24, shards=4),
-        optimizer=AdamW(schedule=Cosine(peak=3e-3, warmup=100, steps=QUICK_STEPS, final=0.05), b2=0.98, weight_decay=0.01),
-        steps=QUICK_STEPS,
+        optimizer=AdamW(schedule=Cosine(peak=3e-3, warmup=100, steps=STEPS, final=0.05), b2=0.98, weight_decay=0.01),
+        steps=STEPS,
         log_every=50,
         checkpoint=CheckpointConfig(every=500),
         evaluation=Evaluation(tasks=("quickstart_decoder",), every=500, examples=100),
