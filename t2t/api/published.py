@@ -205,7 +205,9 @@ def _t5(ours: str) -> Pretraining:
     )
 
 
-_T5_1_0 = _t5(f"the baseline's settings for all sizes, without the mixture of supervised tasks of the released checkpoints; {_LONGER}")
+_T5_1_0 = _t5(
+    f"the baseline's settings for all sizes, without the mixture of supervised tasks of the released checkpoints; {_LONGER}"
+)
 _T5_1_1 = _t5(f"the settings of the T5 1.0 baseline, without dropout; {_LONGER}")
 
 PUBLISHED: dict[str, Pretraining] = {

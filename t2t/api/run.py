@@ -318,9 +318,7 @@ class Run(SavedRun):
         config = self.model.config
         if not config.can(what):
             able = [name for name in _METHODS if config.can(name)]
-            raise UserError(
-                f"{method or what}: {self.directory} {inference.does(config)}. Nearest: {', '.join(able)}."
-            )
+            raise UserError(f"{method or what}: {self.directory} {inference.does(config)}. Nearest: {', '.join(able)}.")
 
     def _asked(
         self,
@@ -330,9 +328,7 @@ class Run(SavedRun):
         too_long: TooLong,
     ) -> list[T]:
         if too_long not in ("stop", "truncate"):
-            raise UserError(
-                f"unknown too_long {too_long!r}.{nearest(too_long, ('stop', 'truncate'))}"
-            )
+            raise UserError(f"unknown too_long {too_long!r}.{nearest(too_long, ('stop', 'truncate'))}")
         lengths = Lengths(too_long, self.vocabulary, 'too_long="truncate" cuts the end of such texts.')
         found = inference.asked(self, rows, compute, lengths=lengths, batch_size=batch_size)
         answers = [answer for _, answer in found]

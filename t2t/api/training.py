@@ -135,7 +135,9 @@ def _recipe_and_experiment(what: str | Experiment | Run, directory: Path | None)
         experiment = from_run(str(what.directory))
         return f"{FROM}{what.directory}", replace(experiment, start_from=replace(experiment.start_from, step=what.step))
     if not isinstance(what, str):
-        raise UserError(f't2t.train: {what!r} is not a recipe\'s name, an Experiment or a Run. Nearest: "t5:quickstart".')
+        raise UserError(
+            f't2t.train: {what!r} is not a recipe\'s name, an Experiment or a Run. Nearest: "t5:quickstart".'
+        )
     if is_own(what):
         import_tensorflow()  # user recipes often register tasks
     experiment = find(what)()

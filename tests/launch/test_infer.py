@@ -229,7 +229,9 @@ def test_too_long_texts_are_cut_or_left_out_as_asked(load, tmp_path, capsys):
     load(ToyEncoderDecoderConfig(vocab_size=384, positions=8))
     source = tmp_path / "in.txt"
     source.write_text("a\n" + "b" * 20 + "\nc\n" + "d" * 7 + "\n" + "äöü" * 2 + "\n")
-    with pytest.raises(UserError, match="--too-long truncate cuts the end of such texts, --too-long skip leaves them out"):
+    with pytest.raises(
+        UserError, match="--too-long truncate cuts the end of such texts, --too-long skip leaves them out"
+    ):
         call("RUN", "--input", str(source))
     call("RUN", "--input", str(source), "--too-long", "truncate")
     out, err = capsys.readouterr()

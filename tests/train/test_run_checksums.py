@@ -53,7 +53,9 @@ def test_damage_is_named_and_how_to_accept_it(run, name):
     directory, record = run
     flip(directory / name)
     for use in (lambda: read_record(directory), lambda: open_run(directory, record)):
-        with pytest.raises(UserError, match=rf"{name}: the file has changed since it was written .*delete .*/{CHECKSUMS}"):
+        with pytest.raises(
+            UserError, match=rf"{name}: the file has changed since it was written .*delete .*/{CHECKSUMS}"
+        ):
             use()
 
 

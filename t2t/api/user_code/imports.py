@@ -228,7 +228,9 @@ def one_line_errors(label: str, file: str | None = None) -> Iterator[None]:
         frames = traceback.extract_tb(error.__traceback__)
         own = [frame for frame in frames if frame.filename == file] or frames[-1:]
         if isinstance(error, SystemExit):
-            reason = f"sys.exit({'' if error.code is None else repr(error.code)}) ends the program before the command starts"
+            reason = (
+                f"sys.exit({'' if error.code is None else repr(error.code)}) ends the program before the command starts"
+            )
         else:
             reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise UserError(f"{label}: {own[-1].filename}:{own[-1].lineno}: {reason}") from error
