@@ -231,9 +231,7 @@ def _samples(predictions: Predictions, directory: Path) -> dict[str, Any]:
         right, mark = row.get("correct"), ""
         if isinstance(right, bool):
             mark = "✓ right" if right else "✗ wrong"
-        elif (
-            target is not None and prediction is not None
-        ):  # an answer that differs from its target is not always wrong
+        elif target is not None and prediction is not None:  # an answer that differs may still be correct
             right = _plain(target).strip() == _plain(prediction).strip()
             mark = "= same" if right else "≠ differs"
         rows.append(
