@@ -1,4 +1,4 @@
-"""Checkpoints: state, data position and metrics as one unit a step, and starting from parts of another run's."""
+"""Checkpoints: save state, data position and metrics of a step as one unit, and start from parts of another run's checkpoint."""
 
 from t2t.checkpoint.checkpoints import CheckpointError, Checkpoints
 from t2t.checkpoint.frozen import Reference

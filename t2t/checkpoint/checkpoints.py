@@ -1,4 +1,4 @@
-"""A run's checkpoints: state, data position and metrics as one unit a step, written while training goes on."""
+"""The checkpoints of a run: state, data position and metrics of a step are one unit, written in the background."""
 
 from __future__ import annotations
 
@@ -31,30 +31,30 @@ State = TypeVar("State")
 
 log = logging.getLogger(__name__)
 
-# The folders of a step. Parameters lie apart, so that inference and fine-tuning read nothing else.
+# The folders of a step. Parameters have their own folder, so that inference and fine-tuning read nothing else.
 _TRAINING, _POSITION, _ABOUT = "training", "position", "about"
 _METRICS_FILE = "metrics.json"
-# Metrics that came after the step was saved. Its name begins with a dot: a process that ends before it is in the checksums leaves no damage.
+# Metrics that are added after the step was saved. Its name starts with a dot, so that it is no damage if the process ends before its checksum is written.
 _EVALUATION_FILE = ".evaluation.json"
 _OPTIMIZER, _FREEZE = "opt_state", ("inner_states", "trained", "inner_state")
-"""Where the optimizer's state lies, and beneath it in runs that were told what to freeze by their optimizer."""
+"""Path of the optimizer state, and its inner path in older runs whose optimizer had the patterns of frozen parameters."""
 _DELETED = ".deleted"
 _DAMAGED = ".damaged"
 _ENTRY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
 class CheckpointError(Failure):
-    """A checkpoint could not be written. The steps saved before it are untouched."""
+    """A checkpoint could not be written. Steps that were saved before it are unchanged."""
 
 
 class Checkpoints:
-    """The checkpoints in a directory, DIRECTORY/STEP/ each.
+    """The checkpoints in a directory, each in DIRECTORY/STEP/.
 
-    A state is a dataclass that is a pytree and has the fields `params` (nested dict of arrays) and any others; random keys may be
-    among its leaves. Writes go on in the background, one at a time; what goes wrong there is raised by the next call, and by
-    `wait` and `close` at the latest. On several processes all of them make the same calls; process 0 alone deletes.
+    A state is a dataclass that is a pytree. It has the field `params` (nested dict of arrays) and any others; leaves may be random keys. Writes
+    run in the background, one at a time. The next call, at the latest `wait` or `close`, raises their errors. All processes must make the same
+    calls; only process 0 deletes.
 
-    Opening changes nothing on disk, so a run may be read while another process writes to it.
+    Opening changes nothing on disk, so you can read a run while another process writes to it.
     """
 
     def __init__(self, directory: str | os.PathLike[str], config: CheckpointConfig | None = None):
@@ -78,10 +78,10 @@ class Checkpoints:
         except Exception as late:
             if error is None:
                 raise
-            error.add_note(f"besides: {late}")
+            error.add_note(f"also: {late}")
 
     def due(self, step: int) -> bool:
-        """Return whether the configuration asks for a checkpoint after `step` steps."""
+        """Return whether to save a checkpoint after `step` steps."""
         return step > 0 and step % self.config.every == 0
 
     def save(
@@ -91,19 +91,19 @@ class Checkpoints:
         position: Mapping[str, bytes] | None = None,
         metrics: Mapping[str, float] | None = None,
     ) -> bool:
-        """Begin to save; False, with nothing done, where there is a checkpoint of that step already.
+        """Start to save. Return False, and do nothing, if there is already a checkpoint of that step.
 
-        Returns when the arrays are copied from the devices: the state may then be donated. Waits for the save before it.
+        Waits for the previous save. Returns when the arrays are copied from the devices: the state may then be donated.
 
-        position: one entry a virtual shard of the data that this process reads; over all processes the names differ.
-        metrics:  numbers that belong to this step, among them the one to choose the best by.
-        Raises CheckpointError where this save cannot begin or the one before it failed.
+        position: one entry for each virtual shard of the data that this process reads. Names must differ between processes.
+        metrics:  the metrics of this step, with the one that selects the best checkpoint.
+        Raises CheckpointError if this save cannot start, or if the previous one failed.
         """
         self.wait()
         entries = dict(position or {})
         for name in entries:
             if not _ENTRY.fullmatch(name):
-                raise ValueError(f"position entry {name!r}: the name must be one of a file")
+                raise ValueError(f"position entry {name!r}: the name must be a valid file name")
         if step in store.committed(self.directory):
             return False
         files: dict[str, dict[str, bytes]] = {
@@ -125,17 +125,17 @@ class Checkpoints:
         return True
 
     def keep_apart(self, paths: Collection[str], reference: Reference | None = None) -> None:
-        """Keep the parameters of these paths, which do not change, once instead of with each step: as a copy, or where `reference` says. Written with the first step."""
+        """Store the parameters of these paths, which never change, only once: as a copy, or as `reference`. It is written with the first step."""
         self._frozen, self._reference = frozenset(paths), reference
 
     def checksum(self, step: int) -> str:
-        """Return the checksum of a step's parameters, for a `Reference`."""
+        """Return the checksum of the parameters of a step, for a `Reference`."""
         return frozen.checksum_of(self._path(step))
 
     def add_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Add metrics to a step that was saved without, and delete what is then no longer kept. To be called on all processes.
+        """Add metrics to a step that was saved without them, and delete checkpoints that are no longer kept. Call this on all processes.
 
-        Waits for the save. A process that ends meanwhile leaves the step whole, with or without them.
+        Waits for the save. If the process ends during the call, the step is complete, with or without the metrics.
         """
         path = self._path(step)
         if jax.process_index() != 0:
@@ -151,10 +151,10 @@ class Checkpoints:
             raise self._failure(step, error) from error
 
     def restore(self, step: int, abstract_state: State) -> State:
-        """Return the state as it was saved, bit for bit, on the shardings and in the dtypes of `abstract_state`.
+        """Return the saved state, bit for bit, with the shardings and dtypes of `abstract_state`.
 
-        abstract_state: the state with a jax.ShapeDtypeStruct, with its sharding, for each array.
-        Raises UserError, naming the parameter and both shapes, where the state does not fit, and naming the file on damage.
+        abstract_state: the state with a jax.ShapeDtypeStruct, with a sharding, for each array.
+        Raises UserError if the state does not fit (the message names the parameter and both shapes) or is damaged (it names the file).
         """
         path = self._path(step)
         wanted = _trees(nested(abstract_state, to_plain_struct))
@@ -169,11 +169,11 @@ class Checkpoints:
         return from_plain(abstract_state, {**training, "params": frozen.read(path, wanted[PARAMS])})
 
     def restore_params(self, step: int, abstract_params: Params | None = None, *, partial: bool = False) -> Params:
-        """Return the parameters alone; no optimizer state is read.
+        """Return only the parameters, without reading optimizer state.
 
-        abstract_params: nested dict of jax.ShapeDtypeStruct with shardings; None for all as they were saved, on one device.
-        partial:         the checkpoint may have parameters that are not asked for; they are not read.
-        Raises UserError as `restore` does.
+        abstract_params: nested dict of jax.ShapeDtypeStruct with shardings. None reads all parameters as they were saved, on one device.
+        partial:         allow other parameters in the checkpoint. They are not read.
+        Raises UserError like `restore`.
         """
         path = self._path(step)
         stored = frozen.shapes(path)
@@ -182,30 +182,30 @@ class Checkpoints:
         return frozen.read(path, wanted)
 
     def param_shapes(self, step: int) -> Params:
-        """Return the nested dict of jax.ShapeDtypeStruct of the parameters as they were saved."""
+        """Return a nested dict with the jax.ShapeDtypeStruct of each saved parameter."""
         return frozen.shapes(self._path(step))
 
     def restore_position(self, step: int) -> dict[str, bytes]:
-        """Return the data position, the entries of all processes. UserError, naming the file, on damage."""
+        """Return the data position: the entries of all processes. Raises UserError, which names the file, if it is damaged."""
         folder = self._path(step) / _POSITION
         if not folder.is_dir():
             raise UserError(f"{folder}: the checkpoint is damaged, the data position is missing")
         return {file.name: file.read_bytes() for file in sorted(folder.iterdir())}
 
     def metrics(self, step: int) -> dict[str, float]:
-        """Return the metrics saved with a step. UserError, naming the file, on damage."""
+        """Return the metrics of a step. Raises UserError, which names the file, if they are damaged."""
         return _read_metrics(self._path(step))
 
     def steps(self) -> list[int]:
-        """Return the steps that are wholly written and have their checksums, ascending."""
+        """Return the complete steps, which have their checksums, in ascending order."""
         self._raise_failed()
         return list(self._finished())
 
     def damage(self, step: int, *, params_only: bool = False) -> list[str]:
-        """Return a line, with its path, for each of a step's files that is not as it was written; reads them all.
+        """Return one line for each damaged file of a step, with its path. Reads all files.
 
-        On several processes each reads its part, and all return what any found. Raises Failure, on all, where files cannot be read for now,
-        and UserError where the frozen part is not as it was: no step is of use without.
+        With several processes, each reads a part of the files, and all return the same lines. Raises Failure on all if a file cannot be read at
+        the moment, and UserError if the frozen part is damaged: then no step is usable.
         """
         if not self._frozen_is_good:
             frozen.check(self.directory)
@@ -213,10 +213,10 @@ class Checkpoints:
         path = store.committed(self.directory)[step]
         return frozen.damage_on_all(path, (PARAMS,) if params_only else None)
 
-    def newest_good(self, say: Callable[[str], None], *, params_only: bool = False) -> int | None:
-        """Return the newest step that is whole by its checksums, or None where no step was ever saved; `say` names what is not.
+    def newest_good(self, log: Callable[[str], None], *, params_only: bool = False) -> int | None:
+        """Return the newest step whose checksums match, or None if no step was saved. `log` gets a line for each damaged step.
 
-        Changes nothing on disk. Raises UserError where there are steps and none is good, Failure where one cannot be read for now: it may be good.
+        Changes nothing on disk. Raises UserError if there are steps but none is good, and Failure if one cannot be read at the moment: it may be good.
         """
         self._raise_failed()
         steps = sorted(store.committed(self.directory), reverse=True)
@@ -224,15 +224,15 @@ class Checkpoints:
             found = self.damage(step, params_only=params_only)
             if not found:
                 return step
-            say(f"{found[0]}{f' (and {len(found) - 1} more)' if len(found) > 1 else ''}")
+            log(f"{found[0]}{f' (and {len(found) - 1} more)' if len(found) > 1 else ''}")
         if any(checksums.is_sealed(store.committed(self.directory)[step]) for step in steps):
-            raise UserError(f"{self.directory}: none of its checkpoints is undamaged ({', '.join(map(str, steps))})")
+            raise UserError(f"{self.directory}: all checkpoints are damaged ({', '.join(map(str, steps))})")
         return None
 
     def set_aside(self, after: int | None) -> list[str]:
-        """Rename the steps after `after` (None: all of them), which are damaged or unfinished, out of the way; return their new paths.
+        """Rename the steps after `after` (None: all steps), which are damaged or incomplete. Return their new paths.
 
-        They would otherwise stand where the run, gone on with, saves these steps again. To be called on all processes.
+        The resumed run needs their names to save these steps again. Call this on all processes.
         """
         later = {s: path for s, path in store.committed(self.directory).items() if after is None or s > after}
         moved = []
@@ -247,16 +247,16 @@ class Checkpoints:
         return moved
 
     def latest(self) -> int | None:
-        """Return the newest step, or None where there is none."""
+        """Return the newest step, or None if there is none."""
         return max(self.steps(), default=None)
 
     def best(self) -> int | None:
-        """Return the best step by the configuration's metric, or None where no step was saved with it."""
+        """Return the best step by the configured metric, or None if no step has it."""
         order = ranking({step: self.metrics(step) for step in self.steps()}, self.config)
         return order[0] if order else None
 
     def wait(self) -> None:
-        """Wait until what was begun is committed and what is no longer kept is deleted. CheckpointError where it failed."""
+        """Wait until the current save is complete and expired checkpoints are deleted. Raises CheckpointError if it failed."""
         pending, self._pending = self._pending, None
         if pending is not None:
             try:
@@ -265,7 +265,7 @@ class Checkpoints:
                 raise self._failure(self._pending_step, error) from error
 
     def close(self) -> None:
-        """Wait, and end the background thread. CheckpointError where the last save failed."""
+        """Wait, and end the background thread. Raises CheckpointError if the last save failed."""
         try:
             self.wait()
         finally:
@@ -274,12 +274,12 @@ class Checkpoints:
                 self._worker = None
 
     def _without_frozen(self, params: Params) -> Params:
-        """Return the parameters that belong to a step, and see to it that the others are kept."""
+        """Return the parameters that are stored with each step, and make sure that the frozen ones are stored."""
         if not self._frozen:
             return params
         flat = flatten(params)
         if not self._frozen_is_kept:
-            # Before there is a step, what is there is of a beginning that was cut off.
+            # If there is no step yet, a stored frozen part is left from a run that was interrupted at its start.
             if not frozen.is_kept(self.directory) or not self._finished():
                 if self._reference is None:
                     apart = {name: leaf for name, leaf in flat.items() if name in self._frozen}
@@ -321,11 +321,11 @@ class Checkpoints:
         checksums.seal(path, process=jax.process_index(), processes=jax.process_count())
         if jax.process_index() != 0:
             return
-        checksums.wait_for_seal(path)  # the old ones go only when the new one is whole
+        checksums.wait_for_seal(path)  # delete old checkpoints only when the new one is complete
         self._delete_expired()
 
     def _delete_expired(self) -> None:
-        # A directory that is not ours is neither ranked nor deleted.
+        # Do not rank or delete directories of other programs.
         ours = {s: p for s, p in self._finished().items() if (p / _ABOUT / _METRICS_FILE).exists()}
         metrics = {}
         for step, place in ours.items():
@@ -337,7 +337,7 @@ class Checkpoints:
             _delete(ours[step])
 
     def _clear_leftovers(self) -> None:
-        """Remove what killed runs left. Only at the first save: someone who only reads must not clear a running save."""
+        """Remove partial directories of killed runs. Only at the first save: a reader must not remove the directory of a running save."""
         if jax.process_index() == 0 and self.directory.is_dir():
             for path in [*store.leftovers(self.directory), *self.directory.glob(f"*{_DELETED}")]:
                 path.rmtree()
@@ -363,11 +363,11 @@ def _read_metrics(path: epath.Path) -> dict[str, float]:
 
 def _read_numbers(file: epath.Path) -> dict[str, float]:
     if not file.exists():
-        raise UserError(f"{file}: not a checkpoint of this program, or damaged: the file is missing")
+        raise UserError(f"{file}: the file is missing: not a checkpoint of this program, or damaged")
     where = f"{file}: the checkpoint is damaged"
     return {name: float(expect(value, float, where)) for name, value in read_object(file).items()}
 
 
 def _delete(path: epath.Path) -> None:
-    # Renamed first: a deletion cut short must not leave half a checkpoint under a step's name.
+    # Rename it first, so that an interrupted deletion does not leave a partial checkpoint with the name of a step.
     path.rename(path.with_name(path.name + _DELETED)).rmtree()

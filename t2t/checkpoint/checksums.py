@@ -1,7 +1,7 @@
-"""Checksums of a checkpoint's files: written when it is whole, compared before it is used.
+"""Checksums of the files of a checkpoint. They are written when it is complete and compared before it is used.
 
-STEP/checksums-00000-of-00002.json holds name -> [bytes, sha256] for process 0's part of the files. A checkpoint is sealed when all parts
-are there; one that is not was cut off between its last array and its seal.
+STEP/checksums-00000-of-00002.json has name -> [bytes, sha256] for process 0's part of the files. A checkpoint is sealed if all parts exist. If
+not, its writing was interrupted.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from t2t.stored_paths import check_name, inside
 
 _PART = re.compile(r"checksums-(\d{5})-of-(\d{5})\.json")
 _WAIT = 3600.0
-"""Seconds after which the other processes' parts are given up."""
+"""Maximum number of seconds to wait for the parts of other processes."""
 
 
 def seal(path: epath.Path, *, process: int = 0, processes: int = 1) -> None:
-    """Read this process's part of the files of a checkpoint and write their checksums. To be called on all processes."""
+    """Read this process's part of the files of a checkpoint and write their checksums. Call this on all processes."""
     names = _names(path)[process::processes]
     _write(
         path / f"checksums-{process:05d}-of-{processes:05d}.json", {name: list(digest(path / name)) for name in names}
@@ -32,7 +32,7 @@ def seal(path: epath.Path, *, process: int = 0, processes: int = 1) -> None:
 
 
 def add(path: epath.Path, name: str) -> None:
-    """Add a file that came into a sealed checkpoint later, "folder/file", to its first part."""
+    """Add the checksum of "folder/file", which was added to a sealed checkpoint, to the first part."""
     part = _parts(path)[0][0]
     _write(part, {**read_object(part), name: list(digest(path / name))})
 
@@ -44,7 +44,7 @@ def _write(part: epath.Path, found: Mapping[str, object]) -> None:
 
 
 def wait_for_seal(path: epath.Path, *, seconds: float = _WAIT) -> None:
-    """Return when all processes have sealed their parts. Raises TimeoutError."""
+    """Wait until all processes have sealed their parts. Raises TimeoutError after `seconds`."""
     until = time.monotonic() + seconds
     while not is_sealed(path):
         if time.monotonic() > until:
@@ -53,7 +53,7 @@ def wait_for_seal(path: epath.Path, *, seconds: float = _WAIT) -> None:
 
 
 def is_sealed(path: epath.Path) -> bool:
-    """Whether the checkpoint was finished: all parts of its checksums are there."""
+    """Return whether the checkpoint is complete: all parts of its checksums exist."""
     parts = [match.groups() for file, _ in _parts(path) if (match := _PART.fullmatch(file.name))]
     counts = {int(count) for _, count in parts}
     return len(counts) == 1 and sorted(int(index) for index, _ in parts) == list(range(*counts))
@@ -62,21 +62,22 @@ def is_sealed(path: epath.Path) -> bool:
 def damage(
     path: epath.Path, folders: Collection[str] | None = None, *, process: int = 0, processes: int = 1
 ) -> list[str]:
-    """Return a line for each file that is missing, unknown or not as it was written, its path in it; [] where all are as they were written.
+    """Return one line, with the path, for each file that is missing, unknown or changed; [] if there is no damage.
 
-    folders: compares only files in these. process, processes: compares only this process's part of them.
-    Raises Failure where a file cannot be read for now: that is no damage.
+    folders:            compare only files in these folders.
+    process, processes: compare only this process's part of the files.
+    Raises Failure if a file cannot be read at the moment: that is no damage.
     """
     try:
         if not is_sealed(path):
-            return [f"{path}: not finished, its checksums are missing"]
+            return [f"{path}: the checkpoint is incomplete, its checksums are missing"]
         listed = expected(path)
         there = {name for name in _names(path) if not name.rpartition("/")[2].startswith(".")}
         names, unknown = (
             sorted(name for name in found if folders is None or name.split("/")[0] in folders)
             for found in (listed, there - listed.keys())
         )
-        lines = [f"{path / name}: the checkpoint is damaged, its checksums do not name this file" for name in unknown]
+        lines = [f"{path / name}: the checkpoint is damaged, this file is not in its checksums" for name in unknown]
         return lines + list(_compare(path, {name: listed[name] for name in names[process::processes]}))
     except UserError as error:
         return [str(error)]
@@ -87,7 +88,7 @@ def damage(
 
 
 def expected(path: epath.Path) -> dict[str, tuple[int, str]]:
-    """Return what the parts say of each file: its bytes and SHA-256. UserError where one of them is damaged."""
+    """Return name -> (bytes, SHA-256) from all parts. Raises UserError if a part is damaged."""
     listed: dict[str, tuple[int, str]] = {}
     for part, _ in _parts(path):
         for name, value in read_object(part).items():
@@ -96,7 +97,7 @@ def expected(path: epath.Path) -> dict[str, tuple[int, str]]:
                     listed[check_name(name, where=str(part))] = size, found
                 case _:
                     raise UserError(
-                        f"{part}: the checkpoint is damaged, what it says of {name!r} is no size and checksum"
+                        f"{part}: the checkpoint is damaged, the entry of {name!r} is not a size and a checksum"
                     )
     return listed
 
@@ -112,13 +113,13 @@ def _compare(path: epath.Path, expected: dict[str, tuple[int, str]]) -> Iterator
             yield f"{file}: the checkpoint is damaged, the file is missing"
             continue
         if have != size:
-            yield f"{file}: the checkpoint is damaged, the file has {have:,} bytes and was written with {size:,}"
+            yield f"{file}: the checkpoint is damaged, the file has {have:,} bytes, expected {size:,}"
         elif found != wanted:
-            yield f"{file}: the checkpoint is damaged, the file's checksum is not what was written"
+            yield f"{file}: the checkpoint is damaged, the file does not match its checksum"
 
 
 def _parts(path: epath.Path) -> list[tuple[epath.Path, int]]:
-    """Return each part's file and how many there should be."""
+    """Return the file of each part and the expected number of parts."""
     if not is_directory(path):
         return []
     matches = [(entry, match) for entry in path.iterdir() if (match := _PART.fullmatch(entry.name))]
@@ -126,5 +127,5 @@ def _parts(path: epath.Path) -> list[tuple[epath.Path, int]]:
 
 
 def _names(path: epath.Path) -> list[str]:
-    """Return the files beneath, "folder/file", without checksums."""
+    """Return the files of a checkpoint, "folder/file", without the checksum files."""
     return [name for name in names_beneath(path) if "/" in name or not name.lstrip(".").startswith("checksums-")]

@@ -1,6 +1,6 @@
-"""The frozen part of a run's parameters. It is the same in all steps, so it is kept once: as a copy, or as a reference to another run's checkpoint.
+"""The frozen parameters of a run. They are the same in all steps, so they are stored once: as a copy, or as a reference to another run's checkpoint.
 
-DIRECTORY/frozen/ holds the copy, DIRECTORY/frozen.json the reference, DIRECTORY/STEP/params what is trained.
+DIRECTORY/frozen/ has the copy, DIRECTORY/frozen.json the reference, and DIRECTORY/STEP/params the trainable parameters.
 """
 
 from __future__ import annotations
@@ -23,18 +23,19 @@ from t2t.json_files import expect
 from t2t.types import Params
 
 PARAMS = "params"
-"""The folder of a step, and of the copy, that holds parameters."""
+"""The folder with the parameters, in a step and in the copy."""
 _COPY, _REFERENCE = "frozen", "frozen.json"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reference:
-    """Parameters that stay in another run's checkpoint.
+    """A reference to parameters in a checkpoint of another run.
 
-    checkpoints: the directory of that run's checkpoints, absolute. step: which of them.
-    checksum:    of that step's parameters, see `checksum_of`.
-    parameters:  paths of those that are taken.
-    dtype:       the type they are read in.
+    checkpoints: absolute path of that run's directory of checkpoints.
+    step:        step of the checkpoint.
+    checksum:    checksum of the parameters of that step, see `checksum_of`.
+    parameters:  paths of the parameters that are read from it.
+    dtype:       dtype in which they are read.
     """
 
     checkpoints: str
@@ -50,12 +51,12 @@ class Reference:
 
 
 def is_kept(directory: epath.Path) -> bool:
-    """Whether a directory of checkpoints has a frozen part that is kept apart from its steps."""
+    """Return whether a directory of checkpoints has a separate frozen part."""
     return (directory / _COPY).exists() or (directory / _REFERENCE).exists()
 
 
 def keep_copy(directory: epath.Path, params: Params) -> None:
-    """Write the copy, in place of what is there. Returns when it is whole. To be called on all processes."""
+    """Write the copy and replace an existing frozen part. Returns when it is complete. Call this on all processes."""
     _clear(directory)
     path = directory / _COPY
     store.start_write(path, {PARAMS: params}, {}).result()
@@ -64,7 +65,7 @@ def keep_copy(directory: epath.Path, params: Params) -> None:
 
 
 def keep_reference(directory: epath.Path, reference: Reference) -> None:
-    """Write the reference, in place of what is there. To be called on all processes."""
+    """Write the reference and replace an existing frozen part. Call this on all processes."""
     _clear(directory)
     if jax.process_index() == 0:
         partial = directory / f".{_REFERENCE}.partial"
@@ -73,7 +74,7 @@ def keep_reference(directory: epath.Path, reference: Reference) -> None:
 
 
 def shapes(path: epath.Path) -> Params:
-    """Return the nested dict of ShapeDtypeStruct of a step's parameters, those that are kept apart among them. path: DIRECTORY/STEP."""
+    """Return the nested dict of ShapeDtypeStruct of the parameters of a step, with the frozen ones. path: DIRECTORY/STEP."""
     own = store.shapes(path, PARAMS)
     if (reference := _reference(path.parent)) is not None:
         theirs = flatten_dict(shapes(_located(path.parent, reference)), sep="/")
@@ -90,9 +91,9 @@ def shapes(path: epath.Path) -> Params:
 
 
 def read(path: epath.Path, abstract: Params) -> Params:
-    """Return the parameters of a step for which `abstract` has a ShapeDtypeStruct, with its sharding and dtype, wherever they lie. path: DIRECTORY/STEP.
+    """Return the parameters of a step that are in `abstract`, with its shardings and dtypes, from the step or the frozen part. path: DIRECTORY/STEP.
 
-    Raises UserError where the checkpoint that is referred to is missing or another one now, and on damage. To be called on all processes.
+    Raises UserError if the referenced checkpoint is missing or has changed, or on damage. Call this on all processes.
     """
     wanted = flatten_dict(abstract, sep="/")
     own = flatten_dict(store.shapes(path, PARAMS), sep="/").keys() & wanted.keys()
@@ -103,7 +104,7 @@ def read(path: epath.Path, abstract: Params) -> Params:
     if (reference := _reference(path.parent)) is None:
         frozen = store.read(path.parent / _COPY, PARAMS, _nested(rest))
     else:
-        # In the type that the run trains with, whatever type is asked for: a rounded parameter stays a rounded one.
+        # Read in the dtype of the training first, for any requested dtype: rounded parameters stay rounded.
         kept = {
             name: jax.ShapeDtypeStruct(leaf.shape, jnp.dtype(reference.dtype), sharding=leaf.sharding)
             for name, leaf in rest.items()
@@ -114,9 +115,9 @@ def read(path: epath.Path, abstract: Params) -> Params:
 
 
 def check(directory: epath.Path) -> None:
-    """Compare the frozen part, where it is kept apart, with its checksums; reads all of it. To be called on all processes.
+    """Compare a separate frozen part with its checksums. Reads all of it. Call this on all processes.
 
-    Raises UserError, on all, naming the file or the checkpoint, where it is damaged, missing or another one now.
+    Raises UserError on all, which names the file or the checkpoint, if it is damaged, missing or has changed.
     """
     reference, refused = None, None
     try:
@@ -129,14 +130,14 @@ def check(directory: epath.Path) -> None:
     if reference is not None and found is not None:
         damage = damage_on_all(found, (PARAMS,))
         if damage:
-            raise UserError(f"{damage[0]}; {directory / _REFERENCE} refers to it")
+            raise UserError(f"{damage[0]}; {directory / _REFERENCE} refers to this checkpoint")
         check(found.parent)
     elif (directory / _COPY).exists() and (damage := damage_on_all(directory / _COPY, None)):
         raise UserError(damage[0])
 
 
 def checksum_of(path: epath.Path) -> str:
-    """Return the SHA-256 over the checksums of a step's parameters, those that are kept apart among them. path: DIRECTORY/STEP."""
+    """Return the SHA-256 over the checksums of the parameters of a step, with the frozen ones. path: DIRECTORY/STEP."""
     listed = {name: value for name, value in checksums.expected(path).items() if name.startswith(f"{PARAMS}/")}
     copy = path.parent / _COPY
     apart: Any = None
@@ -148,9 +149,9 @@ def checksum_of(path: epath.Path) -> str:
 
 
 def damage_on_all(path: epath.Path, folders: tuple[str, ...] | None) -> list[str]:
-    """Return `checksums.damage`, each process reading its part of the files, and all returning what any found.
+    """Return `checksums.damage`. Each process reads a part of the files, and all return the same lines.
 
-    Raises Failure, on all, where files cannot be read for now.
+    Raises Failure on all if a file cannot be read at the moment.
     """
     found: list[str] = []
     failed = None
@@ -158,10 +159,10 @@ def damage_on_all(path: epath.Path, folders: tuple[str, ...] | None) -> list[str
         found = checksums.damage(path, folders, process=jax.process_index(), processes=jax.process_count())
     except Failure as error:
         failed = str(error)
-    told = gather([found, failed])
-    if reasons := [reason for _, reason in told if reason is not None]:
+    results = gather([found, failed])
+    if reasons := [reason for _, reason in results if reason is not None]:
         raise Failure(reasons[0])
-    return [line for lines, _ in told for line in lines]
+    return [line for lines, _ in results for line in lines]
 
 
 def _reference(directory: epath.Path) -> Reference | None:
@@ -184,17 +185,17 @@ def _reference(directory: epath.Path) -> Reference | None:
 
 
 def _located(directory: epath.Path, reference: Reference) -> epath.Path:
-    """Return the step that is referred to. UserError where it is missing or has other parameters than it had."""
+    """Return the path of the referenced step. Raises UserError if it is missing or its parameters have changed."""
     path, file = reference.path, directory / _REFERENCE
     if not checksums.is_sealed(path):
         raise UserError(
-            f"{path}: the frozen parameters of {directory.parent} are read from this checkpoint, which is missing. Put it back, or"
-            f" name the place it was moved to in {file}."
+            f"{path}: the frozen parameters of {directory.parent} are read from this checkpoint, which is missing. Restore it, or"
+            f" write its new path to {file}."
         )
     if checksum_of(path) != reference.checksum:
         raise UserError(
-            f"{path}: the frozen parameters of {directory.parent} are read from this checkpoint, which has changed: its checksum is not the"
-            f" one in {file}. Put back the one that was there."
+            f"{path}: the frozen parameters of {directory.parent} are read from this checkpoint, which has changed: its checksum does not match"
+            f" {file}. Restore the original checkpoint."
         )
     return path
 

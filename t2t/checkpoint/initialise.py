@@ -1,4 +1,4 @@
-"""Starting a run from parts of another's parameters."""
+"""Start a run from parameters of another run."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from t2t.types import Params
 
 @dataclass(frozen=True, kw_only=True)
 class Initialised:
-    """What became of each parameter.
+    """Initial parameters, and where each of them comes from.
 
-    params: the nested dict to start from.
-    taken:  paths that came from the source.
-    fresh:  paths that are as they were.
-    unused: paths of the source that were not taken.
+    params: the nested dict of initial parameters.
+    taken:  paths of the parameters from the source.
+    fresh:  paths of the parameters that were not replaced.
+    unused: paths of the source's parameters that were not taken.
     """
 
     params: Params
@@ -29,24 +29,23 @@ class Initialised:
         """Return one line for the log."""
         return (
             f"{len(self.taken)} of {len(self.taken) + len(self.fresh)} parameters from the source"
-            f"{_some(', new: ', self.fresh)}{_some(', left in the source: ', self.unused)}"
+            f"{_some(', new: ', self.fresh)}{_some(', unused: ', self.unused)}"
         )
 
 
 def initialise(
     params: Params, source: Params, include: tuple[str, ...] = ("**",), exclude: tuple[str, ...] = ()
 ) -> Initialised:
-    """Return `params` with those that the patterns choose taken from `source`, in the dtypes of `params`.
+    """Return `params`, with the parameters that the patterns select replaced by those of `source`, in the dtypes of `params`.
 
-    Both are nested dicts of arrays. "**" crosses folders, "*" does not, a folder's name means all beneath it.
+    Both are nested dicts of arrays. "**" matches across folders, "*" does not, and the name of a folder matches everything in it.
 
-    Raises UserError where a pattern matches none of the source's parameters, or a chosen one is missing in `params` or has
-    another shape there.
+    Raises UserError if a pattern matches no parameter of the source, or if a selected parameter is missing in `params` or has another shape.
     """
     have = shape_table(source)
     taken = chosen(include, exclude, have, where="initialise")
     if not taken:
-        raise UserError(f"initialise.exclude: {', '.join(map(repr, exclude))} leaves nothing of the source")
+        raise UserError(f"initialise.exclude: {', '.join(map(repr, exclude))} excludes all parameters of the source")
     want = shape_table(params)
     if missing := sorted({path.split("/")[0] for path in taken if "/" in path} - {path.split("/")[0] for path in want}):
         raise UserError(

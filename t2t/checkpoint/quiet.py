@@ -1,4 +1,4 @@
-"""What Orbax and TensorStore print while they read and write: shown where it ends well; where it fails, one line of ours says why."""
+"""Hold back the messages of Orbax and TensorStore. They are shown after success; after a failure, one line of ours gives the reason instead."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ from types import TracebackType
 
 
 class Held(logging.Filter):
-    """Holds log records back."""
+    """A filter that holds back log records."""
 
     def __init__(self) -> None:
         super().__init__()
         self._records: list[logging.LogRecord] = []
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Keep a record, and let it not pass."""
+        """Keep a record and do not pass it on."""
         self._records.append(record)
         return False
 
     @property
     def texts(self) -> list[str]:
-        """What the records say."""
+        """The messages of the records."""
         return [record.getMessage() for record in self._records]
 
     def show(self) -> None:
-        """Log all of them now."""
+        """Log all records now."""
         for record in self._records:
             logging.getLogger(record.name).handle(record)
 
 
 @contextlib.contextmanager
 def held_back(*, show: bool = True) -> Iterator[Held]:
-    """Hold back what Orbax logs inside; where `show`, it is shown at the end. It is dropped where an exception leaves."""
-    drop_what_comes_late()
+    """Hold back what Orbax logs inside the context. Show it at the end if `show`; drop it after an exception."""
+    drop_late_errors()
     held, logger = Held(), logging.getLogger("absl")
     logger.addFilter(held)
     try:
@@ -49,10 +49,10 @@ def held_back(*, show: bool = True) -> Iterator[Held]:
 
 
 @functools.cache
-def drop_what_comes_late() -> None:
-    """Drop, from now on, what the other parts of a tree print when one has failed: they end at some later time, in any thread, and nobody awaits them.
+def drop_late_errors() -> None:
+    """Drop, from now on, the errors that other reads or writes of a tree print after one has failed. They end later, in any thread.
 
-    Each is told by what only they are: an event loop that is closed, a coroutine of Orbax, a task whose error TensorStore made.
+    The errors are recognised by a closed event loop, a coroutine or thread of Orbax, or a task of TensorStore.
     """
     exceptions, unraisables, threads = sys.excepthook, sys.unraisablehook, threading.excepthook
 
@@ -69,7 +69,7 @@ def drop_what_comes_late() -> None:
             unraisables(found)
 
     def of_thread(args: threading.ExceptHookArgs) -> None:
-        if not type(args.thread).__module__.startswith("orbax."):  # whoever waits for theirs is told
+        if not type(args.thread).__module__.startswith("orbax."):  # the caller that waits for Orbax gets its errors
             threads(args)
 
     def not_awaited(record: logging.LogRecord) -> bool:

@@ -1,4 +1,4 @@
-"""Which checkpoints are made and kept."""
+"""Which checkpoints are saved and kept."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from t2t.limits import Configuration, Count, CountOrZero
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointConfig(Configuration):
-    """How often to save, and what to keep.
+    """When to save checkpoints, and which ones to keep.
 
     Args:
-        every: save after each so many steps.
-        keep_last: how many of the newest to keep, at least 1.
-        keep_best: how many of the best to keep besides, by `best_metric`; a step saved without that metric, or with NaN, is not
-            among the best.
-        best_metric: a name among the metrics of an evaluation at that step; "eval/loss" is the mean loss of the tasks evaluated.
-        best_mode: whether the least or the greatest is best.
+        every: number of steps between two checkpoints.
+        keep_last: number of newest checkpoints to keep, at least 1.
+        keep_best: number of additional checkpoints to keep, the best ones by `best_metric`. A step without that metric, or with NaN, never
+            counts as best.
+        best_metric: name of a metric of the evaluation at that step. "eval/loss" is the mean loss of the evaluated tasks.
+        best_mode: "min" if the lowest value is best, "max" if the highest value is best.
     """
 
     every: Count = 1000
@@ -33,17 +33,17 @@ class CheckpointConfig(Configuration):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.best_mode not in ("min", "max"):
-            raise UserError(f"checkpoints.best_mode: must be min or max, not {self.best_mode!r}")
+            raise UserError(f"checkpoint.best_mode: must be min or max, not {self.best_mode!r}")
 
 
 def ranking(metrics: Mapping[int, Mapping[str, float]], config: CheckpointConfig) -> list[int]:
-    """Return the steps that have the metric, best first; of equals the newest first."""
+    """Return the steps that have the metric, best first. Of equal steps, the newest is first."""
     sign = 1 if config.best_mode == "min" else -1
     values = {step: values[config.best_metric] for step, values in metrics.items() if config.best_metric in values}
     return sorted((s for s in values if not math.isnan(values[s])), key=lambda step: (sign * values[step], -step))
 
 
 def expired(metrics: Mapping[int, Mapping[str, float]], config: CheckpointConfig) -> list[int]:
-    """Return the steps to delete, oldest first, of those there are with their metrics."""
+    """Return the steps to delete, oldest first. metrics: all steps with their metrics."""
     kept = {*sorted(metrics)[-config.keep_last :], *ranking(metrics, config)[: config.keep_best]}
     return sorted(set(metrics) - kept)

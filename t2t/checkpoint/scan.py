@@ -1,4 +1,4 @@
-"""Reads of a checkpoint that fail: found one at a time, before Orbax reads all at once, and told in one line."""
+"""Find damage by reading parts of a checkpoint one at a time, before Orbax reads all of them in parallel, and report it in one line."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from t2t.json_files import NotJson, expect, json_value
 METADATA = "_CHECKPOINT_METADATA"
 _OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"
 _SMALL = 64 << 20
-"""Bytes of a tree's files up to which its arrays are read once more to find damage quietly."""
+"""Maximum size in bytes of a tree's files for which its arrays are read one more time to find damage."""
 
 
 def scan(folder: epath.Path, *, data: bool) -> None:
-    """Read the descriptions of a tree's arrays, and small arrays too, one after the other. Raises as `read` does.
+    """Read the metadata of a tree's arrays, and the arrays of a small tree, one at a time. Raises like `store.read`.
 
-    Orbax reads all at once: where one read fails, the others answer an event loop that is closed, and TensorStore prints a traceback for each.
+    Orbax reads all arrays in parallel. If one read fails, the others call a closed event loop, and TensorStore prints a traceback for each.
     """
     if "://" in str(folder) or not (folder / "manifest.ocdbt").exists():
         return
@@ -41,24 +41,24 @@ def scan(folder: epath.Path, *, data: bool) -> None:
             if small:
                 array.read().result()
     except ValueError as error:
-        raise told(folder, error) from error
+        raise read_error(folder, error) from error
 
 
 def read_object(file: epath.Path) -> dict[str, Any]:
-    """Return the JSON object that one of a checkpoint's files holds. UserError on damage, Failure where it cannot be read for now."""
+    """Return the JSON object in a file. Raises UserError on damage, and Failure if the file cannot be read at the moment."""
     try:
         value = json_value(file.read_bytes())
     except OSError as error:
-        raise told(file, error) from error
+        raise read_error(file, error) from error
     except NotJson as error:
         raise UserError(f"{file}: the checkpoint is damaged ({error})") from None
     if not isinstance(value, dict):
-        raise UserError(f"{file}: the checkpoint is damaged (it holds no JSON object)")
+        raise UserError(f"{file}: the checkpoint is damaged (it is not a JSON object)")
     return value
 
 
 def _check_pieces(file: epath.Path) -> None:
-    """Check the file that says in which pieces arrays were written. Orbax asks it while it reads them."""
+    """Check the file with the shapes of the written pieces of arrays. Orbax uses it to read them."""
     where = f"{file}: the checkpoint is damaged"
     for entry in expect(read_object(file).get("array_metadatas"), list, where):
         piece = expect(expect(entry, dict, where).get("array_metadata"), dict, where)
@@ -68,9 +68,9 @@ def _check_pieces(file: epath.Path) -> None:
                 expect(size, int, where)
 
 
-def told(path: epath.Path, error: BaseException | None, *logged: str) -> Exception:
-    """Return what to raise of a read that failed: UserError on damage, Failure where the file system does not answer, out of memory as it is."""
-    # The first cause is the most telling: it is where TensorStore names the file.
+def read_error(path: epath.Path, error: BaseException | None, *logged: str) -> Exception:
+    """Return the exception for a read that failed: UserError on damage, Failure if the file system does not respond, out of memory unchanged."""
+    # In the first cause, TensorStore names the file.
     first = error
     while first is not None and (cause := first.__cause__ or first.__context__) is not None:
         first = cause
@@ -86,5 +86,5 @@ def told(path: epath.Path, error: BaseException | None, *logged: str) -> Excepti
         return Failure(f"{where}: the checkpoint cannot be read ({away})")
     found = re.findall(r"\b[A-Z_]{6,}: [^\n\[]+", text) or re.findall(r"Error details: ([^\n]+)", text)
     reason = (found or text.strip().split("\n"))[0] or type(first).__name__
-    kind = "or not one of this program's" if error is not None else "the description of its arrays is unreadable"
+    kind = "or is not a checkpoint of this program" if error is not None else "the metadata of its arrays cannot be read"
     return UserError(f"{where}: the checkpoint is damaged, {kind} ({reason.strip()[:300]})")

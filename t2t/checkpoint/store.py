@@ -1,4 +1,4 @@
-"""The one module that knows Orbax: trees of arrays and small files, written as one unit and read in parts."""
+"""Read and write with Orbax, which only this module uses: trees of arrays and small files are written as one unit and read in parts."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ import jax
 from etils import epath
 from orbax.checkpoint import v1 as ocp
 
-from t2t.checkpoint.quiet import drop_what_comes_late, held_back
-from t2t.checkpoint.scan import METADATA, scan, told
+from t2t.checkpoint.quiet import drop_late_errors, held_back
+from t2t.checkpoint.scan import METADATA, read_error, scan
 from t2t.checksums import is_directory
 from t2t.errors import UserError
 
 _PARTIAL = ".orbax-checkpoint-tmp"
 _IN_FLIGHT = 1 << 30
-"""Bytes of arrays that may be on their way to the disk at a time."""
+"""Maximum number of bytes of arrays that are written at a time."""
 _CHUNK = 128 << 20
-"""Bytes of an array that are compressed as one piece."""
+"""Number of bytes of an array that are compressed as one piece."""
 
 
 class Pending(Protocol):
-    """A write under way."""
+    """A write that is running."""
 
     def result(self, timeout: float | None = None) -> None:
-        """Wait until the unit is committed; raise what went wrong."""
+        """Wait until the unit is committed. Raise the error of the write if there is one."""
 
 
 class _Files:
-    """Small files as a part of the unit. Each process adds its own; names must differ between processes."""
+    """Small files that are part of the unit. Each process adds its own. Names must differ between processes."""
 
     def __init__(self, files: Mapping[str, bytes]):
         self._files = dict(files)
@@ -47,16 +47,16 @@ class _Files:
 
 
 def start_write(path: epath.Path, trees: Mapping[str, Any], files: Mapping[str, Mapping[str, bytes]]) -> Pending:
-    """Begin to write a directory with a folder for each of `trees` (nested dicts of arrays) and of `files`.
+    """Start to write a directory with a folder for each of `trees` (nested dicts of arrays) and of `files`.
 
-    Returns when the arrays are copied from the devices, so that they may be donated; the directory appears under its name
-    when all is written. To be called on all processes.
+    Returns when the arrays are copied from the devices, so that they may be donated. The directory gets its name when everything is written.
+    Call this on all processes.
     """
-    drop_what_comes_late()
+    drop_late_errors()
     context = ocp.Context()
-    # In the background, a directory that cannot be made is told only after many minutes of waiting for it.
+    # In the background, Orbax reports a directory that cannot be created only after many minutes.
     context.async_options.create_directories_asynchronously = False
-    # What a write needs beside the arrays themselves stays near one array, however many there are. An array larger than the bound would be refused.
+    # This limits the memory of a write, in addition to the arrays, to about one array. Orbax rejects an array that is larger than the limit.
     largest = max((leaf.nbytes for leaf in jax.tree.leaves(dict(trees))), default=0)
     context.memory_options.write_concurrent_bytes = max(_IN_FLIGHT, largest + 1)
     context.array_options.saving.storage_options.chunk_byte_size = _CHUNK
@@ -65,21 +65,21 @@ def start_write(path: epath.Path, trees: Mapping[str, Any], files: Mapping[str, 
 
 
 def committed(directory: epath.Path) -> dict[int, epath.Path]:
-    """Return step -> its directory for all that are wholly written, in ascending order."""
+    """Return step -> directory of all committed steps, in ascending order."""
     if not is_directory(directory):
         return {}
-    with held_back(show=False):  # what is wrong with a step is told when it is read
+    with held_back(show=False):  # damage of a step is reported when it is read
         found = list(ocp.path.step.standard_name_format().find_all(directory))
     return dict(sorted((item.step, epath.Path(item.path)) for item in found))
 
 
 def leftovers(directory: epath.Path) -> list[epath.Path]:
-    """Return the directories of writes that were cut off."""
+    """Return the directories of interrupted writes."""
     return [entry for entry in directory.iterdir() if _PARTIAL in entry.name] if directory.is_dir() else []
 
 
 def shapes(path: epath.Path, name: str) -> dict[str, Any]:
-    """Return a tree's nested dict of ShapeDtypeStruct as it was written. UserError where it cannot be told."""
+    """Return the nested dict of ShapeDtypeStruct of a saved tree. Raises UserError if it cannot be read."""
     if not (path / METADATA).exists():
         raise UserError(f"{path}: not a checkpoint, it has no {METADATA}")
     if not (path / name).is_dir():
@@ -89,16 +89,16 @@ def shapes(path: epath.Path, name: str) -> dict[str, Any]:
         try:
             tree = ocp.metadata(path, checkpointable_name=name).metadata
         except Exception as error:
-            raise told(path / name, error) from error
-        if not isinstance(tree, dict):  # Orbax logs what is wrong, and goes on
-            raise told(path / name, None, *held.texts)
+            raise read_error(path / name, error) from error
+        if not isinstance(tree, dict):  # Orbax logs the error and continues
+            raise read_error(path / name, None, *held.texts)
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
 
 
 def read(path: epath.Path, name: str, abstract: dict[str, Any]) -> dict[str, Any]:
-    """Return the arrays of a tree for which `abstract` has a ShapeDtypeStruct, with its sharding and dtype.
+    """Return the arrays of a tree that are in `abstract`, a nested dict of ShapeDtypeStruct, with its shardings and dtypes.
 
-    Nothing else is read. UserError, naming the file where it is known, on damage. To be called on all processes.
+    Reads nothing else. Raises UserError on damage, which names the file if it is known. Call this on all processes.
     """
     context = ocp.Context()
     context.pytree.loading.partial_load = True
@@ -107,4 +107,4 @@ def read(path: epath.Path, name: str, abstract: dict[str, Any]) -> dict[str, Any
         with held_back(), context:
             return ocp.load(path, abstract, checkpointable_name=name)
     except Exception as error:
-        raise told(path / name, error) from error
+        raise read_error(path / name, error) from error

@@ -1,4 +1,4 @@
-"""A training state as nested dicts of plain arrays, which any version of any library can read, and back."""
+"""Convert a training state to nested dicts of plain arrays, which any version of any library can read, and back."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Nested = dict[str, Any]
 
 
 def nested(tree: Any, leaf_of: Callable[[Any], Any]) -> Nested:
-    """Return any pytree as a nested dict of leaf_of(leaf), keyed by its paths. Nodes without leaves are left out."""
+    """Return any pytree as a nested dict of leaf_of(leaf), keyed by its paths. Nodes without leaves are omitted."""
     out: Nested = {}
     for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
         *folders, name = [path_name((key,)) for key in path]
@@ -28,7 +28,7 @@ def nested(tree: Any, leaf_of: Callable[[Any], Any]) -> Nested:
 
 
 def flatten(tree: Nested, prefix: str = "") -> dict[str, Any]:
-    """Return path -> leaf of a nested dict."""
+    """Return the leaves of a nested dict as path -> leaf."""
     out: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, dict):
@@ -39,13 +39,13 @@ def flatten(tree: Nested, prefix: str = "") -> dict[str, Any]:
 
 
 def to_plain(leaf: Any) -> jax.Array:
-    """Return the leaf as an array that can be stored: a random key as its words."""
+    """Return the leaf as an array that can be stored. A random key becomes its key data."""
     array = leaf if isinstance(leaf, jax.Array) else jnp.asarray(np.asarray(leaf))
     return jax.random.key_data(array) if _is_key(array.dtype) else array
 
 
 def to_plain_struct(leaf: Any) -> jax.ShapeDtypeStruct:
-    """Return what is to be read for an abstract leaf; without a sharding it goes to this process's first device."""
+    """Return the struct of the array to read for an abstract leaf. Without a sharding, it is read to this process's first device."""
     sharding = getattr(leaf, "sharding", None) or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     struct = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
     if _is_key(leaf.dtype):
@@ -54,7 +54,7 @@ def to_plain_struct(leaf: Any) -> jax.ShapeDtypeStruct:
 
 
 def from_plain(abstract: Any, plain: Nested) -> Any:
-    """Return the pytree of `abstract` filled with the arrays that lie at its paths in `plain`."""
+    """Return the pytree of `abstract` with the arrays at the same paths in `plain`."""
 
     def fill(path: tuple[Any, ...], leaf: Any) -> jax.Array:
         value: Any = plain
@@ -68,22 +68,24 @@ def from_plain(abstract: Any, plain: Nested) -> Any:
 
 
 def check(stored: Nested, wanted: Nested, *, what: str, where: object, partial: bool = False) -> None:
-    """Raise UserError unless the checkpoint's arrays are those wanted, by path and shape.
+    """Raise UserError if the paths or shapes of the stored arrays differ from the wanted ones.
 
-    what:    "parameter" or the like, for the error.
-    where:   the checkpoint's path.
-    partial: the checkpoint may hold more.
+    what:    the kind of array ("parameter"), for the error.
+    where:   the path of the checkpoint, for the error.
+    partial: allow additional stored arrays.
     """
     have, want = flatten(stored), flatten(wanted)
     others = [f"{path} {_shape(want[path])}" for path in want if path in have and have[path].shape != want[path].shape]
     for path, leaf in want.items():
         if path not in have:
-            raise UserError(f"{where}: the checkpoint has no {what} {path}, {_shape(leaf)} here.{nearest(path, have)}")
+            raise UserError(
+                f"{where}: the checkpoint has no {what} {path}, which is {_shape(leaf)} here.{nearest(path, have)}"
+            )
         if have[path].shape != leaf.shape:
             more = f" (and {len(others) - 1} more)" if len(others) > 1 else ""
             raise UserError(
                 f"{where}: {what} {path} is {_shape(have[path])} in the checkpoint but {_shape(leaf)} here{more}."
-                " Is it of another vocabulary or another model?"
+                " Does it have another vocabulary or another model?"
             )
     extra = [path for path in have if path not in want]
     if extra and not partial:
@@ -95,7 +97,7 @@ def check(stored: Nested, wanted: Nested, *, what: str, where: object, partial: 
 
 
 def shape_table(tree: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    """Return path -> shape."""
+    """Return the shapes of the leaves as path -> shape."""
     return {path: tuple(leaf.shape) for path, leaf in flatten(dict(tree)).items()}
 
 

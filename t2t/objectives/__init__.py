@@ -1,4 +1,4 @@
-"""What training minimises: an objective is a frozen configuration, apart from the model."""
+"""Training objectives. An objective is a frozen configuration, separate from the model."""
 
 from t2t.objectives.cross_entropy import CrossEntropy
 from t2t.objectives.objective import Objective

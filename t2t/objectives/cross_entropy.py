@@ -1,4 +1,4 @@
-"""Cross-entropy of a model's logits: the default objective."""
+"""Cross-entropy, the default objective."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class CrossEntropy(Objective):
     """Cross-entropy of the targets, with two regularizers.
 
     Args:
-        z_loss: times log(Z)^2, which keeps the softmax normalizer near 1 (Mesh TensorFlow; T5 uses 1e-4).
-        label_smoothing: probability mass spread evenly over the vocabulary (Szegedy et al. 2016, section 7).
-        block: positions whose logits a device holds at a time; those of a whole batch never exist. Changes nothing but memory and time. None: as many
-            as suit the platform, see `t2t.chunked_cross_entropy.positions_at_a_time`.
+        z_loss: coefficient of log(Z)^2, which keeps the softmax normalizer near 1 (Mesh TensorFlow; T5 uses 1e-4).
+        label_smoothing: probability mass that is spread evenly over the vocabulary (Szegedy et al. 2016, section 7).
+        block: number of positions whose logits a device holds at a time. It affects only memory and time. None chooses it for the platform, see
+            `t2t.chunked_cross_entropy.positions_at_a_time`.
     """
 
     needs: ClassVar[frozenset[Capability]] = frozenset({"predict"})
@@ -42,21 +42,21 @@ class CrossEntropy(Objective):
         return target_losses(self, model, params, batch, dropout_key)
 
     def metrics(self, sums: LossSums) -> Mapping[str, tuple[Float[Array, ""], Float[Array, ""]]]:
-        """Return also the z-loss, where there is one."""
+        """Return the metrics of the sums, with the z-loss if there is one."""
         z_loss = {"z_loss": (sums.z_loss, sums.weight)} if self.z_loss else {}
         return {**z_loss, **sums.extra}
 
     def check(self, model: ModelConfig) -> None:
-        """Refuse also smoothing over the places of a span: most of them are outside of the text."""
+        """Raise UserError also for label smoothing with a span head: most positions are outside of the text."""
         super().check(model)
         if self.label_smoothing and model.can("find_span"):
             raise UserError(
-                f"label_smoothing {self.label_smoothing} (--objective.label-smoothing) would be spread over places outside of the text"
+                f"label_smoothing {self.label_smoothing} (--objective.label-smoothing) would be spread over positions outside of the text"
                 " (model.head 'span'). Nearest: 0.0."
             )
 
     def places_at_once(self, model: ModelConfig, places: float) -> float:
-        """Return the positions of a block where the logits score the vocabulary, else all places."""
+        """Return the positions of a block if the model outputs tokens, else all positions."""
         return min(places, positions_at_a_time(self, model.vocab_size)) if model.output == "tokens" else places
 
 
@@ -65,8 +65,8 @@ def target_losses(
 ) -> LossSums:
     """Return the sums of the cross-entropy of the batch's targets.
 
-    The logits of a vocabulary are never made as a whole, see `t2t.chunked_cross_entropy`. This is the one place where objectives run a model's forward pass for its
-    targets: what layers report besides hidden states goes into `LossSums` here.
+    The logits over a vocabulary are computed in chunks, see `t2t.chunked_cross_entropy`. Objectives run the forward pass for the targets only here:
+    auxiliary outputs of layers are added to `LossSums` here.
     """
     if model.config.output != "tokens":
         logits, aux = model.scored(params, batch, dropout_key=dropout_key)

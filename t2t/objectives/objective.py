@@ -22,11 +22,11 @@ from t2t.types import Batch, Extra, Params
 
 @dataclass(frozen=True, kw_only=True)
 class Objective(Configuration, abc.ABC):
-    """What training minimises, as a pure function of parameters and a batch.
+    """The quantity that training minimises, as a pure function of parameters and a batch.
 
-    needs:  what a model must be able to do, see `t2t.nn.model.Capability`.
-    extras: features of the task that it wants in `Batch.extra`.
-    evaluated: whether evaluation reports the objective beside the teacher-forced loss; it computes a further forward pass.
+    needs:     capabilities that the model must have, see `t2t.nn.model.Capability`.
+    extras:    features of the task that the objective needs in `Batch.extra`.
+    evaluated: whether evaluation reports the objective in addition to the teacher-forced loss. This costs another forward pass.
     """
 
     needs: ClassVar[frozenset[Capability]] = frozenset()
@@ -35,26 +35,26 @@ class Objective(Configuration, abc.ABC):
 
     @abc.abstractmethod
     def loss(self, model: Model, params: Params, batch: Batch, dropout_key: jax.Array | None = None) -> LossSums:
-        """Return sums over the batch's rows. `LossSums.objective` is differentiated.
+        """Return sums over the rows of the batch. `LossSums.objective` is differentiated.
 
-        The sums of a batch's parts must add up to the sums of the whole batch, whatever the parts: microbatches and devices are such parts.
-        Without `dropout_key` there is no dropout, and whatever is drawn is the same each time.
+        The sums of the parts of a batch (on microbatches and devices) must add up to the sums of the whole batch.
+        Without `dropout_key`, there is no dropout and the result is deterministic.
         """
 
     def weight(self, batch: Batch) -> Float[Array, ""]:
-        """Return what the batch's summed objective and loss are divided by: the weight of all targets, if nothing else is said."""
+        """Return the divisor of the batch's summed objective and loss. The default is the weight of all targets."""
         return jnp.sum(jnp.asarray(batch.weights).astype(jnp.float32))
 
     def converter(self, rows: FeatureConverter) -> FeatureConverter:
-        """Return how examples fill rows: the converter of the model's kind, with `extras`. An objective may return another."""
+        """Return the converter from examples to rows: that of the model's kind, with `extras`. An objective may return another one."""
         return replace(rows, extras=(*rows.extras, *self.extras)) if self.extras else rows
 
     def metrics(self, sums: LossSums) -> Mapping[str, tuple[Float[Array, ""], Float[Array, ""]]]:
-        """Return what is reported beside loss and accuracy, by name: a sum, and the weight that it is divided by."""
+        """Return additional metrics by name, each as a sum and the weight by which it is divided."""
         return sums.extra
 
     def check(self, model: ModelConfig) -> None:
-        """Refuse a model that the objective cannot train, and values that do not suit the model. Raises UserError."""
+        """Raise UserError if the objective cannot train the model, or if its values do not fit the model."""
         if lacking := sorted(self.needs - model.capabilities):
             able = [cls.__name__ for cls in _kinds() if cls.needs <= model.capabilities]
             raise UserError(
@@ -64,12 +64,12 @@ class Objective(Configuration, abc.ABC):
             )
 
     def places_at_once(self, model: ModelConfig, places: float) -> float:
-        """Return for how many of a device's `places` logits exist at a time; planning asks."""
+        """Return the number of a device's `places` (positions) whose logits exist at the same time, for planning."""
         return places
 
 
 def _kinds() -> list[type[Objective]]:
-    """Return the objectives there are: those of the library, and the user's own that were imported."""
+    """Return all objectives: those of the library and those of imported user code."""
     found: list[type[Objective]] = Objective.__subclasses__()
     for cls in found:
         found += cls.__subclasses__()

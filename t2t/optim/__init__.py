@@ -1,4 +1,4 @@
-"""Optimizers, learning-rate schedules, and how their state is divided over a mesh."""
+"""Optimizers, learning rate schedules, and the sharding of their state."""
 
 from t2t.optim.by_name import Optax
 from t2t.optim.optimizers import Adafactor, AdamW, OptimizerConfig, decay_mask

@@ -1,4 +1,4 @@
-"""Any optimizer of Optax, by its name."""
+"""Any Optax optimizer, by name."""
 
 from __future__ import annotations
 
@@ -25,16 +25,15 @@ _DECAY_MASKS = ("mask", "weight_decay_mask")
 
 @dataclass(frozen=True, kw_only=True)
 class Optax(OptimizerConfig):
-    """An optimizer by the dotted name of the function that makes it.
+    """An optimizer, given by the dotted name of the function that creates it.
 
-    The schedule is given as its `learning_rate`; where it takes a mask for weight decay, and `arguments` sets none, the mask
-    is that of the parameters' specs.
+    The function gets the schedule as `learning_rate`. If it takes a mask for weight decay, and `arguments` has none, it gets the mask of the
+    parameters' specs.
 
     Args:
-        name: "optax.lion", "optax.contrib.muon", or a function of a module of one's own that `--import` names.
-        arguments: keyword arguments of that function other than `learning_rate`.
-        per_layer: treat each layer of a stacked parameter as a parameter of its own. False for an optimizer that takes all
-            parameters together.
+        name: "optax.lion", "optax.contrib.muon", or a function of your own module that `--import` names.
+        arguments: keyword arguments of that function, without `learning_rate`.
+        per_layer: treat each layer of a stacked parameter as a separate parameter. Use False for an optimizer that mixes parameters.
     """
 
     name: str
@@ -42,12 +41,12 @@ class Optax(OptimizerConfig):
     per_layer: bool = True
 
     def rules(self, specs: Any) -> list[optax.GradientTransformation]:
-        """Return the named optimizer. Raises UserError where it cannot be made with these arguments."""
+        """Return the named optimizer. Raises UserError if it cannot be created with these arguments."""
         function = _find(self.name)
         accepted = inspect.signature(function).parameters
         arguments: dict[str, Any] = dict(self.arguments)
         if "learning_rate" in arguments:
-            raise UserError("optimizer.arguments: the learning rate comes from optimizer.schedule, not from here")
+            raise UserError("optimizer.arguments: learning_rate is not allowed here, it comes from optimizer.schedule")
         anything = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in accepted.values())
         for argument in arguments:
             if argument not in accepted and not anything:
@@ -55,14 +54,14 @@ class Optax(OptimizerConfig):
                     f"optimizer.arguments: {self.name} has no argument {argument!r}.{nearest(argument, accepted)}"
                 )
         if "learning_rate" not in accepted:
-            raise UserError(f"optimizer.name: {self.name} takes no learning_rate, and so is no whole optimizer")
+            raise UserError(f"optimizer.name: {self.name} takes no learning_rate, so it is not a complete optimizer")
         for mask in _DECAY_MASKS:
             if mask in accepted:
                 arguments.setdefault(mask, decay_mask(specs))
         try:
             transform = function(learning_rate=self.schedule.build(), **arguments)
             rules = per_layer(transform, specs) if self.per_layer else transform
-            # An optimizer that wants more than gradients and parameters (a loss value, a closure) fails here, not in the run.
+            # An optimizer that needs more than gradients and parameters (a loss value, a closure) fails here, not during the run.
             jax.eval_shape(lambda p: rules.update(p, rules.init(p), p), abstract_params(specs))
         except Exception as error:
             reason = str(error).strip().split("\n")[0] or type(error).__name__
@@ -71,21 +70,21 @@ class Optax(OptimizerConfig):
 
 
 def _find(name: str) -> Callable[..., optax.GradientTransformation]:
-    """Return the function. Only Optax and modules that the user has asked for are looked into: the name may come from a stranger's file."""
+    """Return the function. Only Optax and the user's imported modules are allowed: the name may come from an untrusted file."""
     module_name, _, function_name = name.rpartition(".")
     choices = [f"optax.{choice}" for choice in _optimizers(optax)]
     if module_name and module_name.partition(".")[0] != "optax" and not is_own(module_name):
         raise UserError(
-            f"optimizer.name: {name!r} is neither of Optax nor of a module of your own that --import names.{nearest(name, choices)}"
+            f"optimizer.name: {name!r} is neither in Optax nor in one of your own modules (--import).{nearest(name, choices)}"
         )
     try:
         module = importlib.import_module(module_name)
     except (ImportError, ValueError):
-        raise UserError(f"optimizer.name: there is no optimizer {name!r}.{nearest(name, choices)}") from None
+        raise UserError(f"optimizer.name: unknown optimizer {name!r}.{nearest(name, choices)}") from None
     function = getattr(module, function_name, None)
     if not callable(function):
         choices = [f"{module_name}.{choice}" for choice in _optimizers(module)]
-        raise UserError(f"optimizer.name: there is no optimizer {name!r}.{nearest(name, choices)}")
+        raise UserError(f"optimizer.name: unknown optimizer {name!r}.{nearest(name, choices)}")
     return function
 
 

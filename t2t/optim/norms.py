@@ -1,4 +1,4 @@
-"""The norm of a gradient, a parameter and layer at a time, and clipping by it."""
+"""Gradient norms, for each parameter and layer, and gradient clipping."""
 
 from __future__ import annotations
 
@@ -15,27 +15,30 @@ from t2t.types import Params
 
 
 def layered(specs: Params) -> dict[str, bool]:
-    """Return for each parameter's path whether it is stacked over layers."""
+    """Return for the path of each parameter whether it is stacked over layers."""
     return {path: spec.axes[:1] == ("layers",) for path, spec in flatten_specs(specs).items()}
 
 
 def squares(tree: Params, layered: Mapping[str, bool]) -> Float[Array, "N"]:
-    """Return each parameter's sum of squares in float32, of stacked ones each layer's, in the tree's order. A NaN or infinity shows in its sum."""
+    """Return the sum of squares of each parameter, or of each layer of a stacked parameter, in float32, in the tree's order.
+
+    A sum is not finite if one of its entries is NaN or infinite.
+    """
 
     def one(path: Any, leaf: jax.Array) -> Float[Array, "n"]:
         square = jnp.square(leaf.astype(jnp.float32))
         return jnp.sum(square, axis=tuple(range(1, leaf.ndim))) if layered[path_name(path)] else jnp.sum(square)[None]
 
-    # abs changes nothing, and keeps XLA from summing each parameter a second time for the sum of all: it would make the squares' sum of the stack anew,
-    # and hold the squares meanwhile.
+    # abs does not change the values. It prevents XLA from computing the squares of each parameter a second time, for the total sum, and from
+    # holding them in memory.
     return jnp.abs(jnp.concatenate([one(path, leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)]))
 
 
 def clip_by_norm(most: float, specs: Params) -> optax.GradientTransformation:
-    """Return the transformation that scales gradients down to a norm, over all of them, of at most `most` (Pascanu et al. 2013).
+    """Return the transformation that scales gradients down to a global norm of at most `most` (Pascanu et al. 2013).
 
-    `optax.clip_by_global_norm` divides each entry, which XLA on CPUs does in a pass of its own, and sums the squares in another way than the step's check
-    of each tensor (`squares`): here they are summed once.
+    It is cheaper than `optax.clip_by_global_norm`, which divides each entry in a separate pass on CPUs, and sums the squares a second time: here
+    the sums are shared with the step's check of each tensor (`squares`).
     """
     stacked = layered(specs)
 

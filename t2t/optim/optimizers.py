@@ -20,35 +20,35 @@ from t2t.types import Params
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig(Configuration, abc.ABC):
-    """What turns gradients into updates. A subclass has its options as fields, and `rules`.
+    """Base class of optimizer configurations. A subclass defines its options as fields, and `rules`.
 
     Args:
-        schedule: the learning rate. The default is the optimizer's own.
-        clip_norm: gradients are scaled down so that their norm, over all trainable parameters together, is at most this.
+        schedule: the learning rate schedule. Each optimizer has its own default.
+        clip_norm: maximum norm of the gradients of all trainable parameters together. Larger gradients are scaled down. None disables clipping.
     """
 
     schedule: Schedule = field(default_factory=Constant)
     clip_norm: Norm | None = None
 
     def build(self, specs: Any) -> optax.GradientTransformation:
-        """Return the transformation of gradients to updates for parameters like `specs`, a nested dict of ParamSpec: those that are trainable."""
+        """Return the transformation from gradients to updates. specs: the nested dict of ParamSpec of the trainable parameters."""
         parts = [] if self.clip_norm is None else [clip_by_norm(self.clip_norm, specs)]
         return optax.chain(*parts, *self.rules(specs))
 
     @abc.abstractmethod
     def rules(self, specs: Any) -> list[optax.GradientTransformation]:
-        """Return the transformations that follow clipping, the learning rate (`schedule`) included, for parameters like `specs`."""
+        """Return the transformations after clipping, with the learning rate (`schedule`), for parameters like `specs`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AdamW(OptimizerConfig):
-    """Adam with decoupled weight decay (Kingma & Ba 2015; Loshchilov & Hutter 2019), both times the learning rate.
+    """Adam with decoupled weight decay (Kingma & Ba 2015; Loshchilov & Hutter 2019). The learning rate multiplies both.
 
     Args:
-        b1: decay of the running mean of gradients.
-        b2: decay of the running mean of squared gradients.
-        eps: added to the root of the latter, which updates are divided by.
-        weight_decay: on parameters whose spec says decay; biases, norms and embeddings of positions are spared.
+        b1: decay rate of the running mean of gradients.
+        b2: decay rate of the running mean of squared gradients.
+        eps: added to the square root of the second moment, the denominator of the update.
+        weight_decay: weight decay rate. Biases, norms and position embeddings have no weight decay.
     """
 
     schedule: Schedule = field(default_factory=lambda: Cosine(steps=100_000, warmup=1_000))
@@ -69,19 +69,19 @@ class AdamW(OptimizerConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class Adafactor(OptimizerConfig):
-    """Adafactor as T5 was trained with it (Shazeer & Stern 2018).
+    """Adafactor as used to train T5 (Shazeer & Stern 2018).
 
-    Second moments factored into rows and columns, no first moment, steps relative to a parameter's own root mean square. A
-    layer of a stacked parameter counts as a parameter, and a projection to heads as a matrix.
+    Second moments are factored into rows and columns, there is no first moment, and updates are relative to the root mean square of the
+    parameter. Each layer of a stacked parameter counts as a parameter, and a projection to heads as a matrix.
 
     Args:
-        decay_rate: second moments decay by 1 - step ** -decay_rate, steps counted from 1.
-        clip_threshold: an update of a larger root mean square is scaled down to it; None for no such clipping.
-        min_scale: least root mean square that steps are relative to.
-        relative: steps are times the parameter's root mean square, at least `min_scale`.
-        min_dimension: moments are factored where the two largest dimensions have at least this size.
+        decay_rate: second moments decay by 1 - step ** -decay_rate, with steps counted from 1.
+        clip_threshold: maximum root mean square of an update. Larger updates are scaled down. None disables this.
+        min_scale: minimum root mean square of a parameter for `relative`.
+        relative: multiply updates by the root mean square of the parameter, which is at least `min_scale`.
+        min_dimension: minimum size of the two largest dimensions for which second moments are factored.
         eps: added to squared gradients.
-        weight_decay: times the learning rate, on parameters whose spec says decay.
+        weight_decay: weight decay rate, multiplied by the learning rate. Biases, norms and position embeddings have no weight decay.
     """
 
     schedule: Schedule = field(default_factory=InverseSquareRoot)
@@ -112,7 +112,7 @@ class Adafactor(OptimizerConfig):
 
 
 def decay_mask(specs: Any) -> Callable[[Params], Any]:
-    """Return the function from (a part of) the parameters to a tree of bools: whether weight decay applies."""
+    """Return the function that maps a tree of parameters to a tree of bools: whether weight decay applies."""
     decays = {path: spec.decay for path, spec in flatten_specs(specs).items()}
     return lambda tree: jax.tree_util.tree_map_with_path(lambda path, leaf: decays[path_name(path)], tree)
 

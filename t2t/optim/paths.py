@@ -1,4 +1,4 @@
-"""Parameters by the names of their paths: "encoder/layers/mlp/kernel"."""
+"""Path names of parameters, such as "encoder/layers/mlp/kernel", and glob patterns for them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from t2t.nn.model import ParamSpec
 
 
 def path_name(path: tuple[Any, ...]) -> str:
-    """Return a pytree path as its keys joined by "/"."""
+    """Return the keys of a pytree path, joined by "/"."""
     return "/".join(str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path)
 
 
@@ -25,20 +25,20 @@ def map_specs(function: Callable[[str, ParamSpec], Any], specs: Any) -> Any:
 
 
 def flatten_specs(specs: Any) -> dict[str, ParamSpec]:
-    """Return path -> ParamSpec."""
+    """Return a tree of ParamSpec as path -> ParamSpec."""
     flat: dict[str, ParamSpec] = {}
     map_specs(lambda path, spec: flat.__setitem__(path, spec), specs)
     return flat
 
 
 def select(patterns: Iterable[str], paths: Iterable[str], *, where: str) -> frozenset[str]:
-    """Return the paths that any of the glob patterns matches.
+    """Return the paths that match any of the glob patterns.
 
-    "*" stands for any characters but "/", "?" for one of them, "**" for any characters at all; a pattern that names a
-    folder matches all beneath it.
+    "*" matches any characters except "/", "?" matches one of them, and "**" matches any characters. A pattern that names a folder matches
+    everything in it.
 
-    where: the option the patterns came from, for the error.
-    Raises UserError on a pattern that matches no path.
+    where: the option of the patterns, for the error.
+    Raises UserError if a pattern matches no path.
     """
     names = list(paths)
     chosen: set[str] = set()
@@ -52,10 +52,10 @@ def select(patterns: Iterable[str], paths: Iterable[str], *, where: str) -> froz
 
 
 def chosen(include: tuple[str, ...], exclude: tuple[str, ...], paths: Iterable[str], *, where: str) -> frozenset[str]:
-    """Return the paths that a pattern of `include` matches and none of `exclude` does; patterns as `select` reads them.
+    """Return the paths that match a pattern of `include` and no pattern of `exclude`, see `select`.
 
-    where: the options' common beginning ("start_from"), for the error.
-    Raises UserError on a pattern that matches no path.
+    where: the common prefix of the options ("start_from"), for the error.
+    Raises UserError if a pattern matches no path.
     """
     names = list(paths)
     return select(include, names, where=f"{where}.include") - select(exclude, names, where=f"{where}.exclude")

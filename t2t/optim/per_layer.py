@@ -1,4 +1,4 @@
-"""Optimizers that look at a whole parameter, made to look at one layer's at a time, and at matrices as matrices."""
+"""Wrap optimizers that use whole parameters, so that they use one layer of a stacked parameter at a time, and projections to heads as matrices."""
 
 from __future__ import annotations
 
@@ -17,21 +17,20 @@ _WHOLE = "whole"
 
 
 def depth(spec: ParamSpec) -> int | None:
-    """Return how many layers a parameter holds, or None where it is not stacked over depth."""
+    """Return the number of layers of a parameter, or None if it is not stacked over layers."""
     return spec.shape[0] if spec.axes and spec.axes[0] == "layers" else None
 
 
 def per_layer(transform: optax.GradientTransformation, specs: Any) -> optax.GradientTransformation:
-    """Return the transformation that treats each layer of a stacked parameter as a parameter of its own.
+    """Return the transformation that treats each layer of a stacked parameter as a separate parameter.
 
-    Factored moments, update clipping and trust ratios then equal those of the same model with its layers unstacked. The
-    state of stacked parameters has the layer as its first axis, counts included. The transformation must not mix
-    different parameters, as clipping by the global norm does.
+    Factored moments, update clipping and trust ratios are then the same as in a model with unstacked layers. The first axis of the state of
+    stacked parameters, including counts, is the layer. The transformation must not mix parameters (clipping by the global norm does).
     """
     labels = {path: _label(depth(spec)) for path, spec in flatten_specs(specs).items()}
     if set(labels.values()) <= {_WHOLE}:
         return transform
-    # Stacks of different depths (an encoder's, a decoder's) cannot share one vmap.
+    # Stacks of different depths (encoder and decoder) cannot share one vmap.
     transforms = {
         label: transform if label == _WHOLE else _over_first_axis(transform) for label in sorted(set(labels.values()))
     }
@@ -52,9 +51,9 @@ def _over_first_axis(transform: optax.GradientTransformation) -> optax.GradientT
 
 
 def matrix_view(spec: ParamSpec) -> ParamSpec:
-    """Return the spec with its heads and the width of a head as one dimension.
+    """Return the spec with the axes "heads" and "kv" merged into one.
 
-    A projection to heads is a matrix of embed by heads * kv, and T5's Adafactor factors it as that.
+    A projection to heads is then a matrix [embed, heads * kv], as T5's Adafactor factors it.
     """
     for i in range(len(spec.axes) - 1):
         if spec.axes[i : i + 2] == ("heads", "kv"):
@@ -64,7 +63,7 @@ def matrix_view(spec: ParamSpec) -> ParamSpec:
 
 
 def as_matrices(transform: optax.GradientTransformation, specs: Any) -> optax.GradientTransformation:
-    """Return the transformation that sees each parameter in the shape of its `matrix_view`."""
+    """Return the transformation applied to each parameter in the shape of its `matrix_view`."""
     flat = flatten_specs(specs)
 
     def reshaped(tree: Params, shape: Callable[[ParamSpec], tuple[int, ...]]) -> Params:

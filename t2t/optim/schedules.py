@@ -1,4 +1,4 @@
-"""Learning rates as functions of the step."""
+"""Learning rate schedules: functions of the step."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ LearningRate = Callable[[ArrayLike], Float[Array, ""]]
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule(Configuration, abc.ABC):
-    """How the learning rate goes with the step.
+    """Base class of learning rate schedules.
 
-    A step is the number of updates made before it, so the first is step 0.
+    The step is the number of previous updates, so the first step is 0.
 
     Args:
         peak: the highest learning rate.
-        warmup: steps over which the learning rate first rises to `peak`, or is held there: each schedule says which.
+        warmup: number of warm-up steps. The learning rate rises to `peak` or stays at `peak`, depending on the schedule.
     """
 
     peak: Peak
@@ -32,7 +32,7 @@ class Schedule(Configuration, abc.ABC):
 
     @abc.abstractmethod
     def build(self) -> LearningRate:
-        """Return the function step -> learning rate (float32 scalar), which may be traced by `jax.jit`."""
+        """Return the function step -> learning rate (float32 scalar), which `jax.jit` can trace."""
 
     def _rise(self, step: Float[Array, ""]) -> Float[Array, ""]:
         """Return step / warmup until it reaches 1."""
@@ -41,7 +41,7 @@ class Schedule(Configuration, abc.ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class Constant(Schedule):
-    """`peak` at every step, after a linear rise over `warmup` steps. T5 fine-tunes at a constant 1e-3."""
+    """Constant `peak` after a linear rise over `warmup` steps. T5 is fine-tuned with a constant 1e-3."""
 
     peak: Peak = 1e-3
 
@@ -54,12 +54,12 @@ class Constant(Schedule):
 class InverseSquareRoot(Schedule):
     """`peak` * sqrt(warmup / max(step, warmup)).
 
-    Held at `peak` for `warmup` steps, then falling with the square root of the step; with the defaults that is
-    1 / sqrt(max(step, 10000)), with which T5 was pretrained (Raffel et al. 2020, section 3.1.2).
+    The learning rate stays at `peak` for `warmup` steps, then it falls with the square root of the step. The defaults give
+    1 / sqrt(max(step, 10000)), the schedule of T5's pretraining (Raffel et al. 2020, section 3.1.2).
 
     Args:
-        peak: the highest learning rate, held during the warm-up.
-        warmup: steps after which it begins to fall.
+        peak: the highest learning rate, used during the warm-up.
+        warmup: number of steps before the learning rate starts to fall.
         rise: rise linearly from 0 to `peak` during the warm-up instead, as in Vaswani et al. 2017.
     """
 
@@ -80,11 +80,11 @@ class InverseSquareRoot(Schedule):
 
 @dataclass(frozen=True, kw_only=True)
 class _Decay(Schedule):
-    """A linear rise over `warmup` steps, a fall until step `steps`, and constant from there.
+    """A linear rise over `warmup` steps, then a decay until step `steps`, then constant.
 
     Args:
-        steps: the step at which the fall ends; usually that of the whole training.
-        final: learning rate at the end, as a fraction of `peak`.
+        steps: the step at which the decay ends, usually the last step of the training.
+        final: learning rate after the decay, as a fraction of `peak`.
     """
 
     steps: Count
@@ -94,7 +94,7 @@ class _Decay(Schedule):
         super().__post_init__()
         name = type(self).__name__
         if self.steps <= self.warmup:
-            raise UserError(f"{name}.steps: {self.steps} leaves no step after the warm-up of {self.warmup}")
+            raise UserError(f"{name}.steps: {self.steps} is not more than the {self.warmup} warm-up steps")
 
     def build(self) -> LearningRate:
         """Return the function step -> learning rate."""
@@ -108,12 +108,12 @@ class _Decay(Schedule):
 
     @abc.abstractmethod
     def _remaining(self, done: Float[Array, ""]) -> Float[Array, ""]:
-        """Return what of the fall remains, from 1 to 0, where the share `done` of its steps is done."""
+        """Return the remaining fraction of the decay, from 1 to 0. done: the fraction of its steps that is done."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Linear(_Decay):
-    """A straight line from `peak` to `final`. BERT: peak 1e-4, warmup 10,000, steps 1,000,000 (Devlin et al. 2019)."""
+    """Linear decay from `peak` to `final`. BERT: peak 1e-4, warmup 10,000, steps 1,000,000 (Devlin et al. 2019)."""
 
     peak: Peak = 1e-4
 
@@ -123,7 +123,7 @@ class Linear(_Decay):
 
 @dataclass(frozen=True, kw_only=True)
 class Cosine(_Decay):
-    """Half a cosine from `peak` to `final` (Loshchilov & Hutter 2017). GPT-3 ends at a tenth of its peak (Brown et al. 2020)."""
+    """Cosine decay from `peak` to `final` (Loshchilov & Hutter 2017). GPT-3 decays to a tenth of its peak (Brown et al. 2020)."""
 
     peak: Peak = 3e-4
     final: Share = 0.1
@@ -134,10 +134,10 @@ class Cosine(_Decay):
 
 @dataclass(frozen=True, kw_only=True)
 class WarmupStableDecay(_Decay):
-    """`peak` until `decay_steps` before `steps`, then a straight line to `final` (Hu et al. 2024; SmolLM2, Allal et al. 2025).
+    """Constant `peak`, then a linear decay to `final` over the last `decay_steps` (Hu et al. 2024; SmolLM2, Allal et al. 2025).
 
     Args:
-        decay_steps: steps of the fall, the last before `steps`.
+        decay_steps: number of steps of the decay, which ends at `steps`.
     """
 
     decay_steps: Count

@@ -1,4 +1,4 @@
-"""Logical axes of the optimizer's state, so that it lies on the mesh as its parameters do."""
+"""Logical axes of the optimizer state, so that it is sharded like its parameters."""
 
 from __future__ import annotations
 
@@ -17,13 +17,11 @@ Axes = tuple[str | None, ...]
 
 
 def state_axes(transform: optax.GradientTransformation, specs: Any) -> Any:
-    """Return the pytree of the optimizer's state with a tuple of logical axes, one a dimension, for each leaf.
+    """Return the pytree of the optimizer state, with a tuple of logical axes, one for each dimension, for each leaf.
 
-    A leaf that belongs to a parameter has the parameter's axes where it has its shape, the remaining ones where one of
-    the dimensions is reduced away (Adafactor's factored moments), and None elsewhere; a leaf that belongs to no
-    parameter, such as a count, has None throughout. None means replicated.
-
-    A state leaf belongs to the parameter whose path ends its own path.
+    A leaf belongs to the parameter whose path is the end of the leaf's path. It has the axes of the parameter if it has the same shape, and the
+    remaining axes if one dimension is reduced (Adafactor's factored moments). Otherwise, and if it belongs to no parameter (a count), all its
+    axes are None. None means replicated.
     """
     abstract = abstract_params(specs)
     state = jax.eval_shape(transform.init, abstract)
@@ -51,7 +49,7 @@ def _leaf_axes(shape: tuple[int, ...], spec: ParamSpec, field: str) -> Axes:
         found = _with_one_dropped(shape, view, field)
         if found is not None:
             return found
-    # A placeholder or a number a layer.
+    # A placeholder, or one number per layer.
     return (None,) * len(shape)
 
 
@@ -64,7 +62,7 @@ def _with_one_dropped(shape: tuple[int, ...], spec: ParamSpec, field: str) -> Ax
     if not dropped:
         return None
     if len(dropped) > 1 and field in ("v_row", "v_col"):
-        # Of equal dimensions, Optax's v_row lacks the one that sorts last and v_col the one before it.
+        # If dimensions are equal, Optax's v_row drops the one that sorts last, and v_col the one before it.
         order = first + np.argsort(spec.shape[first:])
         dropped = [int(order[-1 if field == "v_row" else -2])]
     candidates = {without(spec.axes, i) for i in dropped}

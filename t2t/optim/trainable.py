@@ -1,4 +1,4 @@
-"""Which parameters are trained and which are frozen, and a tree of parameters taken apart by that and put together."""
+"""Select the trainable and the frozen parameters, and split and merge trees of parameters accordingly."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from t2t.optim.paths import chosen, flatten_specs, map_specs
 
 @dataclass(frozen=True, kw_only=True)
 class Trainable(Configuration):
-    """Which parameters are trained. The others are frozen: they have no gradient, no optimizer state and no part in clipping.
+    """Which parameters are trained. The others are frozen: they have no gradient and no optimizer state, and do not count in clipping.
 
     Args:
-        include: glob patterns of the paths of parameters to train ("decoder/**").
-        exclude: patterns of paths to freeze, of those ("encoder/**").
-        frozen_dtype: the type that frozen parameters are kept in. Trainable ones are float32 in any case.
-        frozen_storage: checkpoints hold frozen parameters once: as a "copy", or as a "reference" to the checkpoint they begin with (`start_from`), which
-            must then stay where it is.
+        include: glob patterns of the parameter paths to train ("decoder/**").
+        exclude: glob patterns of parameter paths to freeze, even if they match `include` ("encoder/**").
+        frozen_dtype: dtype of the frozen parameters. Trainable parameters are always float32.
+        frozen_storage: how checkpoints store the frozen parameters, once for all steps: "copy", or "reference" to the checkpoint of
+            `start_from`, which must then not be moved or deleted.
     """
 
     include: tuple[str, ...] = ("**",)
@@ -32,10 +32,10 @@ class Trainable(Configuration):
     frozen_storage: Literal["copy", "reference"] = "copy"
 
     def apply(self, specs: Any) -> dict[str, Any]:
-        """Return the nested dict of ParamSpec with `trainable` and `dtype` as this says. What a model itself freezes stays frozen.
+        """Return the nested dict of ParamSpec with `trainable` and `dtype` set. Parameters that the model itself freezes stay frozen.
 
-        Raises UserError on a pattern that matches no parameter, where nothing is left to train, or where a type or storage is given for
-        frozen parameters and there are none.
+        Raises UserError if a pattern matches no parameter, if no parameter is trainable, or if `frozen_dtype` or `frozen_storage` is set but no
+        parameter is frozen.
         """
         taken = chosen(self.include, self.exclude, flatten_specs(specs), where="trainable")
 
@@ -48,24 +48,24 @@ class Trainable(Configuration):
         found = {spec.trainable for spec in flatten_specs(applied).values()}
         if True not in found:
             raise UserError(
-                f"trainable.include {_quoted(self.include)} less trainable.exclude {_quoted(self.exclude)} leaves no parameter to train"
+                f"trainable.include {_quoted(self.include)} without trainable.exclude {_quoted(self.exclude)} leaves no parameter to train"
                 " (--trainable.include, --trainable.exclude)"
             )
         if False not in found and self.frozen_dtype != "float32":
             raise UserError(
                 f"trainable.frozen_dtype {self.frozen_dtype} (--trainable.frozen-dtype): no parameter is frozen."
-                " Nearest: float32, or name what to freeze (--trainable.exclude)."
+                " Nearest: float32, or freeze parameters with --trainable.exclude."
             )
         if False not in found and self.frozen_storage != "copy":
             raise UserError(
                 f"trainable.frozen_storage {self.frozen_storage} (--trainable.frozen-storage): no parameter is frozen."
-                " Nearest: copy, or name what to freeze (--trainable.exclude)."
+                " Nearest: copy, or freeze parameters with --trainable.exclude."
             )
         return applied
 
 
 def split(tree: Any, specs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the trainable and the frozen part of a nested dict that has a leaf for each parameter of `specs`."""
+    """Return the trainable and the frozen part of a nested dict with one leaf for each parameter of `specs`."""
     flat = flatten_dict(specs)
     parts: tuple[dict[Any, Any], dict[Any, Any]] = ({}, {})
     for path, leaf in flatten_dict(tree).items():
@@ -74,13 +74,13 @@ def split(tree: Any, specs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def merge(trainable: Any, frozen: Any) -> dict[str, Any]:
-    """Return the nested dict that `split` took apart."""
+    """Return the nested dict of both parts: the inverse of `split`."""
     merged: dict[str, Any] = unflatten_dict({**flatten_dict(trainable), **flatten_dict(frozen)})
     return merged
 
 
 def trainable_specs(specs: Any) -> dict[str, Any]:
-    """Return the nested dict of the trainable ones alone."""
+    """Return the nested dict of only the trainable specs."""
     return split(specs, specs)[0]
 
 

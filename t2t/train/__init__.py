@@ -1,6 +1,6 @@
-"""Experiments and runs: the state, the step, the loop, evaluation. `t2t.train(...)` trains, see `t2t.api.training.train`.
+"""Experiments and runs: the state, the step, the loop and evaluation. `t2t.train(...)` trains, see `t2t.api.training.train`.
 
-Python sets the attribute `train` of `t2t` to this package as soon as anything of it is imported, so the package itself can be called.
+Importing any part of this package sets the attribute `t2t.train` to the package. So the package itself is callable.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 class _Package(ModuleType):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Train; the arguments are those of `t2t.api.training.train`."""
+        """Train, with the arguments of `t2t.api.training.train`."""
         return importlib.import_module("t2t.api.training").train(*args, **kwargs)
 
 

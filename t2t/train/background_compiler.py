@@ -1,4 +1,4 @@
-"""A run's programs compiled in a thread, from shapes alone, while its data is got ready: importing TensorFlow and building its graphs takes as long."""
+"""Compile a run's programs in a thread, from shapes only, while the data is prepared. Importing TensorFlow and building its graphs takes as long."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from t2t.train.state import TrainState
 
 T = TypeVar("T")
 MOMENT = 2.0
-"""Seconds of compilation after which a word is said."""
+"""Seconds of compilation after which a message is printed."""
 THREAD = "t2t-compile"
-"""Name of the thread. A process that ends while it runs has to leave without JAX's end, see `compiling`."""
+"""Name of the thread. A process that ends while the thread runs must skip JAX's shutdown, see `compiling`."""
 
 
 def compiling() -> bool:
-    """Return whether a program is being compiled in a thread."""
+    """Return whether a thread is compiling a program."""
     return any(thread.name == THREAD for thread in threading.enumerate())
 
 
 def check_memory(program: Program, left: int | None) -> None:
-    """Raise OutOfMemory where a program's state on CPUs, and gradients of its trainable parameters, want more than is left: compilers and allocators of threads abort the process then.
+    """Raise OutOfMemory if the state and the gradients need more CPU memory than is left. Compilers and allocators would abort the process.
 
-    left: bytes; None where it is not known.
+    left: free memory in bytes; None if unknown.
     """
     assert isinstance(program.mesh, Mesh)
     here = [device for device in program.mesh.devices.flat if device.process_index == jax.process_index()]
@@ -50,17 +50,17 @@ def check_memory(program: Program, left: int | None) -> None:
     wanted = size(state) + size(program.trainable(state.params))
     if wanted > left:
         raise OutOfMemory(
-            f"the parameters, the optimizer's state and the gradients want {wanted / 1e9:,.1f} GB of memory, and {left / 1e9:,.1f} GB are left"
+            f"the parameters, the optimizer state and the gradients need {wanted / 1e9:,.1f} GB of memory, but only {left / 1e9:,.1f} GB are left"
         )
 
 
 class BackgroundCompiler:
-    """Makes a run's program, its first state and its compiled step, one after the other.
+    """Builds a run's program, its first state and its compiled step, in this order, in a thread.
 
-    Each method waits for its part and raises what went wrong there. With several processes nothing is done ahead but each part when it is asked for: they run their
-    programs in one order.
+    Each method waits for its part and raises the errors of that part. There is no thread if the run is finished, or if it has several processes:
+    they must run their programs in the same order. Then each method builds its part when it is called.
 
-    newest: the step of the run's newest checkpoint, None for none: what it goes on from. Of a run that is through nothing is done ahead.
+    newest: step of the run's newest checkpoint, from which it resumes; None if there is none.
     """
 
     def __init__(self, experiment: Experiment, *, newest: int | None) -> None:
@@ -70,25 +70,25 @@ class BackgroundCompiler:
         self._program: Future[Program] = Future()
         self._state: Future[TrainState | None] = Future()
         self._step: Future[jax.stages.Compiled] = Future()
-        self._remade: dict[Future[Any], Any] = {}
+        self._rebuilt: dict[Future[Any], Any] = {}
         self._taken = False
         if self._threaded:
             threading.Thread(target=self._make, name=THREAD, daemon=True).start()
 
     def program(self) -> Program:
-        """Return the program. Raises UserError where a parameter does not divide over the mesh."""
+        """Return the program. Raises UserError if a parameter is not divisible over the mesh."""
         return self._part(self._program, self._build)
 
     def state(self) -> TrainState:
-        """Return a state at step 0, a new one each time."""
-        made = None if self._taken else self._part(self._state, self._new)
+        """Return a new state at step 0."""
+        state = None if self._taken else self._part(self._state, self._new)
         self._taken = True
-        return self.program().create(self._experiment.seed) if made is None else made
+        return self.program().create(self._experiment.seed) if state is None else state
 
     def step(self, waiting: Callable[[str], None] | None = None) -> jax.stages.Compiled:
-        """Return the compiled update, (state, batch) -> (state, metrics); `rows` is to be called before.
+        """Return the compiled update, (state, batch) -> (state, metrics). Call `rows` first.
 
-        waiting: told where it takes more than a moment.
+        waiting: called with a message if the compilation takes more than `MOMENT` seconds.
         """
         timer = threading.Timer(MOMENT, waiting, ["compiling the training step ..."]) if waiting is not None else None
         if timer is not None:
@@ -105,7 +105,7 @@ class BackgroundCompiler:
         return self.step().as_text() or ""
 
     def rows(self, layout: FeatureConverter) -> None:
-        """Tell how the task's examples fill rows, of which the step's shapes follow; those of an encoder-decoder are known without."""
+        """Set how the task's examples fill rows: the shapes of the step depend on it, except those of an encoder-decoder."""
         if not self._layout.done():
             self._layout.set_result(layout)
 
@@ -127,15 +127,15 @@ class BackgroundCompiler:
     def _part(self, part: Future[T], make: Callable[[], Any]) -> T:
         if not self._threaded and not part.done():
             part.set_result(make())
-        if part in self._remade:
-            return self._remade[part]
+        if part in self._rebuilt:
+            return self._rebuilt[part]
         try:
             return part.result()
         except ImportError:
-            # JAX imports some of itself late, and TensorFlow's packages put hooks of their own in the way of imports while they are imported.
-            # Whoever asks has done so by then.
-            self._remade[part] = make()
-            return self._remade[part]
+            # JAX imports some of its modules late. While TensorFlow is imported, its import hooks can make this fail in the thread.
+            # The caller has imported TensorFlow by now, so build the part again here.
+            self._rebuilt[part] = make()
+            return self._rebuilt[part]
 
     def _build(self) -> Program:
         program = Program.of(self._experiment, self._experiment.mesh.build())
@@ -153,7 +153,7 @@ class BackgroundCompiler:
         batch = program.abstract_batch(has_inputs=rows.has_inputs, has_types=rows.has_types)
         if self._experiment.profile is None:
             return program.compiled(batch)
-        # Compiled programs are kept by what they compute: one from the cache may name its operations after another model's parts.
+        # The cache key of a compiled program does not include metadata. A cached program could have the operation names of another model.
         jax.config.update("jax_compilation_cache_include_metadata_in_key", True)
         try:
             return program.compiled(batch)

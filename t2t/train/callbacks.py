@@ -1,6 +1,6 @@
-"""Code of the user's that is called while a run trains.
+"""Callbacks: user code that is called during training.
 
-A callback is called on every process of a run, with values that all processes have alike. It gets facts, which it cannot change, and can ask for a stop.
+A callback is called on every process of a run, with the same values on all of them. It gets read-only facts and can request a stop.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from t2t.train.evaluation import EvalResult
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """What every callback is told.
+    """Facts that every callback gets.
 
-    directory: the run's. step: updates made so far. total: those that the run is to make.
+    directory: the run directory. step: number of updates so far. total: number of updates of the whole run.
     """
 
     directory: Path
@@ -28,16 +28,16 @@ class Facts:
 
 @dataclass(frozen=True, kw_only=True)
 class StepFacts(Facts):
-    """metrics: the training metrics where they are logged at this step (every `log_every` steps), {} between."""
+    """Facts after a step. metrics: the training metrics if they are logged at this step (every `log_every` steps), else {}."""
 
     metrics: Mapping[str, float]
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationFacts(Facts):
-    """An evaluation.
+    """Facts after an evaluation.
 
-    results: one a task. metrics: their summary, "eval/loss" and "eval/TASK/METRIC", as RUN/metrics.jsonl has it.
+    results: one result per task. metrics: their summary, "eval/loss" and "eval/TASK/METRIC", as in RUN/metrics.jsonl.
     """
 
     results: tuple[EvalResult, ...]
@@ -46,46 +46,46 @@ class EvaluationFacts(Facts):
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointFacts(Facts):
-    """path: the checkpoint's directory, which is complete."""
+    """Facts after a checkpoint. path: the directory of the checkpoint, which is complete."""
 
     path: Path
 
 
 @dataclass(frozen=True, kw_only=True)
 class EndFacts(Facts):
-    """stopped: whether training was stopped before its last step."""
+    """Facts at the end of training. stopped: whether training stopped before its last step."""
 
     stopped: bool
 
 
 class Control:
-    """What a callback can ask for."""
+    """Requests that a callback can make."""
 
     def __init__(self, stop: Callable[[], None]) -> None:
         self._stop = stop
 
     def stop(self) -> None:
-        """Stop after this step: save, and end the training. Of several processes, one that asks stops all."""
+        """Save a checkpoint after this step and end the training. A request on one process stops all processes."""
         self._stop()
 
 
 class Callback:
-    """Base of callbacks: override what you need. A method that returns True asks for a stop, as `control.stop()` does.
+    """Base class of callbacks. Override the methods that you need. A method that returns True requests a stop, like `control.stop()`.
 
-    Training waits for a callback. What it raises ends the training.
+    Training waits for a callback. An exception in a callback ends the training.
     """
 
     def on_step(self, facts: StepFacts, control: Control) -> bool | None:
-        """Handle an update that has been made; the devices may still be computing it."""
+        """Handle an update. The devices may still be computing it."""
 
     def on_evaluation(self, facts: EvaluationFacts, control: Control) -> bool | None:
         """Handle an evaluation."""
 
     def on_checkpoint(self, facts: CheckpointFacts, control: Control) -> bool | None:
-        """Handle a checkpoint, which is complete: training waits until it is written."""
+        """Handle a checkpoint. Training waits until the checkpoint is complete."""
 
     def on_end(self, facts: EndFacts, control: Control) -> bool | None:
-        """Handle the end of the training, after the last checkpoint. Not called where an error ends it."""
+        """Handle the end of the training, after the last checkpoint. It is not called if an error ends the training."""
 
 
 class _Checkpoints(Protocol):
@@ -95,7 +95,7 @@ class _Checkpoints(Protocol):
 class Callbacks:
     """Calls the callbacks of a training.
 
-    stop: asks for a stop, see `t2t.train.stop.StopOnSignal.ask`.
+    stop: requests a stop, see `t2t.train.stop.StopOnSignal.ask`.
     """
 
     def __init__(self, callbacks: Sequence[Callback], directory: Path, total: int, stop: Callable[[], None]) -> None:
@@ -103,7 +103,7 @@ class Callbacks:
         self._control = Control(stop)
 
     def step(self, step: int, metrics: Mapping[str, float] | None) -> None:
-        """An update was made. metrics: None where none are logged."""
+        """Call the callbacks after an update. metrics: None if none are logged."""
         for callback in self._callbacks:
             facts = StepFacts(
                 directory=self._directory, step=step, total=self._total, metrics=MappingProxyType(dict(metrics or {}))
@@ -111,7 +111,7 @@ class Callbacks:
             self._answer(callback.on_step(facts, self._control))
 
     def evaluation(self, step: int, results: Sequence[EvalResult], metrics: Mapping[str, float]) -> None:
-        """An evaluation ended."""
+        """Call the callbacks after an evaluation."""
         for callback in self._callbacks:
             facts = EvaluationFacts(
                 directory=self._directory,
@@ -123,7 +123,7 @@ class Callbacks:
             self._answer(callback.on_evaluation(facts, self._control))
 
     def checkpoint(self, step: int, folder: Path, checkpoints: _Checkpoints) -> None:
-        """A checkpoint is being written to `folder`/`step`; it is waited for where a callback wants to know."""
+        """Call the callbacks for the checkpoint that is written to `folder`/`step`. Wait for it if a callback handles checkpoints."""
         wanted = [it for it in self._callbacks if type(it).on_checkpoint is not Callback.on_checkpoint]
         if wanted:
             checkpoints.wait()
@@ -132,7 +132,7 @@ class Callbacks:
             self._answer(callback.on_checkpoint(facts, self._control))
 
     def end(self, step: int, *, stopped: bool) -> None:
-        """Training ended."""
+        """Call the callbacks at the end of training."""
         for callback in self._callbacks:
             callback.on_end(
                 EndFacts(directory=self._directory, step=step, total=self._total, stopped=stopped), self._control

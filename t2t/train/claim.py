@@ -1,13 +1,13 @@
-"""RUN/lock: one training at a time in a run directory, on one machine or on several that share the directory.
+"""RUN/lock: allow only one training at a time in a run directory, also if several machines share the directory.
 
-Process 0 of a training keeps RUN/lock for as long as it trains. The file says who holds it; three signs say whether the holder lives:
+Process 0 of a training holds RUN/lock while it trains. The file names the holder. Three signs show whether the holder is alive:
 
-- `flock` on the file. The system gives it back however a process ends. Most network file systems pass it on to other machines, some do not.
-- On the same machine: the holder's process id and when that process began.
-- On another machine: the file's time of change, which the holder renews every `BEAT` seconds. A holder that has not done so for `STALE` seconds,
-  by the clock of the file server, counts as dead.
+- `flock` on the file. The system releases it when the process ends, in any way. Most network file systems apply it across machines, some do not.
+- On the same machine: the process id of the holder and the start time of that process.
+- On another machine: the modification time of the file, which the holder updates every `BEAT` seconds. If it does not for `STALE` seconds, by the
+  clock of the file server, the holder counts as dead.
 
-A holder that finds the file gone or in other hands ends its training at once.
+A holder ends its training at once if the file is deleted or has another holder.
 """
 
 from __future__ import annotations
@@ -36,27 +36,27 @@ from t2t.json_files import expect, read_json
 from t2t.train.run import LOCK, make_directory
 
 BEAT = 5.0
-"""Seconds between two signs of life."""
+"""Seconds between two heartbeats."""
 STALE = 60.0
-"""Seconds without a sign of life after which a holder on another machine counts as dead."""
+"""Seconds without a heartbeat after which a holder on another machine counts as dead."""
 SETTLE = 1.0
-"""Seconds after which a lock that was taken without `flock` is looked at again: another may have taken it at the same moment."""
+"""Seconds after which a lock taken without `flock` is checked again: another process may have taken it at the same moment."""
 
 _UNSUPPORTED = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Holder:
-    """Who holds a run directory, as RUN/lock has it.
+    """The holder of a run directory, as stored in RUN/lock.
 
-    host, pid:  where it runs.
+    host, pid:  the machine and the process.
     since:      when it took the lock, for messages.
-    boot:       tells machines apart, and what one was before it started anew.
-    namespace:  of process ids: a container has its own.
-    began:      when the process began, in the machine's own ticks; 0 where the system does not tell.
-    job, start: SLURM's job, and how often it was put back in the queue.
-    inode:      of the lock file: a copied directory has another.
-    nonce:      tells two holders apart in any case.
+    boot:       boot id: identifies the machine and its last start.
+    namespace:  the namespace of process ids. A container has its own.
+    began:      start time of the process, in ticks of the machine; 0 if unknown.
+    job, start: the SLURM job, and how often it was requeued.
+    inode:      inode of the lock file. A copied directory has another one.
+    nonce:      random value that distinguishes any two holders.
     """
 
     host: str
@@ -75,10 +75,10 @@ class Holder:
 
 
 class Claim:
-    """A run directory taken for one training, from `take` to `release`."""
+    """Holds a run directory for one training, from `take` to `release`."""
 
     def __init__(self, directory: Path, lost: Callable[[str], None] | None = None) -> None:
-        """Prepare to take a directory. lost: called, on a thread, with the reason when the lock is lost; None ends the process."""
+        """Prepare to take a directory. lost: called in a thread, with the reason, if the lock is lost; None ends the process."""
         self._directory, self._path = directory, directory / LOCK
         self._lost = lost or _end
         self._file = -1
@@ -87,16 +87,16 @@ class Claim:
         self._beat: threading.Thread | None = None
 
     def take(self) -> None:
-        """Take the directory, made where there is none. Raises UserError, naming the holder, where another training has it."""
+        """Take the directory, and create it if it is missing. Raises UserError, which names the holder, if another training holds it."""
         make_directory(self._directory)
         while not self._try():
             pass
-        os.register_at_fork(after_in_child=self._forget)  # a forked process must not keep it
+        os.register_at_fork(after_in_child=self._forget)  # a forked process must not hold it
         self._beat = threading.Thread(target=self._renew, name="lock", daemon=True)
         self._beat.start()
 
     def release(self) -> None:
-        """Give the directory back."""
+        """Release the directory."""
         self._released.set()
         if self._beat is not None:
             self._beat.join()
@@ -108,7 +108,7 @@ class Claim:
             self._file = -1
 
     def _try(self) -> bool:
-        """Take it; False where the file was deleted meanwhile, to be tried again."""
+        """Try to take the directory. Return False if the file was deleted in the meantime: try again."""
         self._file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             locked = _flock(self._file)
@@ -127,7 +127,7 @@ class Claim:
         return False
 
     def _judge(self, locked: bool | None) -> None:
-        """Raise UserError unless the holder that the file names is dead. locked: whether we have `flock`; None where there is no such thing."""
+        """Raise UserError unless the holder in the file is dead. locked: whether this process has the `flock`; None if unsupported."""
         other = _read(self._path)
         if other is None:
             if locked is False:
@@ -140,12 +140,12 @@ class Claim:
             raise self._refusal(str(other))
 
     def _seems_alive(self) -> bool:
-        """Wait for a sign of life of a holder on another machine, until it counts as dead."""
+        """Wait for a heartbeat of a holder on another machine, until it counts as dead."""
         first = _changed(self._path)
         left = STALE - (self._now() - first)
         if left > 0:
-            told = f"{self._directory} (--dir): waiting up to {left:.0f} s for a sign of life of {_read(self._path)}"
-            print(told, file=sys.stderr, flush=True)
+            message = f"{self._directory} (--dir): waiting up to {left:.0f} s for a heartbeat of {_read(self._path)}"
+            print(message, file=sys.stderr, flush=True)
         limit = time.monotonic() + left
         while time.monotonic() < limit:
             time.sleep(BEAT / 5)
@@ -154,7 +154,7 @@ class Claim:
         return False
 
     def _now(self) -> float:
-        """Return the time by the clock that stamps the directory's files."""
+        """Return the time by the clock of the file system."""
         probe = self._directory / f".{LOCK}-{secrets.token_hex(8)}"
         probe.touch()
         try:
@@ -175,8 +175,8 @@ class Claim:
 
     def _refusal(self, who: str) -> UserError:
         return UserError(
-            f"{self._directory} (--dir) is being trained in by {who}, and two trainings in one directory would destroy each other."
-            " Give another --dir, or wait for that one's end."
+            f"{self._directory} (--dir) is in use by {who}, and two trainings cannot share a directory."
+            " Use another --dir, or wait until that training ends."
         )
 
     def _is_ours(self) -> bool:
@@ -189,13 +189,13 @@ class Claim:
             try:
                 if not self._is_ours():
                     now = _read(self._path)
-                    self._lost(f"{self._path} {f'is now held by {now}' if now else 'is gone'}")
+                    self._lost(f"{self._path} {f'is now held by {now}' if now else 'was deleted'}")
                     return
                 os.utime(self._file)
                 good = time.monotonic()
             except OSError as error:
                 if time.monotonic() - good > STALE:
-                    self._lost(f"{self._path} could not be renewed for {STALE:.0f} s: {error.strerror}")
+                    self._lost(f"{self._path} could not be updated for {STALE:.0f} s: {error.strerror}")
                     return
 
     def _forget(self) -> None:
@@ -206,9 +206,9 @@ class Claim:
 
 @contextlib.contextmanager
 def claimed_on_all(directory: Path) -> Iterator[None]:
-    """Have the run directory for this training while inside: process 0 takes it, for all. To be called on all processes.
+    """Hold the run directory for this training inside the context. Process 0 takes it for all. Call this on all processes.
 
-    Raises UserError on all, with the same text, where another training has it; Failure where the file system does not work.
+    Raises UserError on all, with the same text, if another training holds it, and Failure if the file system does not work.
     """
     claim, refused, broken = Claim(directory), None, None
     if jax.process_index() == 0:
@@ -218,8 +218,8 @@ def claimed_on_all(directory: Path) -> Iterator[None]:
             refused = str(error)
         except OSError as error:
             broken, refused = error, f"{directory / LOCK}: {error.strerror}"
-    if told := gather(refused)[0]:
-        raise Failure(told) if broken else AgreedError(told)
+    if message := gather(refused)[0]:
+        raise Failure(message) if broken else AgreedError(message)
     try:
         yield
     finally:
@@ -227,7 +227,7 @@ def claimed_on_all(directory: Path) -> Iterator[None]:
 
 
 def _flock(file: int) -> bool | None:
-    """Return whether the lock is ours now; None where the file system has no such thing."""
+    """Return whether this process has the lock now; None if the file system does not support it."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -240,10 +240,10 @@ def _flock(file: int) -> bool | None:
 
 
 def _lives(other: Holder, inode: int, locked: bool | None) -> bool | None:
-    """Return whether a holder lives, None where only its signs of life can tell."""
+    """Return whether a holder is alive; None if only its heartbeat can show it."""
     me = _me(inode)
     if other.job and other.job == me.job and other.start < me.start:
-        return False  # SLURM has ended it before it put the job back in the queue
+        return False  # SLURM ends a job before it requeues it
     if other.boot != me.boot:
         return None
     if locked is False:
@@ -283,13 +283,13 @@ def _me(inode: int) -> Holder:
 
 
 def _process(pid: int) -> tuple[str, int]:
-    """Return a process's state and when it began, ("?", 0) where the system does not tell (proc(5))."""
+    """Return the state and the start time of a process (proc(5)); ("?", 0) if unknown."""
     after = _text(Path(f"/proc/{pid}/stat")).rpartition(")")[2].split()
     return (after[0], int(after[19])) if len(after) > 19 else ("?", 0)
 
 
 def _read(path: Path) -> Holder | None:
-    """Return whom the file names, None where it is not there or names nobody (yet)."""
+    """Return the holder in the file; None if the file is missing or has no holder yet."""
     try:
         data = read_json(path)
         types = {"int": int, "str": str}
@@ -300,7 +300,7 @@ def _read(path: Path) -> Holder | None:
 
 
 def _changed(path: Path) -> float:
-    # Opening asks the file server anew; a look at the time alone may be answered from memory.
+    # Opening the file asks the file server. A plain `stat` may return a cached time.
     try:
         with path.open("rb") as file:
             return os.fstat(file.fileno()).st_mtime
@@ -323,5 +323,5 @@ def _link(path: Path) -> str:
 
 
 def _end(reason: str) -> None:
-    print(f"error: {reason}: another training may write here, this one ends", file=sys.stderr, flush=True)
+    print(f"error: {reason}: another training may write here, so this one ends", file=sys.stderr, flush=True)
     leave(1)

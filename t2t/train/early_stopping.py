@@ -1,4 +1,4 @@
-"""A callback that stops a training that gets no better."""
+"""A callback that stops training when a metric no longer improves."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from t2t.train.callbacks import Callback, Control, EvaluationFacts
 
 @dataclass(kw_only=True)
 class EarlyStopping(Callback):
-    """Stops where a metric of the evaluations has not become better for some evaluations (Prechelt 1998, "Early stopping - but when?").
+    """Stop training when an evaluation metric has not improved for `patience` evaluations (Prechelt 1998, "Early stopping - but when?").
 
-    The evaluations of the run before it was resumed count too: they are read from RUN/metrics.jsonl.
+    Evaluations from before the run was resumed count too: they are read from RUN/metrics.jsonl.
 
     Args:
       metric: "eval/loss", the mean loss of the tasks, or "eval/TASK/METRIC".
-      patience: evaluations without an improvement after which training stops.
-      mode: "min" where less is better, "max" where more is.
-      min_delta: how much better a value must be than the best one to count as an improvement.
+      patience: number of evaluations without improvement after which training stops.
+      mode: "min" if lower is better, "max" if higher is better.
+      min_delta: minimum difference to the best value that counts as an improvement.
 
     Raises:
-      UserError: `mode` is neither, a number is out of range; or, after the first evaluation, the evaluation has no such metric.
+      UserError: `mode` is unknown or a number is out of range; or, after the first evaluation, the metric does not exist.
     """
 
     metric: str = "eval/loss"
@@ -51,16 +51,16 @@ class EarlyStopping(Callback):
             self._values = {
                 line["step"]: line[self.metric] for line in metric_log.read(facts.directory) if self.metric in line
             }
-        # A run that went back to an earlier checkpoint has not made its later evaluations.
+        # After a rewind, evaluations of later steps no longer count.
         self._values = {step: value for step, value in self._values.items() if step < facts.step}
         self._values[facts.step] = facts.metrics[self.metric]
         return self._stale(list(self._values.values())) >= self.patience
 
     def _stale(self, values: list[float]) -> int:
-        """Return how many values have come since the last improvement."""
+        """Return the number of values since the last improvement."""
         best, since = math.inf, 0
         for value in values:
             signed = value if self.mode == "min" else -value
-            better = signed < best - self.min_delta  # NaN is not
+            better = signed < best - self.min_delta  # NaN is never better
             best, since = (signed, 0) if better else (best, since + 1)
         return since

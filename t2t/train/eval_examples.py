@@ -1,4 +1,4 @@
-"""The examples of an evaluation: read once, and written anew behind other examples of their task where these are to be shown."""
+"""The examples of an evaluation. They are read once. Few-shot evaluation rewrites their inputs as prompts."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _log = logging.getLogger(__name__)
 
 
 class Examples:
-    """Batches with their raw examples, once; `trimmed` is how many of those read by now were cut."""
+    """One pass over batches and their raw examples."""
 
     def __init__(self, layout: FeatureConverter, batches: Iterator[tuple[Batch, list[Raw]]], counts: Any) -> None:
         self._layout, self._batches, self._counts = layout, batches, counts
@@ -38,16 +38,16 @@ class Examples:
 
     @property
     def trimmed(self) -> int:
-        """How many examples were cut."""
+        """Number of the examples read so far that were truncated."""
         return int(self._counts.trimmed)
 
     def fit(self, raw: Raw) -> dict[str, np.ndarray]:
-        """Return the features cut to the lengths of the data, as the batches have them."""
+        """Return the features truncated to the lengths of the data, as in the batches."""
         return dict(self._layout.fit({name: np.asarray(raw[name]) for name in self._layout.features})[0])
 
 
 class Source:
-    """The examples of one task, read once and kept where their number is bounded."""
+    """The examples of one task. They are read once and kept if their number is limited."""
 
     def __init__(
         self,
@@ -59,7 +59,7 @@ class Source:
         batch_size: int,
         examples: int | None,
         few_shot: FewShot,
-        asked: bool,
+        named: bool,
         objective: Objective | None,
     ) -> None:
         self.data, self.task, self.objective = data, task, objective
@@ -67,35 +67,36 @@ class Source:
         self._batch_size, self._examples, self._few_shot = batch_size, examples, few_shot
         self._kept: tuple[Any, list[tuple[Batch, list[Raw]]]] | None = None
         self._shots: list[Shot] | None = None
-        self._asked = asked
-        self._told: set[str] = set()
+        self._named = named
+        self._warned: set[str] = set()
 
     def read(self, prompter: Prompter | None = None) -> Examples:
-        """Return the examples; with a prompter that draws examples or writes text, behind its prompts.
+        """Return the examples. With a prompter for few-shot evaluation, their inputs are its prompts.
 
-        Their raw examples then have the prompt's ids as `inputs`, its text as `prompt` and the number of its examples as `shots`; all else is as the task has it.
+        Raw examples then have the prompt's ids as `inputs`, its text as `prompt` and the number of its examples as `shots`.
+        Other features do not change.
         """
-        made, batches = self._kept or self._read()
+        found, batches = self._kept or self._read()
         if prompter is None or not self._few_shot.prompted:
-            return Examples(made.layout, iter(batches), made.counts)
-        return self._prompted(prompter, made.layout, batches)
+            return Examples(found.layout, iter(batches), found.counts)
+        return self._prompted(prompter, found.layout, batches)
 
     def first(self, count: int) -> list[Raw]:
-        """Return the first `count` raw examples, or all where there are fewer."""
+        """Return the first `count` raw examples, or all if there are fewer."""
         _, batches = self._kept or self._read()
         return [raw for _, raws in itertools.islice(batches, count) for raw in raws][:count]
 
     def _read(self) -> tuple[Any, Any]:
         from t2t.data.pipeline import evaluation_batches
 
-        # Process 0 of 1 on every process: each has the whole global batch, and `place` takes its devices' part.
+        # Every process reads the whole global batch, and `place` takes the part of its devices.
         convert = unchanged if self.objective is None else self.objective.converter
-        made = evaluation_batches(
+        found = evaluation_batches(
             self.data, self._config.kind, self._batch_size, examples=self._examples, convert=convert
         )
         if self._examples is None:
-            return made, made
-        self._kept = made, [(batch, list(raws)) for batch, raws in made]
+            return found, found
+        self._kept = found, [(batch, list(raws)) for batch, raws in found]
         return self._kept
 
     def _prompted(
@@ -110,7 +111,7 @@ class Source:
             prompt = prompter.prompt(text_of(raw["inputs_pretokenized"]))
             return {**raw, "inputs": np.array(prompt.ids, np.int32), "prompt": prompt.text, "shots": prompt.shots}
 
-        # Whatever does not fit is told before anything is computed.
+        # Report prompts that do not fit before anything is computed.
         raws = [[written(raw) for raw in some] for _, some in batches]
         prompter.check()
 
@@ -124,10 +125,10 @@ class Source:
         return Examples(layout, batched(), counts)
 
     def prompters(self) -> list[Prompter | None]:
-        """Return what writes prompts, one for each seed; None alone where queries stay as they are and nothing is calibrated.
+        """Return one prompter per seed, or [None] if queries do not change and nothing is calibrated.
 
-        None at all, with a warning, for a task of a mixture that has no text of its inputs. Raises UserError where that task itself was asked for, and
-        where there is no split to draw examples from.
+        Return [], with a warning, for a task of a mixture whose inputs have no text. Raises UserError if that task itself was named, or if the
+        split to draw examples from is missing.
         """
         few_shot = self._few_shot
         if not few_shot.prompted and not few_shot.calibrations:
@@ -135,16 +136,16 @@ class Source:
         _, batches = self._kept or self._read()
         raws = [raw for _, some in batches for raw in some]
         if not few_shot.prompted and not any("choices" in raw for raw in raws):
-            self._warn(f"task {self.data.task!r} offers no choices to calibrate (--calibration)")
+            self._warn(f"task {self.data.task!r} has no choices to calibrate (--calibration)")
             return [None]
         if any("inputs_pretokenized" not in raw for raw in raws) or "inputs" not in self.task.output_features:
-            said = (
-                f"task {self.data.task!r} has no text of its inputs (inputs_pretokenized): it asks no question that answers could be"
-                " shown for (--shots). Nearest: a supervised task."
+            message = (
+                f"task {self.data.task!r} has no text of its inputs (inputs_pretokenized), so examples cannot be shown before them (--shots)."
+                " Nearest: a supervised task."
             )
-            if self._asked:
-                raise UserError(said)
-            self._warn(f"not evaluated: {said}")
+            if self._named:
+                raise UserError(message)
+            self._warn(f"not evaluated: {message}")
             return []
         pool = self._pool() if few_shot.shots else []
         return [
@@ -182,24 +183,24 @@ class Source:
             ]
         return self._shots
 
-    def tell(self, read: Examples, known: Sequence[bool]) -> None:
-        """Warn, once, of examples that were cut, and of those without a known answer."""
+    def warn_of_examples(self, read: Examples, known: Sequence[bool]) -> None:
+        """Warn, once, about examples that were truncated and about examples without a known answer."""
         count, unknown = len(known), len(known) - sum(known)
         if unknown == count:
             self._warn(
-                f"task {self.data.task}: none of the {count} examples of split {self.data.split!r} has a known answer: they are predicted, and nothing is measured"
+                f"task {self.data.task}: none of the {count} examples of split {self.data.split!r} has a known answer: they have predictions but no metrics"
             )
         elif unknown:
             self._warn(
-                f"task {self.data.task}: {unknown} of {count} examples have no known answer and are left out of the metrics"
+                f"task {self.data.task}: {unknown} of {count} examples have no known answer and are not in the metrics"
             )
         if read.trimmed:
             self._warn(
-                f"task {self.data.task}: {read.trimmed} of {count} examples are longer than the data's lengths and lost their end"
+                f"task {self.data.task}: {read.trimmed} of {count} examples are longer than the data's lengths and were truncated"
             )
 
-    def tell_lost(self, raws: Sequence[Raw]) -> None:
-        """Warn, once, of targets that the vocabulary does not give back, where a metric compares predictions with them."""
+    def warn_of_lost_targets(self, raws: Sequence[Raw]) -> None:
+        """Warn, once, if a metric compares predictions with targets that change when the vocabulary encodes and decodes them."""
         from t2t.data.survival import compares, lost
 
         if not self._config.can("generate") or not compares(self.task):
@@ -209,8 +210,8 @@ class Source:
             self._warn(found.message(self.data.task))
 
     def _warn(self, message: str) -> None:
-        if message not in self._told:
-            self._told.add(message)
+        if message not in self._warned:
+            self._warned.add(message)
             _log.warning("%s", message)
 
 
@@ -219,16 +220,16 @@ def source_of(
     data: Data,
     vocabulary: Vocabulary,
     *,
-    asked: bool,
+    named: bool,
     batch_size: int,
     examples: int | None,
     few_shot: FewShot,
     objective: Objective | None = None,
 ) -> Source | None:
-    """Return where a task's examples come from; None, with a warning, for a task of a mixture without the split.
+    """Return the source of a task's examples; None, with a warning, for a task of a mixture that does not have the split.
 
-    asked:     whether the task itself was named, and not its mixture.
-    objective: evaluated too, where the task has the features that it wants.
+    named:     whether the task itself was named, not its mixture.
+    objective: evaluated too if the task has the features that it needs.
     """
     from t2t.data.answers import check_model
     from t2t.data.registry import converter_of, provider_of, task_vocabulary, tasks_of
@@ -237,14 +238,14 @@ def source_of(
     provider = provider_of(replace(data, vocabulary=None))
     if not tasks_of(provider, split):
         splits = list(map(str, provider.splits))
-        said = f"task {name!r} has no split {split!r} (--evaluation.split); it has {', '.join(splits)}.{nearest(split, splits)}"
-        if asked:
-            raise UserError(said)
-        _log.warning("not evaluated: %s", said)
+        message = f"task {name!r} has no split {split!r} (--evaluation.split); it has {', '.join(splits)}.{nearest(split, splits)}"
+        if named:
+            raise UserError(message)
+        _log.warning("not evaluated: %s", message)
         return None
     try:
         same = task_vocabulary(replace(data, vocabulary=None)).identity() == vocabulary.identity()
-    except UserError:  # a vocabulary that has no counterpart of ours
+    except UserError:  # a vocabulary of an unknown kind
         same = False
     data = replace(data, vocabulary=None if same else vocabulary)
     provider = provider_of(data)
@@ -254,7 +255,7 @@ def source_of(
     if len(task.metric_objs) > len(task.metric_fns):
         _log.warning("task %r: its metric_objs are not computed, only its metric_fns are", name)
     if objective is not None and (lacking := {x.name for x in objective.extras} - set(provider.output_features)):
-        _log.warning("task %r: the objective is not evaluated, which needs %s", name, ", ".join(sorted(lacking)))
+        _log.warning("task %r: the objective is not evaluated, it needs %s", name, ", ".join(sorted(lacking)))
         objective = None
     return Source(
         model,
@@ -264,20 +265,20 @@ def source_of(
         batch_size=batch_size,
         examples=examples,
         few_shot=few_shot,
-        asked=asked,
+        named=named,
         objective=objective,
     )
 
 
 def text_in(raw: Raw, name: str, vocabulary: Vocabulary) -> str:
-    """Return a feature's text as the task had it before it was tokenized, else that of its ids."""
+    """Return a feature's text from before it was tokenized, else the text of its ids."""
     if f"{name}_pretokenized" in raw:
         return text_of(raw[f"{name}_pretokenized"])
     return vocabulary.decode(raw[name]) if name in raw else ""
 
 
 def predicted_text(raw: Raw, wanted: Sequence[int], vocabulary: Vocabulary) -> str:
-    """Return the text of the ids that were predicted: the example's own where they are all of it, else what they spell (a window of a longer text)."""
+    """Return the text of the predicted ids: the example's text if they are all of it, else the decoded ids (a window of a longer text)."""
     ids = list(wanted[:-1] if wanted and wanted[-1] == vocabulary.eos_id else wanted)
     if "targets_pretokenized" in raw and vocabulary.encode(text := text_of(raw["targets_pretokenized"])) == ids:
         return text

@@ -1,7 +1,7 @@
-"""How good the parameters are on held-out tasks: teacher-forced loss, the tasks' own metrics, and the predictions behind them.
+"""Evaluate parameters on held-out tasks: teacher-forced loss, the metrics of the tasks, and predictions.
 
-Every process of a multi-host run must call `Evaluator.evaluate` at the same step: all read the same examples, each computes its devices'
-part of the global arrays, and all get the same results. `write` writes on process 0 alone.
+Every process of a multi-host run must call `Evaluator.evaluate` at the same step. All processes read the same examples, each computes the
+part of its devices, and all get the same results. `write` writes only on process 0.
 """
 
 from __future__ import annotations
@@ -40,17 +40,17 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation(Configuration):
-    """What to evaluate on, and when.
+    """What to evaluate, and when.
 
     Args:
-        tasks: names of tasks, or of mixtures, whose tasks are evaluated one by one; none for the task that is trained on.
-        split: of each task; None for no evaluation at all.
-        examples: first examples of each task; 0, or None, for all.
-        batch_size: rows computed at a time.
-        every: training steps between two evaluations; 0 for one at the end alone.
-        decoding: how to generate the predictions that metrics are computed of.
-        length: tokens to generate at most; None for the data's targets_length.
-        samples: predictions to generate for people to see, where no metric asks for any.
+        tasks: names of tasks or mixtures. The tasks of a mixture are evaluated one by one. Empty evaluates the training task.
+        split: split of each task. None disables evaluation.
+        examples: number of examples of each task, from the start of the split. 0 or None uses all.
+        batch_size: rows per batch.
+        every: training steps between two evaluations. 0 evaluates only at the end.
+        decoding: how to generate the predictions for the metrics.
+        length: maximum number of tokens to generate. None uses the data's targets_length.
+        samples: number of predictions to generate for inspection if no metric needs predictions.
         few_shot: examples to show before each query, and calibrated scores of choices.
     """
 
@@ -70,30 +70,30 @@ class Evaluation(Configuration):
             object.__setattr__(self, "examples", None)
 
     def due(self, step: int, *, last: bool) -> bool:
-        """Return whether to evaluate after `step` steps, `last` being the run's last."""
+        """Return whether to evaluate after `step` steps. last: whether it is the last step of the run."""
         return self.split is not None and (last or (self.every > 0 and step % self.every == 0))
 
 
 def evaluate(model: Model, params: Params, evaluation: Evaluation, data: Data) -> list[EvalResult]:
-    """Evaluate once; see `Evaluator`, which a run keeps so that nothing is compiled or read twice."""
+    """Evaluate once. A run uses one `Evaluator` instead, so that nothing is compiled or read twice."""
     return Evaluator(model, evaluation, data).evaluate(params)
 
 
 class Interrupted(Exception):
-    """An evaluation was ended on request."""
+    """An evaluation was stopped on request."""
 
 
 class Evaluator:
-    """Evaluates parameters on the same examples as often as wanted.
+    """Evaluates parameters, any number of times, on the same examples.
 
-    data: of the training run: its lengths, vocabulary and seed hold for every task evaluated; the loss is that of targets alone.
-    objective: of the training run; reported too where it is `evaluated`.
+    data:      the data of the training run. Its lengths, vocabulary and seed apply to every evaluated task. The loss covers only targets.
+    objective: the objective of the training run. It is reported too if it is `evaluated`.
 
-    Loads TensorFlow. Raises UserError at once for an unknown task or split and for a task that is not for this kind of model.
+    Loads TensorFlow. The constructor raises UserError for an unknown task or split, and for a task that does not fit this kind of model.
     """
 
     def __init__(self, model: Model, evaluation: Evaluation, data: Data, objective: Objective | None = None) -> None:
-        # Kernels of one platform are for training: here nothing is divided by hand, and rows may have any length.
+        # Platform-specific kernels are for training. Evaluation does not shard by hand, and its rows may have any length.
         portable = model.config.portable()
         model = model if portable is model.config else portable.build()
         self._model, self._evaluation = model, evaluation
@@ -104,7 +104,7 @@ class Evaluator:
         few_shot = evaluation.few_shot
         if not model.config.can("generate") and (few_shot.prompted or few_shot.calibrations):
             raise UserError(
-                f"an encoder fills in masks; it cannot be shown examples or have choices calibrated (--shots {few_shot.shots})."
+                f"an encoder fills in masks; it supports neither few-shot examples nor calibration of choices (--shots {few_shot.shots})."
                 " Nearest: a decoder or an encoder-decoder, or --shots 0."
             )
         from t2t.data.pipeline import task_names, task_vocabulary  # loads TensorFlow
@@ -119,7 +119,7 @@ class Evaluator:
                 model,
                 replace(base, task=name),
                 self._vocabulary,
-                asked=name in (evaluation.tasks or (data.task,)),
+                named=name in (evaluation.tasks or (data.task,)),
                 batch_size=evaluation.batch_size,
                 examples=evaluation.examples,
                 few_shot=few_shot,
@@ -133,9 +133,9 @@ class Evaluator:
             )
 
     def evaluate(self, params: Params, stop: Callable[[], bool] = lambda: False) -> list[EvalResult]:
-        """Return the results, a task each. Parameters may have any sharding.
+        """Return one result per task. Parameters may have any sharding.
 
-        stop: asked before each batch, by all processes alike, whether to end with Interrupted.
+        stop: called before each batch, on all processes. If it returns True, the evaluation raises Interrupted.
         """
         self._stop = stop
         found = []
@@ -144,33 +144,34 @@ class Evaluator:
             if prompters:
                 found.append(merged([self._once(params, source, prompter) for prompter in prompters]))
         if not found:
-            self._refuse_unasked()
+            self._raise_not_prompted()
         return found
 
     def check(self, checkpoint: CheckpointConfig | None = None) -> None:
-        """Refuse what an evaluation would refuse, before there are parameters worth one. Raises UserError.
+        """Raise UserError now if an evaluation would raise it later, so that no training is lost.
 
-        Writes the prompts of few-shot evaluations, which reads their examples; without any, nothing is read.
-        checkpoint: its `best_metric` must be one that an evaluation has.
+        Reads the examples of few-shot evaluations and writes their prompts. Other evaluations read nothing here.
+
+        checkpoint: an evaluation must have its `best_metric`.
         """
         few_shot = self._evaluation.few_shot
         if few_shot.prompted or few_shot.calibrations:
-            asked = False
+            prompted = False
             for source in self._sources:
                 for prompter in source.prompters():
-                    asked = True
+                    prompted = True
                     source.read(prompter)
-            if not asked:
-                self._refuse_unasked()
+            if not prompted:
+                self._raise_not_prompted()
         if checkpoint is not None:
             vocabulary = self._vocabulary if self._sources else None
             check_best_metric(checkpoint, self._sources, self._model.config, vocabulary, few_shot)
 
-    def _refuse_unasked(self) -> None:
+    def _raise_not_prompted(self) -> None:
         if self._sources:
             names = ", ".join(source.data.task for source in self._sources)
             raise UserError(
-                f"none of {names} (--evaluation.tasks) asks a question that answers could be shown for (--shots)."
+                f"none of {names} (--evaluation.tasks) has text inputs before which examples could be shown (--shots)."
             )
 
     def _before_batch(self) -> None:
@@ -178,7 +179,7 @@ class Evaluator:
             raise Interrupted
 
     def _once(self, params: Params, source: Source, prompter: Prompter | None) -> EvalResult:
-        """Evaluate with the examples that one seed draws, or as the task is."""
+        """Evaluate one task with the examples of one seed, or without prompts."""
         forced = TeacherForced()
         objective = None if source.objective is None or prompter is not None else EvaluatedObjective(source.objective)
         raws: list[Raw] = []
@@ -191,13 +192,13 @@ class Evaluator:
                 objective.add(self._model, params, batch)
             raws += some
         generates = self._model.config.can("generate")
-        # An encoder's place without weight is one that there is nothing to predict at.
+        # An encoder has nothing to predict at positions without weight.
         known = [
             not task_metrics.hidden(raw) if generates else bool(ids)
             for raw, ids in zip(raws, forced.wanted, strict=True)
         ]
-        source.tell(read, known)
-        source.tell_lost(raws)
+        source.warn_of_examples(read, known)
+        source.warn_of_lost_targets(raws)
         metrics = forced.metrics() | ({} if objective is None else objective.metrics())
         if generates:
             predictions, found = self._generate(params, source, read, prompter, raws, forced, known)
@@ -226,14 +227,14 @@ class Evaluator:
         forced: TeacherForced,
         known: Sequence[bool],
     ) -> tuple[list[dict[str, Any]], dict[str, float]]:
-        """Encoders: what stands at the places to be predicted is the prediction."""
+        """Return the predictions and metrics of an encoder: it predicts the tokens at the target positions."""
         config, vocabulary = self._model.config, self._vocabulary
         rows: list[dict[str, Any]] = []
         for raw, wanted, made, first, answered in zip(
             raws, forced.wanted, forced.predicted, forced.first, known, strict=True
         ):
             inputs = raw.get("inputs_pretokenized")
-            made = made or [first] * (config.can("classify"))  # a text has a label, whether or not it is target_text
+            made = made or [first] * (config.can("classify"))  # predict a label even if the answer is unknown
             rows.append(
                 {
                     "inputs": vocabulary.decode(raw["inputs"]) if inputs is None else text_of(inputs),
@@ -255,14 +256,14 @@ class Evaluator:
             found |= task_metrics.of_scores(source.task, some, targets, scores)
         if config.can("fill_mask") and any("choices" in raw for raw in raws):
             fitted = [read.fit(raw) for raw in raws]
-            # What stands before the first place to be predicted is the question.
+            # The question is everything before the first position to predict.
             asked = [made["inputs"][: int(np.argmax(made["weights"] > 0))].tolist() for made in fitted]
             wanted_texts = [text_in(raw, "targets", vocabulary) for raw in raws]
             found |= rank(self._scorer(params, source), source.task, raws, asked, wanted_texts, rows, known)
         return rows, found
 
     def _is_language_modelling(self, source: Source, forced: TeacherForced) -> bool:
-        """Whether the targets are running text, which no metric compares with a prediction and no sentinel stands in."""
+        """Return whether the targets are plain text: no metric compares them with predictions, and they have no sentinels."""
         first = self._vocabulary.size - self._vocabulary.extra_ids
         return (
             self._model.config.can("continue_text")
@@ -303,7 +304,7 @@ class Evaluator:
 
         if task_metrics.predicts(source.task):
             wanted = raws
-        else:  # a language model's text, which answers nothing, has no prediction to stand beside
+        else:  # the text of a language model answers no question, so there is nothing to predict
             wanted = raws[: evaluation.samples] if "inputs" in fitted[0] else []
         outputs = generate_many(
             self._model,
@@ -348,7 +349,7 @@ class Evaluator:
 
 
 def _without(batch: Batch, hidden: Sequence[bool]) -> Batch:
-    """Return the batch with no weight on the rows whose answer is not known."""
+    """Return the batch with weight 0 for the rows whose answer is unknown."""
     if not any(hidden):
         return batch
     weights = np.array(batch.weights)
@@ -357,7 +358,7 @@ def _without(batch: Batch, hidden: Sequence[bool]) -> Batch:
 
 
 def _target_text(config: ModelConfig, vocabulary: Vocabulary, raw: Raw, ids: Sequence[int]) -> str:
-    """Return in words what stands at an encoder's places to predict; of a span the text's own."""
+    """Return the text of an encoder's predicted ids. The text of a span is taken from the example."""
     if config.can("find_span") and "word_starts" in raw:
         return words_between(text_of(raw["second"]), np.asarray(raw["word_starts"]).tolist(), *ids)[0]
     return target_text(config, vocabulary, raw["inputs"], ids)

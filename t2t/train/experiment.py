@@ -1,4 +1,4 @@
-"""The whole of what a run is, as one value."""
+"""The full configuration of a run, as one value."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from t2t.vocabularies import Vocabulary
 
 @dataclass(frozen=True, kw_only=True)
 class StartFrom(Configuration):
-    """Parameters to begin with, out of another run's checkpoint.
+    """Initial parameters from a checkpoint of another run.
 
     Args:
-        run: the other run's directory; None begins from random parameters.
-        step: which checkpoint; None takes the newest.
-        include: glob patterns of parameter paths to take ("encoder/**").
-        exclude: patterns of paths not to take, of those.
+        run: directory of the other run. None starts from random parameters.
+        step: step of the checkpoint. None takes the newest one.
+        include: glob patterns of the parameter paths to take ("encoder/**").
+        exclude: glob patterns of parameter paths that are not taken, even if they match `include`.
     """
 
     run: LocalPath | None = None
@@ -42,24 +42,24 @@ class StartFrom(Configuration):
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment(Configuration):
-    """What is trained, on what, how, and for how long.
+    """The configuration of a training run.
 
     Args:
-        model: the architecture and its sizes.
-        data: what is read, and how it fills rows.
-        optimizer: what turns gradients into updates.
-        trainable: which parameters are trained; the others are frozen.
-        objective: what is minimised.
-        mesh: how devices are laid out.
-        checkpoint: what is saved and kept.
-        evaluation: what is evaluated, and when.
-        guard: what to do with bad steps.
-        start_from: parameters to begin with.
-        steps: updates to make.
-        seed: of the parameters, of dropout and, where `data.seed` is None, of the data's order.
-        microbatches: parts a batch is computed in, one after the other, to save memory; they do not change the loss.
-        log_every: steps between two lines of metrics; the only time the step's Python waits for the device.
-        profile: steps to trace into RUN/profile, "10:15" for the 10th to the 15th; None traces nothing and costs nothing.
+        model: architecture and sizes of the model.
+        data: task, lengths and batch size of the training data.
+        optimizer: optimizer and learning rate schedule.
+        trainable: which parameters are trained. The others are frozen.
+        objective: the training objective.
+        mesh: layout of the devices.
+        checkpoint: when to save checkpoints, and how many to keep.
+        evaluation: what to evaluate, and when.
+        guard: how to handle bad steps.
+        start_from: initial parameters from another run.
+        steps: number of training steps.
+        seed: random seed of the parameters and of dropout. Also of the order of the data if `data.seed` is None.
+        microbatches: number of parts in which a batch is computed, one after the other, to save memory. It does not change the loss.
+        log_every: number of steps between two lines of metrics. Python waits for the device only at these steps.
+        profile: steps to trace into RUN/profile: "10:15" traces steps 10 to 15. None traces nothing.
     """
 
     model: ModelConfig
@@ -79,11 +79,11 @@ class Experiment(Configuration):
     start_from: StartFrom = StartFrom()
 
     def resolved_data(self) -> Data:
-        """Return `data` with its seed filled in."""
+        """Return `data`, with the experiment's seed if it has none."""
         return self.data if self.data.seed is not None else replace(self.data, seed=self.seed)
 
     def rows(self, *, has_inputs: bool = True, has_types: bool = False) -> FeatureConverter:
-        """Return how examples fill rows, as far as the experiment tells without its task. has_inputs, has_types: as the task has them."""
+        """Return the converter from examples to rows. has_inputs, has_types: whether the task has these features."""
         return self.objective.converter(
             converter(
                 self.model.kind,
@@ -97,7 +97,10 @@ class Experiment(Configuration):
 
     @classmethod
     def upgraded(cls, fields: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return the fields of a run.json as they are called now: `objective` was `loss` once, and a part of it could stand in the model; `trainable` was the optimizer's `freeze`."""
+        """Return the fields of an older run.json under their current names.
+
+        `objective` was once called `loss`, and the model could hold a part of it. `trainable` was the optimizer's `freeze`.
+        """
         fields = _freeze_upgraded(fields)
         if "loss" not in fields or "objective" in fields:
             return fields
@@ -129,11 +132,11 @@ ADJUSTABLE = (
     "microbatches",
     *(f"model.{name}:" for name in EXECUTION),
 )
-"""Fields (or beginnings of their differences) that a run may change when it goes on: they change where and how long it computes, not what."""
+"""Fields, or prefixes of fields, that may change when a run resumes. They affect where and how long it computes, but not the result."""
 
 
 def check(experiment: Experiment, device_count: int) -> None:
-    """Refuse what cannot work, before any long work starts. Raises UserError."""
+    """Raise UserError if the configuration cannot work. This runs before any slow work starts."""
     if experiment.profile is not None:
         steps_of(experiment.profile, experiment.steps)
     sizes = experiment.mesh.sizes(device_count)
@@ -145,24 +148,25 @@ def check(experiment: Experiment, device_count: int) -> None:
     _check_evaluation(experiment)
     if experiment.trainable.frozen_storage == "reference" and experiment.start_from.run is None:
         raise UserError(
-            "trainable.frozen_storage reference (--trainable.frozen-storage) refers to the checkpoint that the run begins with, and there is none."
-            " Nearest: copy, or name the run (--start-from.run)."
+            "trainable.frozen_storage reference (--trainable.frozen-storage) needs a checkpoint that the run starts from (--start-from.run)."
+            " Nearest: copy, or set --start-from.run."
         )
     experiment.objective.check(experiment.model)
     weight = experiment.data.loss_on_inputs
     if weight and experiment.model.noncausal_prefix:
         raise UserError(
-            f"data.loss_on_inputs {weight} (--data.loss-on-inputs): a decoder with a non-causal prefix (model.mask 'prefix') sees its inputs,"
-            " there is nothing to predict. Nearest: 0.0, or --model.mask causal."
+            f"data.loss_on_inputs {weight} (--data.loss-on-inputs): a decoder with a non-causal prefix (model.mask 'prefix') sees its inputs"
+            " and cannot learn to predict them. Nearest: 0.0, or --model.mask causal."
         )
     if weight and not experiment.model.can("predict_inputs"):
         raise UserError(
-            f"data.loss_on_inputs {weight} (--data.loss-on-inputs): a model of kind {experiment.model.kind!r} predicts no inputs, decoders alone do. Nearest: 0.0."
+            f"data.loss_on_inputs {weight} (--data.loss-on-inputs): a model of kind {experiment.model.kind!r} does not predict its inputs,"
+            " only a decoder does. Nearest: 0.0."
         )
 
 
 def check_vocabulary(experiment: Experiment, vocabulary: Vocabulary) -> None:
-    """Refuse a model that has no row for some id. Raises UserError."""
+    """Raise UserError if the vocabulary has more ids than the model has embeddings."""
     size = experiment.model.vocab_size
     if size < vocabulary.size:
         raise UserError(
@@ -175,13 +179,13 @@ def _check_divides(rows: int, parts: int, what: str) -> None:
     if rows % parts:
         down, up = rows // parts * parts, -(-rows // parts) * parts
         raise UserError(
-            f"batch_size {rows} (--batch-size) does not divide over {what}."
+            f"batch_size {rows} (--batch-size) is not divisible by {what}."
             f" Nearest: {f'{down} or {up}' if down else up}."
         )
 
 
 def _check_evaluation(experiment: Experiment) -> None:
-    """Refuse lengths of the evaluation that the model has no positions for."""
+    """Raise UserError if a length of the evaluation exceeds the positions of the model."""
     limit, evaluation, data = experiment.model.max_length, experiment.evaluation, experiment.data
     if limit is None or evaluation.split is None or not experiment.model.can("generate"):
         return
@@ -195,7 +199,7 @@ def _check_evaluation(experiment: Experiment) -> None:
     room = experiment.model.room(prompt or data.inputs_length)
     if room is not None and length > room:
         raise UserError(
-            f"length {length} (--evaluation.length) to generate is more than the {room} of the model's {limit} positions that are left for it."
+            f"length {length} (--evaluation.length) to generate is more than the {room} positions that remain of the model's {limit}."
             f" Nearest: {max(room, 1)}."
         )
 
@@ -209,5 +213,5 @@ def _check_lengths(experiment: Experiment, context: int) -> None:
             )
         if length % context:
             raise UserError(
-                f"{name} {length} (--data) does not divide over mesh context={context} (--mesh.context). Nearest: {-(-length // context) * context}."
+                f"{name} {length} (--data) is not divisible by mesh context={context} (--mesh.context). Nearest: {-(-length // context) * context}."
             )

@@ -1,7 +1,7 @@
-"""Evaluation with examples in the prompt and no training: zero-, one- and few-shot (Brown et al. 2020, https://arxiv.org/abs/2005.14165, section 2.4).
+"""Zero-, one- and few-shot evaluation: examples in the prompt, no training (Brown et al. 2020, https://arxiv.org/abs/2005.14165, section 2.4).
 
-A prompt is text, `inputs between targets joint inputs between targets joint inputs`, the last inputs being the query's; the answer is what the model goes on
-with, or the likeliest of the query's choices. For an encoder-decoder it is the encoder's input.
+A prompt is the text `inputs between targets joint inputs between targets joint inputs`. The last inputs are those of the query. The answer is
+the generated continuation, or the most likely of the query's choices. In an encoder-decoder, the prompt is the input of the encoder.
 """
 
 from __future__ import annotations
@@ -23,28 +23,28 @@ CALIBRATIONS: tuple[Calibration, ...] = ("none", "length", "unconditional", "con
 
 @dataclass(frozen=True, kw_only=True)
 class FewShot(Configuration):
-    """How a task's examples are shown to a model before each query.
+    """How to show examples of a task to the model before each query.
 
     Args:
-        shots: examples before a query; 0 evaluates as the model was trained, and draws nothing.
-        seeds: times that the examples are drawn, by seed, seed + 1, ...; metrics are means over them, with their standard deviation.
-        seed: the first.
-        split: of the task that examples are from; never the query itself, nor one of the same inputs.
-        pool: first examples of that split to draw from.
-        each: examples are drawn anew for each query (Brown et al.); False shows the same ones before all queries of a seed (Zhao et al. 2021).
-        stratified: as many examples of each target as can be.
+        shots: number of examples before a query. 0 uses the inputs of the task without examples.
+        seeds: number of times the examples are drawn, with seed, seed + 1, ... Metrics are means over the seeds, with standard deviations.
+        seed: the first seed.
+        split: split that the examples are drawn from. The query itself, and examples with the same inputs, are never drawn.
+        pool: number of examples to draw from, from the start of that split.
+        each: draw new examples for each query (Brown et al.). False shows the same examples before all queries of a seed (Zhao et al. 2021).
+        stratified: draw the same number of examples for each target, if possible.
         between: text between inputs and targets.
-        joint: text between an example and the next, or the query.
-        as_text: decoders: no EOS behind the query's inputs, as tasks have it, but `between`: what a model goes on with that has seen text alone.
-            The answer ends at the first `joint`. An encoder's inputs end in EOS all the same.
-        fewer: leave out examples, the first ones first, where they do not fit; False refuses.
-        length: tokens a prompt may have; None for the data's inputs_length.
-        calibration: further scores of choices, each giving "rank_accuracy_NAME" beside "rank_accuracy":
-            "length" a token's mean log-probability; "unconditional" less the log-probability of the choice after `answer_context` alone
-            (both Brown et al. 2020, section 2.4); "contextual" less the log of its probability, among the choices, where
-            `content_free` texts stand in the query's place, their mean (Zhao et al. 2021, https://arxiv.org/abs/2102.09690). "none" stands for none.
-        answer_context: a prompt that says nothing but that an answer is due.
-        content_free: inputs that say nothing. What all inputs of a task begin and end with, whole words of a prompt, stays around them.
+        joint: text between two examples, and between the last example and the query.
+        as_text: only decoders: the query's inputs end with `between` instead of EOS, for a model that was trained on plain text only.
+            The answer ends at the first `joint`. The inputs of an encoder still end with EOS.
+        fewer: leave out examples, from the first one, if they do not fit. False raises an error.
+        length: maximum number of tokens of a prompt. None uses the data's inputs_length.
+        calibration: additional scores of choices. Each adds the metric "rank_accuracy_NAME" to "rank_accuracy".
+            "length" is the mean log-probability per token. "unconditional" subtracts the log-probability of the choice after `answer_context`
+            (both Brown et al. 2020, section 2.4). "contextual" subtracts the log of the choice's mean probability, among the choices, with
+            each of the `content_free` texts in place of the query (Zhao et al. 2021, https://arxiv.org/abs/2102.09690). "none" adds nothing.
+        answer_context: a prompt without content that only asks for an answer.
+        content_free: inputs without content. The words that all inputs of a task start and end with are kept around them.
     """
 
     shots: CountOrZero = 0
@@ -74,7 +74,7 @@ class FewShot(Configuration):
             "none" in self.calibration and len(self.calibration) > 1
         ):
             raise UserError(
-                f"calibration {' '.join(self.calibration)} (--evaluation.few-shot.calibration): name each once, and none alone."
+                f"calibration {' '.join(self.calibration)} (--evaluation.few-shot.calibration): name each one once, and 'none' only alone."
             )
         if "contextual" in self.calibration and not self.content_free:
             raise UserError(
@@ -83,29 +83,29 @@ class FewShot(Configuration):
 
     @property
     def prompted(self) -> bool:
-        """Whether queries are written otherwise than the task does."""
+        """Whether prompts differ from the inputs of the task."""
         return self.shots > 0 or self.as_text
 
     @property
     def calibrations(self) -> tuple[Calibration, ...]:
-        """The calibrations there are to compute."""
+        """The calibrations to compute."""
         return tuple(name for name in self.calibration if name != "none")
 
     @property
     def label(self) -> str:
-        """What tells results from those of the task as it is: "" or "4-shot", "0-shot-text"."""
+        """Label of the results: "4-shot", "0-shot-text"; "" if prompts are the inputs of the task."""
         return f"{self.shots}-shot{'-text' if self.as_text else ''}" if self.prompted else ""
 
 
 class Shot(NamedTuple):
-    """An example's texts."""
+    """The texts of an example."""
 
     inputs: str
     targets: str
 
 
 class Prompt(NamedTuple):
-    """A query's prompt: its tokens, EOS included where there is one, its text, and how many examples fitted."""
+    """The prompt of a query: its ids, with EOS if there is one, its text, and the number of examples in it."""
 
     ids: list[int]
     text: str
@@ -113,12 +113,12 @@ class Prompt(NamedTuple):
 
 
 class Prompter:
-    """Writes the prompts of one task and one seed, whatever the order in which they are asked for.
+    """Writes the prompts of one task and one seed. They do not depend on the order of the calls.
 
-    room:   tokens a prompt may have.
+    room:   maximum number of tokens of a prompt.
     eos:    whether the task's inputs end in EOS.
-    pool:   examples to draw from; of those with the same inputs the first, and the others only where there are too few.
-    inputs: texts of queries, which tell what all have in common.
+    pool:   examples to draw from. Of examples with the same inputs, only the first is used, unless there are too few.
+    inputs: texts of the queries, to find their common words.
     """
 
     def __init__(
@@ -145,23 +145,23 @@ class Prompter:
         self.written = 0
 
     def prompt(self, inputs: str) -> Prompt:
-        """Return the prompt of a query. With fewer examples than asked for where they do not fit; `check` tells of these."""
+        """Return the prompt of a query. It has fewer examples if they do not all fit; `check` reports this."""
         return self._written(inputs, self.drawn(inputs))
 
     def content_free(self, inputs: str) -> list[list[int]]:
-        """Return the query's prompt with each text that says nothing in the place of its inputs, ids."""
-        before, behind = self._frame
+        """Return the ids of the query's prompt, once for each content-free text in place of its inputs."""
+        before, after = self._frame
         shown = self.drawn(inputs)
         return [
-            self._written(f"{before}{text}{behind}", shown, count=False).ids for text in self._few_shot.content_free
+            self._written(f"{before}{text}{after}", shown, count=False).ids for text in self._few_shot.content_free
         ]
 
     def answer_context(self) -> list[int]:
-        """Return the prompt that says nothing but that an answer is due, ids."""
+        """Return the ids of the prompt that only asks for an answer."""
         return self._ids(self._few_shot.answer_context + self._few_shot.between * self._few_shot.as_text)
 
     def drawn(self, inputs: str) -> list[Shot]:
-        """Return the examples before a query, in their order. Raises UserError where there are too few."""
+        """Return the examples before a query, in order. Raises UserError if there are too few."""
         few_shot = self._few_shot
         if not few_shot.shots:
             return []
@@ -173,8 +173,8 @@ class Prompter:
             order += [shot for shot in _permuted(generator, self._repeats) if shot.inputs != inputs]
         if len(order) < few_shot.shots:
             raise UserError(
-                f"task {self._task!r}: {few_shot.shots} examples are to be shown (--shots), its first {few_shot.pool} of split"
-                f" {few_shot.split!r} have {len(order)} others than the query. Nearest: {len(order)}."
+                f"task {self._task!r}: {few_shot.shots} examples are needed (--shots), but the first {few_shot.pool} of split"
+                f" {few_shot.split!r} have only {len(order)} that differ from the query. Nearest: {len(order)}."
             )
         if few_shot.stratified:
             seen: dict[str, int] = {}
@@ -187,11 +187,11 @@ class Prompter:
         return order[: few_shot.shots]
 
     def answer(self, text: str) -> str:
-        """Return what a model wrote without what comes behind the answer: where no EOS ends it, the next example would begin there."""
+        """Return the generated text up to the end of the answer. Without EOS, the model may continue with a next example."""
         return text.split(self._few_shot.joint)[0] if self._ends_in_text and self._few_shot.joint else text
 
     def check(self) -> None:
-        """Raise UserError where examples did not fit and none may be left out."""
+        """Raise UserError if examples did not fit and `fewer` is False."""
         if self._misfits and not self._few_shot.fewer:
             raise UserError(
                 f"task {self._task!r}: {len(self._misfits)} of {self.written} prompts of {self._few_shot.shots} examples are longer than"
@@ -218,7 +218,7 @@ class Prompter:
 
 
 def _repeated(pool: Sequence[Shot]) -> list[Shot]:
-    """Return the examples of the same inputs as one before them."""
+    """Return the examples that have the same inputs as an earlier one."""
     seen: set[str] = set()
     repeats = []
     for shot in pool:
@@ -233,18 +233,18 @@ def _permuted(generator: np.random.Generator, shots: Sequence[Shot]) -> list[Sho
 
 
 def frame(texts: Sequence[str]) -> tuple[str, str]:
-    """Return the words that all texts begin with and those that all end with, white space included; nothing where there is one text alone."""
+    """Return the words that all texts start with and the words that all texts end with, with white space. Both are "" for a single text."""
     different = sorted(set(texts))
     if len(different) < 2:
         return "", ""
-    # Of sorted texts the first and the last differ the most.
+    # Of sorted texts, the first and the last have the shortest common prefix.
     before = _common(different[0], different[-1])
     rest = sorted(text[len(before) :][::-1] for text in different)
     return before, _common(rest[0], rest[-1])[::-1]
 
 
 def _common(one: str, other: str) -> str:
-    """Return the whole words that both begin with, white space behind them included."""
+    """Return the whole words that both texts start with, with the white space after them."""
     end = 0
     for place, (a, b) in enumerate(zip(one, other, strict=False), 1):
         if a != b:

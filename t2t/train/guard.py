@@ -1,4 +1,4 @@
-"""Steps that go bad: a loss or a gradient that is no number, a loss that leaps. What is done about them, and which tensor it was."""
+"""Detect and handle bad steps: a loss, gradient or update that is not finite, or a spike of the loss."""
 
 from __future__ import annotations
 
@@ -24,18 +24,17 @@ from t2t.types import Params
 
 @dataclass(frozen=True, kw_only=True)
 class Guard(Configuration):
-    """What to do with a bad step. Its update is not applied, or, where loss and gradients are finite and entries of the update are not, those entries
-    are not; then the run goes on ("skip"), goes back to its newest checkpoint with the data
-    that led here left out ("rewind"), or ends ("stop").
+    """How to handle bad steps. The update of a bad step is not applied. If only some entries of an update are not finite, only these are not
+    applied. Then the run continues ("skip"), returns to its newest checkpoint and skips the data since then ("rewind"), or ends ("stop").
 
     Args:
-        nonfinite: for a loss, parameter, gradient or update that is NaN or infinite.
-        spike: for a loss above `spike_factor` times its running mean; "ignore" applies the update as any other.
-        spike_factor: see `spike`.
-        window: good steps that the running mean is over (an exponential mean); there are no spikes before so many.
-        limit: bad steps in a row, or rewinds, after which a run that skips or rewinds ends all the same.
-        step_seconds: a step that takes longer ends the process, with every thread's stack on standard error; 0 for no limit. The first includes
-            compilation.
+        nonfinite: what to do if a loss, parameter, gradient or update is NaN or infinite.
+        spike: what to do if the loss is above `spike_factor` times its running mean. "ignore" applies the update.
+        spike_factor: a loss above this factor times the running mean is a spike.
+        window: number of good steps of the running mean (an exponential mean). No step counts as a spike before this many good steps.
+        limit: the run ends after this many bad steps in a row, or after this many rewinds.
+        step_seconds: a step that takes longer ends the process and prints the stacks of all threads on standard error. 0 is unlimited. The first
+            step includes compilation.
     """
 
     nonfinite: Literal["skip", "rewind", "stop"] = "skip"
@@ -47,14 +46,17 @@ class Guard(Configuration):
 
 
 class Diverged(Failure):
-    """Training was ended because of bad steps. The newest checkpoint is from before them."""
+    """Training ended because of bad steps. The newest checkpoint is from before them."""
 
 
 @struct.dataclass
 class Health:
-    """What a run remembers of its steps to tell bad ones.
+    """Statistics of past steps that detect bad ones.
 
-    mean: running mean of the loss over good steps. good: how many there were. skipped: how many bad ones. row: bad ones in a row, till now.
+    mean:    running mean of the loss over good steps.
+    good:    number of good steps.
+    skipped: number of bad steps.
+    row:     number of bad steps in a row up to now.
     """
 
     mean: Float[Array, ""]
@@ -65,12 +67,12 @@ class Health:
 
 @struct.dataclass
 class Finding:
-    """What a step's check found.
+    """The result of the check of a step.
 
-    bad:   whether anything is wrong.
-    whole: whether the whole update is left out, for its loss or gradients; otherwise its entries that are not finite are.
-    kind:  0 nothing, 1 not finite, 2 a spike.
-    at:    first tensor that is not finite: 0 the loss, then gradients as `tensors` has them, then updates; -1 for none.
+    bad:   whether the step is bad.
+    whole: whether the whole update is skipped, because of the loss or the gradients. If not, only its non-finite entries are skipped.
+    kind:  0 good, 1 not finite, 2 spike.
+    at:    first tensor that is not finite: 0 is the loss, then the gradients in the order of `tensors`, then the updates; -1 if none.
     """
 
     bad: Bool[Array, ""]
@@ -80,7 +82,7 @@ class Finding:
 
 
 def healthy() -> Health:
-    """Return the health of a run that begins."""
+    """Return the health at step 0."""
     zero = jnp.zeros((), jnp.int32)
     return Health(mean=jnp.zeros((), jnp.float32), good=zero, skipped=zero, row=zero)
 
@@ -88,16 +90,16 @@ def healthy() -> Health:
 def examine(
     guard: Guard, health: Health, loss: Float[Array, ""], grads: Float[Array, "N"], updates: Float[Array, "N"]
 ) -> tuple[Finding, Health]:
-    """Return what is wrong with a step, and the health after it. grads, updates: their `squares`."""
-    before, behind = jnp.isfinite(jnp.concatenate([loss[None], grads])), jnp.isfinite(updates)
-    unsound = ~jnp.all(before)  # apart from the updates: what waits for it need not wait for them
-    nonfinite = unsound | ~jnp.all(behind)
+    """Return the finding for a step, and the health after it. grads, updates: their `squares`."""
+    finite_grads, finite_updates = jnp.isfinite(jnp.concatenate([loss[None], grads])), jnp.isfinite(updates)
+    unsound = ~jnp.all(finite_grads)  # without the updates, so that it does not wait for them
+    nonfinite = unsound | ~jnp.all(finite_updates)
     spike = jnp.zeros((), bool)
     if guard.spike != "ignore":
         spike = ~unsound & (health.good >= guard.window) & (loss > guard.spike_factor * health.mean)
     bad = nonfinite | spike
     kind = jnp.where(nonfinite, 1, jnp.where(spike, 2, 0))
-    at = jnp.where(nonfinite, jnp.argmin(jnp.concatenate([before, behind])), -1)
+    at = jnp.where(nonfinite, jnp.argmin(jnp.concatenate([finite_grads, finite_updates])), -1)
     share = 1.0 / jnp.minimum(health.good + 1, guard.window).astype(jnp.float32)
     one = bad.astype(jnp.int32)
     after = Health(
@@ -110,7 +112,7 @@ def examine(
 
 
 def tensors(specs: Params) -> list[str]:
-    """Return the names behind the entries of `squares`."""
+    """Return the names of the entries of `squares`."""
     leaves = jax.tree_util.tree_leaves_with_path(specs, is_leaf=lambda leaf: isinstance(leaf, ParamSpec))
     return [
         f"{path_name(path)}, layer {layer}" if spec.axes[:1] == ("layers",) else path_name(path)
@@ -121,7 +123,7 @@ def tensors(specs: Params) -> list[str]:
 
 @dataclass(frozen=True, kw_only=True)
 class BadStep:
-    """A step of which the update, or a part of it, was left out. kind: "nonfinite" or "spike". what: why, and what was left out."""
+    """A step whose update was skipped, as a whole or in part. what: the reason. left_out: what was skipped, with its verb."""
 
     step: int
     kind: Literal["nonfinite", "spike"]
@@ -130,7 +132,7 @@ class BadStep:
 
 
 class Judge:
-    """Decides, from the metrics of steps, what becomes of the run. Same metrics, same decision: all processes decide alike."""
+    """Decides from the metrics of steps how the run continues. The same metrics give the same decision, so all processes agree."""
 
     def __init__(self, guard: Guard, specs: Params) -> None:
         self._guard, self._names, self._trainable = guard, tensors(specs), tensors(trainable_specs(specs))
@@ -138,18 +140,18 @@ class Judge:
         self.rewinds = 0
 
     def bad_parameter(self, params: Params) -> str | None:
-        """Return the name of the first parameter that is not finite, or None. Waits for the devices; to be called on all processes."""
+        """Return the name of the first parameter that is not finite, or None. Waits for the devices. Call this on all processes."""
         finite = np.asarray(self._finite(params))
         return None if finite.all() else self._names[int(np.argmin(finite))]
 
     def check_parameters(self, step: int, params: Params) -> None:
-        """Raise Diverged where a parameter that is to be saved is not finite: what is saved is good."""
+        """Raise Diverged if a parameter is not finite, so that only good parameters are saved."""
         culprit = self.bad_parameter(params)
         if culprit is not None:
             raise Diverged(f"step {step}: parameter {culprit} is not finite; the step was not saved")
 
     def bad_steps(self, steps: Sequence[int], metrics: Sequence[Mapping[str, Any]]) -> list[BadStep]:
-        """Return the bad ones among steps, given what each step's update returned (on the host)."""
+        """Return the bad steps. metrics: the metrics of each step, on the host."""
         found = []
         for step, values in zip(steps, metrics, strict=True):
             kind, loss = int(values["bad"]), float(values["loss"])
@@ -157,20 +159,20 @@ class Judge:
                 at = int(values["bad_tensor"])
                 of, which = divmod(at - 1, len(self._trainable))
                 what = "the loss" if at == 0 else f"the {('gradient', 'update')[of]} of {self._trainable[which]}"
-                left_out = "its update was" if at == 0 or of == 0 else "the entries that are not were"
+                left_out = "its update was" if at == 0 or of == 0 else "its non-finite entries were"
                 found.append(BadStep(step=step, kind="nonfinite", what=f"{what} is not finite", left_out=left_out))
             elif kind == 2:
                 mean = float(values["loss_mean"])
                 found.append(BadStep(step=step, kind="spike", what=f"loss {loss:.4g}, its running mean {mean:.4g}"))
         return found
 
-    def action(self, bad: Sequence[BadStep], row: int) -> Literal["go on", "rewind"]:
-        """Return what to do about the bad steps since the last call. row: bad steps in a row, till now.
+    def action(self, bad: Sequence[BadStep], row: int) -> Literal["continue", "rewind"]:
+        """Return how to continue after the bad steps since the last call. row: number of bad steps in a row up to now.
 
-        Raises Diverged where the run is to end.
+        Raises Diverged if the run must end.
         """
         if not bad:
-            return "go on"
+            return "continue"
         wanted = {getattr(self._guard, step.kind) for step in bad}
         first = bad[0]
         if "stop" in wanted:
@@ -186,10 +188,10 @@ class Judge:
             raise Diverged(
                 f"step {bad[-1].step}: {bad[-1].what}; {row} bad steps in a row (--guard.limit {self._guard.limit})"
             )
-        return "go on"
+        return "continue"
 
 
 def mean_of_good(values: Sequence[float], bad: Sequence[bool]) -> float:
-    """Return the mean over the steps that were not bad; NaN where none was good."""
+    """Return the mean over the good steps; NaN if there are none."""
     good = [value for value, is_bad in zip(values, bad, strict=True) if not is_bad]
     return sum(good) / len(good) if good else math.nan

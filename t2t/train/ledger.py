@@ -1,7 +1,7 @@
-"""Where a run's time went, over all its restarts: RUN/ledger.jsonl, and goodput, the share of it that trained.
+"""Account for a run's time, over all its restarts: RUN/ledger.jsonl and goodput, the fraction of time spent on training that was kept.
 
-A line holds, in seconds since its process began, what each kind of work took so far. What was trained after a checkpoint that a rewind went back to,
-or that a later process began from, counts as lost.
+A line has the seconds that each kind of work took since its process started. Training after a checkpoint that a rewind returned to, or that a
+later process resumed from, counts as lost.
 """
 
 from __future__ import annotations
@@ -19,11 +19,15 @@ from t2t.json_files import NotJson, json_value
 
 FILE = "ledger.jsonl"
 KINDS = ("import", "start", "open", "compile", "restore", "data", "eval", "save", "profile", "lost")
-"""What is measured; "compile" is the waiting for what a thread compiles, "open" that for the data to be opened, and "start" the rest of the time before the first step. "train" is the rest of the time from the first step on. More is "lost", and "down", by comparing processes' lines."""
+"""The kinds of work that are measured.
+
+"compile" is the time spent waiting for the compiler thread, "open" the time spent waiting for the data to open, and "start" the rest of the time
+before the first step. "train" is the rest of the time after it. `read` adds to "lost", and finds "down", by comparing the lines of processes.
+"""
 
 
 class Ledger:
-    """Adds up the seconds of one process, since `began` (time.time()). imported: those that importing libraries took before."""
+    """Adds up the seconds of one process since `began` (time.time()). imported: seconds that imports took before."""
 
     def __init__(self, began: float | None = None, imported: float = 0.0) -> None:
         self.began = time.time() if began is None else began
@@ -34,7 +38,7 @@ class Ledger:
 
     @contextlib.contextmanager
     def time(self, kind: str) -> Iterator[None]:
-        """Add what is done inside to a kind."""
+        """Add the time inside the context to `kind`."""
         before = time.perf_counter()
         try:
             yield
@@ -42,25 +46,25 @@ class Ledger:
             self.seconds[kind] += time.perf_counter() - before
 
     def training(self) -> None:
-        """From here on time is of steps; what was not measured before is "start"."""
+        """Start the time of steps. Time before that was not measured is "start"."""
         if self._training_since is None:
             self._training_since = time.time()
             self.seconds["start"] = max(0.0, self._training_since - self.began - sum(self.seconds.values()))
 
     def totals(self, waited: float) -> dict[str, float]:
-        """Return the seconds of each kind till now. waited: those spent waiting for data."""
+        """Return the seconds of each kind up to now. waited: seconds spent waiting for data."""
         seconds = {**self.seconds, "data": waited}
         elapsed = time.time() - self.began
         return {**seconds, "train": max(0.0, elapsed - sum(seconds.values())) if self._training_since else 0.0}
 
     def go_back(self, step: int, waited: float) -> None:
-        """What was trained since `step` is lost, as far as the lines tell: the time since the last one of that step or before."""
+        """Count the training since `step` as lost: the time since the last line of that step or of an earlier one."""
         self._trained = [(at, train) for at, train in self._trained if at <= step]
         kept = self._trained[-1][1] if self._trained else 0.0
         self.seconds["lost"] += self.totals(waited)["train"] - kept
 
     def line(self, step: int, start: int, waited: float) -> str:
-        """Return a line of the file. start: the step this process began from."""
+        """Return a line of the file. start: the step from which this process started."""
         totals = self.totals(waited)
         self._trained.append((step, totals["train"]))
         seconds = {kind: round(value, 3) for kind, value in totals.items()}
@@ -70,10 +74,10 @@ class Ledger:
 
 @dataclass(frozen=True, kw_only=True)
 class Account:
-    """A run's whole time, in seconds.
+    """The total time of a run.
 
-    seconds:   of each kind; "lost" was trained and done again after a failure, "down" is the time between processes.
-    processes: how often the run was started.
+    seconds:   seconds of each kind. "lost" is training that was repeated after a failure, "down" is the time between processes.
+    processes: number of times the run was started.
     """
 
     seconds: dict[str, float] = field(default_factory=dict)
@@ -81,17 +85,17 @@ class Account:
 
     @property
     def total(self) -> float:
-        """All of it, from the first start to the last line."""
+        """Seconds from the first start to the last line."""
         return sum(self.seconds.values())
 
     @property
     def goodput(self) -> float:
-        """The share of all time that trained what was kept; 0 where there is none."""
+        """The fraction of the total time spent on training that was kept; 0 if there is none."""
         return self.seconds.get("train", 0.0) / self.total if self.total else 0.0
 
 
 def _is_whole(record: Any) -> bool:
-    """Whether a line's value has all that an account is made of."""
+    """Return whether a record has all required fields."""
 
     def number(value: Any) -> bool:
         return isinstance(value, int | float) and math.isfinite(value)
@@ -106,16 +110,16 @@ def _is_whole(record: Any) -> bool:
 
 
 def read(directory: Path) -> Account:
-    """Return what RUN/ledger.jsonl adds up to; a torn line is left out."""
-    sittings: dict[float, list[dict]] = {}
+    """Return the account of RUN/ledger.jsonl. Incomplete lines are skipped."""
+    processes: dict[float, list[dict]] = {}
     path = directory / FILE
     for line in path.read_bytes().splitlines() if path.exists() else ():
         with contextlib.suppress(NotJson):
             record = json_value(line)
             if _is_whole(record):
-                sittings.setdefault(record["began"], []).append(record)
+                processes.setdefault(record["began"], []).append(record)
     seconds = dict.fromkeys((*KINDS, "train", "down"), 0.0)
-    ordered = [sittings[began] for began in sorted(sittings)]
+    ordered = [processes[began] for began in sorted(processes)]
     for number, lines in enumerate(ordered):
         last = lines[-1]
         for kind, value in last["seconds"].items():
@@ -123,7 +127,7 @@ def read(directory: Path) -> Account:
         if number + 1 == len(ordered):
             continue
         following = ordered[number + 1][0]
-        # The last such line in the file: a rewind made nothing of earlier ones.
+        # Take the last such line in the file: a rewind makes earlier ones invalid.
         kept = next((line["seconds"]["train"] for line in reversed(lines) if line["step"] <= following["start"]), 0.0)
         lost = last["seconds"]["train"] - kept
         seconds["train"] -= lost

@@ -34,10 +34,10 @@ from t2t.train.watchdog import Watchdog
 class Outcome:
     """How training ended.
 
-    step:    at which.
-    stopped: whether before its last one and the evaluation after that, having been asked to.
-    asked:   whether it was asked to stop at all, be it after its last step.
-    signal:  the signal that asked for it, if one did.
+    step:    the last step made.
+    stopped: whether training stopped early, before its last step or the final evaluation.
+    asked:   whether a stop was requested, even if only after the last step.
+    signal:  the signal that requested it, or None.
     """
 
     step: int
@@ -56,11 +56,16 @@ def train(
     compiler: BackgroundCompiler | None = None,
     callbacks: Sequence[Callback] = (),
 ) -> Outcome:
-    """Train the run in `directory` from its newest undamaged checkpoint, or from the start, to its last step.
+    """Train the run in `directory` to its last step, from its newest undamaged checkpoint or from the start.
 
-    To be called on all processes of a run. began: when the process began (time.time()), and imported: the seconds that importing took, for the ledger.
-    compiler: what is being compiled for this experiment already. callbacks: the user's code to call.
-    Raises UserError for a configuration that does not fit the data, the checkpoint or the machine, Diverged as `Guard` says.
+    Call this on all processes of a run.
+
+    began:     when the process started (time.time()), for the ledger.
+    imported:  seconds that imports took, for the ledger.
+    compiler:  a compiler that already runs for this experiment.
+    callbacks: the user's callbacks.
+
+    Raises UserError if the configuration does not fit the data, the checkpoint or the machine, and Diverged as `Guard` describes.
     """
     experiment = record.experiment
     with contextlib.ExitStack() as stack:
@@ -74,10 +79,10 @@ def train(
         with times.time("compile"):
             program = compiler.program()
         checkpoints.keep_apart(program.frozen)
-        # Reading data begins with building TensorFlow's graphs: seconds in which the devices' programs can compile.
+        # Opening the data builds TensorFlow graphs, which takes seconds. The training step compiles in the meantime.
         opening = stack.enter_context(ThreadPoolExecutor(1)).submit(_open_data, program, compiler, newest is None)
-        begin = _Beginning(record, directory, compiler, checkpoints, records, times)
-        start, state = begin.newest()
+        starter = _Starter(record, directory, compiler, checkpoints, records, times)
+        start, state = starter.newest()
         with times.time("open"):
             data = opening.result()
         stack.callback(data.close)
@@ -127,7 +132,7 @@ def train(
                 watchdog.tick(f"step {step + 1}")
                 if update is None:
                     with times.time("compile"):
-                        update = compiler.step(waiting=records.say)
+                        update = compiler.step(waiting=records.message)
                     stop.holding = True
                 if tracer.begins(step + 1):
                     with meter.paused(state), times.time("profile"):
@@ -139,19 +144,19 @@ def train(
                 meter.add(step, metrics)
                 if tracer.ends(step):
                     with meter.paused(state), times.time("profile"):
-                        records.say(f"profile written to {tracer.end()}")
+                        records.message(f"profile written to {tracer.end()}")
                 last, due = step == experiment.steps, checkpoints.due(step)
                 if last or due or step % experiment.log_every == 0:
                     reading = meter.read()
                     logged = reading.values
                     records.log(step, logged, data.wait_seconds)
-                    _tell(reading.bad, state, judge, records)
+                    _report_bad(reading.bad, state, judge, records)
                     if judge.action(reading.bad, reading.row) == "rewind":
-                        step, state = begin.again(before=reading.bad[0].step, waited=data.wait_seconds)
+                        step, state = starter.rewind(before=reading.bad[0].step, waited=data.wait_seconds)
                         saved = step
                         continue
                 hooks.step(step, logged)
-                if last or due:  # before the evaluation: one that fails costs no training
+                if last or due:  # before the evaluation: if that fails, no training is lost
                     save()
                     saved = step
                 if experiment.evaluation.due(step, last=last):
@@ -159,29 +164,29 @@ def train(
                     if saved == step:
                         with meter.paused(state), times.time("save"):
                             checkpoints.add_metrics(step, evaluated)
-                garbage.resume()  # the start is over
+                garbage.resume()  # startup is over
         except Interrupted:
             interrupted = True
         if saved < step:  # asked to stop
             if meter.unread:
                 reading = meter.read()
                 records.log(step, reading.values, data.wait_seconds)
-                _tell(reading.bad, state, judge, records)
-                judge.action(reading.bad, reading.row)  # ends the run where it is to end; what is saved is good anyway
+                _report_bad(reading.bad, state, judge, records)
+                judge.action(reading.bad, reading.row)  # may end the run; saved checkpoints are good in any case
             save()
         with times.time("save"):
             checkpoints.wait()
         if step > start:
             records.account(step, data.wait_seconds)
-        _tell_trimmed(data, records)
+        _report_trimmed(data, records)
         stopped = step < experiment.steps or interrupted
         hooks.end(step, stopped=stopped)
         return Outcome(step=step, stopped=stopped, asked=stop.asked, signal=stop.signal)
 
 
 @dataclass(frozen=True)
-class _Beginning:
-    """The states a run can begin from."""
+class _Starter:
+    """Finds the state that a run starts or continues from."""
 
     record: RunRecord
     directory: Path
@@ -191,25 +196,25 @@ class _Beginning:
     times: Ledger
 
     def newest(self) -> tuple[int, TrainState]:
-        """Return the newest undamaged checkpoint's step and state, or 0 and a new one; what is damaged is told and set aside."""
+        """Return the step and state of the newest undamaged checkpoint, or 0 and a new state. Report damaged checkpoints and move them away."""
         with self.times.time("restore"):
-            step = self.checkpoints.newest_good(self.records.say)
+            step = self.checkpoints.newest_good(self.records.message)
             for path in self.checkpoints.set_aside(after=step):
-                self.records.say(f"set aside as {path}")
+                self.records.message(f"moved to {path}")
         if step:
-            self.records.note(f"going on from step {step} of {self.directory}")
+            self.records.note(f"resuming from step {step} of {self.directory}")
         return self._at(step)
 
-    def again(self, before: int, waited: float) -> tuple[int, TrainState]:
-        """Return the newest checkpoint's step and state, all of them being from before the bad step `before`; the data goes on.
+    def rewind(self, before: int, waited: float) -> tuple[int, TrainState]:
+        """Return the step and state of the newest checkpoint. The data continues where it is.
 
-        waited: seconds that the process has waited for data in all.
+        before: the bad step, which is after all checkpoints. waited: total seconds that this process has waited for data.
         """
         with self.times.time("restore"):
             self.checkpoints.wait()
             step = self.checkpoints.latest()
-        self.records.say(
-            f"going back to step {step or 0} because of step {before}; the data that came since is left out"
+        self.records.message(
+            f"rewinding to step {step or 0} because of step {before}; the data read since then is skipped"
         )
         self.records.rewind(step or 0, waited)
         return self._at(step)
@@ -246,14 +251,14 @@ def _open_data(program: Program, compiler: BackgroundCompiler, begin: bool) -> D
 
 
 def _other_plan(experiment: Experiment) -> str | None:
-    """Return what to say where the learning rate is planned for another number of steps than the run has."""
+    """Return a note if the learning rate schedule has another number of steps than the run, else None."""
     planned = getattr(experiment.optimizer.schedule, "steps", experiment.steps)
     if planned == experiment.steps:
         return None
-    return f"note: the learning rate is planned for {planned:,} steps (--optimizer.schedule.steps), the run has {experiment.steps:,} (--steps)"
+    return f"note: the learning rate schedule has {planned:,} steps (--optimizer.schedule.steps), the run has {experiment.steps:,} (--steps)"
 
 
-def _tell(bad: list[BadStep], state: TrainState, judge: Judge, records: Records) -> None:
+def _report_bad(bad: list[BadStep], state: TrainState, judge: Judge, records: Records) -> None:
     if not bad:
         return
     culprit = None
@@ -261,15 +266,15 @@ def _tell(bad: list[BadStep], state: TrainState, judge: Judge, records: Records)
         culprit = judge.bad_parameter(state.params)  # on all processes
     for found in bad[:5]:
         what = found.what if culprit is None else f"parameter {culprit} is not finite"
-        records.say(f"step {found.step}: {what}; {found.left_out} left out")
+        records.message(f"step {found.step}: {what}; {found.left_out} skipped")
     if len(bad) > 5:
-        records.say(f"and {len(bad) - 5} more, up to step {bad[-1].step}")
+        records.message(f"and {len(bad) - 5} more, up to step {bad[-1].step}")
 
 
-def _tell_trimmed(data: DeviceBatches, records: Records) -> None:
+def _report_trimmed(data: DeviceBatches, records: Records) -> None:
     counts = data.host.counts
     if counts.trimmed or counts.empty:
-        records.say(
-            f"of {counts.examples:,} examples read, {counts.trimmed:,} were longer than the lengths and lost their end, "
-            f"{counts.empty:,} had nothing to predict and were left out"
+        records.message(
+            f"of {counts.examples:,} examples read, {counts.trimmed:,} were longer than the configured lengths and were truncated, "
+            f"{counts.empty:,} had nothing to predict and were skipped"
         )

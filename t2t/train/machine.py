@@ -1,4 +1,4 @@
-"""What a run ran on, as RUN/machine.json keeps it."""
+"""Describe the machine of a run, for RUN/machine.json."""
 
 from __future__ import annotations
 
@@ -14,14 +14,16 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "seqio", "tens
 
 
 def machine() -> dict[str, Any]:
-    """Return this process's machine as JSON values; what cannot be found out is left out.
+    """Return the machine of this process as JSON values. Unknown values are omitted.
 
-    python, and each of `PACKAGES` that is installed: versions (read from the packages' metadata, nothing is imported but JAX).
-    host, os, cpu: names. cores: those this process may use. memory_gb: of the host, in 2^30 bytes.
-    processes: how many make up the run. devices: the run's, over all processes, alike ones counted together:
-    `[{"platform": "cpu", "kind": "cpu", "count": 1, "memory_gb": ...}]`.
+    python, and each installed package of `PACKAGES`: versions, from the packages' metadata. Only JAX is imported.
+    host, os, cpu: names.
+    cores:         number of cores that this process may use.
+    memory_gb:     memory of the host, in 2^30 bytes.
+    processes:     number of processes of the run.
+    devices:       the devices of all processes, grouped by kind: `[{"platform": "cpu", "kind": "cpu", "count": 1, "memory_gb": ...}]`.
 
-    Starts JAX's backend; with many processes call it after `jax.distributed.initialize`.
+    Starts JAX's backend. With several processes, call it after `jax.distributed.initialize`.
     """
     import jax
 
@@ -55,7 +57,7 @@ def _devices(devices: list[Any], local: list[Any]) -> list[dict[str, Any]]:
 def _device_memory_gb(device: Any) -> float | None:
     try:
         statistics = device.memory_stats()
-    except Exception:  # backends differ in how they say that they do not know; a description must not end a run
+    except Exception:  # backends raise different errors if they do not know; this must not end a run
         return None
     limit = (statistics or {}).get("bytes_limit")
     return round(limit / 2**30, 1) if limit else None

@@ -1,4 +1,4 @@
-"""Metrics of steps, collected without waiting for the devices until they are wanted."""
+"""Collect the metrics of steps, and wait for the devices only when they are read."""
 
 from __future__ import annotations
 
@@ -15,15 +15,17 @@ from t2t.train.guard import BadStep, Judge, mean_of_good
 from t2t.train.step import Metrics
 
 RUNNING = 2
-"""Steps that may be on their way to be done. More keep the devices no busier, and a wait for data would say nothing: they had work."""
+"""Maximum number of steps in flight. More would not keep the devices busier. They would hide waits for data: the devices would still have work."""
 _OF_GUARD = ("bad", "bad_tensor", "bad_row", "loss_mean")
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What steps did since the last reading.
+    """The metrics of the steps since the last reading.
 
-    values: means over the good steps (all of them where none was good), and rates. bad: the others. row: how many bad ones in a row, till now.
+    values: means over the good steps (over all steps if none is good), and rates.
+    bad:    the bad steps.
+    row:    number of bad steps in a row up to now.
     """
 
     values: dict[str, float]
@@ -32,7 +34,7 @@ class Reading:
 
 
 class Meter:
-    """Collects each step's metrics as device arrays; `read` waits for all of them. Evaluations and checkpoints do not count as time of steps."""
+    """Collects the metrics of each step as device arrays; `read` waits for them. Evaluations and checkpoints do not count as step time."""
 
     def __init__(self, data: DeviceBatches, judge: Judge) -> None:
         self._data, self._judge = data, judge
@@ -46,11 +48,11 @@ class Meter:
 
     @property
     def unread(self) -> bool:
-        """Whether there are steps since the last reading."""
+        """Whether there are steps that were not read yet."""
         return bool(self._steps)
 
     def add(self, step: int, metrics: Metrics) -> None:
-        """Take the metrics of one more step; returns when no more than `RUNNING` steps are left to be done."""
+        """Add the metrics of a step. Returns when at most `RUNNING` steps are in flight."""
         self._steps.append(step)
         self._metrics.append(metrics)
         if len(self._metrics) > RUNNING:
@@ -58,18 +60,21 @@ class Meter:
 
     @contextlib.contextmanager
     def paused(self, state: Any) -> Iterator[None]:
-        """Leave out what is done inside; first waits for the steps that led to `state`, whose time it is not."""
+        """Exclude the time inside the context. Waits first for the steps that lead to `state`: their time counts."""
         jax.block_until_ready(state)
         began = time.perf_counter()
         yield
         self._left_out += time.perf_counter() - began
 
     def read(self) -> Reading:
-        """Return what the steps since the last reading did.
+        """Return the metrics of the steps since the last reading.
 
-        tokens_per_second: inputs and targets that are not padding. step_seconds: a step's time. data_wait: the share of it spent waiting
-        for data. skipped: bad steps since the run began, without those it went back to
-        before; rewinds: how often this process went back. learning_rate is the last step's.
+        tokens_per_second: input and target tokens without padding.
+        step_seconds:      time of a step.
+        data_wait:         fraction of that time spent waiting for data.
+        skipped:           number of bad steps since the run started, without those that were undone by a rewind.
+        rewinds:           number of rewinds of this process.
+        learning_rate:     that of the last step.
         """
         collected = jax.device_get(self._metrics)
         bad = self._judge.bad_steps(self._steps, collected)

@@ -1,4 +1,4 @@
-"""A run's numbers over time: RUN/metrics.jsonl, the record, and RUN/tensorboard/, a view of it."""
+"""Write and read the metrics of a run: RUN/metrics.jsonl is the record, RUN/tensorboard/ is a copy for TensorBoard."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ log = logging.getLogger(__name__)
 
 
 class MetricsWriter:
-    """Appends a run's numbers to RUN/metrics.jsonl and RUN/tensorboard/. One process of a run has one.
+    """Appends metrics to RUN/metrics.jsonl and RUN/tensorboard/. Only one process of a run uses it.
 
     A line is `{"step": int, "time": seconds since 1970, "elapsed": seconds since this writer opened, NAME: number, ...}`. JSON
-    has no NaN and no infinity: they stand as the strings "nan", "inf" and "-inf".
+    has no NaN and no infinity: the strings "nan", "inf" and "-inf" replace them.
 
     Args:
-        run_dir: the run's directory, made if missing.
-        start: the step that this stretch of the run goes on from. Lines of later steps come from a stretch that was
-            interrupted and are dropped, in one atomic replacement of the file, as is a torn last line. None keeps all.
+        run_dir: the run directory. It is created if it is missing.
+        start: the step from which the run starts or resumes. Lines of later steps were written before an interruption. They are dropped, together
+            with an incomplete last line, in one atomic replacement of the file. None keeps all lines.
 
     Raises:
         UserError: a line of the existing file, other than the last, is not a line of metrics.
@@ -50,10 +50,10 @@ class MetricsWriter:
         self._board = _Board(directory / "tensorboard", purge=None if start is None else start + 1)
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
-        """Add the numbers of one step; anything that `float` takes will do. The line is on disk on return.
+        """Append the metrics of one step. `float` must accept the values. The line is flushed on return.
 
         Raises:
-            ValueError: a name is one of the line's own (step, time, elapsed).
+            ValueError: a name is reserved (step, time, elapsed).
         """
         taken = sorted(set(values) & set(RESERVED))
         if taken:
@@ -69,12 +69,12 @@ class MetricsWriter:
         with writing(self._file.name):
             self._file.write(json.dumps(line, allow_nan=False) + "\n")
             self._file.flush()
-        # A board has no place for what is not finite; the record keeps it.
+        # TensorBoard cannot show values that are not finite. metrics.jsonl has them.
         with writing(self._board.directory):
             self._board.write(int(step), now, {name: value for name, value in numbers.items() if math.isfinite(value)})
 
     def close(self) -> None:
-        """Flush and close both. May be called twice."""
+        """Flush and close both files. May be called twice."""
         if not self._file.closed:
             self._file.close()
             self._board.close()
@@ -89,11 +89,11 @@ class MetricsWriter:
 
 
 class _Board:
-    """TensorBoard's event file, written at once: a thread that writes later would keep a full disk to itself, and block who waits for it.
+    """Writes TensorBoard's event file synchronously. A writer thread would hide the error of a full disk, and block the caller that waits for it.
 
-    The system is told, and not waited for (fsync), as tensorboardX's own writer would at every line of the log, while the devices go idle.
+    Events are flushed without fsync. tensorboardX's writer calls fsync at every line of the log, and the devices are idle meanwhile.
 
-    purge: events of this step and later in earlier files are to be hidden.
+    purge: TensorBoard hides events of this step and of later steps in earlier files.
     """
 
     def __init__(self, directory: Path, *, purge: int | None) -> None:
@@ -104,7 +104,7 @@ class _Board:
         self.directory = directory
         self._event, self._summary = event_pb2.Event, summary_pb2.Summary
         self._checksum = masked_crc32c
-        # TensorBoard reads files in the order of their names, whose first number is in seconds: the second tells apart those of one.
+        # TensorBoard reads files in the order of their names. The second number orders files of the same second.
         name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{time.time_ns()}"
         self._file = (directory / name).open("xb")
         self._add(self._event(wall_time=time.time(), file_version="brain.Event:2"))
@@ -117,7 +117,7 @@ class _Board:
         self._add(self._event(step=step, wall_time=now, summary=self._summary(value=entries)))
 
     def _add(self, event: Any) -> None:
-        """Append a record: its length and its bytes, each with a checksum (TFRecord)."""
+        """Append a TFRecord: length and data, each with a checksum."""
         data = event.SerializeToString()
         length = struct.pack("<Q", len(data))
         parts = (length, struct.pack("<I", self._checksum(length)), data, struct.pack("<I", self._checksum(data)))
@@ -129,36 +129,35 @@ class _Board:
 
 
 def read(run_dir: str | Path) -> list[dict[str, Any]]:
-    """Return the lines of RUN/metrics.jsonl in the order written; [] where there is no file.
+    """Return the lines of RUN/metrics.jsonl in the order in which they were written; [] if there is no file.
 
-    "nan", "inf" and "-inf" come back as floats. A torn last line, which a process killed while writing leaves, is left out with a warning in
-    the log.
+    "nan", "inf" and "-inf" become floats. An incomplete last line, left by a process that was killed, is skipped with a warning.
 
     Raises:
-        UserError: any other line is not a line of metrics; its text has the file and the line number.
+        UserError: any other line is not a line of metrics. The message has the file and the line number.
     """
     path = Path(run_dir) / FILE
     if not path.exists():
         return []
     lines, torn = _parse(path)
     if torn is not None:
-        log.warning("%s: left out the last line (line %d), which was only partly written", path, torn)
+        log.warning("%s: skipped the last line (line %d), which is incomplete", path, torn)
     return [line for _, line in lines]
 
 
 def as_number(value: Any) -> Any:
-    """Return the number that a JSON value stands for: "nan", "inf" and "-inf" are floats, anything else is itself."""
+    """Return the number of a JSON value: "nan", "inf" and "-inf" become floats, other values do not change."""
     return _NOT_FINITE.get(value, value) if isinstance(value, str) else value
 
 
 def _parse(path: Path) -> tuple[list[tuple[bytes, dict[str, Any]]], int | None]:
-    """Return each line raw and read, and the number of the last line if it is torn."""
+    """Return each line as bytes and as values, and the number of the last line if it is incomplete."""
     raws = path.read_bytes().split(b"\n")
     lines: list[tuple[bytes, dict[str, Any]]] = []
     for number, raw in enumerate(raws, start=1):
         if not raw.strip():
             continue
-        last = number == len(raws)  # nothing ends it: a whole file ends with a newline, so that its last piece is empty
+        last = number == len(raws)  # a line without a newline: the last piece of a complete file is empty
         try:
             line = json_value(raw)
             if not isinstance(line, dict) or not isinstance(line.get("step"), int):
@@ -181,7 +180,7 @@ def _rewind(path: Path, start: int | None) -> None:
     if dropped:
         log.info("%s: dropped %d lines after step %d, written before the run was interrupted", path, dropped, start)
     if torn is not None:
-        log.warning("%s: dropped the last line (line %d), which was only partly written", path, torn)
+        log.warning("%s: dropped the last line (line %d), which is incomplete", path, torn)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     with temporary.open("wb") as file:
         file.write(content)

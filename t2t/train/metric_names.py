@@ -1,4 +1,4 @@
-"""Which metrics an evaluation has, known before there is one: the best checkpoint is chosen by one of them."""
+"""Find the names of an evaluation's metrics before the first evaluation, to check the metric of the best checkpoint."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 MEAN_LOSS = "eval/loss"
 _ALWAYS = ("loss", "perplexity", "token_accuracy", "unigram_loss")
 _TRIED = 8
-"""Examples that a task's metric functions are tried on to learn what they return."""
+"""Number of examples on which a task's metric functions are called to find the names that they return."""
 
 
 def check_best_metric(
@@ -30,31 +30,32 @@ def check_best_metric(
     vocabulary: Vocabulary | None,
     few_shot: FewShot,
 ) -> None:
-    """Refuse a `best_metric` that no evaluation will have. Raises UserError, with the nearest that one will.
+    """Raise UserError, with the nearest metric, if no evaluation will have `best_metric`.
 
-    sources: the tasks evaluated; none where there is no evaluation.
+    sources: the evaluated tasks; empty if there is no evaluation.
     """
     wanted = checkpoint.best_metric
     if wanted == MEAN_LOSS or not checkpoint.keep_best:
         return
-    said = f"best_metric {wanted!r} (--checkpoint.best-metric)"
+    option = f"best_metric {wanted!r} (--checkpoint.best-metric)"
     if not sources or vocabulary is None:
-        raise UserError(f"{said}: nothing is evaluated (--evaluation.split None). Nearest: --checkpoint.keep-best 0.")
+        raise UserError(f"{option}: nothing is evaluated (--evaluation.split None). Nearest: --checkpoint.keep-best 0.")
     known = [MEAN_LOSS]
     for source in sources:
-        names, all_told = metric_names(source, config, vocabulary, few_shot)
+        names, complete = metric_names(source, config, vocabulary, few_shot)
         known += [f"eval/{source.data.task}/{name}" for name in names]
-        if wanted in known or (not all_told and wanted.startswith(f"eval/{source.data.task}/")):
+        if wanted in known or (not complete and wanted.startswith(f"eval/{source.data.task}/")):
             return
-    raise UserError(f"{said}: no evaluation of this run has that metric.{_nearest(wanted, known)}")
+    raise UserError(f"{option}: no evaluation of this run has that metric.{_nearest(wanted, known)}")
 
 
 def metric_names(
     source: Source, config: ModelConfig, vocabulary: Vocabulary, few_shot: FewShot
 ) -> tuple[list[str], bool]:
-    """Return the names of the metrics that a task's evaluation has, and whether these are certainly all.
+    """Return the names of the metrics of a task's evaluation, and whether the list is certainly complete.
 
-    What an objective reports is known only when it is computed. What a metric function returns is known only when it is called: it is given a few examples, with their own targets as predictions.
+    To find the names that metric functions return, call them on a few examples with the targets as predictions. The metrics of an objective are
+    unknown until it is computed.
     """
     names = [
         *_ALWAYS,
@@ -65,7 +66,7 @@ def metric_names(
     raws = source.first(_TRIED)
     try:
         return [*names, *_of_task(source.task, raws, vocabulary, few_shot)], source.objective is None
-    except Exception:  # whatever a user's function makes of so few examples: the evaluation itself tells of it
+    except Exception:  # a user's function may fail on so few examples; the evaluation reports real errors
         return names, False
 
 

@@ -1,4 +1,4 @@
-"""RUN/code: the user's own code that a run was trained with, so that the run can be asked, evaluated and continued anywhere."""
+"""RUN/code: the user code of a run, so that the run can be used, evaluated and resumed anywhere."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ PARTIAL = f"{CODE}.partial"
 
 @dataclass(frozen=True, kw_only=True)
 class OwnCode:
-    """Code of the user's that a run is trained with.
+    """The user code of a run.
 
-    imports: what to import, in this order: names of files in RUN/code ("mine.py"), and modules' names.
-    files:   what RUN/code holds: path below it, with slashes -> content. Installed packages are not in it.
+    imports: what to import, in this order: names of files in RUN/code ("mine.py") and names of modules.
+    files:   the files of RUN/code: relative path with slashes -> content. Installed packages are not included.
     """
 
     imports: tuple[str, ...] = ()
@@ -33,14 +33,14 @@ class OwnCode:
 
 
 def checksum(content: bytes) -> str:
-    """Return the SHA-256 of a file's content, as hexadecimal digits."""
+    """Return the SHA-256 of a content, in hexadecimal."""
     return hashlib.sha256(content).hexdigest()
 
 
 def prepare(directory: Path, files: Mapping[str, bytes]) -> None:
-    """Write these files beside RUN/code, where `adopt` puts them in its place, once run.json has their checksums.
+    """Write the files next to RUN/code. `adopt` moves them to RUN/code after run.json has their checksums.
 
-    A death at any moment leaves what run.json names in RUN/code or beside it.
+    If the process ends at any moment, the files that run.json names are in one of the two places.
     """
     partial = directory / PARTIAL
     if partial.exists():
@@ -54,7 +54,7 @@ def prepare(directory: Path, files: Mapping[str, bytes]) -> None:
 
 
 def adopt(directory: Path) -> None:
-    """Make RUN/code what was prepared, if anything was."""
+    """Replace RUN/code with the prepared files, if there are any."""
     folder, partial = directory / CODE, directory / PARTIAL
     if not partial.exists():
         return
@@ -68,7 +68,7 @@ def adopt(directory: Path) -> None:
 def read(directory: Path, checksums: Mapping[str, str]) -> dict[str, bytes]:
     """Return the content of the files of RUN/code that `checksums` names.
 
-    Raises UserError where a name leads out of the folder, a file is missing, or one is not what it was.
+    Raises UserError if a name leads out of the folder, or if a file is missing or has changed.
     """
     files = {}
     for path, expected in checksums.items():
@@ -78,15 +78,15 @@ def read(directory: Path, checksums: Mapping[str, str]) -> dict[str, bytes]:
             raise UserError(f"{where}: {path!r} is not the name of a Python file")
         prepared = stored_path(directory / PARTIAL, path, where=where)
         if prepared.is_file() and checksum(prepared.read_bytes()) == expected:
-            place = prepared  # a training died before it was adopted
+            place = prepared  # a training ended before `adopt`
         try:
             files[path] = place.read_bytes()
         except OSError as error:
-            raise UserError(f"{place}: code of the run cannot be read: {error.strerror}") from None
+            raise UserError(f"{place}: cannot read the code of the run: {error.strerror}") from None
         if (found := checksum(files[path])) != expected:
             raise UserError(
-                f"{place}: not the code that the run was trained with: its SHA-256 is {found[:12]}..., run.json says {expected[:12]}...;"
-                " --import your own copy"
+                f"{place} has changed since the run was trained: its SHA-256 is {found[:12]}..., run.json has {expected[:12]}...;"
+                " pass your own copy with --import"
             )
     return files
 

@@ -1,7 +1,7 @@
-"""Profiles: a trace of a few steps, as JAX's profiler writes it, and the program that was traced, in RUN/profile.
+"""Profiles in RUN/profile: a trace of a few steps by JAX's profiler, and the traced program.
 
-RUN/profile/steps_FIRST_LAST is a directory that TensorBoard's profile plugin (XProf) opens: plugins/profile/TIME/HOST.xplane.pb. Beside it lies the text of
-the compiled step, which has for each operation where in the model it comes from: traces name operations alone.
+TensorBoard's profile plugin (XProf) opens the directory RUN/profile/steps_FIRST_LAST, which has plugins/profile/TIME/HOST.xplane.pb. The directory
+also has the text of the compiled step. It shows which part of the model each operation comes from; traces have only the names of operations.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from t2t.errors import UserError, writing
 DIRECTORY = "profile"
 PROGRAM = "step.hlo.gz"
 MOST = 100
-"""Steps that a profile may have: a trace is held in memory, every operation of every step in it."""
+"""Maximum number of steps of a profile. A trace is held in memory and has every operation of every step."""
 
 
 def steps_of(profile: str, last: int) -> tuple[int, int]:
-    """Return the first and the last step to trace, of "FIRST:LAST"; both are traced.
+    """Return the first and the last step to trace, from "FIRST:LAST"; both are traced.
 
-    last: of the run.
-    Raises UserError for anything else, steps that the run does not have, and more than `MOST`.
+    last: the last step of the run.
+    Raises UserError for another format, for steps that the run does not have, and for more than `MOST` steps.
     """
     found = re.fullmatch(r"(\d+):(\d+)", profile)
     if found is None:
@@ -39,7 +39,7 @@ def steps_of(profile: str, last: int) -> tuple[int, int]:
     nearest = f"Nearest: {begin}:{min(max(end, begin), last, begin + MOST - 1)}."
     if not 1 <= first <= end:
         raise UserError(
-            f"profile {profile} (--profile): steps count from 1, and the first is not after the last. {nearest}"
+            f"profile {profile} (--profile): steps count from 1, and the first must not be after the last. {nearest}"
         )
     if end > last:
         raise UserError(f"profile {profile} (--profile): the run has {last:,} steps (--steps). {nearest}")
@@ -49,12 +49,13 @@ def steps_of(profile: str, last: int) -> tuple[int, int]:
 
 
 class Tracer:
-    """Traces the steps that `profile` names, on process 0 alone; without a profile nothing is done.
+    """Traces the steps of `profile`, on process 0 only. Without a profile it does nothing.
 
-    A run that goes on within those steps traces what is left of them, one that goes on behind them nothing. Leaving the context ends a trace that is open.
+    A run that resumes within these steps traces the rest of them. A run that resumes after them traces nothing. Leaving the context ends an open
+    trace.
 
-    steps:   of the run.
-    program: gives the text of the compiled step.
+    steps:   number of steps of the run.
+    program: returns the text of the compiled step.
     """
 
     def __init__(self, directory: Path, profile: str | None, steps: int, program: Callable[[], str]) -> None:
@@ -71,32 +72,32 @@ class Tracer:
             self.end()
 
     def missed(self, start: int) -> str | None:
-        """Return what to say where the run goes on from `start`, behind the steps to trace."""
+        """Return a message if the run resumes from `start`, after the steps to trace, else None."""
         if self._done or start < self._last:
             return None
-        return f"--profile {self._first}:{self._last}: the run goes on from step {start}, none of these steps is traced"
+        return f"--profile {self._first}:{self._last}: the run resumes from step {start}, none of these steps is traced"
 
     def begins(self, step: int) -> bool:
-        """Whether `step`, the next one, is the first to trace: then `begin` is to be called, with nothing left for the devices to do."""
+        """Return whether `step`, the next step, is the first to trace. If so, call `begin` when the devices are idle."""
         return not self._done and self._open is None and self._first <= step <= self._last
 
     def ends(self, step: int) -> bool:
-        """Whether `step`, the one before, was the last to trace: then `end` is to be called, when it is done."""
+        """Return whether `step`, the step before, was the last to trace. If so, call `end` when it is done."""
         return self._open is not None and step >= self._last
 
     def begin(self, step: int) -> None:
-        """Begin to trace."""
+        """Start the trace."""
         path = self._directory / f"steps_{step}_{self._last}"
         with writing(path):
             path.mkdir(parents=True, exist_ok=True)
             (path / PROGRAM).write_bytes(gzip.compress(self._program().encode("utf-8")))
         options = jax.profiler.ProfileOptions()
-        options.python_tracer_level = 0  # each call of Python would be an event, and slow the step down
+        options.python_tracer_level = 0  # an event for each Python call would slow down the step
         jax.profiler.start_trace(path, profiler_options=options)
         self._open = path
 
     def end(self) -> Path:
-        """End the trace and write it; return its directory."""
+        """End the trace and write it. Return its directory."""
         path, self._open, self._done = self._open, None, True
         assert path is not None, "a trace is open"
         with writing(path):
@@ -109,5 +110,5 @@ class Tracer:
             yield
 
     def step(self, step: int) -> Any:
-        """Return a context in which `step` is dispatched: XProf tells traced steps from each other by it."""
+        """Return a context in which to dispatch `step`. XProf uses it to separate steps."""
         return contextlib.nullcontext() if self._open is None else self._marked(step)

@@ -1,4 +1,4 @@
-"""What a run compiles: its model, optimizer and step laid over a mesh. Holds no data and no arrays, and runs without the devices being there."""
+"""The program of a run: its model, optimizer and step on a mesh. It holds no data and no arrays, and does not need the devices to exist."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from t2t.train.step import Metrics, Step, make_step
 from t2t.types import Batch, Params
 
 IN_PLACE_ON_CPU = {"xla_cpu_copy_insertion_use_region_analysis": True}
-"""Without it XLA's CPU compiler copies the optimizer's whole state before each update; compilers for other platforms have it by default."""
+"""Without this option, XLA's CPU compiler copies the whole optimizer state before each update. It is the default on other platforms."""
 
 
 @dataclass(frozen=True)
 class Program:
-    """An experiment's pure functions, and how what they map is divided over `mesh`.
+    """The pure functions of an experiment, and the shardings of their state on `mesh`.
 
-    specs:     the parameters', with what is frozen marked.
-    mesh:      of real devices, of a topology's that are not there (to compile ahead of time), or of none (to trace alone).
-    shardings: of the state, a TrainState of NamedShardings.
+    specs:     the specs of the parameters, with the frozen ones marked.
+    mesh:      real devices, the devices of a topology description (to compile ahead of time), or an abstract mesh (to trace only).
+    shardings: the shardings of the state, a TrainState of NamedShardings.
     """
 
     experiment: Experiment
@@ -46,7 +46,7 @@ class Program:
 
     @classmethod
     def of(cls, experiment: Experiment, mesh: Mesh | AbstractMesh) -> Program:
-        """Return the program. Raises UserError, naming the parameter or pattern, where one does not divide over the mesh or names none."""
+        """Return the program. Raises UserError if a parameter is not divisible over the mesh, or if a pattern matches no parameter."""
         model = experiment.model.build()
         specs = experiment.trainable.apply(model.specs)
         transform = _named(experiment.optimizer.build(trainable_specs(specs)))
@@ -54,15 +54,15 @@ class Program:
 
     @property
     def learning_rate(self) -> Callable[[Int[Array, ""]], Float[Array, ""]]:
-        """The schedule, step -> learning rate."""
+        """The learning rate schedule, step -> learning rate."""
         return self.experiment.optimizer.schedule.build()
 
     def abstract_state(self) -> TrainState:
-        """Return the state as ShapeDtypeStructs that carry their shardings."""
+        """Return the state as ShapeDtypeStructs with shardings."""
         return _abstract_state(self.model, self.transform, self.shardings, self.specs)
 
     def trainable(self, params: Params) -> Params:
-        """Return the trainable part of a nested dict that has a leaf for each parameter."""
+        """Return the trainable part of a tree with one leaf for each parameter."""
         return split(params, self.specs)[0]
 
     @property
@@ -71,16 +71,16 @@ class Program:
         return frozenset(path for path, spec in flatten_specs(self.specs).items() if not spec.trainable)
 
     def counts(self) -> tuple[int, int]:
-        """Return how many numbers the trainable parameters have, and how many all of them have."""
+        """Return the number of trainable parameters, and of all parameters."""
         sizes = [(math.prod(spec.shape), spec.trainable) for spec in flatten_specs(self.specs).values()]
         return sum(size for size, trainable in sizes if trainable), sum(size for size, _ in sizes)
 
     def batch_sharding(self) -> NamedSharding:
-        """Return how the arrays of a batch, [B L], are divided."""
+        """Return the sharding of the arrays of a batch, [B L]."""
         return batch_sharding(self.mesh)
 
     def abstract_batch(self, *, has_inputs: bool = True, has_types: bool = False) -> Batch:
-        """Return a batch as ShapeDtypeStructs that carry their shardings. has_inputs, has_types: see `FeatureConverter`, as the task has them."""
+        """Return a batch as ShapeDtypeStructs with shardings. has_inputs, has_types: whether the task has these features, see `FeatureConverter`."""
         rows = self.experiment.rows(has_inputs=has_inputs, has_types=has_types)
         batch, sharding, extra = rows.batch([[]]), self.batch_sharding(), self.extra_shardings(rows)
 
@@ -92,25 +92,25 @@ class Program:
         return replace(tokens, extra={name: abstract(row, extra[name]) for name, row in batch.extra.items()})
 
     def extra_shardings(self, rows: FeatureConverter) -> dict[str, NamedSharding]:
-        """Return how the arrays of `Batch.extra` are divided, by name: as their logical axes say."""
+        """Return the shardings of the arrays of `Batch.extra`, by name. They follow from the logical axes."""
         return {
             name: NamedSharding(self.mesh, DEFAULT_RULES.partition(axes, self.mesh))
             for name, axes in rows.extra_axes.items()
         }
 
     def create(self, seed: int) -> TrainState:
-        """Return the state at step 0, each device making its own part."""
+        """Return the state at step 0. Each device creates its own part."""
         create = jax.jit(
             lambda seed: create_state(self.model, self.transform, seed, self.specs), out_shardings=self.shardings
         )
         return create(seed)
 
     def compiled(self, batch: Batch) -> jax.stages.Compiled:
-        """Return `step` compiled for batches like `batch`, of ShapeDtypeStructs. It takes the state's memory for the next, too."""
+        """Return `step` compiled for batches like `batch`, which has ShapeDtypeStructs. It donates the state too."""
         return cast(jax.stages.Wrapped, self.step()).lower(self.abstract_state(), batch).compile()
 
     def step(self) -> Step:
-        """Return the jitted update, (state, batch) -> (state, metrics); it takes the state's memory for the next."""
+        """Return the jitted update, (state, batch) -> (state, metrics). It donates the state."""
         step = make_step(
             self.model,
             self.transform,
@@ -135,10 +135,10 @@ class Program:
 
 
 def _named(transform: optax.GradientTransformation) -> optax.GradientTransformation:
-    """Let profiles tell the optimizer's operations from the model's."""
+    """Name the optimizer's operations, so that profiles separate them from the model's."""
     return optax.GradientTransformation(transform.init, jax.named_scope("optimizer")(transform.update))
 
 
 def batch_sharding(mesh: Mesh | AbstractMesh) -> NamedSharding:
-    """Return how the arrays of a batch, [B L], are divided: by rows, and along the rows where the mesh has a context axis."""
+    """Return the sharding of the arrays of a batch, [B L]: by rows, and along the rows if the mesh has a context axis."""
     return NamedSharding(mesh, DEFAULT_RULES.partition(("batch", "length"), mesh))

@@ -1,4 +1,4 @@
-"""Rank classification: the choice that the model finds likeliest after the inputs (Brown et al. 2020, section 2.4), and calibrated scores of choices."""
+"""Rank classification: find the most likely choice after the inputs (Brown et al. 2020, section 2.4), and calibrated scores of choices."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Ids = Sequence[int]
 
 
 class Scorer:
-    """Log-probabilities of answers after prompts, each pair computed once. before: called before each batch."""
+    """Computes log-probabilities of answers after prompts, each pair once. before: called before each batch."""
 
     def __init__(
         self,
@@ -39,7 +39,7 @@ class Scorer:
         self._batch_size, self._task, self._before = batch_size, task, before
 
     def answer(self, choice: str) -> list[int]:
-        """Return the ids that are scored for a choice, EOS among them."""
+        """Return the ids of a choice, with EOS."""
         return [*self._vocabulary.encode(choice), self._vocabulary.eos_id]
 
     def __call__(self, prompts: Sequence[Ids], choices: Sequence[Sequence[str]]) -> list[np.ndarray]:
@@ -78,10 +78,11 @@ def rank(
     prompter: Prompter | None = None,
     calibrations: Sequence[Calibration] = (),
 ) -> dict[str, float]:
-    """Return "rank_accuracy" and one more for each calibration, as fractions; nothing where examples offer no choices.
+    """Return "rank_accuracy" and one more metric for each calibration, as fractions; {} if the examples have no choices.
 
-    inputs: what stands before the choices, ids. rows: get "choice", "choice_scores" and a "choice_CALIBRATION" each.
-    known:  whether an example's answer is known; metrics are of these alone.
+    inputs: the ids before the choices.
+    rows:   the function adds "choice", "choice_scores" and one "choice_CALIBRATION" for each calibration.
+    known:  whether the answer of each example is known. Metrics cover only these examples.
     """
     choices = task_metrics.choices(raws)
     if choices is None:
@@ -105,8 +106,8 @@ def rank(
         better = calibrated(name, scorer, prompter, raws, choices, scores)
         if right:
             found[f"rank_accuracy_{name}"] = task_metrics.rank_accuracy(list(itertools.compress(better, known)), right)
-        for row, offers, own in zip(rows, choices, better, strict=True):
-            row[f"choice_{name}"] = offers[int(np.argmax(own))]
+        for row, offers, values in zip(rows, choices, better, strict=True):
+            row[f"choice_{name}"] = offers[int(np.argmax(values))]
     return found
 
 

@@ -1,4 +1,4 @@
-"""What a run leaves behind besides checkpoints, written and shown by process 0 alone."""
+"""Write and show the records of a run, on process 0 only: metrics, evaluations, the ledger and the machine."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ from t2t.train.metric_log import MetricsWriter
 
 
 class Observer(Protocol):
-    """Whoever wants to show how it goes."""
+    """Shows the progress of a training."""
 
     def on_start(self, total: int, start: int) -> None:
-        """Training begins at step `start` of `total`."""
+        """Handle the start of training at step `start` of `total`."""
 
     def on_log(self, step: int, metrics: dict[str, float]) -> None:
-        """Metrics of the steps since the last call."""
+        """Handle the metrics of the steps since the last call."""
 
     def on_eval(self, step: int, results: list[EvalResult]) -> None:
-        """An evaluation ended."""
+        """Handle the results of an evaluation."""
 
     def on_message(self, text: str) -> None:
-        """Something worth a line."""
+        """Handle a message of one line."""
 
     def on_end(self) -> None:
-        """Training ended."""
+        """Handle the end of training."""
 
 
 class Records:
-    """Writes metrics, evaluations, the ledger and the machine into the run directory, and tells the observer. Other processes' do nothing."""
+    """Writes metrics, evaluations, the ledger and the machine into the run directory, and calls the observer. Does nothing on other processes."""
 
     def __init__(self, directory: Path, observer: Observer, times: Ledger) -> None:
         self._directory, self._observer, self._times = directory, observer, times
@@ -54,25 +54,25 @@ class Records:
     def __exit__(self, *error: object) -> None:
         self._closing.close()
 
-    def say(self, text: str) -> None:
-        """Tell something worth a line."""
+    def message(self, text: str) -> None:
+        """Show a message of one line."""
         if self._leads:
             self._observer.on_message(text)
 
     def note(self, text: str) -> None:
-        """Tell how the training begins, once it does: where it is refused, the refusal is all that is told."""
+        """Show a message when training starts. If an error prevents the start, only the error is shown."""
         if self._notes is None:
-            self.say(text)
+            self.message(text)
         else:
             self._notes.append(text)
 
     def begin(self, total: int, start: int, facts: Mapping[str, int]) -> None:
-        """Training begins at step `start`: lines of later steps, of a stretch that was cut off, go. facts: for machine.json, beside the machine's."""
+        """Start the records at step `start` and drop lines of later steps. facts: additional values for machine.json."""
         notes, self._notes = self._notes or [], None
         for text in notes:
-            self.say(text)
+            self.message(text)
         self._start = start
-        described = {**machine(), **facts}  # on all processes: it may ask all devices
+        described = {**machine(), **facts}  # on all processes: it may use all devices
         if not self._leads:
             return
         self._writer = self._closing.enter_context(MetricsWriter(self._directory, start=start))
@@ -81,7 +81,7 @@ class Records:
         self._closing.callback(self._observer.on_end)
 
     def log(self, step: int, values: dict[str, float], waited: float) -> None:
-        """Metrics of the steps since the last call. waited: seconds that the process has waited for data in all."""
+        """Write the metrics of the steps since the last call. waited: total seconds that this process has waited for data."""
         if self._writer is None:
             return
         times = self._times.totals(waited)
@@ -91,7 +91,7 @@ class Records:
         self.account(step, waited)
 
     def evaluated(self, step: int, results: Sequence[EvalResult]) -> dict[str, float]:
-        """Keep an evaluation; return its summary."""
+        """Write the results of an evaluation and return their summary."""
         values = summary(results)
         if self._writer is not None:
             write(self._directory, step, results)
@@ -100,14 +100,14 @@ class Records:
         return values
 
     def account(self, step: int, waited: float) -> None:
-        """Add a line to the ledger."""
+        """Append a line to the ledger."""
         if self._leads:
             path = self._directory / ledger.FILE
             with writing(path), path.open("a", encoding="utf-8") as file:
                 file.write(self._times.line(step, self._start, waited))
 
     def rewind(self, step: int, waited: float) -> None:
-        """Drop the metrics of later steps and count their time as lost: the run goes back."""
+        """Drop the metrics of steps after `step` and count their time as lost."""
         if self._writer is not None:
             self._times.go_back(step, waited)
             self._writer.close()

@@ -1,4 +1,4 @@
-"""What an evaluation found: of one task, over several seeds, and written under RUN/eval."""
+"""The results of an evaluation: merge them over seeds, summarise them, and write them to RUN/eval."""
 
 from __future__ import annotations
 
@@ -17,18 +17,24 @@ from t2t.json_files import expect, read_json
 
 @dataclass(frozen=True, kw_only=True)
 class EvalResult:
-    """One task's evaluation.
+    """The evaluation of one task.
 
-    examples:    how many were evaluated.
-    unanswered:  how many of them have no known answer (a hidden label, or nothing to predict): they are predicted, and no metric is of them.
-    trimmed:     how many of them were longer than the data's lengths and lost their end.
-    metrics:     "loss" (nats a target token), "perplexity" (its exponential), "token_accuracy" (of teacher-forced predictions; an encoder's
-                 masked accuracy), "unigram_loss" (what no model that ignores the context can be below), "bits_per_byte" of a language model's texts, encoders: "exact_match" (rows with every wanted token right); "rank_accuracy" where examples
-                 offer choices, and one more for each calibration; "shots", the examples that fitted into a prompt, where some were to be shown; and what the task's metric
-                 functions return, which wins where names are equal. Means over the seeds.
-    spread:      standard deviation of each metric over the seeds (of a sample: divided by one less than their number); empty for one alone.
-    seeds:       how often examples to show were drawn.
-    predictions: for each example that one was made for {"inputs", "targets", "prediction", "correct", ...}; with several seeds each has its "seed".
+    examples:    number of evaluated examples.
+    unanswered:  number of examples without a known answer (a hidden label, or nothing to predict). They have predictions but no metrics.
+    trimmed:     number of examples that were longer than the data's lengths and were truncated.
+    metrics:     means over the seeds:
+                 "loss" in nats per target token;
+                 "perplexity", the exponential of the loss;
+                 "token_accuracy" of teacher-forced predictions (of an encoder: masked accuracy);
+                 "unigram_loss", the lowest possible loss of a model that ignores the context;
+                 "bits_per_byte" of the texts of a language model;
+                 "exact_match" of an encoder: rows whose target tokens are all correct;
+                 "rank_accuracy" if examples have choices, and one more for each calibration;
+                 "shots", the mean number of examples in a prompt, in few-shot evaluation;
+                 and the results of the task's metric functions, which replace metrics of the same name.
+    spread:      sample standard deviation of each metric over the seeds (divided by n - 1); empty for one seed.
+    seeds:       number of times that the examples to show were drawn.
+    predictions: {"inputs", "targets", "prediction", "correct", ...} for each predicted example; few-shot predictions have a "seed".
     """
 
     task: str
@@ -43,11 +49,11 @@ class EvalResult:
 
 
 def merged(results: Sequence[EvalResult]) -> EvalResult:
-    """Return the results of one task under several seeds as one."""
+    """Return the results of one task over several seeds as one result."""
     if len(results) == 1:
         return results[0]
     values = {name: np.array([result.metrics[name] for result in results]) for name in results[0].metrics}
-    with np.errstate(invalid="ignore"):  # infinite perplexities have no deviation
+    with np.errstate(invalid="ignore"):  # infinite perplexities have no standard deviation
         spread = {name: float(column.std(ddof=1)) for name, column in values.items()}
     return replace(
         results[0],
@@ -60,16 +66,16 @@ def merged(results: Sequence[EvalResult]) -> EvalResult:
 
 
 def summary(results: Sequence[EvalResult]) -> dict[str, float]:
-    """Return "eval/TASK/METRIC" for each, and "eval/loss", the mean of the tasks' losses, to choose the best checkpoint by."""
+    """Return "eval/TASK/METRIC" for each metric, and "eval/loss", the mean loss of the tasks, which selects the best checkpoint."""
     values = {f"eval/{result.task}/{name}": value for result in results for name, value in result.metrics.items()}
     losses = [result.metrics["loss"] for result in results if "loss" in result.metrics]
     return {**values, "eval/loss": sum(losses) / len(losses)} if losses else values
 
 
 def write(directory: Path, step: int, results: Sequence[EvalResult]) -> None:
-    """Write RUN/eval/STEP/TASK.jsonl, a line a prediction, and then RUN/eval/STEP.json, which is there only when all is.
+    """Write RUN/eval/STEP/TASK.jsonl with one line per prediction, and last RUN/eval/STEP.json, which exists only if the rest is complete.
 
-    Results of other tasks that an earlier evaluation of the same step wrote there stay. Numbers that JSON has no word for are written as
+    Results of other tasks from an earlier evaluation of the same step are kept. Numbers that are not finite are written as the strings
     "nan", "inf" and "-inf".
     """
     if jax.process_index() != 0:

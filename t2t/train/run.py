@@ -1,4 +1,4 @@
-"""The run directory: what is in it, how one is opened, and how a finished one is read."""
+"""Open and read run directories."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ RECORD = run_checksums.RECORD
 VOCABULARY = "vocabulary"
 CHECKPOINTS = "checkpoints"
 LOCK = "lock"
-"""Held by the training that goes on, see `t2t.train.claim`."""
+"""The lock file of the training that is running, see `t2t.train.claim`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunRecord:
-    """What run.json holds: enough to build the run again.
+    """The content of run.json: everything that is needed to rebuild the run.
 
-    vocabulary: as the task had it when the run began; its files are in the run directory.
-    imports:    the user's own code: names of files in RUN/code, and modules' names (older runs: paths of files).
-    code:       the files of RUN/code: path below it -> SHA-256.
+    vocabulary: the task's vocabulary when the run started; its files are in the run directory.
+    imports:    the user's code: names of files in RUN/code, and names of modules (in older runs: paths of files).
+    code:       the files of RUN/code: relative path -> SHA-256.
     """
 
     recipe: str
@@ -53,9 +53,9 @@ class RunRecord:
 
 
 def read_record(directory: Path) -> RunRecord:
-    """Return what RUN/run.json holds.
+    """Return the content of RUN/run.json.
 
-    Raises UserError where the directory is missing, is no run, its record cannot be read, or a file is not as its checksum says.
+    Raises UserError if the directory is missing or is not a run, if its record cannot be read, or if a file does not match its checksum.
     """
     path = check(directory, "RUN") / RECORD
     if not directory.is_dir():
@@ -68,38 +68,38 @@ def read_record(directory: Path) -> RunRecord:
     run_checksums.check(directory)
     record = config.loads(path.read_bytes(), where=str(path))
     if not isinstance(record, RunRecord):
-        raise UserError(f"{path}: not the record of a run")
+        raise UserError(f"{path} is not the record of a run")
     return record
 
 
 def open_run(directory: Path, record: RunRecord, code: Mapping[str, bytes] | None = None) -> RunRecord:
-    """Make the run directory, or check that the one there is of this configuration; return the record to go on with.
+    """Create the run directory, or check that the existing one has this configuration. Return the record to use.
 
-    A run goes on with fields of ADJUSTABLE changed, and with other code of the user's, of which the newest is kept; any other difference is refused, each named, and
-    nothing is written.
+    A run can resume with other values of the ADJUSTABLE fields and with other user code; the newest code is kept. Any other difference raises
+    UserError, which names all differences. Nothing is written then.
 
-    code: the files of RUN/code, whose checksums the record has: path below it -> content; None where there are none.
+    code: the files of RUN/code, relative path -> content. The record has their checksums. None if there are none.
     """
     make_directory(directory)
     if (directory / RECORD).is_file() and _has_begun(directory):
         old = read_record(directory)
-        if not record.imports:  # nothing was imported this time, and nothing kept is thrown away
+        if not record.imports:  # nothing was imported this time: keep the stored code
             record, code = replace(record, imports=old.imports, code=old.code), None
-        # Where its code and its recipe lie may change, and the code itself: what they gave is in `experiment`.
+        # The recipe and the user's code may change: `experiment` has what they produced.
         changed = config.differences(
             replace(old, version=record.version, recipe=record.recipe, imports=record.imports, code=record.code), record
         )
-        # A vocabulary's path in the record is that of the run's copy; `relocated` below compares contents.
+        # The record has the path of the run's copy of the vocabulary. `relocated` below compares the contents.
         changed = [line for line in changed if not line.startswith("vocabulary.path:")]
         fixed = [line for line in changed if not line.removeprefix("experiment.").startswith(ADJUSTABLE)]
         if fixed:
             raise UserError(
-                f"{directory} (--dir) holds a run of another configuration, nothing was written; it differs in "
-                f"{'; '.join(line.removeprefix('experiment.') for line in fixed)}. Give another --dir, or the same options to go on."
+                f"{directory} (--dir) holds a run with another configuration, nothing was written; it differs in "
+                f"{'; '.join(line.removeprefix('experiment.') for line in fixed)}. Use another --dir, or the same options to resume."
             )
     elif not (directory / RECORD).is_file() and (others := _not_of_a_beginning(directory)):
         raise UserError(
-            f"{directory} (--dir) is not empty and holds no run: {RECORD} is missing, {others[0]} is there. Give another --dir."
+            f"{directory} (--dir) is not empty and is not a run: it has {others[0]} but no {RECORD}. Use another --dir."
         )
     record = replace(record, vocabulary=record.vocabulary.relocated(str(directory / VOCABULARY)))
     if code is not None:
@@ -111,7 +111,7 @@ def open_run(directory: Path, record: RunRecord, code: Mapping[str, bytes] | Non
 
 
 def open_run_on_all(directory: Path, record: RunRecord, code: Mapping[str, bytes] | None = None) -> RunRecord:
-    """Open the run on process 0, and return its record on all; what it refuses is refused on all. To be called on all processes."""
+    """Open the run on process 0 and return its record on all processes. An error is raised on all. Call this on all processes."""
     opened, refused = record, None
     if jax.process_index() == 0:
         try:
@@ -124,20 +124,20 @@ def open_run_on_all(directory: Path, record: RunRecord, code: Mapping[str, bytes
 
 
 def newest_step(directory: Path) -> int | None:
-    """Return the step of a run directory's newest checkpoint, None where there is none, or no run."""
+    """Return the step of the newest checkpoint, or None if there is no checkpoint or no run."""
     with Checkpoints(directory / CHECKPOINTS) as checkpoints:
         return checkpoints.latest()
 
 
 def _has_begun(directory: Path) -> bool:
-    """Whether there is anything to lose: a run that was refused before its first step may begin anew with other options."""
+    """Return whether the run has metrics or checkpoints. A run that failed before its first step may start again with other options."""
     metrics = directory / "metrics.jsonl"
     checkpoints = directory / CHECKPOINTS
     return (metrics.is_file() and metrics.stat().st_size > 0) or (checkpoints.is_dir() and any(checkpoints.iterdir()))
 
 
 def _not_of_a_beginning(directory: Path) -> list[str]:
-    """Return the names of the files that are not ours. A training that dies before run.json is there may leave a lock and partial files."""
+    """Return the names of the files that do not belong to a run. A training that ends before it writes run.json may leave a lock and partial files."""
     return sorted(
         path.name
         for path in directory.iterdir()
@@ -146,17 +146,17 @@ def _not_of_a_beginning(directory: Path) -> list[str]:
 
 
 def make_directory(directory: Path) -> None:
-    """Make the run directory where there is none. Raises UserError where that cannot be."""
+    """Create the run directory if it is missing. Raises UserError if that fails."""
     check_directory(directory, "--dir")
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"{directory} (--dir) cannot be made: {error.strerror}") from None
+        raise UserError(f"{directory} (--dir) cannot be created: {error.strerror}") from None
 
 
 @dataclass(frozen=True)
 class SavedRun:
-    """A run that has been trained, to evaluate, infer or export."""
+    """A trained run, for evaluation, inference or export."""
 
     directory: Path
     record: RunRecord
@@ -164,7 +164,7 @@ class SavedRun:
 
     @classmethod
     def load(cls, directory: str | Path, step: int | None = None) -> Self:
-        """Return the run with its newest checkpoint, or that of `step`. Raises UserError where there is none."""
+        """Return the run with its newest checkpoint, or with that of `step`. Raises UserError if there is none."""
         directory = Path(directory)
         record = read_record(directory)
         with Checkpoints(directory / CHECKPOINTS, record.experiment.checkpoint) as checkpoints:
@@ -183,7 +183,7 @@ class SavedRun:
 
     @property
     def experiment(self) -> Experiment:
-        """The configuration it was trained with."""
+        """The configuration of the training."""
         return self.record.experiment
 
     @functools.cached_property
@@ -193,11 +193,11 @@ class SavedRun:
 
     @functools.cached_property
     def model(self) -> Model:
-        """The model's functions, for any platform."""
+        """The model, for any platform."""
         return self.experiment.model.portable().build()
 
     def params(self) -> Params:
-        """Read the parameters, in float32, laid over this machine's devices as the run's mesh says, or replicated where it does not fit here."""
+        """Read the parameters, in float32. They are sharded over the run's mesh, or replicated if the mesh does not fit this machine."""
         try:
             mesh = self.experiment.mesh.build()
         except UserError:

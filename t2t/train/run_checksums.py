@@ -1,8 +1,8 @@
-"""RUN/checksums.json: what run.json, the vocabulary's files and those that an import kept were when they were written.
+"""RUN/checksums.json: the checksums of run.json, of the files of the vocabulary, and of the original files of an imported model.
 
-Checkpoints have checksums of their own. A run of a version that wrote no such file is read without; it is written when the run goes on.
+Checkpoints have their own checksums. Older runs may have no such file: they are read without it, and it is written when they resume.
 
-A death while run.json is replaced is survived: the checksums to be are written beside the old ones first, and files that fit either are whole.
+run.json is replaced safely: the new checksums are first written next to the old ones. Files that match either of them are valid.
 """
 
 from __future__ import annotations
@@ -22,38 +22,38 @@ from t2t.json_files import read_json
 CHECKSUMS = "checksums.json"
 RECORD = "run.json"
 PARTIALS = (f"{RECORD}.partial", f"{CHECKSUMS}.partial")
-"""What a death may leave before there is a run.json."""
+"""Files that may be left if a process ends before it has written run.json."""
 FOLDERS = ("vocabulary", "huggingface")
-"""Whose files are covered, beside run.json."""
+"""The folders whose files have checksums, in addition to run.json."""
 _NEXT = "checksums.next.json"
 _TIMES = 3
-"""How often files that do not fit are looked at before they count as damaged."""
+"""How often files that do not match are read again before they count as damaged."""
 
 
 def check(directory: Path) -> None:
-    """Compare the files of a run that are covered with its checksums. Nothing is compared where there are none.
+    """Compare the files of a run with its checksums. A run without checksums is not checked.
 
-    Raises UserError, naming the file, where one is not as it was written, is missing, or is not among them.
+    Raises UserError, which names the file, if one has changed, is missing, or has no checksum.
     """
     for _ in range(_TIMES):
-        told = []
+        problems = []
         for file in (directory / CHECKSUMS, directory / _NEXT):
             if not file.is_file():
                 break
-            told.append(_problem(directory, file))
-            if told[-1] is None:
+            problems.append(_problem(directory, file))
+            if problems[-1] is None:
                 return
-        if not told:
+        if not problems:
             return
-        time.sleep(0.05)  # a training that begins may be between one file and the other
+        time.sleep(0.05)  # a training that starts may have written only one of the files
     raise UserError(
-        f"{told[0]}. If you changed it on purpose, delete {directory / CHECKSUMS}: the run is read without, and"
-        " training that goes on writes it anew"
+        f"{problems[0]}. If you changed it on purpose, delete {directory / CHECKSUMS}: the run is then read without it,"
+        " and is written again when training resumes"
     )
 
 
 def write_record(directory: Path, text: str) -> None:
-    """Write run.json, and the checksums of all that is covered; a death at any moment leaves a run that can be read."""
+    """Write run.json and the checksums. If the process ends at any moment, the run can still be read."""
     content = text.encode()
     after = {**table(directory, _names(directory)), RECORD: [len(content), hashlib.sha256(content).hexdigest()]}
     if (directory / CHECKSUMS).is_file():
@@ -64,7 +64,7 @@ def write_record(directory: Path, text: str) -> None:
 
 
 def seal(directory: Path) -> None:
-    """Write the checksums of what is there: a file was added."""
+    """Write the checksums again after a file was added."""
     _write(directory / CHECKSUMS, table(directory, _names(directory)))
 
 
@@ -73,7 +73,7 @@ def _names(directory: Path) -> list[str]:
     for folder in FOLDERS:
         if is_directory(directory / folder):
             names += [f"{folder}/{name}" for name in names_beneath(directory / folder)]
-    # Files with a dot in front are the system's; partial ones are what a death left.
+    # Files that start with a dot belong to the system. Partial files are left by a process that ended.
     return [name for name in names if not (name.rpartition("/")[2].startswith(".") or name.endswith(".partial"))]
 
 

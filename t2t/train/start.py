@@ -1,4 +1,4 @@
-"""The state a run begins with: random parameters, or parts of another run's."""
+"""The initial state of a run: random parameters, or parameters of another run."""
 
 from __future__ import annotations
 
@@ -23,35 +23,36 @@ def initial_state(
     directory: Path,
     program: Program,
     state: TrainState,
-    say: Callable[[str], None],
+    log: Callable[[str], None],
     checkpoints: Checkpoints,
 ) -> TrainState:
-    """Return the state at step 0: `state`, which is new, with what `start_from` names put in.
+    """Return the state at step 0: the new `state`, with the parameters that `start_from` selects.
 
-    checkpoints: the run's own; where frozen parameters stay in the other run, they are told so.
+    log:         called with one line that reports them.
+    checkpoints: those of this run. They store a reference if frozen parameters stay in the other run.
 
-    Raises UserError where `start_from` names no run, or parameters that do not fit this model.
+    Raises UserError if `start_from` does not name a run, or if its parameters do not fit this model.
     """
-    begin = record.experiment.start_from
-    if begin.run is None:
+    start_from = record.experiment.start_from
+    if start_from.run is None:
         return state
-    source = SavedRun.load(begin.run, begin.step)
-    begun = initialise(state.params, source.params(), include=begin.include, exclude=begin.exclude)
-    _check_vocabulary(record.vocabulary.in_directory(str(directory / VOCABULARY)), source, program.model, begun.taken)
+    source = SavedRun.load(start_from.run, start_from.step)
+    initial = initialise(state.params, source.params(), include=start_from.include, exclude=start_from.exclude)
+    _check_vocabulary(record.vocabulary.in_directory(str(directory / VOCABULARY)), source, program.model, initial.taken)
     if record.experiment.trainable.frozen_storage == "reference":
-        checkpoints.keep_apart(program.frozen, _reference(program, source, begun.taken))
-    say(f"starting from step {source.step} of {begin.run}: {begun.report()}")
-    params = jax.tree.map(jax.device_put, begun.params, program.shardings.params)
-    # The optimizer's state may depend on the parameters it begins with.
+        checkpoints.keep_apart(program.frozen, _reference(program, source, initial.taken))
+    log(f"starting from step {source.step} of {start_from.run}: {initial.report()}")
+    params = jax.tree.map(jax.device_put, initial.params, program.shardings.params)
+    # The optimizer state may depend on the initial parameters.
     restart = jax.jit(program.transform.init, out_shardings=program.shardings.opt_state)
     return dataclasses.replace(state, params=params, opt_state=restart(program.trainable(params)))
 
 
 def _reference(program: Program, source: SavedRun, taken: Sequence[str]) -> Reference:
-    """Return where the frozen parameters stay. Raises UserError for one that does not come from there."""
+    """Return the reference to the frozen parameters. Raises UserError if one of them does not come from the source."""
     for path in sorted(program.frozen - set(taken)):
         raise UserError(
-            f"trainable.frozen_storage reference (--trainable.frozen-storage): the frozen parameter {path} is new, it is not taken from"
+            f"trainable.frozen_storage reference (--trainable.frozen-storage): the frozen parameter {path} is not taken from"
             f" {source.directory} (--start-from.run). Nearest: copy."
         )
     place = source.directory / CHECKPOINTS
@@ -66,7 +67,7 @@ def _reference(program: Program, source: SavedRun, taken: Sequence[str]) -> Refe
 
 
 def _check_vocabulary(own: Vocabulary, source: SavedRun, model: Model, taken: Sequence[str]) -> None:
-    """Refuse rows of an embedding, or columns of a head, that were trained for other tokens. Raises UserError."""
+    """Raise UserError if an embedding or a head is taken from a run with another vocabulary."""
     other = source.vocabulary
     if own.identity() == other.identity():
         return
@@ -74,6 +75,6 @@ def _check_vocabulary(own: Vocabulary, source: SavedRun, model: Model, taken: Se
     for path in taken:
         if "vocab" in specs[path].axes:
             raise UserError(
-                f"start_from.run {source.directory}: its vocabulary is not this run's, but {path} would be taken from it;"
-                f" train with the same --vocabulary, or exclude it (--start-from.exclude {path})"
+                f"start_from.run {source.directory} (--start-from.run) has another vocabulary than this run, but {path} is taken from it;"
+                f" use the same --vocabulary, or exclude it (--start-from.exclude {path})"
             )

@@ -1,4 +1,4 @@
-"""Everything of a run that lives on the devices, and how it is divided over the mesh."""
+"""The training state on the devices, and its shardings."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from t2t.types import Params
 
 @struct.dataclass
 class TrainState:
-    """The state a step maps to the next.
+    """The training state. A step maps it to the next one.
 
-    step: how many batches have been trained on.
-    key:  the run's random key; step i draws from fold_in(key, i), so nothing but the step needs to advance.
-    health: what tells bad steps from good ones.
+    step:   number of batches trained on.
+    key:    random key of the run. Step i uses fold_in(key, i), so the key never changes.
+    health: statistics that detect bad steps.
     """
 
     step: Int[Array, ""]
@@ -39,9 +39,10 @@ class TrainState:
 def create_state(
     model: Model, transform: optax.GradientTransformation, seed: jax.Array | int, specs: Any = None
 ) -> TrainState:
-    """Return the state at step 0. Under jit with out_shardings it is created divided over the mesh, never whole.
+    """Return the state at step 0. Under jit with out_shardings it is created sharded, never as a whole.
 
-    specs: the model's, with what is frozen marked (`Trainable.apply`); None takes the model's own. The optimizer's state is that of the trainable part.
+    specs: the model's specs with the frozen parameters marked (`Trainable.apply`); None uses `model.specs`. The optimizer state covers only
+           the trainable parameters.
     """
     specs = model.specs if specs is None else specs
     init_key, run_key = jax.random.split(jax.random.key(seed))
@@ -51,7 +52,7 @@ def create_state(
 
 
 def param_shardings(model: Model, mesh: Mesh | AbstractMesh, rules: Rules = DEFAULT_RULES) -> Any:
-    """Return a NamedSharding for each parameter. Raises UserError, naming it, for one that does not divide over the mesh."""
+    """Return a NamedSharding for each parameter. Raises UserError if a parameter is not divisible over the mesh."""
 
     def one(path: Any, spec: ParamSpec) -> NamedSharding:
         return rules.sharding(spec.axes, spec.shape, mesh, name=f"parameter {path_name(path)}")
@@ -67,7 +68,7 @@ def state_shardings(
     *,
     specs: Any = None,
 ) -> TrainState:
-    """Return a TrainState of NamedShardings: optimizer state lies as its parameters do, scalars everywhere. specs: see `create_state`."""
+    """Return a TrainState of NamedShardings. Optimizer state is sharded like its parameters; scalars are replicated. specs: see `create_state`."""
     specs = model.specs if specs is None else specs
     whole = NamedSharding(mesh, PartitionSpec())
     abstract = jax.eval_shape(lambda: create_state(model, transform, 0, specs))
@@ -88,7 +89,7 @@ def state_shardings(
 def abstract_state(
     model: Model, transform: optax.GradientTransformation, shardings: TrainState, specs: Any = None
 ) -> TrainState:
-    """Return the state as ShapeDtypeStructs that carry their shardings. specs: see `create_state`."""
+    """Return the state as ShapeDtypeStructs with shardings. specs: see `create_state`."""
     shapes = jax.eval_shape(lambda: create_state(model, transform, 0, specs))
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes, shardings

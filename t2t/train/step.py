@@ -1,4 +1,4 @@
-"""One update, as a pure function."""
+"""The training step: one update, as a pure function."""
 
 from __future__ import annotations
 
@@ -35,33 +35,35 @@ def make_step(
 ) -> Step:
     """Return the function (state, batch) -> (next state, metrics), to be jitted with shardings.
 
-    The gradient is that of the batch's summed objective over its summed weight, whatever the number of microbatches. A bad step (`guard`) counts
-    as a step. It changes neither parameters nor optimizer; where only entries of the update are not finite, it changes none of those.
+    The gradient is that of the summed objective divided by the summed weight of the batch, for any number of microbatches. A bad step
+    (`guard`) counts as a step but changes neither parameters nor optimizer state. If only some entries of the update are not finite, only
+    these entries stay unchanged.
 
-    specs: the model's, with what is frozen marked (`Trainable.apply`); None takes the model's own. Gradients, their norm, updates and optimizer state are
-           of the trainable part alone; frozen parameters come back as they went in.
+    specs: the model's specs with the frozen parameters marked (`Trainable.apply`); None uses `model.specs`. Gradients, gradient norm, updates
+           and optimizer state cover only the trainable parameters. Frozen parameters are returned unchanged.
     """
     guard = guard or Guard()
     specs = model.specs if specs is None else specs
     stacked = layered(trainable_specs(specs))
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        # An empty batch has no gradient; dividing by at least 1 keeps it from becoming NaN.
+        # Divide by at least 1, so that an empty batch does not give NaN.
         weight = jnp.maximum(objective.weight(batch), 1.0)
         key = jax.random.fold_in(state.key, state.step)
 
         trainable, frozen = split(state.params, specs)
 
-        def share(trainable: Params, part: Batch, part_key: PRNGKeyArray) -> tuple[Float[Array, ""], LossSums]:
+        def part_loss(trainable: Params, part: Batch, part_key: PRNGKeyArray) -> tuple[Float[Array, ""], LossSums]:
             total = objective.loss(model, merge(trainable, frozen), part, part_key)
             return total.objective / weight, total
 
-        grads, total = _accumulate(jax.grad(share, has_aux=True), trainable, batch, key, microbatches)
+        grads, total = _accumulate(jax.grad(part_loss, has_aux=True), trainable, batch, key, microbatches)
         updates, opt_state = transform.update(grads, state.opt_state, trainable)
         updated = optax.apply_updates(trainable, updates)
         value, squared = total.loss / weight, squares(grads, stacked)
-        # Finite gradients can give an update that is not: 0/0 where an optimizer divides by a second moment of 0. Such entries are left as they were,
-        # each by itself: if the whole update waited for the check of all its entries, it and the moments would be kept beside the old ones till then.
+        # Finite gradients can give non-finite updates: an optimizer that divides by a second moment of 0 computes 0/0. Each such entry keeps its
+        # old value independently. If the whole update waited for the check of all entries, the new parameters and moments would be in memory
+        # together with the old ones until then.
         finding, health = examine(guard, state.health, value, squared, squares(updates, stacked))
 
         def sound(new: jax.Array, old: jax.Array) -> jax.Array:
@@ -74,7 +76,7 @@ def make_step(
             "loss": value,
             "accuracy": total.correct / weight,
             "grad_norm": jnp.sqrt(jnp.sum(squared)),
-            # The optimizer counts the updates that it made.
+            # The optimizer counts only the updates that were applied.
             "learning_rate": jnp.asarray(learning_rate(state.step - state.health.skipped), jnp.float32),
             "tokens": _token_count(batch),
             "bad": finding.kind,
@@ -94,11 +96,11 @@ def make_step(
 def _accumulate(
     grad: Callable[..., tuple[Params, LossSums]], params: Params, batch: Batch, key: PRNGKeyArray, microbatches: int
 ) -> tuple[Params, LossSums]:
-    """Sum gradients and losses over microbatches, one after the other."""
+    """Sum gradients and losses over the microbatches, in sequence."""
     if microbatches == 1:
         return grad(params, batch, key)
 
-    # Row r goes to microbatch r % M: every device then has its share of each microbatch among the rows it holds already.
+    # Row r goes to microbatch r % M. Every device then already holds its rows of each microbatch.
     parts = jax.tree.map(lambda x: x.reshape(-1, microbatches, *x.shape[1:]).swapaxes(0, 1), batch)
 
     def body(
@@ -114,6 +116,6 @@ def _accumulate(
 
 
 def _token_count(batch: Batch) -> Float[Array, ""]:
-    """Count the tokens, inputs and targets, that are not padding."""
+    """Return the number of input and target tokens without padding."""
     streams = [tokens for tokens in (batch.encoder, batch.decoder) if tokens is not None]
     return jnp.asarray(sum(jnp.sum(tokens.segments > 0) for tokens in streams), jnp.float32)

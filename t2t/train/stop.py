@@ -1,4 +1,4 @@
-"""Stopping on request: a signal to any process, and all stop after the same step. Loads JAX only where training has."""
+"""Stop on request: after a signal to any process, all processes stop after the same step. Loads JAX only if training has loaded it."""
 
 from __future__ import annotations
 
@@ -15,23 +15,22 @@ from typing import Any, Self
 from t2t.distributed.end import several
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
-"""SLURM announces the end of a job's time by SIGUSR1, schedulers a preemption by SIGTERM, a terminal that is closed sends SIGHUP."""
+"""SLURM sends SIGUSR1 before the time limit of a job, schedulers send SIGTERM before a preemption, a closed terminal sends SIGHUP."""
 _TWICE = 0.5
-"""Seconds within which a second signal is the first one, delivered twice: by a launcher and by its cluster."""
+"""Within this many seconds, a second signal counts as the first one, delivered twice: by a launcher and by its cluster."""
 
 
 def handle(handler: Callable[[int, FrameType | None], None], *, but: Collection[int] = ()) -> dict[int, Any]:
-    """Set a handler for the signals but some, in the main thread: elsewhere none may be set. Returns those that they had."""
+    """Set a handler for `SIGNALS` except `but`. Return the previous handlers. Outside of the main thread, Python allows no handlers: return {}."""
     if threading.current_thread() is not threading.main_thread():
         return {}
-    ignored = (
-        [signal.SIGHUP] if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else []
-    )  # `nohup` goes on without its terminal
+    # `nohup` ignores SIGHUP, to continue without its terminal.
+    ignored = [signal.SIGHUP] if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else []
     return {number: signal.signal(number, handler) for number in SIGNALS if number not in (*ignored, *but)}
 
 
 class _Handlers:
-    """While open, the signals have a handler of this object's, but those it leaves alone."""
+    """While open, handles all signals except those in `leaves`."""
 
     leaves: Collection[int] = ()
 
@@ -51,12 +50,12 @@ class _Handlers:
 
 
 class StopOnSignal(_Handlers):
-    """While open, the signals ask for a stop instead of ending the process; a second SIGINT ends it at once.
+    """While open, signals request a stop instead of ending the process. A second SIGINT ends the process at once.
 
-    With several processes the request is JAX's preemption notice, which SIGTERM gives: the others are told through the coordinator, and all
-    agree on a moment that none has passed. The other signals are turned into it.
+    With several processes, the request is JAX's preemption notice, which SIGTERM triggers. JAX's coordinator informs the other processes, and all
+    agree on a step that none has passed. Other signals are converted to SIGTERM.
 
-    holding: whether there is something to save. Until then, a program that opened `EndOnSignal` ends at once.
+    holding: whether there is something to save. If not, a program with an open `EndOnSignal` ends at once.
     """
 
     def __init__(self) -> None:
@@ -66,18 +65,18 @@ class StopOnSignal(_Handlers):
         self.signal: signal.Signals | None = None
         self.holding = False
         self._several = jax.process_count() > 1
-        self.leaves = (signal.SIGTERM,) if self._several else ()  # it is JAX's own
+        self.leaves = (signal.SIGTERM,) if self._several else ()  # JAX handles it
         self._asked = False
         self._agreed = False
         self._moments = 0
 
     @property
     def asked(self) -> bool:
-        """Whether this process knows of a request."""
+        """Whether this process knows of a stop request."""
         return self.signal is not None or self._asked or self._agreed
 
     def ask(self) -> None:
-        """Ask for a stop without a signal from outside: code of the user's does."""
+        """Request a stop without a signal, for example from a callback."""
         self._asked = True
         if self._several:
             os.kill(os.getpid(), signal.SIGTERM)
@@ -90,7 +89,7 @@ class StopOnSignal(_Handlers):
             os.kill(os.getpid(), signal.SIGTERM)
 
     def now(self) -> bool:
-        """Return whether to stop; to be asked before each step. All processes must ask equally often, and get the same answer."""
+        """Return whether to stop. Call this before each step, equally often on all processes. All get the same answer."""
         if not self._several:
             return self.asked
         if not self._agreed:
@@ -102,11 +101,11 @@ class StopOnSignal(_Handlers):
 
 
 class EndOnSignal(_Handlers):
-    """While open, a signal ends this program with `code` at once, unless there is something to save; a second one of a kind ends it in any case.
+    """While open, a signal ends this program at once with `code`, unless there is something to save. A second signal of the same kind always ends it.
 
-    For a program's whole time. A thread does it, since a program that starts is for long in compiled code, where Python runs no handlers. Where a
-    `StopOnSignal` holds something, the signal is its own matter, as it is that of whoever else sets a handler. One of several processes that have
-    found each other gives JAX's preemption notice, so that all stop together.
+    Use it for the whole time of a program. A thread handles the signals: at startup, a program is in compiled code for long, where Python runs no
+    handlers. If an open `StopOnSignal` holds something, or if other code sets a handler, this class leaves the signal to it. With several connected
+    processes, it triggers JAX's preemption notice, so that all processes stop together.
     """
 
     opened = False
@@ -118,7 +117,7 @@ class EndOnSignal(_Handlers):
 
     @staticmethod
     def keep() -> None:
-        """Keep signals that come, until one is opened: also over the start of another program in this one's place."""
+        """Block signals until an `EndOnSignal` is opened, also across an exec of another program."""
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
 
     def __enter__(self) -> Self:
@@ -141,7 +140,7 @@ class EndOnSignal(_Handlers):
         self._reader.close()
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        """Do nothing here: the thread does."""
+        """Do nothing: the thread handles the signal."""
 
     def _watch(self) -> None:
         while numbers := self._reader.recv(64):
@@ -156,17 +155,17 @@ class EndOnSignal(_Handlers):
         if first is None:
             self._came[number] = now
         elif number == signal.SIGINT or now - first > _TWICE:
-            _end(128 + number, f"{signal.Signals(number).name} a second time: ended without saving")
+            _end(128 + number, f"second {signal.Signals(number).name}: ended without saving")
         if isinstance(owner, StopOnSignal) and (owner.holding or several()):
             return
         if several():
             os.kill(os.getpid(), signal.SIGTERM)
         else:
-            _end(self._code, f"stopped by {signal.Signals(number).name} with nothing to save; the same command goes on")
+            _end(self._code, f"stopped by {signal.Signals(number).name} with nothing to save; the same command resumes")
 
 
 def _end(code: int, line: str) -> None:
-    """End the process now. Not the usual way: the main thread may be anywhere."""
-    with contextlib.suppress(OSError):  # nobody reads
+    """End the process now, without cleanup: the main thread may be anywhere."""
+    with contextlib.suppress(OSError):  # standard error may be closed
         os.write(2, f"{line}\n".encode())
     os._exit(code)

@@ -1,7 +1,7 @@
-"""A SeqIO task's metric functions on what a model predicted and scored.
+"""Call the metric functions of a SeqIO task on predictions and scores.
 
-Examples offer rank classification by a field `choices`, the answers to choose from; right is the target's text, or each of the texts of a
-field `answers` where there is one.
+Examples with a field `choices`, the answers to choose from, support rank classification. The correct answers are the texts of the field
+`answers` if there is one, else the text of the target.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ _log = logging.getLogger(__name__)
 
 
 def text_of(value: Any) -> str:
-    """Return a text that TensorFlow hands out as bytes."""
+    """Return a text that may be bytes of TensorFlow."""
     if isinstance(value, np.ndarray):
         value = value.item()
     return value.decode("utf-8", errors="replace") if isinstance(value, bytes) else str(value)
 
 
 def hidden(raw: Raw) -> bool:
-    """Whether an example's answer is not told, as those of most public test splits: nothing can be measured on it."""
+    """Return whether the answer of an example is hidden, as in most public test splits: it has no metrics."""
     from t2t.data.answers import HIDDEN  # loads TensorFlow
 
     if text_of(raw.get("targets_pretokenized", "")) != HIDDEN:
@@ -39,14 +39,14 @@ def hidden(raw: Raw) -> bool:
 
 
 def predicts(task: seqio.Task) -> bool:
-    """Whether a metric of the task needs generated texts."""
+    """Return whether a metric of the task needs generated texts."""
     return bool(task.predict_metric_fns or task.predict_with_aux_metric_fns)
 
 
 def of_predictions(
     task: seqio.Task, raws: Sequence[Raw], targets: Sequence[str], predictions: Sequence[str], scores: Sequence[float]
 ) -> dict[str, float]:
-    """Return what the task's metrics of generated texts make of them, `scores` being their auxiliary values."""
+    """Return the task's metrics of generated texts. scores: the auxiliary values of the predictions."""
     if not predicts(task):
         return {}
     wanted = _targets(task, raws, targets)
@@ -65,10 +65,10 @@ def of_predictions(
 def of_scores(
     task: seqio.Task, raws: Sequence[Raw], targets: Sequence[str], scores: Sequence[float]
 ) -> dict[str, float]:
-    """Return what the task's metrics of scores make of the targets' log-likelihoods; those of choices are in `of_choices`."""
+    """Return the task's metrics of scores, the log-likelihoods of the targets. `of_choices` has the metrics of choices."""
     functions = [function for function in task.score_metric_fns if not _of_choices(function)]
     if len(functions) < len(task.score_metric_fns) and choices(raws) is None:
-        raise UserError(f"task {task.name!r} has rank_classification among its metrics, but no field 'choices'.")
+        raise UserError(f"task {task.name!r} has the metric rank_classification, but no field 'choices'.")
     found: dict[str, float] = {}
     if functions:
         wanted = _targets(task, raws, targets)
@@ -78,15 +78,15 @@ def of_scores(
 
 
 def choices(raws: Sequence[Raw]) -> list[list[str]] | None:
-    """Return each example's choices; None where the task offers none.
+    """Return the choices of each example; None if the task has none.
 
-    Raises UserError where some examples have choices and others do not.
+    Raises UserError if some examples have choices and others do not.
     """
     found = [[text_of(choice) for choice in raw["choices"]] if "choices" in raw else [] for raw in raws]
     if not any(found):
         return None
     if not all(found):
-        raise UserError(f"example {found.index([]) + 1} has no choices to rank, though others have.")
+        raise UserError(f"example {found.index([]) + 1} has no choices to rank, but other examples have.")
     return found
 
 
@@ -97,9 +97,9 @@ def of_choices(
     choices: Sequence[Sequence[str]],
     scores: Sequence[Sequence[float]],
 ) -> dict[str, float]:
-    """Return "rank_accuracy": the share of examples whose likeliest choice is right, the first of equal ones, as fraction.
+    """Return "rank_accuracy": the fraction of examples whose most likely choice (the first of equal ones) is correct.
 
-    A metric function of the task that is called rank_classification is given the indices of the right choices and all choices' scores.
+    Also call the task's metric functions named rank_classification, with the indices of the correct choices and the scores of all choices.
     """
     right = right_choices(raws, targets, choices)
     found = {"rank_accuracy": rank_accuracy(scores, right)}
@@ -110,7 +110,7 @@ def of_choices(
 
 
 def right_choices(raws: Sequence[Raw], targets: Sequence[str], choices: Sequence[Sequence[str]]) -> list[list[int]]:
-    """Return the indices of each example's right choices."""
+    """Return the indices of the correct choices of each example."""
     right = []
     for raw, target, some in zip(raws, targets, choices, strict=True):
         answers = {text_of(answer) for answer in raw["answers"]} if "answers" in raw else {target}
@@ -119,7 +119,7 @@ def right_choices(raws: Sequence[Raw], targets: Sequence[str], choices: Sequence
 
 
 def rank_accuracy(scores: Sequence[Any], right: Sequence[Sequence[int]]) -> float:
-    """Return the share of examples whose best choice, the first of equal ones, is right."""
+    """Return the fraction of examples whose best choice (the first of equal ones) is correct."""
     return float(np.mean([int(np.argmax(s)) in r for s, r in zip(scores, right, strict=True)]))
 
 
@@ -141,7 +141,7 @@ def _values(task: seqio.Task, function: Callable[..., Any], returned: Mapping[st
             found[name] = float(value)
         except (TypeError, ValueError):
             _log.warning(
-                "task %r: metric %r of %r is %s, not a number; left out",
+                "task %r: metric %r of %r is %s, not a number; skipped",
                 task.name,
                 name,
                 getattr(function, "__name__", function),

@@ -1,4 +1,4 @@
-"""Loss and accuracy when the right tokens stand before each predicted one."""
+"""Loss and accuracy with teacher forcing: each token is predicted after the correct tokens."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from t2t.types import Batch, Params, Tokens
 
 
 class TeacherForced:
-    """What a model makes of targets when it sees the right ones before each, summed over batches.
+    """Sums of a model's teacher-forced predictions over batches.
 
-    scores:    each example's log-likelihood in nats, weighted.
-    wanted:    each example's target ids at the places of weight.
-    predicted: the likeliest ids there.
-    first:     the likeliest id at each example's first place, whether or not it has weight.
+    scores:    weighted log-likelihood of each example, in nats.
+    wanted:    target ids of each example at positions with weight.
+    predicted: most likely ids at these positions.
+    first:     most likely id at the first position of each example, with or without weight.
     """
 
     def __init__(self) -> None:
@@ -35,15 +35,15 @@ class TeacherForced:
         self._counts: np.ndarray = np.zeros(0)
 
     def add(self, model: Model, params: Params, batch: Batch, rows: int) -> None:
-        """Add the first `rows` rows of a host batch; those below are padding."""
+        """Add the first `rows` rows of a host batch. The other rows are padding."""
         batch = _cropped(batch)
-        made = fetch(token_scores(model, params, place(batch, mesh_of(params))))
+        outputs = fetch(token_scores(model, params, place(batch, mesh_of(params))))
         weights = np.asarray(batch.weights, np.float64)
         targets = np.asarray(batch.targets)
-        # In float64, so that neither the order nor the number of batches shows.
-        values = np.where(weights > 0, made.log_probs.astype(np.float64) * weights, 0.0).sum(axis=1)
+        # In float64, so that the result does not depend on the order and number of batches.
+        values = np.where(weights > 0, outputs.log_probs.astype(np.float64) * weights, 0.0).sum(axis=1)
         self.scores += values[:rows].tolist()
-        self._correct += float(((made.predicted == targets) * weights).sum())
+        self._correct += float(((outputs.predicted == targets) * weights).sum())
         self._weight += float(weights.sum())
         there = weights > 0
         counts = np.bincount(targets[there], weights[there], minlength=len(self._counts)).astype(np.float64)
@@ -51,21 +51,23 @@ class TeacherForced:
         self._counts = counts
         for row in range(rows):
             self.wanted.append(targets[row][there[row]].tolist())
-            self.predicted.append(made.predicted[row][there[row]].tolist())
-            self.first.append(int(made.predicted[row][0]))
+            self.predicted.append(outputs.predicted[row][there[row]].tolist())
+            self.first.append(int(outputs.predicted[row][0]))
 
     def bits_per_byte(self, texts: Sequence[str]) -> float:
-        """Return the bits that a byte of the targets costs: all tokens' nats, of EOS too, over ln 2 and the UTF-8 bytes of `texts`, the targets' own; NaN without any.
+        """Return the bits per UTF-8 byte of the targets: the nats of all tokens, with EOS, divided by ln 2 and by the number of bytes.
 
-        Models of different vocabularies compare by it, for it does not depend on how text is cut into tokens.
+        It does not depend on the tokenization, so models with different vocabularies can be compared. NaN if there are no bytes.
+
+        texts: the texts of the targets.
         """
         size = sum(len(text.encode("utf-8", errors="surrogatepass")) for text in texts)
         return -sum(self.scores) / math.log(2) / (size or math.nan)
 
     def metrics(self) -> dict[str, float]:
-        """Return "loss" in nats a token, "perplexity", "token_accuracy" and "unigram_loss"; nothing where nothing had weight.
+        """Return "loss" in nats per token, "perplexity", "token_accuracy" and "unigram_loss"; {} if nothing had weight.
 
-        unigram_loss: the entropy of these very targets' frequencies, which no model that ignores the context can be below.
+        unigram_loss: the entropy of the token frequencies of these targets. It is the lowest possible loss of a model that ignores the context.
         """
         if not self._weight:
             return {}
@@ -81,7 +83,7 @@ class TeacherForced:
 
 
 class EvaluatedObjective:
-    """What an objective makes of examples, summed over batches. Without dropout, and the same each time."""
+    """Sums of an objective over batches, without dropout and deterministic."""
 
     def __init__(self, objective: Objective) -> None:
         self._objective = objective
@@ -89,12 +91,12 @@ class EvaluatedObjective:
 
     def add(self, model: Model, params: Params, batch: Batch) -> None:
         """Add a host batch."""
-        made = fetch(_reported(self._objective, model, params, place(batch, mesh_of(params))))
-        for name, pair in made.items():
+        sums = fetch(_reported(self._objective, model, params, place(batch, mesh_of(params))))
+        for name, pair in sums.items():
             self._total[name] = self._total.get(name, np.zeros(2)) + np.asarray(pair, np.float64)
 
     def metrics(self) -> dict[str, float]:
-        """Return "objective" and the objective's own metrics, as means; without those that nothing had weight for."""
+        """Return the means of "objective" and of the objective's metrics. Metrics without weight are omitted."""
         return {name: float(value / weight) for name, (value, weight) in self._total.items() if weight}
 
 
@@ -105,7 +107,7 @@ def _reported(objective: Objective, model: Model, params: Params, batch: Batch) 
 
 
 def _cropped(batch: Batch) -> Batch:
-    """Cut off columns that are padding in every row, down to a power of two: short examples need not pay for long ones."""
+    """Cut off columns that are padding in every row, down to a power of two, so that short examples cost less."""
 
     def width(tokens: Tokens) -> int:
         used = np.flatnonzero(np.asarray(tokens.segments).any(axis=0))

@@ -1,4 +1,4 @@
-"""A limit on how long nothing may happen: a collective that another process never joins blocks for ever otherwise."""
+"""A limit on the time of a step: a collective that another process never joins would block forever."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import time
 from types import TracebackType
 
 STANDARD_ERROR = 2
-"""Its file descriptor: the object in `sys` may be somebody's buffer."""
+"""File descriptor of standard error: `sys.stderr` may be replaced by a buffer."""
 _GRACE = 10.0
-"""Seconds after which the C library's timer acts, where Python itself cannot run."""
+"""Additional seconds after which faulthandler's timer ends the process if Python itself cannot run."""
 
 
 class Watchdog:
-    """While open, ends the process with code 1, every thread's stack on standard error, when `tick` is not called for `seconds`.
+    """While open, ends the process with code 1, and prints the stacks of all threads, if `tick` is not called for `seconds`.
 
-    seconds: 0 for no limit.
+    seconds: 0 is unlimited.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -43,7 +43,7 @@ class Watchdog:
             faulthandler.cancel_dump_traceback_later()
 
     def tick(self, doing: str) -> None:
-        """Begin the next thing, named for the message."""
+        """Restart the timer. doing: name of the next activity, for the message."""
         self._doing, self._last = doing, time.monotonic()
         if self._seconds:
             faulthandler.dump_traceback_later(self._seconds + _GRACE, exit=True, file=STANDARD_ERROR)
