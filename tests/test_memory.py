@@ -32,7 +32,7 @@ def test_a_state_that_does_not_fit_is_refused_before_it_is_made():
     whole = 8 * sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves((state, state.params)))
     check_memory(program, whole)
     check_memory(program, None)
-    with pytest.raises(OutOfMemory, match=r"want 0\.\d GB of memory, and 0\.\d GB are left") as raised:
+    with pytest.raises(OutOfMemory, match=r"need 0\.\d GB of memory, but only 0\.\d GB are left") as raised:
         check_memory(program, whole - 1)
     assert is_out_of_memory(raised.value)
-    assert in_one_line(raised.value).startswith("the parameters, the optimizer's state and the gradients want")
+    assert in_one_line(raised.value).startswith("the parameters, the optimizer state and the gradients need")

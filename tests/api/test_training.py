@@ -156,7 +156,7 @@ def test_training_in_another_thread(tmp_path, capsys):
         ("t5:quickstart", {"dir": "x", "vocabulary": "none.model"}, "no vocabulary file none.model (vocabulary)"),
         ("t5:quickstart", {"dir": "x", "task": "revrse_words"}, "unknown task 'revrse_words'"),
         ("t5:quickstart", {"dir": "x", "imports": ["none.py"]}, "imports 'none.py': no such file."),
-        (TINY, {"dir": "x", "batch_size": 7}, "batch_size 7 (--batch-size) does not divide"),
+        (TINY, {"dir": "x", "batch_size": 7}, "batch_size 7 (--batch-size) is not divisible"),
     ],
 )
 def test_mistakes_are_one_line_and_write_nothing(what, options, said, tmp_path, monkeypatch):

@@ -98,7 +98,7 @@ def test_metrics_that_come_after_the_save_are_part_of_the_step(tmp_path):
         file = tmp_path / "3/about/.evaluation.json"
         file.write_text(file.read_text().replace("0.5", "0.1"))
         assert checkpoints.damage(3) == [
-            f"{file}: the checkpoint is damaged, the file's checksum is not what was written"
+            f"{file}: the checkpoint is damaged, the file does not match its checksum"
         ]
 
 
@@ -223,7 +223,7 @@ def cut(path):
 
 @pytest.mark.parametrize(
     ("harm", "said"),
-    [(flip, "checksum is not what was written"), (cut, "bytes and was written"), (os.unlink, "missing")],
+    [(flip, "does not match its checksum"), (cut, "bytes, expected"), (os.unlink, "missing")],
 )
 def test_every_damaged_file_is_found_by_its_name(damaged, harm, said):
     files = [path for path in sorted((damaged / "7").rglob("*")) if path.is_file() and path.stat().st_size]
@@ -252,14 +252,14 @@ def test_the_newest_good_one_is_used_and_the_others_are_set_aside(damaged):
     with Checkpoints(damaged) as checkpoints:
         assert checkpoints.steps() == [7, 8, 9]
         assert checkpoints.newest_good(said.append) == 8
-        assert ["10: not finished" in said[0], "/9/params/" in said[1], len(said)] == [True, True, 2]
+        assert ["10: the checkpoint is incomplete" in said[0], "/9/params/" in said[1], len(said)] == [True, True, 2]
         assert checkpoints.set_aside(8) == [f"{damaged}/9.damaged", f"{damaged}/10.damaged"]
         assert checkpoints.steps() == [7, 8]
         assert checkpoints.save(9, make(90))
         assert_same(checkpoints.restore(9, abstract(make())), make(90))
         for step in (7, 8, 9):
             flip(damaged / str(step) / "about" / "metrics.json")
-        with pytest.raises(UserError, match=r"none of its checkpoints is undamaged \(9, 8, 7\)"):
+        with pytest.raises(UserError, match=r"all checkpoints are damaged \(9, 8, 7\)"):
             checkpoints.newest_good(said.append)
 
 

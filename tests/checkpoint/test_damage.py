@@ -79,7 +79,7 @@ def test_a_file_that_the_checksums_do_not_name_is_damage(copy):
     del names["params/_METADATA"]
     (copy / "8" / SEAL).write_text(json.dumps(names))
     (line,) = Checkpoints(copy).damage(8)
-    assert line == f"{copy}/8/params/_METADATA: the checkpoint is damaged, its checksums do not name this file"
+    assert line == f"{copy}/8/params/_METADATA: the checkpoint is damaged, this file is not in its checksums"
     (copy / "7" / "position" / "shard-9").write_bytes(b"more")
     (line,) = Checkpoints(copy).damage(7)
     assert "position/shard-9" in line

@@ -40,7 +40,7 @@ def test_what_does_not_fit_is_told():
     with pytest.raises(UserError, match=r"embedding is \[4, 2\] in the source but \[9, 2\] here"):
         initialise(params(0, vocab=9), params(1))
     assert initialise(params(0, vocab=9), params(1), exclude=("embedding",)).fresh == ("embedding",)
-    with pytest.raises(UserError, match="leaves nothing"):
+    with pytest.raises(UserError, match="excludes all parameters"):
         initialise(params(0), params(1), exclude=("**",))
     source = {**params(1), "extra": jnp.zeros(2)}
     with pytest.raises(UserError, match="parameter extra is not in this model"):

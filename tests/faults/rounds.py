@@ -44,7 +44,7 @@ def strike(training: Training, phase: str, chance: random.Random) -> str | None:
     if phase == "start":
         time.sleep(chance.uniform(0, 2.0))
     else:
-        beginning = {"restore": "going on from", "step": "start "}.get(phase, "start ")
+        beginning = {"restore": "resuming from", "step": "start "}.get(phase, "start ")
         if not _told(training, beginning):
             return None
         if phase == "restore":

@@ -85,7 +85,7 @@ def test_a_full_disk_ends_the_run_with_one_clear_error_and_the_last_checkpoint_w
     filler.unlink()
     training = Training(replace(setting, experiment=replace(LONG, steps=steps[-1] + 3)))
     assert training.join() == [0], training.text()
-    assert any(line.startswith(f"going on from step {steps[-1]}") for line in training.marked())
+    assert any(line.startswith(f"resuming from step {steps[-1]}") for line in training.marked())
 
 
 def test_a_directory_that_turns_read_only_ends_the_run_with_one_clear_error(disk, tmp_path, compiled):

@@ -52,7 +52,7 @@ def test_a_signal_to_one_process_stops_all_after_one_step_and_another_number_of_
     processes = 4 if stopped_by == signal.SIGTERM else 1
     training = Training(replace(setting, processes=processes, devices=4 // processes))
     assert training.join() == [0] * processes, training.text()
-    assert f"going on from step {stopped} of {setting.directory}" in training.marked()
+    assert f"resuming from step {stopped} of {setting.directory}" in training.marked()
     expected, found = losses(whole), losses(setting.directory)
     assert found.keys() == expected.keys()
     for step, loss in expected.items():

@@ -62,6 +62,6 @@ def test_a_killed_training_is_started_again_and_ends_as_if_nothing_had_happened(
     print(text)
     assert "was killed by SIGKILL" in text
     assert "restart 1 of 1" in text
-    assert "going on from step" in text
+    assert "resuming from step" in text
     assert losses(tmp_path / "run") == losses(tmp_path / "whole")
     assert differences(arrays(tmp_path / "whole"), arrays(tmp_path / "run")) == []

@@ -32,7 +32,7 @@ MISTAKES = [
     ),
     (
         "train gpt:quickstart --dir {dir} --evaluation.length 100",
-        "length 100 (--evaluation.length) to generate is more than the 80 of the model's 128 positions that are left for it. Nearest: 80.",
+        "length 100 (--evaluation.length) to generate is more than the 80 positions that remain of the model's 128. Nearest: 80.",
     ),
     ("train gpt:quickstart --dir {dir} --evaluation.few-shot.length 200", "the model's 128 positions. Nearest: 128."),
     (
@@ -48,14 +48,14 @@ MISTAKES = [
         "unknown option --learning-rate. Nearest: --optimizer.schedule.peak.",
     ),
     ("train t5:quickstart --dir {dir} --mesh.data 3", "needs 3 devices, but there are 8"),
-    ("train t5:quickstart --dir {dir} --batch-size 12", "batch_size 12 (--batch-size) does not divide"),
-    ("train t5:quickstart --dir {dir} --microbatches 5", "does not divide over 5 microbatches"),
+    ("train t5:quickstart --dir {dir} --batch-size 12", "batch_size 12 (--batch-size) is not divisible"),
+    ("train t5:quickstart --dir {dir} --microbatches 5", "is not divisible by 5 microbatches"),
     ("train t5:quickstart --dir {dir} --data.shards 5", "shards"),
     ("train t5:quickstart --dir {dir} --mesh.data 1 --mesh.tensor 8", "heads = 4"),
     ("train gpt:quickstart --dir {dir} --data.targets-length 512", "longer than the model's 128 learned positions"),
     (
         "train gpt:quickstart --dir {dir} --data.targets-length 79 --mesh.data 1 --mesh.context 8",
-        "does not divide over mesh context=8 (--mesh.context). Nearest: 128.",
+        "is not divisible by mesh context=8 (--mesh.context). Nearest: 128.",
     ),
     ("train t5:quickstart --dir {dir} --data.task reverse_word", "reverse_word"),
     ("train t5:quickstart --dir {dir} --data.split trian", "trian"),

@@ -86,7 +86,7 @@ def test_traced_rate_equals_the_eager_one_and_never_passes_the_peak(schedule):
         ),
         (lambda: Constant(warmup=-1), r"warmup -1 \(Constant\.warmup\).* Nearest: 0"),
         (lambda: InverseSquareRoot(warmup=0), "InverseSquareRoot.warmup"),
-        (lambda: Linear(steps=100, warmup=100), "Linear.steps: 100 leaves no step after the warm-up of 100"),
+        (lambda: Linear(steps=100, warmup=100), "Linear.steps: 100 is not more than the 100 warm-up steps"),
         (lambda: Cosine(steps=100, final=2.0), r"final 2\.0 \(Cosine\.final\).* Nearest: 1"),
     ],
 )

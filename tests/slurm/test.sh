@@ -69,7 +69,7 @@ wait_for "the end" 900 is JobState COMPLETED
 shown scontrol show job "$job" | grep -E "JobState|Restarts"
 
 shown grep -vE "Gloo|note:|^ *$" "$place/t2t-$job.log"
-told "going on from step" 2
+told "resuming from step" 2
 told "ended with code 75" 2
 told "ended with code 0" 1
 "$python" - "$run/metrics.jsonl" "$steps" <<'CODE'

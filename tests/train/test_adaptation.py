@@ -86,7 +86,7 @@ def test_a_causal_decoder_goes_on_as_a_non_causal_one_and_back(causal, tmp_path)
 
 def test_only_decoders_have_a_loss_on_inputs():
     encoder = replace(CAUSAL, model=models.bert.bert(num_layers=1, d_model=16, num_heads=2, max_length=48))
-    with pytest.raises(UserError, match=r"loss_on_inputs 1.0 .*'encoder' predicts no inputs.* Nearest: 0.0"):
+    with pytest.raises(UserError, match=r"loss_on_inputs 1.0 .*'encoder' does not predict its inputs.* Nearest: 0.0"):
         check(encoder, 8)
 
 

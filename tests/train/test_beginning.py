@@ -104,6 +104,6 @@ def test_going_on_without_code_keeps_what_a_death_left_beside_it(tmp_path):
 def test_files_that_are_not_ours_are_kept_and_named(tmp_path):
     (tmp_path / "code").mkdir()
     (tmp_path / "code" / "thesis.py").write_text("years of work")
-    with pytest.raises(UserError, match=r"is not empty and holds no run: run.json is missing, code is there"):
+    with pytest.raises(UserError, match=r"is not empty and is not a run: it has code but no run.json"):
         open_run(tmp_path, _record(CODE), CODE)
     assert (tmp_path / "code" / "thesis.py").read_text() == "years of work"

@@ -87,7 +87,7 @@ def test_the_second_is_refused_and_the_holder_named(tmp_path):
     assert taken(tmp_path / "copy")  # a copied directory is another one
     with pytest.raises(UserError) as caught:
         Claim(tmp_path / "run").take()
-    assert f"{tmp_path / 'run'} (--dir) is being trained in by process {holder.pid} on " in str(caught.value)
+    assert f"{tmp_path / 'run'} (--dir) is in use by process {holder.pid} on " in str(caught.value)
     assert "\n" not in str(caught.value)
     out, _ = holder.communicate("\n", timeout=60)
     assert out == "released\n"
@@ -164,7 +164,7 @@ def test_another_machines_holder_that_gives_none(locked, tmp_path, monkeypatch, 
     began = time.monotonic()
     assert taken(tmp_path)
     assert 0.2 < time.monotonic() - began < 10
-    assert "waiting up to 0 s for a sign of life of process 1 on node7" in capsys.readouterr().err
+    assert "waiting up to 0 s for a heartbeat of process 1 on node7" in capsys.readouterr().err
 
 
 def test_one_long_dead_on_another_machine_is_not_waited_for(tmp_path, capsys):
@@ -200,7 +200,7 @@ def test_without_flock_the_last_of_two_has_it(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("how", "said"),
-    [("gone", "lock is gone"), ("taken", "lock is now held by process 1 on node7"), ("broken", "could not be renewed")],
+    [("gone", "lock was deleted"), ("taken", "lock is now held by process 1 on node7"), ("broken", "could not be updated")],
 )
 def test_a_lock_that_is_lost_is_told(how, said, tmp_path, monkeypatch):
     reasons: list[str] = []
@@ -237,7 +237,7 @@ def test_a_process_that_has_lost_its_lock_ends(tmp_path):
     assert holder.stderr is not None
     assert holder.stderr.read().splitlines() == [
         f"error: {tmp_path}/lock is now held by process 1 on node7 since {json.loads((tmp_path / 'lock').read_text())['since']}:"
-        " another training may write here, this one ends"
+        " another training may write here, so this one ends"
     ]
 
 

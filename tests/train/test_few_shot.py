@@ -62,9 +62,9 @@ def test_the_query_is_never_among_its_examples_which_differ_by_seed_and_query_al
     two = [Shot("q: 1?", "no"), Shot("q: 2?", "yes")] * 5
     assert {shot.inputs for shot in prompter(pool=two, shots=4).drawn("q: 1?")} == {"q: 2?"}
     assert sorted(shot.inputs for shot in prompter(pool=two, shots=2).drawn("q: 3?")) == ["q: 1?", "q: 2?"]
-    with pytest.raises(UserError, match=r"6 examples are to be shown .* 5 others than the query\. Nearest: 5"):
+    with pytest.raises(UserError, match=r"6 examples are needed .* only 5 that differ from the query\. Nearest: 5"):
         prompter(pool=two, shots=6).drawn("q: 1?")
-    with pytest.raises(UserError, match=r"'t': 12 examples are to be shown .* 11 others than the query\. Nearest: 11"):
+    with pytest.raises(UserError, match=r"'t': 12 examples are needed .* only 11 that differ from the query\. Nearest: 11"):
         prompter(shots=12).drawn("q: 3?")
 
 
@@ -250,12 +250,12 @@ def test_what_cannot_be_prompted_is_refused(caplog):
         evaluated("decoder", text, few_shot=shots)
     open_ended = register("fs_open", choices=False)
     assert "rank_accuracy" not in evaluated("decoder", open_ended, few_shot=FewShot(calibration=("length",))).metrics
-    assert "'fs_open' offers no choices to calibrate" in caplog.text
+    assert "'fs_open' has no choices to calibrate" in caplog.text
     for options, message in (
         ({"shots": -1}, "shots -1 .*Nearest: 0"),
         ({"seeds": 0}, "seeds 0"),
         ({"calibration": ("contextal",)}, "unknown calibration 'contextal'.*Nearest: contextual"),
-        ({"calibration": ("none", "length")}, "name each once, and none alone"),
+        ({"calibration": ("none", "length")}, "name each one once, and 'none' only alone"),
         ({"calibration": ("contextual",), "content_free": ()}, "at least one text"),
     ):
         with pytest.raises(UserError, match=message):
@@ -284,13 +284,13 @@ def checked(kind, task, *, few_shot=None, checkpoint=None, **changes):
 def test_mistakes_of_an_evaluation_are_told_before_there_are_parameters():
     task = register("fs_checked")
     checked("decoder", task, few_shot=FewShot(shots=2, calibration=ALL))
-    with pytest.raises(UserError, match=r"100000 examples are to be shown .* Nearest: \d+"):
+    with pytest.raises(UserError, match=r"100000 examples are needed .* Nearest: \d+"):
         checked("decoder", task, few_shot=FewShot(shots=100_000))
     with pytest.raises(UserError, match="prompts of 2 examples are longer than 9 tokens"):
         checked("decoder", task, few_shot=FewShot(shots=2, length=9))
     with pytest.raises(UserError, match="no split 'trian' to draw examples from"):
         checked("decoder", task, few_shot=FewShot(shots=2, split="trian"))
-    with pytest.raises(UserError, match="asks no question"):
+    with pytest.raises(UserError, match="examples cannot be shown before them"):
         checked("decoder", register("fs_checked_lm", inputs=False), few_shot=FewShot(shots=2))
 
 

@@ -65,8 +65,8 @@ def test_a_bad_step_is_skipped_counted_and_told(poisoned, tmp_path):
     poisoned({5, 6})
     observer = Silent()
     assert run(tmp_path / "run", TINY, observer).step == 12
-    told = [message for message in observer.messages if "left out" in message]
-    assert told == [f"step {step}: the loss is not finite; its update was left out" for step in (5, 6)]
+    told = [message for message in observer.messages if "skipped" in message]
+    assert told == [f"step {step}: the loss is not finite; its update was skipped" for step in (5, 6)]
     by_step = {line["step"]: line for line in lines(tmp_path / "run")}
     assert [by_step[step]["skipped"] for step in (4, 6, 12)] == [0, 2, 2]
     assert all(np.isfinite(by_step[step]["loss"]) for step in (4, 8, 10, 12))
@@ -81,7 +81,7 @@ def test_a_run_rewinds_to_before_the_bad_step_and_leaves_its_data_out(poisoned, 
     poisoned({6})
     observer = Silent()
     assert run(tmp_path / "run", replace(TINY, guard=Guard(nonfinite="rewind")), observer).step == 12
-    assert "going back to step 4 because of step 6; the data that came since is left out" in observer.messages
+    assert "rewinding to step 4 because of step 6; the data read since then is skipped" in observer.messages
     assert [line["step"] for line in lines(tmp_path / "run")] == [2, 4, 6, 8, 10, 12]
     assert [line["rewinds"] for line in lines(tmp_path / "run")] == [0, 0, 1, 1, 1, 1]
 
@@ -105,7 +105,7 @@ def test_a_spike_is_told_from_ordinary_losses(poisoned, tmp_path):
     guard = Guard(spike="skip", spike_factor=1.3, window=4)
     observer = Silent()
     run(tmp_path / "run", replace(TINY, guard=guard, optimizer=AdamW(schedule=Constant(peak=3e-2))), observer)
-    told = [message for message in observer.messages if "left out" in message]
+    told = [message for message in observer.messages if "skipped" in message]
     assert told
     assert told[0].startswith("step 9: loss ")
     assert "its running mean" in told[0]

@@ -54,7 +54,7 @@ def test_a_label_head_is_measured_on_the_labels_that_are_told(tmp_path, caplog):
     assert (some.examples, some.unanswered, known.unanswered) == (7, 4, 0)
     assert some.metrics == pytest.approx(known.metrics)
     assert some.metrics["accuracy"] == some.metrics["token_accuracy"] == some.metrics["exact_match"]
-    assert "4 of 7 examples have no known answer and are left out of the metrics" in caplog.text
+    assert "4 of 7 examples have no known answer and are not in the metrics" in caplog.text
     assert [row["prediction"] in LABELS for row in some.predictions] == [True] * 7
     assert ["targets" in row for row in some.predictions] == [True] * 3 + [False] * 4
     assert ["correct" in row for row in some.predictions] == [True] * 3 + [False] * 4

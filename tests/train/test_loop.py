@@ -177,7 +177,7 @@ def test_another_configuration_is_refused_and_what_differs_is_named(whole):
 
 def test_foreign_and_broken_directories_are_refused(whole, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(UserError, match="is not empty and holds no run"):
+    with pytest.raises(UserError, match="is not empty and is not a run"):
         run(tmp_path, TINY)
     assert os.listdir(tmp_path) == ["notes.txt"]
     with pytest.raises(UserError, match="Nearest: whole"):
@@ -219,7 +219,7 @@ def test_a_vocabulary_that_is_not_the_checkpoints_is_refused(whole, tmp_path):
     words.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvwxyz0123456789"]))
     data = replace(TINY.data, vocabulary=WordPiece(path=str(words)))
     other = replace(TINY, data=data, steps=1, evaluation=replace(TINY.evaluation, split=None))
-    with pytest.raises(UserError, match=r"its vocabulary is not this run's, but .*table would be taken"):
+    with pytest.raises(UserError, match=r"has another vocabulary than this run, but .*table is taken"):
         run(tmp_path / "all", replace(other, start_from=StartFrom(run=str(whole))))
     layers = StartFrom(run=str(whole), include=("encoder/**", "decoder/**"))
     assert run(tmp_path / "layers", replace(other, start_from=layers)).step == 1
@@ -269,5 +269,5 @@ def test_a_signal_saves_and_exits_75_and_the_same_command_goes_on(whole, tmp_pat
         [*words, "--steps", str(stopped + 1), "--evaluation.examples", "2"], capture_output=True, text=True, timeout=240
     )
     assert again.returncode == 0, again.stderr
-    assert f"going on from step {stopped}" in again.stderr
+    assert f"resuming from step {stopped}" in again.stderr
     assert len({line["step"] for line in lines(directory) if "loss" in line}) == stopped + 1

@@ -178,7 +178,7 @@ def test_entries_of_an_update_that_are_not_finite_are_left_out_though_the_gradie
     assert np.isfinite(metrics["grad_norm"])
     found = Judge(Guard(), model.specs).bad_steps([1], [jax.device_get(metrics)])
     assert found[0].what == f"the update of {name}, layer 0 is not finite"
-    assert found[0].left_out == "the entries that are not were"
+    assert found[0].left_out == "its non-finite entries were"
     assert int(after.health.skipped) == 1
     old, new = (jax.tree_util.tree_leaves_with_path(params) for params in (state.params, after.params))
     for (path, before), (_, now) in zip(old, new, strict=True):

@@ -48,7 +48,7 @@ def end(process: subprocess.Popen[str]) -> tuple[int, str]:
 def test_with_nothing_to_save_a_program_ends_at_once_even_in_compiled_code(number):
     process = start(f"with EndOnSignal(75):\n    {BUSY.replace(chr(10), chr(10) + '    ')}")
     process.send_signal(number)
-    assert end(process) == (75, f"stopped by {number.name} with nothing to save; the same command goes on\n")
+    assert end(process) == (75, f"stopped by {number.name} with nothing to save; the same command resumes\n")
 
 
 def test_a_signal_that_comes_while_the_program_is_started_anew_is_not_lost():
@@ -80,7 +80,7 @@ def test_with_something_to_save_the_second_signal_ends_it(number, code):
         with pytest.raises(subprocess.TimeoutExpired):
             process.wait(0.7)
     process.send_signal(number)
-    assert end(process) == (code, f"{number.name} a second time: ended without saving\n")
+    assert end(process) == (code, f"second {number.name}: ended without saving\n")
 
 
 def test_two_kinds_of_signal_are_one_request():
