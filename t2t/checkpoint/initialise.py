@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
+
+import jax
 
 from t2t.checkpoint.tree import flatten, shape_table
 from t2t.errors import UserError, nearest
-from t2t.optim.paths import chosen
+from t2t.optim.paths import chosen, path_name
 from t2t.types import Params
 
 
@@ -63,23 +66,17 @@ def initialise(
                 " exclude it, or use the same vocabulary and sizes"
             )
     values = flatten(source)
+
+    def initial(path: tuple[Any, ...], leaf: Any) -> Any:
+        name = path_name(path)
+        return values[name].astype(leaf.dtype) if name in taken else leaf
+
     return Initialised(
-        params=_replaced(params, {path: values[path] for path in taken}),
+        params=jax.tree_util.tree_map_with_path(initial, params),
         taken=tuple(path for path in want if path in taken),
         fresh=tuple(path for path in want if path not in taken),
         unused=tuple(path for path in have if path not in taken),
     )
-
-
-def _replaced(params: Params, values: Params, prefix: str = "") -> Params:
-    out: Params = {}
-    for key, value in params.items():
-        path = prefix + key
-        if isinstance(value, dict):
-            out[key] = _replaced(value, values, f"{path}/")
-        else:
-            out[key] = values[path].astype(value.dtype) if path in values else value
-    return out
 
 
 def _some(text: str, paths: tuple[str, ...]) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import flatten_dict
 
 from t2t.errors import UserError, nearest
 from t2t.optim.paths import path_name
@@ -27,15 +28,10 @@ def nested(tree: Any, leaf_of: Callable[[Any], Any]) -> Nested:
     return out
 
 
-def flatten(tree: Nested, prefix: str = "") -> dict[str, Any]:
+def flatten(tree: Nested) -> dict[str, Any]:
     """Return the leaves of a nested dict as path -> leaf."""
-    out: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            out.update(flatten(value, f"{prefix}{key}/"))
-        else:
-            out[prefix + key] = value
-    return out
+    flat: dict[str, Any] = flatten_dict(tree, sep="/")
+    return flat
 
 
 def to_plain(leaf: Any) -> jax.Array:

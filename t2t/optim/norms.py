@@ -11,12 +11,13 @@ import optax
 from jaxtyping import Array, Float
 
 from t2t.optim.paths import flatten_specs, path_name
+from t2t.optim.per_layer import depth
 from t2t.types import Params
 
 
 def layered(specs: Params) -> dict[str, bool]:
     """Return for the path of each parameter whether it is stacked over layers."""
-    return {path: spec.axes[:1] == ("layers",) for path, spec in flatten_specs(specs).items()}
+    return {path: depth(spec) is not None for path, spec in flatten_specs(specs).items()}
 
 
 def squares(tree: Params, layered: Mapping[str, bool]) -> Float[Array, "N"]:

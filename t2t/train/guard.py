@@ -15,9 +15,9 @@ from jaxtyping import Array, Bool, Float, Int
 
 from t2t.errors import Failure
 from t2t.limits import Configuration, Count, Range
-from t2t.nn.model import ParamSpec
 from t2t.optim.norms import layered, squares
-from t2t.optim.paths import path_name
+from t2t.optim.paths import flatten_specs
+from t2t.optim.per_layer import depth
 from t2t.optim.trainable import trainable_specs
 from t2t.types import Params
 
@@ -113,12 +113,11 @@ def examine(
 
 def tensors(specs: Params) -> list[str]:
     """Return the names of the entries of `squares`."""
-    leaves = jax.tree_util.tree_leaves_with_path(specs, is_leaf=lambda leaf: isinstance(leaf, ParamSpec))
-    return [
-        f"{path_name(path)}, layer {layer}" if spec.axes[:1] == ("layers",) else path_name(path)
-        for path, spec in leaves
-        for layer in range(spec.shape[0] if spec.axes[:1] == ("layers",) else 1)
-    ]
+    names = []
+    for path, spec in flatten_specs(specs).items():
+        layers = depth(spec)
+        names += [path] if layers is None else [f"{path}, layer {layer}" for layer in range(layers)]
+    return names
 
 
 @dataclass(frozen=True, kw_only=True)
