@@ -161,7 +161,7 @@ class Checkpoints:
         check(frozen.shapes(path), wanted[PARAMS], what="parameter", where=path)
         stored = store.shapes(path, _TRAINING)
         older = _FREEZE[1] in stored.get(_OPTIMIZER, {}).get(_FREEZE[0], {})
-        asked = _as_frozen_once(wanted[_TRAINING]) if older else wanted[_TRAINING]
+        asked = _in_older_layout(wanted[_TRAINING]) if older else wanted[_TRAINING]
         check(stored, asked, what="training state", where=path)
         training = store.read(path, _TRAINING, asked)
         if older:
@@ -282,8 +282,8 @@ class Checkpoints:
             # If there is no step yet, a stored frozen part is left from a run that was interrupted at its start.
             if not frozen.is_kept(self.directory) or not self._finished():
                 if self._reference is None:
-                    apart = {name: leaf for name, leaf in flat.items() if name in self._frozen}
-                    frozen.keep_copy(self.directory, unflatten_dict(apart, sep="/"))
+                    frozen_params = {name: leaf for name, leaf in flat.items() if name in self._frozen}
+                    frozen.keep_copy(self.directory, unflatten_dict(frozen_params, sep="/"))
                 else:
                     frozen.keep_reference(self.directory, self._reference)
             self._frozen_is_kept = True
@@ -347,7 +347,7 @@ def _trees(state: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {PARAMS: state["params"], _TRAINING: {name: value for name, value in state.items() if name != "params"}}
 
 
-def _as_frozen_once(training: dict[str, Any]) -> dict[str, Any]:
+def _in_older_layout(training: dict[str, Any]) -> dict[str, Any]:
     older = functools.reduce(lambda tree, name: {name: tree}, reversed(_FREEZE), training[_OPTIMIZER])
     return {**training, _OPTIMIZER: older}
 

@@ -72,10 +72,10 @@ def damage(
         if not is_sealed(path):
             return [f"{path}: the checkpoint is incomplete, its checksums are missing"]
         listed = expected(path)
-        there = {name for name in _names(path) if not name.rpartition("/")[2].startswith(".")}
+        present = {name for name in _names(path) if not name.rpartition("/")[2].startswith(".")}
         names, unknown = (
             sorted(name for name in found if folders is None or name.split("/")[0] in folders)
-            for found in (listed, there - listed.keys())
+            for found in (listed, present - listed.keys())
         )
         lines = [f"{path / name}: the checkpoint is damaged, this file is not in its checksums" for name in unknown]
         return lines + list(_compare(path, {name: listed[name] for name in names[process::processes]}))

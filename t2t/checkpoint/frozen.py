@@ -75,7 +75,7 @@ def keep_reference(directory: epath.Path, reference: Reference) -> None:
 
 def shapes(path: epath.Path) -> Params:
     """Return the nested dict of ShapeDtypeStruct of the parameters of a step, with the frozen ones. path: DIRECTORY/STEP."""
-    own = store.shapes(path, PARAMS)
+    trained = store.shapes(path, PARAMS)
     if (reference := _reference(path.parent)) is not None:
         theirs = flatten_dict(shapes(_located(path.parent, reference)), sep="/")
         frozen = {}
@@ -86,8 +86,8 @@ def shapes(path: epath.Path) -> Params:
     elif (path.parent / _COPY).exists():
         frozen = flatten_dict(store.shapes(path.parent / _COPY, PARAMS), sep="/")
     else:
-        return own
-    return _nested({**frozen, **flatten_dict(own, sep="/")})
+        return trained
+    return _nested({**frozen, **flatten_dict(trained, sep="/")})
 
 
 def read(path: epath.Path, abstract: Params) -> Params:
@@ -96,9 +96,9 @@ def read(path: epath.Path, abstract: Params) -> Params:
     Raises UserError if the referenced checkpoint is missing or has changed, or on damage. Call this on all processes.
     """
     wanted = flatten_dict(abstract, sep="/")
-    own = flatten_dict(store.shapes(path, PARAMS), sep="/").keys() & wanted.keys()
-    found = store.read(path, PARAMS, _nested({name: wanted[name] for name in own})) if own else {}
-    rest = {name: leaf for name, leaf in wanted.items() if name not in own}
+    trained = flatten_dict(store.shapes(path, PARAMS), sep="/").keys() & wanted.keys()
+    found = store.read(path, PARAMS, _nested({name: wanted[name] for name in trained})) if trained else {}
+    rest = {name: leaf for name, leaf in wanted.items() if name not in trained}
     if not rest:
         return found
     if (reference := _reference(path.parent)) is None:
@@ -140,12 +140,12 @@ def checksum_of(path: epath.Path) -> str:
     """Return the SHA-256 over the checksums of the parameters of a step, with the frozen ones. path: DIRECTORY/STEP."""
     listed = {name: value for name, value in checksums.expected(path).items() if name.startswith(f"{PARAMS}/")}
     copy = path.parent / _COPY
-    apart: Any = None
+    frozen_part: Any = None
     if (reference := _reference(path.parent)) is not None:
-        apart = reference.checksum
+        frozen_part = reference.checksum
     elif copy.exists():
-        apart = sorted(checksums.expected(copy).items())
-    return hashlib.sha256(json.dumps([sorted(listed.items()), apart]).encode()).hexdigest()
+        frozen_part = sorted(checksums.expected(copy).items())
+    return hashlib.sha256(json.dumps([sorted(listed.items()), frozen_part]).encode()).hexdigest()
 
 
 def damage_on_all(path: epath.Path, folders: tuple[str, ...] | None) -> list[str]:

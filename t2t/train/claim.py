@@ -80,7 +80,7 @@ class Claim:
     def __init__(self, directory: Path, lost: Callable[[str], None] | None = None) -> None:
         """Prepare to take a directory. lost: called in a thread, with the reason, if the lock is lost; None ends the process."""
         self._directory, self._path = directory, directory / LOCK
-        self._lost = lost or _end
+        self._lost = lost or _end_process
         self._file = -1
         self._own: Holder | None = None
         self._released = threading.Event()
@@ -133,10 +133,10 @@ class Claim:
             if locked is False:
                 raise self._refusal("another process")
             return
-        lives = _lives(other, os.fstat(self._file).st_ino, locked)
-        if lives is None:
-            lives = self._seems_alive()
-        if lives:
+        alive = _is_alive(other, os.fstat(self._file).st_ino, locked)
+        if alive is None:
+            alive = self._seems_alive()
+        if alive:
             raise self._refusal(str(other))
 
     def _seems_alive(self) -> bool:
@@ -239,7 +239,7 @@ def _flock(file: int) -> bool | None:
     return True
 
 
-def _lives(other: Holder, inode: int, locked: bool | None) -> bool | None:
+def _is_alive(other: Holder, inode: int, locked: bool | None) -> bool | None:
     """Return whether a holder is alive; None if only its heartbeat can show it."""
     me = _me(inode)
     if other.job and other.job == me.job and other.start < me.start:
@@ -251,11 +251,11 @@ def _lives(other: Holder, inode: int, locked: bool | None) -> bool | None:
     if other.inode != inode:
         return False  # the directory is a copy
     if other.namespace == me.namespace and (locked is None or other.began):
-        return _running(other)
+        return _is_running(other)
     return False if locked else None
 
 
-def _running(other: Holder) -> bool:
+def _is_running(other: Holder) -> bool:
     try:
         os.kill(other.pid, 0)
     except ProcessLookupError:
@@ -322,6 +322,6 @@ def _link(path: Path) -> str:
         return ""
 
 
-def _end(reason: str) -> None:
+def _end_process(reason: str) -> None:
     print(f"error: {reason}: another training may write here, so this one ends", file=sys.stderr, flush=True)
     leave(1)

@@ -230,18 +230,18 @@ class Evaluator:
         """Return the predictions and metrics of an encoder: it predicts the tokens at the target positions."""
         config, vocabulary = self._model.config, self._vocabulary
         rows: list[dict[str, Any]] = []
-        for raw, wanted, made, first, answered in zip(
+        for raw, wanted, predicted, first_id, answered in zip(
             raws, forced.wanted, forced.predicted, forced.first, known, strict=True
         ):
             inputs = raw.get("inputs_pretokenized")
-            made = made or [first] * (config.can("classify"))  # predict a label even if the answer is unknown
+            predicted = predicted or [first_id] * (config.can("classify"))  # predict a label even if the answer is unknown
             rows.append(
                 {
                     "inputs": vocabulary.decode(raw["inputs"]) if inputs is None else text_of(inputs),
                     **({"second": text_of(raw["second"])} if "second" in raw else {}),
                     **({"targets": _target_text(config, vocabulary, raw, wanted)} if answered else {}),
-                    "prediction": _target_text(config, vocabulary, raw, made) if made else "",
-                    **({"correct": wanted == made} if answered else {}),
+                    "prediction": _target_text(config, vocabulary, raw, predicted) if predicted else "",
+                    **({"correct": wanted == predicted} if answered else {}),
                 }
             )
         judged = [row for row in rows if "correct" in row]
@@ -257,7 +257,7 @@ class Evaluator:
         if config.can("fill_mask") and any("choices" in raw for raw in raws):
             fitted = [read.fit(raw) for raw in raws]
             # The question is everything before the first position to predict.
-            asked = [made["inputs"][: int(np.argmax(made["weights"] > 0))].tolist() for made in fitted]
+            asked = [example["inputs"][: int(np.argmax(example["weights"] > 0))].tolist() for example in fitted]
             wanted_texts = [text_in(raw, "targets", vocabulary) for raw in raws]
             found |= rank(self._scorer(params, source), source.task, raws, asked, wanted_texts, rows, known)
         return rows, found
@@ -320,14 +320,14 @@ class Evaluator:
             pad_id=vocabulary.pad_id,
             before=self._before_batch,
         )
-        made = [vocabulary.decode_generated(best[0].ids) for best in outputs]
+        generated = [vocabulary.decode_generated(best[0].ids) for best in outputs]
         if prompter is not None:
-            made = [prompter.answer(text) for text in made]
+            generated = [prompter.answer(text) for text in generated]
         scores = [best[0].score for best in outputs]
-        for row, target, text, score, answered in zip(rows, targets, made, scores, known, strict=False):
+        for row, target, text, score, answered in zip(rows, targets, generated, scores, known, strict=False):
             row |= {"prediction": text, "score": score, **({"correct": text == target} if answered else {})}
         if some and task_metrics.predicts(source.task):
-            texts, scores = list(compress(made, known)), list(compress(scores, known))
+            texts, scores = list(compress(generated, known)), list(compress(scores, known))
             found |= task_metrics.of_predictions(source.task, some, right, texts, scores)
 
         found |= rank(

@@ -133,10 +133,10 @@ def calibrated(
     flat = scorer(
         [ids for some in free for ids in some], [some for some, texts in zip(choices, free, strict=True) for _ in texts]
     )
-    made = iter(flat)
+    scored = iter(flat)
     out = []
     for values, texts in zip(scores, free, strict=True):
-        priors = np.stack([_log_shares(next(made)) for _ in texts])
+        priors = np.stack([_log_shares(next(scored)) for _ in texts])
         out.append(_log_shares(values) - (np.logaddexp.reduce(priors, axis=0) - np.log(len(texts))))
     return out
 

@@ -81,7 +81,7 @@ def open_run(directory: Path, record: RunRecord, code: Mapping[str, bytes] | Non
     code: the files of RUN/code, relative path -> content. The record has their checksums. None if there are none.
     """
     make_directory(directory)
-    if (directory / RECORD).is_file() and _has_begun(directory):
+    if (directory / RECORD).is_file() and _has_started(directory):
         old = read_record(directory)
         if not record.imports:  # nothing was imported this time: keep the stored code
             record, code = replace(record, imports=old.imports, code=old.code), None
@@ -97,7 +97,7 @@ def open_run(directory: Path, record: RunRecord, code: Mapping[str, bytes] | Non
                 f"{directory} (--dir) holds a run with another configuration, nothing was written; it differs in "
                 f"{'; '.join(line.removeprefix('experiment.') for line in fixed)}. Use another --dir, or the same options to resume."
             )
-    elif not (directory / RECORD).is_file() and (others := _not_of_a_beginning(directory)):
+    elif not (directory / RECORD).is_file() and (others := _unknown_files(directory)):
         raise UserError(
             f"{directory} (--dir) is not empty and is not a run: it has {others[0]} but no {RECORD}. Use another --dir."
         )
@@ -118,8 +118,8 @@ def open_run_on_all(directory: Path, record: RunRecord, code: Mapping[str, bytes
             opened = open_run(directory, record, code)
         except UserError as error:
             refused = str(error)
-    if told := gather(refused)[0]:
-        raise AgreedError(told)
+    if message := gather(refused)[0]:
+        raise AgreedError(message)
     return opened if jax.process_index() == 0 else read_record(directory)
 
 
@@ -129,14 +129,14 @@ def newest_step(directory: Path) -> int | None:
         return checkpoints.latest()
 
 
-def _has_begun(directory: Path) -> bool:
+def _has_started(directory: Path) -> bool:
     """Return whether the run has metrics or checkpoints. A run that failed before its first step may start again with other options."""
     metrics = directory / "metrics.jsonl"
     checkpoints = directory / CHECKPOINTS
     return (metrics.is_file() and metrics.stat().st_size > 0) or (checkpoints.is_dir() and any(checkpoints.iterdir()))
 
 
-def _not_of_a_beginning(directory: Path) -> list[str]:
+def _unknown_files(directory: Path) -> list[str]:
     """Return the names of the files that do not belong to a run. A training that ends before it writes run.json may leave a lock and partial files."""
     return sorted(
         path.name

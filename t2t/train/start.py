@@ -66,10 +66,10 @@ def _reference(program: Program, source: SavedRun, taken: Sequence[str]) -> Refe
         )
 
 
-def _check_vocabulary(own: Vocabulary, source: SavedRun, model: Model, taken: Sequence[str]) -> None:
+def _check_vocabulary(vocabulary: Vocabulary, source: SavedRun, model: Model, taken: Sequence[str]) -> None:
     """Raise UserError if an embedding or a head is taken from a run with another vocabulary."""
     other = source.vocabulary
-    if own.identity() == other.identity():
+    if vocabulary.identity() == other.identity():
         return
     specs = flatten_specs(model.specs)
     for path in taken:

@@ -113,7 +113,7 @@ class EndOnSignal(_Handlers):
     def __init__(self, code: int) -> None:
         super().__init__()
         self._code = code
-        self._came: dict[int, float] = {}
+        self._first_times: dict[int, float] = {}
 
     @staticmethod
     def keep() -> None:
@@ -151,9 +151,9 @@ class EndOnSignal(_Handlers):
         owner = getattr(signal.getsignal(number), "__self__", None)
         if not isinstance(owner, _Handlers):
             return
-        now, first = time.monotonic(), self._came.get(number)
+        now, first = time.monotonic(), self._first_times.get(number)
         if first is None:
-            self._came[number] = now
+            self._first_times[number] = now
         elif number == signal.SIGINT or now - first > _TWICE:
             _end(128 + number, f"second {signal.Signals(number).name}: ended without saving")
         if isinstance(owner, StopOnSignal) and (owner.holding or several()):

@@ -50,15 +50,15 @@ def of_predictions(
     if not predicts(task):
         return {}
     wanted = _targets(task, raws, targets)
-    made = [
+    predicted = [
         task.postprocess_fn(text, example=raw, is_target=False) for text, raw in zip(predictions, raws, strict=True)
     ]
     found: dict[str, float] = {}
     for function in task.predict_metric_fns:
-        found |= _values(task, function, function(targets=wanted, predictions=made))
+        found |= _values(task, function, function(targets=wanted, predictions=predicted))
     for function in task.predict_with_aux_metric_fns:
         aux = {"scores": list(scores)}
-        found |= _values(task, function, function(targets=wanted, predictions=made, aux_values=aux))
+        found |= _values(task, function, function(targets=wanted, predictions=predicted, aux_values=aux))
     return found
 
 

@@ -45,13 +45,13 @@ class TeacherForced:
         self.scores += values[:rows].tolist()
         self._correct += float(((outputs.predicted == targets) * weights).sum())
         self._weight += float(weights.sum())
-        there = weights > 0
-        counts = np.bincount(targets[there], weights[there], minlength=len(self._counts)).astype(np.float64)
+        weighted = weights > 0
+        counts = np.bincount(targets[weighted], weights[weighted], minlength=len(self._counts)).astype(np.float64)
         counts[: len(self._counts)] += self._counts
         self._counts = counts
         for row in range(rows):
-            self.wanted.append(targets[row][there[row]].tolist())
-            self.predicted.append(outputs.predicted[row][there[row]].tolist())
+            self.wanted.append(targets[row][weighted[row]].tolist())
+            self.predicted.append(outputs.predicted[row][weighted[row]].tolist())
             self.first.append(int(outputs.predicted[row][0]))
 
     def bits_per_byte(self, texts: Sequence[str]) -> float:

@@ -84,7 +84,7 @@ def test_a_run_is_resumed_in_its_directory(trained, tmp_path):
     more = run.train(steps=6, eval_every=0, progress=False, callbacks=[seen])
     assert (run.step, more.step, more.directory) == (4, 6, run.directory)
     assert [step for step, _ in seen.steps] == [5, 6]
-    with pytest.raises(t2t.UserError, match="holds a run of another configuration"):
+    with pytest.raises(t2t.UserError, match="holds a run with another configuration"):
         run.train(seed=7, progress=False)
 
 

@@ -152,7 +152,7 @@ def test_a_source_that_is_missing_changed_or_damaged_is_refused_in_one_line(tmp_
     shutil.copytree(tmp_path / "kept", base)
     assert_same(stored(run, 2, make()), later(make(3), 2))
     spoil(base / "2" / "params")
-    assert "frozen.json refers to it" in refusal()
+    assert "frozen.json refers to this checkpoint" in refusal()
     shutil.rmtree(base)
     shutil.copytree(tmp_path / "kept", tmp_path / "moved")
     file = run / "frozen.json"

@@ -41,7 +41,7 @@ MISTAKES = [
     ),
     (
         "train t5:quickstart --dir {dir} --evaluation.tasks reverse_words --evaluation.few-shot.shots 100000",
-        "100000 examples are to be shown",
+        "100000 examples are needed",
     ),
     (
         "train t5:quickstart --dir {dir} --learning-rate 3",

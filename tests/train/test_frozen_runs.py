@@ -124,12 +124,12 @@ def test_without_its_source_a_run_is_neither_read_nor_gone_on_with(source, tmp_p
 
 def test_a_run_does_not_change_what_is_trainable(source, whole):
     for other in (Trainable(), replace(COPIED, frozen_dtype="float32"), REFERRED):
-        with pytest.raises(UserError, match=r"holds a run of another configuration.*trainable"):
+        with pytest.raises(UserError, match=r"holds a run with another configuration.*trainable"):
             run(whole, tuned(source, other))
 
 
 def test_a_reference_to_what_is_not_there_is_refused(source, tmp_path):
-    with pytest.raises(UserError, match=r"there is none. Nearest: copy"):
+    with pytest.raises(UserError, match=r"needs a checkpoint that the run starts from .*Nearest: copy"):
         check(replace(TINY, trainable=REFERRED), 8)
     begin = StartFrom(run=str(source), include=("decoder/**", "embeddings/**"))
     with pytest.raises(UserError, match=r"the frozen parameter encoder/.* is not taken from.*Nearest: copy"):
