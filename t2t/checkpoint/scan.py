@@ -86,5 +86,7 @@ def read_error(path: epath.Path, error: BaseException | None, *logged: str) -> E
         return Failure(f"{where}: the checkpoint cannot be read ({away})")
     found = re.findall(r"\b[A-Z_]{6,}: [^\n\[]+", text) or re.findall(r"Error details: ([^\n]+)", text)
     reason = (found or text.strip().split("\n"))[0] or type(first).__name__
-    kind = "or is not a checkpoint of this program" if error is not None else "the metadata of its arrays cannot be read"
+    kind = (
+        "or is not a checkpoint of this program" if error is not None else "the metadata of its arrays cannot be read"
+    )
     return UserError(f"{where}: the checkpoint is damaged, {kind} ({reason.strip()[:300]})")

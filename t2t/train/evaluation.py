@@ -234,7 +234,9 @@ class Evaluator:
             raws, forced.wanted, forced.predicted, forced.first, known, strict=True
         ):
             inputs = raw.get("inputs_pretokenized")
-            predicted = predicted or [first_id] * (config.can("classify"))  # predict a label even if the answer is unknown
+            predicted = predicted or [first_id] * (
+                config.can("classify")
+            )  # predict a label even if the answer is unknown
             rows.append(
                 {
                     "inputs": vocabulary.decode(raw["inputs"]) if inputs is None else text_of(inputs),

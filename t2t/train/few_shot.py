@@ -152,9 +152,7 @@ class Prompter:
         """Return the ids of the query's prompt, once for each content-free text in place of its inputs."""
         before, after = self._frame
         shown = self.drawn(inputs)
-        return [
-            self._written(f"{before}{text}{after}", shown, count=False).ids for text in self._few_shot.content_free
-        ]
+        return [self._written(f"{before}{text}{after}", shown, count=False).ids for text in self._few_shot.content_free]
 
     def answer_context(self) -> list[int]:
         """Return the ids of the prompt that only asks for an answer."""

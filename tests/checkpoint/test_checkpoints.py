@@ -97,9 +97,7 @@ def test_metrics_that_come_after_the_save_are_part_of_the_step(tmp_path):
         assert checkpoints.damage(3) == []
         file = tmp_path / "3/about/.evaluation.json"
         file.write_text(file.read_text().replace("0.5", "0.1"))
-        assert checkpoints.damage(3) == [
-            f"{file}: the checkpoint is damaged, the file does not match its checksum"
-        ]
+        assert checkpoints.damage(3) == [f"{file}: the checkpoint is damaged, the file does not match its checksum"]
 
 
 def test_a_foreign_directory_is_not_deleted(tmp_path):

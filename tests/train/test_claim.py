@@ -200,7 +200,11 @@ def test_without_flock_the_last_of_two_has_it(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("how", "said"),
-    [("gone", "lock was deleted"), ("taken", "lock is now held by process 1 on node7"), ("broken", "could not be updated")],
+    [
+        ("gone", "lock was deleted"),
+        ("taken", "lock is now held by process 1 on node7"),
+        ("broken", "could not be updated"),
+    ],
 )
 def test_a_lock_that_is_lost_is_told(how, said, tmp_path, monkeypatch):
     reasons: list[str] = []

@@ -64,7 +64,9 @@ def test_the_query_is_never_among_its_examples_which_differ_by_seed_and_query_al
     assert sorted(shot.inputs for shot in prompter(pool=two, shots=2).drawn("q: 3?")) == ["q: 1?", "q: 2?"]
     with pytest.raises(UserError, match=r"6 examples are needed .* only 5 that differ from the query\. Nearest: 5"):
         prompter(pool=two, shots=6).drawn("q: 1?")
-    with pytest.raises(UserError, match=r"'t': 12 examples are needed .* only 11 that differ from the query\. Nearest: 11"):
+    with pytest.raises(
+        UserError, match=r"'t': 12 examples are needed .* only 11 that differ from the query\. Nearest: 11"
+    ):
         prompter(shots=12).drawn("q: 3?")
 
 
