@@ -158,7 +158,7 @@ def test_other_shapes_and_names_are_told(saved):
         checkpoints.restore(7, abstract(make(7, width=6)))
     wanted = abstract(make(7).params)
     renamed = {"encoder": {"w": wanted["encoder"]["w"], "bias": wanted["encoder"]["b"]}, "frozen": wanted["frozen"]}
-    with pytest.raises(UserError, match=r"no parameter encoder/bias, \[3\] here. Nearest: encoder/b"):
+    with pytest.raises(UserError, match=r"no parameter encoder/bias, which is \[3\] here. Nearest: encoder/b"):
         checkpoints.restore_params(7, renamed)
     del renamed["encoder"]["bias"]
     with pytest.raises(UserError, match=r"has parameter encoder/b, \[3\], which is unknown here"):
