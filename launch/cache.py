@@ -34,17 +34,17 @@ def cache(
     verify: bool = False,
     beam: str = "",
 ) -> None:
-    """Prepare a task offline, in parallel; `t2t train ... --data.cached DIR` reads it. Cut off, it goes on where it was.
+    """Prepare a task offline, in parallel. `t2t train ... --data.cached DIR` reads the result. After an interruption, the same command resumes.
 
     Args:
-        task: a task, or a mixture, each task of which is prepared.
-        out: the directory; each task gets one of its own in it.
-        splits: those to prepare; all if none is named.
-        shards: files a split has at most; small splits have fewer.
-        workers: processes; 0 for one a core.
-        vocabulary: a file; replaces the task's own vocabulary, as in training.
-        verify: make nothing; compare every file with its checksum.
-        beam: Apache Beam's own options in one text, "--runner=FlinkRunner" for example.
+        task: task to prepare, or a mixture (all its tasks are prepared).
+        out: output directory; each task gets a subdirectory.
+        splits: splits to prepare. Default: all.
+        shards: maximum number of files per split; small splits have fewer.
+        workers: number of processes; 0 for one per core.
+        vocabulary: vocabulary file to use instead of the task's vocabulary, as in training.
+        verify: write nothing; compare every file with its checksum.
+        beam: options of Apache Beam as one text, for example "--runner=FlinkRunner".
     """
     check_directory(out, "--out")
     register_tasks()
@@ -60,7 +60,7 @@ def cache(
     if verify:
         _show([manifest.verify(out, found.name) for found in tasks_of(provider)])
         return
-    made = writing.cache(
+    manifests = writing.cache(
         task,
         out,
         splits=splits,
@@ -71,11 +71,11 @@ def cache(
         prepare=functools.partial(_prepare, imports.used()),
         tell=lambda line: print(line, file=sys.stderr),
     )
-    _show(made)
+    _show(manifests)
 
 
 def _prepare(specs: tuple[str, ...]) -> None:
-    """Register the stack's tasks and the user's, on a worker."""
+    """Register the built-in tasks and the user's tasks in a worker process."""
     register_tasks()
     imports.use(specs)
 

@@ -1,3 +1,3 @@
-"""What the exit codes mean."""
+"""Exit codes."""
 
 DONE, FAILED, MISTAKE, STOPPED = 0, 1, 2, 75

@@ -1,4 +1,4 @@
-"""`t2t convert-check`: where an imported model first differs from what `transformers` makes of the same directory."""
+"""`t2t convert-check`: find the first layer at which an imported model differs from `transformers`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from t2t.types import Batch, Params
 
 Rows = list[tuple[str, np.ndarray]]
-"""What a model computes, in order: (what it is, values [B L D])."""
+"""Outputs of a model, in order: (name, values [B L D])."""
 
 
 def convert_check(
@@ -29,17 +29,17 @@ def convert_check(
     accept_option: Annotated[tuple[tuple[str, ...], ...], tyro.conf.UseAppendAction] = (),
     tolerance: Annotated[float, Range(0.0, 1e6)] = 1e-4,
 ) -> int:
-    """Compare the import of a directory with transformers: embeddings, each layer, logits, on a short input in float32.
+    """Compare the import of a directory with transformers: embeddings, each layer and the logits, on a short input in float32.
 
-    Needs torch and transformers. Exit code 1 where something differs by more than the tolerance.
+    Needs torch and transformers. The exit code is 1 if a difference exceeds the tolerance.
 
     Args:
         source: the directory with config.json.
-        accept_option: options of config.json to pass over though they are not known here, one or several; may be given again.
-        tolerance: the largest difference allowed, as a share of the largest value (of 1 where that is less).
+        accept_option: options of config.json to ignore although t2t does not know them, one or several. Can be repeated.
+        tolerance: maximum difference, relative to the largest value or to 1, whichever is greater.
 
     Raises:
-        UserError: no such directory, a model there is no place for, or transformers is not installed.
+        UserError: the directory is not found, the model is not supported, or transformers is not installed.
     """
     from t2t.export.huggingface import opened
     from t2t.models.families import family_of
@@ -50,7 +50,7 @@ def convert_check(
         import transformers
     except ImportError as error:
         raise UserError(
-            f"t2t convert-check compares with transformers, and {error.name} is not installed: {how_to_install('interop')}"
+            f"t2t convert-check compares with transformers, but {error.name} is not installed: {how_to_install('interop')}"
         ) from None
     transformers.logging.set_verbosity_error()
     with opened(source, family_of, accepted=tuple(itertools.chain(*accept_option))) as model:
@@ -69,7 +69,7 @@ def convert_check(
 
 
 def our_layers(source: Source, params: Params) -> Rows:
-    """Return what our model computes on the short input, layer by layer."""
+    """Return the outputs of our model on the short input, layer by layer."""
     import jax
 
     from t2t.export.huggingface import short_batch
@@ -90,7 +90,7 @@ def our_layers(source: Source, params: Params) -> Rows:
 
 
 def our_logits(source: Source, params: Params, batch: Batch) -> np.ndarray:
-    """Return the head's logits as transformers gives them: of a label at each text's first token alone, of a span two at each token."""
+    """Return the head's logits in the shape of transformers: for labels at the first token only, for spans two per token."""
     import jax
 
     model = source.model
@@ -101,7 +101,7 @@ def our_logits(source: Source, params: Params, batch: Batch) -> np.ndarray:
 
 
 def headed(source: Source) -> bool:
-    """Whether the directory has the model's head, not the base model alone."""
+    """Return whether the directory has the model's head, not only the base model."""
     from t2t.models.encoder import EncoderConfig
 
     config = source.config
@@ -109,7 +109,7 @@ def headed(source: Source) -> bool:
 
 
 def cut(config: Any, params: Params, side: str, count: int) -> tuple[Any, Params]:
-    """Return the model with the first `count` layers of one stack, and the final norm only where these are all."""
+    """Return the model with the first `count` layers of one stack. The final norm stays only if these are all layers."""
     import jax
 
     stack = getattr(config, side)
@@ -131,17 +131,17 @@ _THEIRS: dict[Capability, str] = {
     "continue_text": "AutoModelForCausalLM",
     "generate": "AutoModelForSeq2SeqLM",
 }
-"""What a model can do -> the class of `transformers` for it; the first that fits."""
+"""Capability of a model -> class of `transformers`. The first match is used."""
 
 
 def their_layers(source: Source, torch: Any, transformers: Any) -> Rows:
-    """Return what `transformers` computes on the short input, layer by layer."""
+    """Return the outputs of `transformers` on the short input, layer by layer."""
     from t2t.export.huggingface import short_batch
 
     directory, sides = source.files.directory, source.config.sides
     auto = next(name for able, name in _THEIRS.items() if source.config.can(able))
     loader = getattr(transformers, auto if headed(source) else "AutoModel")
-    # Code and pickles that lie in the directory are not run.
+    # Code and pickles in the directory are not run.
     safe = {"trust_remote_code": False, "use_safetensors": True, "local_files_only": True}
     model = loader.from_pretrained(directory, dtype=torch.float32, **safe).eval()
     batch = short_batch(source.config)

@@ -18,9 +18,9 @@ from t2t.train.few_shot import Calibration
 from t2t.train.run import SavedRun
 
 SAMPLES = 3
-"""Predictions of each task that are printed."""
+"""Number of predictions of each task to print."""
 WIDEST = 60
-"""Characters of a text that are printed."""
+"""Maximum characters of a printed text."""
 
 
 def evaluate(
@@ -40,28 +40,28 @@ def evaluate(
     prompt_length: Length | None = None,
     length: Generated | None = None,
 ) -> None:
-    """Evaluate a run's checkpoint: losses, the tasks' metrics, predictions beside targets.
+    """Evaluate a run's checkpoint: losses, the tasks' metrics, and predictions next to targets.
 
-    Prints a table; writes RUN/eval/STEP.json and RUN/eval/STEP/TASK.jsonl, and the report anew. Results on another split than the one
-    the run evaluates on while training stand beside those, as TASK@SPLIT, and those with examples in the prompt as TASK@4-shot. Of several seeds, means and standard
-    deviations are shown.
+    Prints a table. Writes RUN/eval/STEP.json, RUN/eval/STEP/TASK.jsonl and the report. If the split is not the one that the run evaluates on during
+    training, the results are named TASK@SPLIT; results with examples in the prompt are named TASK@4-shot. If there are several seeds, the table shows
+    means and standard deviations.
 
     Args:
         run: the run's directory.
-        step: which checkpoint; the newest by default.
-        tasks: names of tasks or mixtures; those of the run by default.
-        split: validation by default, or what the run evaluates on.
-        examples: first examples of each task; as the run's by default, 0 for all.
-        batch_size: rows computed at a time.
-        shots: examples of the task's train split to show before each query; as the run's by default, else 0.
-        shot_seeds: times that they are drawn.
-        calibration: further scores of choices: a token's mean, or less what the choice has without the query.
-        as_text: no EOS but a line's end before the answer, for a decoder that was trained on text alone.
-        stratified: show as many examples of each answer as can be.
-        fewer_shots: leave out examples where a prompt is too long.
-        prompt_length: tokens a prompt may have; the run's inputs length by default.
-        length: tokens of an example, in place of the training's lengths: of a decoder's row, inputs included; of an encoder's text; of an encoder-decoder's
-            inputs and of its targets each.
+        step: checkpoint to load. Default: the newest.
+        tasks: names of tasks or mixtures. Default: the run's evaluation tasks.
+        split: split to evaluate on. Default: the run's evaluation split, or validation.
+        examples: number of examples of each task, from the first on; 0 for all. Default: as in the run.
+        batch_size: rows per batch. Default: as in the run.
+        shots: examples from the task's train split to put before each query. Default: as in the run, or 0.
+        shot_seeds: how many times to draw these examples. Default: as in the run.
+        calibration: further scores of the choices: the mean per token, or the score minus the choice's score without the query.
+        as_text: put a line break instead of EOS before the answer, for decoders that were trained on plain text only.
+        stratified: show examples with different answers equally often, as far as possible.
+        fewer_shots: show fewer examples if a prompt is too long.
+        prompt_length: maximum tokens of a prompt. Default: the run's inputs length.
+        length: tokens of an example, instead of the lengths of training. Decoder: of a row, inputs included. Encoder: of the text.
+            Encoder-decoder: of the inputs and of the targets each.
     """
     loaded = load_run(run, step)
     results = evaluate_run(

@@ -1,4 +1,4 @@
-"""`t2t export`: a run's model for use elsewhere."""
+"""`t2t export`: export a run's model to another format."""
 
 from __future__ import annotations
 
@@ -27,25 +27,25 @@ def export(
     check: bool = True,
     overwrite: bool = False,
 ) -> None:
-    """Write the model of a run's checkpoint for use elsewhere.
+    """Export the model of a run's checkpoint to another format.
 
     Args:
         run: the run's directory.
-        format: stablehlo (programs that JAX alone runs, with their weights), safetensors (weights and configuration) or huggingface (a directory
-            that from_pretrained of transformers loads); or a format of your own, see docs/extending.md.
-        out: the directory to write to.
-        step: which checkpoint; the newest where none is given.
-        length: stablehlo: tokens that the greedy program generates at most; those of the run's targets where not given.
-        platforms: stablehlo: what the programs are compiled for; cpu, cuda and tpu if not given.
-        dtype: huggingface: of the weights: float32, bfloat16 or float16; float32 if not given.
-        shard_bytes: huggingface: how large a file of weights may become before another is begun; 5,000,000,000 if not given.
+        format: stablehlo (programs and weights that run with JAX only), safetensors (weights and configuration) or huggingface (a directory
+            for from_pretrained of transformers); or a format of your own, see docs/extending.md.
+        out: directory to write to.
+        step: checkpoint to export. Default: the newest.
+        length: stablehlo: maximum tokens that the greedy program generates. Default: the run's targets length.
+        platforms: stablehlo: platforms that the programs can run on. Default: cpu, cuda and tpu.
+        dtype: huggingface: type of the weights: float32, bfloat16 or float16. Default: float32.
+        shard_bytes: huggingface: maximum bytes of a weights file. Default: 5,000,000,000.
         check: huggingface: read the directory back and compare every tensor, bit for bit, and the logits of a short input.
         overwrite: replace files in a directory that is not empty.
 
     Raises:
-        UserError: no such format, run or checkpoint, or `out` is not empty.
+        UserError: the format, the run or the checkpoint is not found, or `out` is not empty.
     """
-    if format in BUILT_IN or not Path(run).is_dir():  # the run's own code may know others
+    if format in BUILT_IN or not Path(run).is_dir():  # the run's own code can register further formats
         check_export(format, length=length, platforms=platforms, dtype=dtype, shard_bytes=shard_bytes)
     from t2t.api.user_code.loading import load_run
     from t2t.export.directory import check as check_out

@@ -1,4 +1,4 @@
-"""`t2t import`: a model of `transformers`, or a T5X checkpoint, becomes a run."""
+"""`t2t import`: make a run from a model of `transformers`, a GGUF file or a T5X checkpoint."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ def import_model(
     accept_option: Annotated[tuple[tuple[str, ...], ...], tyro.conf.UseAppendAction] = (),
     check: bool = True,
 ) -> None:
-    """Make a run of a directory of transformers (config.json, safetensors, one file or several, the tokenizer's files), or of a GGUF file.
+    """Make a run from a directory of transformers (config.json, one or several safetensors files, the tokenizer's files), a GGUF file or a T5X checkpoint.
 
-    The run infers and exports like any other; `t2t train from:RUN --dir NEW` goes on from it.
+    The run infers and exports like any other. `t2t train from:RUN --dir NEW` trains from it.
 
     Args:
         source: the directory with config.json, or a .gguf file of a LLaMA (needs the package gguf).
-        dir: the run's directory, which must not be there yet.
-        preset: the model (t5:1.1-small, ...) of a T5X checkpoint, its own layout or the legacy one of TensorFlow, neither of which says it.
-        vocabulary: a tokenizer file (.model, .txt, .json) in place of the directory's.
-        accept_option: options of config.json to pass over though they are not known here, one or several; may be given again.
+        dir: the new run's directory, which must not exist.
+        preset: model (t5:1.1-small, ...) of a T5X checkpoint, in T5X's layout or the legacy layout of TensorFlow. The checkpoint does not name it.
+        vocabulary: tokenizer file (.model, .txt, .json) to use instead of the directory's.
+        accept_option: options of config.json to ignore although t2t does not know them, one or several. Can be repeated.
         check: read the saved run back and compare every tensor, bit for bit, and the logits of a short input.
 
     Raises:
-        UserError: no such directory; a model, an option or a tensor there is no place for; tensors missing; the run is there already.
+        UserError: the directory is not found; the model, an option or a tensor is not supported; tensors are missing; the run exists already.
     """
     line = import_checkpoint(
         source,

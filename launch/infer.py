@@ -1,4 +1,4 @@
-"""`t2t infer`: ask a trained run. Loads neither TensorFlow nor SeqIO."""
+"""`t2t infer`: generate answers with a trained run. Imports neither TensorFlow nor SeqIO."""
 
 from __future__ import annotations
 
@@ -52,39 +52,40 @@ def command(
     seed: Seed = 0,
     batch_size: BatchRows = 32,
 ) -> None:
-    """Answer texts with a run's model: generate, or with an encoder fill in each `<mask>`, give the label, the tags or the span it was trained for.
+    """Generate answers to texts with a run's model. An encoder fills in each `<mask>`, or returns the label, tags or span of its head.
 
-    Answers to --text are printed as text, those to --input as JSON lines: the input's own fields, "prediction", "score" (the sum of
-    the log-probabilities; of beam search divided by the length penalty), "ended" (false where --max-length cut it off), and
-    "predictions" where there are several. An encoder gives "masks": the likeliest tokens of each; one with another head "probability" or
-    "probabilities", and "words" beside tags; with --embed a JSON line a text in any case, with "embedding".
+    Answers to --text are printed as text, answers to --input as JSON lines. A JSON line has the input's fields, "prediction", "score" (the sum of
+    the log-probabilities; beam search divides it by the length penalty), "ended" (false if --max-length cut the answer off), and
+    "predictions" if there are several answers. An encoder that fills in masks adds "masks" (the most likely tokens of each mask). Other encoders
+    add "probability" or "probabilities", and "words" for tags. --embed always prints JSON lines, with "embedding".
 
     Args:
         run: the run's directory.
-        text: a text to answer, with the task's prefix ("summarize: ..."); may be given again. Sentinels are written <extra_id_0>.
-        second: the second text of a pair, or the text that a question is asked of, one for each --text.
-        input: a file with a text a line, or .jsonl with "inputs", and for pairs "second", in each object; - reads texts from standard input.
-        output: where to write JSON lines; standard output if not given.
-        step: which checkpoint; the newest if not given.
-        decoding: how to generate; what the options below imply if not given, else greedy.
-        temperature: of sampling; 1 if not given.
-        top_k: sample from the k likeliest tokens; 0 for all.
-        top_p: sample from the likeliest tokens that hold this probability; 1 for all.
-        samples: answers to each text: samples, or the best of a beam.
-        beams: hypotheses of beam search; 4 if not given.
-        length_penalty: alpha of beam search's length penalty; 0.6 if not given.
-        max_length: tokens to generate at most; the run's targets_length if not given. Of a span: its tokens at most; any number if not given.
-        continue_text: decoders: go on with the text itself, as a language model; else an end-of-sequence token stands behind it, as behind a
-            task's inputs.
-        top: encoders: how many candidates for a mask; 5 if not given.
-        embed: encoders: give a vector for each text, the mean of the encoder's output over its tokens or that of its first.
-        normalise: divide each vector by its length, so that products of two are cosines.
-        too_long: of a text longer than the model's positions, or than memory allows: stop with an error, truncate it (its end is left out; of a pair the second text's), or skip it.
-        seed: of sampling.
-        batch_size: texts computed at a time.
+        text: text to answer, with the task's prefix ("summarize: ..."). Can be repeated. Write sentinels as <extra_id_0>.
+        second: the second text of a pair, or the context of a question. Give one for each --text.
+        input: text file with one text per line, or .jsonl file of objects with "inputs" (pairs: also "second"). - reads texts from standard input.
+        output: file for the JSON lines. Default: standard output.
+        step: checkpoint to load. Default: the newest.
+        decoding: decoding method. Default: the method that the options below belong to, or greedy if none is given.
+        temperature: sampling temperature. Default: 1.
+        top_k: sample from the k most likely tokens; 0 for all.
+        top_p: sample from the smallest set of most likely tokens with at least this total probability; 1 for all.
+        samples: answers per text: the number of samples, or the best hypotheses of beam search.
+        beams: number of hypotheses of beam search. Default: 4.
+        length_penalty: alpha of beam search's length penalty. Default: 0.6.
+        max_length: maximum number of tokens to generate. Default: the run's targets_length. For spans: maximum tokens of a span. Default: unlimited.
+        continue_text: decoders: continue the text itself, as a language model does. Otherwise an end-of-sequence token is appended to the text,
+            as to a task's inputs.
+        top: encoders: number of candidates for each mask. Default: 5.
+        embed: encoders: print a vector for each text: the mean of the encoder's output over the tokens, or the output of the first token.
+        normalise: divide each vector by its length, so that the dot product of two vectors is their cosine.
+        too_long: for a text that exceeds the model's positions or the memory: stop with an error, truncate its end (of a pair: the end of the
+            second text), or skip it.
+        seed: sampling seed.
+        batch_size: texts per batch.
 
     Raises:
-        UserError: no such run, checkpoint or file, a line that cannot be read, options that do not go together, a text too long
+        UserError: the run, the checkpoint or a file is not found, a line cannot be read, options do not fit together, or a text is too long
             for the model.
     """
     how = choose(
@@ -106,10 +107,10 @@ def command(
     model = loaded.experiment.model
     if second and (not (model.can("classify") or model.can("find_span")) or embed is not None):
         raise UserError(
-            f"--second {second[0]}: it is for encoders that label pairs or find spans; {run} {does(model)}."
+            f"--second {second[0]}: this option is for encoders that label pairs or find spans; {run} {does(model)}."
         )
     if normalise and embed is None:
-        raise UserError("--normalise: it is for --embed, which was not given. Nearest: --embed mean.")
+        raise UserError("--normalise needs --embed, which is missing. Nearest: --embed mean.")
     if not model.can("generate"):
         _refuse(
             {
@@ -123,23 +124,23 @@ def command(
                 "--max-length": None if model.can("find_span") and embed is None else max_length,
                 "--continue-text": continue_text or None,
             },
-            f"{run} is an encoder, which generates nothing but {does(model)}; --top is its option."
+            f"{run} is an encoder, which cannot generate: it {does(model)}; its option is --top."
             if model.can("fill_mask")
-            else f"{run} is an encoder, which generates nothing but {does(model)}.",
+            else f"{run} is an encoder, which cannot generate: it {does(model)}.",
         )
         if not model.can("fill_mask") or embed is not None:
-            _refuse({"--top": top}, "it is for encoders that fill in masks.")
+            _refuse({"--top": top}, "this option is for encoders that fill in masks.")
     else:
         _refuse({"--top": top}, f"{run} is a model of kind {model.kind}; --top is for encoders.")
         if continue_text and not model.can("continue_text"):
-            raise UserError(f"--continue-text: {run} is a model of kind {model.kind}; only decoders go on with a text.")
+            raise UserError(f"--continue-text: {run} is a model of kind {model.kind}; only decoders continue a text.")
 
     params = loaded.params()
 
     lengths = Lengths(too_long, loaded.vocabulary)
 
     def fields(some: Rows, at_once: int, place: Name, start: int) -> list[dict[str, Any]]:
-        """Return what is written of each row beside its own fields."""
+        """Return the fields to add to each row."""
         texts = [row["inputs"] for row in some]
         same: dict[str, Any] = {"batch_size": at_once, "params": params, "name": place}
         if embed is not None:
@@ -179,10 +180,10 @@ def choose(
     beams: int | None = None,
     length_penalty: float | None = None,
 ) -> Decoding:
-    """Return how to decode from what the command line says; None is what it does not say.
+    """Return the decoding method from the command line's options; None means that an option was not given.
 
     Raises:
-      UserError: an unknown way, or options of another way than the one asked for, which would have no effect.
+      UserError: the method is unknown, or an option belongs to another method and would have no effect.
     """
     sampling = {"--temperature": temperature, "--top-k": top_k, "--top-p": top_p}
     beam = {"--beams": beams, "--length-penalty": length_penalty}
@@ -191,7 +192,7 @@ def choose(
         wants_beam = any(value is not None for value in beam.values())
         decoding = "beam" if wants_beam else "sample" if wants_sampling or samples is not None else "greedy"
     if decoding == "sample":
-        _refuse(beam, "it is for --decoding beam, not sample.")
+        _refuse(beam, "this option is for --decoding beam, not sample.")
         return Sampling(
             temperature=1.0 if temperature is None else temperature,
             top_k=0 if top_k is None else top_k,
@@ -199,7 +200,7 @@ def choose(
             samples=1 if samples is None else samples,
         )
     if decoding == "beam":
-        _refuse(sampling, "it is for --decoding sample, not beam.")
+        _refuse(sampling, "this option is for --decoding sample, not beam.")
         return Beam(
             size=4 if beams is None else beams,
             length_penalty=0.6 if length_penalty is None else length_penalty,
@@ -208,7 +209,7 @@ def choose(
     if decoding != "greedy":
         ways = ("greedy", "sample", "beam")
         raise UserError(f"unknown decoding {decoding!r} (--decoding).{nearest(decoding, ways)}")
-    _refuse({**sampling, **beam, "--samples": samples}, "it has no effect with --decoding greedy.")
+    _refuse({**sampling, **beam, "--samples": samples}, "this option has no effect with --decoding greedy.")
     return Greedy()
 
 
@@ -219,8 +220,10 @@ def _refuse(options: dict[str, Any], why: str) -> None:
 
 
 def _answered(run: SavedRun, answer: inference.Answer) -> dict[str, Any]:
-    """Return the fields of a label ("prediction", "probability", "probabilities" of all labels), of tags ("prediction", with spaces between, "words",
-    "probabilities") or of a span ("prediction", as the text has it, "word" and "start", the number of its first word and its character, -1 for none, "probability").
+    """Return the JSON fields of an answer.
+
+    A label: "prediction", "probability", "probabilities" (of all labels). Tags: "prediction" (joined by spaces), "words", "probabilities".
+    A span: "prediction" (text), "word" and "start" (indices of its first word and character, -1 for no span), "probability".
     """
     if isinstance(answer, Span):
         return {
@@ -248,7 +251,7 @@ def _generated(outputs: Sequence[Output]) -> dict[str, Any]:
 
 
 def _filled(text: str, masks: Sequence[Sequence[Candidate]]) -> dict[str, Any]:
-    # [MASK] is what vocabularies call it; a text may have either.
+    # A text can have either form; [MASK] is the name in vocabularies.
     pieces = text.replace("[MASK]", MASK).split(MASK)
     best = [mask[0].text for mask in masks]
     filled = "".join(piece + token for piece, token in zip(pieces, [*best, ""], strict=True))
@@ -263,7 +266,7 @@ def _number(value: float) -> float | None:
 
 
 def _readable(answer: dict[str, Any]) -> str:
-    """Return a label with its probability, words with their tags, or a span with its probability, as a line."""
+    """Return a line for the terminal: a label or span with its probability, or words with their tags."""
     if "words" in answer:
         tags = answer["prediction"].split()
         return " ".join(f"{word}/{tag}" for word, tag in zip(answer["words"], tags, strict=True))
@@ -271,7 +274,7 @@ def _readable(answer: dict[str, Any]) -> str:
 
 
 def _write(answers: Iterator[dict[str, Any]], out: TextIO, *, readable: bool) -> None:
-    # An encoding without a text's characters would replace them; JSON can spell them.
+    # If the output's encoding is not Unicode, escape the characters in JSON; otherwise the encoding would replace them.
     spelt = not (out.encoding or "utf-8").lower().startswith("utf")
     for answer in answers:
         file = io.StringIO()

@@ -1,4 +1,4 @@
-"""What `t2t infer` is to answer: texts of the command line, lines or JSON lines."""
+"""Inputs of `t2t infer`: texts from the command line, text lines or JSON lines."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ from t2t.json_files import NotJson, json_value
 
 
 def texts_of(texts: Sequence[str], seconds: Sequence[str], path: str | None) -> tuple[list[dict[str, Any]], Name]:
-    """Return an object with "inputs" for each text, given or read from a file, and what to call the i-th in errors.
+    """Return an object with "inputs" for each text, and a function that names the i-th text in errors.
 
-    Raises UserError for nothing to answer, a file that cannot be read, a line that is no text or object with a text.
+    Raises UserError if there is no text, a file cannot be read, or a line is neither text nor an object with a text.
     """
     if len(seconds) not in (0, len(texts)):
-        raise UserError(f"--second was given {len(seconds)} times and --text {len(texts)}; give one for each.")
+        raise UserError(f"--second is given {len(seconds)} times and --text {len(texts)}; give one for each --text.")
     if path is None:
         if not texts:
-            raise UserError('t2t infer: nothing to answer; give --text "..." or --input FILE.')
+            raise UserError('t2t infer: the text is missing; give --text "..." or --input FILE.')
         if seconds:
             pairs = zip(texts, seconds, strict=True)
             return [{"inputs": text, "second": other} for text, other in pairs], lambda i: f"text {i + 1} (--text)"
         return [{"inputs": text} for text in texts], lambda i: f"text {i + 1} (--text)"
     if texts:
-        raise UserError(f"--text and --input {path} were both given; give one of them.")
+        raise UserError(f"--text and --input {path} are both given; give one of them.")
     where = "standard input" if path == "-" else path
     rows = _read(path, where)
     if not rows:
-        raise UserError(f"{where} (--input) has no text in it.")
+        raise UserError(f"{where} (--input) is empty.")
     return [row for _, row in rows], lambda i: f"{where}:{rows[i][0]}"
 
 
 def _read(path: str, where: str) -> list[tuple[int, dict[str, Any]]]:
-    """Return each line's number and row. An empty line is a text, of JSON lines it is none."""
+    """Return each line's number and row. An empty line counts as a text; in JSON lines it is skipped."""
     if path == "-" and sys.stdin is None:
         raise UserError("standard input (--input -) is closed. Nearest: --input FILE.")
     try:
@@ -64,9 +64,9 @@ def _object(line: str, where: str) -> dict[str, Any]:
     try:
         row = json_value(line)
     except NotJson as error:
-        raise UserError(f"{where}: not a JSON object a line ({error}).") from None
+        raise UserError(f"{where}: the line is not a JSON object ({error}).") from None
     if not isinstance(row, dict):
-        raise UserError(f"{where}: a JSON object is wanted, not {type(row).__name__}.")
+        raise UserError(f"{where}: expected a JSON object, not {type(row).__name__}.")
     if "inputs" not in row:
         raise UserError(f"{where}: no field 'inputs'.{nearest('inputs', row)}")
     if not isinstance(row["inputs"], str):
@@ -82,5 +82,5 @@ def _check_text(text: str, where: str) -> None:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
         raise UserError(
-            f"{where} is not text (character {error.start}, {text[error.start]!r}, is half of one)."
+            f"{where} is not valid text (character {error.start}, {text[error.start]!r}, is an unpaired surrogate)."
         ) from None

@@ -1,4 +1,4 @@
-"""Where `t2t infer` writes its answers: a file, which is there when it is whole, or what stands in a file's place."""
+"""Output file of `t2t infer`. A regular file appears only when it is complete; devices and pipes are written to directly."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ _DESCRIPTOR = re.compile(r"/dev/(stdout|stderr)|/(?:dev|proc/self)/fd/(\d+)")
 
 @contextlib.contextmanager
 def opened(path: str) -> Iterator[TextIO]:
-    """Open a path for text. A file appears under its name at the end, a link stays and its target is written; devices and pipes are written to.
+    """Open a path for writing text.
 
-    Where a UserError leaves, a file is as it was before. Raises OSError with the path.
+    A regular file is written under another name and renamed at the end; if a UserError is raised inside, the old file stays unchanged.
+    The target of a link is replaced, the link stays. Devices and pipes are written to directly. Raises OSError with the path.
     """
     number, target = _descriptor(path), Path(os.path.realpath(path))
     if number is not None:
@@ -42,7 +43,7 @@ def opened(path: str) -> Iterator[TextIO]:
 
 
 def _descriptor(path: str) -> int | None:
-    """Return the number of one of this process's open files, which another opening would begin to write anew."""
+    """Return the descriptor if the path names an open file of this process, else None. Opening such a path again would overwrite from the start."""
     found = _DESCRIPTOR.fullmatch(path)
     if found is None:
         return None
@@ -50,5 +51,5 @@ def _descriptor(path: str) -> int | None:
 
 
 def _in_place(target: Path) -> bool:
-    """Whether it is a device, a pipe or a socket: nothing that another file may take the place of."""
+    """Return whether the target is a device, a pipe or a socket, which a rename must not replace."""
     return target.exists() and not target.is_file()

@@ -18,21 +18,21 @@ LAUNCHERS = {
     "kubernetes": ("t2t.launch.launchers.kubernetes", "Kubernetes"),
     "tpu-vm": ("t2t.launch.launchers.tpu_vm", "TpuVm"),
 }
-"""Where to -> the module and the class of its options, imported only when it is asked for."""
+"""Launcher -> module and class of its options. The module is imported only when the launcher is used."""
 
 USAGE = "t2t launch {local|slurm|kubernetes|tpu-vm} [--option value ...] -- train RECIPE --dir RUN [--option value ...]"
 
 
 def command(arguments: Sequence[str]) -> int:
-    """Start the processes of a training, or write what starts them."""
+    """Start the processes of a training, or print the script that starts them."""
     arguments = list(arguments)
     at = arguments.index("--") if "--" in arguments else len(arguments)
     own, words = arguments[:at], arguments[at + 1 :]
     if own and own[0] in ("-h", "--help"):
-        print(f"usage: {USAGE}\n\nt2t launch local --help tells the options of each.")
+        print(f"usage: {USAGE}\n\nt2t launch LAUNCHER --help lists the options of a launcher.")
         return 0
     if not own:
-        raise UserError(f"t2t launch: where? {USAGE}")
+        raise UserError(f"t2t launch: the launcher is missing: {USAGE}")
     where, *options = own
     if where not in LAUNCHERS:
         raise UserError(f"t2t launch: unknown launcher {where!r}.{nearest(where, LAUNCHERS)}")
@@ -48,18 +48,18 @@ def command(arguments: Sequence[str]) -> int:
 
 PATHS = ("--dir", "--vocabulary", "--data.cached", "--start-from.run")
 """Options of training whose value is a path on the machines that train."""
-BEGUN = ("from:", "discriminator:")
-"""How the recipes begin that are a path of a run: see `t2t.api.recipes`, which is not imported to start other processes."""
+RUN_RECIPES = ("from:", "discriminator:")
+"""Prefixes of recipes that name a run's path, as in `t2t.api.recipes`. That module is not imported here: a launcher only starts processes."""
 
 
 def check_paths(words: Sequence[str]) -> None:
-    """Refuse paths that no machine has, before anything is started elsewhere. Raises UserError."""
+    """Raise UserError for paths that cannot exist on any machine, for example URLs, before anything is started."""
     for word, after in zip(words, [*words[1:], ""], strict=True):
         name, equals, value = word.partition("=")
         source = name.replace("_", "-")
         if source in PATHS:
             text = value if equals else after
-        elif word.startswith(BEGUN):
+        elif word.startswith(RUN_RECIPES):
             source, _, text = word.partition(":")
         else:
             continue
@@ -71,11 +71,11 @@ def _check(words: Sequence[str], prog: str) -> None:
     startable = [name for name, it in COMMANDS.items() if it.several]
     if not words:
         raise UserError(
-            f"{prog}: launch what? The command stands behind --, as in {prog} -- train t5:quickstart --dir RUN"
+            f"{prog}: the command after -- is missing. Example: {prog} -- train t5:quickstart --dir RUN"
         )
     check_paths(words)
     first = next((word for word in words if not word.startswith("-")), words[0])
     if first not in startable:
         raise UserError(
-            f"{prog}: {first!r} (behind --) is not a command for several processes.{nearest(first, startable)}"
+            f"{prog}: {first!r} (after --) is not a command for several processes.{nearest(first, startable)}"
         )

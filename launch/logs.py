@@ -1,4 +1,4 @@
-"""What of the log reaches whoever runs a command: our own messages, as plain lines, and what is not a library's own affair."""
+"""Logging of commands: t2t's messages as plain lines, and other messages except those of some libraries."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import logging
 from t2t.api.escapes import visible
 
 LIBRARIES = {"absl", "asyncio", "orbax", "etils", "tensorflow", "tensorstore", "apache_beam"}
-"""Loggers of what is told elsewhere, or of nobody's concern: a failed write, which ends a run in one line, is hundreds of theirs."""
+"""Loggers that are shown only with --debug. We report their errors ourselves: for a failed write, we print one line and they print hundreds."""
 
 
-def begin(*, debug: bool) -> None:
-    """Show messages on standard error. debug: libraries' too."""
+def configure(*, debug: bool) -> None:
+    """Log to standard error. debug: show the messages of all libraries."""
     handler = logging.StreamHandler()
     handler.setFormatter(_Plain())
     logging.basicConfig(level=logging.WARNING, handlers=[handler])

@@ -25,21 +25,21 @@ from t2t.launch.streams import discard_output, finish, prepare
 from t2t.train.stop import EndOnSignal
 
 STARTED = time.time()
-"""When the process began, near enough: for the ledger of a run's time."""
+"""Time at which the process started (approximately), for the ledger of a run's time."""
 LINGER = 1.0
-"""Seconds that process 0 stays after a mistake, so that the others end before it."""
+"""Seconds that process 0 waits after a user mistake, so that the other processes exit first."""
 
 __all__ = ["DONE", "FAILED", "MISTAKE", "STOPPED", "main", "run"]
 
 
 class Command(NamedTuple):
-    """Where a command's function is, imported only when it is called, and a line on what it does.
+    """A command: the module and the function that implement it, and a one-line description. The module is imported when the command is called.
 
-    data:    whether it reads data.
-    several: whether several processes may do it together.
-    trains:  whether its start, of which collecting garbage is left out, ends with the first step.
-    goes_on: whether a signal stops it such that the same command goes on.
-    runs:    whether it reads runs, whose code --trust-code is about.
+    data:      the command reads data.
+    several:   several processes can run it together.
+    trains:    garbage collection stays off until the first training step; for other commands it is off only during imports.
+    resumable: after a signal stops it, the same command resumes.
+    runs:      the command reads run directories, so --trust-code applies.
     """
 
     module: str
@@ -48,7 +48,7 @@ class Command(NamedTuple):
     data: bool = False
     several: bool = False
     trains: bool = False
-    goes_on: bool = False
+    resumable: bool = False
     runs: bool = False
 
 
@@ -56,21 +56,27 @@ COMMANDS = {
     "train": Command(
         "t2t.launch.train",
         "command",
-        "train a recipe in a run directory, or go on with one",
+        "train a recipe in a run directory, or resume a run",
         data=True,
         several=True,
         trains=True,
-        goes_on=True,
+        resumable=True,
         runs=True,
     ),
     "eval": Command("t2t.launch.evaluate", "evaluate", "evaluate a run's checkpoint", True, True, runs=True),
-    "infer": Command("t2t.launch.infer", "command", "ask a run: text in, text out", runs=True),
-    "plan": Command("t2t.launch.plan", "command", "foresee memory and speed on hardware that is not there", runs=True),
-    "bench": Command(
-        "t2t.launch.bench.command", "command", "measure a recipe beside what this machine can do", True, runs=True
+    "infer": Command("t2t.launch.infer", "command", "generate answers with a run: text in, text out", runs=True),
+    "plan": Command(
+        "t2t.launch.plan", "command", "predict memory and speed on hardware that you do not have", runs=True
     ),
-    "export": Command("t2t.launch.export", "export", "write a run's model for use elsewhere", runs=True),
-    "import": Command("t2t.launch.import_model", "import_model", "make a run of a model of transformers"),
+    "bench": Command(
+        "t2t.launch.bench.command",
+        "command",
+        "measure a recipe and compare it with the limits of this machine",
+        True,
+        runs=True,
+    ),
+    "export": Command("t2t.launch.export", "export", "export a run's model to another format", runs=True),
+    "import": Command("t2t.launch.import_model", "import_model", "make a run from a model of transformers"),
     "convert-check": Command(
         "t2t.launch.convert_check", "convert_check", "compare an import with transformers, layer by layer"
     ),
@@ -78,23 +84,17 @@ COMMANDS = {
     "tasks": Command("t2t.launch.show_tasks", "tasks", "list the tasks, or show a task's examples", True),
     "models": Command("t2t.launch.show_models", "models", "list the model presets, or show a preset's parameters"),
     "grid": Command(
-        "t2t.launch.grid.command", "command", "train architectures and objectives side by side", True, goes_on=True
+        "t2t.launch.grid.command", "command", "train architectures and objectives side by side", True, resumable=True
     ),
-    "recipes": Command("t2t.launch.show_recipes", "recipes", "list what train can be given"),
-    "cache": Command("t2t.launch.cache", "cache", "prepare a task offline, in parallel, for training to read", True),
+    "recipes": Command("t2t.launch.show_recipes", "recipes", "list the recipes for train"),
+    "cache": Command("t2t.launch.cache", "cache", "prepare a task offline, in parallel, for training", True),
     "vocab": Command("t2t.launch.vocab", "vocab", "train a vocabulary on a task's text", True),
-    "launch": Command("t2t.launch.launch", "command", "start several processes, here or on a cluster", goes_on=True),
+    "launch": Command("t2t.launch.launch", "command", "start several processes, here or on a cluster", resumable=True),
 }
 
 
 class Common(NamedTuple):
-    """The options that every command has.
-
-    imports:  --import's modules and files.
-    data_dir: --data-dir.
-    trusted:  whether --trust-code was given.
-    debug:    whether --debug was.
-    """
+    """The options that every command has: --import (repeatable), --data-dir, --trust-code and --debug."""
 
     imports: tuple[str, ...]
     data_dir: str | None
@@ -103,34 +103,35 @@ class Common(NamedTuple):
 
 
 LESS_MEMORY = {
-    "train": "Less is wanted with a smaller --batch-size, more --microbatches, --model.remat, a smaller model; t2t plan tells what a training needs.",
-    "eval": "Less is wanted with a smaller --batch-size.",
-    "infer": "Less is wanted with a smaller --batch-size, shorter texts, a smaller --max-length.",
-    "bench": "Less is wanted with a smaller --batch-size.",
+    "train": "To use less memory: a smaller --batch-size, more --microbatches, --model.remat, or a smaller model; t2t plan predicts the memory.",
+    "eval": "To use less memory: a smaller --batch-size.",
+    "infer": "To use less memory: a smaller --batch-size, shorter texts, or a smaller --max-length.",
+    "bench": "To use less memory: a smaller --batch-size.",
 }
-"""What a command can be given where memory is used up."""
+"""Hints that are printed when a command runs out of memory."""
 
 USAGE = """usage: t2t COMMAND ... [--import MODULE_OR_FILE ...] [--trust-code] [--data-dir DIR] [--debug]
 
 {commands}
 
-t2t COMMAND --help tells a command's options.
---import registers your own tasks and recipes: a module's name or a .py file; a run keeps a copy of it.
---trust-code runs the code that a run keeps, after showing its files: only for runs of people you trust.
---data-dir names the directory of data sets of TensorFlow Datasets, as T2T_DATA_DIR does. --debug shows the traceback of a mistake.
-Exit codes: 0 done, 2 a mistake in what was asked for, 75 stopped on request with everything saved, 1 anything else."""
+t2t COMMAND --help lists a command's options.
+--import MODULE_OR_FILE imports a module or a .py file that registers your own tasks and recipes. A run keeps a copy of the file.
+--trust-code lists the code files that a run keeps and runs them. Use it only for runs of people you trust.
+--data-dir DIR is the directory of TensorFlow Datasets data sets, like the variable T2T_DATA_DIR.
+--debug shows the traceback of an error.
+Exit codes: 0 done, 2 a user's mistake, 75 stopped on request with everything saved, 1 any other failure."""
 
 
 def main() -> None:
     """Run the command line and exit with its code."""
     prepare()
     end_with_launcher()
-    goes_on = _goes_on(sys.argv[1:])
-    if goes_on:
+    resumable = _resumable(sys.argv[1:])
+    if resumable:
         EndOnSignal.keep()
     use_huge_pages()
     try:
-        with EndOnSignal(STOPPED) if goes_on else contextlib.nullcontext():
+        with EndOnSignal(STOPPED) if resumable else contextlib.nullcontext():
             code = finish(run(sys.argv[1:]))
     except BaseException:
         if not several() and not _compiling():
@@ -142,13 +143,13 @@ def main() -> None:
     sys.exit(code)
 
 
-def _goes_on(arguments: Sequence[str]) -> bool:
+def _resumable(arguments: Sequence[str]) -> bool:
     words = _common(arguments)[0]
-    return bool(words) and words[0] in COMMANDS and COMMANDS[words[0]].goes_on
+    return bool(words) and words[0] in COMMANDS and COMMANDS[words[0]].resumable
 
 
 def _compiling() -> bool:
-    """Return whether a thread is compiling: the program's end would pull JAX away from under it. Loads no JAX."""
+    """Return whether a background thread is compiling: a normal exit would shut JAX down while the thread uses it. Does not import JAX."""
     compiler = sys.modules.get("t2t.train.background_compiler")
     return compiler is not None and compiler.compiling()
 
@@ -156,7 +157,7 @@ def _compiling() -> bool:
 def run(arguments: Sequence[str]) -> int:
     """Run one command and return its exit code."""
     words, common = _common(arguments)
-    logs.begin(debug=common.debug)
+    logs.configure(debug=common.debug)
     try:
         if common.data_dir is not None:
             _use_data_dir(common.data_dir)
@@ -174,21 +175,21 @@ def run(arguments: Sequence[str]) -> int:
         use_compilation_cache()
         hush_tensorflow()
         if common.trusted and not COMMANDS[name].runs:
-            raise UserError(f"t2t {name}: --trust-code runs the code that a run keeps, and this command reads no run")
+            raise UserError(f"t2t {name}: --trust-code runs the code that a run keeps, but this command reads no run")
         return _call(COMMANDS[name], rest, common, f"t2t {name}")
     except UserError as mistake:
         if common.debug:
             raise
-        _tell(mistake)
+        _report(mistake)
         return MISTAKE
     except SystemExit as stop:
         if {"-h", "--help"} & set(words):
             return DONE
         if common.debug:
             raise
-        _tell(_ended(stop))
+        _report(_unexpected_exit(stop))
         return MISTAKE
-    except BrokenPipeError:  # whoever read our output has seen enough
+    except BrokenPipeError:  # the reader of our output has closed the pipe
         discard_output()
         return DONE
     except KeyboardInterrupt:
@@ -203,15 +204,15 @@ def run(arguments: Sequence[str]) -> int:
         return FAILED
 
 
-def _ended(stop: SystemExit) -> UserError:
-    """Return what to say where code that was called, a task's or a metric's, ended the program."""
+def _unexpected_exit(stop: SystemExit) -> UserError:
+    """Return the error for user code, for example a task or a metric, that called sys.exit."""
     last = traceback.extract_tb(stop.__traceback__)[-1]
-    said = "" if stop.code is None else repr(stop.code)
-    return UserError(f"{last.filename}:{last.lineno}: sys.exit({said}) ends the program before the command is done")
+    code = "" if stop.code is None else repr(stop.code)
+    return UserError(f"{last.filename}:{last.lineno}: sys.exit({code}) ends the program before the command is done")
 
 
-def _tell(mistake: UserError) -> None:
-    """Print a mistake in one line; of several processes that make the same one, process 0 does it."""
+def _report(mistake: UserError) -> None:
+    """Print a mistake in one line. If all processes make the same mistake, only process 0 prints it."""
     which = ""
     if several():
         import jax
@@ -221,23 +222,23 @@ def _tell(mistake: UserError) -> None:
         if not passed() and not isinstance(mistake, AgreedError):
             mistake = report_mistake(mistake)
         if isinstance(mistake, AgreedError) and jax.process_index() != 0:
-            time.sleep(LINGER / 2)  # whoever ends all where one has ended must not come before process 0 has told
+            time.sleep(LINGER / 2)  # a launcher that ends all processes when one exits must not do so before process 0 prints
             return
         if not isinstance(mistake, AgreedError):
             which = f" (process {jax.process_index()} of {jax.process_count()} on {socket.gethostname()})"
     print(f"error{which}: {visible(' '.join(str(mistake).split()))}", file=sys.stderr, flush=True)
     if several():
-        time.sleep(LINGER)  # JAX aborts the others, with a stack trace, as soon as process 0 has ended
+        time.sleep(LINGER)  # JAX aborts the other processes, with a stack trace, as soon as process 0 exits
 
 
 def _common(arguments: Sequence[str]) -> tuple[list[str], Common]:
-    """Take the options that every command has out of the words."""
+    """Return the arguments without the common options, and the common options."""
     words: list[str] = []
     imports: list[str] = []
     directory: str | None = None
     rest = iter(arguments)
     for word in rest:
-        if word == "--":  # what follows is another command's
+        if word == "--":  # the rest belongs to another command
             words += [word, *rest]
         elif word == "--import":
             imports.append(next(rest, ""))
@@ -252,9 +253,9 @@ def _common(arguments: Sequence[str]) -> tuple[list[str], Common]:
 
 
 def _use_data_dir(directory: str) -> None:
-    """Read data sets of TFDS from a directory, in this program and those that it starts. Raises UserError for what is none."""
+    """Set the directory of TFDS data sets for this process and its children. Raises UserError if the path is empty or a file."""
     if not directory or os.path.isfile(directory):
-        raise UserError(f"--data-dir {directory!r}: {'is a file' if directory else 'names no directory'}.")
+        raise UserError(f"--data-dir {directory!r}: {'is a file' if directory else 'the directory is missing'}.")
     os.environ["T2T_DATA_DIR"] = directory if "://" in directory else os.path.abspath(os.path.expanduser(directory))
 
 
@@ -275,7 +276,7 @@ def _imported(command: Command, rest: Sequence[str], common: Common, prog: str) 
 
         initialise()
 
-    if command.data and common.imports:  # which register tasks, most likely
+    if command.data and common.imports:  # the imports probably register tasks
         from t2t.api.quiet import import_tensorflow
 
         import_tensorflow()
@@ -293,9 +294,9 @@ def _imported(command: Command, rest: Sequence[str], common: Common, prog: str) 
         "t2t.launch.plan",
         "t2t.launch.bench.command",
         "t2t.launch.grid.command",
-    ):  # their options are those of the recipe they are given
+    ):  # their options depend on the recipe
         return function(rest, common.imports)
-    if command.module == "t2t.launch.launch":  # its options are those of the launcher, and another command's
+    if command.module == "t2t.launch.launch":  # its options depend on the launcher and on the launched command
         return function(rest)
     result = parse.call(function, rest, prog=prog)
     return result if isinstance(result, int) else DONE

@@ -1,4 +1,4 @@
-"""What an objective did to a text, token by token, for people to look at: in colour, or in brackets where there is none."""
+"""Show what an objective does to a text, token by token: in colours, or in brackets if colours are not available."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ STYLES: dict[Mark, str] = {
     "kept": "black on green",
 }
 _WINDOW = 8
-"""Tokens before a token that its text is read with: a character or a word's space may hang on them."""
+"""Number of preceding tokens that are decoded together with a token. Its text can depend on them: parts of a character, the space between words."""
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A run of text that was treated alike. `instead`: for replaced tokens, what stands in their place."""
+    """A part of the text with one mark. `instead`: for replaced tokens, the text that the model sees instead."""
 
     text: str
     mark: Mark
@@ -42,7 +42,7 @@ Marked = tuple[int, Mark]
 
 
 def special(token: int, vocabulary: Vocabulary) -> str | None:
-    """Return the name of a token that stands for no text, None for the others."""
+    """Return the name of a special token, or None for an ordinary token."""
     if vocabulary.size - vocabulary.extra_ids <= token < vocabulary.size:
         return f"<extra_id_{vocabulary.size - 1 - token}>"
     names = {
@@ -57,9 +57,9 @@ def special(token: int, vocabulary: Vocabulary) -> str | None:
 
 
 def texts(ids: Sequence[int], vocabulary: Vocabulary) -> list[str]:
-    """Return each token's own text in its context: joined, they are the text, spaces between words included.
+    """Return the text of each token in its context. Joined, they give the whole text, with the spaces between words.
 
-    A character whose bytes are several tokens is all in its last one.
+    If the bytes of a character are several tokens, the last of these tokens has the character.
     """
     found: list[str] = []
     ordinary: list[int] = []
@@ -79,7 +79,7 @@ def texts(ids: Sequence[int], vocabulary: Vocabulary) -> list[str]:
 
 
 def pieces(marked: Sequence[Marked], vocabulary: Vocabulary) -> list[Piece]:
-    """Return runs of tokens of one mark as pieces."""
+    """Group consecutive tokens with the same mark into pieces."""
     of_tokens = texts([token for token, _ in marked], vocabulary)
     return [
         Piece(_joined([text for text, _ in run], mark), mark)
@@ -88,13 +88,13 @@ def pieces(marked: Sequence[Marked], vocabulary: Vocabulary) -> list[Piece]:
 
 
 def _joined(of_tokens: Sequence[str], mark: Mark) -> str:
-    """Join the texts of a run. One of bytes alone that make no character shows as such, so that its mark is seen."""
+    """Join the texts of a run. A run of bytes without a complete character becomes U+FFFD, so that its mark is visible."""
     text = "".join(of_tokens)
     return "\ufffd" if not text and mark != "text" else text
 
 
 def plain(ids: Sequence[int], vocabulary: Vocabulary, *, prefix: str = "") -> list[Piece]:
-    """Return a text as it is, its sentinels marked, and `prefix` where the text begins with it."""
+    """Return an unchanged text. Sentinels are marked, and `prefix` is marked if the text starts with it."""
     lowest = vocabulary.size - vocabulary.extra_ids
 
     def mark(token: int) -> Mark:
@@ -118,9 +118,9 @@ def is_corrupted(inputs: Sequence[int], targets: Sequence[int], vocabulary: Voca
 
 
 def corrupted(inputs: Sequence[int], targets: Sequence[int], vocabulary: Vocabulary) -> list[Piece]:
-    """Return the text of span corruption put together: what was kept, and behind each sentinel what it stands for.
+    """Return the original text of span corruption: the kept parts, and after each sentinel the span that it replaces.
 
-    Every token is there: what the targets have at sentinels that the inputs lack comes last. EOS of the inputs closes it.
+    No token is lost: spans of sentinels that are not in the inputs come last, before the EOS of the inputs.
     """
     lowest = vocabulary.size - vocabulary.extra_ids
 
@@ -150,7 +150,7 @@ def corrupted(inputs: Sequence[int], targets: Sequence[int], vocabulary: Vocabul
 
 
 def dropped(inputs: Sequence[int], targets: Sequence[int], noise: Sequence[int], vocabulary: Vocabulary) -> list[Piece]:
-    """Return the text put together of what the inputs kept and what the targets have of it; noise: 1 at each token that was left out."""
+    """Return the original text from the inputs (kept tokens) and the targets (dropped tokens). noise: 1 for each dropped token."""
     kept, missing = iter(inputs), iter(targets)
     marked: list[Marked] = [
         (int(next(missing)), "noise") if left_out else (int(next(kept)), "text") for left_out in noise
@@ -159,7 +159,7 @@ def dropped(inputs: Sequence[int], targets: Sequence[int], noise: Sequence[int],
 
 
 def permuted(ids: Sequence[int], sentences: Sequence[int], vocabulary: Vocabulary) -> list[Piece]:
-    """Return a text whose sentences were moved, before each the number that it has in the whole; sentences: those numbers from 0, a token each."""
+    """Return a text with permuted sentences, each preceded by its original number. sentences: for each token, the number of its sentence, from 0."""
     found: list[Piece] = []
     at = 0
     for number, run in groupby(map(int, sentences)):
@@ -170,7 +170,7 @@ def permuted(ids: Sequence[int], sentences: Sequence[int], vocabulary: Vocabular
 
 
 def infilled(ids: Sequence[int], vocabulary: Vocabulary) -> list[Piece]:
-    """Return a text in which each mask stands for any number of tokens."""
+    """Return a text in which each mask replaces any number of tokens."""
     found: list[Piece] = []
     for is_mask, run in groupby(map(int, ids), key=lambda token: token == vocabulary.mask_id):
         part = list(run)
@@ -181,7 +181,7 @@ def infilled(ids: Sequence[int], vocabulary: Vocabulary) -> list[Piece]:
 def masked(
     inputs: Sequence[int], targets: Sequence[int], weights: Sequence[float], vocabulary: Vocabulary
 ) -> list[Piece]:
-    """Return the text of masked language modelling, the tokens to predict marked by what the encoder sees of them."""
+    """Return the text of masked language modelling. The tokens to predict are marked as masked, replaced or kept."""
     marks: list[Mark] = []
     for seen, token, weight in zip(inputs, targets, weights, strict=True):
         if not weight:
@@ -201,7 +201,7 @@ def masked(
 
 
 def render(found: Sequence[Piece], *, colour: bool) -> Text:
-    """Return the pieces with their marks: colours, or brackets that say the same without.
+    """Return the pieces with their marks as colours, or as brackets.
 
     In brackets: `{prefix}`, `[<extra_id_0>: missing]`, `[MASK: masked]`, `[seen -> replaced]`, `[= kept]`.
     """
@@ -210,7 +210,7 @@ def render(found: Sequence[Piece], *, colour: bool) -> Text:
         text = visible(piece.text)
         if colour:
             if piece.mark not in ("text", "special"):
-                text = text.replace("\n", "⏎\n")  # a line break has no colour
+                text = text.replace("\n", "⏎\n")  # the colour of a line break is not visible
             if piece.mark == "replaced":
                 line.append(visible(piece.instead), style="strike red")
             line.append(text, style=STYLES[piece.mark])
@@ -238,19 +238,19 @@ def render(found: Sequence[Piece], *, colour: bool) -> Text:
 
 
 def legend(marks: set[Mark], *, colour: bool) -> Text:
-    """Say what the marks that were used mean."""
+    """Return the meanings of the marks that were used."""
     meanings: dict[Mark, tuple[str, str]] = {
         "prefix": ("prefix", "{prefix}"),
         "sentinel": ("sentinel", ""),
-        "sentence": ("number of a sentence in the text", "[number of a sentence in the text]"),
-        "noise": ("missing from the inputs, to be produced", "[sentinel: missing from the inputs, to be produced]"),
-        "mask": ("stands for any number of tokens", "[MASK]: stands for any number of tokens"),
-        "masked": ("masked, to be predicted", "[MASK: masked, to be predicted]"),
+        "sentence": ("original number of the sentence", "[original number of the sentence]"),
+        "noise": ("missing from the inputs, to predict", "[sentinel: missing from the inputs, to predict]"),
+        "mask": ("replaces any number of tokens", "[MASK]: replaces any number of tokens"),
+        "masked": ("masked, to predict", "[MASK: masked, to predict]"),
         "replaced": (
-            "replaced (what is seen instead is struck through), to be predicted",
-            "[seen instead -> to be predicted]",
+            "replaced (the model sees the struck-through token), to predict",
+            "[the model sees this -> to predict]",
         ),
-        "kept": ("left as it is, to be predicted", "[= left as it is, to be predicted]"),
+        "kept": ("unchanged, to predict", "[= unchanged, to predict]"),
     }
     if "sentinel" not in marks:
         meanings["noise"] = (meanings["noise"][0], f"[{meanings['noise'][0]}]")
@@ -264,7 +264,7 @@ def legend(marks: set[Mark], *, colour: bool) -> Text:
 
 
 def visible(text: str) -> str:
-    """Show control characters as signs: a text must not drive the terminal."""
+    """Replace control characters by visible symbols, so that a text cannot control the terminal."""
     return "".join(_sign(character) for character in text)
 
 

@@ -1,4 +1,4 @@
-"""Memory in huge pages for XLA on CPUs."""
+"""Huge memory pages for XLA on CPUs."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ _TUNABLE = "glibc.malloc.hugetlb=1"
 
 
 def use_huge_pages() -> None:
-    """Start this program anew with glibc asking Linux for huge pages, unless its settings are given already.
+    """Restart this program with GLIBC_TUNABLES set so that glibc uses huge pages, unless the variable is already set. Linux only.
 
-    XLA's CPU backend takes its working memory anew for each step, so that each step faults all of it in, 4 KiB at a time: a small T5's
-    step took 1.4 to 1.7 times as long. glibc reads the setting only when a program starts. Elsewhere than on Linux nothing is done.
+    XLA's CPU backend allocates its working memory again for each step, so each step has page faults for all of it, 4 KiB at a time. Without
+    huge pages, a step of a small T5 took 1.4 to 1.7 times as long. glibc reads the variable only at program start.
     """
     if sys.platform != "linux" or "GLIBC_TUNABLES" in os.environ or not sys.orig_argv:
         return

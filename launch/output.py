@@ -1,4 +1,4 @@
-"""Results on standard output: for a person on a terminal, whole and plain for a file or a pipe."""
+"""Results on standard output: formatted for a terminal; plain and never cut off for a file or a pipe."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from rich.table import Table
 from t2t.api.escaped_console import Visible
 
 UNLIMITED = 100_000
-"""Columns of a file: none of its lines is folded or cut."""
+"""Width of a file in columns: so wide that no line is wrapped or cut."""
 
 
 def console() -> Console:
-    """Return a console on standard output. A file or pipe gets no colour and no line breaks that are not in the text; a terminal no control character of it."""
+    """Return a console on standard output. A file or pipe gets no colours and no added line breaks. A terminal gets no control characters from the text."""
     terminal = Console(highlight=False, emoji=False, markup=False)
     if terminal.is_terminal:
         terminal.push_render_hook(Visible())
@@ -24,13 +24,13 @@ def console() -> Console:
 
 
 def has_colour(out: Console) -> bool:
-    """Whether colours reach whoever reads: not in a file, not with NO_COLOR."""
+    """Return whether colours are shown: not in a file, not with NO_COLOR."""
     return out.color_system is not None and not out.no_color
 
 
 def table(out: Console, *columns: str, right: tuple[str, ...] = ()) -> Table:
-    """Return an empty table with those columns; `right` are set to the right."""
-    made = Table(
+    """Return an empty table with these columns. The columns in `right` are right-aligned."""
+    empty = Table(
         box=box.SIMPLE_HEAD if out.is_terminal else None,
         padding=(0, 1, 0, 0) if out.is_terminal else (0, 2, 0, 0),
         pad_edge=False,
@@ -38,10 +38,10 @@ def table(out: Console, *columns: str, right: tuple[str, ...] = ()) -> Table:
         show_edge=False,
     )
     for name in columns:
-        made.add_column(name, justify="right" if name in right else "left", overflow="fold")
-    return made
+        empty.add_column(name, justify="right" if name in right else "left", overflow="fold")
+    return empty
 
 
 def matching(names: list[str], filter: str) -> list[str]:
-    """Return the names that have `filter` in them, whatever the case."""
+    """Return the names that contain `filter`, ignoring case."""
     return [name for name in names if filter.lower() in name.lower()]

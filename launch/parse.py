@@ -1,4 +1,4 @@
-"""Command-line words -> typed values, with tyro; a mistake becomes one line."""
+"""Parse command-line arguments into typed values, with tyro. A mistake becomes a one-line UserError."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ _BOOLEANS = {"True": True, "true": True, "False": False, "false": False}
 
 
 def call(function: Callable[..., T], arguments: Sequence[str], *, prog: str) -> T:
-    """Call a typed function with arguments read from the command line; its docstring is the help.
+    """Call a typed function with command-line arguments. Its docstring is the help.
 
-    Raises UserError, naming the nearest option or value, where a word fits nothing.
+    Raises UserError for an unknown option or a bad value, with the nearest valid one.
     """
     signature = inspect.signature(function)
     hints = typing.get_type_hints(function)
@@ -36,7 +36,7 @@ def call(function: Callable[..., T], arguments: Sequence[str], *, prog: str) -> 
     flags = {option(name) for name in named if hints[name] is bool}
     words = _booleans(arguments, flags)
     if asks_help(words):
-        words = ["--help"]  # what else stands there may be half a command
+        words = ["--help"]  # the other arguments may be incomplete
     else:
         _check_options({*map(option, named), *map(_off, flags)}, words, prog)
 
@@ -48,7 +48,7 @@ def call(function: Callable[..., T], arguments: Sequence[str], *, prog: str) -> 
             raise error.at(option(error.field) if error.field in named else error.field.upper()) from None
         return functools.partial(function, *args, **kwargs)
 
-    # Called after parsing, when standard error is no longer caught.
+    # The function runs after parsing: while parsing, standard error is captured.
     return _one_line(functools.partial(tyro.cli, bound), words, prog, tyro.conf.AvoidSubcommands)()
 
 
@@ -61,11 +61,11 @@ def override(
     short: Mapping[str, str] | None = None,
     also: Collection[str] = (),
 ) -> T:
-    """Return a configuration with the values that the command line changes.
+    """Return a configuration with the values from the command line.
 
-    short: shorter names of options, "--batch-size" for "--data.batch-size".
-    also:  options that the command has besides, which a word may be meant for.
-    Raises UserError, naming the nearest option or the value, where a word fits nothing.
+    short: short option -> option, for example "--batch-size" -> "--data.batch-size".
+    also:  further options of the command, which error messages can suggest.
+    Raises UserError for an unknown option or a bad value, with the nearest valid one.
     """
     short = short or {}
     known = list(option_names(default))
@@ -77,17 +77,17 @@ def override(
         cli = functools.partial(tyro.cli, type(default), default=default, description=description)
         return _one_line(cli, words, prog, tyro.conf.AvoidSubcommands)
     except OutOfLimits as error:
-        raise error.at(_given(error, words, [name for name, _ in known]) or error.source) from None
+        raise error.at(_source_option(error, words, [name for name, _ in known]) or error.source) from None
 
 
 def asks_help(arguments: Sequence[str]) -> bool:
-    """Whether the words ask for help rather than for the work to be done."""
+    """Return whether the arguments have -h or --help."""
     return bool(_HELP & set(arguments))
 
 
 @contextlib.contextmanager
 def options() -> Iterator[None]:
-    """Name the option in what is raised inside about a field: for objects that are made of a command's own options."""
+    """Name the option in OutOfLimits errors that are raised inside, for objects that are made from a command's own options."""
     try:
         yield
     except OutOfLimits as error:
@@ -100,7 +100,7 @@ def _lengthen(word: str, short: Mapping[str, str]) -> str:
 
 
 def _renamed(words: Sequence[str], known: Collection[str]) -> list[str]:
-    """Return options and values of an earlier version as they are called now."""
+    """Replace the former names of options and values by the present ones."""
     made: list[str] = []
     field = ""
     for word in words:
@@ -117,7 +117,7 @@ def _renamed(words: Sequence[str], known: Collection[str]) -> list[str]:
 
 
 def _booleans(arguments: Sequence[str], flags: Collection[str]) -> list[str]:
-    """Return the words with each `--x True`, `--x=False` of a yes-or-no option written as tyro has it: `--x` and `--no-x`."""
+    """Rewrite `--x True` and `--x=False` of boolean options to tyro's form, `--x` and `--no-x`."""
     words: list[str] = []
     rest = list(arguments)
     offs = {_off(flag): flag for flag in flags}
@@ -168,8 +168,8 @@ def _check_options(known: set[str], arguments: Sequence[str], prog: str, *, also
             raise UserError(f"{prog}: unknown option {word}.{nearest_options(word, {*known, *also})}")
 
 
-def _given(error: OutOfLimits, words: Sequence[str], known: Sequence[str]) -> str | None:
-    """Return the option that the wrong value was given with, or the only one it can be given with; None where several can be meant."""
+def _source_option(error: OutOfLimits, words: Sequence[str], known: Sequence[str]) -> str | None:
+    """Return the option that has the wrong value, or the only option for that field. None if there are several such options."""
     found = []
     for i, word in enumerate(words):
         name, equals, value = word.partition("=")

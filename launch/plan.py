@@ -1,4 +1,4 @@
-"""`t2t plan RECIPE --topology v5e:16x16 [--option value ...]`: training on hardware that is not there."""
+"""`t2t plan RECIPE --topology v5e:16x16 [--option value ...]`: predict memory and speed on hardware that you do not have."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from t2t.limits import Configuration, Range
 from t2t.paths import LocalPath, check_output
 from t2t.plan.topology import ENVIRONMENT, EXAMPLES, Topology
 
-ABOUT = f"""Compile a recipe's train step for a machine that is not there, and say what it needs.
+ABOUT = f"""Compile a recipe's train step for hardware that you do not have, and print the memory and time that it needs.
 
 --topology NAME (required): {EXAMPLES}.
---slices N: how many of them, with the data-centre network between.
+--slices N: number of slices, connected by the data-centre network.
 --search: also try meshes, remat policies and microbatches, rank those that fit, and compile the best.
---compile N: how many of them (3; 0 compiles nothing and gives estimates alone).
---json FILE: write all numbers there too.
-All other options are those of t2t train RECIPE."""
+--compile N: how many of the best to compile (default 3; 0 compiles nothing and prints estimates only).
+--json FILE: also write all numbers to this file.
+--vocabulary FILE and all other options are those of t2t train RECIPE."""
 
 OWN = ("--topology", "--slices", "--search", "--compile", "--json", "--vocabulary")
-"""Options that the command has besides the recipe's."""
+"""Options of the command itself, in addition to the options of the recipe."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Words(Configuration):
-    """What the command has besides the recipe's own options."""
+    """The recipe's name and the values of the command's own options."""
 
     recipe: str
     topology: Topology
@@ -43,8 +43,8 @@ class Words(Configuration):
 
 
 def command(arguments: Sequence[str], imports: tuple[str, ...]) -> int:
-    """Plan a recipe on a topology. Exits with 0 where it fits and 1 where it does not."""
-    given, rest = _words(arguments)
+    """Plan a recipe on a topology. The exit code is 0 if it fits and 1 if it does not."""
+    options, rest = _parse(arguments)
     os.environ.update(
         {name: value for name, value in ENVIRONMENT.items() if name not in os.environ or name == "JAX_PLATFORMS"}
     )
@@ -52,49 +52,51 @@ def command(arguments: Sequence[str], imports: tuple[str, ...]) -> int:
     from t2t.launch import parse
     from t2t.launch.train import SHORT
 
-    if given.recipe is None and {"-h", "--help"} & set(rest):
+    if options.recipe is None and {"-h", "--help"} & set(rest):
         print(f"usage: t2t plan RECIPE --topology NAME [--option value ...]\n\n{ABOUT}")
         return DONE
-    if given.recipe is None or given.recipe.startswith("-"):
-        raise UserError("t2t plan: which recipe? t2t recipes lists them: t2t plan t5:1.0-11b --topology v5e:16x16")
-    if is_own(given.recipe):
+    if options.recipe is None or options.recipe.startswith("-"):
+        raise UserError(
+            "t2t plan: RECIPE is missing: t2t recipes lists them. Example: t2t plan t5:1.0-11b --topology v5e:16x16"
+        )
+    if is_own(options.recipe):
         from t2t.api.quiet import import_tensorflow
 
-        import_tensorflow()  # a recipe of the user's own is likely to register tasks
-    prog = f"t2t plan {given.recipe}"
-    recipe = find(given.recipe)
+        import_tensorflow()  # a user's recipe probably registers tasks
+    prog = f"t2t plan {options.recipe}"
+    recipe = find(options.recipe)
     experiment = parse.override(recipe(), rest, prog=prog, description=ABOUT, short=SHORT, also=OWN)
-    if given.topology is None:
-        raise UserError(f"{prog}: on what? --topology names it: {EXAMPLES}")
-    if given.vocabulary is not None:
+    if options.topology is None:
+        raise UserError(f"{prog}: --topology NAME is missing: it names the hardware: {EXAMPLES}")
+    if options.vocabulary is not None:
         from t2t.api.vocabulary_file import vocabulary_of
 
-        experiment = replace(experiment, data=replace(experiment.data, vocabulary=vocabulary_of(given.vocabulary)))
+        experiment = replace(experiment, data=replace(experiment.data, vocabulary=vocabulary_of(options.vocabulary)))
     with parse.options():
         words = Words(
-            recipe=given.recipe,
-            topology=Topology.parse(given.topology, given.slices),
-            search=given.search,
-            compile=given.compile,
-            json=given.json,
-            vocabulary=given.vocabulary,
+            recipe=options.recipe,
+            topology=Topology.parse(options.topology, options.slices),
+            search=options.search,
+            compile=options.compile,
+            json=options.json,
+            vocabulary=options.vocabulary,
         )
     if words.json is not None:
         check_output(words.json, "--json")
     return _plan(words, experiment)
 
 
-def _words(arguments: Sequence[str]) -> tuple[Any, list[str]]:
-    words = argparse.ArgumentParser(prog="t2t plan", add_help=False, allow_abbrev=False, exit_on_error=False)
-    words.add_argument("recipe", nargs="?")
-    words.add_argument("--topology")
-    words.add_argument("--slices", type=int)
-    words.add_argument("--search", action="store_true")
-    words.add_argument("--compile", type=int, default=3)
-    words.add_argument("--json")
-    words.add_argument("--vocabulary")
+def _parse(arguments: Sequence[str]) -> tuple[Any, list[str]]:
+    parser = argparse.ArgumentParser(prog="t2t plan", add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("recipe", nargs="?")
+    parser.add_argument("--topology")
+    parser.add_argument("--slices", type=int)
+    parser.add_argument("--search", action="store_true")
+    parser.add_argument("--compile", type=int, default=3)
+    parser.add_argument("--json")
+    parser.add_argument("--vocabulary")
     try:
-        return words.parse_known_args(list(arguments))
+        return parser.parse_known_args(list(arguments))
     except argparse.ArgumentError as error:
         raise UserError(f"t2t plan: {error}") from None
 
@@ -113,14 +115,14 @@ def _plan(words: Words, experiment: Any) -> int:
     except UserError:
         if not words.search:
             raise
-    own = None
+    chosen = None
     if program is not None:
         if words.compile:
             print(f"compiling for {topology} ({topology.size} chips) ...", file=sys.stderr)
-        own = plan(program, topology) if words.compile else estimate_plan(program, topology)
-        show_plan(own, words.recipe)
-        if not own.fits and not words.search:
-            show_fixes(suggest_fixes(own.experiment, topology, devices))
+        chosen = plan(program, topology) if words.compile else estimate_plan(program, topology)
+        show_plan(chosen, words.recipe)
+        if not chosen.fits and not words.search:
+            show_fixes(suggest_fixes(chosen.experiment, topology, devices))
     ranked: list[Any] = []
     if words.search:
         print("searching ...", file=sys.stderr)
@@ -133,6 +135,6 @@ def _plan(words: Words, experiment: Any) -> int:
         ranked = [*best, *found[words.compile :]]
         show_ranking(ranked, experiment)
     if words.json:
-        values = {"recipe": words.recipe, "plan": own and own.to_json(), "search": [it.to_json() for it in ranked]}
+        values = {"recipe": words.recipe, "plan": chosen and chosen.to_json(), "search": [it.to_json() for it in ranked]}
         Path(words.json).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-    return DONE if (own is not None and own.fits) or any(it.fits for it in ranked) else 1
+    return DONE if (chosen is not None and chosen.fits) or any(it.fits for it in ranked) else 1

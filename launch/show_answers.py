@@ -1,4 +1,4 @@
-"""Examples whose targets are labels, tags or spans, for people to look at."""
+"""Show examples whose targets are labels, tags or spans."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from t2t.vocabularies import Vocabulary
 
 
 def shown(features: Mapping[str, Any], vocabulary: Vocabulary, targets: Any) -> list[tuple[str, list[marks.Piece]]]:
-    """Return labelled pieces: the text, or each of two by their types, and what is to be predicted.
+    """Return (label, pieces) pairs: the text, or the two texts of a pair (by token type), and the expected answer.
 
-    features: cut to fit. targets: the SeqIO vocabulary of the targets, `t2t.data.answers`.
+    features: truncated to the model's lengths. targets: the SeqIO vocabulary of the targets, see `t2t.data.answers`.
     """
     inputs = np.asarray(features["inputs"])
     types = np.asarray(features.get("types", np.zeros_like(inputs)))

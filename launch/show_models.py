@@ -1,4 +1,4 @@
-"""`t2t models`: the presets, and what parameters one of them has. Makes no array, so 175 billion parameters are no burden."""
+"""`t2t models`: list the presets, or the parameters of one. No arrays are created, so this also works for 175 billion parameters."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from t2t.errors import UserError, nearest
 from t2t.launch.output import console, matching, table
 
 WIDE = 116
-"""Columns from which the list shows heads, inner width, vocabulary and length too."""
+"""Minimum width of the terminal for the columns heads, mlp, vocabulary and length."""
 
 
 def models(
@@ -23,11 +23,11 @@ def models(
     """List the model presets, or show a preset's parameters.
 
     Args:
-        name: a preset ("t5:1.1-small"); without one all are listed.
-        filter: list only the presets with this in their name.
+        name: name of a preset, for example "t5:1.1-small". Default: list all presets.
+        filter: list only the presets whose name contains this text.
 
     Raises:
-        UserError: no such preset, or none that matches.
+        UserError: the preset is unknown, or no preset matches.
     """
     out = console()
     if name is None:
@@ -42,7 +42,7 @@ def _list(out: Console, filter: str) -> None:
     known = presets()
     names = matching(list(known), filter)
     if not names:
-        raise UserError(f"no preset has {filter!r} in its name (--filter).{nearest(filter, known)}")
+        raise UserError(f"no preset's name contains {filter!r} (--filter).{nearest(filter, known)}")
     wide = out.width >= WIDE
     columns = ("name", "kind", "parameters", "published", "layers", "width")
     more = ("heads", "mlp", "vocabulary", "length") if wide else ()
@@ -68,7 +68,7 @@ def _list(out: Console, filter: str) -> None:
         notes |= dict.fromkeys(preset.besides)
     out.print(rows)
     if notes:
-        out.print(f"\n* What was published differs by: {'; '.join(notes)}.", style="dim")
+        out.print(f"\n* The published number differs by: {'; '.join(notes)}.", style="dim")
     out.print("\nt2t models NAME shows a preset's parameters.", style="dim")
 
 
@@ -82,7 +82,7 @@ def _parameters(out: Console, name: str) -> None:
     group = ""
     for row in parameters:
         path = row.path
-        if out.is_terminal:  # paths in full are for grep; on a screen they are too long
+        if out.is_terminal:  # full paths are for grep; on a screen they are too long
             parent = path.rsplit("/", 2)[0] if path.count("/") > 2 else path.split("/")[0]
             if parent != group:
                 rows.add_row(Text(group := parent, style="bold"))
@@ -105,7 +105,7 @@ def _parameters(out: Console, name: str) -> None:
         out.print(f"  {difference:+,}: {why}")
     if not found.agrees(total):
         out.print(
-            f"This differs from what was published by {total - found.published - sum(found.besides.values()):+,}.",
+            f"This differs from the published number by {total - found.published - sum(found.besides.values()):+,}.",
             style="bold red",
         )
 

@@ -1,4 +1,4 @@
-"""Plans as tables."""
+"""Print plans as tables."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from t2t.plan.search import describe
 from t2t.train.experiment import Experiment
 
 SHOWN = 12
-"""Lines of a ranking or of what is sent."""
+"""Maximum rows of the ranking and of the table of collectives."""
 
 BOUND = {
     "compute": "matrix products",
@@ -23,7 +23,7 @@ BOUND = {
 
 
 def show_plan(plan: Plan, recipe: str) -> None:
-    """Print all of one plan."""
+    """Print a plan: settings, memory, collectives and time."""
     out = console()
     topology, chip, experiment = plan.topology, plan.topology.chip, plan.experiment
     mesh = " x ".join(f"{name} {size}" for name, size in plan.mesh.items() if size > 1) or "one device"
@@ -37,10 +37,10 @@ def show_plan(plan: Plan, recipe: str) -> None:
     out.print(f"mesh {mesh}{slices}; {', '.join(settings)}")
     if plan.trainable < plan.parameters:
         out.print(
-            f"{large(plan.trainable)} of {large(plan.parameters)} parameters are trainable, the others are frozen"
+            f"{large(plan.trainable)} of {large(plan.parameters)} parameters are trainable; the others are frozen"
         )
     how = f"compiled in {plan.seconds:.0f} s" if plan.compiled else "an estimate, not compiled"
-    out.print(f"{how}; the recipe's own settings unless changed by an option")
+    out.print(f"{how}; the settings are the recipe's, except those set by options")
 
     memory = plan.memory
     out.print()
@@ -48,12 +48,12 @@ def show_plan(plan: Plan, recipe: str) -> None:
     for name in ("parameters", "optimizer", "batch", "gradients", "activations", "temporaries", "code"):
         size = getattr(memory, name)
         rows.add_row(name, _gib(size), share(size / chip.hbm))
-    rows.add_row("in all", _gib(memory.total), share(memory.total / chip.hbm), style="bold")
-    rows.add_row("there are", _gib(chip.hbm), "")
+    rows.add_row("total", _gib(memory.total), share(memory.total / chip.hbm), style="bold")
+    rows.add_row("available", _gib(chip.hbm), "")
     out.print(rows)
     if plan.message:
-        out.print(f"does not fit. The compiler: {plan.message}", style="bold red")
-        out.print("Above and below are estimates.")
+        out.print(f"does not fit. The compiler reports: {plan.message}", style="bold red")
+        out.print("The numbers above and below are estimates.")
     elif not plan.fits:
         out.print("does not fit", style="bold red")
     _show_sent(plan)
@@ -83,7 +83,7 @@ def _show_sent(plan: Plan) -> None:
     out.print(rows)
     rest = plan.sent[SHOWN:]
     if rest:
-        out.print(f"and {len(rest)} kinds more, {_bytes(sum(item.sent for item in rest))} together", style="dim")
+        out.print(f"and {len(rest)} more kinds, {_bytes(sum(item.sent for item in rest))} in total", style="dim")
 
 
 def _show_time(plan: Plan) -> None:
@@ -92,8 +92,8 @@ def _show_time(plan: Plan) -> None:
     again = plan.flops.total / plan.flops.model - 1 if plan.flops.model else 0.0
     out.print(
         f"{large(plan.flops.model)} model FLOPs a step, {large(plan.flops.total)} computed"
-        + (f" ({again:.0%} of it again, by remat)" if again > 0.005 else "")
-        + f"; {_bytes(plan.moved)} to and from memory a chip"
+        + (f" ({again:.0%} recomputed by remat)" if again > 0.005 else "")
+        + f"; {_bytes(plan.moved)} to and from memory per chip"
     )
     rows = table(out, "busy", "a step", "", right=("a step",))
     for name in ("compute", "memory", "inside", "between"):
@@ -109,29 +109,29 @@ def _show_time(plan: Plan) -> None:
         style="bold",
     )
     out.print(
-        f"An estimate: {MATMUL:.0%} of peak for matrix products, {MEMORY:.0%} for memory, {LINKS:.0%} for links, no latencies; between all"
-        " and none of what is sent hidden behind computing. Tokens include padding.",
+        f"An estimate: {MATMUL:.0%} of peak for matrix products, {MEMORY:.0%} for memory, {LINKS:.0%} for links, no latencies. The range goes from"
+        " full to no overlap of communication and computation. Tokens include padding.",
         style="dim",
     )
     if plan.replicated:
         out.print(
-            f"The compiler gathers whole, for want of a better way from one layout to another: {', '.join(plan.replicated)}",
+            f"The compiler replicates these arrays because it finds no better way to change their layout: {', '.join(plan.replicated)}",
             style="yellow",
         )
     if plan.unknown:
-        out.print(f"{plan.unknown} loops of the program are counted as one round", style="dim")
+        out.print(f"{plan.unknown} loops of unknown length are counted as one iteration", style="dim")
 
 
 def show_fixes(found: Sequence[tuple[str, Plan]]) -> None:
-    """Print what would make a plan fit."""
+    """Print the options that would make a plan fit."""
     out = console()
     out.print()
     if not found:
         out.print(
-            "Nothing tried would make it fit (mesh, remat, chunked attention, microbatches): more or larger chips, or fewer rows."
+            "No tried option makes it fit (mesh, remat, chunked attention, microbatches). Use more or larger chips, or a smaller batch."
         )
         return
-    out.print("would fit, as estimated:", style="bold")
+    out.print("options that fit, as estimated:", style="bold")
     rows = table(out, "options", "GiB a chip", "step", right=("GiB a chip",))
     for options, plan in found:
         rows.add_row(
@@ -148,10 +148,11 @@ def show_ranking(plans: Sequence[Plan], experiment: Experiment) -> None:
     out.print()
     if not plans:
         out.print(
-            "nothing tried fits: more or larger chips, fewer rows, or --model.attention chunked", style="bold red"
+            "no tried configuration fits: use more or larger chips, a smaller batch, or --model.attention chunked",
+            style="bold red",
         )
         return
-    out.print(f"{len(plans)} configurations, the fastest first (by the step with nothing hidden)", style="bold")
+    out.print(f"{len(plans)} configurations, the fastest first (by the step time without overlap)", style="bold")
     right = ("GiB a chip", "MFU")
     rows = table(out, "options", "GiB a chip", "step", "MFU", "", right=right)
     for plan in plans[:SHOWN]:

@@ -1,4 +1,4 @@
-"""`t2t profile RUN`: what a run's newest profile says."""
+"""`t2t profile RUN`: show a run's newest profile."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from t2t.paths import LocalPath, check
 from t2t.train.run import RECORD, read_record
 
 TOP = 20
-"""Rows that are shown."""
+"""Default number of rows."""
 
 
 def profile(
@@ -23,25 +23,25 @@ def profile(
     *,
     top: Annotated[int, Range(1, 100_000)] = TOP,
 ) -> None:
-    """Show where the time of the steps went that `t2t train ... --profile FIRST:LAST` traced: operations by kind and place in the model.
+    """Show where the time went in the steps that `t2t train ... --profile FIRST:LAST` traced: operations by kind and place in the model.
 
-    Shares are of the time from the first operation to the end of the last, in which devices were idle too.
+    Shares are relative to the time from the start of the first operation to the end of the last one. This includes idle time of the devices.
 
     Args:
         run: the run's directory.
-        top: rows to show.
+        top: number of rows to show.
 
     Raises:
-        UserError: no such run, none that was profiled, or a damaged trace.
+        UserError: the run is not found, has no profile, or the trace is damaged.
     """
     if not (check(run, "RUN") / RECORD).is_file():
-        read_record(Path(run))  # says what is wrong
+        read_record(Path(run))  # raises the error
     try:
         found = read(Path(run))
-    except Exception as error:  # whatever a damaged trace makes of JAX's reader
-        raise UserError(f"{newest(Path(run))}: the trace could not be read: {error}") from error
+    except Exception as error:  # JAX's reader can raise any error for a damaged trace
+        raise UserError(f"{newest(Path(run))}: the trace cannot be read: {error}") from error
     if found is None:
-        raise UserError(f"{run} has no profile; t2t train RECIPE --dir {run} --profile FIRST:LAST traces steps.")
+        raise UserError(f"{run} has no profile; to trace steps: t2t train RECIPE --dir {run} --profile FIRST:LAST.")
     out = console()
     out.print(
         f"{run}, steps {found.steps[0]:,} to {found.steps[1]:,}: {1000 * found.wall:,.1f} ms a step; "
@@ -65,4 +65,4 @@ def profile(
     left = found.rows[top:]
     if left:
         out.print(f"and {len(left)} more, {sum(row.share for row in left):.1%}")
-    out.print(f"tensorboard --logdir {found.path.parent} shows the trace")
+    out.print(f"To view the trace: tensorboard --logdir {found.path.parent}")

@@ -1,4 +1,4 @@
-"""`t2t recipes`: what train can be given."""
+"""`t2t recipes`: list the recipes for train."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from t2t.api.recipes import recipes as all_recipes
 
 
 def recipes(filter: str = "", /) -> None:
-    """List the recipes: name, model, task, steps.
+    """List the recipes: name, model, task, batch size, steps.
 
     Args:
-        filter: show only names that contain it.
+        filter: list only the recipes whose name contains this text.
     """
     table = Table(box=None, pad_edge=False)
     for column in ("recipe", "model", "task", "batch", "steps"):
@@ -26,5 +26,5 @@ def recipes(filter: str = "", /) -> None:
     console = Console()
     console.print(table)
     console.print(
-        "\nYour own: module:function or file.py:function, returning a t2t.train.experiment.Experiment.", style="dim"
+        "\nYour own: module:function or file.py:function that returns a t2t.train.experiment.Experiment.", style="dim"
     )

@@ -1,4 +1,4 @@
-"""`t2t tasks`: the registry of tasks, and real examples of one of them as a model gets them."""
+"""`t2t tasks`: list the registered tasks, or show examples of a task as the model receives them."""
 
 from __future__ import annotations
 
@@ -28,18 +28,21 @@ if TYPE_CHECKING:
     from t2t.nn.model import Kind
 
 SURVEYED = 200
-"""Examples that lengths and padding are told from."""
+"""Number of examples for the statistics of lengths and padding."""
 SOURCE = 60
-"""Characters of a source in the list."""
+"""Maximum characters of a source in the list."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """An example of a task as a model gets it.
+    """An example of a task as the model receives it.
 
-    prefix:     the task's, "" where it has none. vocabulary: None where the ids belong to no text.
-    features:   ids by feature, cut to fit. raw: all that the task gives, uncut. cut: whether anything was.
-    targets:    SeqIO's vocabulary of the targets.
+    prefix:     the task's prefix, or "".
+    vocabulary: None if the ids do not represent text.
+    features:   feature -> ids, truncated to the model's lengths.
+    raw:        all fields from the task, not truncated.
+    cut:        whether a feature was truncated.
+    targets:    SeqIO vocabulary of the targets.
     """
 
     task: str
@@ -62,20 +65,20 @@ def tasks(
     vocabulary: LocalPath | None = None,
     seed: Seed = 0,
 ) -> None:
-    """List the tasks and mixtures, or show real examples of one.
+    """List the tasks and mixtures, or show examples of one.
 
     Args:
-        name: a task or mixture; without one all are listed.
-        filter: list only the tasks with this in their name.
-        split: which split's examples to show.
-        examples: how many; a mixture's are taken from its tasks in turn, the most frequent first.
-        inputs_length: tokens a row has for inputs.
-        targets_length: tokens a row has for targets.
-        vocabulary: in place of the task's own: a SentencePiece .model file, or WordPiece as vocab.txt or tokenizer.json.
-        seed: of the objectives' random choices.
+        name: task or mixture to show. Default: list all.
+        filter: list only the tasks whose name contains this text.
+        split: split to show examples of.
+        examples: number of examples. For a mixture, they come from its tasks in turn, the most frequent task first.
+        inputs_length: maximum tokens of the inputs.
+        targets_length: maximum tokens of the targets.
+        vocabulary: vocabulary file to use instead of the task's: a SentencePiece .model, or a WordPiece vocab.txt or tokenizer.json.
+        seed: seed of the random choices of the objectives.
 
     Raises:
-        UserError: no such task, split or file, or whatever the task's source finds wrong.
+        UserError: the task, the split or a file is not found, or the task's source reports an error.
     """
     out = console()
     if name is None:
@@ -99,13 +102,13 @@ def tasks(
     _describe(out, name, data)
     shown = list(itertools.islice(_drawn(data, kind, examples), examples))
     if all("inputs" in example.features and not len(example.features["inputs"]) for example in shown):
-        kind = "decoder"  # nothing for an encoder to read: a language model's task
+        kind = "decoder"  # empty inputs: a language modelling task
     _examples(out, data, shown)
     _survey(out, data, kind)
 
 
 def kind_of(features: Mapping[str, Any]) -> Kind:
-    """Return the kind of model that the features are for: those with weights an encoder's, with inputs an encoder-decoder's."""
+    """Return the kind of model for these features: with weights an encoder, else with inputs an encoder-decoder, else a decoder."""
     if "weights" in features:
         return "encoder"
     return "encoder_decoder" if "inputs" in features else "decoder"
@@ -117,7 +120,7 @@ def _list(out: Console, filter: str) -> None:
     names = registry.names()
     shown = matching(names, filter)
     if not shown:
-        raise UserError(f"no task has {filter!r} in its name (--filter).{nearest(filter, names)}")
+        raise UserError(f"no task's name contains {filter!r} (--filter).{nearest(filter, names)}")
     rows = table(out, "name", "kind", "features", "source", "splits", "metrics")
     for name in shown:
         about = registry.describe(name, sizes=False)
@@ -134,7 +137,7 @@ def _short(text: str, out: Console) -> str:
 
 
 def _splits(found: Any) -> str:
-    """The splits' names, where they can be told without the network."""
+    """Return the names of the splits if they are known without network access."""
     import seqio
 
     parts = found.tasks if isinstance(found, seqio.Mixture) else [found]
@@ -144,12 +147,12 @@ def _splits(found: Any) -> str:
 
 
 def _check(data: Data, kind: Kind) -> None:
-    """Refuse a split or length that cannot be, before the corpus is made or read."""
+    """Check the split and the lengths before the corpus is created or read. Raises UserError."""
     from t2t.data.registry import check
 
     try:
         check(data, kind, training=False)
-    except UserError as error:  # the options are called so in a recipe; here they stand alone
+    except UserError as error:  # --data.NAME is the option of a recipe; this command has --NAME
         raise UserError(str(error).replace("--data.", "--")) from None
 
 
@@ -176,13 +179,13 @@ def _describe(out: Console, name: str, data: Data) -> None:
     )
     skipped = sum(task.source.skipped() for task in tasks_of(provider) if isinstance(task.source, FileSource))
     if skipped:
-        facts.add_row("bad records", f"{skipped:,}, left out (on_bad='skip')")
-    for feature, made in provider.output_features.items():
-        text = f"{type(made.vocabulary).__name__}, {made.vocabulary.vocab_size:,} ids" + (
-            ", EOS at the end" if made.add_eos else ""
+        facts.add_row("bad records", f"{skipped:,}, skipped (on_bad='skip')")
+    for feature, spec in provider.output_features.items():
+        text = f"{type(spec.vocabulary).__name__}, {spec.vocabulary.vocab_size:,} ids" + (
+            ", EOS at the end" if spec.add_eos else ""
         )
-        if output_of(made.vocabulary) != "tokens":
-            text = str(made.vocabulary)
+        if output_of(spec.vocabulary) != "tokens":
+            text = str(spec.vocabulary)
         facts.add_row(f"feature {feature}", text)
     facts.add_row("metrics", ", ".join(about.metrics) or "none")
     out.print(Text(name, style="bold"))
@@ -199,7 +202,7 @@ def _examples(out: Console, data: Data, shown: Sequence[Example]) -> None:
         )
         heading.append("  ".join(_counts(example)))
         if example.cut:
-            heading.append("  cut to fit", style="bold red")
+            heading.append("  truncated", style="bold red")
         out.print(heading)
         for label, pieces in _shown(example):
             used |= {piece.mark for piece in pieces}
@@ -223,7 +226,7 @@ def _block(out: Console, label: str, text: Text) -> None:
 
 
 def _drawn(data: Data, kind: Kind, count: int) -> Iterator[Example]:
-    """Yield examples, a mixture's tasks in turn, the most frequent first."""
+    """Yield examples. For a mixture, they come from its tasks in turn, the most frequent task first."""
     import numpy as np
     import seqio
 
@@ -255,7 +258,7 @@ def _drawn(data: Data, kind: Kind, count: int) -> Iterator[Example]:
 
 
 def _vocabulary(data: Data) -> Vocabulary | None:
-    """The task's vocabulary, None for ids that no text belongs to."""
+    """Return the task's vocabulary, or None if the ids do not represent text."""
     from t2t.data.registry import task_vocabulary
 
     try:
@@ -276,7 +279,7 @@ def _counts(example: Example) -> list[str]:
 
 
 def _shown(example: Example) -> list[tuple[str, list[marks.Piece]]]:
-    """Return labelled pieces: a corrupted text put together in one, or inputs and targets apart, or a text and its labels or span."""
+    """Return (label, pieces) pairs: a corrupted text with its missing parts, or inputs and targets, or a text and its labels or span."""
     features, vocabulary = example.features, example.vocabulary
     if vocabulary is None:
         return [(name, [marks.Piece(" ".join(map(str, ids)), "text")]) for name, ids in features.items()]
@@ -288,13 +291,13 @@ def _shown(example: Example) -> list[tuple[str, list[marks.Piece]]]:
     if "weights" in features:
         return [("text, as the encoder sees it", marks.masked(inputs, targets, features["weights"], vocabulary))]
     if marks.is_corrupted(inputs, targets, vocabulary):
-        return [("text, with what is missing from the inputs", marks.corrupted(inputs, targets, vocabulary))]
+        return [("text, with the parts missing from the inputs", marks.corrupted(inputs, targets, vocabulary))]
     if "dropped" in example.raw and not example.cut:
         found = marks.dropped(inputs, targets, example.raw["dropped"], vocabulary)
-        return [("text, with what is missing from the inputs", found)]
+        return [("text, with the parts missing from the inputs", found)]
     if _hidden_in_place(inputs, targets, vocabulary):
         changed = [float(seen != token) for seen, token in zip(inputs, targets, strict=True)]
-        return [("text, with what the inputs hide", marks.masked(inputs, targets, changed, vocabulary))]
+        return [("text, with the tokens that the inputs hide", marks.masked(inputs, targets, changed, vocabulary))]
     shown = []
     if "sentences" in example.raw and not example.cut:
         shown.append(("inputs", marks.permuted(inputs, example.raw["sentences"], vocabulary)))
@@ -306,14 +309,14 @@ def _shown(example: Example) -> list[tuple[str, list[marks.Piece]]]:
 
 
 def _hidden_in_place(inputs: Sequence[int], targets: Sequence[int], vocabulary: Vocabulary) -> bool:
-    """Whether the inputs are the targets with some of the tokens masked or replaced."""
+    """Return whether the inputs are the targets with some tokens masked or replaced."""
     if len(inputs) != len(targets) or vocabulary.mask_id not in inputs or vocabulary.mask_id in targets:
         return False
     return 2 * sum(seen == token for seen, token in zip(inputs, targets, strict=True)) > len(targets)
 
 
 def _pair(example: Example, vocabulary: Vocabulary) -> list[tuple[str, list[marks.Piece]]]:
-    """Return the two texts of a pair, and before them the answer where there is a question about them."""
+    """Return the two texts of a pair. If there is a question about the pair, its answer comes first."""
     features, types = example.features, list(example.raw["types"])[: len(example.features["inputs"])]
     border = types.index(1) if 1 in types else len(types)
 
@@ -322,7 +325,7 @@ def _pair(example: Example, vocabulary: Vocabulary) -> list[tuple[str, list[mark
         return marks.masked(inputs, targets, weights, vocabulary)
 
     asked = "pair" in example.raw
-    shown = [("the answer about the pair, at the first place", part(0, 1))] if asked else []
+    shown = [("the answer about the pair, at the first token", part(0, 1))] if asked else []
     return [
         *shown,
         ("type 0, as the encoder sees it", part(int(asked), border)),
@@ -331,7 +334,7 @@ def _pair(example: Example, vocabulary: Vocabulary) -> list[tuple[str, list[mark
 
 
 def _answers(example: Example) -> bool:
-    """Whether the targets are no text."""
+    """Return whether the targets are not text but labels, tags or spans."""
     from t2t.data.answers import output_of
 
     return output_of(example.targets) != "tokens"
@@ -358,9 +361,9 @@ def _survey(out: Console, data: Data, kind: Kind) -> None:
     out.print(rows)
     shares = table(out, "rows", "share", right=("share",))
     for label, value, wrong in (
-        ("trimmed to fit", report.trimmed, report.trimmed > 0),
-        ("without a target, left out", report.empty, report.empty > 0),
-        ("padding, one example a row", report.padding, False),
+        ("truncated", report.trimmed, report.trimmed > 0),
+        ("without a target, skipped", report.empty, report.empty > 0),
+        ("padding, one example per row", report.padding, False),
         ("padding, packed", report.padding_packed, False),
     ):
         shares.add_row(label, Text(f"{value:.1%}", style="bold red" if wrong else ""))

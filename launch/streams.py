@@ -1,4 +1,4 @@
-"""Standard input, output and error as a program needs them, whatever it was started with."""
+"""Set up standard input, output and error so that closed or failing streams do not break the program."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from t2t.launch.codes import DONE, FAILED
 
 
 class _Messages(io.FileIO):
-    """Standard error. What cannot be written there is dropped: a reader that has gone, or a full disk, must not end a training."""
+    """Standard error. Failed writes are ignored: a closed pipe or a full disk must not end a training."""
 
     def write(self, data: object) -> int:
         try:
@@ -21,7 +21,7 @@ class _Messages(io.FileIO):
 
 
 class _Results(io.FileIO):
-    """Standard output. What cannot be written there is an error that names it."""
+    """Standard output. A failed write raises an error that names standard output."""
 
     def write(self, data: object) -> int:
         with writing("standard output"):
@@ -29,17 +29,17 @@ class _Results(io.FileIO):
 
 
 class _Closed(io.FileIO):
-    """Stands for a standard output that is closed."""
+    """Replacement for a closed standard output."""
 
     def write(self, data: object) -> int:
-        raise Failure("standard output is closed: the results have nowhere to go")
+        raise Failure("standard output is closed: the results cannot be written")
 
 
 def prepare() -> None:
-    """Open those that are closed, and let no character and no lost message end the program.
+    """Open the standard streams that are closed, and prevent encoding errors and failed messages from ending the program.
 
-    A closed one's number would go to the next file that is opened, and messages of compiled code into it. What is written to a closed standard
-    output raises Failure, so that results are not lost without a word.
+    The next opened file would get the descriptor of a closed stream, and messages of compiled code would go into that file. Writing to a closed
+    standard output raises Failure, so that results are not lost silently.
     """
     for number in range(3):
         try:
@@ -52,7 +52,7 @@ def prepare() -> None:
         sys.stdout = io.TextIOWrapper(
             io.BufferedWriter(_Results(1, "w", closefd=False)),
             encoding=sys.stdout.encoding,
-            errors="replace",  # an encoding without a character of the text
+            errors="replace",  # the encoding may not have a character of the text
             line_buffering=sys.stdout.isatty(),
         )
     encoding = getattr(sys.stderr, "encoding", None) or "utf-8"
@@ -66,21 +66,21 @@ def prepare() -> None:
 
 
 def finish(code: int) -> int:
-    """Write out what is left of standard output; return the program's exit code."""
+    """Flush standard output and return the program's exit code."""
     try:
         sys.stdout.flush()
     except OSError as error:
         discard_output()
-        if isinstance(error, BrokenPipeError):  # whoever read it has seen enough
+        if isinstance(error, BrokenPipeError):  # the reader has closed the pipe
             return code
-        if code == DONE:  # else it is told already
+        if code == DONE:  # otherwise an error is already printed
             print(f"error: {in_one_line(error)}", file=sys.stderr, flush=True)
             return FAILED
     return code
 
 
 def discard_output() -> None:
-    """Let nothing more go to standard output: what is left of it would fail again at the program's end."""
+    """Redirect standard output to the null device, because flushing the rest at exit would fail again."""
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, sys.stdout.fileno())
     os.close(null)

@@ -28,96 +28,100 @@ from t2t.paths import check_directory
 from t2t.train.experiment import Experiment
 
 SHORT = {option(short): option(name) for short, name in overrides.SHORT.items()}
-"""Short options -> those they stand for."""
+"""Short option -> full option."""
 
 
 def columns(texts: Mapping[str, str]) -> str:
-    """Return lines of two columns: an option, and what it is for."""
+    """Format options and their descriptions as two columns."""
     width = max(map(len, texts))
     return "\n".join(f"  {option:{width}}  {text}" for option, text in texts.items())
 
 
 OWN = {
     "--dir RUN": "the run's directory (required)",
-    "--vocabulary FILE": "a vocabulary in place of the task's: a SentencePiece model, a WordPiece vocab.txt or tokenizer.json",
-    "--batch-size N": f"rows of a batch; short for {SHORT['--batch-size']}",
-    "--checkpoint-every N": f"steps between two checkpoints; short for {SHORT['--checkpoint-every']}",
-    "--eval-every N": f"steps between two evaluations, 0 for none; short for {SHORT['--eval-every']}",
-    "--import FILE": "a module, or a .py file, that registers your own tasks; may be given again",
-    "--trust-code": "run the code that the run keeps: only for runs of people you trust",
-    "--data-dir DIR": "where the data sets of TensorFlow Datasets are",
-    "--debug": "show the traceback of a mistake",
+    "--vocabulary FILE": "use this vocabulary instead of the task's: a SentencePiece model, a WordPiece vocab.txt or tokenizer.json",
+    "--batch-size N": f"rows per batch; short for {SHORT['--batch-size']}",
+    "--checkpoint-every N": f"steps between checkpoints; short for {SHORT['--checkpoint-every']}",
+    "--eval-every N": f"steps between evaluations, 0 for none; short for {SHORT['--eval-every']}",
+    "--import FILE": "a module or a .py file that registers your own tasks; can be repeated",
+    "--trust-code": "run the code that the run keeps: use it only for runs of people you trust",
+    "--data-dir DIR": "directory of the TensorFlow Datasets data sets",
+    "--debug": "show the traceback of an error",
 }
-"""The options that the command has besides the recipe's own."""
+"""Options of the command itself, in addition to the options of the recipe."""
 
 USAGE = f"""usage: t2t train RECIPE --dir RUN [--option value ...]
 
-Train a recipe in a run directory, or resume the run that is there.
+Train a recipe in a run directory, or resume the run in that directory.
 
-RECIPE: a name that t2t recipes lists (t5:quickstart, gpt:3-175b, ...), from:RUN to begin with another run's parameters, or your own:
-module:function or file.py:function
+RECIPE is one of
+  a name from t2t recipes (t5:quickstart, gpt:3-175b, ...)
+  from:RUN, which starts from the parameters of another run
+  module:function or file.py:function, a recipe of your own
 
 the command's own options:
 {columns(OWN)}
 
-options that most trainings set, of some hundred that every recipe has:
+common options of recipes (every recipe has about a hundred):
 {
     columns(
         {
-            "--steps N": "updates to make",
-            "--seed N": "of parameters, dropout and the data's order",
-            "--log-every N": "steps between two lines of metrics",
+            "--steps N": "number of training steps",
+            "--seed N": "seed of the initial parameters, dropout and the order of the data",
+            "--log-every N": "steps between log lines",
             "--optimizer.schedule.peak X": "the highest learning rate",
-            "--data.task TASK": "what to train on (t2t tasks lists them)",
-            "--evaluation.tasks TASK ...": "what to evaluate on",
-            "--mesh.data N, --mesh.fsdp N, --mesh.tensor N": "how devices are laid out",
-            "--model.dtype TYPE": "of the computation: float32 or bfloat16",
+            "--data.task TASK": "the task to train on (t2t tasks lists the tasks)",
+            "--evaluation.tasks TASK ...": "the tasks to evaluate on",
+            "--mesh.data N, --mesh.fsdp N, --mesh.tensor N": "device mesh: the size of each axis",
+            "--model.dtype TYPE": "type of the computation: float32 or bfloat16",
         }
     )
 }
 
-t2t train RECIPE --help describes all options of a recipe, by groups: every value of it is one."""
+t2t train RECIPE --help lists all options of a recipe in groups. Every field of the recipe's configuration is an option."""
 
 
 def command(arguments: Sequence[str], imports: tuple[str, ...]) -> int:
-    """Train a recipe in a run directory, or go on with the run that is there."""
+    """Train a recipe in a run directory, or resume the run in it."""
     imported = time.time() - STARTED
-    words = argparse.ArgumentParser(prog="t2t train", add_help=False, allow_abbrev=False, exit_on_error=False)
-    words.add_argument("recipe", nargs="?")
-    words.add_argument("--dir")
-    words.add_argument("--vocabulary")
+    parser = argparse.ArgumentParser(prog="t2t train", add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("recipe", nargs="?")
+    parser.add_argument("--dir")
+    parser.add_argument("--vocabulary")
     try:
-        given, rest = words.parse_known_args(list(arguments))
+        options, rest = parser.parse_known_args(list(arguments))
     except argparse.ArgumentError as error:
         raise UserError(f"t2t train: {error}") from None
     helped = parse.asks_help(rest)
-    if given.recipe is None and helped:
+    if options.recipe is None and helped:
         print(USAGE)
         return DONE
-    if given.recipe is None or given.recipe.startswith("-"):
-        raise UserError("t2t train: which recipe? t2t recipes lists them: t2t train t5:quickstart --dir RUN")
-    if is_own(given.recipe):
-        import_tensorflow()  # a recipe of the user's own is likely to register tasks
-    recipe = find(given.recipe)
-    prog = f"t2t train {given.recipe}"
-    if given.dir is None and not helped:
-        raise UserError(f"{prog}: where to? --dir RUN names the run's directory")
+    if options.recipe is None or options.recipe.startswith("-"):
+        raise UserError(
+            "t2t train: RECIPE is missing: t2t recipes lists them. Example: t2t train t5:quickstart --dir RUN"
+        )
+    if is_own(options.recipe):
+        import_tensorflow()  # a user's recipe probably registers tasks
+    recipe = find(options.recipe)
+    prog = f"t2t train {options.recipe}"
+    if options.dir is None and not helped:
+        raise UserError(f"{prog}: --dir RUN is missing: it names the run's directory")
     directory = Path()
-    if given.dir is not None:
-        directory = check_directory(given.dir, "--dir")
+    if options.dir is not None:
+        directory = check_directory(options.dir, "--dir")
         run_code.ready(directory)
     experiment = parse.override(
-        as_begun(given.recipe, recipe(), directory),
+        as_begun(options.recipe, recipe(), directory),
         rest,
         prog=prog,
         description=f"{(recipe.__doc__ or '').strip()}\n\nthe command's own options:\n{columns(OWN)}",
         short=SHORT,
         also=("--dir", "--vocabulary"),
     )
-    if given.vocabulary is not None:
-        data = replace(experiment.data, vocabulary=vocabulary_of(given.vocabulary))
+    if options.vocabulary is not None:
+        data = replace(experiment.data, vocabulary=vocabulary_of(options.vocabulary))
         experiment = replace(experiment, data=data)
-    return _train(directory, given.recipe, experiment, imported)
+    return _train(directory, options.recipe, experiment, imported)
 
 
 def _train(directory: Path, recipe: str, experiment: Experiment, imported: float) -> int:
@@ -125,6 +129,6 @@ def _train(directory: Path, recipe: str, experiment: Experiment, imported: float
     if jax.process_index() == 0:
         print(f"report: {directory / report.FILE}", file=sys.stderr)
     if outcome.stopped:
-        print(f"stopped at step {outcome.step} with everything saved; the same command goes on", file=sys.stderr)
+        print(f"stopped at step {outcome.step} with everything saved; the same command resumes", file=sys.stderr)
         return STOPPED
     return DONE

@@ -22,22 +22,22 @@ def vocab(
     examples: Count = 200_000,
     lowercase: bool = True,
 ) -> None:
-    """Train a vocabulary on a task's texts; `t2t train ... --vocabulary FILE` uses it.
+    """Train a vocabulary on a task's texts. `t2t train ... --vocabulary FILE` uses it.
 
     Args:
-        task: a task or mixture.
-        size: ids in all, 100 sentinels included.
-        out: the file to write, spiece.model say, or vocab.txt for wordpiece.
-        kind: unigram or bpe (SentencePiece), or wordpiece (BERT's).
-        split: of the task.
-        examples: texts of each task to read at most.
-        lowercase: wordpiece only: lower the text and strip accents.
+        task: task or mixture.
+        size: number of ids, including 100 sentinels.
+        out: file to write, for example spiece.model, or vocab.txt for wordpiece.
+        kind: unigram or bpe (SentencePiece), or wordpiece (as in BERT).
+        split: split of the task to read.
+        examples: maximum number of texts to read from each task.
+        lowercase: wordpiece only: convert the text to lower case and strip accents.
     """
     check_output(out, "--out")
     register_tasks()
     from t2t.tasks.vocabulary_training import train_vocabulary
 
-    made = train_vocabulary(task, size=size, out=out, kind=kind, split=split, examples=examples, lowercase=lowercase)
+    trained = train_vocabulary(task, size=size, out=out, kind=kind, split=split, examples=examples, lowercase=lowercase)
     sample = "The quick brown fox jumps over the lazy dog."
-    pieces = [made.decode([piece]) or "▁" for piece in made.encode(sample)]
-    print(f"{out}: {made.size:,} ids; {sample!r} in {len(pieces)}: {' | '.join(pieces)}", file=sys.stderr)
+    pieces = [trained.decode([piece]) or "▁" for piece in trained.encode(sample)]
+    print(f"{out}: {trained.size:,} ids; {sample!r} in {len(pieces)}: {' | '.join(pieces)}", file=sys.stderr)

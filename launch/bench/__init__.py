@@ -1,1 +1,1 @@
-"""Benchmarks: what a recipe does on the machine at hand, beside what that machine can do."""
+"""Benchmarks: measure a recipe on this machine and compare it with the limits of the machine."""

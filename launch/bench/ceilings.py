@@ -1,4 +1,4 @@
-"""What the machine can do: its rate of matrix products and of copying memory, measured by what XLA itself makes of them."""
+"""Limits of the machine: the rates of matrix products and of copying memory, measured with XLA programs."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from t2t.plan.chips import CHIPS, Chip
 PART = "ceilings"
 DTYPES = ("float32", "bfloat16")
 SIZES = (512, 1024, 2048, 4096, 8192, 16384)
-"""Rows and columns of the square matrices that are tried, until a product takes so long that larger ones would be no faster."""
+"""Sizes of the square matrices to try, ascending. Larger sizes are skipped when a product takes longer than `LONG`."""
 LONG = 0.25
-"""Seconds of a product after which no larger one is tried."""
+"""Seconds of a matrix product after which no larger size is tried."""
 COPIED = 2**28
-"""Bytes that are copied: more than caches hold."""
+"""Bytes to copy: more than the caches hold."""
 SHORT = Limits(repeats=10, seconds=2.0)
 
 _KINDS = {
@@ -33,12 +33,12 @@ _KINDS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Ceilings:
-    """The best medians.
+    """The best measured rates (medians).
 
-    matmul:        operand type -> FLOP/s of matrix products on all devices together, a multiply-add being two, at JAX's default precision.
-    copy:          bytes/s of memory on all devices together; what is read and what is written both count, as in STREAM (McCalpin 1995).
-    matmul_device: as `matmul`, of one device while the others rest. Virtual devices share a machine's cores.
-    copy_device:   as `copy`, of one device.
+    matmul:        operand type -> FLOP/s of matrix products on all devices together, at JAX's default precision. A multiply-add counts as two.
+    copy:          bytes/s of memory on all devices together. Reads and writes both count, as in STREAM (McCalpin 1995).
+    matmul_device: like `matmul`, for one device while the others are idle. Virtual devices share the cores of the machine.
+    copy_device:   like `copy`, for one device.
     """
 
     matmul: dict[str, float]
@@ -48,7 +48,7 @@ class Ceilings:
 
     @classmethod
     def of(cls, measured: Sequence[Measurement]) -> Ceilings:
-        """Return the ceilings that `rates` measured."""
+        """Return the ceilings from the measurements of `rates`."""
         everywhere = max(int(it.details["devices"]) for it in measured)
 
         def pick(name: str, devices: int) -> dict[str, float]:
@@ -63,30 +63,30 @@ class Ceilings:
         )
 
     def of_matmul(self, dtype: str, rate: float) -> tuple[float | None, str]:
-        """Return which share a rate is of the matrix products of a type, and what to call that ceiling; None where it was not measured."""
+        """Return a rate as a share of the matmul ceiling of a type, and the ceiling's name; None if it was not measured."""
         name = f"measured {dtype} matmul"
         return (rate / self.matmul[dtype], name) if dtype in self.matmul else (None, "")
 
     def of_copy(self, rate: float) -> tuple[float, str]:
-        """Return which share a rate is of copying memory, and what to call that ceiling."""
+        """Return a rate as a share of the copy ceiling, and the ceiling's name."""
         return rate / self.copy, "measured copy"
 
 
 def measure(
     dtypes: Sequence[str] = DTYPES, *, limits: Limits = SHORT, sizes: Sequence[int] = SIZES, copied: int = COPIED
 ) -> Ceilings:
-    """Measure the machine, see `rates`. Half a minute on two cores."""
+    """Measure the machine, see `rates`. This takes half a minute on two cores."""
     return Ceilings.of(list(rates(dtypes, limits=limits, sizes=sizes, copied=copied)))
 
 
 def rates(
     dtypes: Sequence[str] = DTYPES, *, limits: Limits = SHORT, sizes: Sequence[int] = SIZES, copied: int = COPIED
 ) -> Iterator[Measurement]:
-    """Yield the rate of matrix products of each type, and of copying; on one device and, where there are more, on all at once.
+    """Yield the rates of matrix products for each type, and of copying: on one device, then on all devices at once if there are several.
 
-    limits: of each size.
-    sizes:  of square matrices, ascending; the one with the best median counts.
-    copied: bytes a device; virtual devices of a CPU divide them.
+    limits: limits for each size.
+    sizes:  sizes of the square matrices, ascending. The size with the best median counts.
+    copied: bytes to copy per device. Virtual CPU devices share them.
     """
     scopes = [jax.local_devices()[:1], *([jax.devices()] if jax.device_count() > 1 else [])]
     for devices in scopes:
@@ -118,18 +118,18 @@ def rates(
 
 
 def chip_of(device: Any) -> Chip | None:
-    """Return a device's published numbers, or None where `t2t.plan.chips` has none."""
+    """Return the published numbers of a device, or None if `t2t.plan.chips` does not have them."""
     name = _KINDS.get(device.device_kind)
     return None if name is None else CHIPS[name]
 
 
 def published(chip: Chip, dtype: str) -> float:
-    """Return a chip's published rate of matrix products, FLOP/s."""
+    """Return a chip's published rate of matrix products in FLOP/s."""
     return chip.flops_float32 if dtype == "float32" else chip.flops
 
 
 def _products(devices: Sequence[Any], size: int, dtype: str, limits: Limits) -> list[float]:
-    """Return seconds of a product on each device at once: [devices * size, size] by [size, size], rows divided."""
+    """Return the seconds of a product on all devices at once: [devices * size, size] by [size, size], sharded by rows."""
     rows, whole = _shardings(devices)
     left = _drawn((len(devices) * size, size), dtype, rows)
     right = _drawn((size, size), dtype, whole)
@@ -138,11 +138,11 @@ def _products(devices: Sequence[Any], size: int, dtype: str, limits: Limits) -> 
 
 
 def _copies(devices: Sequence[Any], size: int, limits: Limits) -> tuple[list[float], int]:
-    """Return seconds of adding to an array in place, `size` bytes a device, and the bytes read and written."""
+    """Return the seconds of an in-place addition to an array of `size` bytes per device, and the bytes read and written."""
     rows, _ = _shardings(devices)
     count = size // 4
     array = jax.jit(lambda: jnp.zeros((len(devices), count), jnp.float32), out_shardings=rows)()
-    # In place: a new array each time would have its memory faulted in, which is another matter.
+    # In place: a new array each time would also measure page faults.
     add = jax.jit(lambda x: x + 1.0, donate_argnums=0, out_shardings=rows)
 
     def turn() -> jax.Array:
@@ -159,7 +159,7 @@ def _shardings(devices: Sequence[Any]) -> tuple[NamedSharding, NamedSharding]:
 
 
 def _drawn(shape: tuple[int, int], dtype: str, sharding: NamedSharding) -> jax.Array:
-    # Real numbers: some hardware is faster, being cooler, on zeros. Made on the host: two programs that communicate, in flight
-    # at once, can wait for each other on virtual devices that have fewer cores than they are.
+    # Random numbers: some hardware is cooler, and so faster, with zeros. Created on the host: two communicating programs that run at once can
+    # deadlock if there are more virtual devices than cores.
     square = np.random.default_rng(0).random((shape[1], shape[1]), np.float32).astype(jnp.dtype(dtype))
     return jax.block_until_ready(jax.make_array_from_callback(shape, sharding, lambda _: square))

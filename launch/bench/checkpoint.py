@@ -1,4 +1,4 @@
-"""Saving and restoring, beside the disk."""
+"""Measure saving and restoring of checkpoints, compared with the disk."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from t2t.train.state import TrainState
 
 PART = "checkpoint"
 PIECE = 2**26
-"""Bytes of the plain file that are written or read at a time."""
+"""Bytes of the plain file to write or read at a time."""
 
 
 class _Sample(NamedTuple):
@@ -34,9 +34,9 @@ class _Sample(NamedTuple):
 
 
 def measure(work: Workload) -> Iterator[Measurement]:
-    """Yield what saving a whole state takes, and what a plain file of as many bytes takes in the same directory right after."""
+    """Yield the times of saving and restoring a whole state. A plain file of the same size, in the same directory, is measured right after each sample."""
     program = work.program
-    work.say("checkpoint: making a state")
+    work.log("checkpoint: creating a state")
     state = noisy(program.create(work.experiment.seed))
     size = state_bytes(state)
     with tempfile.TemporaryDirectory(prefix="t2t-bench-", dir=work.scratch) as name:
@@ -60,7 +60,7 @@ def measure(work: Workload) -> Iterator[Measurement]:
             wrote, read = plain_file(directory / "plain", size)
             return _Sample(blocking, written, restored, wrote, read, _on_disk(directory / "checkpoints" / str(step)))
 
-        work.say(f"checkpoint: saving and restoring {size:,} bytes in {directory}")
+        work.log(f"checkpoint: saving and restoring {size:,} bytes in {directory}")
         found = repeat(sample, work.limits)
     sizes = {"bytes": size, "bytes_on_disk": found[-1].on_disk}
     for name, seconds in (
@@ -70,8 +70,8 @@ def measure(work: Workload) -> Iterator[Measurement]:
     ):
         yield Measurement(part=PART, name=name, unit="s", samples=tuple(seconds), details={**sizes})
     for name, ours, theirs, of in (
-        ("save", [it.written for it in found], [it.wrote for it in found], "plain write and fsync beside it"),
-        ("restore", [it.restored for it in found], [it.read for it in found], "plain read beside it"),
+        ("save", [it.written for it in found], [it.wrote for it in found], "plain write and fsync"),
+        ("restore", [it.restored for it in found], [it.read for it in found], "plain read"),
     ):
         plain = size / float(np.median(theirs))
         rate = size / float(np.median(ours))
@@ -84,16 +84,16 @@ def measure(work: Workload) -> Iterator[Measurement]:
             of=of,
             details={**sizes, "plain": plain},
         )
-    work.note("checkpoint: what is restored, and the plain file, is read from the system's cache of the disk")
+    work.note("checkpoint: the restore and the plain read use the operating system's page cache")
 
 
 def noisy(state: TrainState) -> TrainState:
-    """Return the state with other numbers, none like its neighbours, in all its floating-point arrays: an optimizer's zeros compress to nothing."""
+    """Return the state with pseudo-random numbers in all floating-point arrays, because the zeros of an optimizer compress too well."""
 
     def one(leaf: jax.Array) -> jax.Array:
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
             return leaf
-        # A multiplicative hash of each place: a generator of random numbers for each array takes long to compile.
+        # A multiplicative hash of each index: a random number generator for each array takes long to compile.
         hashed = jax.lax.iota(jnp.uint32, leaf.size) * jnp.uint32(2654435761)
         hashed = (hashed ^ (hashed >> 15)) * jnp.uint32(2246822519)
         return (hashed.astype(jnp.float32) / 2.0**32 + 0.5).reshape(leaf.shape).astype(leaf.dtype)
@@ -103,13 +103,13 @@ def noisy(state: TrainState) -> TrainState:
 
 
 def state_bytes(state: TrainState) -> int:
-    """Return the bytes of a state's arrays, each counted once however many devices have a copy; random keys left out."""
+    """Return the bytes of a state's arrays without random keys. Copies on several devices count once."""
     leaves = [leaf for leaf in jax.tree.leaves(state) if not jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)]
     return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
 
 
 def plain_file(path: Path, size: int) -> tuple[float, float]:
-    """Return seconds of writing `size` random bytes to a file and having them on the disk, and of reading them back."""
+    """Return the seconds of writing `size` random bytes to a file with fsync, and of reading them back."""
     piece = os.urandom(min(size, PIECE))
     began = time.perf_counter()
     with path.open("wb", buffering=0) as file:

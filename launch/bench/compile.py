@@ -1,4 +1,4 @@
-"""From Python to a program for the devices, with nothing kept from before."""
+"""Measure tracing, lowering and compiling of the training step, without caches."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class _Sample(NamedTuple):
 
 
 def measure(work: Workload) -> Iterator[Measurement]:
-    """Yield the seconds of tracing, lowering and compiling the step, each time as if it were the first."""
-    work.say("compile: the step")
+    """Yield the seconds of tracing, lowering and compiling the step. All caches are cleared before each sample."""
+    work.log("compile: the step")
     program = work.program
     batch = work.on_devices(synthetic.batch(work.experiment))
     abstract = program.abstract_state()
@@ -58,10 +58,10 @@ def measure(work: Workload) -> Iterator[Measurement]:
 
 @contextlib.contextmanager
 def no_cache() -> Iterator[None]:
-    """Compile without JAX's cache of compiled programs inside."""
+    """Disable JAX's compilation cache inside."""
     before = getattr(jax.config, "jax_enable_compilation_cache")  # noqa: B009
     jax.config.update("jax_enable_compilation_cache", False)
-    compilation_cache.reset_cache()  # whether there is one is looked up once
+    compilation_cache.reset_cache()  # JAX checks only once whether the cache is enabled
     try:
         yield
     finally:

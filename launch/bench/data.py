@@ -1,4 +1,4 @@
-"""The pipeline alone, and how long training waits for it."""
+"""Measure the data pipeline alone, and how long training waits for it."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from t2t.train.meter import RUNNING
 
 PART = "data"
 WARMUPS = 4
-"""Batches left out: a thread makes some ahead, and the first ones fill the buffers that examples are shuffled in."""
+"""Batches to discard: a thread prefetches some, and the first batches fill the shuffle buffers."""
 WINDOW = 10
-"""Steps of training that one sample of waiting is taken over, or --log-every where it is less."""
+"""Training steps per sample of the waiting time. --log-every is used if it is smaller."""
 
 
 def measure(work: Workload) -> Iterator[Measurement]:
-    """Yield the rates of the recipe's own task, and the share of training that waits for it."""
-    work.say(f"data: opening {work.experiment.data.task}")
+    """Yield the rates of the recipe's own task, and the share of training time that waits for data."""
+    work.log(f"data: opening {work.experiment.data.task}")
     began = time.perf_counter()
     host = work.open_data()
     data = DeviceBatches(
@@ -37,9 +37,9 @@ def measure(work: Workload) -> Iterator[Measurement]:
         next(host)
         opened = time.perf_counter() - began
         yield Measurement(part=PART, name="first batch, with graphs built", unit="s", samples=(opened,))
-        work.say("data: the pipeline alone")
+        work.log("data: the pipeline alone")
         yield from _alone(work, data)
-        work.say("data: in a training loop")
+        work.log("data: in a training loop")
         yield _waiting(work, data)
     finally:
         data.close()
@@ -69,7 +69,7 @@ def _alone(work: Workload, data: DeviceBatches) -> Iterator[Measurement]:
         samples=rates,
         details={**task, "tokens": total, "seconds": sum(found)},
     )
-    # TensorFlow's threads work on several cores at once; a batch's own share of them cannot be told, so that there is one figure.
+    # TensorFlow's threads use several cores at once. The CPU time of a single batch is unknown, so this is one number for all batches.
     yield Measurement(
         part=PART,
         name="pipeline, a core",
@@ -97,7 +97,7 @@ def _waiting(work: Workload, data: DeviceBatches) -> Measurement:
         for _ in range(window):
             state, metrics = update(state, next(data))
             running.append(metrics)
-            if len(running) > RUNNING:  # as training does
+            if len(running) > RUNNING:  # as in training
                 jax.block_until_ready(running.popleft())
         jax.block_until_ready((state, metrics))
         return min(1.0, (data.wait_seconds - waited) / (time.perf_counter() - began))

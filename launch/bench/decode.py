@@ -1,4 +1,4 @@
-"""Generation: how fast, how many bytes of memory it reads, and whether requests of other lengths compile anew."""
+"""Measure generation: its speed, the bytes that it reads, and whether requests of other lengths compile new programs."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ from t2t.types import Batch, Params
 PART = "decode"
 WAYS: dict[str, Decoding] = {"greedy": Greedy(), "sampling": Sampling(), "beam 4": Beam(size=4)}
 LONGEST = 64
-"""Tokens that are generated at most where nothing else is asked for."""
+"""Default maximum of tokens to generate."""
 REQUESTS = 4
-"""Requests of near lengths."""
+"""Number of requests of similar lengths."""
 TOP = 5
 """Candidates for each mask."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Lengths:
-    """prompt: tokens of a request, the token that starts a decoder among them. generate: tokens to answer with. room: places in the cache."""
+    """prompt: tokens of a request, including the decoder's start token. generate: tokens to generate. room: positions of the cache."""
 
     prompt: int
     generate: int
@@ -44,16 +44,16 @@ class Lengths:
 
 
 def check(work: Workload) -> None:
-    """Raise UserError for a model that generates nothing and fills in no masks, and for lengths that its positions do not allow."""
+    """Raise UserError if the model can neither generate nor fill in masks, or if the lengths exceed its positions."""
     model = work.experiment.model
     if not model.can("generate"):
         if not model.can("fill_mask"):
             raise UserError(
-                f"t2t bench decode {work.recipe}: an encoder with a head for {model.output!r} generates nothing and fills in no masks. Nearest: step."
+                f"t2t bench decode {work.recipe}: an encoder with a head for {model.output!r} cannot generate or fill in masks. Nearest: step."
             )
         if work.generate is not None:
             raise UserError(
-                f"--generate {work.generate}: {work.recipe} is an encoder, which generates nothing. Nearest: --prompt."
+                f"--generate {work.generate}: {work.recipe} is an encoder, which cannot generate. Nearest: --prompt."
             )
     lengths = lengths_of(work)
     limit = model.max_length
@@ -66,7 +66,7 @@ def check(work: Workload) -> None:
 
 
 def lengths_of(work: Workload) -> Lengths:
-    """Return the lengths of a request: the recipe's own, unless others were asked for."""
+    """Return the lengths of a request: from the options, or else from the recipe."""
     data, model = work.experiment.data, work.experiment.model
     generate = min(data.targets_length, LONGEST) if work.generate is None else work.generate
     if not model.can("generate"):
@@ -76,14 +76,14 @@ def lengths_of(work: Workload) -> Lengths:
         return Lengths(
             prompt=data.inputs_length if work.prompt is None else work.prompt, generate=generate, room=generate
         )
-    # A language model's recipe may have no inputs to speak of: what is not generated of its rows is the prompt.
+    # The recipe of a language model may have no inputs: the part of a row that is not generated is the prompt.
     row = data.inputs_length + data.targets_length
     asked = max(row - generate, 1) if work.prompt is None else work.prompt
     return Lengths(prompt=asked, generate=generate, room=asked + generate - 1)
 
 
 def measure(work: Workload) -> Iterator[Measurement]:
-    """Yield, for each number of rows, the first pass over the prompt and each way to decode; no row ends before its last token."""
+    """Yield, for each number of rows, the pass over the prompt and each decoding method. All rows generate the full length."""
     check(work)
     params = work.params()
     if work.experiment.model.can("fill_mask"):
@@ -99,12 +99,12 @@ def _generation(work: Workload, params: Params, rows: int) -> Iterator[Measureme
     mesh = mesh_of(params)
     batch = place(_requests(work, rows, row_parts(mesh)), mesh)
     start = jax.jit(model.start, static_argnums=2)
-    work.say(f"decode: batch {rows}, the prompt")
+    work.log(f"decode: batch {rows}, the prompt")
     shown = {"prompt": lengths.prompt, "generate": lengths.generate, "rows": rows}
     first = repeat(lambda: seconds_of(start, params, batch, lengths.room), work.limits)
     begin, operations = float(np.median(first)), _operations(work, params, batch)
     yield Measurement(part=PART, name=f"prompt, batch {rows}", unit="s", samples=tuple(first), details={**shown})
-    yield work.beside_matmul(
+    yield work.with_matmul_share(
         Measurement(
             part=PART,
             name=f"prompt FLOPs, batch {rows}",
@@ -114,11 +114,11 @@ def _generation(work: Workload, params: Params, rows: int) -> Iterator[Measureme
         )
     )
     for way, decoding in WAYS.items():
-        work.say(f"decode: batch {rows}, {way}")
+        work.log(f"decode: batch {rows}, {way}")
         key = jax.random.key(0) if isinstance(decoding, Sampling) else None
 
         def ask(decoding: Decoding = decoding, key: jax.Array | None = key) -> Any:
-            # No id is the end of a sequence here: all rows go on to the last token.
+            # This id never occurs as end of sequence: all rows generate the full length.
             end = model.config.vocab_size
             return generate(model, params, batch, decoding, length=lengths.generate, eos_id=end, key=key)
 
@@ -134,15 +134,15 @@ def _generation(work: Workload, params: Params, rows: int) -> Iterator[Measureme
         )
         if lengths.generate == 1:
             continue
-        steps = lengths.generate - 1  # the first token comes of the prompt
+        steps = lengths.generate - 1  # the pass over the prompt gives the first token
         each = [max(it - begin, 0.0) / steps for it in found]
         if min(each) == 0.0:
-            work.note(f"decode: {way}, batch {rows}: the prompt takes all of the time; a token's is not told")
+            work.note(f"decode: {way}, batch {rows}: the prompt takes all of the time; the time per token is unknown")
             continue
         yield Measurement(
             part=PART, name=f"{way}, a token, batch {rows}", unit="s", samples=tuple(each), details={**shown}
         )
-        yield work.beside_copy(
+        yield work.with_copy_share(
             Measurement(
                 part=PART,
                 name=f"{way}, bytes read, batch {rows}",
@@ -154,7 +154,7 @@ def _generation(work: Workload, params: Params, rows: int) -> Iterator[Measureme
 
 
 def _requests(work: Workload, rows: int, parts: int) -> Batch:
-    """Return prompts of random ids; rows of padding below them where the mesh divides rows."""
+    """Return prompts of random ids, padded with rows so that the mesh divides the rows."""
     lengths, padded = lengths_of(work), -(-rows // parts) * parts
     asked = work.random_ids(rows, lengths.prompt)
     if "encoder" in work.experiment.model.sides:
@@ -169,7 +169,7 @@ def _operations(work: Workload, params: Params, batch: Batch) -> float:
 
 
 def cache_bytes(work: Workload, params: Params, batch: Batch, beams: int = 1) -> int:
-    """Return the bytes of the cache's arrays, over all devices: keys and values of what was generated and, once for all beams, of prompt and encoder."""
+    """Return the bytes of the cache over all devices: keys and values of the generated tokens and, once for all beams, of the prompt and the encoder."""
     model, room = work.program.model, lengths_of(work).room
 
     def cached(params: Params, batch: Batch) -> Any:
@@ -182,7 +182,7 @@ def cache_bytes(work: Workload, params: Params, batch: Batch, beams: int = 1) ->
 
 
 def params_read(work: Workload, params: Params, batch: Batch) -> int:
-    """Return the bytes of parameters that one more token reads, on all devices that hold them: of a table that is looked up in, the rows looked up."""
+    """Return the bytes of parameters that a decoding step reads, over all devices with a copy. Of an embedding table, only the used rows count."""
     model, room = work.program.model, lengths_of(work).room
     assert batch.decoder is not None
     ids = jax.ShapeDtypeStruct(batch.decoder.ids.shape[:1], jnp.int32)
@@ -198,7 +198,7 @@ def params_read(work: Workload, params: Params, batch: Batch) -> int:
 
 
 def _read(jaxpr: core.Jaxpr, variable: Any) -> int:
-    """Return the bytes of an input that a program reads: those gathered where that is all it does with it."""
+    """Return the bytes of an input that a program reads: only the gathered bytes if the program only gathers from it."""
     whole, gathered = variable.aval.size * variable.aval.dtype.itemsize, 0
     for equation in jaxpr.eqns:
         for index, operand in enumerate(equation.invars):
@@ -228,7 +228,7 @@ def _masks(work: Workload, params: Params) -> Iterator[Measurement]:
         def ask(batch: Batch = batch, where: Any = where) -> Any:
             return fill_mask(model, params, batch, where, TOP)
 
-        work.say(f"decode: batch {rows}, fill-mask")
+        work.log(f"decode: batch {rows}, fill-mask")
         counted = flops.dots(lambda p, b, w: fill_mask(model, p, b, w, TOP), *map(flops.plain, (params, batch, where)))
         operations = float(sum(counted.values()))
         found = repeat(partial(seconds_of, ask), work.limits)
@@ -249,12 +249,12 @@ def _masks(work: Workload, params: Params) -> Iterator[Measurement]:
             samples=tuple(operations / it for it in found),
             details={**shown, "flops": operations},
         )
-        yield work.beside_matmul(rate)
+        yield work.with_matmul_share(rate)
 
 
 def _near_lengths(work: Workload, params: Params) -> Iterator[Measurement]:
-    """Yield how many programs the first of some requests compiles, and how many each further one of another length."""
-    work.say("decode: requests of near lengths")
+    """Yield the number of programs that the first request compiles, and that each further request of a similar length compiles."""
+    work.log("decode: requests of similar lengths")
     lengths = near_lengths(work)
     ask = _asker(work, params)
     counts = []
@@ -277,15 +277,15 @@ def _near_lengths(work: Workload, params: Params) -> Iterator[Measurement]:
 
 
 def near_lengths(work: Workload) -> list[int]:
-    """Return a few different lengths of requests that are padded to the same."""
+    """Return a few different request lengths that are padded to the same length."""
     shared, limit = work.experiment.model.can("continue_text"), work.experiment.model.max_length
     lengths = lengths_of(work)
     head = int(shared)
     room = limit if not shared or limit is None else limit - lengths.generate + 1
-    alike: dict[int, list[int]] = defaultdict(list)
+    by_bucket: dict[int, list[int]] = defaultdict(list)
     for length in range(1, max(lengths.prompt - head, 1) + 1):
-        alike[bucket(length + head, limit=room)].append(length)
-    most = max(alike.values(), key=len)
+        by_bucket[bucket(length + head, limit=room)].append(length)
+    most = max(by_bucket.values(), key=len)
     return [most[round(i * (len(most) - 1) / (REQUESTS - 1))] for i in range(REQUESTS)] if len(most) > 3 else most
 
 

@@ -1,4 +1,4 @@
-"""What was measured: every sample, its quantiles, and its share of what the machine can do."""
+"""A measurement: all samples, their quantiles, and the share of a limit of the machine."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ Details = dict[str, float | int | str | bool]
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """One quantity.
+    """One measured quantity.
 
-    part:    of the benchmark, "step" for example.
-    name:    of the quantity; no other of its part has it.
+    part:    part of the benchmark, for example "step".
+    name:    name of the quantity, unique in its part.
     unit:    "s", "bytes", "bytes/s", "FLOP/s", "tokens/s", "examples/s", "masks/s", "tokens/core-second", "share" (of 1) or "programs".
-    samples: all of them, in the order they were taken.
-    share:   of the ceiling `of` that the median reaches; None where nothing bounds it.
-    of:      what that ceiling is.
-    details: what else there is to know: shapes, counts, seconds of the stages.
+    samples: all samples, in the order of measurement.
+    share:   the median as a share of the ceiling `of`; None if there is no ceiling.
+    of:      name of the ceiling.
+    details: further information: shapes, counts, seconds of the stages.
     """
 
     part: str
@@ -33,19 +33,19 @@ class Measurement:
 
     @property
     def median(self) -> float:
-        """The middle of the samples."""
+        """Median of the samples."""
         return self.quantile(0.5)
 
     def quantile(self, of: float) -> float:
-        """Return a quantile of the samples, linear between two of them."""
+        """Return a quantile of the samples, with linear interpolation."""
         return float(np.quantile(self.samples, of))
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as JSON values, median and the quantiles at 10% and 90% besides."""
+        """Return the measurement as JSON values, with its median and its 10% and 90% quantiles."""
         return asdict(self) | {"median": self.median, "low": self.quantile(0.1), "high": self.quantile(0.9)}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Measurement:
-        """Return what `to_json` wrote. Raises TypeError or KeyError for what it did not write."""
-        given = {item.name: values[item.name] for item in fields(cls)}
-        return cls(**{**given, "samples": tuple(map(float, given["samples"]))})
+        """Return a measurement from the values of `to_json`. Raises TypeError or KeyError for other values."""
+        found = {item.name: values[item.name] for item in fields(cls)}
+        return cls(**{**found, "samples": tuple(map(float, found["samples"]))})

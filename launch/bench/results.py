@@ -1,4 +1,4 @@
-"""A benchmark's file: the machine, what was asked for, and every sample."""
+"""Results file of a benchmark: the machine, the options and every sample."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from t2t.train.machine import machine
 
 @dataclass(frozen=True, kw_only=True)
 class Results:
-    """What is known till now.
+    """The results so far.
 
-    recipe:       its name.
-    options:      the recipe's own that were given, as they were.
-    settings:     of the benchmark: limits, rows, where data came from.
-    experiment:   the whole configuration, as run.json has it.
-    machine:      see `t2t.train.machine`, and t2t's version.
-    measurements: in the order they were made.
-    notes:        conventions, and what was left out and why.
+    recipe:       name of the recipe.
+    options:      options of the recipe from the command line.
+    settings:     settings of the benchmark: limits, rows, source of the batches.
+    experiment:   the whole configuration, as in run.json.
+    machine:      see `t2t.train.machine`, and the version of t2t.
+    measurements: measurements, in order.
+    notes:        conventions, and skipped parts with reasons.
     """
 
     recipe: str
@@ -41,7 +41,7 @@ class Results:
 
     @classmethod
     def begin(cls, recipe: str, options: Sequence[str], experiment: Experiment, limits: Limits, **more: Any) -> Results:
-        """Return the results before anything is measured. Starts JAX's backend."""
+        """Return results without measurements. Initializes JAX's backend."""
         return cls(
             recipe=recipe,
             options=tuple(options),
@@ -51,11 +51,11 @@ class Results:
         )
 
     def added(self, measurement: Measurement) -> Results:
-        """Return them with one more."""
+        """Return the results with one more measurement."""
         return replace(self, measurements=(*self.measurements, measurement))
 
     def noted(self, note: str) -> Results:
-        """Return them with one more note, once."""
+        """Return the results with one more note. A repeated note is not added again."""
         return self if note in self.notes else replace(self, notes=(*self.notes, note))
 
     def of(self, part: str) -> list[Measurement]:
@@ -63,14 +63,14 @@ class Results:
         return [it for it in self.measurements if it.part == part]
 
     def named(self, part: str, name: str) -> Measurement:
-        """Return one of them. Raises KeyError where there is none."""
+        """Return the measurement with this part and name. Raises KeyError if it is missing."""
         for it in self.of(part):
             if it.name == name:
                 return it
         raise KeyError(f"{part}: {name}")
 
     def to_json(self) -> dict[str, Any]:
-        """Return them as JSON values."""
+        """Return the results as JSON values."""
         return {
             "recipe": self.recipe,
             "options": list(self.options),
@@ -82,7 +82,7 @@ class Results:
         }
 
     def write(self, path: Path) -> None:
-        """Write them, whole or not at all."""
+        """Write the results to a file atomically."""
         partial = path.with_name(f"{path.name}.partial")
         with writing(path):
             partial.write_text(json.dumps(self.to_json(), indent=1) + "\n", encoding="utf-8")
@@ -90,7 +90,7 @@ class Results:
 
 
 def read(path: Path) -> Results:
-    """Return what `Results.write` wrote. Raises UserError where that is not what the file holds."""
+    """Read a file that `Results.write` wrote. Raises UserError if the file cannot be read or is not such a file."""
     try:
         values = read_json(path)
         return Results(

@@ -1,4 +1,4 @@
-"""Results as a table, as a picture, and two of them side by side."""
+"""Show results as a table or a picture, and compare two results."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PREFIXES = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
 def show(results: Results) -> None:
-    """Print all that was measured, with its share of what the machine can do, and the notes."""
+    """Print all measurements with their shares of the machine's limits, and the notes."""
     out = console()
     out.print(title(results), style="bold")
     out.print(conditions(results))
@@ -45,24 +45,24 @@ def show(results: Results) -> None:
 
 
 def title(results: Results) -> str:
-    """Return what was measured on what, in a line."""
+    """Return a line with the recipe, the options and the machine."""
     devices = ", ".join(f"{it['count']} x {it['kind']}" for it in results.machine.get("devices", ()))
     cpu, cores = results.machine.get("cpu", "?"), results.machine.get("cores", "?")
     return f"{' '.join([results.recipe, *results.options])} on {devices} ({cpu}, {cores} cores)"
 
 
 def conditions(results: Results) -> str:
-    """Return the versions and the settings, in a line."""
+    """Return a line with the versions and the settings."""
     versions = " ".join(f"{name} {results.machine[name]}" for name in ("jax", "flax") if name in results.machine)
     settings = results.settings
     return (
-        f"{versions}; {settings.get('batches', '')} batches; up to {settings['repeats']} samples or {settings['seconds']:g} s a quantity,"
-        " warmed up; the median of all samples"
+        f"{versions}; {settings.get('batches', '')} batches; up to {settings['repeats']} samples or {settings['seconds']:g} s per quantity,"
+        " after a warm-up; median of all samples"
     )
 
 
 def stages(results: Results) -> list[str]:
-    """Return a line on where the time of each first step went."""
+    """Return a line for each first step with the time of its stages."""
     lines = []
     for it in results.of("start"):
         if it.name.startswith("first step"):
@@ -72,7 +72,7 @@ def stages(results: Results) -> list[str]:
 
 
 def spelled(value: float, unit: str) -> str:
-    """Return a value with its unit, three digits that matter: 73.1 ms, 1.52 GB, 14.5 k tokens/s."""
+    """Format a value with its unit and three significant digits: 73.1 ms, 1.52 GB, 14.5 k tokens/s."""
     if unit == "s":
         for size, name in ((1.0, "s"), (1e-3, "ms")):
             if value >= size:
@@ -91,12 +91,12 @@ def spelled(value: float, unit: str) -> str:
 
 
 def digits(value: float) -> str:
-    """Return a number from 1 to 1,000 with three digits that matter."""
+    """Format a number from 1 to 1,000 with three significant digits."""
     return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
 def draw(results: Results, path: Path) -> None:
-    """Draw what has a share of a ceiling as bars, a colour a part; nothing is drawn where nothing has one."""
+    """Draw the shares of the ceilings as bars, with a colour for each part. Measurements without a share are skipped."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import PercentFormatter
@@ -116,7 +116,7 @@ def draw(results: Results, path: Path) -> None:
     axis.set_xlim(0, 1.25 * max([1.0, *(it.share or 0.0 for it in shown)]))
     axis.axvline(1.0, linestyle="--", color="#8a8f98", linewidth=1)
     axis.xaxis.set_major_formatter(PercentFormatter(1.0))
-    axis.set_title(f"{title(results)}\nshare of what the machine can do", fontsize=9)
+    axis.set_title(f"{title(results)}\nshare of the machine's limits", fontsize=9)
     axis.grid(axis="x", color="#dddddd", linewidth=0.6)
     axis.set_axisbelow(True)
     axis.spines[["top", "right"]].set_visible(False)
@@ -128,7 +128,7 @@ def draw(results: Results, path: Path) -> None:
 
 
 def ratios(first: Results, second: Results) -> list[tuple[Measurement, Measurement, float]]:
-    """Return what both measured, and the second's median as a multiple of the first's."""
+    """Return the measurements that both results have, with the ratio of their medians (second / first)."""
     others = {(it.part, it.name): it for it in second.measurements}
     return [
         (it, other, other.median / it.median)
@@ -138,7 +138,7 @@ def ratios(first: Results, second: Results) -> list[tuple[Measurement, Measureme
 
 
 def show_ratios(first: Results, second: Results, names: Sequence[str]) -> None:
-    """Print medians side by side."""
+    """Print the medians of two results and their ratios."""
     out = console()
     for name, results in zip(names, (first, second), strict=True):
         out.print(f"{name}: {title(results)}", style="bold")

@@ -1,4 +1,4 @@
-"""From the command to the first step, and to the first token: real processes, with nothing compiled before and with all."""
+"""Measure the time from the command to the first training step and to the first token, in real processes, without and with a compilation cache."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ CACHE = (
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS",
     "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES",
 )
-"""What decides where compiled programs are kept: T2T_CACHE does here."""
+"""Environment variables for JAX's compilation cache. They are removed, because T2T_CACHE sets the cache here."""
 
 
 class First(NamedTuple):
-    """Seconds to the end of the first step, and where they went after the run's ledger; `python`: before the ledger began."""
+    """Seconds until the end of the first step, and the seconds of its stages from the run's ledger; `python`: before the ledger starts."""
 
     seconds: float
     stages: dict[str, float]
 
 
 def measure(work: Workload) -> Iterator[Measurement]:
-    """Yield the seconds of `t2t train` and `t2t infer` of the recipe, each a process of its own. Raises UserError where one fails."""
+    """Yield the seconds of `t2t train` and `t2t infer` with the recipe, each in a new process. Raises UserError if one fails."""
     with tempfile.TemporaryDirectory(prefix="t2t-bench-", dir=work.scratch) as name:
         directory = Path(name)
         counter = itertools.count()
@@ -51,20 +51,20 @@ def measure(work: Workload) -> Iterator[Measurement]:
         def warm() -> First:
             return train(work, directory / f"warm-{next(counter)}", directory / "cache-0")
 
-        for said, sample in (("nothing compiled before", cold), ("all compiled before", warm)):
-            work.say(f"start: t2t train, {said}")
+        for condition, sample in (("nothing compiled before", cold), ("all compiled before", warm)):
+            work.log(f"start: t2t train, {condition}")
             found = repeat(sample, work.limits, warmups=0, least=1)
-            yield _trained(f"first step, {said}", found)
+            yield _trained(f"first step, {condition}", found)
         words = ["infer", str(directory / "cold-0"), "--text", _text(work), *_limit(work)]
         cache, places = directory / "infer", itertools.count()
-        for said, asked in (
+        for condition, request in (
             ("nothing compiled before", lambda: answer(words, directory / f"infer-{next(places)}")),
             ("all compiled before", lambda: answer(words, cache)),
         ):
-            work.say(f"start: t2t infer, {said}")
-            seconds = repeat(asked, work.limits, warmups=0 if "nothing" in said else 1, least=1)
-            yield Measurement(part=PART, name=f"first token, {said}", unit="s", samples=tuple(seconds))
-        work.say("start: what t2t infer imports")
+            work.log(f"start: t2t infer, {condition}")
+            seconds = repeat(request, work.limits, warmups=0 if "nothing" in condition else 1, least=1)
+            yield Measurement(part=PART, name=f"first token, {condition}", unit="s", samples=tuple(seconds))
+        work.log("start: imports of t2t infer")
         imported = imports_tensorflow(words, cache)
         yield Measurement(
             part=PART,
@@ -76,7 +76,7 @@ def measure(work: Workload) -> Iterator[Measurement]:
 
 
 def train(work: Workload, run: Path, cache: Path) -> First:
-    """Train one step in a new process and return when it was done, as the run's ledger tells. Raises UserError where it fails."""
+    """Train one step in a new process and return its time from the run's ledger. Raises UserError if the training fails."""
     words = ["train", work.recipe, "--dir", str(run), *work.options, *ONE_STEP]
     began = time.time()
     process = _process(words, cache)
@@ -89,7 +89,7 @@ def train(work: Workload, run: Path, cache: Path) -> First:
 
 
 def answer(words: Sequence[str], cache: Path) -> float:
-    """Return the seconds from the command to the first line of its answer. Raises UserError where it fails."""
+    """Return the seconds from the command to the first line of its output. Raises UserError if the command fails."""
     began = time.perf_counter()
     process = _process(words, cache)
     assert process.stdout is not None
@@ -105,7 +105,7 @@ def answer(words: Sequence[str], cache: Path) -> float:
 
 
 def imports_tensorflow(words: Sequence[str], cache: Path) -> bool:
-    """Whether a command imports TensorFlow, as Python's own log of imports tells."""
+    """Return whether a command imports TensorFlow, according to Python's import log."""
     process = _process(words, cache, PYTHONPROFILEIMPORTTIME="1")
     _, errors = _communicate(process)
     _check(process, words, errors)
@@ -157,7 +157,7 @@ def _communicate(process: subprocess.Popen[str]) -> tuple[str, str]:
 
 def _check(process: subprocess.Popen[str], words: Sequence[str], errors: str) -> None:
     if process.returncode:
-        last = (errors.strip().splitlines() or ["it said nothing"])[-1]
+        last = (errors.strip().splitlines() or ["no output"])[-1]
         raise UserError(
             f"t2t {' '.join(words[:2])} ended with code {process.returncode}: {last.removeprefix('error: ')}"
         )

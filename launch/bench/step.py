@@ -1,4 +1,4 @@
-"""The step of training: its time, its rate beside the machine's, its memory, and what Python adds."""
+"""Measure the training step: its time, its rate compared with the machine's limits, its memory, and the overhead of Python."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from t2t.plan.memory import bytes_a_device
 
 PART = "step"
 CONVENTION = (
-    "model FLOPs: three times those of the forward pass's matrix products, a multiply-add being two (6 a parameter and token, and attention);"
-    " what a mask hides counts as computed: causal attention is not halved"
+    "model FLOPs: three times the matrix products of the forward pass, where a multiply-add is two (6 per parameter and token, plus attention);"
+    " masked positions count: causal attention is not halved"
 )
 
 
@@ -32,12 +32,12 @@ class _Sample(NamedTuple):
 
 
 def measure(work: Workload) -> Iterator[Measurement]:
-    """Yield what the step of `t2t train` does, each waited for before the next begins."""
+    """Yield the measurements of the step of `t2t train`. Each step completes before the next one starts."""
     program, experiment = work.program, work.experiment
     operations = flops.count(program)
     work.note(CONVENTION)
     host = work.batches()
-    work.say(f"step: compiling for mesh {_mesh(program.mesh.shape)}")
+    work.log(f"step: compiling for mesh {_mesh(program.mesh.shape)}")
     batches = [work.on_devices(batch) for batch in host]
     update = cast(jax.stages.Wrapped, program.step())
     state = jax.block_until_ready(program.create(experiment.seed))
@@ -55,7 +55,7 @@ def measure(work: Workload) -> Iterator[Measurement]:
         seconds = time.perf_counter() - began
         return _Sample(returned - began, seconds, float(metrics["tokens"]), examples[which])
 
-    work.say("step: measuring")
+    work.log("step: measuring")
     found = repeat(sample, work.limits, warmups=2)
     model = experiment.model
     settings: Details = {
@@ -72,7 +72,7 @@ def measure(work: Workload) -> Iterator[Measurement]:
     rates = tuple(operations.model / it.seconds for it in found)
     counts: dict[str, Any] = {"model_flops": operations.model, "hardware_flops": operations.total}
     made = Measurement(part=PART, name="model FLOPs", unit="FLOP/s", samples=rates, details=counts)
-    yield work.beside_matmul(made)
+    yield work.with_matmul_share(made)
     chip = chip_of(jax.devices()[0])
     if chip is not None:
         peak = published(chip, work.dtype) * program.mesh.size
@@ -110,7 +110,7 @@ def _mesh(sizes: Any) -> str:
 
 
 def _allocated() -> dict[str, float]:
-    """Return what the device says of its memory, where it says anything."""
+    """Return the device's memory statistics, if it has any."""
     try:
         statistics = jax.local_devices()[0].memory_stats() or {}
     except jax.errors.JaxRuntimeError:

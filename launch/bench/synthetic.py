@@ -1,4 +1,4 @@
-"""Full rows of random tokens in place of a task's: nothing is read, the same on every machine."""
+"""Synthetic batches: full rows of random tokens, the same on every machine. No data is read."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from t2t.train.experiment import Experiment
 from t2t.types import Batch
 
 MASKED = 0.15
-"""Share of an encoder's tokens that are to be predicted, as in BERT."""
+"""Share of an encoder's tokens to predict, as in BERT."""
 
 
 def batch(experiment: Experiment, seed: int = 0) -> Batch:
-    """Return a batch of NumPy arrays in the layout of the experiment's data: an example a row, no padding; ids uniform from 1 on.
+    """Return a batch of NumPy arrays in the layout of the experiment's data: one example per row, no padding, uniform ids from 1 on.
 
-    An encoder predicts 15% of its tokens, a label at the first place, or a span at the first two, as its head has it.
+    An encoder predicts 15% of its tokens, a label at the first token, or a span at the first two tokens, depending on its head.
     """
     model, rows = experiment.model, experiment.rows()
     extras = {extra.name for extra in rows.extras}
@@ -37,17 +37,17 @@ def batch(experiment: Experiment, seed: int = 0) -> Batch:
 
 
 def tokens(rows: Batch) -> int:
-    """Return a batch's tokens, inputs and targets, that are not padding."""
+    """Return the number of tokens in a batch (inputs and targets) without padding."""
     return sum(int(np.sum(np.asarray(side.segments) > 0)) for side in (rows.encoder, rows.decoder) if side is not None)
 
 
 def places(rows: Batch) -> int:
-    """Return the places a batch has for tokens."""
+    """Return the number of tokens in a batch including padding."""
     return sum(int(np.size(side.ids)) for side in (rows.encoder, rows.decoder) if side is not None)
 
 
 def examples(rows: Batch) -> int:
-    """Return the examples a batch's rows are packed from."""
+    """Return the number of examples that are packed in a batch's rows."""
     most = np.zeros(np.shape(rows.targets)[0], np.int32)
     for side in (rows.encoder, rows.decoder):
         if side is not None:

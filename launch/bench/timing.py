@@ -1,4 +1,4 @@
-"""Taking a sample again and again, within limits."""
+"""Take repeated samples within limits."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from t2t.limits import Configuration, Range
 T = TypeVar("T")
 
 LEAST = 3
-"""Samples that are taken however long they take, where so many are asked for: a median of fewer says little."""
+"""Minimum number of samples, even if they exceed the time limit. A median of fewer samples is unreliable. `Limits.repeats` can be smaller."""
 _COMPILED = "/jax/core/compile/backend_compile_duration"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limits(Configuration):
-    """How long one quantity is measured: until there are `repeats` samples or `seconds` are over, whatever comes first."""
+    """Limits for one quantity: measure until there are `repeats` samples or `seconds` are over, whichever comes first."""
 
     repeats: Annotated[int, Range(1, 1_000_000)] = 20
     seconds: Annotated[float, Range(1e-12, 1e7, typical=0.1)] = 5.0
 
     def divided(self, by: int) -> Limits:
-        """Return the limits of one of several things that share the seconds."""
+        """Return the limits for one of `by` quantities that share the seconds."""
         return replace(self, seconds=self.seconds / by)
 
 
 def repeat(sample: Callable[[], T], limits: Limits, *, warmups: int = 1, least: int = LEAST) -> list[T]:
-    """Return samples, the first `warmups` of which are left out."""
+    """Return repeated samples, after `warmups` discarded ones."""
     for _ in range(warmups):
         sample()
     until = time.perf_counter() + limits.seconds
@@ -43,7 +43,7 @@ def repeat(sample: Callable[[], T], limits: Limits, *, warmups: int = 1, least: 
 
 
 def seconds_of(function: Callable[..., Any], *arguments: Any) -> float:
-    """Return the seconds from a call to its result's being there on the devices."""
+    """Return the seconds from a call until its result is available on the devices."""
     began = time.perf_counter()
     jax.block_until_ready(function(*arguments))
     return time.perf_counter() - began
@@ -51,7 +51,7 @@ def seconds_of(function: Callable[..., Any], *arguments: Any) -> float:
 
 @contextlib.contextmanager
 def programs_compiled() -> Iterator[list[float]]:
-    """Collect an entry, the seconds it took, for each program that XLA compiles, or reads from its cache, inside."""
+    """Collect the compile time in seconds of each program that XLA compiles, or loads from its cache, inside."""
     found: list[float] = []
 
     def listen(event: str, duration_secs: float, **_: str | int) -> None:

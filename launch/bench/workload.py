@@ -1,4 +1,4 @@
-"""What is measured, and what all parts of the benchmark share."""
+"""The measured recipe and the state that all parts of the benchmark share."""
 
 from __future__ import annotations
 
@@ -26,24 +26,25 @@ if TYPE_CHECKING:
 
 Source = Literal["synthetic", "task"]
 BATCHES = 4
-"""Different batches that are stepped through."""
+"""Number of different batches to cycle through."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Workload(Configuration):
-    """A recipe, and how it is measured.
+    """A recipe, and how to measure it.
 
-    recipe:   its name, and `options` those of its own that were given.
-    limits:   of each quantity.
-    ceilings: None where nothing that is measured has a share of them.
-    source:   where steps take their batches: full rows of random tokens, or the recipe's task.
-    rows:     requests decoded at a time.
-    prompt:   tokens of a request; None for what the recipe's rows have for inputs.
-    generate: tokens to generate; None for the recipe's targets, 64 at most.
-    scratch:  directory for checkpoints and runs; None for the system's.
-    devices:  that the mesh is made of; None for all there are.
-    say:      told in a line what is going on.
-    note:     told what belongs to the results: conventions, what is left out.
+    recipe:   name of the recipe.
+    options:  options of the recipe from the command line.
+    limits:   limits for each quantity.
+    ceilings: the machine's ceilings; None if no part needs them.
+    source:   source of the batches for steps: full rows of random tokens, or the recipe's task.
+    rows:     requests to decode at a time.
+    prompt:   tokens of a request; None for the recipe's inputs length.
+    generate: tokens to generate; None for the recipe's targets length, at most 64.
+    scratch:  directory for checkpoints and runs; None for the system's temporary directory.
+    devices:  devices of the mesh; None for all devices.
+    log:      function that prints a line of progress.
+    note:     function that adds a note to the results: conventions, skipped parts.
     """
 
     recipe: str
@@ -57,27 +58,27 @@ class Workload(Configuration):
     generate: Generated | None = None
     scratch: LocalPath | None = None
     devices: tuple[jax.Device, ...] | None = None
-    say: Callable[[str], None] = lambda _: None
+    log: Callable[[str], None] = lambda _: None
     note: Callable[[str], None] = lambda _: None
 
     @functools.cached_property
     def program(self) -> Program:
-        """What training compiles. Raises UserError where it does not divide over the mesh."""
+        """The training program. Raises UserError if it cannot be divided over the mesh."""
         return Program.of(self.experiment, self.experiment.mesh.build(self.devices))
 
     @property
     def dtype(self) -> str:
-        """What the model computes in."""
+        """Type of the model's computation."""
         return self.experiment.model.dtype
 
     def params(self) -> Params:
-        """Return random parameters, laid over the mesh."""
+        """Return random parameters, sharded over the mesh."""
         program = self.program
         create = jax.jit(program.model.init, out_shardings=program.shardings.params)
         return jax.block_until_ready(create(jax.random.key(0)))
 
     def batches(self) -> list[Batch]:
-        """Return a few batches of NumPy arrays, of random tokens or the task's."""
+        """Return a few batches of NumPy arrays, of random tokens or from the task."""
         if self.source == "synthetic":
             return [synthetic.batch(self.experiment, seed) for seed in range(BATCHES)]
         host = self.open_data()
@@ -87,12 +88,12 @@ class Workload(Configuration):
             host.close()
 
     def on_devices(self, batch: Batch) -> Batch:
-        """Return a batch laid over the mesh."""
+        """Return a batch that is sharded over the mesh."""
         extra = self.program.extra_shardings(self.experiment.rows())
         return to_device(batch, self.program.batch_sharding(), self.experiment.data.batch_size, extra=extra)
 
     def open_data(self) -> BatchIterator:
-        """Open the recipe's task. Loads TensorFlow. Raises UserError where it cannot be read, or is not for this model."""
+        """Open the recipe's task. Imports TensorFlow. Raises UserError if the task cannot be read or does not fit the model."""
         from t2t.api.quiet import register_tasks
 
         register_tasks()
@@ -104,15 +105,15 @@ class Workload(Configuration):
         check_vocabulary(self.experiment, task_vocabulary(data))
         return batches(data, self.experiment.model.kind, convert=self.experiment.objective.converter)
 
-    def beside_matmul(self, rate: Measurement) -> Measurement:
-        """Return a rate of FLOP/s with its share of the machine's matrix products in the model's type."""
+    def with_matmul_share(self, rate: Measurement) -> Measurement:
+        """Add the share of the machine's matmul ceiling, in the model's type, to a rate in FLOP/s."""
         if self.ceilings is None:
             return rate
         share, of = self.ceilings.of_matmul(self.dtype, rate.median)
         return replace(rate, share=share, of=of)
 
-    def beside_copy(self, rate: Measurement) -> Measurement:
-        """Return a rate of bytes/s with its share of the machine's copying of memory."""
+    def with_copy_share(self, rate: Measurement) -> Measurement:
+        """Add the share of the machine's copy ceiling to a rate in bytes/s."""
         if self.ceilings is None:
             return rate
         share, of = self.ceilings.of_copy(rate.median)

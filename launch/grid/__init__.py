@@ -1,4 +1,4 @@
-"""`t2t grid`: which architecture with which objective is best for what, answered by training them side by side."""
+"""`t2t grid`: compare architectures and objectives by training them side by side."""
 
 from t2t.launch.grid.comparison import Comparison
 from t2t.launch.grid.design import Cell, Claim, Grid, Measure

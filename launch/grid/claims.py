@@ -1,6 +1,7 @@
-"""What was published on architectures and objectives, as orderings that a grid can show or not.
+"""Published orderings of architectures and objectives, to check against the results of a grid.
 
-Each was published of accuracies. Small models answer near chance, where the loss on the right answers tells more: each is looked for there too.
+The papers compare accuracies. The accuracy of small models is near chance, where the loss on the right answers is more informative. So each claim is
+checked with both.
 """
 
 from __future__ import annotations
@@ -87,7 +88,7 @@ _PUBLISHED = (
     ),
 )
 LOSS = {"zero-shot": "held-out loss", "score": "tasks' loss"}
-"""Measure of accuracy -> the loss that is its finer counterpart."""
+"""Accuracy measure -> the loss on the same answers."""
 CLAIMS = tuple(
     replace(claim, measure=measure) for claim in _PUBLISHED for measure in (claim.measure, LOSS[claim.measure])
 )

@@ -25,41 +25,41 @@ from t2t.paths import check_directory
 from t2t.train.stop import handle
 
 WORKER = "T2T_GRID_WORKER"
-"""Set in a worker's environment: its number and how many there are, "0/2"."""
+"""Environment variable of a worker: its number and the number of workers, for example "0/2"."""
 
 
 def command(arguments: Sequence[str], imports: tuple[str, ...]) -> int:
-    """Train a grid's cells, or go on with them, and show what came out."""
-    words = argparse.ArgumentParser(prog="t2t grid", add_help=False, allow_abbrev=False, exit_on_error=False)
-    words.add_argument("grid", nargs="?")
-    words.add_argument("--dir")
-    words.add_argument("--workers", type=int, default=1)
-    words.add_argument("--list", action="store_true")
+    """Train a grid's cells, or resume, and show the results."""
+    parser = argparse.ArgumentParser(prog="t2t grid", add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("grid", nargs="?")
+    parser.add_argument("--dir")
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--list", action="store_true")
     try:
-        given, rest = words.parse_known_args(list(arguments))
+        options, rest = parser.parse_known_args(list(arguments))
     except argparse.ArgumentError as error:
         raise UserError(f"t2t grid: {error}") from None
-    if given.grid is None and {"-h", "--help"} & set(rest):
-        given.grid = next(iter(GRIDS))
-    if given.grid is None or given.grid.startswith("-"):
+    if options.grid is None and {"-h", "--help"} & set(rest):
+        options.grid = next(iter(GRIDS))
+    if options.grid is None or options.grid.startswith("-"):
         raise UserError(
-            f"t2t grid: which grid? {', '.join(GRIDS)}, or your own FILE.py:function: t2t grid small --dir DIR"
+            f"t2t grid: GRID is missing: {', '.join(GRIDS)}, or your own FILE.py:function. Example: t2t grid small --dir DIR"
         )
-    grid = _grid(given.grid, rest)
-    if given.list:
+    grid = _grid(options.grid, rest)
+    if options.list:
         _list(grid)
         return DONE
-    if given.dir is None:
-        raise UserError(f"t2t grid {given.grid}: where to? --dir DIR names the grid's directory")
+    if options.dir is None:
+        raise UserError(f"t2t grid {options.grid}: --dir DIR is missing: it names the grid's directory")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if not 1 <= given.workers <= cores:
+    if not 1 <= options.workers <= cores:
         raise UserError(
-            f"--workers {given.workers}: there are {cores} cores for them. Nearest: {min(max(given.workers, 1), cores)}."
+            f"--workers {options.workers}: expected 1 to {cores}, the number of cores. Nearest: {min(max(options.workers, 1), cores)}."
         )
-    directory = check_directory(given.dir, "--dir")
-    if WORKER in os.environ or given.workers == 1:
-        return _work(grid, directory, given.grid)
-    return _spread(grid, directory, given.workers)
+    directory = check_directory(options.dir, "--dir")
+    if WORKER in os.environ or options.workers == 1:
+        return _work(grid, directory, options.grid)
+    return _spread(grid, directory, options.workers)
 
 
 def _grid(name: str, rest: Sequence[str]) -> Grid:
@@ -69,21 +69,22 @@ def _grid(name: str, rest: Sequence[str]) -> Grid:
             raise UserError(f"unknown grid {name!r}.{nearest(name, GRIDS)}")
         recipe: Any = GRIDS[name]
     else:
-        import_tensorflow()  # a grid of the user's own is likely to register tasks
+        import_tensorflow()  # a user's grid probably registers tasks
         recipe = function_of(name, option="grid")
-    made = recipe()
-    if isinstance(made, Comparison):
-        about = f"{(recipe.__doc__ or '').strip()}\n\n--dir DIR (required) is the grid's directory; --workers N trains so many cells at a time; --list shows them."
-        return parse.override(made, rest, prog=prog, description=about, also=("--dir", "--workers", "--list")).build()
-    if not isinstance(made, Grid):
+    grid = recipe()
+    if isinstance(grid, Comparison):
+        about = (
+            f"{(recipe.__doc__ or '').strip()}\n\n"
+            "--dir DIR (required): the grid's directory. --workers N: train N cells at a time. --list: only list the cells."
+        )
+        return parse.override(grid, rest, prog=prog, description=about, also=("--dir", "--workers", "--list")).build()
+    if not isinstance(grid, Grid):
         raise UserError(
-            f"{prog}: {name.rpartition(':')[2]}() returned {type(made).__name__}, not a Grid or a Comparison"
+            f"{prog}: {name.rpartition(':')[2]}() returned {type(grid).__name__}, not a Grid or a Comparison"
         )
     if rest:
-        raise UserError(
-            f"{prog}: unknown option {rest[0]}: a Grid is run as it is; return a Comparison to have options"
-        )
-    return made
+        raise UserError(f"{prog}: unknown option {rest[0]}: a Grid has no options; return a Comparison to have options")
+    return grid
 
 
 def _list(grid: Grid) -> None:
@@ -98,21 +99,21 @@ def _list(grid: Grid) -> None:
 
 
 def _work(grid: Grid, directory: Path, name: str) -> int:
-    """Be the only worker, or one of several."""
+    """Run in this process, as the only worker or as one of several."""
     place = os.environ.get(WORKER)
     if place is not None and hasattr(os, "sched_setaffinity"):
         number, count = map(int, place.split("/"))
         cores = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, cores[number * len(cores) // count : (number + 1) * len(cores) // count])
 
-    def say(line: str) -> None:
+    def log(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
     register_tasks()
     directory.mkdir(parents=True, exist_ok=True)
-    train_vocabulary(grid, directory, say)
+    train_vocabulary(grid, directory, log)
     check_same(grid, directory)
-    worker = Worker(grid, directory, f"grid:{name}", own_code(), say)
+    worker = Worker(grid, directory, f"grid:{name}", own_code(), log)
     stopped = worker.run()
     if place is None:
         return _end(grid, directory, stopped, [training.name for training in worker.failures()])
@@ -120,7 +121,7 @@ def _work(grid: Grid, directory: Path, name: str) -> int:
 
 
 def _spread(grid: Grid, directory: Path, count: int) -> int:
-    """Start workers, which share the machine's cores, and show what came out when all have ended."""
+    """Start worker processes, which share the machine's cores, and show the results when all have ended."""
     workers = [
         subprocess.Popen(
             [sys.executable, "-m", "t2t.launch", *sys.argv[1:]],
@@ -150,9 +151,12 @@ def _spread(grid: Grid, directory: Path, count: int) -> int:
 def _end(grid: Grid, directory: Path, stopped: bool, failed: list[str]) -> int:
     show(grid, directory)
     if stopped:
-        print("stopped with everything saved; the same command goes on", file=sys.stderr)
+        print("stopped with everything saved; the same command resumes", file=sys.stderr)
         return STOPPED
     if failed:
-        print(f"failed or not begun because of it: {'; '.join(failed)}; the same command tries again", file=sys.stderr)
+        print(
+            f"failed, or skipped because of a failure: {'; '.join(failed)}; the same command tries again",
+            file=sys.stderr,
+        )
         return FAILED
     return DONE

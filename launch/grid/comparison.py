@@ -1,4 +1,4 @@
-"""The comparison behind the field's papers: architectures by objectives by ways of use, at any size."""
+"""Compare architectures, objectives and ways of use at any model size, as in the published comparisons."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ OBJECTIVES: dict[Architecture, tuple[Objective, ...]] = {
     "encoder-decoder": ("prefix LM", "span corruption", "UL2"),
     "encoder": ("masked LM",),
 }
-"""The objectives that an architecture can be trained with: what sees all of a text cannot be a full language model."""
+"""Architecture -> objectives that it supports. A model that sees the whole text cannot be trained as a full language model."""
 TASKS: dict[Objective, str] = {
     "full LM": "full_lm",
     "prefix LM": "continuation",
@@ -49,54 +49,56 @@ TASKS: dict[Objective, str] = {
     "masked LM": "masked_lm",
     "UL2": "ul2",
 }
-"""Objective -> the end of the name of a corpus' task. No EOS stands between prefix and rest, or a full LM would meet one for the first time in evaluation."""
+"""Objective -> suffix of the corpus' task name. There is no EOS between prefix and rest: otherwise a full LM would first see one in evaluation."""
 ADAPTED: tuple[tuple[Architecture, Objective, Architecture, Objective], ...] = (
     ("decoder, causal", "full LM", "decoder, non-causal", "span corruption"),
     ("decoder, non-causal", "span corruption", "decoder, causal", "full LM"),
     ("encoder-decoder", "span corruption", "encoder-decoder", "prefix LM"),
 )
-"""Pretrained so, then trained on so: the two adaptations of Wang et al. (2022, section 5) and T5's to a language model (Lester et al. 2021)."""
+"""Adaptations: (architecture, objective) of pretraining, then of adaptation. The first two are from Wang et al. (2022, section 5). The third adapts T5
+to a language model (Lester et al. 2021)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison(Configuration):
-    """Which architecture with which objective is best for what.
+    """Compare architectures and objectives.
 
-    Every model is made of the same blocks, T5 v1.1's; a decoder has `num_layers` of them, an encoder-decoder twice as many, half of which see a
-    token: the same work. All see as many places a step, `batch_size` rows of inputs_length + targets_length, of the same corpus.
+    All models use the blocks of T5 v1.1. A decoder has `num_layers` layers. An encoder-decoder has twice as many, but each token passes through half of
+    them, so the work is the same. All models process the same number of tokens per step from the same corpus: `batch_size` rows of
+    inputs_length + targets_length.
 
     Args:
-        corpus: pretraining's tasks are CORPUS_full_lm, CORPUS_continuation, CORPUS_span_corruption, CORPUS_ul2, CORPUS_masked_lm.
-        multitask: mixture for fine-tuning; with _fill_mask behind it, the encoder's.
-        score: "TASK/METRIC" of its tasks, the mean of which is the fine-tuned score.
-        held_out: tasks with choices that are no part of it, for zero-shot rank classification; with _as_text behind them, without EOS between
-            question and answer, for models that were only pretrained, and with _fill_mask, for encoders.
-        held_out_texts: those of them whose answers are texts, not words such as "yes" that only an instruction asks for: the held-out loss is theirs.
-        chance: the mean of what guessing gives on `held_out`.
-        vocabulary: ids of a SentencePiece vocabulary that is trained on the corpus.
-        num_layers: of a decoder or an encoder; of each stack of an encoder-decoder.
-        d_model: width.
+        corpus: prefix of the pretraining tasks: CORPUS_full_lm, CORPUS_continuation, CORPUS_span_corruption, CORPUS_ul2, CORPUS_masked_lm.
+        multitask: mixture for fine-tuning. The encoder uses the mixture with the suffix _fill_mask.
+        score: metrics "TASK/METRIC" of the mixture's tasks. Their mean is the fine-tuned score.
+        held_out: multiple-choice tasks outside the mixture, for zero-shot rank classification. Models that are only pretrained use the suffix
+            _as_text (no EOS between question and answer), encoders use _fill_mask.
+        held_out_texts: tasks of held_out whose answers are texts, for the held-out loss. Leave out answers such as "yes", which need an instruction.
+        chance: mean accuracy of random guessing on held_out.
+        vocabulary: size of the SentencePiece vocabulary that is trained on the corpus.
+        num_layers: layers of a decoder or an encoder, and of each stack of an encoder-decoder.
+        d_model: model width.
         num_heads: attention heads.
         d_ff: inner width of the feed-forward networks.
-        inputs_length: tokens a row has for inputs.
-        targets_length: tokens a row has for targets.
-        batch_size: rows of a batch.
-        steps: of pretraining.
-        adapted_steps: of adaptation.
-        tuned_steps: of multitask fine-tuning.
+        inputs_length: tokens of a row for the inputs.
+        targets_length: tokens of a row for the targets.
+        batch_size: rows per batch.
+        steps: steps of pretraining.
+        adapted_steps: steps of adaptation.
+        tuned_steps: steps of multitask fine-tuning.
         peak: the highest learning rate of pretraining and adaptation (AdamW, cosine).
         tuned_peak: the highest learning rate of fine-tuning.
-        examples: of each task to evaluate on.
-        shards: of the data, see `Data`; a mixture of many tasks has so many readers for each of them.
-        shuffle_buffer: of the data, see `Data`; a mixture of many tasks has a buffer for each of them.
-        seeds: of each cell, which is trained with every one.
-        architectures: those to train; none for all.
-        objectives: those to train with; none for all.
-        dtype: of computation.
-        remat: what the backward pass computes again.
-        attention: how attention is computed.
-        microbatches: parts a batch is computed in, to save memory.
-        mesh: how devices are laid out.
+        examples: examples of each task to evaluate on.
+        shards: data shards, see `Data`. A mixture of many tasks has this number of readers for each task.
+        shuffle_buffer: size of the shuffle buffer, see `Data`. A mixture of many tasks has one buffer for each task.
+        seeds: seeds; each cell is trained once with each seed.
+        architectures: architectures to train; empty for all.
+        objectives: objectives to train with; empty for all.
+        dtype: type of the computation.
+        remat: activations that the backward pass recomputes.
+        attention: implementation of attention.
+        microbatches: number of parts in which a batch is computed, to save memory.
+        mesh: device mesh.
     """
 
     corpus: str
@@ -147,20 +149,26 @@ class Comparison(Configuration):
             cells=tuple(cells),
             measures=(
                 Measure(
-                    name="perplexity", about=f"of the rest of held-out texts ({self.corpus}_continuation)", higher=False
+                    name="perplexity",
+                    about=f"of the continuations of held-out texts ({self.corpus}_continuation)",
+                    higher=False,
                 ),
                 Measure(
                     name="zero-shot",
-                    about=f"rank classification on tasks never trained on ({', '.join(self.held_out)})",
+                    about=f"rank classification on tasks that are not trained on ({', '.join(self.held_out)})",
                     chance=self.chance,
                 ),
                 Measure(
                     name="held-out loss",
-                    about=f"nats a token of the right answers of {', '.join(self.held_out_texts)}; encoders', which do not see each other, are left out",
+                    about=f"nats per token of the right answers of {', '.join(self.held_out_texts)}; without encoders, which predict each token independently",
                     higher=False,
                 ),
                 Measure(name="score", about=f"mean of {', '.join(self.score)}"),
-                Measure(name="tasks' loss", about="nats a token of the right answers of these, likewise", higher=False),
+                Measure(
+                    name="tasks' loss",
+                    about="nats per token of the right answers of the tasks of score; without encoders",
+                    higher=False,
+                ),
             ),
             seeds=self.seeds,
             vocabulary=TrainedVocabulary(task=f"{self.corpus}_continuation", size=self.vocabulary),
@@ -178,12 +186,12 @@ class Comparison(Configuration):
         before: Cell | None = None,
         adapted: tuple[Architecture, Objective] | None = None,
     ) -> list[Cell]:
-        """Return a row's two cells: pretraining or, behind `before`, adaptation; and fine-tuning."""
+        """Return the two cells of a row: pretraining (or adaptation, if `before` is given), and fine-tuning."""
         trained, task = adapted or (architecture, objective)
         end = "_fill_mask" if trained == "encoder" else ""
         asked = tuple(f"{name}{end or '_as_text'}" for name in self.held_out)
         held_out = tuple(f"{name}{end}" for name in self.held_out)
-        told = tuple(f"{name}_as_text" for name in self.held_out_texts)
+        answered = tuple(f"{name}_as_text" for name in self.held_out_texts)
         text = () if trained == "encoder" else (f"{self.corpus}_continuation",)
         first = Cell(
             architecture=architecture,
@@ -192,7 +200,7 @@ class Comparison(Configuration):
             after=None if before is None else before.name,
             measured={
                 "zero-shot": _of(asked, "rank_accuracy"),
-                **({"perplexity": _of(text, "perplexity"), "held-out loss": _of(told, "loss")} if text else {}),
+                **({"perplexity": _of(text, "perplexity"), "held-out loss": _of(answered, "loss")} if text else {}),
             },
             experiment=self._experiment(
                 trained,
@@ -257,7 +265,7 @@ class Comparison(Configuration):
         )
 
     def model(self, architecture: Architecture) -> TransformerConfig:
-        """Return an architecture's model."""
+        """Return the model of an architecture."""
         stack = StackConfig(
             num_layers=self.num_layers,
             d_model=self.d_model,
@@ -314,7 +322,7 @@ def small() -> Comparison:
 
 
 def base() -> Comparison:
-    """Models of T5-base's size on C4, 33 billion places each, three seeds: for accelerators."""
+    """Models of T5-base's size on C4, 33 billion tokens each (padding included), three seeds: for accelerators."""
     return Comparison(
         corpus="c4",
         multitask="multitask",

@@ -1,4 +1,4 @@
-"""What a training cost: parameters, tokens, operations and time."""
+"""Costs of a training: parameters, tokens, operations and time."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from t2t.train.program import Program
 
 @dataclass(frozen=True, kw_only=True)
 class Costs:
-    """What a training cost.
+    """Costs of a training.
 
-    parameters: of the model.
-    tokens:     inputs and targets that were trained on, padding left out.
-    places:     the same with padding: what was computed.
-    flops:      of all steps, 3 times the forward pass's matrix products (see `t2t.plan.flops`).
-    seconds:    of steps alone: no start, compilation, evaluation or checkpoint.
+    parameters: number of parameters.
+    tokens:     input and target tokens, without padding.
+    places:     the same with padding.
+    flops:      FLOPs of all steps: 3 times the matrix products of the forward pass (see `t2t.plan.flops`).
+    seconds:    time of the steps only: no startup, compilation, evaluation or checkpoint.
     """
 
     parameters: int
@@ -48,7 +48,7 @@ class Costs:
 
 
 def _tokens(directory: Path) -> float:
-    """Add up metrics.jsonl: each line has the rate and the time of a step since the line before."""
+    """Sum the tokens in metrics.jsonl: each line has tokens per second and seconds per step since the previous line."""
     found = read_run(directory, rows=0).series
     rates, times = dict(found["tokens_per_second"]), dict(found["step_seconds"])
     total, last = 0.0, 0

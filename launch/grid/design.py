@@ -1,4 +1,4 @@
-"""What a grid is: trainings, some of which go on from others, what is measured of each, and what the literature expects."""
+"""Definition of a grid: trainings, some of which start from others, the measures to compare, and published claims."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ STAGES: tuple[Stage, ...] = ("pretrained", "fine-tuned")
 
 @dataclass(frozen=True, kw_only=True)
 class Measure(Configuration):
-    """Something that cells are compared by.
+    """A measure for comparing cells.
 
-    about:  a line on what it is, for the table's caption.
-    higher: whether more of it is better.
-    chance: what guessing gives, or None.
+    about:  one-line description for the table's caption.
+    higher: whether higher values are better.
+    chance: the value of random guessing, or None.
     """
 
     name: str
@@ -32,14 +32,14 @@ class Measure(Configuration):
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """One training of a grid, done once with each seed.
+    """One training of a grid, repeated with each seed.
 
-    architecture, objective: name its row of the table, with `adapted`.
-    adapted:    what was trained on after pretraining, "" for nothing: the row is one of its own.
-    stage:      pretraining (adaptation included), or fine-tuning after it.
-    experiment: what is trained; the grid fills in `seed` and `start_from.run`.
-    after:      name of the cell whose parameters it begins with, None for random ones.
-    measured:   measure -> keys "TASK/METRIC" of its evaluation, the mean of which is its value. A measure that is left out stays empty.
+    architecture, objective: with `adapted`, these name the cell's row in the table.
+    adapted:    adaptation after pretraining, or "". An adapted model has its own row.
+    stage:      "pretrained" (adaptation included) or "fine-tuned".
+    experiment: the training's configuration; the grid sets `seed` and `start_from.run`.
+    after:      name of the cell whose final parameters this one starts from; None for random parameters.
+    measured:   measure -> metrics "TASK/METRIC" of the evaluation; their mean is the value. A measure without an entry stays empty.
     """
 
     architecture: str
@@ -52,20 +52,20 @@ class Cell:
 
     @property
     def row(self) -> str:
-        """Name of its row: "decoder, causal / full LM", with what it was adapted to behind an arrow."""
+        """Name of the cell's row, for example "decoder, causal / full LM". An adaptation is appended after an arrow."""
         return f"{self.architecture} / {self.objective}" + (f" -> {self.adapted}" if self.adapted else "")
 
     @property
     def name(self) -> str:
-        """Name of its folder, and what `after` of other cells says."""
+        """Name of the cell's directory, which other cells use in `after`."""
         return ".".join(re.sub(r"[^a-z0-9]+", "_", part.lower()).strip("_") for part in (self.row, self.stage))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """An ordering that was published, to be compared with what comes out.
+    """A published ordering, to compare with the results.
 
-    better, than: rows; each of `better` is to be ahead of each of `than` in `measure` at `stage`.
+    better, than: rows. The claim is that each row of `better` is ahead of each row of `than` in `measure` at `stage`.
     """
 
     text: str
@@ -80,7 +80,7 @@ class Claim:
 class TrainedVocabulary(Configuration):
     """A SentencePiece vocabulary, trained on a task's texts before the first cell.
 
-    size: ids in all, 100 sentinels included. examples: texts it is trained on.
+    size: number of ids, including 100 sentinels. examples: number of texts to train on.
     """
 
     task: str
@@ -90,9 +90,9 @@ class TrainedVocabulary(Configuration):
 
 @dataclass(frozen=True, kw_only=True)
 class Grid(Configuration):
-    """Cells, each to be trained with each of `seeds`, and how they are compared.
+    """Cells, each trained with each of `seeds`, and the measures to compare them.
 
-    vocabulary: of all cells, trained first; None leaves each its task's own.
+    vocabulary: vocabulary for all cells, trained first; None uses the vocabulary of each task.
     """
 
     cells: tuple[Cell, ...]
@@ -105,18 +105,18 @@ class Grid(Configuration):
         super().__post_init__()
         if not self.cells or not self.seeds:
             raise UserError(
-                f"a grid of {len(self.cells)} cells and {len(self.seeds)} seeds: give one of each at least."
+                f"a grid has {len(self.cells)} cells and {len(self.seeds)} seeds (--seeds): it needs at least one of each."
             )
         if len(set(self.seeds)) < len(self.seeds):
-            raise UserError(f"seeds {self.seeds} of a grid (--seeds): give different whole numbers from 0 on.")
+            raise UserError(f"seeds {self.seeds} of a grid (--seeds) must be different whole numbers from 0 on.")
         earlier: dict[str, Cell] = {}
         measures = [measure.name for measure in self.measures]
         for cell in self.cells:
             if cell.name in earlier:
-                raise UserError(f"two cells of a grid are called {cell.name}.")
+                raise UserError(f"two cells of a grid have the name {cell.name}.")
             if cell.after is not None and cell.after not in earlier:
                 raise UserError(
-                    f"cell {cell.name} of a grid goes on from {cell.after!r}, which no cell before it is called.{nearest(cell.after, earlier)}"
+                    f"cell {cell.name} of a grid starts from {cell.after!r}, but no earlier cell has that name.{nearest(cell.after, earlier)}"
                 )
             for name in cell.measured:
                 _known(f"cell {cell.name} measures", name, measures)
@@ -128,7 +128,7 @@ class Grid(Configuration):
                 _known(f"claim {claim.text!r} is about row", row, rows)
 
     def cell(self, name: str) -> Cell:
-        """Return the cell of that name."""
+        """Return the cell with this name."""
         return next(cell for cell in self.cells if cell.name == name)
 
 

@@ -1,4 +1,4 @@
-"""How a cell's training goes, in a line now and then: several processes may write at once."""
+"""Progress of a cell's training as occasional single lines, because several processes can print at once."""
 
 from __future__ import annotations
 
@@ -9,34 +9,34 @@ from t2t.api.progress import number
 from t2t.train.evaluation import EvalResult
 
 EVERY = 30.0
-"""Seconds between two lines of a training."""
+"""Minimum seconds between two progress lines of a training."""
 
 
 class Lines:
-    """The train loop's callbacks, as plain lines behind `label`."""
+    """Callbacks of the training loop that log plain lines, each starting with `label`."""
 
-    def __init__(self, label: str, say: Callable[[str], None]) -> None:
-        self._label, self._say = label, say
+    def __init__(self, label: str, log: Callable[[str], None]) -> None:
+        self._label, self._log = label, log
         self._total = 0
-        self._said = time.monotonic()
+        self._logged = time.monotonic()
 
     def on_start(self, total: int, start: int) -> None:
-        """Training begins at step `start` of `total`."""
+        """Store the number of steps."""
         self._total = total
 
     def on_log(self, step: int, metrics: dict[str, float]) -> None:
-        """Tell the loss, not too often."""
+        """Log the loss, at most every `EVERY` seconds."""
         now = time.monotonic()
-        if now - self._said >= EVERY:
-            self._said = now
-            self._say(f"{self._label}   step {step:,} of {self._total:,}, loss {number(metrics['loss'])}")
+        if now - self._logged >= EVERY:
+            self._logged = now
+            self._log(f"{self._label}   step {step:,} of {self._total:,}, loss {number(metrics['loss'])}")
 
     def on_eval(self, step: int, results: list[EvalResult]) -> None:
-        """Say nothing: the grid's table has it."""
+        """Do nothing: the grid's table shows the results."""
 
     def on_message(self, text: str) -> None:
-        """Tell what the loop has to say."""
-        self._say(f"{self._label}   {text}")
+        """Log a message of the training loop."""
+        self._log(f"{self._label}   {text}")
 
     def on_end(self) -> None:
-        """Training ended."""
+        """Do nothing."""

@@ -1,4 +1,4 @@
-"""What came out of a grid: each cell's measures over its seeds, and which published orderings they show."""
+"""Results of a grid: each cell's measures over its seeds, and which published claims they confirm."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Verdict = Literal["held", "held, within the spread", "did not hold", "not measur
 
 @dataclass(frozen=True, kw_only=True)
 class Value:
-    """A measure over seeds. spread: sample standard deviation, None for one seed."""
+    """Mean of a measure over seeds. spread: sample standard deviation; None for one seed."""
 
     mean: float
     spread: float | None
@@ -30,7 +30,7 @@ class Value:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Value | None:
-        """Return the value of some seeds' numbers; None where there is none."""
+        """Return the mean and spread of the seeds' values, or None if there are no values."""
         if not values:
             return None
         spread = statistics.stdev(values) if len(values) > 1 else None
@@ -39,7 +39,7 @@ class Value:
 
 @dataclass(frozen=True, kw_only=True)
 class CellResult:
-    """A cell's outcome. seeds: how many are done; costs: of one training, the mean over seeds."""
+    """Results of a cell. seeds: number of finished seeds; costs: costs of one training, the mean over seeds."""
 
     cell: Cell
     seeds: int
@@ -48,7 +48,7 @@ class CellResult:
 
 
 def read_results(grid: Grid, directory: Path) -> list[CellResult]:
-    """Return what there is by now, a result a cell, those without a finished training included."""
+    """Return the current result of each cell, including cells without a finished training."""
     return [_read(grid, cell, directory) for cell in grid.cells]
 
 
@@ -61,7 +61,7 @@ def _read(grid: Grid, cell: Cell, directory: Path) -> CellResult:
             continue
         spent = config.loads((folder / DONE).read_bytes(), where=str(folder / DONE))
         if not isinstance(spent, Costs):
-            raise UserError(f"{folder / DONE}: not the costs of a training")
+            raise UserError(f"{folder / DONE}: the file does not have the costs of a training")
         costs.append(spent)
         result = folder / "eval" / f"{cell.experiment.steps}.json"
         tasks = expect(read_json(result).get("tasks"), dict, f"{result}: tasks")
@@ -79,7 +79,7 @@ def _metric(tasks: dict[str, Any], key: str, folder: Path) -> float:
         for metric, value in found["metrics"].items()
     }
     if key not in have:
-        raise UserError(f"{folder}: its evaluation has no {key}.{nearest(key, have)}")
+        raise UserError(f"{folder}: the evaluation has no metric {key}.{nearest(key, have)}")
     return float(expect(as_number(have[key]), float, f"{folder}: {key}"))
 
 
@@ -98,14 +98,14 @@ def _mean(costs: Sequence[Costs]) -> Costs | None:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """A row of the table: an architecture with an objective, and its cell at each stage."""
+    """A row of the table: an architecture with an objective, and its result at each stage."""
 
     name: str
     cells: dict[str, CellResult]
 
 
 def rows(results: Sequence[CellResult]) -> list[Row]:
-    """Return the rows in the order of the grid."""
+    """Return the rows, in the order of the grid."""
     names = list(dict.fromkeys(result.cell.row for result in results))
     return [
         Row(name=name, cells={result.cell.stage: result for result in results if result.cell.row == name})
@@ -114,10 +114,10 @@ def rows(results: Sequence[CellResult]) -> list[Row]:
 
 
 def verdict(claim: Claim, grid: Grid, results: Sequence[CellResult]) -> tuple[Verdict, str]:
-    """Return whether an ordering shows, and the closest pair's numbers that decide it.
+    """Return whether a claim holds, and the values of the closest pair, which decide it.
 
-    It holds where every mean is on the right side; within the spread where the closest difference is below the root of the summed squared spreads of
-    the two, or where one seed alone tells of no spread.
+    The claim holds if every mean is on the right side. It holds "within the spread" if the smallest difference is below the root of the sum of the
+    pair's squared spreads, or if there is only one seed, so that the spread is unknown.
     """
     values = {
         result.cell.row: result.values[claim.measure]
@@ -134,17 +134,17 @@ def verdict(claim: Claim, grid: Grid, results: Sequence[CellResult]) -> tuple[Ve
 
     ahead, behind = min(pairs, key=lead)
     least = lead((ahead, behind))
-    told = f"{ahead} {spelled(values[ahead])}, {behind} {spelled(values[behind])}"
+    numbers = f"{ahead} {spelled(values[ahead])}, {behind} {spelled(values[behind])}"
     if least <= 0:
-        return "did not hold", told
+        return "did not hold", numbers
     spreads = [values[row].spread for row in (ahead, behind)]
     if None in spreads or least < math.hypot(*(spread or 0.0 for spread in spreads)):
-        return "held, within the spread", told
-    return "held", told
+        return "held, within the spread", numbers
+    return "held", numbers
 
 
 def spelled(value: Value | None) -> str:
-    """Return a value with its spread, "0.412 ± 0.013"."""
+    """Format a value with its spread, for example "0.412 ± 0.013"."""
     if value is None:
         return "–"
     digits = 3 if abs(value.mean) < 10 else 2 if abs(value.mean) < 100 else 1
@@ -153,5 +153,5 @@ def spelled(value: Value | None) -> str:
 
 
 def stages(results: Sequence[CellResult]) -> list[str]:
-    """Return the stages that the grid has, in order."""
+    """Return the stages in the results, in order."""
     return [stage for stage in STAGES if any(result.cell.stage == stage for result in results)]

@@ -1,4 +1,4 @@
-"""Training a grid's cells: each is a run directory of its own, so that what is done stays done, and what was cut off goes on."""
+"""Train a grid's cells. Each training has its own run directory: finished trainings are kept, interrupted ones resume."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from t2t.train.stop import StopOnSignal
 from t2t.vocabularies import SentencePiece
 
 WAIT = 1.0
-"""Seconds between two looks for a cell that another process has made ready."""
+"""Seconds between two checks for a cell that can start."""
 FAILURE = "failure.txt"
 DONE = "done.json"
 VOCABULARY = "vocabulary/spiece.model"
@@ -34,7 +34,7 @@ VOCABULARY = "vocabulary/spiece.model"
 
 @dataclass(frozen=True)
 class Training:
-    """A cell with a seed, in its place below the grid's directory."""
+    """A cell with a seed, and its run directory below the grid's directory."""
 
     cell: Cell
     seed: int
@@ -42,34 +42,34 @@ class Training:
 
     @property
     def name(self) -> str:
-        """What it is called in messages."""
+        """Name in messages."""
         return f"{self.cell.row}, {self.cell.stage}, seed {self.seed}"
 
     @property
     def done(self) -> bool:
-        """Whether it was trained to its end and evaluated, and what it cost was counted."""
+        """Whether the training and its evaluation are complete and the costs are written."""
         return (self.directory / DONE).is_file()
 
 
 def trainings(grid: Grid, directory: Path) -> list[Training]:
-    """Return all trainings: one seed after the other, so that a grid that is cut off has whole seeds."""
+    """Return all trainings, ordered by seed, so that an interrupted grid has complete seeds."""
     return [Training(cell, seed, place(directory, cell.name, seed)) for seed in grid.seeds for cell in grid.cells]
 
 
 def place(directory: Path, name: str, seed: int) -> Path:
-    """Return where a cell's training with a seed lies."""
+    """Return the run directory of a cell's training with a seed."""
     return directory / "cells" / name / f"seed-{seed}"
 
 
 def experiment_of(grid: Grid, training: Training, directory: Path) -> Experiment:
-    """Return the whole of what is trained: the cell's experiment with its seed, vocabulary and beginning filled in."""
-    made = replace(training.cell.experiment, seed=training.seed)
+    """Return the cell's experiment with the seed, the grid's vocabulary and the run to start from."""
+    experiment = replace(training.cell.experiment, seed=training.seed)
     if grid.vocabulary is not None:
-        made = replace(made, data=replace(made.data, vocabulary=vocabulary_of(directory)))
+        experiment = replace(experiment, data=replace(experiment.data, vocabulary=vocabulary_of(directory)))
     if training.cell.after is not None:
         source = place(directory, training.cell.after, training.seed)
-        made = replace(made, start_from=replace(made.start_from, run=str(source.resolve())))
-    return made
+        experiment = replace(experiment, start_from=replace(experiment.start_from, run=str(source.resolve())))
+    return experiment
 
 
 def vocabulary_of(directory: Path) -> SentencePiece:
@@ -77,8 +77,8 @@ def vocabulary_of(directory: Path) -> SentencePiece:
     return SentencePiece(path=str((directory / VOCABULARY).resolve()), extra_ids=100)
 
 
-def train_vocabulary(grid: Grid, directory: Path, say: Callable[[str], None]) -> None:
-    """Train the grid's vocabulary where it has one and it is not there yet; of several processes one does it and the others wait."""
+def train_vocabulary(grid: Grid, directory: Path, log: Callable[[str], None]) -> None:
+    """Train the grid's vocabulary, if it has one that does not exist yet. One process trains it, the others wait."""
     wanted = grid.vocabulary
     path = directory / VOCABULARY
     if wanted is None:
@@ -92,13 +92,13 @@ def train_vocabulary(grid: Grid, directory: Path, say: Callable[[str], None]) ->
 
         partial = path.with_name("partial.model")
         partial.unlink(missing_ok=True)
-        say(f"training a vocabulary of {wanted.size:,} ids on {wanted.task}")
+        log(f"training a vocabulary of {wanted.size:,} ids on {wanted.task}")
         train_it(wanted.task, size=wanted.size, out=partial, examples=wanted.examples)
         partial.rename(path)
 
 
 def check_same(grid: Grid, directory: Path) -> None:
-    """Raise UserError where a finished training is of another configuration than the grid's cell."""
+    """Raise UserError if a finished training has another configuration than its cell of the grid."""
     for training in trainings(grid, directory):
         if not training.done:
             continue
@@ -110,26 +110,26 @@ def check_same(grid: Grid, directory: Path) -> None:
         ]
         if changed:
             raise UserError(
-                f"{directory} (--dir) holds a grid of another configuration; {training.cell.name} differs in {'; '.join(changed)}."
-                " Give another --dir, or the same options to go on."
+                f"{directory} (--dir) has a grid with another configuration: {training.cell.name} differs in {'; '.join(changed)}."
+                " Give another --dir, or the same options to resume."
             )
 
 
 class Worker:
-    """Trains cells one after the other. Several may do so at once, in processes of one machine: each takes what no other has."""
+    """Trains cells one after the other. Several workers can run in processes of one machine; each takes trainings that no other worker has."""
 
-    def __init__(self, grid: Grid, directory: Path, recipe: str, code: OwnCode, say: Callable[[str], None]) -> None:
-        self._grid, self._directory, self._recipe, self._code, self._say = grid, directory, recipe, code, say
+    def __init__(self, grid: Grid, directory: Path, recipe: str, code: OwnCode, log: Callable[[str], None]) -> None:
+        self._grid, self._directory, self._recipe, self._code, self._log = grid, directory, recipe, code, log
         self._all = trainings(grid, directory)
-        self._began = time.time()
+        self._started = time.time()
 
     def run(self) -> bool:
-        """Train what is not done yet; return whether it was asked to stop before the end.
+        """Train everything that is not done. Return whether a signal stopped it before the end.
 
-        A training goes on from its last checkpoint, and begins when the one whose parameters it takes is done. One that fails is told, its
-        traceback kept in its folder, and left; with it those that would go on from it. The next time it is tried again.
+        A training resumes from its last checkpoint. It starts only when the training that it starts from is done. If a training fails, the failure is
+        logged, the traceback is written to its directory, and it is skipped together with the trainings that start from it. The next run tries again.
         """
-        with StopOnSignal() as stop:  # a training under way has its own, and stops after a step
+        with StopOnSignal() as stop:  # a running training handles signals itself and stops after a step
             while not stop.asked:
                 left = [training for training in self._all if not training.done and not self._hopeless(training)]
                 if not left:
@@ -139,7 +139,7 @@ class Worker:
         return True
 
     def _take(self, left: list[Training]) -> bool:
-        """Train the first that can begin and that no other process has, or wait a little; return whether it was asked to stop."""
+        """Train the first training that can start and that no other process has, or wait. Return whether a signal stopped it."""
         for training in left:
             before = self._before(training)
             if before is not None and not before.done:
@@ -151,7 +151,7 @@ class Worker:
         return False
 
     def failures(self) -> list[Training]:
-        """Return those that failed since this began."""
+        """Return the trainings that failed since this worker started."""
         return [training for training in self._all if self._failed(training)]
 
     def _before(self, training: Training) -> Training | None:
@@ -162,25 +162,25 @@ class Worker:
 
     def _failed(self, training: Training) -> bool:
         note = training.directory / FAILURE
-        return note.is_file() and note.stat().st_mtime >= self._began
+        return note.is_file() and note.stat().st_mtime >= self._started
 
     def _hopeless(self, training: Training) -> bool:
         before = self._before(training)
         return self._failed(training) or (before is not None and self._hopeless(before))
 
     def _train(self, training: Training) -> bool:
-        """Train one; return whether it was asked to stop."""
+        """Run one training. Return whether a signal stopped it."""
         number = f"[{self._all.index(training) + 1}/{len(self._all)}]"
         experiment = experiment_of(self._grid, training, self._directory)
         began = time.time()
-        self._say(f"{number} {training.name}")
+        self._log(f"{number} {training.name}")
         (training.directory / FAILURE).unlink(missing_ok=True)
         try:
             outcome = run_training(
                 training.directory,
                 experiment,
                 recipe=self._recipe,
-                observer=contextlib.nullcontext(Lines(number, self._say)),
+                observer=contextlib.nullcontext(Lines(number, self._log)),
                 code=self._code,
                 claimed=True,
                 began=began,
@@ -190,10 +190,10 @@ class Worker:
         except Exception as error:
             note = "".join(traceback.format_exception(error))
             (training.directory / FAILURE).write_text(note, encoding="utf-8")
-            self._say(f"{number} failed, see {training.directory / FAILURE}: {type(error).__name__}: {error}")
+            self._log(f"{number} failed, see {training.directory / FAILURE}: {type(error).__name__}: {error}")
             return False
         finally:
-            jax.clear_caches()  # programs of this cell; what others can use is in the cache on disk
+            jax.clear_caches()  # free the programs of this cell; the compilation cache on disk keeps them for other cells
         if not outcome.stopped:
             costs = Costs.of(experiment, training.directory)
             partial = training.directory / f"{DONE}.partial"
@@ -204,7 +204,7 @@ class Worker:
 
 @contextlib.contextmanager
 def _claimed(directory: Path) -> Iterator[bool]:
-    """Whether this process, and no other, has the training while inside."""
+    """Try to lock the training; yield whether this process has the lock."""
     claim = Claim(directory)
     try:
         claim.take()

@@ -1,4 +1,4 @@
-"""A grid's outcome: a table for the terminal and as Markdown, and a picture."""
+"""Show a grid's results: a table for the terminal and in Markdown, and a picture."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TABLE, RESULTS, PICTURE = "table.md", "results.json", "grid.png"
 
 
 def show(grid: Grid, directory: Path) -> None:
-    """Print the table and the verdicts, and write them and the picture into the grid's directory."""
+    """Print the table and the verdicts. Write them and the picture to the grid's directory."""
     results = read_results(grid, directory)
     if not any(result.seeds for result in results):
         return
@@ -38,7 +38,7 @@ def show(grid: Grid, directory: Path) -> None:
 
 
 def cells(grid: Grid, results: Sequence[CellResult]) -> tuple[list[str], list[list[str]]]:
-    """Return the table's header and its lines: every measure at every stage that has it, then what the row cost."""
+    """Return the header and the rows of the table: each measure at each stage that has it, then the costs of the row."""
     columns = [
         (measure.name, stage)
         for stage in stages(results)
@@ -69,11 +69,11 @@ def _costs(row: Row) -> list[str]:
 
 
 def captions(grid: Grid, results: Sequence[CellResult]) -> list[str]:
-    """Return lines on what the columns are."""
+    """Return lines that describe the columns."""
     done = sum(result.seeds for result in results)
     lines = [
         f"{done} of {len(grid.cells) * len(grid.seeds)} trainings done; mean ± sample standard deviation over {len(grid.seeds)} seed"
-        f"{'s' if len(grid.seeds) > 1 else ''}. Costs: of one training, {' + '.join(stages(results))}."
+        f"{'s' if len(grid.seeds) > 1 else ''}. Costs of one training: {' + '.join(stages(results))}."
     ]
     for measure in grid.measures:
         chance = "" if measure.chance is None else f", chance {measure.chance:.3f}"
@@ -82,18 +82,17 @@ def captions(grid: Grid, results: Sequence[CellResult]) -> list[str]:
 
 
 def verdicts(grid: Grid, results: Sequence[CellResult]) -> list[str]:
-    """Return a line on each published ordering."""
+    """Return a line for each published ordering."""
     lines = []
     for claim in grid.claims:
-        found, told = verdict(claim, grid, results)
-        lines.append(
-            f"{found}: {claim.text} ({claim.source}; {claim.measure}, {claim.stage})" + (f": {told}" if told else "")
-        )
+        found, numbers = verdict(claim, grid, results)
+        line = f"{found}: {claim.text} ({claim.source}; {claim.measure}, {claim.stage})"
+        lines.append(f"{line}: {numbers}" if numbers else line)
     return lines
 
 
 def markdown(grid: Grid, results: Sequence[CellResult]) -> str:
-    """Return the table, the captions and the verdicts as Markdown."""
+    """Return the table, the captions and the verdicts in Markdown."""
     header, body = cells(grid, results)
     lines = [f"| {' | '.join(header)} |", f"| --- |{' ---: |' * (len(header) - 1)}"]
     lines += [f"| {' | '.join(line)} |" for line in body]
@@ -103,7 +102,7 @@ def markdown(grid: Grid, results: Sequence[CellResult]) -> str:
 
 
 def draw(grid: Grid, results: Sequence[CellResult], path: Path) -> None:
-    """Draw each measure as points on a line a row, a colour a stage, the spread as a bar and chance as a dashed line."""
+    """Draw a panel for each measure: a line for each row, a colour for each stage, error bars for the spread, a dashed line for chance."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

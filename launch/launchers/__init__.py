@@ -1,1 +1,1 @@
-"""Ways to start the processes of one training: on this machine, with SLURM, on Kubernetes, on TPU VMs."""
+"""Launchers of a training with several processes: on this machine, with SLURM, on Kubernetes, on TPU VMs."""

@@ -1,4 +1,4 @@
-"""`t2t launch kubernetes`: a JobSet of one indexed pod a host, behind a headless service."""
+"""`t2t launch kubernetes`: a JobSet with one indexed pod per host and a headless service."""
 
 from __future__ import annotations
 
@@ -24,32 +24,32 @@ _LABEL = re.compile(
 
 @dataclass(frozen=True, kw_only=True)
 class Kubernetes(Configuration):
-    """Create a JobSet on Kubernetes with kubectl, or with --dry-run print its manifest.
+    """Create a JobSet on Kubernetes with kubectl. With --dry-run, print its manifest.
 
-    Each host has a pod, which is one process with all the host's devices. A pod that fails, or whose node goes away, starts all again from
-    the last checkpoint; on SIGTERM the training saves first. The cluster needs JobSet (https://jobset.sigs.k8s.io), 0.6 or newer.
+    Each host has one pod with one process, which uses all devices of the host. If a pod fails or its node is lost, all pods restart from the last
+    checkpoint. On SIGTERM, the training saves first. The cluster needs JobSet (https://jobset.sigs.k8s.io), 0.6 or newer.
 
     Args:
-        name: of the JobSet.
+        name: name of the JobSet.
         image: container image in which `python -m t2t.launch` runs.
-        volume_claim: persistent volume claim, of mode ReadWriteMany, that keeps the run directory.
-        mount: where it is in the pods; --dir of the training is in there.
-        hosts: pods; for a TPU as its topology says.
-        gpus_per_host: GPUs of each; 0 trains on CPUs.
-        tpu: a TPU slice on GKE instead, as v5e:4x4.
-        slices: TPU slices.
-        cpus: cores of each host to ask for.
-        memory: of each host to ask for, as Kubernetes spells it (64Gi).
-        node_selector: labels of the nodes, each KEY=VALUE (cloud.google.com/gke-accelerator=nvidia-h100-80gb).
-        restarts: how often to start again.
-        grace: seconds between SIGTERM and SIGKILL: time to save.
-        heartbeat: seconds without a sign of life after which a process counts as dead.
-        port: of process 0, at which the others find it.
-        namespace: kubectl's own by default.
-        priority_class: of the pods.
-        service_account: of the pods.
-        queue: Kueue's local queue.
-        dry_run: print the manifest, create nothing.
+        volume_claim: persistent volume claim with access mode ReadWriteMany, which keeps the run directory.
+        mount: mount path of the volume in the pods. The --dir of the training must be inside it.
+        hosts: number of pods. For a TPU, the default follows from the topology.
+        gpus_per_host: GPUs per host; 0 trains on CPUs.
+        tpu: TPU slice on GKE instead of GPUs, for example v5e:4x4.
+        slices: number of TPU slices.
+        cpus: CPU cores to request per host.
+        memory: memory to request per host, in Kubernetes notation (64Gi).
+        node_selector: node labels, each KEY=VALUE (cloud.google.com/gke-accelerator=nvidia-h100-80gb).
+        restarts: maximum number of restarts.
+        grace: seconds between SIGTERM and SIGKILL, the time to save.
+        heartbeat: seconds without a heartbeat after which a process counts as dead.
+        port: port of process 0, to which the other processes connect.
+        namespace: namespace of the JobSet. Default: kubectl's namespace.
+        priority_class: priority class of the pods.
+        service_account: service account of the pods.
+        queue: local queue of Kueue.
+        dry_run: print the manifest and create nothing.
     """
 
     name: str = "t2t"
@@ -74,7 +74,7 @@ class Kubernetes(Configuration):
     dry_run: bool = False
 
     def check(self, words: Sequence[str]) -> None:
-        """Refuse what cannot be. Raises UserError."""
+        """Raise UserError for invalid options."""
         for name in ("name", "volume_claim", "namespace", "priority_class", "service_account", "queue"):
             check_dns(getattr(self, name), f"--{name.replace('_', '-')}", "kubernetes")
         for name in ("image", "mount"):
@@ -82,13 +82,13 @@ class Kubernetes(Configuration):
         if self.memory is not None and not _MEMORY.fullmatch(self.memory):
             digits = re.search(r"[1-9]\d*", self.memory)
             raise UserError(
-                f"t2t launch kubernetes: --memory {self.memory!r} is no amount of memory as Kubernetes spells it. Nearest: {digits[0] if digits else 64}Gi."
+                f"t2t launch kubernetes: --memory {self.memory!r} is not a memory size in Kubernetes notation. Nearest: {digits[0] if digits else 64}Gi."
             )
         if self.image is None:
-            raise UserError("t2t launch kubernetes: which container image? --image REGISTRY/NAME:TAG")
+            raise UserError("t2t launch kubernetes: --image REGISTRY/NAME:TAG is missing: it names the container image")
         if self.volume_claim is None:
             raise UserError(
-                "t2t launch kubernetes: where is the run kept? --volume-claim names a persistent volume claim: a pod's own disk goes with it"
+                "t2t launch kubernetes: --volume-claim NAME is missing: it names the persistent volume claim that keeps the run; a pod's disk is temporary"
             )
         for label in self.node_selector:
             if not _LABEL.fullmatch(label):
@@ -97,12 +97,12 @@ class Kubernetes(Configuration):
                 )
         if self.slices > 1 and self.tpu is None:
             raise UserError(
-                f"t2t launch kubernetes: --slices {self.slices} are of TPUs (--tpu). Nearest: --hosts {self.slices}."
+                f"t2t launch kubernetes: --slices {self.slices} needs --tpu: only TPUs have slices. Nearest: --hosts {self.slices}."
             )
         _check_directory(words, self.mount)
 
     def manifest(self, words: Sequence[str]) -> str:
-        """Return the manifest of a JobSet that runs `t2t WORDS`. Raises UserError for options that cannot be."""
+        """Return the manifest of a JobSet that runs `t2t WORDS`. Raises UserError for invalid options."""
         self.check(words)
         selectors = [tuple(label.split("=", 1)) for label in self.node_selector]
         hosts, limits = self.hosts or 1, {}
@@ -111,7 +111,7 @@ class Kubernetes(Configuration):
             hosts = self.hosts or slice_.hosts
             if slice_.chips % hosts:
                 raise UserError(
-                    f"t2t launch kubernetes: --hosts {hosts} do not divide the {slice_.chips} chips of --tpu {self.tpu}. Nearest: {slice_.hosts}."
+                    f"t2t launch kubernetes: --hosts {hosts} does not divide the {slice_.chips} chips of --tpu {self.tpu}. Nearest: {slice_.hosts}."
                 )
             limits["google.com/tpu"] = slice_.chips // hosts
             selectors = [
@@ -134,7 +134,7 @@ class Kubernetes(Configuration):
         return render("jobset.yaml.jinja", **values)
 
     def launch(self, words: Sequence[str]) -> int:
-        """Create the JobSet, or print it, and return the exit code. Raises UserError where Kubernetes refuses it."""
+        """Create the JobSet or print its manifest, and return the exit code. Raises UserError if kubectl is missing or fails."""
         manifest = self.manifest(words)
         if self.dry_run:
             print(manifest, end="")
@@ -143,21 +143,21 @@ class Kubernetes(Configuration):
             done = subprocess.run(["kubectl", "create", "-f", "-"], input=manifest, capture_output=True, text=True)
         except FileNotFoundError:
             raise UserError(
-                "t2t launch kubernetes: there is no kubectl here. Nearest: --dry-run, which prints the manifest."
+                "t2t launch kubernetes: kubectl is not installed. Nearest: --dry-run, which prints the manifest."
             ) from None
         if done.returncode:
-            raise UserError(f"t2t launch kubernetes: kubectl refused it: {done.stderr.strip()}")
+            raise UserError(f"t2t launch kubernetes: kubectl failed: {done.stderr.strip()}")
         print(done.stdout.strip())
         return 0
 
 
 def _check_directory(words: Sequence[str], mount: str) -> None:
-    """Refuse a run directory outside of what the pods share. Raises UserError."""
-    given = [word.partition("=")[2] for word in words if word.startswith("--dir=")]
-    given += [after for word, after in itertools.pairwise(words) if word == "--dir"]
-    for directory in given:
+    """Raise UserError if the run directory is outside the volume that the pods share."""
+    directories = [word.partition("=")[2] for word in words if word.startswith("--dir=")]
+    directories += [after for word, after in itertools.pairwise(words) if word == "--dir"]
+    for directory in directories:
         if PurePosixPath(mount) not in PurePosixPath(directory).parents or ".." in PurePosixPath(directory).parts:
             name = PurePosixPath(directory).name or "run"
             raise UserError(
-                f"t2t launch kubernetes: --dir {directory!r} is not in what the pods share, --mount {mount}. Nearest: {mount}/{name}."
+                f"t2t launch kubernetes: --dir {directory!r} is not in the volume that the pods share, --mount {mount}. Nearest: {mount}/{name}."
             )

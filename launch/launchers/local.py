@@ -1,4 +1,4 @@
-"""`t2t launch local`: processes on this machine, that end together."""
+"""`t2t launch local`: several processes on this machine. If one fails, all end."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ from t2t.limits import Configuration, CountOrZero, Few, Port, Range
 from t2t.train.stop import handle
 
 GRACE = 3.0
-"""Seconds that the others have, after one has failed, to say what they saw of it."""
+"""Seconds between the failure of one process and the kill of the others, in which they can print their errors."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Local(Configuration):
-    """Start processes on this machine that find each other on the loopback interface; where one fails, all end.
+    """Start several processes on this machine, connected over the loopback interface. If one fails, all end.
 
-    Each line that a process writes is printed with the process's number before it. SIGTERM, SIGINT, SIGUSR1 and SIGHUP are passed on to all: the
-    training saves and ends with code 75. No process outlives the launcher.
+    Each line of output starts with the number of its process. SIGTERM, SIGINT, SIGUSR1 and SIGHUP are forwarded to all processes: the
+    training saves and exits with code 75. No process outlives the launcher.
 
     Args:
-        processes: how many.
-        devices_per_process: virtual CPU devices of each; JAX's own choice by default.
-        gpus_per_process: GPUs of each, counted through in the order of the processes; by default each sees them all.
-        restarts: how often to start again, from the last checkpoint, after a failure that is not a mistake in what was asked for.
-        port: of process 0, at which the others find it; a free one by default.
+        processes: number of processes.
+        devices_per_process: virtual CPU devices per process. Default: JAX's default.
+        gpus_per_process: GPUs per process, assigned in order. Default: each process sees all GPUs.
+        restarts: maximum number of restarts from the last checkpoint, after a failure that is not a user's mistake.
+        port: port of process 0, to which the other processes connect. Default: a free port.
     """
 
     processes: Annotated[int, Range(1, 1024), tyro.conf.arg(aliases=("-n",))] = 2
@@ -50,34 +50,34 @@ class Local(Configuration):
     port: Port | None = None
 
     def check(self) -> None:
-        """Refuse what cannot be. Raises UserError."""
+        """Raise UserError for invalid options."""
         if self.port is not None:
             self._check_port(self.port)
         if self.devices_per_process is not None and self.gpus_per_process is not None:
             raise UserError(
-                "t2t launch local: --devices-per-process is of CPU devices, --gpus-per-process of GPUs: give one of them"
+                "t2t launch local: --devices-per-process is for CPU devices, --gpus-per-process is for GPUs: give one of them"
             )
         if self.gpus_per_process is not None and self.processes == 1:
             raise UserError(
-                f"t2t launch local: --gpus-per-process {self.gpus_per_process} deals GPUs out to several processes, --processes is 1. Nearest:"
+                f"t2t launch local: --gpus-per-process {self.gpus_per_process} needs several processes, but --processes is 1. Nearest:"
                 " CUDA_VISIBLE_DEVICES, or --processes 2."
             )
 
     def _check_port(self, port: int) -> None:
-        # Another program may listen at one of the two addresses alone: the port is its all the same.
+        # Another program may listen on only one of the two addresses; the port is still not free.
         reason = cannot_listen("127.0.0.1", port) or cannot_listen(loopback(), port)
         if reason:
             raise UserError(
-                f"t2t launch local: --port {port}: {reason}. Nearest: {free_port()}, or no --port, which takes a free one."
+                f"t2t launch local: --port {port}: {reason}. Nearest: {free_port()}, or no --port, which selects a free port."
             )
 
     def launch(self, words: Sequence[str]) -> int:
-        """Run `t2t WORDS` in each process and return the exit code of all together. Raises UserError for options that cannot be."""
+        """Run `t2t WORDS` in each process and return the overall exit code. Raises UserError for invalid options."""
         self.check()
         if self.processes > 1 and self.gpus_per_process is None and (address := own_names_address()):
-            _say(
-                f"CPUs exchange numbers by Gloo, which listens at {address}, where this machine's own name leads; a line"
-                f" '127.0.0.1 {socket.gethostname()}' in /etc/hosts keeps it to this machine"
+            _log(
+                f"CPU processes communicate with Gloo, which listens on {address}, the address of this machine's host name. The line"
+                f" '127.0.0.1 {socket.gethostname()}' in /etc/hosts restricts it to this machine"
             )
         return run([sys.executable, "-m", "t2t.launch", *words], self)
 
@@ -91,7 +91,7 @@ class Local(Configuration):
             PROCESSES: str(self.processes),
             PROCESS: str(process),
             LAUNCHER: str(os.getpid()),
-            "PYTHONUNBUFFERED": "1",  # what a process said before it was killed must not be lost
+            "PYTHONUNBUFFERED": "1",  # do not lose the last output of a killed process
         }
         if self.devices_per_process is not None:
             values[DEVICES] = str(self.devices_per_process)
@@ -103,7 +103,7 @@ class Local(Configuration):
 
 
 def _without_proxy() -> dict[str, str]:
-    """Return what keeps gRPC, with which the processes find each other, from asking a proxy for this machine."""
+    """Return environment variables that exclude this machine from gRPC's proxy. JAX's processes connect with gRPC."""
     if not any(os.environ.get(name) for name in ("grpc_proxy", "https_proxy", "http_proxy")):
         return {}
     others = os.environ.get("no_grpc_proxy") or os.environ.get("no_proxy")  # noqa: SIM112 (gRPC's spelling)
@@ -111,26 +111,26 @@ def _without_proxy() -> dict[str, str]:
 
 
 def run(command: Sequence[str], local: Local) -> int:
-    """Run a command in each process, again after failures where asked to, and return the exit code."""
-    asked = _Asked()
-    with asked:
+    """Run a command in each process, restart all after a failure up to `local.restarts` times, and return the exit code."""
+    received = _Signals()
+    with received:
         for attempt in range(local.restarts + 1):
-            code = _Attempt(command, local, asked).run()
-            if code in (DONE, MISTAKE, STOPPED) or asked.signals:
+            code = _Attempt(command, local, received).run()
+            if code in (DONE, MISTAKE, STOPPED) or received.signals:
                 return code
             if attempt < local.restarts:
-                _say(f"starting again from the last checkpoint (restart {attempt + 1} of {local.restarts})")
+                _log(f"restarting from the last checkpoint (restart {attempt + 1} of {local.restarts})")
     return code
 
 
-class _Asked:
-    """The signals that have come, and a file that becomes readable with each."""
+class _Signals:
+    """The received signals, and a pipe that becomes readable with each signal."""
 
     def __init__(self) -> None:
         self.signals: list[signal.Signals] = []
         self._previous: dict[int, Any] = {}
 
-    def __enter__(self) -> _Asked:
+    def __enter__(self) -> _Signals:
         self.reader, self._writer = os.pipe()
         os.set_blocking(self._writer, False)
         self._previous = handle(self._note)
@@ -149,30 +149,30 @@ class _Asked:
 
 
 class _Attempt:
-    """One start of all processes, to the end of the last."""
+    """One start of all processes, until the last one exits."""
 
-    def __init__(self, command: Sequence[str], local: Local, asked: _Asked) -> None:
-        self._command, self._local, self._asked = command, local, asked
-        self._passed_on = len(asked.signals)
+    def __init__(self, command: Sequence[str], local: Local, received: _Signals) -> None:
+        self._command, self._local, self._received = command, local, received
+        self._forwarded = len(received.signals)
         self._processes: list[subprocess.Popen[bytes]] = []
-        self._ended: dict[int, int] = {}  # in the order in which they ended
+        self._ended: dict[int, int] = {}  # process -> exit code, in the order of their exits
         self._failed: int | None = None
         self._deadline: float | None = None
         self._selector = selectors.DefaultSelector()
 
     def run(self) -> int:
-        """Start the processes, relay what they write and the signals that come, and return the code of all together."""
+        """Start the processes, relay their output and our signals, and return the overall exit code."""
         try:
             self._start()
             while len(self._ended) < len(self._processes):
                 self._relay(0.1)
-                self._pass_signals_on()
+                self._forward_signals()
                 self._collect()
                 if self._deadline is not None and time.monotonic() > self._deadline:
                     self._signal_all(signal.SIGKILL)
             self._drain()
         finally:
-            # Whatever happened here: no process stays, nor one that it started in turn.
+            # Kill all processes and their children, also after an error here.
             for process in self._processes:
                 _signal_group(process, signal.SIGKILL)
                 process.wait()
@@ -181,7 +181,7 @@ class _Attempt:
 
     def _start(self) -> None:
         port = self._local.port or free_port(loopback())
-        self._selector.register(self._asked.reader, selectors.EVENT_READ, None)
+        self._selector.register(self._received.reader, selectors.EVENT_READ, None)
         for index in range(self._local.processes):
             process = subprocess.Popen(
                 self._command,
@@ -189,7 +189,7 @@ class _Attempt:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
-                process_group=0,  # a terminal's Ctrl-C comes to the launcher alone, which passes it on once
+                process_group=0,  # a terminal's Ctrl-C reaches only the launcher, which forwards it once
             )
             self._processes.append(process)
             assert process.stdout is not None
@@ -200,11 +200,11 @@ class _Attempt:
                 self._selector.register(source, selectors.EVENT_READ, _Lines(prefix, target))
 
     def _relay(self, timeout: float) -> bool:
-        """Print what has come; return whether anything has."""
+        """Print the available output; return whether there was any."""
         events = self._selector.select(timeout)
         for key, _ in events:
             data = os.read(key.fd, 65536)
-            if key.data is None:  # a signal: only to wake up
+            if key.data is None:  # a signal, which only ends the wait
                 continue
             key.data.add(data)
             if not data:
@@ -212,21 +212,21 @@ class _Attempt:
         return any(key.data is not None for key, _ in events)
 
     def _drain(self) -> None:
-        """Print what the processes wrote last. Not to the end of the files: a process of theirs may hold them open."""
+        """Print the rest of the output. Do not wait for end of file, because a child of a process may keep the pipe open."""
         while self._relay(0):
             pass
         for key in list(self._selector.get_map().values()):
             if key.data is not None:
                 key.data.add(b"")
 
-    def _pass_signals_on(self) -> None:
-        for number in self._asked.signals[self._passed_on :]:
-            self._passed_on += 1
-            if number == signal.SIGINT and self._asked.signals.count(signal.SIGINT) > 1:
-                _say("interrupted twice: ending all now")
+    def _forward_signals(self) -> None:
+        for number in self._received.signals[self._forwarded :]:
+            self._forwarded += 1
+            if number == signal.SIGINT and self._received.signals.count(signal.SIGINT) > 1:
+                _log("interrupted twice: killing all processes")
                 self._signal_all(signal.SIGKILL)
             else:
-                _say(f"{number.name} passed on to all processes")
+                _log(f"{number.name} forwarded to all processes")
                 self._signal_all(number)
 
     def _collect(self) -> None:
@@ -237,8 +237,8 @@ class _Attempt:
             if code in (DONE, STOPPED) or self._failed is not None:
                 continue
             self._failed = index
-            if code != MISTAKE:  # of which the processes themselves tell
-                _say(f"process {index} of {len(self._processes)} (pid {process.pid}) {_spell(code)}; ending the others")
+            if code != MISTAKE:  # the processes report a mistake themselves
+                _log(f"process {index} of {len(self._processes)} (pid {process.pid}) {_spell(code)}; ending the others")
                 self._signal_all(signal.SIGTERM)
             self._deadline = time.monotonic() + GRACE
 
@@ -248,11 +248,11 @@ class _Attempt:
                 _signal_group(process, number)
 
     def _code(self) -> int:
-        if self._asked.signals:
+        if self._received.signals:
             unsaved = [index for index, code in self._ended.items() if code not in (DONE, STOPPED)]
             if unsaved:
-                _say(
-                    f"process {unsaved[0]} {_spell(self._ended[unsaved[0]])} before it had saved; the last checkpoint stands"
+                _log(
+                    f"process {unsaved[0]} {_spell(self._ended[unsaved[0]])} before it saved; the last checkpoint is kept"
                 )
             return DONE if all(code == DONE for code in self._ended.values()) else STOPPED
         if self._failed is not None:
@@ -262,21 +262,21 @@ class _Attempt:
 
 
 _CHATTER = b" peer ranks. Expected number of connected peer ranks is : "
-"""What lines hold that Gloo writes to standard output, among the results, for each group of processes it connects."""
+"""Part of a line that Gloo prints to standard output, among the results, for each process group. These lines are dropped."""
 
 
 class _Lines:
-    """Whole lines of a process, with its prefix, on the launcher's own output of that kind."""
+    """Writes whole lines of a process to the launcher's own stream, each with a prefix."""
 
     def __init__(self, prefix: bytes, target: Any) -> None:
         self._prefix, self._target, self._rest = prefix, target, b""
 
     def add(self, data: bytes) -> None:
-        """Print the lines that `data` completes; with no data, the rest."""
+        """Print the lines that `data` completes; with empty `data`, print the rest."""
         *lines, self._rest = (self._rest + data).split(b"\n")
         if not data and self._rest:
             lines, self._rest = [*lines, self._rest], b""
-        with suppress(BrokenPipeError):  # nobody reads: the processes go on all the same
+        with suppress(BrokenPipeError):  # nobody reads the output; the processes continue
             for line in lines:
                 if _CHATTER in line:
                     continue
@@ -285,7 +285,7 @@ class _Lines:
 
 
 def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
-    with suppress(ProcessLookupError, PermissionError):  # macOS says EPERM of a group of zombies
+    with suppress(ProcessLookupError, PermissionError):  # macOS returns EPERM for a group of zombies
         os.killpg(process.pid, number)
 
 
@@ -296,9 +296,9 @@ def _spell(code: int) -> str:
         name = signal.Signals(-code).name
     except ValueError:
         name = f"signal {-code}"
-    memory = " (out of memory? the kernel's log tells)" if -code == signal.SIGKILL else ""
+    memory = " (out of memory? see the kernel's log)" if -code == signal.SIGKILL else ""
     return f"was killed by {name}{memory}"
 
 
-def _say(text: str) -> None:
+def _log(text: str) -> None:
     print(f"launch: {text}", file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""`t2t launch slurm`: a batch script of one task a GPU that saves before its time is over and goes on in the queue."""
+"""`t2t launch slurm`: a batch script with one task per GPU, which saves before the time limit and requeues itself."""
 
 from __future__ import annotations
 
@@ -21,30 +21,30 @@ _TIME = re.compile(r"(\d+-)?\d+(:\d\d){0,2}|UNLIMITED")
 
 @dataclass(frozen=True, kw_only=True)
 class Slurm(Configuration):
-    """Submit a training to SLURM, or with --dry-run print the batch script.
+    """Submit a training to SLURM. With --dry-run, print the batch script.
 
-    Each GPU has a process. Before the time limit, and when the job is preempted, the training saves and ends with code 75; the job is then
-    put in the queue again and goes on from the checkpoint. The environment this command runs in must be there on the nodes.
+    Each GPU has one process. Before the time limit, and when the job is preempted, the training saves and exits with code 75. The job is then
+    requeued and resumes from the checkpoint. The Python environment of this command must exist on the nodes.
 
     Args:
-        nodes: how many.
-        gpus_per_node: GPUs, and processes, on each; 0 trains on CPUs.
-        tasks_per_node: processes on each node where there are no GPUs.
-        cpus_per_task: cores for each process, which reads its data with them.
-        memory: of each node, as SLURM spells it (64G).
-        time: limit of one run of the job, as SLURM spells it; what is not done by then goes on in the next.
-        signal_before: seconds before the limit at which the training is told to save.
-        wait: seconds after the first process has ended at which the others are killed.
-        heartbeat: seconds without a sign of life after which a process counts as dead.
-        name: of the job.
-        output: file for what is printed, with SLURM's patterns (%x the name, %j the job); restarts append.
+        nodes: number of nodes.
+        gpus_per_node: GPUs, and processes, per node; 0 trains on CPUs.
+        tasks_per_node: processes per node if there are no GPUs.
+        cpus_per_task: CPU cores per process, for example for reading data.
+        memory: memory per node, in SLURM's notation (64G).
+        time: time limit of one run of the job, in SLURM's notation. An unfinished training resumes in the next run.
+        signal_before: seconds before the time limit at which the training saves.
+        wait: seconds after the exit of the first process at which the others are killed.
+        heartbeat: seconds without a heartbeat after which a process counts as dead.
+        name: name of the job.
+        output: log file, with SLURM's patterns (%x for the name, %j for the job). Restarts append to it.
         partition: SLURM's --partition.
         account: SLURM's --account.
         qos: SLURM's --qos.
         constraint: SLURM's --constraint.
-        setup: lines of shell before the start ("module load cuda").
-        chdir: directory to run in; the present one by default.
-        dry_run: print the script, submit nothing.
+        setup: shell lines to run before the start ("module load cuda").
+        chdir: working directory. Default: the current directory.
+        dry_run: print the script and submit nothing.
     """
 
     nodes: Parts = 1
@@ -67,29 +67,31 @@ class Slurm(Configuration):
     dry_run: bool = False
 
     def check(self) -> None:
-        """Refuse what cannot be. Raises UserError."""
+        """Raise UserError for invalid options."""
         for name in ("name", "output", "partition", "account", "qos"):
             check_plain(getattr(self, name), f"--{name}", "slurm")
         if self.memory is not None and not _MEMORY.fullmatch(self.memory):
             digits = re.search(r"[1-9]\d*", self.memory)
             raise UserError(
-                f"t2t launch slurm: --memory {self.memory!r} is no amount of memory: a whole number with K, M, G or T behind it, or 0 for all"
-                f" of a node's. Nearest: {digits[0] if digits else 64}G."
+                f"t2t launch slurm: --memory {self.memory!r} is not a memory size: expected a whole number followed by K, M, G or T, or 0 for all"
+                f" memory of a node. Nearest: {digits[0] if digits else 64}G."
             )
         if self.constraint is not None and not re.fullmatch(r"[A-Za-z0-9_.&|*()\[\],-]+", self.constraint):
             raise UserError(
-                f"t2t launch slurm: --constraint {self.constraint!r} is no constraint. Nearest: a feature's name."
+                f"t2t launch slurm: --constraint {self.constraint!r} is not a constraint. Nearest: a feature's name."
             )
         if not _TIME.fullmatch(self.time):
-            raise UserError(f"t2t launch slurm: --time {self.time!r} is no time. Nearest: 24:00:00 or 1-00:00:00.")
+            raise UserError(
+                f"t2t launch slurm: --time {self.time!r} is not a time limit. Nearest: 24:00:00 or 1-00:00:00."
+            )
         if self.gpus_per_node and self.tasks_per_node not in (None, self.gpus_per_node):
             raise UserError(
-                f"t2t launch slurm: --tasks-per-node {self.tasks_per_node}: each of the {self.gpus_per_node} GPUs (--gpus-per-node) has a process."
+                f"t2t launch slurm: --tasks-per-node {self.tasks_per_node}: each of the {self.gpus_per_node} GPUs (--gpus-per-node) has one process."
                 f" Nearest: {self.gpus_per_node}."
             )
 
     def script(self, words: Sequence[str]) -> str:
-        """Return the batch script that runs `t2t WORDS`. Raises UserError for options that cannot be."""
+        """Return the batch script that runs `t2t WORDS`. Raises UserError for invalid options."""
         self.check()
         values = {
             **{name: getattr(self, name) for name in self.__dataclass_fields__},
@@ -100,7 +102,7 @@ class Slurm(Configuration):
         return render("slurm.sh.jinja", **values)
 
     def launch(self, words: Sequence[str]) -> int:
-        """Submit the script, or print it, and return the exit code. Raises UserError where SLURM refuses it."""
+        """Submit the script or print it, and return the exit code. Raises UserError if sbatch is missing or fails."""
         script = self.script(words)
         if self.dry_run:
             print(script, end="")
@@ -109,9 +111,9 @@ class Slurm(Configuration):
             done = subprocess.run(["sbatch"], input=script, capture_output=True, text=True)
         except FileNotFoundError:
             raise UserError(
-                "t2t launch slurm: there is no sbatch here. Nearest: --dry-run, which prints the script."
+                "t2t launch slurm: sbatch is not installed. Nearest: --dry-run, which prints the script."
             ) from None
         if done.returncode:
-            raise UserError(f"t2t launch slurm: sbatch refused it: {done.stderr.strip() or done.stdout.strip()}")
+            raise UserError(f"t2t launch slurm: sbatch failed: {done.stderr.strip() or done.stdout.strip()}")
         print(done.stdout.strip())
         return 0

@@ -1,4 +1,4 @@
-"""Scripts and manifests out of templates, and the names that may stand in them."""
+"""Render scripts and manifests from templates, and check the names in them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _DNS = re.compile(r"[a-z]([a-z0-9-]*[a-z0-9])?")
 
 
 def render(template: str, **values: Any) -> str:
-    """Return the template of that file name, filled in. In it, `quote` is the shell's, `json` makes a value that YAML reads."""
+    """Render a template file. Its filters are `quote` (for the shell) and `json` (valid YAML)."""
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -32,19 +32,19 @@ def render(template: str, **values: Any) -> str:
 
 
 def check_plain(value: str | None, option: str, launcher: str) -> None:
-    """Refuse what would not stand as one word in a script. Raises UserError."""
+    """Raise UserError if the value has characters that are not safe in a script."""
     if value is not None and not _PLAIN.fullmatch(value):
         close = re.sub(r"[^A-Za-z0-9._@:/=,+%-]+", "-", value).lstrip("-@:=,+") or "t2t"
         raise UserError(
-            f"t2t launch {launcher}: {option} {value!r} has characters that cannot stand in a script. Nearest: {close}."
+            f"t2t launch {launcher}: {option} {value!r} has characters that are not allowed in a script. Nearest: {close}."
         )
 
 
 def check_dns(value: str | None, option: str, launcher: str, *, longest: int = 40) -> None:
-    """Refuse what is no name of a Kubernetes object or cloud resource. Raises UserError."""
+    """Raise UserError if the value is not a valid name of a Kubernetes object or cloud resource."""
     if value is not None and (not _DNS.fullmatch(value) or len(value) > longest):
         close = re.sub(r"[^a-z0-9]+", "-", value.lower()).strip("-0123456789")[:longest].strip("-") or "t2t"
         raise UserError(
-            f"t2t launch {launcher}: {option} {value!r} is no name: lower-case letters, digits and '-' inside, beginning with a letter, at most"
-            f" {longest}. Nearest: {close}."
+            f"t2t launch {launcher}: {option} {value!r} is not a valid name: expected lower-case letters, digits and inner '-', starting with a letter, at most"
+            f" {longest} characters. Nearest: {close}."
         )

@@ -1,4 +1,4 @@
-"""TPU slices: how many chips and hosts a topology has, and what clouds call them."""
+"""TPU slices: chips and hosts of a topology, and the clouds' names for them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ GKE = {
     "v5p": "tpu-v5p-slice",
     "v6e": "tpu-v6e-slice",
 }
-"""Generation -> the value of the node label cloud.google.com/gke-tpu-accelerator
+"""Generation -> value of the node label cloud.google.com/gke-tpu-accelerator
 (https://cloud.google.com/kubernetes-engine/docs/concepts/plan-tpus)."""
 
 RUNTIMES = {
@@ -23,10 +23,10 @@ RUNTIMES = {
     "v5p": "v2-alpha-tpuv5",
     "v6e": "v2-alpha-tpuv6e",
 }
-"""Generation -> the software version of TPU VMs for JAX (https://cloud.google.com/tpu/docs/runtimes)."""
+"""Generation -> software version of TPU VMs for JAX (https://cloud.google.com/tpu/docs/runtimes)."""
 
 TYPES = {"v4": "v4", "v5litepod": "v5e", "v5p": "v5p", "v6e": "v6e"}
-"""How the accelerator types of TPU VMs begin -> generation. Behind the dash v4 and v5p count cores, two a chip, the others chips."""
+"""Prefix of a TPU VM's accelerator type -> generation. The number after the dash counts cores for v4 and v5p (two per chip), and chips for the others."""
 
 CHIPS_PER_HOST = 4
 
@@ -40,7 +40,7 @@ class Slice:
 
     @classmethod
     def parse(cls, text: str, option: str) -> Slice:
-        """Return the slice of "v5e:4x4". Raises UserError where there is no such generation or it is no topology."""
+        """Parse "v5e:4x4". Raises UserError for an unknown generation or an invalid topology."""
         generation, _, topology = text.partition(":")
         if generation not in GKE:
             raise UserError(f"{option} {text!r}: unknown TPU {generation!r}.{nearest(generation, GKE)}")
@@ -58,10 +58,10 @@ class Slice:
 
     @property
     def chips(self) -> int:
-        """How many there are."""
+        """Number of chips."""
         return math.prod(map(int, self.topology.split("x")))
 
     @property
     def hosts(self) -> int:
-        """Machines, each with up to four chips; a machine of eight counts as two unless --hosts says otherwise."""
+        """Number of hosts with up to four chips each. A machine with eight chips counts as two, unless --hosts is given."""
         return max(1, self.chips // CHIPS_PER_HOST)

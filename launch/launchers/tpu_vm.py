@@ -20,23 +20,23 @@ from t2t.paths import LocalPath
 
 @dataclass(frozen=True, kw_only=True)
 class TpuVm(Configuration):
-    """Run the gcloud commands that make a TPU slice, install this stack on all its hosts and train; with --dry-run print them.
+    """Run the gcloud commands that create a TPU slice, install this stack on all its hosts and train. With --dry-run, print them.
 
-    The run directory is one that all hosts share: mount a file store, or a bucket with gcsfuse, in --setup. --form skypilot writes a file for
-    SkyPilot's managed jobs instead, which also starts again on another slice where a spot slice is taken away.
+    All hosts must share the run directory: mount a file store, or a bucket with gcsfuse, in --setup. --form skypilot starts a managed job of
+    SkyPilot instead, which also restarts on another slice if a spot slice is preempted.
 
     Args:
-        name: of the slice.
-        type: accelerator type, as v5litepod-16, v5p-32 or v6e-64.
-        zone: Google Cloud's zone; gcloud's own by default.
-        project: Google Cloud's project; gcloud's own by default.
-        runtime: software version of the hosts; by default the one for the type.
-        spot: take a slice that may be taken away.
-        source: a clone of this repository. The files that git tracks are copied to the hosts, as they are now, and nothing else.
-        setup: lines of shell on each host after the installation (mounting the run directory's place).
-        restarts: how often SkyPilot starts again.
+        name: name of the slice.
+        type: accelerator type, for example v5litepod-16, v5p-32 or v6e-64.
+        zone: zone of Google Cloud. Default: gcloud's zone.
+        project: project of Google Cloud. Default: gcloud's project.
+        runtime: software version of the hosts. Default: the version for the type.
+        spot: use a spot slice, which can be preempted.
+        source: a clone of this repository. Only the files that git tracks are copied to the hosts, in their current state.
+        setup: shell lines to run on each host after the installation, for example to mount the run directory.
+        restarts: maximum number of restarts by SkyPilot.
         form: gcloud or skypilot.
-        dry_run: print, start nothing.
+        dry_run: print the commands and start nothing.
     """
 
     name: str = "t2t"
@@ -52,31 +52,31 @@ class TpuVm(Configuration):
     dry_run: bool = False
 
     def check(self, words: Sequence[str] = ()) -> str:
-        """Refuse what cannot be; return the TPU's generation. Raises UserError."""
+        """Return the TPU's generation. Raises UserError for invalid options."""
         check_dns(self.name, "--name", "tpu-vm")
         check_dns(self.zone, "--zone", "tpu-vm")
         check_dns(self.project, "--project", "tpu-vm")
         check_plain(self.runtime, "--runtime", "tpu-vm")
-        begin, _, size = self.type.partition("-")
-        if begin not in TYPES or not size.isdigit() or int(size) < 1:
+        prefix, _, size = self.type.partition("-")
+        if prefix not in TYPES or not size.isdigit() or int(size) < 1:
             near = nearest(self.type, [f"{name}-16" for name in TYPES])
-            raise UserError(f"t2t launch tpu-vm: --type {self.type!r} is no accelerator type.{near}")
+            raise UserError(f"t2t launch tpu-vm: --type {self.type!r} is not an accelerator type.{near}")
         if not (Path(self.source) / "setup.py").is_file():
             raise UserError(
                 f"t2t launch tpu-vm: --source {self.source!r} is not this repository: it has no setup.py. Nearest: the checkout's root."
             )
         tracked.check(self.source, words, "t2t launch tpu-vm")
-        return TYPES[begin]
+        return TYPES[prefix]
 
     def text(self, words: Sequence[str]) -> str:
-        """Return the commands, or SkyPilot's file, that run `t2t WORDS` on all hosts. Raises UserError for options that cannot be."""
+        """Return the commands, or SkyPilot's file, that run `t2t WORDS` on all hosts. Raises UserError for invalid options."""
         generation = self.check(words)
         sky = self.form == "skypilot"
         there = "." if sky else tracked.SHIPPED
         install = [
             "set -e",
             *([] if sky else [f"rm -rf {there} && mkdir {there} && tar -C {there} -xf {there}.tar"]),
-            # The images' own Python may be older than this stack needs.
+            # The image's Python can be too old for this stack.
             "python3 -m pip install --quiet --user uv",
             "~/.local/bin/uv venv --quiet --allow-existing --python 3.12 ~/t2t-env",
             f"~/.local/bin/uv pip install --quiet --python ~/t2t-env -c {there}/constraints.txt '{there}[tpu]'",
@@ -98,7 +98,7 @@ class TpuVm(Configuration):
         return render("skypilot.yaml.jinja" if sky else "tpu_vm.sh.jinja", **values)
 
     def launch(self, words: Sequence[str]) -> int:
-        """Run the commands, or print them, and return the exit code. Raises UserError where there is nothing to run them with."""
+        """Run or print the commands, and return the exit code. Raises UserError if gcloud or sky is not installed."""
         text = self.text(words)
         if self.dry_run:
             print(text, end="")
@@ -111,11 +111,11 @@ class TpuVm(Configuration):
         program = "gcloud" if self.form == "gcloud" else "sky"
         if subprocess.run(["bash", "-c", f"command -v {program}"], capture_output=True).returncode:
             raise UserError(
-                f"t2t launch tpu-vm: there is no {program} here. Nearest: --dry-run, which prints what would be run."
+                f"t2t launch tpu-vm: {program} is not installed. Nearest: --dry-run, which prints the commands."
             )
         if program == "gcloud":
             return subprocess.run(command).returncode
-        with tempfile.TemporaryDirectory(prefix="t2t-") as folder:  # where the file's workdir is
+        with tempfile.TemporaryDirectory(prefix="t2t-") as folder:  # contains the workdir of SkyPilot's file
             (Path(folder) / tracked.SHIPPED).mkdir()
             unpack = f"set -o pipefail; {tracked.pack(self.source)} | tar -C {folder}/{tracked.SHIPPED} -xf -"
             subprocess.run(["bash", "-c", unpack], check=True)

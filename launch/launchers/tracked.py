@@ -1,4 +1,4 @@
-"""What of a checkout is copied to other machines: the files that git tracks, so that no key, no data and no run goes with them."""
+"""Select the files of a checkout to copy to other machines: only those that git tracks, so no keys, data or runs are copied."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from pathlib import Path
 from t2t.errors import UserError
 
 SHIPPED = "t2t-source"
-"""What the copy is called."""
+"""Name of the copy."""
 
 
 def pack(source: str) -> str:
-    """Return the shell command that writes the tracked files of a checkout, as they are now, to standard output as a tar archive."""
+    """Return a shell command that writes the tracked files of a checkout, in their current state, to standard output as a tar archive."""
     there = shlex.quote(source)
     return f"git -C {there} ls-files -z --recurse-submodules | tar -C {there} --null -T - -cf -"
 
 
 def check(source: str, words: Sequence[str], prog: str) -> None:
-    """Refuse a checkout whose tracked files cannot be told or are gone, and files of the command line that would be left behind.
+    """Raise UserError if git cannot list the tracked files, some are missing, or the command needs a Python file that would not be copied.
 
-    words: the command to be run there, whose own Python files must be among those copied. Raises UserError.
+    words: the command to run on the other machines.
     """
     tracked = _list(source, prog)
-    if gone := _git(source, "ls-files", "-z", "--deleted"):
+    if missing := _git(source, "ls-files", "-z", "--deleted"):
         raise UserError(
-            f"{prog}: {gone[0]} in --source {source!r} is tracked by git and not there. Nearest: git checkout."
+            f"{prog}: {missing[0]} in --source {source!r} is tracked by git but missing. Nearest: git checkout."
         )
     for word in words:
         path = Path(word.partition(":")[0])
@@ -36,21 +36,21 @@ def check(source: str, words: Sequence[str], prog: str) -> None:
         try:
             inside = path.resolve().relative_to(Path(source).resolve()).as_posix()
         except ValueError:
-            raise UserError(f"{prog}: {path} lies outside of --source {source!r}, and would not be copied") from None
+            raise UserError(f"{prog}: {path} is outside --source {source!r}, so it would not be copied") from None
         if inside not in tracked:
-            raise UserError(f"{prog}: {path} is not tracked by git, and would not be copied. Nearest: git add {path}.")
+            raise UserError(f"{prog}: {path} is not tracked by git, so it would not be copied. Nearest: git add {path}.")
 
 
 def _list(source: str, prog: str) -> set[str]:
     try:
         found = _git(source, "ls-files", "-z", "--recurse-submodules")
     except FileNotFoundError:
-        raise UserError(f"{prog}: only files that git tracks are copied, and there is no git here") from None
+        raise UserError(f"{prog}: only files that git tracks are copied, but git is not installed") from None
     except subprocess.CalledProcessError:
         found = []
     if "setup.py" not in found:
         raise UserError(
-            f"{prog}: only files that git tracks are copied, and --source {source!r} has no setup.py that git tracks."
+            f"{prog}: only files that git tracks are copied, but --source {source!r} has no setup.py that git tracks."
             " Nearest: a clone of this repository."
         )
     return set(found)

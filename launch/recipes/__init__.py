@@ -1,3 +1,3 @@
-"""The former place of `t2t.recipes`: code that users wrote, and that runs keep, imports recipes from here."""
+"""Former location of `t2t.recipes`. User code, also the code that runs keep, imports recipes from here."""
 
 from t2t.api.recipes import *  # noqa: F403

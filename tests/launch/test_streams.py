@@ -66,7 +66,7 @@ def test_a_closed_standard_input_is_told(monkeypatch, capsys):
 def test_libraries_logs_are_for_debugging(debug):
     code = (
         "import logging\nfrom t2t.launch import logs\n"
-        f"logs.begin(debug={debug})\n"
+        f"logs.configure(debug={debug})\n"
         "logging.getLogger('absl').error('a thread of ours')\nlogging.getLogger('mine').warning('mine')\n"
         "logging.getLogger('t2t.data.sources').warning('a task is left out')\n"
     )
