@@ -60,9 +60,9 @@ def read_record(directory: Path) -> RunRecord:
     path = check(directory, "RUN") / RECORD
     if not directory.is_dir():
         siblings = (
-            [p.name for p in directory.parent.iterdir() if (p / RECORD).exists()] if directory.parent.is_dir() else []
+            [str(p) for p in directory.parent.iterdir() if (p / RECORD).exists()] if directory.parent.is_dir() else []
         )
-        raise UserError(f"no run directory {directory}.{nearest(directory.name, siblings)}")
+        raise UserError(f"no run directory {directory}.{nearest(str(directory), siblings)}")
     if not path.is_file():
         raise UserError(f"{directory} is not a run directory: it has no {RECORD}")
     run_checksums.check(directory)

@@ -99,7 +99,7 @@ def test_where_gloo_listens_is_told(monkeypatch, capsys):
     assert ports.own_names_address() == "192.0.2.7"
     monkeypatch.setattr("t2t.launch.launchers.local.run", lambda command, local: 0)
     assert Local().launch(["train"]) == 0
-    assert "listens at 192.0.2.7" in capsys.readouterr().err
+    assert "listens on 192.0.2.7" in capsys.readouterr().err
     assert Local(processes=2, gpus_per_process=1).launch(["train"]) == 0
     found[0] = (*found[0][:4], ("127.0.1.1", 0))
     assert Local().launch(["train"]) == 0

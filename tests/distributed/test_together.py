@@ -39,7 +39,7 @@ def test_one_killed_ends_all_and_they_start_again(tmp_path):
     done = together("survive", tmp_path, processes=2, restarts=1)
     assert done.returncode == 0, done.stderr
     assert re.search(r"launch: process 1 of 2 \(pid \d+\) was killed by SIGKILL .*; ending the others", done.stderr)
-    assert "launch: starting again from the last checkpoint (restart 1 of 1)" in done.stderr
+    assert "launch: restarting from the last checkpoint (restart 1 of 1)" in done.stderr
     for process in range(2):
         assert f"[{process}] process {process} of 2: 2 of 4 devices, sum 3\n" in done.stdout
         assert done.stdout.count(f"[{process}] survived\n") == 1

@@ -149,9 +149,9 @@ def test_options_say_how_to_decode(given, expected):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ([], "nothing to answer"),
+        ([], "the text is missing"),
         (["--text", "a", "--input", "b"], "both given"),
-        (["--text", "a", "--decoding", "beam", "--top-k", "3"], "--top-k 3: it is for --decoding sample"),
+        (["--text", "a", "--decoding", "beam", "--top-k", "3"], "--top-k 3: this option is for --decoding sample"),
         (["--text", "a", "--beams", "2", "--top-k", "3"], "--top-k 3"),
         (["--text", "a", "--decoding", "greedy", "--samples", "3"], "--samples 3"),
         (["--text", "a", "--top", "3"], "for encoders"),
@@ -184,7 +184,7 @@ def test_encoders_refuse_what_generates(load):
     [
         ("a.jsonl", b'{"inputs": "a"}\n{"input": "b"}\n', r"a.jsonl:2: no field 'inputs'. Nearest: input"),
         ("a.jsonl", b'{"inputs": "a"}\n{"inputs": \n', "a.jsonl:2: not a JSON object"),
-        ("a.jsonl", b"[1]\n", "a.jsonl:1: a JSON object is wanted, not list"),
+        ("a.jsonl", b"[1]\n", "a.jsonl:1: expected a JSON object, not list"),
         ("a.jsonl", b'{"inputs": 3}\n', "'inputs' is int"),
         ("a.txt", b"fine\nb\xffd\n", r"a.txt:2: not UTF-8 text \(byte 1"),
         ("a.txt", b"", "has no text"),

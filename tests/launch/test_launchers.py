@@ -253,7 +253,7 @@ def test_what_would_be_left_behind_is_told(clone, tmp_path, capsys):
     assert "own.py is not tracked by git" in said("own.py:recipe", "--dir", "r")
     assert "own.py is not tracked by git" in said("t5:1.1-xl", "--import", "own.py", "--dir", "r")
     (tmp_path / "outside.py").write_text("")
-    assert "lies outside of --source" in said("t5:1.1-xl", "--import", "../outside.py")
+    assert "is outside --source" in said("t5:1.1-xl", "--import", "../outside.py")
     (clone / "models/it's.py").unlink()
     assert "models/it's.py in --source" in said("t5:1.1-xl")
     shutil.rmtree(clone / ".git")
@@ -266,34 +266,34 @@ K8S = "kubernetes --image i --volume-claim runs"
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("slurm --time tomorrow", "--time 'tomorrow' is no time. Nearest: 24:00:00"),
+        ("slurm --time tomorrow", "--time 'tomorrow' is not a time limit. Nearest: 24:00:00"),
         ("slurm --nodes 0", "nodes 0 (--nodes) is not a whole number from 1 to 65536. Nearest: 1"),
         (
             "slurm --memory lots",
-            "--memory 'lots' is no amount of memory: a whole number with K, M, G or T behind it, or 0 for all of a node's. Nearest: 64G.",
+            "--memory 'lots' is not a memory size: expected a whole number followed by K, M, G or T, or 0 for all memory of a node. Nearest: 64G.",
         ),
         (
             "slurm --memory 32X",
-            "--memory '32X' is no amount of memory: a whole number with K, M, G or T behind it, or 0 for all of a node's. Nearest: 32G.",
+            "--memory '32X' is not a memory size: expected a whole number followed by K, M, G or T, or 0 for all memory of a node. Nearest: 32G.",
         ),
-        (f"{K8S} --memory 32X", "--memory '32X' is no amount of memory as Kubernetes spells it. Nearest: 32Gi."),
+        (f"{K8S} --memory 32X", "--memory '32X' is not a memory size in Kubernetes notation. Nearest: 32Gi."),
         (f"{K8S} --port 80", "port 80 (--port) is not a whole number from 1024 to 65535. Nearest: 1024."),
-        ("slurm --tasks-per-node 4", "each of the 8 GPUs (--gpus-per-node) has a process. Nearest: 8"),
-        ("slurm --name a;b", "--name 'a;b' has characters that cannot stand in a script. Nearest: a-b"),
+        ("slurm --tasks-per-node 4", "each of the 8 GPUs (--gpus-per-node) has one process. Nearest: 8"),
+        ("slurm --name a;b", "--name 'a;b' has characters that are not allowed in a script. Nearest: a-b"),
         ("slurm --gpus-per-nodes 4", "unknown option --gpus-per-nodes. Nearest: --gpus-per-node"),
-        ("kubernetes --volume-claim runs", "which container image?"),
-        ("kubernetes --image i", "where is the run kept?"),
+        ("kubernetes --volume-claim runs", "--image REGISTRY/NAME:TAG is missing"),
+        ("kubernetes --image i", "--volume-claim NAME is missing"),
         (
             f"{K8S} --name My_Run",
-            "--name 'My_Run' is no name: lower-case letters, digits and '-' inside, beginning with a letter, at most 40. Nearest: my-run",
+            "--name 'My_Run' is not a valid name: expected lower-case letters, digits and inner '-', starting with a letter, at most 40 characters. Nearest: my-run",
         ),
-        (f"{K8S} --mount /elsewhere", "is not in what the pods share, --mount /elsewhere. Nearest: /elsewhere/it's a"),
+        (f"{K8S} --mount /elsewhere", "is not in the volume that the pods share, --mount /elsewhere. Nearest: /elsewhere/it's a"),
         (f"{K8S} --tpu v5:4x4", "unknown TPU 'v5'. Nearest: v5p, v5e"),
         (f"{K8S} --tpu v5e:4x4x4", "a v5e has a topology of 2 axes. Nearest: v5e:2x2"),
-        (f"{K8S} --tpu v5e:4x4 --hosts 3", "--hosts 3 do not divide the 16 chips of --tpu v5e:4x4. Nearest: 4"),
-        (f"{K8S} --slices 2", "--slices 2 are of TPUs (--tpu). Nearest: --hosts 2"),
+        (f"{K8S} --tpu v5e:4x4 --hosts 3", "--hosts 3 does not divide the 16 chips of --tpu v5e:4x4. Nearest: 4"),
+        (f"{K8S} --slices 2", "--slices 2 needs --tpu: only TPUs have slices. Nearest: --hosts 2"),
         (f"{K8S} --node-selector gpu", "--node-selector 'gpu' is not KEY=VALUE"),
-        ("tpu-vm --type v5e-16", "--type 'v5e-16' is no accelerator type. Nearest: v"),
+        ("tpu-vm --type v5e-16", "--type 'v5e-16' is not an accelerator type. Nearest: v"),
         ("tpu-vm --source /", "--source '/' is not this repository"),
     ],
 )

@@ -106,7 +106,7 @@ def test_restarts_until_it_works_and_no_oftener_than_asked(tmp_path):
     )
     done, _, err = finish(launch(code, str(tmp_path), restarts=1))
     assert done == 1
-    assert err.count("starting again") == 1
+    assert err.count("restarting from") == 1
     (tmp_path / "tries0").unlink()
     assert finish(launch(code, str(tmp_path), restarts=5))[0] == 0
     assert (tmp_path / "tries0").read_text() == "..."
@@ -120,7 +120,7 @@ def test_signals_are_passed_on_once_and_all_stop(number, tmp_path):
     done, out, err = finish(launcher)
     assert done == 75
     assert sorted(out.splitlines()) == [f"[0] got {number.name}", f"[1] got {number.name}"]
-    assert "starting again" not in err
+    assert "restarting from" not in err
     assert all(gone(pid) for pid in pids(tmp_path, 2))  # the sleep that process 0 had started too
 
 
@@ -131,7 +131,7 @@ def test_one_that_dies_when_asked_to_stop_does_not_hold_the_others(tmp_path):
     done, _, err = finish(launcher)
     assert done == 75
     assert "process 1 was killed by SIGKILL" in err
-    assert "before it had saved; the last checkpoint stands" in err
+    assert "before it saved; the last checkpoint is kept" in err
 
 
 def test_no_process_outlives_a_launcher_killed_with_sigkill(tmp_path):
@@ -150,10 +150,10 @@ def test_no_process_outlives_a_launcher_killed_with_sigkill(tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("launch", "t2t launch: where?"),
+        ("launch", "t2t launch: the launcher is missing"),
         ("launch locl -- train", "unknown launcher 'locl'. Nearest: local"),
-        ("launch local -n 2", "launch what?"),
-        ("launch local -n 2 -- infer", "'infer' (behind --) is not a command for several processes"),
+        ("launch local -n 2", "the command after -- is missing"),
+        ("launch local -n 2 -- infer", "'infer' (after --) is not a command for several processes"),
         ("launch local -n 0 -- train", "processes 0 (--processes) is not a whole number from 1 to 1024. Nearest: 1"),
         ("launch local --restart 1 -- train", "unknown option --restart. Nearest: --restarts"),
         ("launch local --devices-per-process 2 --gpus-per-process 1 -- train", "give one of them"),
@@ -174,4 +174,4 @@ def test_what_stands_behind_the_dashes_is_the_commands_own():
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60)
     assert done.returncode == 1
     assert "[0] Traceback" in done.stderr
-    assert "which recipe?" in done.stderr
+    assert "RECIPE is missing" in done.stderr

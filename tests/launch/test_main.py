@@ -11,9 +11,9 @@ from t2t.launch.main import COMMANDS, run
 
 MISTAKES = [
     ("trian t5:quickstart", "unknown command 'trian'. Nearest: train"),
-    ("train", "which recipe?"),
+    ("train", "t2t train: RECIPE is missing"),
     ("train t5:quikstart --dir {dir}", "unknown recipe 't5:quikstart'. Nearest: t5:quickstart"),
-    ("train t5:quickstart", "--dir RUN"),
+    ("train t5:quickstart", "--dir RUN is missing"),
     ("train nowhere.py:f --dir {dir}", "recipe 'nowhere.py': no such file"),
     ("train json:nothing --dir {dir}", "json has no function 'nothing'"),
     ("train t5:quickstart --dir {dir} --stepz 3", "unknown option --stepz. Nearest: --steps"),
@@ -89,6 +89,14 @@ def test_a_mistake_is_one_line_and_code_2(words, message, tmp_path, capsys):
     assert written.startswith("error: ")
     assert len(written.splitlines()) == 1  # not even a note before it
     assert not (directory / "checkpoints").exists()
+
+
+def test_a_missing_run_is_reported_with_the_path_of_the_nearest_run(tmp_path, monkeypatch, capsys):
+    (tmp_path / "runs/sentiment").mkdir(parents=True)
+    (tmp_path / "runs/sentiment/run.json").touch()
+    monkeypatch.chdir(tmp_path)
+    assert run(["infer", "runs/nothing", "--text", "a"]) == 2
+    assert capsys.readouterr().err == "error: no run directory runs/nothing. Nearest: runs/sentiment.\n"
 
 
 def test_help_of_every_command(capsys):

@@ -165,5 +165,5 @@ def test_the_legend_tells_the_marks_that_were_used():
     assert "masked" in marks.legend({"masked"}, colour=True).plain
     assert (
         marks.legend({"prefix", "sentinel", "noise"}, colour=False).plain
-        == "{prefix}   [sentinel: missing from the inputs, to be produced]"
+        == "{prefix}   [sentinel: missing from the inputs, to predict]"
     )

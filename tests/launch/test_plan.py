@@ -18,9 +18,9 @@ def _environment(monkeypatch):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("", "t2t plan: which recipe?"),
+        ("", "t2t plan: RECIPE is missing"),
         ("bert:larg --topology v5e-16", "unknown recipe 'bert:larg'. Nearest: bert:large"),
-        ("t5:quickstart", "on what? --topology names it: v5e:16x16"),
+        ("t5:quickstart", "--topology NAME is missing: it names the hardware: v5e:16x16"),
         ("t5:quickstart --topology v5e-17", "there is no v5e-17. Nearest: v5e-16"),
         ("t5:quickstart --topology v5e-16 --mesh.fspd 2", "unknown option --mesh.fspd. Nearest: --mesh.fsdp"),
         (
@@ -108,7 +108,7 @@ def test_gradients_and_optimizer_state_are_those_of_trainable_parameters(tmp_pat
     assert "trainable" not in capsys.readouterr().out
     frozen = ["--trainable.include", "decoder/**", "--trainable.frozen-dtype", "bfloat16"]
     assert run([*words, str(tmp_path / "frozen.json"), *frozen]) == 0
-    assert "parameters are trainable, the others are frozen" in capsys.readouterr().out
+    assert "parameters are trainable; the others are frozen" in capsys.readouterr().out
     whole, part = (json.loads((tmp_path / name).read_text())["plan"] for name in ("whole.json", "frozen.json"))
     assert part["parameters"] == whole["parameters"] > part["trainable_parameters"] > 0
     assert part["memory"]["gradients"] == 4 * part["trainable_parameters"]

@@ -72,7 +72,7 @@ def test_a_count_that_is_not_the_published_one_is_told(capsys, monkeypatch):
     preset = models.Preset(config=models.presets()["gpt:1"].config, published=100, source="nowhere")
     monkeypatch.setattr(models, "presets", lambda: {"gpt:1": preset})
     show_models.models("gpt:1")
-    assert "differs from what was published by +116,534,684" in capsys.readouterr().out
+    assert "differs from the published number by +116,534,684" in capsys.readouterr().out
 
 
 def test_on_a_terminal_paths_are_grouped_and_no_parameter_is_lost(terminal):
@@ -91,6 +91,6 @@ def test_on_a_terminal_paths_are_grouped_and_no_parameter_is_lost(terminal):
 def test_unknown_names(capsys):
     with pytest.raises(UserError, match=r"'t5:1\.1-smal'.* Nearest: t5:1\.1-small"):
         show_models.models("t5:1.1-smal")
-    with pytest.raises(UserError, match=r"'rwkv' in its name \(--filter\)"):
+    with pytest.raises(UserError, match=r"name contains 'rwkv' \(--filter\)"):
         show_models.models(filter="rwkv")
     assert capsys.readouterr().out == ""

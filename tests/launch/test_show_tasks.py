@@ -104,7 +104,7 @@ def test_span_corruption_shows_the_text_with_what_is_missing_in_place(capsys):
     shown = text.split("missing from the inputs\n")[1].split("marks:")[0]
     unmarked = re.sub(r"\[<extra_id_\d+>: (.*?)\]", r"\1", shown, flags=re.DOTALL)
     assert "".join(unmarked.split()) == "".join(TEXT.split()) + "</s>"
-    assert "marks: [sentinel: missing from the inputs, to be produced]" in text
+    assert "marks: [sentinel: missing from the inputs, to predict]" in text
     assert "kind encoder-decoder" in text
 
 
@@ -147,8 +147,8 @@ def test_ids_without_text_are_shown_as_ids(capsys):
 
 def test_what_is_cut_is_told(capsys):
     text = text_of(capsys, "shown_plain", inputs_length=4)
-    assert "inputs 4 tokens of 13  targets 4 tokens  cut to fit" in text
-    (line,) = [line for line in text.splitlines() if line.startswith("trimmed to fit")]
+    assert "inputs 4 tokens of 13  targets 4 tokens  truncated" in text
+    (line,) = [line for line in text.splitlines() if line.startswith("truncated")]
     assert line.split()[-1] == "100.0%"
 
 
@@ -157,7 +157,7 @@ def test_lengths_and_padding_are_those_of_the_rows(capsys):
     lines = {line.split("  ")[0]: line.split() for line in text.splitlines() if line}
     assert lines["inputs, tokens"][-3:] == ["13.0", "13", "26"]
     assert lines["targets, tokens"][-3:] == ["4.0", "4", "8"]
-    assert lines["padding, one example a row"][-1] == "50.0%"
+    assert lines["padding, one example per row"][-1] == "50.0%"
     assert lines["padding, packed"][-1] == "0.0%"
 
 
@@ -221,7 +221,7 @@ def test_colour_on_a_terminal_says_the_same_without_brackets(monkeypatch):
     [
         ("shown_spam", {}, r"'shown_spam'\. Nearest: shown_span"),
         ("shown_span", {"split": "trian"}, r"no split 'trian' \(--split\); it has train"),
-        (None, {"filter": "zebra"}, r"'zebra' in its name \(--filter\)"),
+        (None, {"filter": "zebra"}, r"name contains 'zebra' \(--filter\)"),
     ],
 )
 def test_mistakes_are_told_before_anything_is_shown(capsys, name, options, message):
@@ -234,7 +234,7 @@ def test_objectives_are_shown_in_a_way_of_their_own(capsys):
     texts = source({"targets": ["Return the sum of all elements. The axis may be None. It is kept."]})
     both, pair = objectives.text_features(Bytes()), objectives.encoder_features(Bytes(), types=True)
     for name, features, objective, wanted in (
-        ("shown_mass", both, objectives.masked_denoising, ["text, with what the inputs hide", "[MASK: "]),
+        ("shown_mass", both, objectives.masked_denoising, ["text, with the tokens that the inputs hide", "[MASK: "]),
         ("shown_permuted", both, objectives.sentence_permutation, ["[1]Return the sum", "[3] It is kept."]),
         (
             "shown_order",
@@ -259,6 +259,6 @@ def test_bad_records_are_counted(tmp_path, capsys):
     lines = sources.jsonl(tmp_path / "a.jsonl", on_bad="skip")
     tasks.add("shown_bad", source=lines, targets="text", replace=True)
     try:
-        assert re.search(r"bad records +1, left out", text_of(capsys, "shown_bad", examples=1))
+        assert re.search(r"bad records +1, skipped", text_of(capsys, "shown_bad", examples=1))
     finally:
         seqio.TaskRegistry.remove("shown_bad")

@@ -48,7 +48,7 @@ def test_results_that_cannot_be_written_are_an_error_in_one_line():
     done = shell("print('a result')\nsys.exit(finish(0))", ">/dev/full")
     assert (done.returncode, done.stderr) == (1, "error: standard output: No space left on device\n")
     done = shell("from t2t.launch.main import run\nsys.exit(finish(run(['--version'])))", ">&-")
-    assert (done.returncode, done.stderr) == (1, "error: standard output is closed: the results have nowhere to go\n")
+    assert (done.returncode, done.stderr) == (1, "error: standard output is closed: the results cannot be written\n")
 
 
 def test_characters_that_an_encoding_has_not_are_replaced():

@@ -13,8 +13,8 @@ from t2t.launch.main import run
 
 QUICK = ["--repeats", "1", "--seconds", "0.01"]
 MISTAKES = [
-    ("", "t2t bench: which recipe?"),
-    ("step", "which recipe? t2t recipes lists them: t2t bench step t5:quickstart"),
+    ("", "t2t bench: RECIPE is missing"),
+    ("step", "RECIPE is missing: t2t recipes lists them. Example: t2t bench step t5:quickstart"),
     ("stpe t5:quickstart", "unknown part 'stpe'. Nearest: step"),
     ("t5:quickstart step", "parts come before the recipe"),
     ("t5:quickstart gpt:quickstart", "parts come before the recipe"),
@@ -25,16 +25,16 @@ MISTAKES = [
     ("step t5:quickstart --seconds never", "--seconds"),
     ("step t5:quickstart --batches mine", "--batches"),
     ("step t5:quickstart --out nowhere/a.json", "nowhere/a.json (--out): no such directory nowhere."),
-    ("checkpoint t5:quickstart --scratch nowhere", "nowhere (--scratch) is no directory"),
-    ("decode t5:quickstart --rows 1,x", "--rows 1,x: numbers with commas between. Nearest: 1,8,64."),
+    ("checkpoint t5:quickstart --scratch nowhere", "nowhere (--scratch) is not a writable directory"),
+    ("decode t5:quickstart --rows 1,x", "--rows 1,x: expected numbers separated by commas. Nearest: 1,8,64."),
     ("decode t5:quickstart --rows 0,8", "rows (0, 8) (--rows) is not a whole number from 1 to 1048576. Nearest: 1."),
     (
         "decode gpt:quickstart --generate 0",
         "generate 0 (--generate) is not a whole number from 1 to 65536. Nearest: 1.",
     ),
-    ("decode bert:quickstart --generate 4", "which generates nothing"),
+    ("decode bert:quickstart --generate 4", "which cannot generate"),
     ("decode gpt:quickstart --generate 500", "do not fit the 128 positions of gpt:quickstart. Nearest: --prompt"),
-    ("step t5:quickstart --compare a.json b.json", "takes two files alone"),
+    ("step t5:quickstart --compare a.json b.json", "takes only two files"),
     ("--compare nowhere.json nothing.json", "nowhere.json: cannot be read"),
 ]
 

@@ -89,7 +89,7 @@ def test_near_lengths_are_different_and_padded_alike(kind, prompt):
 @pytest.mark.parametrize(
     ("kind", "options", "message"),
     [
-        ("encoder", {"model": {"head": "span"}}, "a head for 'span' generates nothing"),
+        ("encoder", {"model": {"head": "span"}}, "a head for 'span' cannot generate"),
         ("encoder", {"generate": 3}, "--generate 3: encoder is an encoder"),
         ("encoder", {"prompt": 49}, "do not fit the 48 positions"),
     ],

@@ -21,15 +21,15 @@ SCORE = Measure(name="score", about="")
 @pytest.mark.parametrize(
     ("parts", "message"),
     [
-        ({"cells": ()}, "a grid of 0 cells and 3 seeds"),
-        ({"seeds": (1, 1)}, "seeds \\(1, 1\\) of a grid \\(--seeds\\): give different whole numbers"),
+        ({"cells": ()}, "a grid has 0 cells and 3 seeds"),
+        ({"seeds": (1, 1)}, "seeds \\(1, 1\\) of a grid \\(--seeds\\) must be different whole numbers"),
         ({"seeds": (-1,)}, "seeds \\(-1,\\)"),
-        ({"cells": (CELL, CELL)}, "two cells of a grid are called a_x.pretrained"),
+        ({"cells": (CELL, CELL)}, "two cells of a grid have the name a_x.pretrained"),
         (
             {"cells": (CELL, replace(CELL, stage="fine-tuned", after="a_x.pretraind"))},
-            "goes on from 'a_x.pretraind', which no cell before it is called. Nearest: a_x.pretrained",
+            "starts from 'a_x.pretraind', but no earlier cell has that name. Nearest: a_x.pretrained",
         ),
-        ({"cells": (replace(CELL, after="a_x.pretrained"),)}, "goes on from 'a_x.pretrained', which no cell before"),
+        ({"cells": (replace(CELL, after="a_x.pretrained"),)}, "starts from 'a_x.pretrained', but no earlier cell"),
         (
             {"cells": (replace(CELL, measured={"scor": ()}),)},
             "measures 'scor', which the grid does not have. Nearest: score",
@@ -54,9 +54,9 @@ def test_mistakes_in_a_grid_are_named(parts, message):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("", "t2t grid: which grid? small, base"),
+        ("", "t2t grid: GRID is missing: small, base"),
         ("smal --dir d", "unknown grid 'smal'. Nearest: small"),
-        ("small", "t2t grid small: where to? --dir DIR"),
+        ("small", "t2t grid small: --dir DIR is missing"),
         ("small --dir d --workers 0", "--workers 0: there are"),
         ("small --dir d --step 3", "unknown option --step. Nearest: --steps"),
         ("small --dir d --seeds 1 1", "seeds (1, 1) of a grid (--seeds)"),
