@@ -58,8 +58,8 @@ def convert_check(
         ours, theirs = our_layers(model, params), their_layers(model, torch, transformers)
     wrong = None
     print(f"{'':24} {'largest difference':>18} {'largest value':>14}")
-    for (name, own), (_, other) in zip(ours, theirs, strict=True):
-        difference, size = float(np.abs(own - other).max()), float(np.abs(other).max())
+    for (name, value), (_, reference) in zip(ours, theirs, strict=True):
+        difference, size = float(np.abs(value - reference).max()), float(np.abs(reference).max())
         bad = not difference <= tolerance * max(size, 1.0)
         if bad and wrong is None:
             wrong = name
@@ -80,10 +80,10 @@ def our_layers(source: Source, params: Params) -> Rows:
         stack, tokens = getattr(source.config, side), getattr(batch, side)
         rows.append((f"{side} embeddings", np.asarray(source.model.embedded(params, tokens))))  # type: ignore[attr-defined]
         for count in range(1, stack.num_layers + 1):
-            config, own = cut(source.config, params, side, count)
+            config, shorter = cut(source.config, params, side, count)
             network = config.build()
             hidden = network.encoded if side != source.config.sides[-1] else network.hidden
-            rows.append((f"{side} layer {count}", np.asarray(jax.jit(hidden)(own, batch))))
+            rows.append((f"{side} layer {count}", np.asarray(jax.jit(hidden)(shorter, batch))))
     if headed(source):
         rows.append(("logits", our_logits(source, params, batch)))
     return rows
@@ -115,12 +115,12 @@ def cut(config: Any, params: Params, side: str, count: int) -> tuple[Any, Params
     stack = getattr(config, side)
     repeats = stack.num_layers // stack.blocks
     layers = jax.tree.map(lambda leaf: leaf.repeat(repeats, axis=0)[:count], params[side]["layers"])
-    own = {**params[side], "layers": layers}
+    kept = {**params[side], "layers": layers}
     whole = count == stack.num_layers
     if not whole:
-        own.pop("final_norm", None)
+        kept.pop("final_norm", None)
     shorter = dataclasses.replace(stack, num_layers=count, groups=None, final_norm=stack.final_norm and whole)
-    return dataclasses.replace(config, **{side: shorter}), {**params, side: own}
+    return dataclasses.replace(config, **{side: shorter}), {**params, side: kept}
 
 
 _THEIRS: dict[Capability, str] = {

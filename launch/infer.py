@@ -151,10 +151,10 @@ def command(
         if model.can("fill_mask"):
             filled = inference.fill(loaded, texts, top=5 if top is None else top, **same)
             return [_filled(text, masks) for text, masks in zip(texts, filled, strict=True)]
-        made = inference.infer(
+        generated = inference.infer(
             loaded, texts, how, max_length=max_length, seed=seed + start, continue_text=continue_text, **same
         )
-        return [_generated(outputs) for outputs in made]
+        return [_generated(outputs) for outputs in generated]
 
     def answers() -> Iterator[dict[str, Any]]:
         found = inference.asked(loaded, rows, fields, lengths=lengths, batch_size=batch_size, name=name)

@@ -23,10 +23,10 @@ def texts_of(texts: Sequence[str], seconds: Sequence[str], path: str | None) -> 
     if path is None:
         if not texts:
             raise UserError('t2t infer: the text is missing; give --text "..." or --input FILE.')
+        found = [{"inputs": text} for text in texts]
         if seconds:
-            pairs = zip(texts, seconds, strict=True)
-            return [{"inputs": text, "second": other} for text, other in pairs], lambda i: f"text {i + 1} (--text)"
-        return [{"inputs": text} for text in texts], lambda i: f"text {i + 1} (--text)"
+            found = [{**row, "second": second} for row, second in zip(found, seconds, strict=True)]
+        return found, lambda i: f"text {i + 1} (--text)"
     if texts:
         raise UserError(f"--text and --input {path} are both given; give one of them.")
     where = "standard input" if path == "-" else path

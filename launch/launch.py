@@ -27,13 +27,13 @@ def command(arguments: Sequence[str]) -> int:
     """Start the processes of a training, or print the script that starts them."""
     arguments = list(arguments)
     at = arguments.index("--") if "--" in arguments else len(arguments)
-    own, words = arguments[:at], arguments[at + 1 :]
-    if own and own[0] in ("-h", "--help"):
+    before, words = arguments[:at], arguments[at + 1 :]
+    if before and before[0] in ("-h", "--help"):
         print(f"usage: {USAGE}\n\nt2t launch LAUNCHER --help lists the options of a launcher.")
         return 0
-    if not own:
+    if not before:
         raise UserError(f"t2t launch: the launcher is missing: {USAGE}")
-    where, *options = own
+    where, *options = before
     if where not in LAUNCHERS:
         raise UserError(f"t2t launch: unknown launcher {where!r}.{nearest(where, LAUNCHERS)}")
     module, name = LAUNCHERS[where]

@@ -248,8 +248,8 @@ def _common(arguments: Sequence[str]) -> tuple[list[str], Common]:
             directory = word.partition("=")[2] if "=" in word else next(rest, "")
         elif word not in ("--trust-code", "--debug"):
             words.append(word)
-    own = arguments[: arguments.index("--")] if "--" in arguments else arguments
-    return words, Common(tuple(imports), directory, "--trust-code" in own, "--debug" in own)
+    before = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    return words, Common(tuple(imports), directory, "--trust-code" in before, "--debug" in before)
 
 
 def _use_data_dir(directory: str) -> None:

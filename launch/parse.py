@@ -101,19 +101,19 @@ def _lengthen(word: str, short: Mapping[str, str]) -> str:
 
 def _renamed(words: Sequence[str], known: Collection[str]) -> list[str]:
     """Replace the former names of options and values by the present ones."""
-    made: list[str] = []
+    renamed: list[str] = []
     field = ""
     for word in words:
         if not word.startswith("--"):
-            made.append(former_names.value(field, word))
+            renamed.append(former_names.value(field, word))
             continue
         name, equals, value = word.partition("=")
         path, dot, field = name.replace("_", "-").rpartition(".")
         now = former_names.SIZES.get(field.replace("-", "_"), "").replace("_", "-")
-        made.append(
+        renamed.append(
             (f"{path}{dot}{now}" if f"{path}{dot}{now}" in known else name) + equals + former_names.value(field, value)
         )
-    return made
+    return renamed
 
 
 def _booleans(arguments: Sequence[str], flags: Collection[str]) -> list[str]:

@@ -44,7 +44,7 @@ Parts (default: all; parts that cannot be measured here are skipped with a messa
   ceilings    matrix products and memory copies, on one device and on all; measured first if another part needs them
   step        the training step: seconds, tokens/s, FLOP/s, memory, overhead of Python
   decode      greedy, sampling, beam 4 (encoders: fill-mask), bytes of the cache, programs compiled for similar lengths
-  data        the recipe's own task: tokens/s of the pipeline, share of tokens that are not padding, time that training waits for data
+  data        the recipe's own task: tokens/s of the pipeline, share of positions that are not padding, time that training waits for data
   start       t2t train until its first step and t2t infer until its first token, without and with a compilation cache
   checkpoint  saving and restoring, compared with a plain file
   compile     tracing, lowering and compiling the step, without a cache
@@ -201,13 +201,13 @@ def _measure(work: Workload, parts: Sequence[str], options: Any, rest: Sequence[
         if NEED_CEILINGS & set(wanted):
             _log("ceilings: matrix products, copies")
             # Several sizes are tried for each rate.
-            for made in ceilings.rates(limits=work.limits.divided(3), sizes=ceilings.SIZES, copied=ceilings.COPIED):
-                keep(results.added(made))
+            for measurement in ceilings.rates(limits=work.limits.divided(3), sizes=ceilings.SIZES, copied=ceilings.COPIED):
+                keep(results.added(measurement))
             work = replace(work, ceilings=Ceilings.of(results.of(ceilings.PART)))
         for name in (name for name in PARTS if name in wanted):
             try:
-                for made in PARTS[name](work):
-                    keep(results.added(made))
+                for measurement in PARTS[name](work):
+                    keep(results.added(measurement))
             except UserError as error:
                 if name in parts:
                     raise

@@ -102,7 +102,7 @@ def _generation(work: Workload, params: Params, rows: int) -> Iterator[Measureme
     work.log(f"decode: batch {rows}, the prompt")
     shown = {"prompt": lengths.prompt, "generate": lengths.generate, "rows": rows}
     first = repeat(lambda: seconds_of(start, params, batch, lengths.room), work.limits)
-    begin, operations = float(np.median(first)), _operations(work, params, batch)
+    prompt_seconds, operations = float(np.median(first)), _operations(work, params, batch)
     yield Measurement(part=PART, name=f"prompt, batch {rows}", unit="s", samples=tuple(first), details={**shown})
     yield work.with_matmul_share(
         Measurement(
@@ -135,7 +135,7 @@ def _generation(work: Workload, params: Params, rows: int) -> Iterator[Measureme
         if lengths.generate == 1:
             continue
         steps = lengths.generate - 1  # the pass over the prompt gives the first token
-        each = [max(it - begin, 0.0) / steps for it in found]
+        each = [max(it - prompt_seconds, 0.0) / steps for it in found]
         if min(each) == 0.0:
             work.note(f"decode: {way}, batch {rows}: the prompt takes all of the time; the time per token is unknown")
             continue

@@ -71,8 +71,8 @@ def measure(work: Workload) -> Iterator[Measurement]:
     yield _rate("examples", [it.examples for it in found], found, places)
     rates = tuple(operations.model / it.seconds for it in found)
     counts: dict[str, Any] = {"model_flops": operations.model, "hardware_flops": operations.total}
-    made = Measurement(part=PART, name="model FLOPs", unit="FLOP/s", samples=rates, details=counts)
-    yield work.with_matmul_share(made)
+    model_flops = Measurement(part=PART, name="model FLOPs", unit="FLOP/s", samples=rates, details=counts)
+    yield work.with_matmul_share(model_flops)
     chip = chip_of(jax.devices()[0])
     if chip is not None:
         peak = published(chip, work.dtype) * program.mesh.size
@@ -81,7 +81,7 @@ def measure(work: Workload) -> Iterator[Measurement]:
             name="MFU, published peak",
             unit="share",
             samples=tuple(rate / peak for rate in rates),
-            share=made.median / peak,
+            share=model_flops.median / peak,
             of=f"published {work.dtype} peak of {chip.name}",
             details={"peak": peak},
         )

@@ -57,7 +57,7 @@ def test_mistakes_in_a_grid_are_named(parts, message):
         ("", "t2t grid: GRID is missing: small, base"),
         ("smal --dir d", "unknown grid 'smal'. Nearest: small"),
         ("small", "t2t grid small: --dir DIR is missing"),
-        ("small --dir d --workers 0", "--workers 0: there are"),
+        ("small --dir d --workers 0", "--workers 0: expected 1 to"),
         ("small --dir d --step 3", "unknown option --step. Nearest: --steps"),
         ("small --dir d --seeds 1 1", "seeds (1, 1) of a grid (--seeds)"),
     ],
