@@ -55,7 +55,8 @@ def evaluate(
         batch_size: rows per batch. Default: as in the run.
         shots: examples from the task's train split to put before each query. Default: as in the run, or 0.
         shot_seeds: how many times to draw these examples. Default: as in the run.
-        calibration: further scores of the choices: length (mean per token), unconditional or contextual (minus the score without the query).
+        calibration: further scores of the choices: length (mean per token), unconditional (minus the score without the query), contextual (minus
+            the score with an empty query).
         as_text: put a line break instead of EOS before the answer, for decoders that were trained on plain text only.
         stratified: show examples with different answers equally often, as far as possible.
         fewer_shots: show fewer examples if a prompt is too long.

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import itertools
 import re
-import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Annotated, Any
 
 from t2t.errors import UserError
-from t2t.launch.launchers.templates import check_dns, check_plain, render
+from t2t.launch.launchers.templates import check_dns, check_plain, render, submit
 from t2t.launch.launchers.tpu import GKE, Slice
 from t2t.limits import Configuration, CountOrZero, FewOrZero, Parts, Range, Seconds
 from t2t.paths import LocalPath
@@ -135,20 +134,7 @@ class Kubernetes(Configuration):
 
     def launch(self, words: Sequence[str]) -> int:
         """Create the JobSet or print its manifest, and return the exit code. Raises UserError if kubectl is missing or fails."""
-        manifest = self.manifest(words)
-        if self.dry_run:
-            print(manifest, end="")
-            return 0
-        try:
-            done = subprocess.run(["kubectl", "create", "-f", "-"], input=manifest, capture_output=True, text=True)
-        except FileNotFoundError:
-            raise UserError(
-                "t2t launch kubernetes: kubectl is not installed. Nearest: --dry-run, which prints the manifest."
-            ) from None
-        if done.returncode:
-            raise UserError(f"t2t launch kubernetes: kubectl failed: {done.stderr.strip()}")
-        print(done.stdout.strip())
-        return 0
+        return submit(["kubectl", "create", "-f", "-"], self.manifest(words), "kubernetes", dry_run=self.dry_run)
 
 
 def _check_directory(words: Sequence[str], mount: str) -> None:

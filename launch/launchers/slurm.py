@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from t2t.errors import UserError
-from t2t.launch.launchers.templates import check_plain, render
+from t2t.launch.launchers.templates import check_plain, render, submit
 from t2t.limits import Configuration, Few, FewOrZero, Parts, Seconds
 from t2t.paths import LocalPath
 
@@ -103,17 +102,4 @@ class Slurm(Configuration):
 
     def launch(self, words: Sequence[str]) -> int:
         """Submit the script or print it, and return the exit code. Raises UserError if sbatch is missing or fails."""
-        script = self.script(words)
-        if self.dry_run:
-            print(script, end="")
-            return 0
-        try:
-            done = subprocess.run(["sbatch"], input=script, capture_output=True, text=True)
-        except FileNotFoundError:
-            raise UserError(
-                "t2t launch slurm: sbatch is not installed. Nearest: --dry-run, which prints the script."
-            ) from None
-        if done.returncode:
-            raise UserError(f"t2t launch slurm: sbatch failed: {done.stderr.strip() or done.stdout.strip()}")
-        print(done.stdout.strip())
-        return 0
+        return submit(["sbatch"], self.script(words), "slurm", dry_run=self.dry_run)

@@ -1,10 +1,12 @@
-"""Render scripts and manifests from templates, and check the names in them."""
+"""Render scripts and manifests from templates, check the names in them, and submit them."""
 
 from __future__ import annotations
 
 import json
 import re
 import shlex
+import subprocess
+from collections.abc import Sequence
 from importlib import resources
 from typing import Any
 
@@ -29,6 +31,23 @@ def render(template: str, **values: Any) -> str:
     environment.filters["json"] = lambda value: json.dumps(value, ensure_ascii=False)
     text = resources.files("t2t.launch.launchers").joinpath(template).read_text(encoding="utf-8")
     return environment.from_string(text).render(**values)
+
+
+def submit(command: Sequence[str], text: str, launcher: str, *, dry_run: bool) -> int:
+    """Pass the text to a command's standard input, or print it (dry_run), and return the exit code. Raises UserError if the command is missing or fails."""
+    if dry_run:
+        print(text, end="")
+        return 0
+    try:
+        done = subprocess.run(command, input=text, capture_output=True, text=True)
+    except FileNotFoundError:
+        raise UserError(
+            f"t2t launch {launcher}: {command[0]} is not installed. Nearest: --dry-run, which only prints its input."
+        ) from None
+    if done.returncode:
+        raise UserError(f"t2t launch {launcher}: {command[0]} failed: {done.stderr.strip() or done.stdout.strip()}")
+    print(done.stdout.strip())
+    return 0
 
 
 def check_plain(value: str | None, option: str, launcher: str) -> None:
