@@ -19,7 +19,7 @@ from t2t.decode import MASK, Beam, Candidate, Decoding, Greedy, Label, Output, P
 from t2t.decode.config import LengthPenalty, Temperature, TopK, TopP
 from t2t.errors import UserError, nearest, writing
 from t2t.launch.infer_inputs import texts_of
-from t2t.launch.infer_output import opened
+from t2t.launch.infer_output import open_output
 from t2t.limits import CountOrZero, Few, Generated, Ids, Seed
 from t2t.limits import Rows as BatchRows
 from t2t.paths import LocalPath, check_output
@@ -164,7 +164,7 @@ def command(
         with writing("standard output"):
             _write(answers(), sys.stdout, readable=input is None and embed is None)
     else:
-        with opened(output) as file:
+        with open_output(output) as file:
             _write(answers(), file, readable=False)
     if lengths.message is not None:
         print(lengths.message, file=sys.stderr)

@@ -16,7 +16,7 @@ _DESCRIPTOR = re.compile(r"/dev/(stdout|stderr)|/(?:dev|proc/self)/fd/(\d+)")
 
 
 @contextlib.contextmanager
-def opened(path: str) -> Iterator[TextIO]:
+def open_output(path: str) -> Iterator[TextIO]:
     """Open a path for writing text.
 
     A regular file is written under another name and renamed at the end; if a UserError is raised inside, the old file stays unchanged.

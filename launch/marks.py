@@ -113,8 +113,8 @@ def plain(ids: Sequence[int], vocabulary: Vocabulary, *, prefix: str = "") -> li
 def is_corrupted(inputs: Sequence[int], targets: Sequence[int], vocabulary: Vocabulary) -> bool:
     """Return whether the targets start with a sentinel and share a sentinel with the inputs, as in span corruption."""
     lowest = vocabulary.size - vocabulary.extra_ids
-    there = {i for i in map(int, targets) if lowest <= i < vocabulary.size}
-    return bool(there) and int(targets[0]) in there and bool(there & set(map(int, inputs)))
+    sentinels = {i for i in map(int, targets) if lowest <= i < vocabulary.size}
+    return bool(sentinels) and int(targets[0]) in sentinels and bool(sentinels & set(map(int, inputs)))
 
 
 def corrupted(inputs: Sequence[int], targets: Sequence[int], vocabulary: Vocabulary) -> list[Piece]:

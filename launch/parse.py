@@ -173,20 +173,20 @@ def _source_option(error: OutOfLimits, words: Sequence[str], known: Sequence[str
     found = []
     for i, word in enumerate(words):
         name, equals, value = word.partition("=")
-        if name.startswith("--") and _last(name.replace("_", "-")) == option(error.field).removeprefix("--"):
+        if name.startswith("--") and _last_part(name.replace("_", "-")) == option(error.field).removeprefix("--"):
             found.append((name.replace("_", "-"), value if equals else next(iter(words[i + 1 :]), "")))
-    same = [name for name, value in found if _is(value, error.value)]
+    same = [name for name, value in found if _same_value(value, error.value)]
     if same or found:
         return next(iter(same or [name for name, _ in found]))
-    able = [name for name in known if _last(name) == option(error.field).removeprefix("--")]
+    able = [name for name in known if _last_part(name) == option(error.field).removeprefix("--")]
     return able[0] if len(able) == 1 else None
 
 
-def _last(name: str) -> str:
+def _last_part(name: str) -> str:
     return name.removeprefix("--").rpartition(".")[2]
 
 
-def _is(text: str, value: Any) -> bool:
+def _same_value(text: str, value: Any) -> bool:
     try:
         return str(value) == text or float(text) == value or (math.isnan(float(text)) and math.isnan(value))
     except (TypeError, ValueError, OverflowError):

@@ -100,7 +100,7 @@ def tasks(
     kind = kind_of(found.output_features)
     _check(data, kind)
     _describe(out, name, data)
-    shown = list(itertools.islice(_drawn(data, kind, examples), examples))
+    shown = list(itertools.islice(_draw_examples(data, kind, examples), examples))
     if all("inputs" in example.features and not len(example.features["inputs"]) for example in shown):
         kind = "decoder"  # empty inputs: a language modelling task
     _examples(out, data, shown)
@@ -204,7 +204,7 @@ def _examples(out: Console, data: Data, shown: Sequence[Example]) -> None:
         if example.cut:
             heading.append("  truncated", style="bold red")
         out.print(heading)
-        for label, pieces in _shown(example):
+        for label, pieces in _labelled(example):
             used |= {piece.mark for piece in pieces}
             _block(out, label, marks.render(pieces, colour=colour))
         choices = example.raw.get("choices")
@@ -225,7 +225,7 @@ def _block(out: Console, label: str, text: Text) -> None:
             out.print(Text("    ") + line if line else "")
 
 
-def _drawn(data: Data, kind: Kind, count: int) -> Iterator[Example]:
+def _draw_examples(data: Data, kind: Kind, count: int) -> Iterator[Example]:
     """Yield examples. For a mixture, they come from its tasks in turn, the most frequent task first."""
     import numpy as np
     import seqio
@@ -272,18 +272,18 @@ def _counts(example: Example) -> list[str]:
     for name, ids in example.features.items():
         if name == "weights":
             counts.append(f"{int((ids > 0).sum())} to predict")
-        elif name != "types" and (name != "targets" or not _answers(example)):
+        elif name != "types" and (name != "targets" or not _has_labels(example)):
             full = len(example.raw[name])
             counts.append(f"{name} {len(ids)} tokens" + (f" of {full}" if full > len(ids) and example.cut else ""))
     return counts
 
 
-def _shown(example: Example) -> list[tuple[str, list[marks.Piece]]]:
+def _labelled(example: Example) -> list[tuple[str, list[marks.Piece]]]:
     """Return (label, pieces) pairs: a corrupted text with its missing parts, or inputs and targets, or a text and its labels or span."""
     features, vocabulary = example.features, example.vocabulary
     if vocabulary is None:
         return [(name, [marks.Piece(" ".join(map(str, ids)), "text")]) for name, ids in features.items()]
-    if _answers(example):
+    if _has_labels(example):
         return show_answers.shown(features, vocabulary, example.targets)
     inputs, targets = features.get("inputs", ()), features["targets"]
     if "weights" in features and "types" in example.raw:
@@ -333,7 +333,7 @@ def _pair(example: Example, vocabulary: Vocabulary) -> list[tuple[str, list[mark
     ]
 
 
-def _answers(example: Example) -> bool:
+def _has_labels(example: Example) -> bool:
     """Return whether the targets are not text but labels, tags or spans."""
     from t2t.data.answers import output_of
 

@@ -131,8 +131,8 @@ def published(chip: Chip, dtype: str) -> float:
 def _products(devices: Sequence[Any], size: int, dtype: str, limits: Limits) -> list[float]:
     """Return the seconds of a product on all devices at once: [devices * size, size] by [size, size], sharded by rows."""
     rows, whole = _shardings(devices)
-    left = _drawn((len(devices) * size, size), dtype, rows)
-    right = _drawn((size, size), dtype, whole)
+    left = _random((len(devices) * size, size), dtype, rows)
+    right = _random((size, size), dtype, whole)
     product = jax.jit(jnp.matmul, out_shardings=rows)
     return repeat(lambda: seconds_of(product, left, right), limits)
 
@@ -158,7 +158,7 @@ def _shardings(devices: Sequence[Any]) -> tuple[NamedSharding, NamedSharding]:
     return NamedSharding(mesh, PartitionSpec("all")), NamedSharding(mesh, PartitionSpec())
 
 
-def _drawn(shape: tuple[int, int], dtype: str, sharding: NamedSharding) -> jax.Array:
+def _random(shape: tuple[int, int], dtype: str, sharding: NamedSharding) -> jax.Array:
     # Random numbers: some hardware is cooler, and so faster, with zeros. Created on the host: two communicating programs that run at once can
     # deadlock if there are more virtual devices than cores.
     square = np.random.default_rng(0).random((shape[1], shape[1]), np.float32).astype(jnp.dtype(dtype))

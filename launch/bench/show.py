@@ -28,9 +28,9 @@ def show(results: Results) -> None:
         rows.add_row(
             it.part if it.part != part else "",
             it.name,
-            spelled(it.median, it.unit),
-            "" if single else spelled(it.quantile(0.1), it.unit),
-            "" if single else spelled(it.quantile(0.9), it.unit),
+            format_value(it.median, it.unit),
+            "" if single else format_value(it.quantile(0.1), it.unit),
+            "" if single else format_value(it.quantile(0.9), it.unit),
             f"{len(it.samples):,}",
             "" if it.share is None else f"{it.share:.1%}",
             it.of,
@@ -66,12 +66,12 @@ def stages(results: Results) -> list[str]:
     lines = []
     for it in results.of("start"):
         if it.name.startswith("first step"):
-            spent = (f"{stage} {spelled(float(value), 's')}" for stage, value in it.details.items())
+            spent = (f"{stage} {format_value(float(value), 's')}" for stage, value in it.details.items())
             lines.append(f"{it.name}: {', '.join(spent)}")
     return lines
 
 
-def spelled(value: float, unit: str) -> str:
+def format_value(value: float, unit: str) -> str:
     """Format a value with its unit and three significant digits: 73.1 ms, 1.52 GB, 14.5 k tokens/s."""
     if unit == "s":
         for size, name in ((1.0, "s"), (1e-3, "ms")):
@@ -109,7 +109,7 @@ def draw(results: Results, path: Path) -> None:
     for part, colour in zip(parts, COLOURS, strict=False):
         places = [place for place, it in enumerate(shown) if it.part == part]
         bars = axis.barh(places, [shown[place].share or 0.0 for place in places], color=colour, label=part, height=0.7)
-        labels = [f"{shown[place].share:.0%}  {spelled(shown[place].median, shown[place].unit)}" for place in places]
+        labels = [f"{shown[place].share:.0%}  {format_value(shown[place].median, shown[place].unit)}" for place in places]
         axis.bar_label(bars, labels, padding=3, fontsize=8)
     axis.set_yticks(range(len(shown)), [f"{it.name} / {it.of}" for it in shown], fontsize=8)
     axis.invert_yaxis()
@@ -147,6 +147,6 @@ def show_ratios(first: Results, second: Results, names: Sequence[str]) -> None:
     rows = table(out, "part", "quantity", *right, right=right)
     for one, other, ratio in ratios(first, second):
         rows.add_row(
-            one.part, one.name, spelled(one.median, one.unit), spelled(other.median, other.unit), f"{ratio:.3f}"
+            one.part, one.name, format_value(one.median, one.unit), format_value(other.median, other.unit), f"{ratio:.3f}"
         )
     out.print(rows)

@@ -134,7 +134,7 @@ def verdict(claim: Claim, grid: Grid, results: Sequence[CellResult]) -> tuple[Ve
 
     ahead, behind = min(pairs, key=lead)
     least = lead((ahead, behind))
-    numbers = f"{ahead} {spelled(values[ahead])}, {behind} {spelled(values[behind])}"
+    numbers = f"{ahead} {format_value(values[ahead])}, {behind} {format_value(values[behind])}"
     if least <= 0:
         return "did not hold", numbers
     spreads = [values[row].spread for row in (ahead, behind)]
@@ -143,7 +143,7 @@ def verdict(claim: Claim, grid: Grid, results: Sequence[CellResult]) -> tuple[Ve
     return "held", numbers
 
 
-def spelled(value: Value | None) -> str:
+def format_value(value: Value | None) -> str:
     """Format a value with its spread, for example "0.412 ± 0.013"."""
     if value is None:
         return "–"

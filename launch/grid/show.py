@@ -11,7 +11,7 @@ from pathlib import Path
 from t2t.api.curves import COLOURS
 from t2t.api.progress import duration, large
 from t2t.launch.grid.design import Grid
-from t2t.launch.grid.results import CellResult, Row, read_results, rows, spelled, stages, verdict
+from t2t.launch.grid.results import CellResult, Row, read_results, rows, format_value, stages, verdict
 from t2t.launch.output import console, table
 
 TABLE, RESULTS, PICTURE = "table.md", "results.json", "grid.png"
@@ -53,7 +53,7 @@ def cells(grid: Grid, results: Sequence[CellResult]) -> tuple[list[str], list[li
 
 def _value(row: Row, measure: str, stage: str) -> str:
     cell = row.cells.get(stage)
-    return spelled(None if cell is None else cell.values.get(measure))
+    return format_value(None if cell is None else cell.values.get(measure))
 
 
 def _costs(row: Row) -> list[str]:

@@ -238,7 +238,7 @@ class _Attempt:
                 continue
             self._failed = index
             if code != MISTAKE:  # the processes report a mistake themselves
-                _log(f"process {index} of {len(self._processes)} (pid {process.pid}) {_spell(code)}; ending the others")
+                _log(f"process {index} of {len(self._processes)} (pid {process.pid}) {_describe(code)}; ending the others")
                 self._signal_all(signal.SIGTERM)
             self._deadline = time.monotonic() + GRACE
 
@@ -252,7 +252,7 @@ class _Attempt:
             unsaved = [index for index, code in self._ended.items() if code not in (DONE, STOPPED)]
             if unsaved:
                 _log(
-                    f"process {unsaved[0]} {_spell(self._ended[unsaved[0]])} before it saved; the last checkpoint is kept"
+                    f"process {unsaved[0]} {_describe(self._ended[unsaved[0]])} before it saved; the last checkpoint is kept"
                 )
             return DONE if all(code == DONE for code in self._ended.values()) else STOPPED
         if self._failed is not None:
@@ -289,7 +289,7 @@ def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> N
         os.killpg(process.pid, number)
 
 
-def _spell(code: int) -> str:
+def _describe(code: int) -> str:
     if code >= 0:
         return f"ended with code {code}"
     try:

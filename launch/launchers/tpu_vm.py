@@ -72,14 +72,14 @@ class TpuVm(Configuration):
         """Return the commands, or SkyPilot's file, that run `t2t WORDS` on all hosts. Raises UserError for invalid options."""
         generation = self.check(words)
         sky = self.form == "skypilot"
-        there = "." if sky else tracked.SHIPPED
+        copied = "." if sky else tracked.SHIPPED
         install = [
             "set -e",
-            *([] if sky else [f"rm -rf {there} && mkdir {there} && tar -C {there} -xf {there}.tar"]),
+            *([] if sky else [f"rm -rf {copied} && mkdir {copied} && tar -C {copied} -xf {copied}.tar"]),
             # The image's Python can be too old for this stack.
             "python3 -m pip install --quiet --user uv",
             "~/.local/bin/uv venv --quiet --allow-existing --python 3.12 ~/t2t-env",
-            f"~/.local/bin/uv pip install --quiet --python ~/t2t-env -c {there}/constraints.txt '{there}[tpu]'",
+            f"~/.local/bin/uv pip install --quiet --python ~/t2t-env -c {copied}/constraints.txt '{copied}[tpu]'",
             *self.setup,
         ]
         train = f"T2T_CLUSTER=tpu JAX_PLATFORMS=tpu,cpu ~/t2t-env/bin/python -m t2t.launch {shlex.join(words)}"
@@ -88,7 +88,7 @@ class TpuVm(Configuration):
             **{name: getattr(self, name) for name in self.__dataclass_fields__},
             "accelerator_type": self.type,
             "runtime": self.runtime or RUNTIMES[generation],
-            "there": there,
+            "copied": copied,
             "shipped": tracked.SHIPPED,
             "pack": tracked.pack(self.source),
             "place": place,

@@ -15,8 +15,8 @@ SHIPPED = "t2t-source"
 
 def pack(source: str) -> str:
     """Return a shell command that writes the tracked files of a checkout, in their current state, to standard output as a tar archive."""
-    there = shlex.quote(source)
-    return f"git -C {there} ls-files -z --recurse-submodules | tar -C {there} --null -T - -cf -"
+    directory = shlex.quote(source)
+    return f"git -C {directory} ls-files -z --recurse-submodules | tar -C {directory} --null -T - -cf -"
 
 
 def check(source: str, words: Sequence[str], prog: str) -> None:

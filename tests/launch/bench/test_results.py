@@ -6,7 +6,7 @@ import pytest
 from t2t.errors import UserError
 from t2t.launch.bench.measurement import Measurement
 from t2t.launch.bench.results import Results, read
-from t2t.launch.bench.show import digits, draw, ratios, show, show_ratios, spelled
+from t2t.launch.bench.show import digits, draw, ratios, show, show_ratios, format_value
 from tests.launch.bench.workloads import QUICK, workload
 
 RATE = Measurement(
@@ -100,7 +100,7 @@ def test_shares_are_drawn(results, tmp_path):
     ],
 )
 def test_values_are_spelled_with_three_digits(value, unit, text):
-    assert spelled(value, unit) == text
+    assert format_value(value, unit) == text
 
 
 def test_digits():

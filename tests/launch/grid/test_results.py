@@ -9,7 +9,7 @@ import pytest
 from t2t.api.recipes import quickstart_t5
 from t2t.launch.grid import Cell, Claim, Grid, Measure
 from t2t.launch.grid.costs import Costs
-from t2t.launch.grid.results import CellResult, Value, spelled, verdict
+from t2t.launch.grid.results import CellResult, Value, format_value, verdict
 from t2t.launch.grid.show import cells, markdown
 
 CLAIM = Claim(
@@ -41,7 +41,7 @@ def test_a_value_is_the_mean_and_the_sample_deviation_of_the_seeds():
     assert value.spread == pytest.approx(statistics.stdev([1.0, 2.0, 4.0]))
     assert Value.of([1.0]).spread is None
     assert Value.of([]) is None
-    assert spelled(Value.of([0.5, 0.7])) == "0.600 ± 0.141"
+    assert format_value(Value.of([0.5, 0.7])) == "0.600 ± 0.141"
 
 
 @pytest.mark.parametrize(
