@@ -70,9 +70,7 @@ def check_paths(words: Sequence[str]) -> None:
 def _check(words: Sequence[str], prog: str) -> None:
     startable = [name for name, it in COMMANDS.items() if it.several]
     if not words:
-        raise UserError(
-            f"{prog}: the command after -- is missing. Example: {prog} -- train t5:quickstart --dir RUN"
-        )
+        raise UserError(f"{prog}: the command after -- is missing. Example: {prog} -- train t5:quickstart --dir RUN")
     check_paths(words)
     first = next((word for word in words if not word.startswith("-")), words[0])
     if first not in startable:

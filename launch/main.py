@@ -222,7 +222,9 @@ def _report(mistake: UserError) -> None:
         if not passed() and not isinstance(mistake, AgreedError):
             mistake = report_mistake(mistake)
         if isinstance(mistake, AgreedError) and jax.process_index() != 0:
-            time.sleep(LINGER / 2)  # a launcher that ends all processes when one exits must not do so before process 0 prints
+            time.sleep(
+                LINGER / 2
+            )  # a launcher that ends all processes when one exits must not do so before process 0 prints
             return
         if not isinstance(mistake, AgreedError):
             which = f" (process {jax.process_index()} of {jax.process_count()} on {socket.gethostname()})"

@@ -135,6 +135,10 @@ def _plan(words: Words, experiment: Any) -> int:
         ranked = [*best, *found[words.compile :]]
         show_ranking(ranked, experiment)
     if words.json:
-        values = {"recipe": words.recipe, "plan": chosen and chosen.to_json(), "search": [it.to_json() for it in ranked]}
+        values = {
+            "recipe": words.recipe,
+            "plan": chosen and chosen.to_json(),
+            "search": [it.to_json() for it in ranked],
+        }
         Path(words.json).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
     return DONE if (chosen is not None and chosen.fits) or any(it.fits for it in ranked) else 1

@@ -201,7 +201,9 @@ def _measure(work: Workload, parts: Sequence[str], options: Any, rest: Sequence[
         if NEED_CEILINGS & set(wanted):
             _log("ceilings: matrix products, copies")
             # Several sizes are tried for each rate.
-            for measurement in ceilings.rates(limits=work.limits.divided(3), sizes=ceilings.SIZES, copied=ceilings.COPIED):
+            for measurement in ceilings.rates(
+                limits=work.limits.divided(3), sizes=ceilings.SIZES, copied=ceilings.COPIED
+            ):
                 keep(results.added(measurement))
             work = replace(work, ceilings=Ceilings.of(results.of(ceilings.PART)))
         for name in (name for name in PARTS if name in wanted):

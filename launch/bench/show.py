@@ -109,7 +109,9 @@ def draw(results: Results, path: Path) -> None:
     for part, colour in zip(parts, COLOURS, strict=False):
         places = [place for place, it in enumerate(shown) if it.part == part]
         bars = axis.barh(places, [shown[place].share or 0.0 for place in places], color=colour, label=part, height=0.7)
-        labels = [f"{shown[place].share:.0%}  {format_value(shown[place].median, shown[place].unit)}" for place in places]
+        labels = [
+            f"{shown[place].share:.0%}  {format_value(shown[place].median, shown[place].unit)}" for place in places
+        ]
         axis.bar_label(bars, labels, padding=3, fontsize=8)
     axis.set_yticks(range(len(shown)), [f"{it.name} / {it.of}" for it in shown], fontsize=8)
     axis.invert_yaxis()
@@ -147,6 +149,10 @@ def show_ratios(first: Results, second: Results, names: Sequence[str]) -> None:
     rows = table(out, "part", "quantity", *right, right=right)
     for one, other, ratio in ratios(first, second):
         rows.add_row(
-            one.part, one.name, format_value(one.median, one.unit), format_value(other.median, other.unit), f"{ratio:.3f}"
+            one.part,
+            one.name,
+            format_value(one.median, one.unit),
+            format_value(other.median, other.unit),
+            f"{ratio:.3f}",
         )
     out.print(rows)

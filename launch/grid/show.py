@@ -11,7 +11,7 @@ from pathlib import Path
 from t2t.api.curves import COLOURS
 from t2t.api.progress import duration, large
 from t2t.launch.grid.design import Grid
-from t2t.launch.grid.results import CellResult, Row, read_results, rows, format_value, stages, verdict
+from t2t.launch.grid.results import CellResult, Row, format_value, read_results, rows, stages, verdict
 from t2t.launch.output import console, table
 
 TABLE, RESULTS, PICTURE = "table.md", "results.json", "grid.png"

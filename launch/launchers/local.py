@@ -238,7 +238,9 @@ class _Attempt:
                 continue
             self._failed = index
             if code != MISTAKE:  # the processes report a mistake themselves
-                _log(f"process {index} of {len(self._processes)} (pid {process.pid}) {_describe(code)}; ending the others")
+                _log(
+                    f"process {index} of {len(self._processes)} (pid {process.pid}) {_describe(code)}; ending the others"
+                )
                 self._signal_all(signal.SIGTERM)
             self._deadline = time.monotonic() + GRACE
 

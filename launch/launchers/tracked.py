@@ -38,7 +38,9 @@ def check(source: str, words: Sequence[str], prog: str) -> None:
         except ValueError:
             raise UserError(f"{prog}: {path} is outside --source {source!r}, so it would not be copied") from None
         if inside not in tracked:
-            raise UserError(f"{prog}: {path} is not tracked by git, so it would not be copied. Nearest: git add {path}.")
+            raise UserError(
+                f"{prog}: {path} is not tracked by git, so it would not be copied. Nearest: git add {path}."
+            )
 
 
 def _list(source: str, prog: str) -> set[str]:

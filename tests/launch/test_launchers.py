@@ -287,7 +287,10 @@ K8S = "kubernetes --image i --volume-claim runs"
             f"{K8S} --name My_Run",
             "--name 'My_Run' is not a valid name: expected lower-case letters, digits and inner '-', starting with a letter, at most 40 characters. Nearest: my-run",
         ),
-        (f"{K8S} --mount /elsewhere", "is not in the volume that the pods share, --mount /elsewhere. Nearest: /elsewhere/it's a"),
+        (
+            f"{K8S} --mount /elsewhere",
+            "is not in the volume that the pods share, --mount /elsewhere. Nearest: /elsewhere/it's a",
+        ),
         (f"{K8S} --tpu v5:4x4", "unknown TPU 'v5'. Nearest: v5p, v5e"),
         (f"{K8S} --tpu v5e:4x4x4", "a v5e has a topology of 2 axes. Nearest: v5e:2x2"),
         (f"{K8S} --tpu v5e:4x4 --hosts 3", "--hosts 3 does not divide the 16 chips of --tpu v5e:4x4. Nearest: 4"),

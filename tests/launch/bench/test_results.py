@@ -6,7 +6,7 @@ import pytest
 from t2t.errors import UserError
 from t2t.launch.bench.measurement import Measurement
 from t2t.launch.bench.results import Results, read
-from t2t.launch.bench.show import digits, draw, ratios, show, show_ratios, format_value
+from t2t.launch.bench.show import digits, draw, format_value, ratios, show, show_ratios
 from tests.launch.bench.workloads import QUICK, workload
 
 RATE = Measurement(
