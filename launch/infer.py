@@ -62,7 +62,7 @@ def command(
     Args:
         run: the run's directory.
         text: text to answer, with the task's prefix ("summarize: ..."). Can be repeated. Write sentinels as <extra_id_0>.
-        second: the second text of a pair, or the context of a question. Give one for each --text.
+        second: the second text of a pair, or the context of a question: one for each text (--text).
         input: text file with one text per line, or .jsonl file of objects with "inputs" (pairs: also "second"). - reads texts from standard input.
         output: file for the JSON lines. Default: standard output.
         step: checkpoint to load. Default: the newest.
