@@ -1,4 +1,4 @@
-"""From a task to batches. Nothing here imports SeqIO or TensorFlow but `pipeline` and what it needs."""
+"""Batches from SeqIO tasks. Importing this package loads neither SeqIO nor TensorFlow; `t2t.data.pipeline` loads both."""
 
 from t2t.data.config import Data
 

@@ -1,4 +1,4 @@
-"""Targets that are no text, which encoders with another head than the vocabulary's predict: classes of texts or words, places of a span's ends."""
+"""Targets of encoders that are not text: classes of texts or words, and the first and last position of a span."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from t2t.nn.model import ModelConfig, Output
 Of = Literal["text", "word"]
 
 HIDDEN = "<unk>"
-"""The target of an example whose answer is not told, T5's for class -1 of TFDS: nothing can be measured on it."""
+"""The target of an example without a known answer. T5 uses it for class -1 of TFDS. Metrics cannot use such examples."""
 
 
 class Labels(seqio.PassThroughVocabulary):
-    """Ids that are classes.
+    """Class ids.
 
-    labels: texts of the classes, in the order of their ids.
-    of:     what has a class: each text, or each of its words.
+    labels: class names, in the order of their ids.
+    of:     the unit that has a class: the whole text, or each of its words.
     """
 
     def __init__(self, labels: Sequence[str], *, of: Of) -> None:
@@ -41,7 +41,7 @@ class Labels(seqio.PassThroughVocabulary):
 
 
 class Places(seqio.PassThroughVocabulary):
-    """Ids that are places of tokens in their example, from 0."""
+    """Token positions in an example, from 0."""
 
     def __init__(self) -> None:
         super().__init__(size=2**31 - 1)
@@ -51,14 +51,14 @@ class Places(seqio.PassThroughVocabulary):
 
 
 def output_of(vocabulary: seqio.Vocabulary) -> Output:
-    """Return what a model that predicts such targets has to score."""
+    """Return the model output that predicts targets with this vocabulary."""
     if isinstance(vocabulary, Labels):
         return "label" if vocabulary.of == "text" else "tags"
     return "span" if isinstance(vocabulary, Places) else "tokens"
 
 
 def check_model(data: Data, config: ModelConfig) -> None:
-    """Raise UserError where an encoder's logits do not score what the task has as targets, or the model lacks the task's token types."""
+    """Raise UserError if an encoder's output does not match the task's targets, or if the model lacks the task's token types."""
     features = find(data.task).output_features
     if config.can("generate") or "targets" not in features:
         return
@@ -67,19 +67,19 @@ def check_model(data: Data, config: ModelConfig) -> None:
     options = f"--model.head {wanted}" + (f" --model.labels {shlex.join(labels)}" if labels else "")
     if wanted != config.output:
         raise UserError(
-            f"task {data.task!r} is for a model that predicts {_SAID[wanted]}, this one predicts {_SAID[config.output]}"
+            f"task {data.task!r} needs a model that predicts {_SAID[wanted]}, this one predicts {_SAID[config.output]}"
             f" (model.head {config.output!r}). Nearest: {options}."
         )
     own = config.labels
     if labels and labels != own:
         raise UserError(
-            f"task {data.task!r} has the {len(labels)} labels {', '.join(labels)}, the model the {len(own)} labels {', '.join(own)}"
+            f"task {data.task!r} has {len(labels)} labels: {', '.join(labels)}; the model has {len(own)} labels: {', '.join(own)}"
             f" (model.labels). Nearest: {options}."
         )
     types = config.types
     if "types" in features and types < 2:
         raise UserError(
-            f"task {data.task!r} gives token types 0 and 1, the model has {types or 'none'} (model.types). Nearest: --model.types 2."
+            f"task {data.task!r} gives token types 0 and 1, the model has {types or 'no'} token types (model.types). Nearest: --model.types 2."
         )
 
 

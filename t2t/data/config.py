@@ -1,4 +1,4 @@
-"""What data a run reads. Imports neither SeqIO nor TensorFlow, so that a run's configuration is read without them."""
+"""The data configuration of a run. Imports neither SeqIO nor TensorFlow, so a run's configuration can be read without them."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from t2t.vocabularies import Vocabulary
 
 @dataclass(frozen=True, kw_only=True)
 class Data(Configuration):
-    """A task or mixture and how its examples fill rows.
+    """A task or mixture, and how its examples are arranged in rows.
 
     Args:
         task: name of a SeqIO task or mixture.
-        inputs_length: tokens a row has for inputs (encoder), or inputs' share of a decoder's row.
-        targets_length: tokens a row has for targets (decoder).
+        inputs_length: maximum number of input tokens in a row. A decoder's row has inputs_length + targets_length tokens.
+        targets_length: maximum number of target tokens in a row. Encoders ignore it.
         batch_size: rows in a global batch, over all hosts. Must be a multiple of `shards`.
-        split: of the task to train on.
-        pack: several examples to a row, kept apart by segment ids.
-        shards: virtual shards with an iterator each. Fixed for the life of a run: the batches depend on it, not on the number of hosts.
-        seed: of shuffling and of the objectives' random choices; None takes the run's seed.
-        shuffle_buffer: examples a shard holds to draw from; 0 reads in order. Cached tasks need none: any other number draws from all examples.
-        loss_on_inputs: decoders only: weight of the inputs' tokens in the loss, a target's being 1. 0.0 predicts the targets alone, 1.0 all alike; GPT-1 was
-            fine-tuned with 0.5 (Radford et al. 2018, sections 3.2 and 4.1, lambda).
-        vocabulary: replaces the task's own.
-        cached: directory that `t2t cache` prepared the task in, or each task of the mixture; None reads their sources.
+        split: split of the task to train on.
+        pack: put several examples in a row. Segment ids keep them separate.
+        shards: number of virtual shards, each with its own iterator. Fixed for the life of a run: the batches depend on it, not on the number of hosts.
+        seed: seed for shuffling and for the random choices of objectives. None uses the run's seed.
+        shuffle_buffer: size of each shard's shuffle buffer, in examples. 0 reads in order. Cached tasks need no buffer: any other value shuffles all examples.
+        loss_on_inputs: for decoders: weight of the input tokens in the loss. Targets have weight 1. 0.0 trains on the targets only, 1.0 on all tokens equally.
+            GPT-1 was fine-tuned with 0.5 (Radford et al. 2018, sections 3.2 and 4.1, lambda).
+        vocabulary: vocabulary to use instead of the task's own.
+        cached: directory in which `t2t cache` prepared the task, or each task of the mixture. None reads the original sources.
     """
 
     task: str
@@ -49,12 +49,12 @@ class Data(Configuration):
         weight = self.loss_on_inputs
         if isinstance(weight, bool):
             raise UserError(
-                f"data.loss_on_inputs {weight} (--data.loss-on-inputs) is a weight now. Nearest: {float(weight)}."
+                f"data.loss_on_inputs {weight} (--data.loss-on-inputs) must be a number, the weight of the inputs. Nearest: {float(weight)}."
             )
         super().__post_init__()
 
     @classmethod
     def upgraded(cls, fields: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return the fields of a run.json as they are called and meant now: `loss_on_inputs` was true or false once."""
+        """Return the fields of an older run.json in the current format: `loss_on_inputs` was a boolean."""
         weight = fields.get("loss_on_inputs")
         return {**fields, "loss_on_inputs": float(weight)} if isinstance(weight, bool) else fields

@@ -1,7 +1,7 @@
-"""Examples of token ids -> rows -> `Batch`, in NumPy alone: the interface, and how each kind of model fills its rows.
+"""Feature converters: arrange examples of token ids in rows and make a `Batch`, in NumPy. One converter for each kind of model.
 
-SeqIO's own converters are not used: their packing takes a 0 inside a feature (a loss weight, say) for padding, numbers the segments of
-`inputs` and `targets` apart where one of them is empty, and spends a `tf.while_loop` on it.
+SeqIO's own converters are not used. Their packing treats a 0 inside a feature (for example a loss weight) as padding, gives `inputs` and
+`targets` different segment numbers if one of them is empty, and needs a `tf.while_loop`.
 """
 
 from __future__ import annotations
@@ -26,23 +26,24 @@ Row = Sequence[Example]
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureConverter(abc.ABC):
-    """How examples fill rows. A subclass for each kind of model; an objective may give another, see `t2t.objectives.Objective.converter`.
+    """Arrange examples in rows. Each kind of model has a subclass. An objective may use another, see `t2t.objectives.Objective.converter`.
 
-    inputs_length:  tokens of `inputs` an example may have.
-    targets_length: tokens of `targets` an example may have; not used by encoders.
-    has_inputs:     False for a decoder's task that offers `targets` alone, which then have the whole row to themselves.
-    has_types:      encoders: whether the task offers `types`, the token types of its inputs.
-    loss_on_inputs: decoders: weight of inputs, that of targets being 1. `Tokens.prefix` is None where it is above 0: what sees itself cannot be predicted.
-    bos_id:         what a decoder starts from.
-    zero_pads:      whether a 0 at the end of an example is padding; False where id 0 is a word like any other.
-    extras:         further features, which become `Batch.extra`.
+    inputs_length:  maximum number of `inputs` tokens in an example.
+    targets_length: maximum number of `targets` tokens in an example. Encoders ignore it.
+    has_inputs:     False for a decoder's task that has only `targets`. They may then use the whole row.
+    has_types:      for encoders: whether the task has `types`, the token types of its inputs.
+    loss_on_inputs: for decoders: loss weight of the inputs. Targets have weight 1. If it is above 0, `Tokens.prefix` is None: inputs that attend to
+                    themselves cannot be predicted.
+    bos_id:         start token of a decoder.
+    zero_pads:      whether a 0 at the end of an example is padding. False if id 0 is an ordinary token.
+    extras:         additional features, which become `Batch.extra`.
     """
 
     kind: ClassVar[Kind]
     variants: ClassVar[tuple[str, ...]] = ()
-    """Endings of the names of tasks that are the same for this kind of model."""
+    """Name endings of task variants for this kind of model."""
     varies: ClassVar[bool] = True
-    """Whether the shapes of a batch depend on which features the task has."""
+    """Whether the shapes of a batch depend on the features of the task."""
     inputs_length: int
     targets_length: int
     has_inputs: bool = True
@@ -55,63 +56,63 @@ class FeatureConverter(abc.ABC):
     @property
     @abc.abstractmethod
     def own_features(self) -> tuple[str, ...]:
-        """Names of the features of tokens that an example must have."""
+        """Names of the token features that an example must have."""
 
     @property
     @abc.abstractmethod
     def lengths(self) -> dict[str, int]:
-        """Tokens each of `own_features` may have; what preprocessors get as `sequence_length`."""
+        """Maximum number of tokens of each of `own_features`. Preprocessors get it as `sequence_length`."""
 
     @property
     @abc.abstractmethod
     def rows(self) -> dict[str, int]:
-        """Tokens of a row, by the options that say how many: of the encoder and of the decoder, or of the one stack there is."""
+        """Tokens in a row of each stack (encoder, decoder), keyed by the options that set it."""
 
     @classmethod
     @abc.abstractmethod
     def refused(cls, offered: Collection[str]) -> str | None:
-        """Return why a task that offers these features is not for this kind of model, or None."""
+        """Return why a task with these features does not fit this kind of model, or None if it does."""
 
     @abc.abstractmethod
     def _tokens(self, example: Example) -> tuple[int, ...]:
-        """Return the tokens an example takes of each of `rows`."""
+        """Return how many tokens of each of `rows` an example takes."""
 
     @abc.abstractmethod
     def _batch(self, examples: Sequence[Example], counts: Sequence[int]) -> tuple[Batch, Places, np.ndarray]:
-        """Return the batch of tokens, the places that targets are predicted at, and how many of an example's places come before its first target, [N]."""
+        """Return the batch, the positions where targets are predicted, and how many of each example's positions come before its first target, [N]."""
 
     @abc.abstractmethod
     def prompts(self, examples: Sequence[Example]) -> Batch:
-        """Return what `Model.start` takes to generate targets: one unpacked row an example, no target in it.
+        """Return the batch that `Model.start` takes to generate targets: one unpacked row per example, without its target.
 
-        A decoder's prompt is the start id and the inputs, the decoder part of an encoder-decoder's the start id alone;
-        an encoder's is its row. `targets` and `weights` are 0.
+        The prompt of a decoder is the start token and the inputs. In an encoder-decoder, the decoder's prompt is only the start token.
+        The prompt of an encoder is its row. `targets` and `weights` are 0.
         """
 
     @property
     def leader(self) -> str:
-        """The feature that features of one value a target are as long as."""
+        """The feature that determines the length of the features in `followers`."""
         return "targets"
 
     @property
     def followers(self) -> tuple[str, ...]:
-        """Features that have as many values as `leader`."""
+        """Features that have the same length as `leader`."""
         return tuple(extra.name for extra in self.extras if extra.per == "target")
 
     @property
     def features(self) -> tuple[str, ...]:
-        """Names of the features an example must have."""
+        """Names of all features that an example must have."""
         return (*self.own_features, *(extra.name for extra in self.extras))
 
     @property
     def limits(self) -> dict[str, int]:
-        """Values each of `features` may have; an extra array of an example has exactly so many."""
+        """Maximum number of values of each of `features`. An extra array of an example has exactly this many."""
         own = self.lengths
         return own | {x.name: own[self.leader] if x.per == "target" else x.size for x in self.extras}
 
     @property
     def capacity(self) -> tuple[int, ...]:
-        """What a row has room for: tokens, see `rows`, and examples, where their number is limited."""
+        """Capacity of a row: tokens of each of `rows`, then examples if their number is limited."""
         return (*self.rows.values(), *self._examples)
 
     @property
@@ -125,31 +126,31 @@ class FeatureConverter(abc.ABC):
         return {extra.name: extra.axes for extra in self.extras}
 
     def dtype(self, feature: str) -> str:
-        """Return the type of a feature's values."""
+        """Return the dtype of a feature."""
         return {"weights": "float32", **{extra.name: extra.dtype for extra in self.extras}}.get(feature, "int32")
 
     def sizes(self, example: Example) -> tuple[int, ...]:
-        """Return what an example takes of each of `capacity`."""
+        """Return how much of each entry of `capacity` an example takes."""
         return (*self._tokens(example), *(1 for _ in self._examples))
 
     def predicts(self, example: Example) -> bool:
-        """Whether there is anything in the example to learn from: one without a target fills no row."""
+        """Return whether the example has a target. Examples without one are dropped."""
         return len(example["targets"]) > 0
 
     def fit(self, example: Example) -> tuple[Example, bool]:
-        """Return the converter's features without padding at their end, cut to `limits`, and whether anything was cut.
+        """Return the features without the padding at their end, truncated to `limits`, and whether anything was truncated.
 
         Raises:
-          UserError: features that must be of equal length are not, or an extra array of an example has another number of values.
+          UserError: features that must have equal lengths do not, or an extra array has the wrong number of values.
         """
         stacked = {name: np.asarray(example[name]).reshape(1, -1) for name in self.features}
         return self.fit_all(stacked, {name: np.array([array.shape[1]]) for name, array in stacked.items()})[0]
 
     def fit_all(self, stacked: Mapping[str, np.ndarray], sizes: Mapping[str, np.ndarray]) -> list[tuple[Example, bool]]:
-        """Return what `fit` does of each of N examples.
+        """Return the results of `fit` for N examples.
 
-        stacked: features, [N, L], L being as long as the longest.
-        sizes:   how many of the L are the example's, [N].
+        stacked: features, each [N, L] with the maximum length L.
+        sizes:   length of each feature in each example, [N].
         """
         self._check_sizes(sizes)
         fixed = {extra.name for extra in self.extras if extra.per == "example"}
@@ -168,9 +169,9 @@ class FeatureConverter(abc.ABC):
         ]
 
     def batch(self, rows: Sequence[Row]) -> Batch:
-        """Return a batch of [len(rows), capacity] arrays; a row of no examples is padding with weight 0.
+        """Return a batch of [len(rows), capacity] arrays. A row without examples is padding with weight 0.
 
-        The examples of a row are segments 1, 2, ...; the shift to the right happens inside each of them, from `bos_id`.
+        The examples of a row are segments 1, 2, ... Each segment is shifted right separately and starts with `bos_id`.
         """
         examples = [example for row in rows for example in row]
         counts = [len(row) for row in rows]
@@ -204,7 +205,7 @@ class FeatureConverter(abc.ABC):
                 )
 
     def _used(self, ids: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-        """Lengths without the padding at the end; a 0 before another id is a token."""
+        """Return the lengths without the padding at the end. A 0 before another id is a token."""
         if not self.zero_pads:
             return sizes
         places = np.arange(1, ids.shape[1] + 1)
@@ -212,7 +213,7 @@ class FeatureConverter(abc.ABC):
 
 
 Convert: TypeAlias = Callable[[FeatureConverter], FeatureConverter]
-"""Makes of a kind's converter the one that is used."""
+"""A function that replaces the default converter of a kind of model."""
 
 
 def unchanged(converter: FeatureConverter) -> FeatureConverter:
@@ -222,45 +223,45 @@ def unchanged(converter: FeatureConverter) -> FeatureConverter:
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderConverter(FeatureConverter):
-    """Rows of `inputs`, with a target and its weight at each place."""
+    """Rows of `inputs`, with a target and its weight at each position."""
 
     kind: ClassVar[Kind] = "encoder"
     variants: ClassVar[tuple[str, ...]] = ("_fill_mask", "_masked_lm")
 
     @property
     def own_features(self) -> tuple[str, ...]:
-        """Inputs, targets, weights and, where there are any, types: all of equal length."""
+        """Inputs, targets, weights and, with `has_types`, types. All have equal lengths."""
         return ("inputs", "targets", "weights", *(("types",) if self.has_types else ()))
 
     @property
     def lengths(self) -> dict[str, int]:
-        """The inputs' length for all."""
+        """`inputs_length` for each feature."""
         return dict.fromkeys(self.own_features, self.inputs_length)
 
     @property
     def rows(self) -> dict[str, int]:
-        """The encoder's."""
+        """Tokens in a row of the encoder."""
         return {"inputs_length": self.inputs_length}
 
     @property
     def leader(self) -> str:
-        """A target stands at each place of the inputs."""
+        """`inputs`: each input token has a target."""
         return "inputs"
 
     @property
     def followers(self) -> tuple[str, ...]:
-        """All other features of tokens."""
+        """All other token features, and the extras with one value per target."""
         return (*self.own_features[1:], *super().followers)
 
     @classmethod
     def refused(cls, offered: Collection[str]) -> str | None:
-        """Return why a task without weights is not for an encoder."""
+        """Return why a task does not fit an encoder: it lacks inputs or weights."""
         if {"inputs", "weights"} <= set(offered):
             return None
         return f"is not for an encoder, which needs features inputs, targets and weights; it has {', '.join(sorted(offered))}."
 
     def prompts(self, examples: Sequence[Example]) -> Batch:
-        """Return the rows."""
+        """Return the rows, without targets."""
         batch, *_ = self._batch(examples, [1] * len(examples))
         zeros = np.zeros_like(batch.targets)
         return replace(batch, targets=zeros, weights=zeros.astype(np.float32))
@@ -287,7 +288,7 @@ class EncoderConverter(FeatureConverter):
         if odd.any():
             *names, last = self.own_features
             raise UserError(
-                f"an encoder's {', '.join(names)} and {last} must be of equal length; an example has "
+                f"an encoder's {', '.join(names)} and {last} must have equal lengths; an example has "
                 + ", ".join(f"{sizes[name][odd.argmax()]} {name}" for name in self.own_features)
                 + "."
             )
@@ -295,25 +296,25 @@ class EncoderConverter(FeatureConverter):
 
 
 class _OfTargets(FeatureConverter):
-    """Targets that are generated one after the other."""
+    """Converter of the kinds that generate targets token by token."""
 
     @property
     def own_features(self) -> tuple[str, ...]:
-        """Inputs, where the task has any, and targets."""
+        """Inputs, if the task has them, and targets."""
         return ("inputs", "targets") if self.has_inputs else ("targets",)
 
     @property
     def lengths(self) -> dict[str, int]:
-        """Each feature's own; targets alone have the whole row."""
+        """The length of each feature. Without inputs, targets may use the whole row."""
         if not self.has_inputs:
             return {"targets": self.inputs_length + self.targets_length}
         return {"inputs": self.inputs_length, "targets": self.targets_length}
 
     @classmethod
     def refused(cls, offered: Collection[str]) -> str | None:
-        """Return why an encoder's task is not for another model."""
+        """Return why a task does not fit this kind of model: it is for encoders."""
         if "weights" in offered:
-            return f"is for encoders (it has a feature 'weights'), the model is of kind {cls.kind!r}."
+            return f"is for encoders (it has a feature 'weights'), but the model is of kind {cls.kind!r}."
         return None
 
 
@@ -325,11 +326,11 @@ class DecoderConverter(_OfTargets):
 
     @property
     def rows(self) -> dict[str, int]:
-        """The decoder's."""
+        """Tokens in a row of the decoder."""
         return {"inputs_length + targets_length": self.inputs_length + self.targets_length}
 
     def prompts(self, examples: Sequence[Example]) -> Batch:
-        """Return the start id and the inputs."""
+        """Return the start token and the inputs."""
         start = np.array([self.bos_id], np.int32)
         inputs = [x["inputs"] if self.has_inputs else start[:0] for x in examples]
         width = 1 + (self.inputs_length if self.has_inputs else 0)
@@ -356,7 +357,7 @@ class DecoderConverter(_OfTargets):
             left = places.left(given)
             weights[places.put([left > 0], np.bool_)] = self.loss_on_inputs
             if not self.loss_on_inputs:
-                # The start id and the inputs behind it: as many decoder positions as see no target.
+                # The start token and the inputs after it: the decoder positions that see no target.
                 decoder = replace(decoder, prefix=places.put([left >= 0], np.int32))
         return Batch(encoder=None, decoder=decoder, targets=wanted.ids, weights=weights), places, given
 
@@ -370,18 +371,18 @@ class EncoderDecoderConverter(_OfTargets):
 
     @property
     def rows(self) -> dict[str, int]:
-        """The encoder's and the decoder's."""
+        """Tokens in a row of the encoder and of the decoder."""
         return {"inputs_length": self.inputs_length, "targets_length": self.targets_length}
 
     @classmethod
     def refused(cls, offered: Collection[str]) -> str | None:
-        """Return why a task without inputs, or an encoder's, is not for an encoder-decoder."""
+        """Return why a task does not fit an encoder-decoder: it has no inputs, or it is for encoders."""
         if "inputs" not in offered and "weights" not in offered:
-            return "has no feature 'inputs', which an encoder-decoder needs; a decoder trains on targets alone."
+            return "has no feature 'inputs', which an encoder-decoder needs; a decoder can train on targets alone."
         return super().refused(offered)
 
     def prompts(self, examples: Sequence[Example]) -> Batch:
-        """Return the inputs for the encoder, the start id for the decoder."""
+        """Return the inputs for the encoder and the start token for the decoder."""
         batch, *_ = self._batch([{**x, "targets": x["targets"][:0]} for x in examples], [1] * len(examples))
         start = np.array([self.bos_id], np.int32)
         decoder = Places([1] * len(examples), np.ones(len(examples), np.int64), 1).tokens([start] * len(examples))
@@ -411,12 +412,12 @@ CONVERTERS: dict[Kind, type[FeatureConverter]] = {
 
 
 def converter(kind: Kind, **fields: Any) -> FeatureConverter:
-    """Return how examples fill the rows of a kind of model. fields: see `FeatureConverter`."""
+    """Return the converter for a kind of model. `fields` are those of `FeatureConverter`."""
     return CONVERTERS[kind](**fields)
 
 
 def _in_slots(extra: Extra, values: Sequence[np.ndarray], counts: Sequence[int]) -> np.ndarray:
-    """Return examples' values, [rows, slots, *shape]: segment s of a row has slot s - 1; slots without an example are 0."""
+    """Return the values of the examples, [rows, slots, *shape]. Segment s of a row has slot s - 1. Unused slots are 0."""
     filled: np.ndarray = np.zeros((len(counts), extra.slots, extra.size), extra.dtype)
     rest = iter(values)
     for row, count in enumerate(counts):

@@ -1,4 +1,4 @@
-"""Every example of a split once, in order, with its texts: for evaluation and for prediction files."""
+"""Iterate over every example of a split once, in order, with its texts: for evaluation and for prediction files."""
 
 from __future__ import annotations
 
@@ -33,18 +33,19 @@ def evaluation_batches(
 ) -> EvaluationBatches:
     """Return an iterator of (batch, raw examples) over `data.split`.
 
-    One example a row, in the source's order, a mixture's tasks one after the other; `pack`, `shards` and the shuffling
-    of `data` play no part, its seed does in the objectives' random choices, so that each evaluation sees the same.
-    Each batch has `batch_size` (else `data.batch_size`) rows over all hosts, of which this host has its contiguous
-    share; empty rows of weight 0 fill the last. The raw examples, one for each row that is not empty, are dicts of
-    NumPy values with all that the task gives: uncut ids, `inputs_pretokenized`, and so on.
+    Each row has one example, in the order of the source. The tasks of a mixture follow one another.
+    `data.pack`, `data.shards` and `data.shuffle_buffer` are ignored. `data.seed` makes the random choices of objectives the same in each evaluation.
+    This host gets its contiguous part of each global batch. Empty rows of weight 0 pad the last batch.
+    There is one raw example for each row that is not empty: a dict of NumPy values with all fields of the task,
+    such as ids before truncation and `inputs_pretokenized`.
 
     Args:
-      examples: stop after so many of each task.
-      convert: what an objective makes of the kind's converter, see `t2t.objectives.Objective.converter`.
+      batch_size: rows in a global batch, over all hosts. None uses `data.batch_size`.
+      examples: maximum number of examples of each task. None reads all.
+      convert: replaces the default converter of the kind, see `t2t.objectives.Objective.converter`.
 
     Raises:
-      UserError: as `t2t.data.pipeline.batches`, and where no example is to be had.
+      UserError: for the reasons of `t2t.data.pipeline.batches`, or if a task has no examples in the split.
     """
     size = data.batch_size if batch_size is None else batch_size
     if size < 1 or size % process_count:
@@ -60,7 +61,7 @@ def evaluation_batches(
 
 
 class EvaluationBatches:
-    """Iterator of (Batch, raw examples). `layout` is how examples fill rows, `counts` what was read by now."""
+    """Iterator of (Batch, raw examples). `layout` is the feature converter. `counts` counts the examples read so far."""
 
     def __init__(
         self,
@@ -86,7 +87,7 @@ class EvaluationBatches:
         return self
 
     def __next__(self) -> tuple[Batch, list[dict[str, Any]]]:
-        """Return the next batch and its raw examples. Raises UserError for what the source finds wrong."""
+        """Return the next batch and its raw examples. Raises UserError if the source reports an error."""
         try:
             return next(self._iterator)
         except StopIteration:
@@ -99,7 +100,7 @@ class EvaluationBatches:
             if self._data.split not in task.splits:
                 continue
             data = self._data
-            if data.cached is not None and not has(data.cached, task, data.split):  # the same examples, from the source
+            if data.cached is not None and not has(data.cached, task, data.split):  # read the same examples from the source
                 data = replace(data, cached=None)
             dataset = sources.raw(task, data, self.layout, place=place, repeat=False, shuffle=False)
             sources.check_features(task, self.layout, dataset.element_spec)
@@ -108,7 +109,7 @@ class EvaluationBatches:
                 count += 1
                 yield example
             if not count:
-                raise UserError(f"task {task.name!r}, split {self._data.split!r} has no example.")
+                raise UserError(f"task {task.name!r}, split {self._data.split!r} has no examples.")
 
     def _batches(self) -> Iterator[tuple[Batch, list[dict[str, Any]]]]:
         raws: list[dict[str, Any]] = []

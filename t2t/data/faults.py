@@ -1,4 +1,4 @@
-"""What TensorFlow wraps, unwrapped: a UserError raised inside a data pipeline is again a UserError with its one line."""
+"""Unwrap errors of tf.data: a UserError raised inside a data pipeline becomes a UserError with its one line again."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ _RAISED = re.compile(r"UserError: ([^\n]+)")
 
 
 def surfaced(error: BaseException) -> BaseException:
-    """Return the UserError that `error` carries in its text, else `error` itself.
+    """Return the UserError found in the text of `error`, or `error` itself if there is none.
 
-    tf.data turns an exception of a Python function into an `InvalidArgumentError` whose text is the traceback, and
-    AutoGraph puts the user's frames before the message; both keep the line "...UserError: message".
+    tf.data turns an exception of a Python function into an `InvalidArgumentError` whose text is the traceback.
+    AutoGraph puts the user's frames before the message. Both keep the line "...UserError: message".
     """
     if isinstance(error, UserError) and "\n" not in str(error):
         return error

@@ -1,4 +1,4 @@
-"""Where examples' tokens go in rows."""
+"""Place the tokens of examples in the rows of a batch."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from t2t.types import Tokens
 
 
 class Places:
-    """Where examples' tokens go: those of a row one after another, rows filled up with 0.
+    """Positions of the examples' tokens in rows. The examples of a row follow one another; 0 pads the rest of the row.
 
-    counts: examples of each row. sizes: tokens of each example, [N]. length: of a row.
+    counts: number of examples in each row.
+    sizes:  number of tokens in each example, [N].
+    length: number of tokens in a row.
     """
 
     def __init__(self, counts: Sequence[int], sizes: np.ndarray, length: int) -> None:
@@ -21,7 +23,7 @@ class Places:
         self._sizes = sizes
         rows = np.repeat(np.arange(len(counts)), counts)
         taken = np.bincount(rows, sizes, len(counts)).astype(np.int64)
-        assert not taken.size or taken.max() <= length, "a row of more tokens than it has places"
+        assert not taken.size or taken.max() <= length, "a row has more tokens than its length"
         before = np.cumsum(sizes) - sizes
         count = np.arange(int(sizes.sum()))
         self._positions = count - np.repeat(before, sizes)
@@ -30,14 +32,14 @@ class Places:
         self._segments = np.repeat(number, sizes)
 
     def put(self, pieces: Sequence[np.ndarray], dtype: type | str) -> np.ndarray:
-        """Return values, one a token in the examples' order however they are cut, in their places: [rows, length]."""
+        """Return [rows, length] with each value at its token's position. The concatenated pieces have one value per token, in order of the examples."""
         filled: np.ndarray = np.zeros(self._shape, dtype)
         if pieces:
             filled.reshape(-1)[self._at] = np.concatenate(pieces)
         return filled
 
     def tokens(self, pieces: Sequence[np.ndarray]) -> Tokens:
-        """Return tokens with their positions and segments."""
+        """Return the tokens with their positions and segments."""
         return Tokens(
             ids=self.put(pieces, np.int32),
             positions=self.put([self._positions], np.int32),
@@ -45,7 +47,7 @@ class Places:
         )
 
     def left(self, sizes: np.ndarray) -> np.ndarray:
-        """Return how many of its example's first `sizes` [N] tokens each token is or stands before; 0 or less after them."""
+        """Return `sizes[i] - position` for each token of example i. It is positive for the first `sizes[i]` tokens."""
         return np.repeat(sizes, self._sizes) - self._positions
 
 
@@ -55,14 +57,14 @@ def sizes_of(pieces: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def cut(stacked: np.ndarray, sizes: np.ndarray) -> list[np.ndarray]:
-    """Return the first `sizes` [N] values of each row, [N, L]; the rest of it is not kept in memory."""
+    """Return the first `sizes` [N] values of each row of `stacked`, [N, L], as copies that do not keep the rest in memory."""
     flat = stacked[np.arange(stacked.shape[1]) < sizes[:, None]]
     ends = np.cumsum(sizes).tolist()
     return [flat[start:end] for start, end in zip([0, *ends], ends, strict=False)]
 
 
 def shifted(tokens: Tokens, bos_id: int) -> Tokens:
-    """Return the tokens one place later in their own segment, which starts with `bos_id`."""
+    """Return the tokens shifted right by one inside each segment. Each segment starts with `bos_id`."""
     ids = np.roll(np.asarray(tokens.ids), 1, axis=1)
     ids = np.where(np.asarray(tokens.positions) == 0, np.int32(bos_id), ids)
     return replace(tokens, ids=np.where(np.asarray(tokens.segments) > 0, ids, np.int32(0)))

@@ -1,4 +1,4 @@
-"""Several examples to a row: first fit into a few open rows."""
+"""Packing of several examples into a row: first fit into a few open rows."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Iterable
 from t2t.data.converters import Example, FeatureConverter, Row
 
 OPEN_ROWS = 8
-"""Rows an example may still go into. More pack tighter and take examples further from their order."""
+"""Maximum number of open rows. With more, rows pack tighter, but examples move further from their order."""
 
 
 class Packer:
-    """Puts each example into the first open row with room for it; unpacked, into a row of its own.
+    """Put each example into the first open row with enough room. Without packing, each example gets its own row.
 
-    When none has room and `OPEN_ROWS` are open, the fullest is finished. `rows` is the whole state.
+    If no row has room and `OPEN_ROWS` are open, the fullest one is finished. `rows` is the complete state.
     """
 
     def __init__(self, layout: FeatureConverter, *, pack: bool) -> None:
@@ -38,7 +38,7 @@ class Packer:
             self._room.append(room)
 
     def add(self, example: Example) -> list[Row]:
-        """Take an example that fits a row; return the rows, if any, that it finished."""
+        """Add an example that fits a row. Return the rows that this finishes, if any."""
         if not self._pack:
             return [[example]]
         done: list[Row] = []
@@ -58,7 +58,7 @@ class Packer:
         return done
 
     def _first_with(self, sizes: tuple[int, ...]) -> int:
-        """Return the first open row with room, or their number."""
+        """Return the index of the first open row with enough room, or the number of open rows if there is none."""
         for i, room in enumerate(self._room):
             for left, size in zip(room, sizes, strict=True):
                 if size > left:
@@ -68,7 +68,7 @@ class Packer:
         return len(self._room)
 
     def flush(self) -> list[Row]:
-        """Return the open rows, oldest first, and forget them."""
+        """Return the open rows, oldest first, and clear them."""
         rows, self.rows = self.rows, []
         return rows
 

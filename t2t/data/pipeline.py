@@ -1,4 +1,4 @@
-"""Global batches that are a function of (task, seed, step) alone, made ahead in a thread, from where they were left off."""
+"""Global batches that depend only on (task, seed, step). A thread makes them ahead of time, and they can be resumed."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ __all__ = [
 _log = logging.getLogger(__name__)
 
 AHEAD = 2
-"""Batches the thread makes ahead."""
+"""Number of batches that the thread makes ahead."""
 KEPT = 8
-"""Batches handed out last that `position` can still count as not handed out."""
+"""Number of the last returned batches that `position` can still count as unused."""
 PATIENCE = 20.0
-"""Seconds without a batch after which it is looked into whether one can come at all."""
+"""Seconds without a batch before checking, once, whether the shards have any examples."""
 
 
 def batches(
@@ -56,19 +56,19 @@ def batches(
     begin: bool = False,
     convert: Convert = unchanged,
 ) -> BatchIterator:
-    """Return this host's rows of each global batch.
+    """Return an iterator of this host's rows of each global batch.
 
-    Host `process_index` of `process_count` owns a contiguous run of the virtual shards, and so batch_size / process_count
-    rows; the hosts' rows behind one another are the global batch, the same for any number of hosts. With `repeat` epochs
-    follow each other without end, each in another order and with other random choices. Without, every example comes once
-    and the last batches are filled up with empty rows of weight 0.
+    Host `process_index` of `process_count` owns a contiguous range of the virtual shards, and so batch_size / process_count rows.
+    The rows of all hosts in order are the global batch. It is the same for any number of hosts.
 
-    With `begin` each shard begins to read as soon as it is open, while the others are opened: for who will take batches from the start.
-
-    convert: what an objective makes of the kind's converter of examples to rows, see `t2t.objectives.Objective.converter`.
+    Args:
+      repeat: iterate over the examples forever, with a different order and different random choices in each epoch. Without, return every
+        example once and pad the last batches with empty rows of weight 0.
+      begin: start to read each shard as soon as it is open, while the others are being opened. Use it if you read batches from the start.
+      convert: replaces the default converter of the kind, see `t2t.objectives.Objective.converter`.
 
     Raises:
-      UserError: what was asked for does not exist or does not divide, or there is no example.
+      UserError: the task or split does not exist, a size is not divisible, or there are no examples.
     """
     check(data, kind, process_index=process_index, process_count=process_count)
     try:
@@ -81,9 +81,9 @@ def batches(
 
 
 class BatchIterator:
-    """Iterator of `Batch`es in NumPy; a thread, started by the first `next`, makes the next ones ahead.
+    """Iterator of NumPy `Batch`es. The first `next` starts a thread that makes batches ahead of time.
 
-    One consumer at a time. `counts` tells what the rows were made of, those made ahead included.
+    Only one thread may consume it at a time. `counts` includes the batches made ahead.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class BatchIterator:
         self._cached = _cache_of(data, provider)
         own = data.shards // process_count
         self._own = range(process_index * own, (process_index + 1) * own)
-        # A finite pass ends when the last shard of all hosts does, which each host can only know by reading them all.
+        # A finite pass ends with the last shard of all hosts. To know when, each host must read all shards.
         self._indices = self._own if repeat else range(data.shards)
         self._shards: list[ShardReader] = []
         for index in self._indices:
@@ -115,7 +115,7 @@ class BatchIterator:
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
         self._ended = self._closed = self._examined = False
-        self._making = threading.Lock()  # held while rows are between the shards and `_made`
+        self._making = threading.Lock()  # held while rows move from the shards to `_made`
         self._changed = threading.Condition()  # guards `_made`, `_error`, `_ended`, `_closed`
 
     def __iter__(self) -> BatchIterator:
@@ -125,8 +125,8 @@ class BatchIterator:
         """Return the next batch.
 
         Raises:
-          StopIteration: without `repeat`, at the end.
-          UserError: of the source, a bad line for example.
+          StopIteration: at the end of the data, without `repeat`.
+          UserError: the source reports an error, for example a bad line.
         """
         self._start()
         while not self._wait(None if self._examined else PATIENCE):
@@ -145,13 +145,13 @@ class BatchIterator:
         raise StopIteration
 
     def available(self) -> bool:
-        """Whether `next` would return a batch without waiting."""
+        """Return whether `next` would return a batch without waiting."""
         with self._changed:
             return bool(self._made)
 
     @property
     def counts(self) -> Counts:
-        """Examples read by this host, trimmed to fit and left out as empty, since the first batch of the run."""
+        """Number of examples that this host read, trimmed and dropped as empty, since the first batch of the run."""
         counts = [shard.counts for index, shard in zip(self._indices, self._shards, strict=True) if index in self._own]
         return Counts(
             examples=sum(count.examples for count in counts),
@@ -160,12 +160,14 @@ class BatchIterator:
         )
 
     def position(self, *, unused: int = 0) -> dict[str, bytes]:
-        """Return the place after the batches handed out, less the last `unused` of them; one entry a virtual shard owned.
+        """Return the position after the returned batches, with one entry for each virtual shard of this host.
 
-        Batches made ahead do not count. `restore` of all hosts' entries goes on from there with any number of hosts.
+        Batches made ahead do not count. `restore` continues from the entries of all hosts with any number of hosts.
+
+        unused: number of the last returned batches that do not count either.
         """
         if not 0 <= unused <= len(self._handed):
-            raise ValueError(f"unused={unused}: only the last {len(self._handed)} batches handed out can be taken back")
+            raise ValueError(f"unused={unused}: only the last {len(self._handed)} returned batches can be taken back")
         with self._making, self._changed:
             back = [*list(self._handed)[len(self._handed) - unused :], *(rows for rows, _ in self._made)]
             return {
@@ -175,16 +177,16 @@ class BatchIterator:
             }
 
     def restore(self, position: dict[str, bytes]) -> None:
-        """Go to a place that `position` returned, of any number of hosts; entries of other hosts' shards may be among them.
+        """Go to a position that `position` returned on any number of hosts. Entries for shards of other hosts are ignored.
 
         Raises:
-          UserError: a shard's entry is missing or damaged, or belongs to other data.
+          UserError: the entry of a shard is missing, damaged or belongs to different data.
         """
         missing = [self._key(index) for index in self._indices if self._key(index) not in position]
         if missing:
             raise UserError(
-                f"data position: no entry {missing[0]}; there are {', '.join(sorted(position)[:3]) or 'none'}. "
-                f"--data.shards={self._data.shards} must be what the run began with."
+                f"data position: no entry {missing[0]}; it has {', '.join(sorted(position)[:3]) or 'no entries'}. "
+                f"--data.shards={self._data.shards} must be the number that the run started with."
             )
         self._stop()
         with self._making:
@@ -195,12 +197,12 @@ class BatchIterator:
             self._error, self._ended, self._closed = None, False, False
 
     def close(self) -> None:
-        """End the thread. `next` raises RuntimeError from here on, until `restore`."""
+        """Stop the thread. After this, `next` raises RuntimeError until `restore` is called."""
         self._stop()
         self._made.clear()
 
     def _wait(self, seconds: float | None) -> bool:
-        """Wait for a batch, a fault or the end; return whether one came within `seconds`."""
+        """Wait for a batch, an error or the end of the data. Return whether one came within `seconds`."""
         with self._changed:
             return self._changed.wait_for(
                 lambda: bool(self._made) or self._error is not None or self._ended or self._closed, seconds
@@ -241,7 +243,7 @@ class BatchIterator:
             self._closed = True
             self._changed.notify_all()
         if self._thread is not None:
-            self._thread.join(timeout=5)  # longer only where TensorFlow looks for an example that there is not
+            self._thread.join(timeout=5)  # it takes longer only if TensorFlow searches forever in a shard without examples
             self._thread = None
 
     def _make(self) -> None:
@@ -268,15 +270,15 @@ class BatchIterator:
                 self._changed.notify_all()
 
     def _take(self) -> list[list[Row]]:
-        """Take each shard's rows, all of them or, where one fails, none."""
+        """Take the rows of every shard. If one shard fails, give back the rows of the others."""
         taken: list[list[Row]] = []
         try:
             for index, shard in zip(self._indices, self._shards, strict=True):
                 taken.append(shard.take(self._rows_each))
                 if self._repeat and len(taken[-1]) < self._rows_each:
                     raise UserError(
-                        f"task {self._data.task!r}, split {self._data.split!r}: no example in shard {index} of "
-                        f"{self._data.shards} (--data.shards). Nearest: fewer shards."
+                        f"task {self._data.task!r}, split {self._data.split!r}: shard {index} of "
+                        f"{self._data.shards} (--data.shards) has no examples. Nearest: fewer shards."
                     )
         except Exception:
             for shard, rows in zip(self._shards, taken, strict=False):
@@ -292,8 +294,8 @@ class BatchIterator:
         return self.layout.batch(rows)
 
     def _examine(self) -> None:
-        """Raise where a shard can never give an example: `repeat` then looks for one for ever."""
-        _log.info("no batch of task %s yet: looking whether its shards have any example", self._data.task)
+        """Raise UserError if a shard can never give an example: with `repeat`, it would search forever."""
+        _log.info("no batch of task %s yet: checking whether its shards have any examples", self._data.task)
         for place, task in enumerate(tasks_of(self._provider)):
             for index in self._indices if self._data.split in task.splits else ():
                 dataset = sources.raw(
@@ -308,7 +310,7 @@ class BatchIterator:
                 )
                 if not _count(dataset, 1):
                     raise UserError(
-                        f"task {task.name!r}, split {self._data.split!r}: preprocessing leaves no example of shard {index} "
+                        f"task {task.name!r}, split {self._data.split!r}: preprocessing leaves no examples of shard {index} "
                         f"of {self._data.shards} (--data.shards). Nearest: fewer shards, or another split."
                     )
 
@@ -324,7 +326,7 @@ def _check_sources(provider: Provider, data: Data) -> None:
         else:
             count = _count(sources.source(task, data, shuffle=False), data.shards)
         if not count:
-            raise UserError(f"task {task.name!r}, split {data.split!r}: its source has no example.")
+            raise UserError(f"task {task.name!r}, split {data.split!r}: its source has no examples.")
         if count < data.shards:
             raise UserError(
                 f"task {task.name!r}, split {data.split!r}: its source has {count} examples, fewer than "

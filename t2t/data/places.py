@@ -1,4 +1,4 @@
-"""A shard's place as bytes: a zip archive of a header, the examples that were read and not handed out, and the state of its tf.data iterator."""
+"""Store the position of a shard as a zip archive: a header, the examples that were read but not returned yet, and the state of its tf.data iterator."""
 
 from __future__ import annotations
 
@@ -23,14 +23,16 @@ _COUNTS = ("examples", "trimmed", "empty")
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where a shard is.
+    """The position of a shard.
 
-    identity: what the place belongs to.
-    blocks:   how many blocks of examples were read.
-    ended:    whether the source has come to its end.
-    counts:   how many examples there were, by name.
-    ready:    rows that are finished. opened: rows that are not. waiting: examples that are in no row yet, with whether they were cut.
-    files:    the state of the tf.data iterator, by names that begin with "iterator"; none where it cannot be saved.
+    identity: settings of the data that the position belongs to.
+    blocks:   number of blocks of examples read.
+    ended:    whether the source has ended.
+    counts:   numbers of examples, by name.
+    ready:    finished rows.
+    opened:   unfinished rows.
+    waiting:  examples that are in no row yet, each with whether it was truncated.
+    files:    the state of the tf.data iterator, as files whose names begin with "iterator". Empty if the state cannot be saved.
     """
 
     identity: Mapping[str, Any]
@@ -44,7 +46,7 @@ class Place:
 
 
 def to_bytes(place: Place, layout: FeatureConverter) -> bytes:
-    """Return a place as a zip archive."""
+    """Return the position as a zip archive."""
     groups = (place.ready, place.opened, [[example for example, _ in place.waiting]])
     header = {
         "identity": dict(place.identity),
@@ -67,7 +69,7 @@ def to_bytes(place: Place, layout: FeatureConverter) -> bytes:
 
 
 def from_bytes(content: bytes, layout: FeatureConverter, where: str) -> Place:
-    """Return the place that `to_bytes` wrote. where: whose it is, for errors. Raises UserError where it is damaged, or of an older version."""
+    """Return the position that `to_bytes` wrote. `where` names its owner in errors. Raises UserError if it is damaged or too old."""
     damaged = f"{where}: damaged or not a data position"
     try:
         files = _unpacked(content)
@@ -79,9 +81,9 @@ def from_bytes(content: bytes, layout: FeatureConverter, where: str) -> Place:
         raise UserError(f"{damaged} ({error}).") from None
     for name in files:
         if not (name.startswith(_STATE) and name.replace("-", "").replace(".", "").replace("_", "").isalnum()):
-            raise UserError(f"{damaged} (no file of it is called {name[:100]!r}).")
+            raise UserError(f"{damaged} (unexpected file {name[:100]!r}).")
     if "cut" not in header:
-        raise UserError(f"{where} was saved by an older t2t, which read tasks in another way: go on with that one.")
+        raise UserError(f"{where} was saved by an older t2t, which read tasks differently: resume with that version.")
     identity = expect(header.get("identity"), dict, f"{damaged}, identity")
     counts = expect(header.get("counts"), dict, f"{damaged}, counts")
     if counts.keys() != set(_COUNTS):
@@ -91,19 +93,19 @@ def from_bytes(content: bytes, layout: FeatureConverter, where: str) -> Place:
     sizes = [[_natural(size, f"{damaged}, rows") for size in group] for group in groups]
     total = sum(sum(group) for group in sizes)
     if len(sizes) != 3 or sizes[2] != [len(cuts)]:
-        raise UserError(f"{damaged} (its rows and what was cut do not fit each other).")
+        raise UserError(f"{damaged} (its rows do not match its flags of truncated examples).")
     try:
         found = _from_npz(examples, layout)
     except _BROKEN as error:
         raise UserError(f"{damaged} ({_EXAMPLES}: {error}).") from None
     if len(found) != total:
-        raise UserError(f"{damaged} ({len(found)} examples, {total} by its header).")
+        raise UserError(f"{damaged} (it has {len(found)} examples, its header says {total}).")
     rest = iter(found)
     ready, opened, (waiting,) = ([list(itertools.islice(rest, size)) for size in group] for group in sizes)
     for row in (*ready, *opened):
         taken = [sum(used) for used in zip(*map(layout.sizes, row), strict=True)]
         if any(used > room for used, room in zip(taken, layout.capacity, strict=False)):
-            raise UserError(f"{damaged} (a row of it is longer than {layout.capacity}).")
+            raise UserError(f"{damaged} (one of its rows is longer than {layout.capacity}).")
     return Place(
         identity=identity,
         blocks=_natural(header.get("blocks"), f"{damaged}, blocks"),
@@ -126,7 +128,7 @@ _BROKEN = (
     OSError,
     SyntaxError,
 )
-"""What zipfile and NumPy raise for bytes that are no archive of theirs."""
+"""Errors that zipfile and NumPy raise for damaged archives."""
 
 
 def _unpacked(content: bytes) -> dict[str, bytes]:
@@ -152,7 +154,7 @@ def _to_npz(examples: Sequence[Example], layout: FeatureConverter) -> bytes:
 
 
 def _from_npz(content: bytes, layout: FeatureConverter) -> list[Example]:
-    """Return the examples. Raises one of _BROKEN where the arrays are not those of such examples."""
+    """Return the examples. Raises one of _BROKEN if the arrays do not fit the layout."""
     columns: dict[str, list[np.ndarray]] = {}
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         wanted = {f"{name}{ending}.npy" for name in layout.features for ending in ("", "_lengths")}
@@ -167,9 +169,9 @@ def _from_npz(content: bytes, layout: FeatureConverter) -> list[Example]:
                 or lengths.dtype.kind not in "iu"
                 or values.dtype.kind not in "iuf"
             ):
-                raise ValueError(f"{name} is not a row of numbers with its lengths")
+                raise ValueError(f"{name} is not a one-dimensional array of numbers with lengths")
             if (lengths < 0).any() or lengths.sum() != len(values) or (lengths > layout.limits[name]).any():
-                raise ValueError(f"{name} has other lengths than it says")
+                raise ValueError(f"{name} does not match its lengths")
             if name in layout.followers and list(map(len, columns[layout.leader])) != lengths.tolist():
                 raise ValueError(f"{name} is not as long as {layout.leader}")
             columns[name] = np.split(values, np.cumsum(lengths)[:-1]) if lengths.size else []

@@ -1,4 +1,4 @@
-"""Batches that are on the devices before they are asked for."""
+"""Copy batches to the devices ahead of time."""
 
 from __future__ import annotations
 
@@ -20,10 +20,12 @@ if TYPE_CHECKING:
 def to_device(
     batch: Batch, sharding: Sharding, batch_size: int, *, first: int = 0, extra: Mapping[str, Sharding] | None = None
 ) -> Batch:
-    """Return the global batch, [batch_size, ...] arrays of which this host's devices get their part.
+    """Return the global batch of [batch_size, ...] arrays. The devices of this host get their parts.
 
-    batch:    this host's rows, those from row `first` of the global batch on.
-    sharding: of the arrays of tokens, [B L]. extra: of those of `Batch.extra`, by name; none is needed where there are none.
+    batch:    the rows of this host.
+    sharding: sharding of the token arrays, [B L].
+    first:    index of this host's first row in the global batch.
+    extra:    shardings of the arrays of `Batch.extra`, by name.
     """
 
     def place(array: Array, sharding: Sharding = sharding) -> jax.Array:
@@ -38,14 +40,15 @@ def to_device(
 
 
 class DeviceBatches:
-    """Iterator of global batches on the devices, `ahead` of them on their way while the caller computes.
+    """Iterator of global batches on the devices. It copies up to `ahead` batches while the caller computes.
 
-    Copies to devices are asynchronous; no thread is needed beside the host iterator's own. `position` is that of the
-    batches the caller has had, whatever is on the devices already.
+    Copies to devices are asynchronous, so this needs no thread besides that of the host iterator. `position` counts only
+    batches that the caller got, not those already on the devices.
 
-    first: the global batch's row that the host's rows begin with.
+    first: index of this host's first row in the global batch.
+    leads: whether this process returns the position. One process does so among those that read the same rows.
+    ahead: number of batches to copy ahead of time.
     extra: shardings of the arrays of `Batch.extra`, by name.
-    leads: whether this process tells the position, of those that read the same rows.
     """
 
     def __init__(
@@ -72,7 +75,7 @@ class DeviceBatches:
         self._ahead = ahead
         self._placed: deque[Batch] = deque()
         self.wait_seconds = 0.0
-        """Seconds that callers of `next` have waited for data, in all."""
+        """Total seconds that callers of `next` have waited for data."""
 
     @property
     def host(self) -> BatchIterator:
@@ -83,7 +86,7 @@ class DeviceBatches:
         return self
 
     def __next__(self) -> Batch:
-        """Return the next global batch. Raises what the host's iterator raises, once what came before is handed out."""
+        """Return the next global batch. Raises the errors of the host iterator, after all batches before them were returned."""
         began = time.perf_counter()
         try:
             if not self._placed:
@@ -95,16 +98,16 @@ class DeviceBatches:
             self.wait_seconds += time.perf_counter() - began
 
     def position(self) -> dict[str, bytes]:
-        """Return the place after the last batch returned, see `BatchIterator.position`; nothing where another process tells it."""
+        """Return the position after the last returned batch, see `BatchIterator.position`. Empty if another process returns it."""
         return self._host.position(unused=len(self._placed)) if self._leads else {}
 
     def restore(self, position: dict[str, bytes]) -> None:
-        """Go to a place, see `BatchIterator.restore`."""
+        """Go to a position, see `BatchIterator.restore`."""
         self._placed.clear()
         self._host.restore(position)
 
     def close(self) -> None:
-        """End the host's iterator and let go of the batches."""
+        """Close the host iterator and drop the batches."""
         self._placed.clear()
         self._host.close()
 
@@ -114,6 +117,6 @@ class DeviceBatches:
         )
 
     def _top_up(self) -> None:
-        """Put on the devices what is there already; a fault or the end is left to the call that comes to it."""
+        """Copy the batches that are available without waiting. An error or the end of the data is raised by a later `next`."""
         while len(self._placed) < self._ahead and self._host.available():
             self._place()

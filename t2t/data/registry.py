@@ -1,4 +1,4 @@
-"""What is asked for, looked up in SeqIO's registries and checked before any long work."""
+"""Find tasks and mixtures in SeqIO's registries, and check a data configuration before any long work."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def names() -> list[str]:
 
 
 def find(name: str) -> Provider:
-    """Return the task or mixture of that name. Raises UserError with the nearest names where there is none."""
+    """Return the task or mixture with this name. Raises UserError with the nearest names if there is none."""
     if name in seqio.TaskRegistry.names():
         return seqio.TaskRegistry.get(name)
     if name in seqio.MixtureRegistry.names():
@@ -33,18 +33,18 @@ def find(name: str) -> Provider:
 
 
 def task_names(name: str) -> tuple[str, ...]:
-    """Return the names of a mixture's tasks, or the task's own."""
+    """Return the names of a mixture's tasks. For a task, return its name."""
     return tuple(task.name for task in tasks_of(find(name)))
 
 
 def tasks_of(provider: Provider, split: str | None = None) -> list[seqio.Task]:
-    """Return a mixture's tasks, or the task itself; with `split`, those that have it."""
+    """Return a mixture's tasks, or a list with the task itself. With `split`, return only tasks that have this split."""
     tasks = [provider] if isinstance(provider, seqio.Task) else list(provider.tasks)
     return [task for task in tasks if split is None or split in task.splits]
 
 
 def provider_of(data: Data) -> Provider:
-    """Return the task or mixture of `data`, over `data.vocabulary` where one is given."""
+    """Return the task or mixture of `data`, with its vocabulary replaced by `data.vocabulary` unless that is None."""
     provider = find(data.task)
     if data.vocabulary is None:
         return provider
@@ -52,10 +52,10 @@ def provider_of(data: Data) -> Provider:
 
 
 def task_vocabulary(data: Data) -> Vocabulary:
-    """Return `data.vocabulary`, or the task's own without TensorFlow.
+    """Return `data.vocabulary`, or the task's vocabulary as a `Vocabulary` that does not need TensorFlow.
 
     Raises:
-      UserError: an unknown task, inputs and targets of different vocabularies, or one that has no counterpart.
+      UserError: the task is unknown, its inputs and targets have different vocabularies, or its vocabulary has no counterpart here.
     """
     features = find(data.task).output_features
     if data.vocabulary is not None:
@@ -65,18 +65,18 @@ def task_vocabulary(data: Data) -> Vocabulary:
     vocabulary = from_seqio(features[_text_feature(features)].vocabulary)
     if "inputs" in features and from_seqio(features["inputs"].vocabulary) != vocabulary:
         raise UserError(
-            f"task {data.task!r} has one vocabulary for inputs and another for targets (--data.vocabulary)."
+            f"task {data.task!r} has different vocabularies for inputs and targets; --data.vocabulary sets one for both."
         )
     return vocabulary
 
 
 def converter_of(data: Data, kind: Kind, provider: Provider, convert: Convert = unchanged) -> FeatureConverter:
-    """Return how the provider's examples fill rows of that kind.
+    """Return the converter that arranges the provider's examples in rows for this kind of model.
 
-    convert: makes of the kind's converter the one that is wanted, see `t2t.objectives.Objective.converter`.
+    convert: replaces the default converter of the kind, see `t2t.objectives.Objective.converter`.
 
     Raises:
-      UserError: the task does not offer the features that the kind of model needs, or that `convert` asks for.
+      UserError: the task lacks features that the kind of model or the objective needs.
     """
     offered = set(provider.output_features)
     if "targets" not in offered:
@@ -107,9 +107,9 @@ def converter_of(data: Data, kind: Kind, provider: Provider, convert: Convert = 
 
 
 def check(data: Data, kind: str, *, process_index: int = 0, process_count: int = 1, training: bool = True) -> None:
-    """Raise UserError for numbers and names that cannot be, without reading any data.
+    """Raise UserError for invalid numbers and names, without reading any data.
 
-    Shards, shuffling and the batch size matter in training alone.
+    Shards, shuffling and the batch size are checked only if `training` is True.
     """
     if kind not in get_args(Kind):
         raise UserError(f"unknown kind of model {kind!r}.{nearest(kind, get_args(Kind))}")
@@ -127,7 +127,7 @@ def check(data: Data, kind: str, *, process_index: int = 0, process_count: int =
     for task in tasks_of(provider, data.split):
         if task.requires_caching and data.cached is None:
             raise UserError(
-                f"task {task.name!r} is to be cached before it is read: `t2t cache {task.name} --out DIR`, then --data.cached DIR."
+                f"task {task.name!r} must be cached before it is read: run `t2t cache {task.name} --out DIR`, then use --data.cached DIR."
             )
     if training:
         _check_training(data, provider, process_count)
@@ -147,7 +147,7 @@ def _check_training(data: Data, provider: Provider, process_count: int) -> None:
     for task in tasks_of(provider, data.split):
         if data.shuffle_buffer and task.shuffle_buffer_size is None and not task.source.performs_internal_shuffling:
             raise UserError(
-                f"task {task.name!r} forbids shuffling (shuffle_buffer_size=None), --data.shuffle_buffer is "
+                f"task {task.name!r} forbids shuffling (shuffle_buffer_size=None), but --data.shuffle_buffer is "
                 f"{data.shuffle_buffer}. Nearest: 0."
             )
 
@@ -157,20 +157,20 @@ def _multiple(value: int, of: int) -> int:
 
 
 def _variant(name: str, endings: Sequence[str]) -> str:
-    """Name a task's variant for encoders, by the convention `_fill_mask`, `_masked_lm`."""
+    """Return a sentence that names the task's variant for encoders. By convention its name ends in `_fill_mask` or `_masked_lm`."""
     candidates = [other for other in names() if "weights" in find(other).output_features]
     for suffix in endings:
         stems = [name, *(name.removesuffix(end) for end in ("_span_corruption", "_causal_lm", "_prefix_lm"))]
         for stem in stems:
             if stem + suffix in candidates:
                 return f" Its variant for encoders: {stem + suffix}."
-    return " Wanted is a variant of it ending in _fill_mask (supervised) or _masked_lm (text)." + (
+    return " Use a variant of it whose name ends in _fill_mask (supervised) or _masked_lm (text)." + (
         nearest(name, candidates) if candidates else ""
     )
 
 
 def _text_feature(features: Mapping[str, seqio.Feature]) -> str:
-    """Return which feature's ids are those of text: an encoder's targets may be classes or places."""
+    """Return the feature whose ids are text tokens. The targets of an encoder may be classes or positions instead."""
     without_text = isinstance(features["targets"].vocabulary, seqio.PassThroughVocabulary)
     return "inputs" if without_text and {"inputs", "weights"} <= set(features) else "targets"
 
@@ -180,5 +180,5 @@ def _vocabulary(data: Data, provider: Provider) -> Vocabulary | None:
         return data.vocabulary
     try:
         return from_seqio(provider.output_features[_text_feature(provider.output_features)].vocabulary)
-    except UserError:  # a vocabulary of another kind: 0 is padding and starts decoders, as in SeqIO's converters
+    except UserError:  # no counterpart: assume that 0 is padding and the decoder start token, as in SeqIO's converters
         return None

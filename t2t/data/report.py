@@ -1,4 +1,4 @@
-"""Lengths and waste of a task at given lengths, from its first examples."""
+"""Report token lengths, truncation and padding of a task, measured on its first examples."""
 
 from __future__ import annotations
 
@@ -19,14 +19,16 @@ from t2t.nn.model import Kind
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What the first examples of a split look like.
+    """Statistics of the first examples of a split.
 
-    examples:       how many were read.
-    mean_lengths:   tokens of each feature before any cutting, on average; `max_lengths` at most, `room` what they may be.
-    trimmed:        share of examples cut to fit.
-    empty:          share of examples without a target, which are left out.
-    padding:        share of row positions that hold padding, one example a row.
-    padding_packed: the same with several examples a row.
+    examples:       number of examples read.
+    mean_lengths:   mean number of tokens of each feature, before truncation.
+    max_lengths:    maximum number of tokens of each feature, before truncation.
+    room:           maximum number of tokens that each feature may have.
+    trimmed:        fraction of examples truncated to fit.
+    empty:          fraction of examples without a target. They are dropped.
+    padding:        fraction of row positions that are padding, with one example in each row.
+    padding_packed: the same with packing.
     """
 
     examples: int
@@ -40,10 +42,10 @@ class Report:
 
 
 def inspect(data: Data, kind: Kind, *, examples: int = 200) -> Report:
-    """Return a report on the first `examples` of `data.split`, in order; a mixture's by its rates.
+    """Return a report on the first `examples` examples of `data.split`, in order. A mixture samples its tasks by their rates.
 
     Raises:
-      UserError: as `t2t.data.pipeline.batches`.
+      UserError: for the reasons of `t2t.data.pipeline.batches`.
     """
     check(data, kind, training=False)
     if examples < 1:
@@ -71,7 +73,7 @@ def _report(data: Data, kind: Kind, examples: int) -> Report:
                 kept.append(fitted)
     count = len(lengths["targets"])
     if not count:
-        raise UserError(f"task {data.task!r}, split {data.split!r} has no example.")
+        raise UserError(f"task {data.task!r}, split {data.split!r} has no examples.")
     packer = Packer(layout, pack=True)
     packed: list[Row] = [row for example in kept for row in packer.add(example)]
     packed += packer.flush()

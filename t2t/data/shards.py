@@ -1,4 +1,4 @@
-"""One virtual shard: examples in, rows out, and its exact place as bytes."""
+"""Read one virtual shard: make rows of its examples, and save and restore its exact position."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from t2t.errors import UserError
 _log = logging.getLogger(__name__)
 
 _NOTHING = 100_000
-"""Examples in a row without a target after which a source is said to have none."""
+"""If this many examples from the start have no target, give up with an error."""
 
 
 @dataclass(kw_only=True)
 class Counts:
-    """What a shard has made rows of so far.
+    """Numbers of examples so far.
 
-    examples: all that were read, the other two among them.
-    trimmed:  cut to fit their row.
-    empty:    left out, for there is no target in them.
+    examples: examples read, including the trimmed and empty ones.
+    trimmed:  examples truncated to fit their row.
+    empty:    examples dropped because they have no target.
     """
 
     examples: int = 0
@@ -42,7 +42,7 @@ class Counts:
 
 
 class ShardReader:
-    """Rows of one virtual shard. Not safe for several threads at once."""
+    """Rows of one virtual shard. Not thread-safe."""
 
     def __init__(self, make: Callable[[], tf.data.Dataset], layout: FeatureConverter, *, pack: bool, name: str) -> None:
         self._make = make
@@ -52,14 +52,14 @@ class ShardReader:
         self._name = name
         self._packer = Packer(layout, pack=pack)
         self._blocks = 0
-        self._waiting: deque[tuple[Example, bool]] = deque()  # with whether it was cut
+        self._waiting: deque[tuple[Example, bool]] = deque()  # with whether it was truncated
         self._ready: deque[Row] = deque()
         self._ended = False
         self._begun: Future[Any] | None = None
         self.counts = Counts()
 
     def begin(self) -> None:
-        """Begin to read, in a thread: what is shuffled through a buffer has to fill it first. What goes wrong there is raised by `take`."""
+        """Start to read in a thread, because a shuffle buffer must be filled first. `take` raises the thread's errors."""
         iterator, begun = self._iterator, Future[Any]()
 
         def first() -> None:
@@ -69,24 +69,24 @@ class ShardReader:
                 begun.set_exception(error)
 
         self._begun = begun
-        # No pool's thread: those are waited for at the program's end, and there may be no example to come.
+        # Not a pool: Python waits for pool threads at exit, and this one may search forever in a shard without examples.
         threading.Thread(target=first, name="t2t-first", daemon=True).start()
 
     def take(self, number: int) -> list[Row]:
-        """Return the next rows: fewer than `number` only where the source has come to its end."""
+        """Return the next `number` rows, or fewer at the end of the source."""
         while len(self._ready) < number and not self._ended:
             self._fill()
         return [self._ready.popleft() for _ in range(min(number, len(self._ready)))]
 
     def give_back(self, rows: Sequence[Row]) -> None:
-        """Take back rows, to be handed out again next."""
+        """Put rows back. The next `take` returns them again."""
         self._ready.extendleft(reversed(rows))
 
     def save(self, pending: Sequence[Row], identity: dict[str, Any]) -> bytes:
-        """Return the shard's place as a zip archive.
+        """Return the position of the shard as a zip archive.
 
-        pending:  rows taken that count as not handed out.
-        identity: what the place belongs to, compared by `load`.
+        pending:  taken rows that count as not taken.
+        identity: settings of the data. `load` compares them.
         """
         if self._begun is not None:
             self._receive()
@@ -105,10 +105,10 @@ class ShardReader:
         return to_bytes(place, self._layout)
 
     def load(self, place: bytes, identity: dict[str, Any]) -> None:
-        """Go to a place that `save` returned.
+        """Go to a position that `save` returned.
 
         Raises:
-          UserError: it is no such place, or that of other data.
+          UserError: the position is damaged or belongs to different data.
         """
         found = from_bytes(place, self._layout, f"data position of {self._name}")
         saved = found.identity
@@ -128,13 +128,13 @@ class ShardReader:
             self._iterator = _restored(self._dataset, found.files, self._name)
         else:
             _log.info("%s: replaying %d blocks of %d examples", self._name, self._blocks, BLOCK)
-            # Made anew: a second iterator over one dataset is its second epoch to the shuffling in it.
+            # Build the dataset again: for its shuffling, a second iterator over the same dataset is the second epoch.
             self._dataset = self._blocks_of(self._make())
             self._iterator = iter(self._dataset)
             for drawn in range(self._blocks):
                 if next(self._iterator, None) is None:
                     raise UserError(
-                        f"data position of {self._name} is {self._blocks} blocks into the task, which has {drawn} now."
+                        f"data position of {self._name} is after block {self._blocks} of the task, which now has only {drawn} blocks."
                     )
 
     @staticmethod
@@ -142,7 +142,7 @@ class ShardReader:
         return blocks(dataset).prefetch(2).with_options(options())
 
     def _fill(self) -> None:
-        """Put one more example away, if there is one."""
+        """Add one more example to the rows, if there is one."""
         if not self._waiting:
             self._receive()
             if self._ended:
@@ -158,7 +158,7 @@ class ShardReader:
             raise UserError(f"{self._name}: none of the first {_NOTHING} examples has a target.")
 
     def _receive(self) -> None:
-        """Take the next block of examples, or, at the end of the source, close what is open."""
+        """Read the next block of examples. At the end of the source, finish the open rows."""
         block = next(self._iterator, None) if self._begun is None else self._begun.result()
         self._begun = None
         if block is None:
@@ -170,9 +170,9 @@ class ShardReader:
 
 
 def _checkpoint(iterator: Any, directory: Path) -> dict[str, bytes]:
-    """Return the files of the iterator's state, or none where one of its parts, a Python generator say, cannot be saved.
+    """Return the files of the iterator's state, or {} if a part of it, such as a Python generator, cannot be saved.
 
-    Then `ShardReader.load` draws again what was drawn: as exact where the source is deterministic, and as slow as it is.
+    Without files, `ShardReader.load` reads the blocks again. This is as slow as the source, and exact if the source is deterministic.
     """
     try:
         tf.train.Checkpoint(iterator=iterator).write(str(directory / "iterator"))
@@ -191,6 +191,6 @@ def _restored(dataset: tf.data.Dataset, files: Mapping[str, bytes], name: str) -
         except (tf.errors.OpError, AssertionError, ValueError, RuntimeError) as error:
             told = error.message if isinstance(error, tf.errors.OpError) else str(error)
             raise UserError(
-                f"data position of {name} does not belong to the task as it is registered now ({(told.splitlines() or ['no reason told'])[0]})."
+                f"data position of {name} does not fit the task as it is registered now ({(told.splitlines() or ['no reason given'])[0]})."
             ) from error
     return iterator

@@ -1,9 +1,11 @@
-"""A task or mixture -> `tf.data` of examples, for one virtual shard.
+"""Build the `tf.data` dataset of a task or mixture for one virtual shard.
 
-Randomness. The order of the source is drawn from a seed of (seed, place in the mixture), the same for all shards: where a source is
-sharded by example, its shards partition one order. Preprocessors, shuffle buffers and mixing draw from a seed of (seed, place, shard),
-so that shards do not repeat each other's choices. The source is repeated *before* any preprocessor, and SeqIO's seeds are streams that run on
-over that border: each epoch is masked and shuffled anew, reproducibly, and a saved iterator holds its place in them.
+Randomness:
+- The order of the source depends on (seed, place in the mixture). It is the same for all shards, so that shards taken by example partition
+  one order.
+- Preprocessors, shuffle buffers and mixing depend on (seed, place, shard), so that shards make different choices.
+- The source is repeated *before* the preprocessors, and the random streams of SeqIO's seeds continue across epochs. Each epoch is masked
+  and shuffled differently but reproducibly, and a saved iterator includes the position in these streams.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from t2t.types import Extra
 
 _log = logging.getLogger(__name__)
 
-# TensorFlow only reads data here; it must not claim the accelerators' memory.
+# TensorFlow only reads data here. It must not allocate accelerator memory.
 try:
     tf.config.set_visible_devices([], "GPU")
 except RuntimeError:
@@ -35,13 +37,13 @@ except RuntimeError:
 
 
 def options() -> tf.data.Options:
-    """Return what every pipeline here is set to."""
+    """Return the tf.data options of every pipeline in this package."""
     chosen = tf.data.Options()
     chosen.deterministic = True
-    # Letting go of an iterator waits for its autotuner, which may have missed the call and sleeps for up to a minute.
-    # Without it a parallel map has as many calls as there are cores.
+    # Deleting an iterator waits for its autotuner, which may miss the signal and sleep for up to a minute.
+    # Without autotuning, a parallel map runs as many calls as there are cores.
     chosen.autotune.enabled = False
-    # Python called with stateful=True and unseeded random ops hold a state that cannot be saved: refuse, do not guess.
+    # Python functions with stateful=True and unseeded random ops have state that cannot be saved: fail instead of resuming wrongly.
     chosen.experimental_external_state_policy = tf.data.experimental.ExternalStatePolicy.FAIL
     return chosen
 
@@ -56,9 +58,9 @@ def examples(
     repeat: bool,
     shuffle: bool,
 ) -> tf.data.Dataset:
-    """Return the examples of one virtual shard: dicts of the layout's features, one-dimensional and not cut.
+    """Return the examples of one virtual shard: dicts of the layout's features, one-dimensional and not truncated.
 
-    A mixture draws from its tasks by their rates for ever, or, without `repeat`, until each has given every example once.
+    A mixture samples its tasks by their rates: forever with `repeat`, otherwise until each task has given every example once.
 
     Raises:
       UserError: a feature is missing or not a sequence of ids.
@@ -68,8 +70,8 @@ def examples(
 
     @tf.autograph.experimental.do_not_convert
     def features(example: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        # An example's extra array comes over flat; `Batch.extra` has its shape again. Tokens get their type and nothing else: tf.data leaves out or joins
-        # maps by what is in them, and the stored position of a run that goes on is that of the maps that were left.
+        # Extra arrays are flattened here; `Batch.extra` restores their shapes. Tokens are only cast: tf.data removes or fuses maps depending on
+        # their content, and the saved position of an older run fits only the maps that remained.
         flat = {x.name: tf.reshape(example[x.name], [-1]) for x in layout.extras}
         return {name: tf.cast({**example, **flat}[name], layout.dtype(name)) for name in layout.features}
 
@@ -83,8 +85,8 @@ def examples(
         return ds
 
     def rate(task: seqio.Task) -> float:
-        # A rate that depends on sizes is told those of the cache: the source need not be there. A mixture in the mixture
-        # knows its tasks by identity.
+        # A rate that depends on sizes gets the sizes of the cache, because the source may be missing. Not for nested
+        # mixtures: they look up their tasks by identity.
         flat = set(provider.rate_per_task_name) <= {task.name for task in tasks}
         return provider.get_rate(CachedTask(data.cached, task).task() if data.cached is not None and flat else task)
 
@@ -92,7 +94,7 @@ def examples(
         return one(provider)
     for task in tasks:
         if data.split not in task.splits:
-            _log.warning("mixture %s: task %s has no split %s and is left out", provider.name, task.name, data.split)
+            _log.warning("mixture %s: task %s has no split %s and is skipped", provider.name, task.name, data.split)
     seed = _seed(data.seed, "mixture", shard)
     if not repeat:
         having = tasks_of(provider, data.split)
@@ -102,7 +104,7 @@ def examples(
             seed=seed,
             stop_on_empty_dataset=False,
         )
-    # The mixture mixes as it was registered to; only its tasks' examples are made here.
+    # The mixture samples as registered. Only the examples of its tasks are made here.
     mixture: Any = copy.copy(provider)
     mixture.get_task_dataset = lambda task, *args, **kwargs: one(task)
     mixture.get_rate = rate
@@ -120,9 +122,9 @@ def raw(
     repeat: bool,
     shuffle: bool,
 ) -> tf.data.Dataset:
-    """Return a task's preprocessed examples with all the fields they carry, in the source's order.
+    """Return the preprocessed examples of a task with all their fields, in the order of the source.
 
-    `place` is the task's in its mixture.
+    place: the index of the task in its mixture.
     """
 
     def made() -> tf.data.Dataset:
@@ -143,20 +145,20 @@ def raw(
 
 
 _converted: set[str] = set()
-"""Tasks whose steps AutoGraph has to convert."""
+"""Tasks whose preprocessors need AutoGraph."""
 
 
 def _built(made: Callable[[], tf.data.Dataset], name: str) -> tf.data.Dataset:
-    """Return what `made` makes, with AutoGraph only where Python's own control flow on tensors fails without: it takes most of the time, and ours needs none.
+    """Return `made()`, with AutoGraph only if it fails without. AutoGraph takes most of the building time, and the library's own tasks do not need it.
 
-    What it changes is what raises without it, so the data is the same.
+    AutoGraph only changes Python control flow on tensors, which raises an error without it. So the data is the same.
     """
     if name not in _converted:
         try:
             return tf.autograph.experimental.do_not_convert(made)()
         except (UserError, Failure):
             raise
-        except Exception as error:  # as many kinds as there are ways to use a tensor as a value
+        except Exception as error:  # using a tensor as a Python value raises many kinds of errors
             _log.debug("task %s is built with AutoGraph: %s", name, error)
     ds = made()
     _converted.add(name)
@@ -164,7 +166,7 @@ def _built(made: Callable[[], tf.data.Dataset], name: str) -> tf.data.Dataset:
 
 
 def _buffer(task: seqio.Task, data: Data) -> int:
-    """Return the examples to draw from: as the run has it, or what the task was registered with, where that is less than what SeqIO gives any task."""
+    """Return the shuffle buffer size: the run's, capped by the task's own if that is below SeqIO's default."""
     own = task.shuffle_buffer_size
     return min(own, data.shuffle_buffer) if own < seqio.dataset_providers.SHUFFLE_BUFFER_SIZE else data.shuffle_buffer
 
@@ -172,7 +174,7 @@ def _buffer(task: seqio.Task, data: Data) -> int:
 def source(
     task: seqio.Task, data: Data, *, place: int = 0, shard: int = 0, shards: int = 1, shuffle: bool
 ) -> tf.data.Dataset:
-    """Return one shard of a task's source: of its files where there are enough, else every `shards`-th example. A data set of TFDS is prepared first."""
+    """Return one shard of a task's source: some of its files if there are enough, otherwise every `shards`-th example. Prepare a TFDS dataset first."""
     prepare(task.source)
     seed = _seed(data.seed, "source", place)
     if shards > 1 and not by_example(task, data.split, shards):
@@ -183,7 +185,7 @@ def source(
 
 
 def by_example(task: seqio.Task, split: str, shards: int) -> bool:
-    """Whether `source` gives each of so many shards every `shards`-th example, and not a part that is read alone."""
+    """Return whether `source` gives each shard every `shards`-th example, instead of a part that can be read without the others."""
     return not task.source.supports_arbitrary_sharding and len(task.source.list_shards(split)) < shards
 
 
@@ -191,14 +193,14 @@ def _read(task: seqio.Task, split: str, shuffle: bool, seed: int, shard: seqio.S
     try:
         return task.source.get_dataset(split=split, shuffle=shuffle, seed=seed, shard_info=shard)
     except ValueError:
-        # SeqIO refuses a seed for a function without the argument. Read in order it is reproducible still.
+        # SeqIO rejects a seed if the dataset function has no such argument. Read in order: that is reproducible, too.
         if not isinstance(task.source, seqio.FunctionDataSource):
             raise
         return task.source.get_dataset(split=split, shuffle=False, shard_info=shard)
 
 
 def check_features(task: seqio.Task, layout: FeatureConverter, spec: Mapping[str, Any]) -> None:
-    """Raise UserError where a task's examples lack a feature of the converter or have it in another form than ids, or than an extra array asks for."""
+    """Raise UserError if a task's examples lack a feature of the converter, or have it with the wrong type or shape."""
     extras = {extra.name: extra for extra in layout.extras}
     for name in layout.features:
         if name not in spec:
@@ -229,6 +231,6 @@ def _check_extra(task: seqio.Task, extra: Extra, spec: Any) -> None:
 
 
 def _seed(seed: int | None, *parts: str | int) -> int:
-    """Return a seed in [0, 2^30): SeqIO counts on from it, and TensorFlow wants 32 bits. Outside a run None is 0."""
+    """Return a seed in [0, 2^30): SeqIO increments it, and TensorFlow needs 32 bits. Outside a run, None counts as 0."""
     digest = hashlib.blake2b(repr((seed or 0, *parts)).encode(), digest_size=4).digest()
     return int.from_bytes(digest) >> 2

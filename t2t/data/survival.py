@@ -1,4 +1,4 @@
-"""Targets that a vocabulary does not give back: no prediction can equal them, however good the model is."""
+"""Find targets that change when they are encoded and decoded. No prediction can equal such a target."""
 
 from __future__ import annotations
 
@@ -17,7 +17,13 @@ from t2t.vocabularies import Bytes, Vocabulary
 
 @dataclass(frozen=True, kw_only=True)
 class Lost:
-    """count: how many of `looked_at` targets come back as other texts. text, back: the first of them, before and after."""
+    """Targets that change when they are encoded and decoded.
+
+    count:     number of changed targets.
+    looked_at: number of targets checked.
+    text:      the first changed target.
+    back:      the same target after encoding and decoding.
+    """
 
     count: int
     looked_at: int
@@ -25,21 +31,21 @@ class Lost:
     back: str
 
     def message(self, task: str) -> str:
-        """Return it in a line."""
+        """Return a one-line message."""
         place = next((i for i, (a, b) in enumerate(zip(self.text, self.back, strict=False)) if a != b), None)
         place = min(len(self.text), len(self.back)) if place is None else place
         before, after = (repr(text[max(0, place - 20) : place + 20]) for text in (self.text, self.back))
         return (
-            f"task {task}: {self.count} of {self.looked_at} targets do not survive the vocabulary, so that no prediction can equal them:"
-            f" the first has {before}, of which the vocabulary makes {after}"
+            f"task {task}: {self.count} of {self.looked_at} targets do not survive the vocabulary, so no prediction can equal them:"
+            f" the first contains {before}, which decodes as {after}"
         )
 
 
 def lost(texts: Iterable[str], vocabulary: Vocabulary) -> Lost | None:
-    """Return which texts do not come back from their ids; None where all do."""
+    """Return which texts change when they are encoded and decoded, or None if none does."""
     count = looked_at = 0
     first: tuple[str, str] | None = None
-    if isinstance(vocabulary, Bytes):  # gives any text back
+    if isinstance(vocabulary, Bytes):  # changes no text
         return None
     for text in texts:
         looked_at += 1
@@ -51,14 +57,15 @@ def lost(texts: Iterable[str], vocabulary: Vocabulary) -> Lost | None:
 
 
 def compares(task: seqio.Task) -> bool:
-    """Whether a metric of the task compares predictions with the targets' texts."""
+    """Return whether a metric of the task compares predictions with the texts of the targets."""
     return bool(task.predict_metric_fns or task.predict_with_aux_metric_fns)
 
 
 def lost_of(data: Data, kind: Kind, *, examples: int = 100) -> list[str]:
-    """Return a line for each task of `data` whose first targets do not all survive, of those whose metrics compare texts.
+    """Return a message for each task of `data` whose metrics compare texts and whose first targets do not all survive the vocabulary.
 
-    Raises UserError for what the source finds wrong.
+    Raises:
+      UserError: the source reports an error.
     """
     try:
         vocabulary = task_vocabulary(data)

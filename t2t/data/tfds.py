@@ -1,6 +1,6 @@
-"""Data sets of TensorFlow Datasets: where they lie, and what is done where one is not prepared yet.
+"""Datasets of TensorFlow Datasets (TFDS): find them, and prepare them if needed.
 
-A small one is downloaded and prepared when it is first read. One that is made by Beam from terabytes (C4) is not: how to prepare it is told.
+A small dataset is downloaded and prepared when it is first read. A dataset that Beam makes from terabytes (C4) is not: the error says how to prepare it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import seqio
 from t2t.errors import Failure, UserError
 
 VARIABLE = "T2T_DATA_DIR"
-"""Names the directory of all data sets, in place of what a source names; TFDS's own TFDS_DATA_DIR is for sources that name none."""
+"""Environment variable that names the directory of all datasets, even if a source names another. TFDS_DATA_DIR applies only to sources that name none."""
 _HELP = "see 'Data sets of TFDS' in docs/tasks.md"
 _log = logging.getLogger(__name__)
 
@@ -26,11 +26,11 @@ if os.environ.get(VARIABLE):
 
 
 def prepare(source: seqio.DataSource) -> None:
-    """Make sure that a source's data set can be read; nothing for a source that is not of TFDS.
+    """Prepare the datasets of a TFDS source that are not prepared yet. Do nothing for other sources.
 
     Raises:
-      UserError: an unknown data set, version or configuration, or one that is not prepared here: it is made by Beam, needs files that are downloaded by
-        hand, or is of a version that this TFDS does not make.
+      UserError: the dataset, version or configuration is unknown, or the dataset cannot be prepared here: it is made by Beam, needs files
+        that must be downloaded by hand, or has a version that the installed TFDS does not make.
       Failure: the download or the preparation failed.
     """
     for builder in _builders(source):
@@ -39,13 +39,13 @@ def prepare(source: seqio.DataSource) -> None:
 
 
 def prepare_for_splits(source: seqio.DataSource) -> None:
-    """Prepare a data set whose source does not say which splits there are: TFDS knows once it is prepared. Raises as `prepare`."""
+    """Prepare the dataset of a source that does not list its splits: TFDS knows them once it is prepared. Raises the errors of `prepare`."""
     if isinstance(source, seqio.TfdsDataSource) and not seqio.DataSource.splits.fget(source):
         prepare(source)
 
 
 def prepared(source: seqio.DataSource) -> bool:
-    """Whether the source's data set is prepared; True for a source that is not of TFDS. Raises UserError for an unknown one."""
+    """Return whether the source's datasets are prepared; True for a source that is not TFDS. Raises UserError for an unknown dataset."""
     return all(builder.is_prepared() for builder in _builders(source))
 
 
@@ -78,22 +78,22 @@ def _prepare(builder: Any) -> None:
         beside = builder.data_path.parent
         versions = sorted(path.name for path in beside.iterdir()) if beside.is_dir() else []
         raise UserError(
-            f"{missing} {where}, and is too large to be prepared on the way: `tfds build {name} --data_dir {builder.data_dir_root}` does it, by Beam; {_HELP}."
+            f"{missing} {where} and is too large to prepare automatically: run `tfds build {name} --data_dir {builder.data_dir_root}`, which uses Beam; {_HELP}."
             + (f" Nearest: version {', '.join(versions)}, which is there." if versions else "")
         )
     if type(builder).__name__ == "ReadOnlyBuilder":
         raise UserError(f"{missing} {where}; {_HELP}.")
-    _log.warning("%s: it is downloaded and prepared now", missing)
+    _log.warning("%s: downloading and preparing it now", missing)
     try:
-        with contextlib.redirect_stdout(sys.stderr):  # results alone go there
+        with contextlib.redirect_stdout(sys.stderr):  # stdout is for results only
             builder.download_and_prepare()
-    except (ValueError, AssertionError) as error:  # another version than TFDS makes, or files to be downloaded by hand
-        raise UserError(f"{missing} {where}, and TFDS does not prepare it: {_first_line(error)}") from error
+    except (ValueError, AssertionError) as error:  # a version that TFDS cannot make, or files that need a manual download
+        raise UserError(f"{missing} {where}, and TFDS cannot prepare it: {_first_line(error)}") from error
     except ImportError as error:
         raise Failure(
-            f"{missing}, and preparing it needs the package {error.name}: pip install {error.name}"
+            f"{missing}; preparing it needs the package {error.name}: pip install {error.name}"
         ) from error
-    except Exception as error:  # as many kinds as there are ways to fail to download
+    except Exception as error:  # downloads fail with many kinds of errors
         raise Failure(f"{missing}, and preparing it failed: {type(error).__name__}: {_first_line(error)}") from error
 
 

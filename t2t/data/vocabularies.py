@@ -1,4 +1,4 @@
-"""Vocabularies between this project and SeqIO, and tasks over another vocabulary."""
+"""Convert vocabularies to and from SeqIO, and derive tasks with another vocabulary."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _ENDS = "t2t_ends"
 
 
 class TokenizerVocabulary(seqio.Vocabulary):
-    """A `t2t.vocabularies` WordPiece or Tokenizer for SeqIO: the same ids in the graph of TensorFlow as in Python."""
+    """A SeqIO vocabulary that wraps a WordPiece or Tokenizer of `t2t.vocabularies`. The ids are the same in TensorFlow graphs as in Python."""
 
     def __init__(self, vocabulary: WordPiece | Tokenizer) -> None:
         super().__init__(extra_ids=vocabulary.extra_ids)
@@ -32,17 +32,17 @@ class TokenizerVocabulary(seqio.Vocabulary):
 
     @property
     def bos_id(self) -> int:
-        """[CLS], or what a text begins with."""
+        """The id of [CLS] or of the start token."""
         return self.wrapped.bos_id
 
     @property
     def eos_id(self) -> int:
-        """[SEP], or what a text ends with."""
+        """The id of [SEP] or of the end token."""
         return self.wrapped.eos_id
 
     @property
     def unk_id(self) -> int:
-        """What is not in the vocabulary."""
+        """The id of the unknown token."""
         return self.wrapped.unk_id
 
     @property
@@ -50,7 +50,7 @@ class TokenizerVocabulary(seqio.Vocabulary):
         return self.wrapped.size - self.wrapped.extra_ids
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Return the text of ids up to the first EOS; sentinels print as `<extra_id_i>`."""
+        """Return the text of the ids up to the first EOS. Sentinels become `<extra_id_i>`."""
         return self.wrapped.decode(np.asarray(ids).tolist())
 
     def _encode(self, s: str | bytes) -> Sequence[int]:
@@ -67,7 +67,7 @@ class TokenizerVocabulary(seqio.Vocabulary):
 
         if s.shape.rank not in (0, 1):
             raise ValueError(f"text of shape {s.shape}: a tokenizer encodes a string or a vector of strings")
-        # Stateless, or TensorFlow would refuse to save the state of an iterator over it.
+        # stateful=False, because TensorFlow cannot save an iterator with stateful functions.
         ids, lengths = tf.numpy_function(encode, [s], [tf.int32, tf.int64], stateful=False)
         ids.set_shape([None])
         lengths.set_shape([None])
@@ -84,7 +84,7 @@ class TokenizerVocabulary(seqio.Vocabulary):
         return text
 
     def decode_tf(self, ids: tf.Tensor) -> tf.Tensor:
-        """Return the texts of the last axis."""
+        """Return the texts of the ids along the last axis."""
         return self._decode_tf(tf.convert_to_tensor(ids))
 
     def __eq__(self, other: object) -> bool:
@@ -99,36 +99,36 @@ class TokenizerVocabulary(seqio.Vocabulary):
 
 @functools.lru_cache(maxsize=64)
 def to_seqio(vocabulary: Vocabulary) -> seqio.Vocabulary:
-    """Return SeqIO's vocabulary with the same ids.
+    """Return the SeqIO vocabulary with the same ids.
 
     Raises:
-      UserError: a kind of vocabulary that SeqIO has no counterpart of.
+      UserError: the vocabulary has no counterpart in SeqIO.
     """
     if isinstance(vocabulary, Bytes):
         return _ended(seqio.ByteVocabulary(extra_ids=vocabulary.extra_ids), vocabulary.ends)
     if isinstance(vocabulary, SentencePiece):
-        _ = vocabulary.size  # an unreadable or unfit file is told here, in one line
+        _ = vocabulary.size  # raises a one-line error if the file is unreadable or unsuitable
         return _ended(seqio.SentencePieceVocabulary(vocabulary.path, extra_ids=vocabulary.extra_ids), vocabulary.ends)
     if isinstance(vocabulary, WordPiece | Tokenizer):
         _ = vocabulary.size
         return TokenizerVocabulary(vocabulary)
     raise UserError(
-        f"vocabulary {vocabulary}: SeqIO has no counterpart; there are Bytes, SentencePiece, WordPiece and Tokenizer."
+        f"vocabulary {vocabulary} has no counterpart in SeqIO; use Bytes, SentencePiece, WordPiece or Tokenizer."
     )
 
 
 def _ended(made: seqio.Vocabulary, ends: tuple[int, ...]) -> seqio.Vocabulary:
-    """Note on SeqIO's vocabulary, which knows one end, all that `Vocabulary.ends` names: the way back gives them."""
+    """Store `Vocabulary.ends` on SeqIO's vocabulary, which has only one EOS, so that `from_seqio` can restore them."""
     if ends:
         setattr(made, _ENDS, ends)
     return made
 
 
 def from_seqio(vocabulary: seqio.Vocabulary) -> Vocabulary:
-    """Return the vocabulary that gives the same ids without TensorFlow.
+    """Return the `Vocabulary` with the same ids, which does not need TensorFlow.
 
     Raises:
-      UserError: ids that no text belongs to (PassThroughVocabulary), or a kind or an option there is no counterpart of.
+      UserError: the ids are not text (PassThroughVocabulary), or the vocabulary or one of its options has no counterpart.
     """
     if isinstance(vocabulary, TokenizerVocabulary):
         return vocabulary.wrapped
@@ -144,7 +144,7 @@ def from_seqio(vocabulary: seqio.Vocabulary) -> Vocabulary:
         if vocabulary != _ended(plain, ends):
             raise UserError(
                 f"vocabulary {vocabulary.sentencepiece_model_file!r}: reverse_extra_ids=False and normalizer_spec_overrides"
-                " are not supported; put the normalisation into the model file."
+                " are not supported; put the normalization into the model file."
             )
         return SentencePiece(
             path=vocabulary.sentencepiece_model_file,
@@ -153,22 +153,22 @@ def from_seqio(vocabulary: seqio.Vocabulary) -> Vocabulary:
         )
     if isinstance(vocabulary, seqio.PassThroughVocabulary):
         raise UserError(
-            "a PassThroughVocabulary has ids but no text: the task's features need a vocabulary of text (--data.vocabulary)."
+            "a PassThroughVocabulary has ids but no text: the task's features need a text vocabulary (--data.vocabulary)."
         )
     raise UserError(
-        f"vocabulary {type(vocabulary).__name__} has no counterpart without TensorFlow; there are ByteVocabulary,"
-        " SentencePieceVocabulary, WordPiece and Tokenizer."
+        f"vocabulary {type(vocabulary).__name__} has no counterpart without TensorFlow; use ByteVocabulary,"
+        " SentencePieceVocabulary, WordPiece or Tokenizer."
     )
 
 
 def with_vocabulary(name: str, vocabulary: Vocabulary) -> seqio.Task | seqio.Mixture:
-    """Return the task or mixture `name` over another vocabulary, registered under a name derived from both.
+    """Return the task or mixture `name` with another vocabulary, registered under a name derived from both.
 
-    Features without text (PassThroughVocabulary, weights for example) stay as they are. A mixture's tasks and mixtures
-    are all derived, their rates kept.
+    Features that are not text (PassThroughVocabulary, for example weights) do not change. For a mixture, all its tasks and
+    mixtures are derived, with the same rates.
 
     Raises:
-      UserError: an unknown name, or a task whose class does more than SeqIO's and cannot be derived.
+      UserError: the name is unknown, or the class of the task is a subclass that cannot be derived.
     """
     if name in seqio.MixtureRegistry.names():
         return _derived_mixture(seqio.MixtureRegistry.get(name), vocabulary)
@@ -198,8 +198,8 @@ def _derived_task(task: seqio.Task, vocabulary: Vocabulary) -> seqio.Task:
     }
     if type(task) is not seqio.Task and type(task).replace is seqio.Task.replace:
         raise UserError(
-            f"task {task.name!r} is a {type(task).__name__}, which has no replace() of its own:"
-            " register it with the vocabulary wanted instead of replacing it (--data.vocabulary)."
+            f"task {task.name!r} is a {type(task).__name__}, which does not define replace():"
+            " register it with the vocabulary you want instead of using --data.vocabulary."
         )
     seqio.TaskRegistry.remove(name)
     seqio.TaskRegistry.add_provider(name, task.replace(name=name, output_features=features))
@@ -213,7 +213,7 @@ def _derived_mixture(mixture: seqio.Mixture, vocabulary: Vocabulary) -> seqio.Mi
         )
     name = _derived_name(mixture.name, vocabulary)
     parts = [(with_vocabulary(part, vocabulary).name, rate) for part, rate in mixture.rate_per_task_name.items()]
-    # SeqIO offers the rates but not the sampling function, which may be the user's own.
+    # SeqIO has no public access to the sampling function, which may be the user's own.
     sample_fn = mixture._sample_fn
     seqio.MixtureRegistry.remove(name)
     return seqio.MixtureRegistry.add(name, parts, sample_fn=sample_fn)

@@ -1,6 +1,6 @@
-"""Text <-> token ids without TensorFlow: bytes, SentencePiece, WordPiece, and any tokenizer.json (byte-level BPE among them).
+"""Convert text to token ids and back without TensorFlow: bytes, SentencePiece, WordPiece, and any tokenizer.json (such as byte-level BPE).
 
-Ids equal those of SeqIO's vocabulary of the same kind; `t2t.data.vocabularies` crosses over.
+The ids equal those of SeqIO's vocabulary of the same kind. `t2t.data.vocabularies` converts between the two.
 """
 
 from t2t.vocabularies.base import Vocabulary

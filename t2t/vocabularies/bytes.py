@@ -1,4 +1,4 @@
-"""Bytes as tokens."""
+"""Byte vocabulary."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from t2t.vocabularies.base import Vocabulary
 
 @dataclass(frozen=True, kw_only=True)
 class Bytes(Vocabulary):
-    """UTF-8 bytes: id = byte + 3, after padding 0, EOS 1 and unknown 2, as in ByT5 (https://arxiv.org/abs/2105.13626)."""
+    """UTF-8 bytes as tokens, as in ByT5 (https://arxiv.org/abs/2105.13626). Ids: padding 0, EOS 1, unknown 2, byte + 3."""
 
     extra_ids: ExtraIds = 100
 
     @property
     def size(self) -> int:
-        """259 and the extra ids."""
+        """259 plus the number of extra ids."""
         return 259 + self.extra_ids
 
     @property
@@ -32,7 +32,7 @@ class Bytes(Vocabulary):
         return 2
 
     def encode(self, text: str) -> list[int]:
-        """Return byte values + 3. Raises UserError for text that is not valid Unicode (lone surrogates)."""
+        """Return the byte values + 3. Raises UserError if the text is not valid Unicode (lone surrogates)."""
         try:
             return [byte + 3 for byte in text.encode("utf-8")]
         except UnicodeEncodeError as error:

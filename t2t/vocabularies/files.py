@@ -1,4 +1,4 @@
-"""Vocabularies that are read from a file."""
+"""Base class of the vocabularies that are read from a file."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ class FileVocabulary(Vocabulary):
     path: LocalPath
 
     def files(self) -> tuple[str, ...]:
-        """Return the one path."""
+        """Return the path as the only file."""
         return (self.path,)
 
     def identity(self) -> tuple[Hashable, ...]:
-        """Return the kind, the settings and the file's SHA-256."""
+        """Return the class, the settings and the SHA-256 of the file."""
         return (*super().identity(), hashlib.sha256(read(self.path)).hexdigest())
 
     def relocated(self, directory: str) -> Self:
-        """Copy the file; see `Vocabulary.relocated`."""
+        """Copy the file into `directory`, see `Vocabulary.relocated`."""
         content = read(self.path)
         copy = epath.Path(directory) / epath.Path(self.path).name
         if not copy.exists():
@@ -41,19 +41,19 @@ class FileVocabulary(Vocabulary):
             partial.replace(copy)
         elif copy.read_bytes() != content:
             raise UserError(
-                f"vocabulary {self.path!r}: {str(copy)!r} is there already and differs; give one of the two another name."
+                f"vocabulary {self.path!r}: {str(copy)!r} already exists and differs; rename one of the two files."
             )
         return replace(self, path=copy.name)
 
     def in_directory(self, directory: str) -> Self:
-        """Return the vocabulary with its path taken as relative to `directory`. Raises UserError where it leads out of it."""
+        """Return the vocabulary with its path resolved in `directory`. Raises UserError if the path leads out of it."""
         if "://" not in directory:
             return replace(self, path=str(stored_path(directory, self.path, where=f"the vocabulary of {directory}")))
         return replace(self, path=str(epath.Path(directory) / check_name(self.path, where=directory)))
 
 
 def read(path: str) -> bytes:
-    """Return the file's content. Raises UserError where it cannot be read."""
+    """Return the content of the file. Raises UserError if it cannot be read."""
     try:
         return epath.Path(path).read_bytes()
     except (OSError, ImportError) as error:
@@ -63,7 +63,7 @@ def read(path: str) -> bytes:
 
 
 def stamp(path: str) -> Any:
-    """Return what changes when the file does, so that a rewritten file is read again."""
+    """Return the size and modification time of the file, so that a rewritten file is read again. Raises UserError if it cannot be read."""
     try:
         stat = os.stat(path)
     except OSError as error:

@@ -1,4 +1,7 @@
-"""Loading a `tokenizer.json` with the `tokenizers` library, which answers a damaged file in three ways: an Exception, a panic of its Rust code, or a panic at the first text."""
+"""Load a `tokenizer.json` with the `tokenizers` library.
+
+For a damaged file, the library raises an Exception, panics in its Rust code, or panics at the first text.
+"""
 
 from __future__ import annotations
 
@@ -17,21 +20,21 @@ _CHARSMAP = re.compile(r'"precompiled_charsmap"\s*:\s*"([^"]*)"')
 def load(content: bytes, where: str) -> Library:
     """Return the tokenizer of a tokenizer.json, without padding and truncation.
 
-    Raises UserError, naming the file `where`, for what the library cannot read.
+    Raises UserError, which names the file `where`, if the library cannot read it.
     """
     try:
         text = content.decode("utf-8")
     except UnicodeDecodeError as error:
         raise UserError(f"vocabulary file {where!r} is not UTF-8 text (byte {error.start}).") from None
     for found in _CHARSMAP.finditer(text):
-        # A panic would print a stack of Rust's before Python could answer it.
+        # A panic would print a Rust backtrace before Python can handle it.
         if not _is_charsmap(found[1]):
             raise UserError(f"vocabulary file {where!r} is not a tokenizer.json: its precompiled_charsmap is damaged.")
     try:
         tokenizer = Library.from_str(text)
     except (KeyboardInterrupt, SystemExit, MemoryError):
         raise
-    except BaseException as error:  # a panic of Rust's is no Exception, and all else is raised as a bare one
+    except BaseException as error:  # a Rust panic is not an Exception, and all other errors are plain Exceptions
         reason = " ".join(str(error).split())
         reason = reason if len(reason) <= 200 else f"{reason[:197]}..."
         raise UserError(f"vocabulary file {where!r} is not a tokenizer.json: {reason}.") from None
@@ -41,7 +44,7 @@ def load(content: bytes, where: str) -> Library:
 
 
 def added(tokenizer: Library) -> dict[str, int]:
-    """Return the tokens that are found in a text before it is cut, with their ids."""
+    """Return the added tokens with their ids. They are matched before the text is split."""
     return {token.content: number for number, token in tokenizer.get_added_tokens_decoder().items()}
 
 
@@ -51,7 +54,7 @@ def size_of(tokenizer: Library) -> int:
 
 
 def _is_charsmap(encoded: str) -> bool:
-    """Whether SentencePiece's normalisation is whole: a double-array trie (Darts) whose every path stays inside, and the texts that its leaves point into."""
+    """Return whether SentencePiece's normalization table is intact: a double-array trie (Darts) without paths out of it, and the texts of its leaves."""
     try:
         content = base64.b64decode(encoded, validate=True)
     except (binascii.Error, ValueError):
@@ -79,7 +82,7 @@ def _is_charsmap(encoded: str) -> bool:
         values = units[ends] & 0x7FFFFFFF
         if len(values) and (values.max() >= len(texts) or any(texts[v] & 0xC0 == 0x80 for v in values.tolist())):
             return False
-        bases = bases[(bases >= len(units)) | ~seen[np.minimum(bases, len(units) - 1)]]  # words share their ends
+        bases = bases[(bases >= len(units)) | ~seen[np.minimum(bases, len(units) - 1)]]  # skip nodes already visited: entries share suffixes
     return True
 
 

@@ -1,4 +1,4 @@
-"""SentencePiece models."""
+"""SentencePiece vocabulary."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 
 _MASK = "<extra_id_mask>"
-"""How a mask is spelled for a model whose last piece it is."""
+"""The piece added for the mask, with an id after all others."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SentencePiece(FileVocabulary):
-    """A SentencePiece model file (https://arxiv.org/abs/1808.06226), `spiece.model` of T5 for example.
+    """A SentencePiece model file (https://arxiv.org/abs/1808.06226), for example `spiece.model` of T5.
 
-    path: the model file. It must have padding as id 0, and an EOS; `t2t vocab` trains such a model.
+    path: the model file. Id 0 must be padding, and the model must have an EOS piece. `t2t vocab` trains such models.
     """
 
     @property
@@ -32,28 +32,28 @@ class SentencePiece(FileVocabulary):
 
     @property
     def size(self) -> int:
-        """Pieces of the model and the extra ids."""
+        """Number of pieces of the model, including the extra ids."""
         return self._processor.get_piece_size()
 
     @property
     def eos_id(self) -> int:
-        """The model's EOS, 1 in T5's."""
+        """The model's EOS id, 1 in T5."""
         return self._processor.eos_id()
 
     @property
     def unk_id(self) -> int:
-        """The model's unknown piece, 2 in T5's."""
+        """The id of the model's unknown piece, 2 in T5."""
         return self._processor.unk_id()
 
     @property
     def bos_id(self) -> int:
-        """The model's beginning of a sequence; padding where it has none."""
+        """The model's BOS id, or 0 (padding) if it has none."""
         own = self._processor.bos_id()
         return own if own >= 0 else 0
 
     @property
     def mask_id(self) -> int | None:
-        """The piece [MASK] or <mask>, else the lowest extra id, else None."""
+        """The id of the piece [MASK] or <mask>, else the lowest extra id, else None."""
         for piece in ("[MASK]", "<mask>"):
             found = self._processor.piece_to_id(piece)
             if found != self.unk_id:
@@ -61,13 +61,13 @@ class SentencePiece(FileVocabulary):
         return super().mask_id
 
     def encode(self, text: str) -> list[int]:
-        """Return the model's ids; `<extra_id_i>` at the start of a word becomes its sentinel, as in SeqIO."""
+        """Return the model's ids. `<extra_id_i>` at the start of a word becomes its sentinel, as in SeqIO."""
         return self._processor.encode(text)
 
     def encode_marked(self, text: str) -> list[int]:
-        """Return the ids as SeqIO gives them for sentinels that begin words; the mask, and what is written without a space before it, is treated alike.
+        """Return the ids that SeqIO gives for sentinels at the start of words. The mask, and markers without a space before them, are treated the same.
 
-        What follows is not cut from its sentinel: of "<extra_id_0>." the end is "." and not the beginning of a word.
+        Text after a marker does not start a new word: in "<extra_id_0>.", the "." has no space before it.
         """
         wanted: list[int] = []
 
@@ -84,7 +84,7 @@ class SentencePiece(FileVocabulary):
         ids: list[int] = [places.get(i, i) for i in processor.encode(marked)]
         special = set(wanted)
         found = [i for i in ids if i in special]
-        # Not so in a model without the space before a text, or one that changes the marks.
+        # This fails for models that do not prepend a space to texts, or that change the markers: encode the parts between them.
         return ids if found == wanted else super().encode_marked(text)
 
     def _decode(self, ids: list[int]) -> str:
@@ -103,10 +103,10 @@ def _sentencepiece(path: str, version: Any, extra_ids: int, mask: bool = False) 
         model = None
     if model is None or not model.pieces:
         raise UserError(f"vocabulary file {path!r} is not a SentencePiece model.")
-    # The leading "▁" and the order are SeqIO's, so that its ids and ours are the same.
+    # The leading "▁" and the order are the same as in SeqIO, so that the ids are equal.
     for index in reversed(range(extra_ids)):
         model.pieces.add(piece=f"▁<extra_id_{index}>", score=0.0, type=4)  # 4: USER_DEFINED
-    if mask:  # for texts that have been marked by us: the id behind all others
+    if mask:  # used by encode_marked only; its id comes after all others
         model.pieces.add(piece=f"▁{_MASK}", score=0.0, type=4)
     try:
         processor = SentencePieceProcessor(model_proto=model.SerializeToString())
@@ -116,10 +116,10 @@ def _sentencepiece(path: str, version: Any, extra_ids: int, mask: bool = False) 
         ) from None
     if processor.pad_id() != 0:
         raise UserError(
-            f"vocabulary file {path!r}: id 0 is {processor.id_to_piece(0)!r} and not padding; train it with pad_id=0 (t2t vocab does)."
+            f"vocabulary file {path!r}: id 0 is {processor.id_to_piece(0)!r} and not padding; train the model with pad_id=0, as t2t vocab does."
         )
     if processor.eos_id() < 0:
         raise UserError(
-            f"vocabulary file {path!r} has no end-of-sequence piece; train it with eos_id=1 (t2t vocab does)."
+            f"vocabulary file {path!r} has no end-of-sequence piece; train the model with eos_id=1, as t2t vocab does."
         )
     return processor

@@ -1,4 +1,4 @@
-"""Any tokenizer.json: byte-level BPE (GPT-2, SmolLM2, LLaMA 3), BPE of SentencePiece's kind (LLaMA 2, Mistral), Unigram (ALBERT)."""
+"""Vocabulary from any tokenizer.json: byte-level BPE (GPT-2, SmolLM2, LLaMA 3), BPE from SentencePiece (LLaMA 2, Mistral), Unigram (ALBERT)."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from t2t.vocabularies.library import added, load, size_of
 
 @dataclass(frozen=True, kw_only=True)
 class Tokenizer(FileVocabulary):
-    """A `tokenizer.json` of the `tokenizers` library, with the ids it has: id 0 may be a word like any other.
+    """A `tokenizer.json` of the `tokenizers` library. Its ids are unchanged, so id 0 may be an ordinary token.
 
-    bos, eos, unk, pad, mask, cls, sep: how the special tokens are spelled in the file, None where there is none. `eos` there must be.
-    add_bos: whether a text by itself begins with `bos` (LLaMA) or not (GPT-2).
+    bos, eos, unk, pad, mask, cls, sep: the special tokens as they are written in the file, None if there is none. `eos` is required.
+    add_bos: whether texts start with `bos` (LLaMA) or not (GPT-2).
     """
 
     eos: str
@@ -44,12 +44,12 @@ class Tokenizer(FileVocabulary):
 
     @property
     def size(self) -> int:
-        """One more than the largest id."""
+        """The largest id + 1."""
         return size_of(self._tokenizer)
 
     @property
     def pad_id(self) -> int | None:
-        """The id of `pad`; None where there is none or it is the end of a sequence too, as in GPT-2."""
+        """The id of `pad`. None if there is no padding token, or if it is also the EOS, as in GPT-2."""
         found = self._id(self.pad)
         return None if found == self.eos_id else found
 
@@ -62,19 +62,19 @@ class Tokenizer(FileVocabulary):
 
     @property
     def unk_id(self) -> int:
-        """The id of `unk`; that of EOS where every text has words."""
+        """The id of `unk`, or the EOS id if the tokenizer has no unknown token."""
         found = self._id(self.unk)
         return self.eos_id if found is None else found
 
     @property
     def bos_id(self) -> int:
-        """The id of `bos`; that of EOS, which stands between documents, where there is none."""
+        """The id of `bos`. If there is none, the EOS id, which separates documents."""
         found = self._id(self.bos)
         return self.eos_id if found is None else found
 
     @property
     def prepends_bos(self) -> bool:
-        """`add_bos`."""
+        """Whether texts start with `bos` (`add_bos`)."""
         return self.add_bos
 
     @property
@@ -95,7 +95,7 @@ class Tokenizer(FileVocabulary):
 
     @property
     def between(self) -> list[int]:
-        """The ids that the file puts between the two texts of a pair, where it ends both with `sep`; otherwise as all vocabularies."""
+        """The ids that the file puts between the two texts of a pair, if they are all `sep`. Otherwise see `Vocabulary.between`."""
         made = self._tokenizer.encode("a", "b", add_special_tokens=True)
         places = made.sequence_ids
         if self.cls_id is None or self.sep_id is None or 0 not in places or 1 not in places:
@@ -105,20 +105,20 @@ class Tokenizer(FileVocabulary):
         return found if found and set(found) == {self.sep_id} else super().between
 
     def sentinel(self, index: int) -> int:
-        """Return the id of `<extra_id_INDEX>`, the file's own where it has one."""
+        """Return the id of `<extra_id_INDEX>`: the one in the file if it has this token, otherwise see `Vocabulary.sentinel`."""
         found = self._tokenizer.token_to_id(f"<extra_id_{index}>")
         return super().sentinel(index) if found is None else found
 
     def library(self) -> Library:
-        """Return a copy of the library's tokenizer, sentinels included."""
+        """Return a copy of the library's tokenizer, including the sentinels."""
         return Library.from_str(self._tokenizer.to_str())
 
     def encode(self, text: str) -> list[int]:
-        """Return the ids without BOS and EOS; special tokens written out in the text stand for themselves."""
+        """Return the ids without BOS and EOS. Special tokens in the text become their ids."""
         return self._tokenizer.encode(text, add_special_tokens=False).ids
 
     def encode_marked(self, text: str) -> list[int]:
-        """Return the ids; the file itself says what white space a sentinel or the mask takes with it."""
+        """Return the ids. The file defines which whitespace belongs to a sentinel or the mask."""
         return self.encode(MARKER.sub(lambda match: self._spelled(self._marked(match)), text))
 
     def _spelled(self, token: int) -> str:
@@ -136,7 +136,7 @@ def _load(path: str, version: Any, named: tuple[str, ...], extra_ids: int) -> Li
     for token in named:
         if token not in known:
             raise UserError(f"vocabulary file {path!r} has no token {token!r}.{nearest(token, known)}")
-    # As `transformers` does: a token that has a part to play is found in texts as a whole.
+    # As in `transformers`, the named special tokens are never split.
     there = added(tokenizer)
     tokenizer.add_special_tokens([token for token in dict.fromkeys(named) if token not in there])
     size = size_of(tokenizer)

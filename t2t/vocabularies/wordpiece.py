@@ -1,4 +1,4 @@
-"""BERT's WordPiece."""
+"""BERT's WordPiece vocabulary."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 class WordPiece(FileVocabulary):
     """BERT's WordPiece (https://arxiv.org/abs/1810.04805): a `vocab.txt`, or a `tokenizer.json` of the `tokenizers` library.
 
-    path:      the file; a `.json` is read as a tokenizer, anything else as one token a line. [PAD] must be id 0.
-    lowercase: lower the text and strip accents ("uncased"). A tokenizer.json says that itself and wins.
+    path:      the file. A `.json` file is read as a tokenizer.json, any other file has one token per line. [PAD] must be id 0.
+    lowercase: lowercase the text and strip accents ("uncased"). Ignored for a tokenizer.json, which defines this itself.
     """
 
     lowercase: bool = True
@@ -34,7 +34,7 @@ class WordPiece(FileVocabulary):
 
     @property
     def size(self) -> int:
-        """Tokens of the file and the extra ids."""
+        """Number of tokens in the file plus the number of extra ids."""
         return size_of(self._tokenizer)
 
     @property
@@ -68,17 +68,17 @@ class WordPiece(FileVocabulary):
         return self._special("[SEP]")
 
     def library(self) -> Tokenizer:
-        """Return a copy of the library's tokenizer, sentinels included."""
+        """Return a copy of the library's tokenizer, including the sentinels."""
         from tokenizers import Tokenizer
 
         return Tokenizer.from_str(self._tokenizer.to_str())
 
     def encode(self, text: str) -> list[int]:
-        """Return the ids without [CLS] and [SEP]; special tokens written out in the text stand for themselves."""
+        """Return the ids without [CLS] and [SEP]. Special tokens in the text become their ids."""
         return self._tokenizer.encode(text, add_special_tokens=False).ids
 
     def encode_marked(self, text: str) -> list[int]:
-        """Return the ids; the file itself says what white space the mask takes with it."""
+        """Return the ids. The file defines which whitespace belongs to the mask."""
         return self.encode(MARKER.sub(lambda match: cast(str, self._tokenizer.id_to_token(self._marked(match))), text))
 
     def _decode(self, ids: list[int]) -> str:
@@ -105,7 +105,7 @@ def _wordpiece(path: str, version: Any, lowercase: bool, extra_ids: int) -> Toke
         missing = [token for token in special if token not in tokens]
         if missing:
             raise UserError(
-                f"vocabulary file {path!r} lacks {', '.join(missing)}; a BERT vocab.txt has one token a line."
+                f"vocabulary file {path!r} lacks {', '.join(missing)}; a BERT vocab.txt has one token per line."
             )
         tokenizer = Tokenizer(models.WordPiece(tokens, unk_token="[UNK]", max_input_chars_per_word=100))
         _bert(tokenizer, lowercase)
@@ -114,7 +114,7 @@ def _wordpiece(path: str, version: Any, lowercase: bool, extra_ids: int) -> Toke
         raise UserError(f"vocabulary file {path!r} lacks {', '.join(missing)}; WordPiece needs {', '.join(special)}.")
     if tokenizer.token_to_id("[PAD]") != 0:
         raise UserError(f"vocabulary file {path!r}: [PAD] is id {tokenizer.token_to_id('[PAD]')}, not 0.")
-    # One that is there keeps its flags, the white space that a mask takes for example.
+    # Tokens that are already added keep their flags, for example which whitespace belongs to the mask.
     there = added(tokenizer)
     tokenizer.add_special_tokens([token for token in special if token not in there])
     sentinels: list[str | AddedToken] = [
@@ -125,7 +125,7 @@ def _wordpiece(path: str, version: Any, lowercase: bool, extra_ids: int) -> Toke
 
 
 def tokens_of(path: str) -> dict[str, int]:
-    """Return the tokens of a vocab.txt with their ids. Raises UserError where it is not UTF-8 text, or has one twice."""
+    """Return the tokens of a vocab.txt with their ids. Raises UserError if it is not UTF-8 text, or has a token twice."""
     try:
         content = read(path).decode("utf-8")
     except UnicodeDecodeError as error:
@@ -134,6 +134,6 @@ def tokens_of(path: str) -> dict[str, int]:
     for number, line in enumerate(content.removesuffix("\n").split("\n")):
         token = line.removesuffix("\r")
         if token in tokens:
-            raise UserError(f"{path}:{number + 1}: token {token!r} again, first on line {tokens[token] + 1}.")
+            raise UserError(f"{path}:{number + 1}: duplicate token {token!r}, first on line {tokens[token] + 1}.")
         tokens[token] = number
     return tokens

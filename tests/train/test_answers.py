@@ -217,7 +217,7 @@ def test_a_task_and_a_model_that_do_not_belong_together_are_told():
         (
             pair,
             encoder(head="label", labels=("yes", "no", "?")),
-            "the 2 labels no, yes, the model the 3 labels yes, no, ?",
+            r"has 2 labels: no, yes; the model has 3 labels: yes, no, \?",
         ),
         (pair, replace(encoder(head="label", labels=labels), types=1), "gives token types 0 and 1, the model has 1"),
         (Data(task="entity_span"), encoder(head="label", labels=labels), "first and last token of a span"),

@@ -1,8 +1,12 @@
-"""Tasks prepared offline: written once in parallel by Apache Beam, read at random while training.
+"""Tasks cached offline: written once, in parallel with Apache Beam, and read in random order during training.
 
-    DIR/TASK/manifest.json                    what was cached, and of each shard its examples, tokens, bytes and checksum
+    DIR/TASK/manifest.json                    what was cached, and the examples, tokens, bytes and checksum of each shard
     DIR/TASK/SPLIT-00003-of-00016.array_record
 
-`manifest` knows the files, `steps` which of a task's steps are cached, `encoding` an example as bytes, `writing` and
-`reading` do what they say. Beam is imported by `parallel` alone, which hands shards to processes, and by its `worker`s.
+Modules:
+- `manifest`: the files of a cache.
+- `steps`: which preprocessors of a task are cached.
+- `encoding`: examples as bytes.
+- `writing` and `reading`: write and read caches.
+- `parallel` and its `worker`: distribute shards to processes. Only these two import Beam.
 """

@@ -1,4 +1,4 @@
-"""An example as bytes and back: `tf.train.Example`, as SeqIO's own caches and TFDS have it."""
+"""Encode examples as bytes and decode them. The format is `tf.train.Example`, as in SeqIO's own caches and TFDS."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ _LISTS = {
 
 
 def encode(example: Mapping[str, Any], fields: Mapping[str, Field]) -> bytes:
-    """Return an example, NumPy values by name, as bytes."""
+    """Return an example, a mapping from names to NumPy values, as bytes."""
     return tf.train.Example(
         features=tf.train.Features(feature={name: _feature(example[name], field) for name, field in fields.items()})
     ).SerializeToString(deterministic=True)
 
 
 def decode(records: tf.Tensor, fields: Mapping[str, Field]) -> dict[str, tf.Tensor | tf.RaggedTensor]:
-    """Return a batch of examples from their bytes, strings [N]: [N], or ragged [N, None], arrays by name.
+    """Decode a batch of examples from strings [N] to arrays by name, [N] or ragged [N, None].
 
-    `finish` makes of each example what `encode` was given.
+    `finish` then restores the types and shapes that each example had before `encode`.
     """
     wanted = {
         name: tf.io.RaggedFeature(_LISTS[field.dtype], row_splits_dtype=tf.int64)
@@ -39,7 +39,7 @@ def decode(records: tf.Tensor, fields: Mapping[str, Field]) -> dict[str, tf.Tens
 
 
 def finish(example: Mapping[str, tf.Tensor], fields: Mapping[str, Field]) -> dict[str, tf.Tensor]:
-    """Return one example of `decode` in the fields' own types and shapes."""
+    """Return one example of `decode` with the types and shapes of its fields."""
     made = {}
     for name, field in fields.items():
         value = example[name]
@@ -52,14 +52,14 @@ def finish(example: Mapping[str, tf.Tensor], fields: Mapping[str, Field]) -> dic
 
 
 def _as_list(field: Field) -> bool:
-    """Whether the field is one of Example's lists; all else is kept as a serialized tensor."""
+    """Return whether the field is stored as a list of `tf.train.Example`. Other fields are stored as serialized tensors."""
     return field.rank < 2 and field.dtype in _LISTS
 
 
 def _feature(value: Any, field: Field) -> tf.train.Feature:
     if not _as_list(field):
         return tf.train.Feature(bytes_list=tf.train.BytesList(value=[tf.io.serialize_tensor(value).numpy()]))
-    if field.dtype == "string":  # not by way of NumPy's own bytes, which end at the last that is not zero
+    if field.dtype == "string":  # not via NumPy's bytes type, which drops zeros at the end
         return tf.train.Feature(bytes_list=tf.train.BytesList(value=list(value) if field.rank else [value]))
     values = np.reshape(value, [-1]).tolist()
     if field.dtype == "float32":

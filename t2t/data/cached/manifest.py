@@ -1,4 +1,4 @@
-"""What a cache holds: its files, their sizes and checksums, and what they were made from. Knows neither SeqIO nor TensorFlow."""
+"""The manifest of a cache: its files with sizes and checksums, and their source. Imports neither SeqIO nor TensorFlow."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ENDING = ".array_record"
 
 @dataclass(frozen=True, kw_only=True)
 class Field:
-    """A field of an example: its TensorFlow type by name, and its number of axes."""
+    """A field of an example: the name of its TensorFlow dtype, and its number of axes."""
 
     dtype: str
     rank: int
@@ -29,9 +29,10 @@ class Field:
 class Shard:
     """A file of examples.
 
-    tokens: ids in the task's features, all together.
-    every:  n where it has every n-th example of the source, 1 where it has a part of it in one piece.
-    size:   bytes of the file; sha256 is of them.
+    tokens: total number of ids in the task's features.
+    every:  n if the file has every n-th example of the source, 1 if it has a contiguous part.
+    size:   size of the file in bytes.
+    sha256: checksum of the file.
     """
 
     file: str
@@ -44,12 +45,12 @@ class Shard:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What a task's directory holds, or, without the shards, is to hold.
+    """The content of a task's cache directory. Without shards, it is the plan of a cache.
 
-    source:       where the examples came from, with sizes and times of its files where they are known.
+    source:       the source of the examples, with sizes and modification times of its files if known.
     steps:        the preprocessors that were run.
     vocabularies: feature -> its vocabulary, with the checksum of its file.
-    fields:       of an example.
+    fields:       the fields of an example.
     sharding:     split -> number of files.
     splits:       split -> files, in the order of their examples.
     """
@@ -63,20 +64,20 @@ class Manifest:
     splits: dict[str, tuple[Shard, ...]]
 
     def examples(self, split: str) -> int:
-        """Return the number of examples of a split."""
+        """Return the number of examples in a split."""
         return sum(shard.examples for shard in self.splits[split])
 
 
 def directory_of(out: str | os.PathLike[str], task: str) -> Path:
-    """Return a task's directory in `out`. Raises UserError for what cannot be a directory of the file system."""
+    """Return the directory of a task in `out`. Raises UserError if `out` cannot be a directory path."""
     return check_directory(out, "cached").expanduser() / task.replace("/", "_")
 
 
 def load(directory: Path) -> Manifest:
-    """Return the manifest of a task's directory.
+    """Return the manifest in a task's directory.
 
     Raises:
-      UserError: there is none, it is damaged, a file it names lies outside of the directory, or the cache was not finished.
+      UserError: there is no cache, it is unfinished, its manifest is damaged, or the manifest names a file outside the directory.
     """
     path = directory / MANIFEST
     if not path.is_file():
@@ -84,11 +85,11 @@ def load(directory: Path) -> Manifest:
             done = made(directory)
             wanted = sum(_manifest(directory / PLAN).sharding.values())
             raise UserError(
-                f"{directory}: {done} of {wanted} shards are there; the same `t2t cache` again makes the rest."
+                f"{directory}: {done} of {wanted} shards are there; run the same `t2t cache` again to make the rest."
             )
         beside = [found.name for found in directory.parent.glob("*") if (found / MANIFEST).is_file()]
         raise UserError(
-            f"{directory}: no such cache; `t2t cache` makes one.{nearest(directory.name, beside) if beside else ''}"
+            f"{directory}: no such cache; create it with `t2t cache`.{nearest(directory.name, beside) if beside else ''}"
         )
     manifest = _manifest(path)
     for shards in manifest.splits.values():
@@ -100,29 +101,29 @@ def load(directory: Path) -> Manifest:
 def _manifest(path: Path) -> Manifest:
     manifest = loads(path.read_bytes(), where=str(path))
     if not isinstance(manifest, Manifest):
-        raise UserError(f"{path}: is no manifest of a cache.")
+        raise UserError(f"{path}: is not the manifest of a cache.")
     return manifest
 
 
 def write(directory: Path, name: str, value: Manifest | Shard) -> None:
-    """Write a JSON file that is either there whole or not at all."""
+    """Write a JSON file atomically."""
     part = directory / f".{name}.{os.getpid()}.tmp"
     part.write_text(dumps(value), encoding="utf-8")
     os.replace(part, directory / name)
 
 
 def shard_name(split: str, index: int, count: int) -> str:
-    """Return the name of a shard's file."""
+    """Return the file name of a shard."""
     return f"{split}-{index:05d}-of-{count:05d}{ENDING}"
 
 
 def record_of(file: str) -> str:
-    """Return the name of the file that says a shard is complete, until the manifest does."""
+    """Return the name of the file that marks a shard as complete until the manifest is written."""
     return file.removesuffix(ENDING) + ".json"
 
 
 def made(directory: Path) -> int:
-    """Return the number of shards that are complete in the directory of a cache that is not."""
+    """Return the number of complete shards in the directory of an unfinished cache."""
     return len(list(directory.glob("*-of-*.json")))
 
 
@@ -133,7 +134,7 @@ def checksum(path: Path) -> str:
 
 
 def problem(directory: Path, shard: Shard, *, content: bool) -> str | None:
-    """Return what is wrong with a shard's file, None where nothing is.
+    """Return what is wrong with the file of a shard, or None if it is intact.
 
     content: compare the checksum too, not only the size.
     """
@@ -143,14 +144,14 @@ def problem(directory: Path, shard: Shard, *, content: bool) -> str | None:
     except OSError as error:
         return f"{path}: {(error.strerror or 'unreadable').lower()}"
     if size != shard.size:
-        return f"{path}: has {size:,} bytes, was written with {shard.size:,}"
+        return f"{path}: has {size:,} bytes, but was written with {shard.size:,}"
     if content and checksum(path) != shard.sha256:
-        return f"{path}: its content is not what was written (SHA-256)"
+        return f"{path}: its content has changed (SHA-256)"
     return None
 
 
 def problems(directory: Path, manifest: Manifest, *, content: bool) -> Iterator[str]:
-    """Yield what is wrong with the files of a cache, see `problem`."""
+    """Yield the problems of the files of a cache, see `problem`."""
     for shards in manifest.splits.values():
         for shard in shards:
             if found := problem(directory, shard, content=content):
@@ -158,7 +159,7 @@ def problems(directory: Path, manifest: Manifest, *, content: bool) -> Iterator[
 
 
 def verify(out: str | os.PathLike[str], task: str) -> Manifest:
-    """Return the manifest of a task's cache whose every file has the checksum it was written with.
+    """Check the checksums of all files of a task's cache, and return its manifest.
 
     Raises:
       UserError: there is no cache, or a file is missing, truncated or changed.
@@ -168,12 +169,12 @@ def verify(out: str | os.PathLike[str], task: str) -> Manifest:
     found = list(problems(directory, manifest, content=True))
     if found:
         more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
-        raise UserError(f"{found[0]}{more}. The same `t2t cache` without --verify makes it anew.")
+        raise UserError(f"{found[0]}{more}. Run the same `t2t cache` without --verify to rewrite it.")
     return manifest
 
 
 def differences(old: Manifest, new: Manifest) -> list[str]:
-    """Return, most telling first, in what two caches differ that were to be one; either may have splits of its own."""
+    """Return the differences that prevent two plans from sharing a cache, most important first. Their splits may differ."""
     found = []
     for name in ("task", "vocabularies", "steps", "fields", "source"):
         before, after = getattr(old, name), getattr(new, name)
@@ -186,7 +187,7 @@ def differences(old: Manifest, new: Manifest) -> list[str]:
 
 
 def _short(value: object, other: object) -> str:
-    """Return a value; of a dict only what the other one has otherwise."""
+    """Return the repr of a value. For two dicts, include only the items that differ."""
     if isinstance(value, dict) and isinstance(other, dict):
         value = {key: item for key, item in value.items() if other.get(key) != item}
     return repr(value)

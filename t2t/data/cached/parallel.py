@@ -1,6 +1,6 @@
-"""Shards written through Apache Beam, one element a shard: by processes of this machine, or by a runner of Beam's.
+"""Write shards with Apache Beam, one element per shard: in local processes, or with one of Beam's runners.
 
-Knows neither SeqIO nor TensorFlow: a worker imports this first, and what is noisy when it is imported behind `prepare`.
+This module imports neither SeqIO nor TensorFlow. A worker imports it first, and imports those, which print messages, only after `prepare`.
 """
 
 from __future__ import annotations
@@ -25,10 +25,11 @@ _HERE = ("directrunner", "direct", "fnapirunner", "fnapi")
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One shard to be written, as a worker on any machine gets it.
+    """The description of one shard to write. A worker on any machine can use it.
 
-    provider: the task or mixture asked for; `vocabulary` replaces its own.
-    task:     whose shard it is.
+    provider:   the task or mixture to cache.
+    vocabulary: replaces the vocabulary of the provider.
+    task:       the task of the shard.
     """
 
     provider: str
@@ -42,45 +43,45 @@ class Job:
 
 
 def check_installed() -> None:
-    """Raise UserError where Beam is not installed."""
+    """Raise UserError if Beam is not installed."""
     try:
         there = importlib.util.find_spec("apache_beam") is not None
     except ValueError:  # a module without a specification
         there = False
     if not there:
         raise UserError(
-            f"Apache Beam, which runs more workers than one (--workers), is not installed: {how_to_install('cache')}. Nearest: --workers 1."
+            f"--workers above 1 and --beam need Apache Beam, which is not installed: {how_to_install('cache')}. Nearest: --workers 1."
         )
 
 
 def run(jobs: Sequence[Job], workers: int, beam_options: Sequence[str], prepare: Callable[[], None] | None) -> None:
     """Write all shards.
 
-    workers:      processes of this machine, where `beam_options` name no runner or Beam's direct one.
-    beam_options: Beam's own.
-    prepare:      called on each worker before a shard; must be picklable.
+    workers:      number of local processes, if `beam_options` name no runner or Beam's direct runner.
+    beam_options: options for Beam.
+    prepare:      called on each worker before a shard. Must be picklable.
 
     Raises:
-      UserError: Beam is not installed, or does not take the options.
+      UserError: Beam is not installed, or rejects the options.
     """
     check_installed()
     level = logging.root.manager.disable
-    logging.disable(logging.WARNING)  # Beam tells the root logger which of its own extras are not installed
+    logging.disable(logging.WARNING)  # Beam logs which of its extras are not installed
     try:
         import apache_beam as beam
     finally:
         logging.disable(level)
     said = io.StringIO()
     try:
-        with contextlib.redirect_stderr(said):  # Beam prints all its options before it says what is wrong with one
+        with contextlib.redirect_stderr(said):  # Beam prints all its options before the error message
             pipeline = _pipeline(list(beam_options), min(workers, len(jobs)))
     except (SystemExit, ValueError, ImportError) as error:
         reason = said.getvalue().rpartition("error: ")[2] if isinstance(error, SystemExit) else str(error)
         raise UserError(
-            f"--beam {' '.join(beam_options)!r}: Beam does not take it: {' '.join(reason.split())}"
+            f"--beam {' '.join(beam_options)!r}: Beam rejects it: {' '.join(reason.split())}"
         ) from None
     with pipeline:
-        # The elements are few and each is long: spread over the workers one by one.
+        # There are few elements and each takes long. Reshuffle distributes them one by one to the workers.
         _ = (
             pipeline
             | "Shards" >> beam.Create(list(jobs))
@@ -94,12 +95,12 @@ def _pipeline(words: list[str], workers: int) -> Any:
     from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 
     options = PipelineOptions(words)
-    options.get_all_options()  # reads them, and ends where one cannot be
+    options.get_all_options()  # parses the options; exits if one is invalid
     runner = options.view_as(StandardOptions).runner
     if runner is not None and runner.lower() not in _HERE:
         return beam.Pipeline(options=options)
-    # Built here, for two reasons: Beam's "DirectRunner" first tries to download another, a program of its own (Prism), and
-    # its worker processes write to the terminal.
+    # Do not use Beam's "DirectRunner": it first tries to download another runner (Prism), and its worker processes write
+    # to the terminal.
     from apache_beam.runners.portability.fn_api_runner import FnApiRunner
     from apache_beam.transforms.environments import SubprocessSDKEnvironment
 

@@ -1,8 +1,8 @@
-"""A cached task while training: examples by number, in an order that is drawn, not shuffled through a buffer.
+"""Read a cached task during training: random access to examples, in a random order over all examples instead of a shuffle buffer.
 
-The order of epoch e is a permutation of all the task's examples that can be computed at any place (a small cipher), keyed by
-(seed, place in the mixture, e). Virtual shard s of S has its places s, s + S, s + 2S, ...: in each epoch the shards
-partition the examples, and a place in the stream is one number. Nothing of the corpus is held but the files' indexes.
+The order of epoch e is a permutation of all examples, keyed by (seed, place in the mixture, e). It is a small cipher, so that it can be
+computed for any position alone. Virtual shard s of S has the positions s, s + S, s + 2S, ... In each epoch, the shards partition the examples.
+The position in the stream is one number. Only the indexes of the files are in memory.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ from t2t.data.cached.steps import check, divided
 from t2t.errors import UserError, nearest
 
 AT_ONCE = 16
-"""Examples read at a time: few enough that long texts take no memory to speak of, many enough for short ones."""
+"""Number of examples read at a time: small enough for the memory of long texts, large enough for the speed of short ones."""
 
 
 class Records:
-    """Records of several ArrayRecord files by their number in all of them. Safe for several threads.
+    """Random access to the records of several ArrayRecord files by a global index. Thread-safe.
 
-    in_turn: the files have every n-th record in turn, each; else one file's records follow those of the one before.
+    in_turn: whether the records alternate between the n files, so that each has every n-th record. If False, the files follow one another.
     """
 
     def __init__(self, paths: Sequence[Path], counts: Sequence[int], *, in_turn: bool = False) -> None:
         self._paths = list(paths)
         self._ends = list(itertools.accumulate(counts))
-        # Cached steps that drop or add examples leave no order to be put together again.
+        # If the cached steps drop or add examples, the source's order cannot be restored.
         self._in_turn = in_turn and all(
             count == len(range(file, len(self), len(self._paths))) for file, count in enumerate(counts)
         )
@@ -51,7 +51,7 @@ class Records:
         return self._ends[-1] if self._ends else 0
 
     def read(self, numbers: np.ndarray) -> list[bytes]:
-        """Return the records of these numbers, in their order.
+        """Return the records with these indexes, in the same order.
 
         Raises:
           UserError: a file is damaged.
@@ -67,14 +67,14 @@ class Records:
             except (ValueError, IndexError, RuntimeError, OSError) as error:
                 reason = " ".join(str(error).split())[:200]
                 raise UserError(
-                    f"{self._paths[file]}: cannot be read ({reason}). `t2t cache ... --verify` names what is damaged."
+                    f"{self._paths[file]}: cannot be read ({reason}). `t2t cache ... --verify` finds damaged files."
                 ) from None
             for (_, slot), record in zip(wanted, records, strict=True):
                 found[slot] = record
         return found
 
     def _place(self, number: int) -> tuple[int, int]:
-        """Return a record's file and its place there."""
+        """Return the file of a record and its index there."""
         if self._in_turn:
             return number % len(self._paths), number // len(self._paths)
         file = bisect.bisect_right(self._ends, number)
@@ -93,10 +93,10 @@ class Records:
 
 
 class CachedTask:
-    """A task's cache in the directory that `--data.cached` names.
+    """The cache of a task in the directory `--data.cached`.
 
     Raises:
-      UserError: there is none, it is not complete, a file is missing or of another size, or it is that of another task.
+      UserError: there is no cache, it is incomplete, a file is missing or has a different size, or it belongs to another task.
     """
 
     def __init__(self, out: str, task: seqio.Task) -> None:
@@ -107,24 +107,24 @@ class CachedTask:
         check(self.manifest, self._task, directory)
 
     def has(self, split: str) -> bool:
-        """Whether that split is cached."""
+        """Return whether the split is cached."""
         return split in self.manifest.splits
 
     def examples(self, split: str) -> int:
-        """Return the number of examples of a split. Raises UserError for one that is not cached."""
+        """Return the number of examples in a split. Raises UserError if it is not cached."""
         return len(self._of(split))
 
     def seed(self, seed: int) -> int:
-        """Return the seed with which `task` makes the random choices that the whole task makes with `seed`.
+        """Return the seed with which `task` makes the same random choices as the original task with `seed`.
 
-        SeqIO adds 42 for every step before a placeholder, which the task may not have had.
+        SeqIO adds 42 for each step before the placeholder, and the original task may have no placeholder.
         """
         steps = list(self._task.preprocessors)
         place = next(i for i, step in enumerate(steps) if isinstance(step, seqio.CacheDatasetPlaceholder))
         return seed if self._marked else seed - 42 * place
 
     def task(self) -> seqio.Task:
-        """Return the task with the steps that are left to do behind a placeholder, its sizes being those of the cache."""
+        """Return the task with a placeholder before its remaining steps, and with the sizes of the cache."""
         task: Any = self._task.replace()
         task.num_input_examples = lambda split: self.examples(split) if self.has(split) else None
         return task
@@ -132,13 +132,13 @@ class CachedTask:
     def dataset(
         self, split: str, *, seed: int, shard: int, shards: int, repeat: bool, shuffle: bool
     ) -> tf.data.Dataset:
-        """Return the examples of one virtual shard, as the cached steps left them, each epoch in another order.
+        """Return the cached examples of one virtual shard. With `shuffle`, each epoch has a different order.
 
-        seed: of the order, the same for all shards; at least 0 and below 2^31.
+        seed: seed of the order, the same for all shards, from 0 to 2^31 - 1.
         """
         records = self._of(split)
         count = len(records)
-        # In the source's order a shard has what it would have without a cache: a piece where the source can be cut anywhere.
+        # Without shuffling, a shard gets the same examples as without a cache: a contiguous part if the source supports it.
         if not shuffle and self._task.source.supports_arbitrary_sharding:
             mine = range(count * shard // shards, count * (shard + 1) // shards)
         else:
@@ -156,7 +156,7 @@ class CachedTask:
             return found
 
         def examples(which: tf.Tensor) -> Any:
-            # Stateless, or TensorFlow would refuse to save the iterator.
+            # stateful=False, because TensorFlow cannot save an iterator with stateful functions.
             found = tf.numpy_function(read, [which], tf.string, stateful=False)
             found.set_shape([None])
             return decode(found, fields)
@@ -176,25 +176,25 @@ class CachedTask:
 
 
 def has(out: str, task: seqio.Task, split: str) -> bool:
-    """Whether `out` has a split of a task cached, by the task's name; what is amiss with it comes out when it is read."""
+    """Return whether `out` has a cache with this split for the task's name. Other problems are found when it is read."""
     directory = manifests.directory_of(out, task.name)
     return (directory / manifests.MANIFEST).is_file() and split in manifests.load(directory).splits
 
 
 def identity(out: str, tasks: Sequence[seqio.Task], split: str) -> str:
-    """Return what a data position over these tasks' caches belongs to: their content, wherever it lies."""
+    """Return a fingerprint of the content of these tasks' caches, whatever their directory. Data positions are bound to it."""
     found = {task.name: CachedTask(out, task) for task in tasks}
     return fingerprint({name: cached.manifest.splits[split] for name, cached in found.items() if cached.has(split)})
 
 
 def ordered(place: tf.Tensor, count: int, *, seed: int, epoch: tf.Tensor) -> tf.Tensor:
-    """Return which of `count` examples stands at a place, scalar int64, of an epoch's order: a permutation of all places."""
+    """Return the index of the example at a position (scalar int64) of an epoch's order: a permutation of `count` examples."""
     key = tf.stack([np.int32(seed), tf.cast(epoch, tf.int32)])
     return tf.random.experimental.index_shuffle(place, seed=key, max_index=np.int64(count - 1))
 
 
 def _options() -> tf.data.Options:
-    """Return the option to save the place in the stream and nothing that was read ahead of it."""
+    """Return options that save the position in the stream but no examples read ahead."""
     options = tf.data.Options()
     options.experimental_symbolic_checkpoint = True
     return options
@@ -209,10 +209,10 @@ def _stamp(directory: Path) -> int:
 
 @functools.lru_cache(maxsize=256)
 def _opened(directory: Path, stamp: int) -> tuple[Manifest, dict[str, Records]]:
-    """Return a manifest and the files of each split, shared by all virtual shards; `stamp` tells one cache from the next."""
+    """Return the manifest and the records of each split, shared by all virtual shards. A new `stamp` means that the cache was rewritten."""
     manifest = manifests.load(directory)
     for found in manifests.problems(directory, manifest, content=False):
-        raise UserError(f"{found} (--data.cached). The same `t2t cache` again makes it anew.")
+        raise UserError(f"{found} (--data.cached). Run the same `t2t cache` again to rewrite it.")
     return manifest, {
         split: Records(
             [directory / shard.file for shard in shards],

@@ -1,4 +1,4 @@
-"""Which of a task's steps are cached, and how to tell that a cache is a task's."""
+"""Choose which preprocessors of a task are cached, and check that a cache belongs to a task."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ from t2t.data.cached.manifest import Field, Manifest, checksum
 from t2t.data.vocabularies import from_seqio
 from t2t.errors import UserError
 
-# The same ids for the same text, whatever the lengths of a run and its seed.
+# These give the same ids for the same text, whatever the sequence lengths and the seed of a run.
 DETERMINISTIC = (seqio.preprocessors.rekey, seqio.preprocessors.tokenize)
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 
 
 def divided(task: seqio.Task) -> seqio.Task:
-    """Return the task with a `CacheDatasetPlaceholder` behind the steps that are cached.
+    """Return the task with a `CacheDatasetPlaceholder` after the steps that are cached.
 
-    Those before the task's own placeholder, where it has one; else as many from the first one on as are known or marked
-    (`function.deterministic = True`) to be deterministic and not to depend on lengths. What comes behind, objectives
-    with their random choices and whatever trims, is run while training.
+    If the task has a placeholder, these are the steps before it. Otherwise they are the first steps that are known or marked
+    (`function.deterministic = True`) to be deterministic and independent of sequence lengths. The other steps, such as objectives with
+    random choices and truncation, run during training.
 
     Raises:
-      UserError: a task without placeholder whose class does more than SeqIO's, or whose source forbids caching.
+      UserError: a task without a placeholder has a subclass that cannot be derived, or its source forbids caching.
     """
     if task.supports_caching:
         return task
     if type(task) is not seqio.Task and type(task).replace is seqio.Task.replace:
         raise UserError(
-            f"task {task.name!r} is a {type(task).__name__}, which has no replace() of its own: give it a "
-            "CacheDatasetPlaceholder to have it cached."
+            f"task {task.name!r} is a {type(task).__name__}, which does not define replace(): add a "
+            "CacheDatasetPlaceholder to cache it."
         )
     if not task.source.caching_permitted:
         raise UserError(f"task {task.name!r}: its source forbids caching (caching_permitted=False).")
@@ -55,13 +55,13 @@ def _deterministic(step: Any) -> bool:
 
 
 def plan(task: seqio.Task, sharding: dict[str, int], spec: Mapping[str, Any]) -> Manifest:
-    """Return the manifest, without shards, of a cache of the task.
+    """Return the manifest of a cache of the task, without shards.
 
-    task: as `divided` returns it.
-    spec: of the examples that the cached steps make, as `element_spec`.
+    task: a task that `divided` returned.
+    spec: `element_spec` of the examples after the cached steps.
 
     Raises:
-      UserError: an example has a field that cannot be cached.
+      UserError: the examples have a field that cannot be cached.
     """
     return Manifest(
         task=task.name,
@@ -75,9 +75,9 @@ def plan(task: seqio.Task, sharding: dict[str, int], spec: Mapping[str, Any]) ->
 
 
 def check(manifest: Manifest, task: seqio.Task, where: Path) -> None:
-    """Raise UserError where a cache was made by other steps or with another vocabulary than the task has now.
+    """Raise UserError if a cache was made with different steps or vocabularies than the task has now.
 
-    task: as `divided` returns it.
+    task: a task that `divided` returned.
     """
     now = {
         "steps": tuple(_named(step) for step in _before(task)),
@@ -86,8 +86,8 @@ def check(manifest: Manifest, task: seqio.Task, where: Path) -> None:
     for name, value in now.items():
         if getattr(manifest, name) != value:
             raise UserError(
-                f"{where} (--data.cached) was made of task {task.name!r} with {name} {getattr(manifest, name)!r}, "
-                f"the task now has {value!r}. Nearest: another directory for `t2t cache`."
+                f"{where} (--data.cached) was made from task {task.name!r} with {name} {getattr(manifest, name)!r}, "
+                f"but the task now has {value!r}. Nearest: another directory for `t2t cache`."
             )
 
 
@@ -109,17 +109,17 @@ def _named(step: Any) -> str:
 def _vocabulary(vocabulary: seqio.Vocabulary) -> str:
     try:
         ours = from_seqio(vocabulary)
-    except UserError:  # ids without text, or a kind of the user's own
+    except UserError:  # ids that are not text, or the user's own kind of vocabulary
         return f"{type(vocabulary).__name__} of {vocabulary.vocab_size} ids"
     fields = {name: value for name, value in to_json(ours).items() if name != "path"}
     path = getattr(ours, "path", None)
-    if path is not None:  # its name may differ from machine to machine, its content may not
+    if path is not None:  # the path may differ between machines, the content must not
         fields["sha256"] = checksum(Path(path))
     return json.dumps(fields)
 
 
 def _source(task: seqio.Task) -> str:
-    """Return a source in words, with the sizes and times of change of its files where they are local."""
+    """Return a description of the source, with the sizes and modification times of its local files."""
     source = task.source
     if type(source).__str__ is not object.__str__:
         named = str(source)
@@ -142,6 +142,6 @@ def _fields(task: seqio.Task, spec: Mapping[str, Any]) -> dict[str, Field]:
     for name, found in spec.items():
         plain = isinstance(found, tf.TensorSpec) or (isinstance(found, tf.RaggedTensorSpec) and not found.ragged_rank)
         if not plain or found.shape.rank is None:
-            raise UserError(f"task {task.name!r}: field {name!r} is {found}; only tensors of a known rank are cached.")
+            raise UserError(f"task {task.name!r}: field {name!r} is {found}; only tensors of known rank can be cached.")
         fields[name] = Field(dtype=found.dtype.name, rank=found.shape.rank)
     return fields

@@ -1,4 +1,4 @@
-"""`python -m t2t.data.cached.worker`: a process of Beam's that writes shards, started by `parallel` and ended with it."""
+"""`python -m t2t.data.cached.worker`: a Beam worker process that writes shards. `parallel` starts it, and it ends with `parallel`."""
 
 import logging
 import os
@@ -8,13 +8,13 @@ import time
 
 
 def main() -> None:
-    """Do what Beam says over the ports that the environment names, as Beam's own worker process does, but silently.
+    """Run Beam's worker process, but without output. Beam's environment variables name the ports.
 
-    What goes wrong with a shard is told by the process that started this one. A worker does not outlive that: killed, it
-    could not end the others, and they would write on.
+    The parent process reports errors of a shard. The worker exits when its parent ends: a killed parent cannot stop its
+    workers, and they would continue to write.
     """
     parent = os.getppid()
-    # Without any handler the first warning sets one up that brings all the rest to the terminal.
+    # Without a handler, the first warning would install one that prints all later messages to the terminal.
     logging.getLogger().addHandler(logging.NullHandler())
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     from apache_beam.runners.worker import sdk_worker_main

@@ -1,4 +1,4 @@
-"""A task prepared once, offline, shard by shard, each written under a temporary name and renamed when it is whole."""
+"""Cache a task offline, shard by shard. Each shard is written under a temporary name and renamed when it is complete."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ from t2t.vocabularies import Vocabulary
 _log = logging.getLogger(__name__)
 
 SMALLEST = 1000
-"""Examples a shard has at least, where the source knows how many there are."""
+"""Minimum number of examples in a shard, if the size of the source is known."""
 CHUNK = 16_384
-"""Bytes a chunk is to have. Reading a record decodes its chunk; an index, which readers hold, has an entry a chunk."""
+"""Target size of a chunk in bytes. Reading a record decodes its whole chunk. The index, which readers keep in memory, has an entry per chunk."""
 EVERY = 30
-"""Seconds from one line on how far it is to the next."""
+"""Seconds between progress lines."""
 _SAMPLE = 64
 _BEAM_SAYS = re.compile(r" \[while running '[^']*'\].*$")
 
@@ -54,20 +54,20 @@ def cache(
     prepare: Callable[[], None] | None = None,
     tell: Callable[[str], None] = _log.info,
 ) -> list[Manifest]:
-    """Cache a task, or each task of a mixture, in `out`; go on where an earlier call was cut off.
+    """Cache a task, or each task of a mixture, in `out`. Continue an earlier call that was interrupted.
 
     Args:
-      name: a task or mixture.
-      splits: those to cache; all if empty.
-      shards: files a split has at most; one for every `SMALLEST` examples where that is fewer.
-      vocabulary: replaces the task's own.
-      workers: processes of Beam's direct runner, where `beam_options` name no other; with 1 and no options all is done here.
-      beam_options: Beam's own, "--runner=FlinkRunner" for example.
-      prepare: called on each worker to register what `name` needs; must be picklable.
-      tell: gets a line on what is kept and what is to be made.
+      name: name of a task or mixture.
+      splits: the splits to cache. Empty means all.
+      shards: maximum number of files in a split. A split of known size gets at most one file for every `SMALLEST` examples.
+      vocabulary: replaces the task's own vocabulary.
+      workers: processes of Beam's direct runner, unless `beam_options` name another runner. 1 without options writes in this process.
+      beam_options: options for Beam, for example "--runner=FlinkRunner".
+      prepare: called on each worker to register what `name` needs. Must be picklable.
+      tell: called with each progress line.
 
     Raises:
-      UserError: an unknown task or split, `out` holds a cache of something else, or the source has something to say.
+      UserError: the task or a split is unknown, `out` has a cache of something else, or the source reports an error.
     """
     if shards < 1:
         raise UserError(f"shards={shards}: must be at least 1 (--shards).")
@@ -82,12 +82,12 @@ def cache(
             )
     try:
         jobs: list[Job] = []
-        said: list[str] = []  # told when nothing is left that would be refused
+        said: list[str] = []  # printed after all checks have passed
         plans: list[tuple[Path, Manifest]] = []
         for task in map(divided, tasks_of(provider)):
             chosen = [str(split) for split in task.splits if not splits or split in splits]
             if not chosen:
-                said.append(f"{task.name}: has none of the splits asked for and is left out")
+                said.append(f"{task.name}: has none of the requested splits (--splits) and is skipped")
                 continue
             spec = examples(task, chosen[0], 0, 1).element_spec
             wanted = plan(task, {split: _files(task, split, shards) for split in chosen}, spec)
@@ -126,16 +126,16 @@ def cache(
 
 
 def examples(task: seqio.Task, split: str, shard: int, shards: int) -> tf.data.Dataset:
-    """Return the examples of a shard in the source's order, as the cached steps make them.
+    """Return the examples of a shard after the cached steps, in the order of the source.
 
-    task: as `divided` returns it.
+    task: a task that `divided` returned.
     """
     dataset = sources.source(task, Data(task=task.name, split=split), shard=shard, shards=shards, shuffle=False)
     return task.preprocess_precache(dataset, seed=0).with_options(sources.options())
 
 
 def write(job: Job) -> Shard:
-    """Write a shard; the file, and behind it what says so, appear when they are whole."""
+    """Write a shard and then its record. Both files appear only when they are complete."""
     from array_record.python import array_record_module
 
     provider = provider_of(Data(task=job.provider, vocabulary=job.vocabulary))
@@ -177,10 +177,10 @@ def _files(task: seqio.Task, split: str, shards: int) -> int:
 
 
 def _joined(directory: Path, wanted: Manifest) -> Manifest:
-    """Return what is wanted together with the splits that are there, all of them noted one file a shard.
+    """Return the plan extended by the splits that are already cached. Write the plan and a record for each cached shard.
 
     Raises:
-      UserError: the directory is that of something else.
+      UserError: the directory has a cache of something else.
     """
     directory.mkdir(parents=True, exist_ok=True)
     for name in (manifests.MANIFEST, manifests.PLAN):
@@ -198,13 +198,13 @@ def _joined(directory: Path, wanted: Manifest) -> Manifest:
                 manifests.write(directory, manifests.record_of(shard.file), shard)
     manifests.write(directory, manifests.PLAN, wanted)
     (directory / manifests.MANIFEST).unlink(missing_ok=True)
-    for left in directory.glob(".*.tmp"):  # of a run that was killed
+    for left in directory.glob(".*.tmp"):  # left by a run that was killed
         left.unlink()
     return wanted
 
 
 def _missing(directory: Path, wanted: Manifest) -> list[tuple[str, int]]:
-    """Return the shards that are yet to be made, having looked at the content of those that are there."""
+    """Check the content of the existing shards. Return the shards that must be written."""
     missing = []
     for split, count in wanted.sharding.items():
         for index in range(count):
@@ -214,7 +214,7 @@ def _missing(directory: Path, wanted: Manifest) -> list[tuple[str, int]]:
                 continue
             found = manifests.problem(directory, loads(record.read_text(), where=str(record)), content=True)
             if found:
-                _log.warning("%s: it is made anew", found)
+                _log.warning("%s: rewriting it", found)
                 record.unlink()
                 missing.append((split, index))
     return missing
@@ -233,7 +233,7 @@ def _finish(directory: Path, wanted: Manifest) -> Manifest:
     )
     for split in made.splits:
         if not made.examples(split):
-            raise UserError(f"task {made.task!r}, split {split!r}: there is no example to cache.")
+            raise UserError(f"task {made.task!r}, split {split!r} has no examples to cache.")
     manifests.write(directory, manifests.MANIFEST, made)
     for paths in records.values():
         for path in paths:
@@ -244,7 +244,7 @@ def _finish(directory: Path, wanted: Manifest) -> Manifest:
 
 @contextlib.contextmanager
 def _watched(plans: Sequence[tuple[Path, Manifest]], tell: Callable[[str], None]) -> Iterator[None]:
-    """Tell every `EVERY` seconds how many shards are there by now, whoever writes them."""
+    """Report every `EVERY` seconds how many shards are complete, whichever process writes them."""
     ended = threading.Event()
 
     def watch() -> None:
@@ -263,7 +263,7 @@ def _watched(plans: Sequence[tuple[Path, Manifest]], tell: Callable[[str], None]
 
 def _run(jobs: Sequence[Job], workers: int, beam_options: Sequence[str], prepare: Callable[[], None] | None) -> None:
     if workers == 1 and not beam_options:
-        # Beam would do the same behind several seconds of its own, and need not be installed for it.
+        # Beam would do the same, but it takes several seconds to start and may not be installed.
         for job in jobs:
             write(job)
     else:
