@@ -254,7 +254,7 @@ def unfit(tmp_path: Path) -> dict[str, tuple[type[Vocabulary], str, str]]:
         "no model": (SentencePiece, "words.txt", "not a SentencePiece model"),
         "missing too": (WordPiece, "none.txt", "none.txt.*No such file"),
         "lacks specials": (WordPiece, "words.txt", r"lacks \[PAD\]"),
-        "twice": (WordPiece, "twice.txt", f"twice.txt:{len(VOCAB) + 1}: token 'the' again, first on line 6"),
+        "twice": (WordPiece, "twice.txt", f"twice.txt:{len(VOCAB) + 1}: duplicate token 'the', first on line 6"),
         "pad not 0": (WordPiece, "late.txt", r"\[PAD\] is id 1"),
         "not UTF-8": (WordPiece, "latin.txt", "not UTF-8"),
         "no tokenizer": (WordPiece, "broken.json", "not a tokenizer.json"),

@@ -78,7 +78,7 @@ def _prepare(builder: Any) -> None:
         beside = builder.data_path.parent
         versions = sorted(path.name for path in beside.iterdir()) if beside.is_dir() else []
         raise UserError(
-            f"{missing} {where} and is too large to prepare automatically: run `tfds build {name} --data_dir {builder.data_dir_root}`, which uses Beam; {_HELP}."
+            f"{missing} {where} and is too large to prepare here: run `tfds build {name} --data_dir {builder.data_dir_root}`, which uses Beam; {_HELP}."
             + (f" Nearest: version {', '.join(versions)}, which is there." if versions else "")
         )
     if type(builder).__name__ == "ReadOnlyBuilder":

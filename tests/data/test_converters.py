@@ -220,5 +220,5 @@ def test_an_encoders_types_stand_beside_its_inputs():
     fitted, cut = typed.fit({name: np.concatenate([first[name]] * 3) for name in first})
     assert cut
     assert fitted["types"].tolist() == [0, 1, 1, 0, 1, 1]
-    with pytest.raises(UserError, match=r"inputs, targets, weights and types must be of equal length; .* 2 types"):
+    with pytest.raises(UserError, match=r"inputs, targets, weights and types must have equal lengths; .* 2 types"):
         typed.fit({**first, "types": ids(0, 1)})

@@ -86,7 +86,7 @@ def test_bad_input(tasks, more, asked, message):
 
 def test_an_empty_split_is_told(tasks):
     tasks.numbered("filtered", 9, preprocessors=(lambda dataset: dataset.filter(lambda x: x["targets"][0] < 0),))
-    with pytest.raises(UserError, match="'filtered', split 'validation' has no example"):
+    with pytest.raises(UserError, match="'filtered', split 'validation' has no examples"):
         next(evaluation_batches(data("filtered"), "encoder_decoder"))
 
 

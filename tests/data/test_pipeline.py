@@ -345,7 +345,7 @@ def test_a_shard_that_loses_all_its_examples_is_told(tasks, monkeypatch, begin):
     monkeypatch.setattr(pipeline, "PATIENCE", 0.5)
     keep = lambda dataset: dataset.filter(lambda x: x["targets"][0] % 4 != 1)  # noqa: E731
     tasks.numbered("filtered", 40, preprocessors=(keep,))
-    with pytest.raises(UserError, match="leaves no example of shard 1 of 4"):
+    with pytest.raises(UserError, match="leaves no examples of shard 1 of 4"):
         next(batches(data("filtered", shuffle_buffer=0), "encoder_decoder", begin=begin))
 
 
@@ -369,7 +369,7 @@ def test_bad_input_is_told_in_one_line(tasks, more, message):
 
 def test_an_empty_source_is_told(tasks):
     tasks.add("nothing", [])
-    with pytest.raises(UserError, match="task 'nothing', split 'train': its source has no example"):
+    with pytest.raises(UserError, match="task 'nothing', split 'train': its source has no examples"):
         batches(data("nothing"), "encoder_decoder")
 
 

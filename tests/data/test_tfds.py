@@ -106,7 +106,7 @@ def test_a_set_is_downloaded_checked_and_prepared_when_it_is_first_read(
     if splits:
         assert tasks.describe("td_set").splits == {"train": None, "test": None}
     assert sorted(texts("td_set", "test")) == sorted(f"text {i}" for i in range(15, 20))
-    assert f"is not prepared in {directory}/{name}/1.0.0: it is downloaded and prepared now" in caplog.text
+    assert f"is not prepared in {directory}/{name}/1.0.0: downloading and preparing it now" in caplog.text
     assert tasks.describe("td_set").splits == {"train": 15, "test": 5}
     assert not capsys.readouterr().out  # results alone go there
     (tmp_path / "served" / "rows.jsonl").unlink()  # prepared, it is read from where it lies

@@ -245,12 +245,12 @@ def test_written_again_nothing_is_made_and_damage_is_mended(tasks, tmp_path):
 
     whole = files[2].read_bytes()
     files[2].write_bytes(whole[:-5])
-    with pytest.raises(UserError, match=r"train-00001-of-00004.array_record: has [\d,]+ bytes, was written with"):
+    with pytest.raises(UserError, match=r"train-00001-of-00004.array_record: has [\d,]+ bytes, but was written with"):
         manifests.verify(tmp_path, "mended")
     with pytest.raises(UserError, match=r"train-00001-of-00004.array_record: has"):
         batches(data("mended", tmp_path), "encoder_decoder")
     files[2].write_bytes(whole[:-5] + b"12345")
-    with pytest.raises(UserError, match=r"train-00001-of-00004.array_record: its content is not what was written"):
+    with pytest.raises(UserError, match=r"train-00001-of-00004.array_record: its content has changed"):
         manifests.verify(tmp_path, "mended")
     files[3].unlink()
     with pytest.raises(UserError, match=r"its content .*\(and 1 more\)"):
@@ -276,7 +276,7 @@ def test_cut_off_it_goes_on(tasks, tmp_path, monkeypatch):
     monkeypatch.setattr(writing, "write", failing)
     with pytest.raises(KeyboardInterrupt):
         cache("cut", str(tmp_path), splits=["train"], shards=3)
-    with pytest.raises(UserError, match="2 of 3 shards are there; the same `t2t cache` again makes the rest"):
+    with pytest.raises(UserError, match="2 of 3 shards are there; run the same `t2t cache` again to make the rest"):
         batches(data("cut", tmp_path), "encoder_decoder")
     monkeypatch.setattr(writing, "write", write)
     said = []
@@ -298,7 +298,7 @@ def test_a_directory_of_something_else_is_refused(tasks, tmp_path):
     tasks.numbered("other", 30, preprocessors=(same,))
     with pytest.raises(UserError, match="is a cache of something else: steps"):
         cache("other", str(tmp_path), splits=["train"], shards=2)
-    with pytest.raises(UserError, match=r"\(--data.cached\) was made of task 'other' with steps"):
+    with pytest.raises(UserError, match=r"\(--data.cached\) was made from task 'other' with steps"):
         batches(data("other", tmp_path), "encoder_decoder")
 
 
@@ -333,7 +333,7 @@ def test_a_refusal_for_want_of_beam_is_all_that_is_told(tasks, tmp_path, monkeyp
 
 def test_what_is_not_cached_is_told(tasks, tmp_path):
     tasks.numbered("ten", 10)
-    with pytest.raises(UserError, match="ten: no such cache; `t2t cache` makes one"):
+    with pytest.raises(UserError, match="ten: no such cache; create it with `t2t cache`"):
         batches(data("ten", tmp_path), "encoder_decoder")
     cache("ten", str(tmp_path), splits=["train"])
     with pytest.raises(UserError, match=r"\(--data.cached\) has no split 'validation'; it has train"):
