@@ -67,7 +67,7 @@ def check_model(data: Data, config: ModelConfig) -> None:
     options = f"--model.head {wanted}" + (f" --model.labels {shlex.join(labels)}" if labels else "")
     if wanted != config.output:
         raise UserError(
-            f"task {data.task!r} needs a model that predicts {_SAID[wanted]}, this one predicts {_SAID[config.output]}"
+            f"task {data.task!r} needs a model that predicts {_DESCRIPTIONS[wanted]}, this one predicts {_DESCRIPTIONS[config.output]}"
             f" (model.head {config.output!r}). Nearest: {options}."
         )
     own = config.labels
@@ -83,7 +83,7 @@ def check_model(data: Data, config: ModelConfig) -> None:
         )
 
 
-_SAID: dict[Output, str] = {
+_DESCRIPTIONS: dict[Output, str] = {
     "tokens": "tokens of the vocabulary",
     "label": "a label for each text",
     "tags": "a label for each word",

@@ -11,7 +11,7 @@ from t2t.data.converters import Example
 
 BLOCK = 32
 """Examples in a block."""
-_NOTHING = {tf.int32: np.int32(-(2**31)), tf.float32: np.float32(-np.inf)}
+_PADDING = {tf.int32: np.int32(-(2**31)), tf.float32: np.float32(-np.inf)}
 """Padding values of a block. No feature has them: they are neither ids nor weights."""
 
 
@@ -21,7 +21,7 @@ def blocks(dataset: tf.data.Dataset, size: int = BLOCK) -> tf.data.Dataset:
     Ragged batches would be slower: they call a function for each feature of each example.
     """
     return dataset.padded_batch(
-        size, padding_values={k: _NOTHING[spec.dtype] for k, spec in dataset.element_spec.items()}
+        size, padding_values={k: _PADDING[spec.dtype] for k, spec in dataset.element_spec.items()}
     )
 
 
@@ -31,7 +31,7 @@ def stacked(
     """Return a block's features, [N, L], and the length of each in each example, [N]."""
     arrays = {name: block[name].numpy() for name in features}
     return arrays, {
-        name: np.count_nonzero(array != _NOTHING[block[name].dtype], axis=1) for name, array in arrays.items()
+        name: np.count_nonzero(array != _PADDING[block[name].dtype], axis=1) for name, array in arrays.items()
     }
 
 

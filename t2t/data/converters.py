@@ -13,7 +13,7 @@ from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 
-from t2t.data.filling import Places, cut, shifted, sizes_of
+from t2t.data.filling import RowPositions, cut, shifted, sizes_of
 from t2t.errors import UserError
 from t2t.nn.model import Kind
 from t2t.types import Batch, Extra
@@ -78,7 +78,7 @@ class FeatureConverter(abc.ABC):
         """Return how many tokens of each of `rows` an example takes."""
 
     @abc.abstractmethod
-    def _batch(self, examples: Sequence[Example], counts: Sequence[int]) -> tuple[Batch, Places, np.ndarray]:
+    def _batch(self, examples: Sequence[Example], counts: Sequence[int]) -> tuple[Batch, RowPositions, np.ndarray]:
         """Return the batch, the positions where targets are predicted, and how many of each example's positions come before its first target, [N]."""
 
     @abc.abstractmethod
@@ -175,41 +175,41 @@ class FeatureConverter(abc.ABC):
         """
         examples = [example for row in rows for example in row]
         counts = [len(row) for row in rows]
-        batch, places, before = self._batch(examples, counts)
+        batch, positions, before = self._batch(examples, counts)
         if not self.extras:
             return batch
-        made = {}
+        arrays = {}
         for extra in self.extras:
             values = [example[extra.name] for example in examples]
             if extra.per == "target":
                 pieces = [x for n, piece in zip(before, values, strict=True) for x in (np.zeros(n, extra.dtype), piece)]
-                made[extra.name] = places.put(pieces, extra.dtype)
+                arrays[extra.name] = positions.scatter(pieces, extra.dtype)
             else:
-                made[extra.name] = _in_slots(extra, values, counts)
-        return replace(batch, extra=made)
+                arrays[extra.name] = _in_slots(extra, values, counts)
+        return replace(batch, extra=arrays)
 
     def _check_sizes(self, sizes: Mapping[str, np.ndarray]) -> None:
         for name in self.followers:
-            odd = sizes[name] != sizes[self.leader]
-            if odd.any():
-                at = odd.argmax()
+            unequal = sizes[name] != sizes[self.leader]
+            if unequal.any():
+                at = unequal.argmax()
                 raise UserError(
                     f"feature {name!r} must have one value for each of the {self.leader}; an example has {sizes[name][at]} {name}"
                     f" and {sizes[self.leader][at]} {self.leader}."
                 )
         for extra in self.extras:
-            if extra.per == "example" and (odd := sizes[extra.name] != extra.size).any():
+            if extra.per == "example" and (unequal := sizes[extra.name] != extra.size).any():
                 raise UserError(
                     f"feature {extra.name!r} must have {extra.size} finite values in each example (shape {extra.shape});"
-                    f" one has {sizes[extra.name][odd.argmax()]}."
+                    f" one has {sizes[extra.name][unequal.argmax()]}."
                 )
 
     def _used(self, ids: np.ndarray, sizes: np.ndarray) -> np.ndarray:
         """Return the lengths without the padding at the end. A 0 before another id is a token."""
         if not self.zero_pads:
             return sizes
-        places = np.arange(1, ids.shape[1] + 1)
-        return np.max(places * ((ids != 0) & (places <= sizes[:, None])), axis=1, initial=0)
+        positions = np.arange(1, ids.shape[1] + 1)
+        return np.max(positions * ((ids != 0) & (positions <= sizes[:, None])), axis=1, initial=0)
 
 
 Convert: TypeAlias = Callable[[FeatureConverter], FeatureConverter]
@@ -269,33 +269,33 @@ class EncoderConverter(FeatureConverter):
     def _tokens(self, example: Example) -> tuple[int, ...]:
         return (len(example["inputs"]),)
 
-    def _batch(self, examples: Sequence[Example], counts: Sequence[int]) -> tuple[Batch, Places, np.ndarray]:
+    def _batch(self, examples: Sequence[Example], counts: Sequence[int]) -> tuple[Batch, RowPositions, np.ndarray]:
         inputs = [example["inputs"] for example in examples]
-        places = Places(counts, sizes_of(inputs), self.inputs_length)
-        encoder = places.tokens(inputs)
+        positions = RowPositions(counts, sizes_of(inputs), self.inputs_length)
+        encoder = positions.tokens(inputs)
         if self.has_types:
-            encoder = replace(encoder, types=places.put([example["types"] for example in examples], np.int32))
+            encoder = replace(encoder, types=positions.scatter([example["types"] for example in examples], np.int32))
         batch = Batch(
             encoder=encoder,
             decoder=None,
-            targets=places.put([example["targets"] for example in examples], np.int32),
-            weights=places.put([example["weights"] for example in examples], np.float32),
+            targets=positions.scatter([example["targets"] for example in examples], np.int32),
+            weights=positions.scatter([example["weights"] for example in examples], np.float32),
         )
-        return batch, places, np.zeros(len(examples), np.int64)
+        return batch, positions, np.zeros(len(examples), np.int64)
 
     def _check_sizes(self, sizes: Mapping[str, np.ndarray]) -> None:
-        odd = np.any([sizes[name] != sizes["inputs"] for name in self.own_features], axis=0)
-        if odd.any():
+        unequal = np.any([sizes[name] != sizes["inputs"] for name in self.own_features], axis=0)
+        if unequal.any():
             *names, last = self.own_features
             raise UserError(
                 f"an encoder's {', '.join(names)} and {last} must have equal lengths; an example has "
-                + ", ".join(f"{sizes[name][odd.argmax()]} {name}" for name in self.own_features)
+                + ", ".join(f"{sizes[name][unequal.argmax()]} {name}" for name in self.own_features)
                 + "."
             )
         super()._check_sizes(sizes)
 
 
-class _OfTargets(FeatureConverter):
+class _TargetsConverter(FeatureConverter):
     """Converter of the kinds that generate targets token by token."""
 
     @property
@@ -319,7 +319,7 @@ class _OfTargets(FeatureConverter):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DecoderConverter(_OfTargets):
+class DecoderConverter(_TargetsConverter):
     """Rows of inputs followed by targets."""
 
     kind: ClassVar[Kind] = "decoder"
@@ -334,7 +334,7 @@ class DecoderConverter(_OfTargets):
         start = np.array([self.bos_id], np.int32)
         inputs = [x["inputs"] if self.has_inputs else start[:0] for x in examples]
         width = 1 + (self.inputs_length if self.has_inputs else 0)
-        decoder = Places([1] * len(inputs), 1 + sizes_of(inputs), width).tokens(
+        decoder = RowPositions([1] * len(inputs), 1 + sizes_of(inputs), width).tokens(
             [ids for given in inputs for ids in (start, given)]
         )
         if self.has_inputs and not self.loss_on_inputs:
@@ -345,25 +345,25 @@ class DecoderConverter(_OfTargets):
     def _tokens(self, example: Example) -> tuple[int, ...]:
         return (sum(len(example[name]) for name in self.own_features),)
 
-    def _batch(self, examples: Sequence[Example], counts: Sequence[int]) -> tuple[Batch, Places, np.ndarray]:
+    def _batch(self, examples: Sequence[Example], counts: Sequence[int]) -> tuple[Batch, RowPositions, np.ndarray]:
         none = np.zeros(len(examples), np.int64)
         given = sizes_of([example["inputs"] for example in examples]) if self.has_inputs else none
         sizes = given + sizes_of([example["targets"] for example in examples])
-        places = Places(counts, sizes, self.inputs_length + self.targets_length)
-        wanted = places.tokens([example[name] for example in examples for name in self.own_features])
+        positions = RowPositions(counts, sizes, self.inputs_length + self.targets_length)
+        wanted = positions.tokens([example[name] for example in examples for name in self.own_features])
         decoder = shifted(wanted, self.bos_id)
         weights = (np.asarray(wanted.segments) > 0).astype(np.float32)
         if self.has_inputs:
-            left = places.left(given)
-            weights[places.put([left > 0], np.bool_)] = self.loss_on_inputs
+            left = positions.left(given)
+            weights[positions.scatter([left > 0], np.bool_)] = self.loss_on_inputs
             if not self.loss_on_inputs:
                 # The start token and the inputs after it: the decoder positions that see no target.
-                decoder = replace(decoder, prefix=places.put([left >= 0], np.int32))
-        return Batch(encoder=None, decoder=decoder, targets=wanted.ids, weights=weights), places, given
+                decoder = replace(decoder, prefix=positions.scatter([left >= 0], np.int32))
+        return Batch(encoder=None, decoder=decoder, targets=wanted.ids, weights=weights), positions, given
 
 
 @dataclass(frozen=True, kw_only=True)
-class EncoderDecoderConverter(_OfTargets):
+class EncoderDecoderConverter(_TargetsConverter):
     """Rows of inputs for the encoder, rows of targets for the decoder."""
 
     kind: ClassVar[Kind] = "encoder_decoder"
@@ -385,25 +385,25 @@ class EncoderDecoderConverter(_OfTargets):
         """Return the inputs for the encoder and the start token for the decoder."""
         batch, *_ = self._batch([{**x, "targets": x["targets"][:0]} for x in examples], [1] * len(examples))
         start = np.array([self.bos_id], np.int32)
-        decoder = Places([1] * len(examples), np.ones(len(examples), np.int64), 1).tokens([start] * len(examples))
+        decoder = RowPositions([1] * len(examples), np.ones(len(examples), np.int64), 1).tokens([start] * len(examples))
         zeros = np.zeros_like(decoder.ids)
         return replace(batch, decoder=decoder, targets=zeros, weights=zeros.astype(np.float32))
 
     def _tokens(self, example: Example) -> tuple[int, ...]:
         return (len(example["inputs"]), len(example["targets"]))
 
-    def _batch(self, examples: Sequence[Example], counts: Sequence[int]) -> tuple[Batch, Places, np.ndarray]:
+    def _batch(self, examples: Sequence[Example], counts: Sequence[int]) -> tuple[Batch, RowPositions, np.ndarray]:
         inputs, targets = ([example[name] for example in examples] for name in ("inputs", "targets"))
-        encoder = Places(counts, sizes_of(inputs), self.inputs_length).tokens(inputs)
-        places = Places(counts, sizes_of(targets), self.targets_length)
-        wanted = places.tokens(targets)
+        encoder = RowPositions(counts, sizes_of(inputs), self.inputs_length).tokens(inputs)
+        positions = RowPositions(counts, sizes_of(targets), self.targets_length)
+        wanted = positions.tokens(targets)
         batch = Batch(
             encoder=encoder,
             decoder=shifted(wanted, self.bos_id),
             targets=wanted.ids,
             weights=(np.asarray(wanted.segments) > 0).astype(np.float32),
         )
-        return batch, places, np.zeros(len(examples), np.int64)
+        return batch, positions, np.zeros(len(examples), np.int64)
 
 
 CONVERTERS: dict[Kind, type[FeatureConverter]] = {

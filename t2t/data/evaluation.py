@@ -79,8 +79,8 @@ class EvaluationBatches:
         self.counts = Counts()
         self._batch_size = batch_size
         self._examples = examples
-        share = batch_size // process_count
-        self._own = slice(process_index * share, (process_index + 1) * share)
+        rows_each = batch_size // process_count
+        self._own_rows = slice(process_index * rows_each, (process_index + 1) * rows_each)
         self._iterator = self._batches()
 
     def __iter__(self) -> Iterator[tuple[Batch, list[dict[str, Any]]]]:
@@ -130,4 +130,4 @@ class EvaluationBatches:
             self.counts.empty += not self.layout.predicts(example)
             rows.append([example])
         rows += [[]] * (self._batch_size - len(rows))
-        return self.layout.batch(rows[self._own]), raws[self._own]
+        return self.layout.batch(rows[self._own_rows]), raws[self._own_rows]

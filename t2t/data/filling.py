@@ -10,7 +10,7 @@ import numpy as np
 from t2t.types import Tokens
 
 
-class Places:
+class RowPositions:
     """Positions of the examples' tokens in rows. The examples of a row follow one another; 0 pads the rest of the row.
 
     counts: number of examples in each row.
@@ -27,23 +27,23 @@ class Places:
         before = np.cumsum(sizes) - sizes
         count = np.arange(int(sizes.sum()))
         self._positions = count - np.repeat(before, sizes)
-        self._at = count + np.repeat((rows * length - (np.cumsum(taken) - taken)[rows]), sizes)
+        self._flat_positions = count + np.repeat((rows * length - (np.cumsum(taken) - taken)[rows]), sizes)
         number = np.arange(1, len(sizes) + 1) - np.repeat(np.cumsum(counts) - counts, counts)
         self._segments = np.repeat(number, sizes)
 
-    def put(self, pieces: Sequence[np.ndarray], dtype: type | str) -> np.ndarray:
+    def scatter(self, pieces: Sequence[np.ndarray], dtype: type | str) -> np.ndarray:
         """Return [rows, length] with each value at its token's position. The concatenated pieces have one value per token, in order of the examples."""
         filled: np.ndarray = np.zeros(self._shape, dtype)
         if pieces:
-            filled.reshape(-1)[self._at] = np.concatenate(pieces)
+            filled.reshape(-1)[self._flat_positions] = np.concatenate(pieces)
         return filled
 
     def tokens(self, pieces: Sequence[np.ndarray]) -> Tokens:
         """Return the tokens with their positions and segments."""
         return Tokens(
-            ids=self.put(pieces, np.int32),
-            positions=self.put([self._positions], np.int32),
-            segments=self.put([self._segments], np.int32),
+            ids=self.scatter(pieces, np.int32),
+            positions=self.scatter([self._positions], np.int32),
+            segments=self.scatter([self._segments], np.int32),
         )
 
     def left(self, sizes: np.ndarray) -> np.ndarray:

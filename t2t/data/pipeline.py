@@ -101,20 +101,20 @@ class BatchIterator:
         self._provider, self._data, self._repeat = provider, data, repeat
         self._cached = _cache_of(data, provider)
         own = data.shards // process_count
-        self._own = range(process_index * own, (process_index + 1) * own)
+        self._own_shards = range(process_index * own, (process_index + 1) * own)
         # A finite pass ends with the last shard of all hosts. To know when, each host must read all shards.
-        self._indices = self._own if repeat else range(data.shards)
+        self._indices = self._own_shards if repeat else range(data.shards)
         self._shards: list[ShardReader] = []
         for index in self._indices:
             self._shards.append(self._shard(index))
             if begin:
-                self._shards[-1].begin()
+                self._shards[-1].start()
         self._rows_each = data.batch_size // data.shards
-        self._handed: deque[list[list[Row]]] = deque(maxlen=KEPT)
+        self._returned: deque[list[list[Row]]] = deque(maxlen=KEPT)
         self._made: deque[tuple[list[list[Row]], Batch]] = deque()
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
-        self._ended = self._closed = self._examined = False
+        self._ended = self._closed = self._checked = False
         self._making = threading.Lock()  # held while rows move from the shards to `_made`
         self._changed = threading.Condition()  # guards `_made`, `_error`, `_ended`, `_closed`
 
@@ -129,13 +129,13 @@ class BatchIterator:
           UserError: the source reports an error, for example a bad line.
         """
         self._start()
-        while not self._wait(None if self._examined else PATIENCE):
-            self._examined = True
-            self._examine()
+        while not self._wait(None if self._checked else PATIENCE):
+            self._checked = True
+            self._check_for_examples()
         with self._changed:
             if self._made:
                 rows, batch = self._made.popleft()
-                self._handed.append(rows)
+                self._returned.append(rows)
                 self._changed.notify_all()
                 return batch
             if self._error is not None:
@@ -152,7 +152,7 @@ class BatchIterator:
     @property
     def counts(self) -> Counts:
         """Number of examples that this host read, trimmed and dropped as empty, since the first batch of the run."""
-        counts = [shard.counts for index, shard in zip(self._indices, self._shards, strict=True) if index in self._own]
+        counts = [shard.counts for index, shard in zip(self._indices, self._shards, strict=True) if index in self._own_shards]
         return Counts(
             examples=sum(count.examples for count in counts),
             trimmed=sum(count.trimmed for count in counts),
@@ -166,14 +166,14 @@ class BatchIterator:
 
         unused: number of the last returned batches that do not count either.
         """
-        if not 0 <= unused <= len(self._handed):
-            raise ValueError(f"unused={unused}: only the last {len(self._handed)} returned batches can be taken back")
+        if not 0 <= unused <= len(self._returned):
+            raise ValueError(f"unused={unused}: only the last {len(self._returned)} returned batches can be taken back")
         with self._making, self._changed:
-            back = [*list(self._handed)[len(self._handed) - unused :], *(rows for rows, _ in self._made)]
+            unused_rows = [*list(self._returned)[len(self._returned) - unused :], *(rows for rows, _ in self._made)]
             return {
-                self._key(index): shard.save([row for rows in back for row in rows[i]], self._identity())
+                self._key(index): shard.save([row for rows in unused_rows for row in rows[i]], self._identity())
                 for i, (index, shard) in enumerate(zip(self._indices, self._shards, strict=True))
-                if index in self._own
+                if index in self._own_shards
             }
 
     def restore(self, position: dict[str, bytes]) -> None:
@@ -193,7 +193,7 @@ class BatchIterator:
             for index, shard in zip(self._indices, self._shards, strict=True):
                 shard.load(position[self._key(index)], self._identity())
             self._made.clear()
-            self._handed.clear()
+            self._returned.clear()
             self._error, self._ended, self._closed = None, False, False
 
     def close(self) -> None:
@@ -235,7 +235,7 @@ class BatchIterator:
 
     def _start(self) -> None:
         if self._thread is None and not self._closed:
-            self._thread = threading.Thread(target=self._make, name="t2t-batches", daemon=True)
+            self._thread = threading.Thread(target=self._make_batches, name="t2t-batches", daemon=True)
             self._thread.start()
 
     def _stop(self) -> None:
@@ -246,7 +246,7 @@ class BatchIterator:
             self._thread.join(timeout=5)  # it takes longer only if TensorFlow searches forever in a shard without examples
             self._thread = None
 
-    def _make(self) -> None:
+    def _make_batches(self) -> None:
         try:
             while True:
                 with self._changed:
@@ -289,11 +289,11 @@ class BatchIterator:
     def _batch(self, taken: Sequence[list[Row]]) -> Batch:
         rows: list[Row] = []
         for index, got in zip(self._indices, taken, strict=True):
-            if index in self._own:
+            if index in self._own_shards:
                 rows += got + cast(list[Row], [[]]) * (self._rows_each - len(got))
         return self.layout.batch(rows)
 
-    def _examine(self) -> None:
+    def _check_for_examples(self) -> None:
         """Raise UserError if a shard can never give an example: with `repeat`, it would search forever."""
         _log.info("no batch of task %s yet: checking whether its shards have any examples", self._data.task)
         for place, task in enumerate(tasks_of(self._provider)):

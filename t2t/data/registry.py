@@ -85,7 +85,7 @@ def converter_of(data: Data, kind: Kind, provider: Provider, convert: Convert = 
         endings = CONVERTERS[kind].variants
         raise UserError(f"task {data.task!r} {why}{_variant(data.task, endings) if endings else ''}")
     vocabulary = _vocabulary(data, provider)
-    made = convert(
+    layout = convert(
         converter(
             kind,
             inputs_length=data.inputs_length,
@@ -97,13 +97,13 @@ def converter_of(data: Data, kind: Kind, provider: Provider, convert: Convert = 
             zero_pads=vocabulary is None or vocabulary.pad_id == 0,
         )
     )
-    for name in made.features:
+    for name in layout.features:
         if name not in offered:
             raise UserError(
                 f"task {data.task!r} has no feature {name!r}, which the objective needs (experiment.objective); it has {', '.join(sorted(offered))}."
                 f"{nearest(name, offered)}"
             )
-    return made
+    return layout
 
 
 def check(data: Data, kind: str, *, process_index: int = 0, process_count: int = 1, training: bool = True) -> None:

@@ -78,7 +78,7 @@ def _report(data: Data, kind: Kind, examples: int) -> Report:
     packed: list[Row] = [row for example in kept for row in packer.add(example)]
     packed += packer.flush()
     tokens = sum(sum(layout.sizes(example)) for example in kept)
-    places = sum(layout.capacity)
+    row_size = sum(layout.capacity)
     return Report(
         examples=count,
         mean_lengths={name: float(np.mean(sizes)) for name, sizes in lengths.items()},
@@ -86,6 +86,6 @@ def _report(data: Data, kind: Kind, examples: int) -> Report:
         room=layout.limits,
         trimmed=trimmed / count,
         empty=1 - len(kept) / count,
-        padding=1 - tokens / max(1, len(kept) * places),
-        padding_packed=1 - tokens / max(1, len(packed) * places),
+        padding=1 - tokens / max(1, len(kept) * row_size),
+        padding_packed=1 - tokens / max(1, len(packed) * row_size),
     )

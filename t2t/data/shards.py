@@ -23,7 +23,7 @@ from t2t.errors import UserError
 
 _log = logging.getLogger(__name__)
 
-_NOTHING = 100_000
+_MAX_WITHOUT_TARGET = 100_000
 """If this many examples from the start have no target, give up with an error."""
 
 
@@ -55,22 +55,22 @@ class ShardReader:
         self._waiting: deque[tuple[Example, bool]] = deque()  # with whether it was truncated
         self._ready: deque[Row] = deque()
         self._ended = False
-        self._begun: Future[Any] | None = None
+        self._first_block: Future[Any] | None = None
         self.counts = Counts()
 
-    def begin(self) -> None:
+    def start(self) -> None:
         """Start to read in a thread, because a shuffle buffer must be filled first. `take` raises the thread's errors."""
-        iterator, begun = self._iterator, Future[Any]()
+        iterator, future = self._iterator, Future[Any]()
 
-        def first() -> None:
+        def read_first_block() -> None:
             try:
-                begun.set_result(next(iterator, None))
+                future.set_result(next(iterator, None))
             except BaseException as error:
-                begun.set_exception(error)
+                future.set_exception(error)
 
-        self._begun = begun
+        self._first_block = future
         # Not a pool: Python waits for pool threads at exit, and this one may search forever in a shard without examples.
-        threading.Thread(target=first, name="t2t-first", daemon=True).start()
+        threading.Thread(target=read_first_block, name="t2t-first", daemon=True).start()
 
     def take(self, number: int) -> list[Row]:
         """Return the next `number` rows, or fewer at the end of the source."""
@@ -88,7 +88,7 @@ class ShardReader:
         pending:  taken rows that count as not taken.
         identity: settings of the data. `load` compares them.
         """
-        if self._begun is not None:
+        if self._first_block is not None:
             self._receive()
         with tempfile.TemporaryDirectory() as directory:
             files = _checkpoint(self._iterator, Path(directory)) if self._iterator is not None else {}
@@ -120,7 +120,7 @@ class ShardReader:
                 )
         self._ready, self._packer.rows = deque(found.ready), found.opened
         self._waiting = deque(found.waiting)
-        self._begun = None
+        self._first_block = None
         self._blocks, self._ended, self.counts = found.blocks, found.ended, Counts(**found.counts)
         if self._ended:
             self._iterator = None
@@ -154,13 +154,13 @@ class ShardReader:
             self._ready.extend(self._packer.add(example))
             return
         self.counts.empty += 1
-        if self.counts.empty == self.counts.examples == _NOTHING:
-            raise UserError(f"{self._name}: none of the first {_NOTHING} examples has a target.")
+        if self.counts.empty == self.counts.examples == _MAX_WITHOUT_TARGET:
+            raise UserError(f"{self._name}: none of the first {_MAX_WITHOUT_TARGET} examples has a target.")
 
     def _receive(self) -> None:
         """Read the next block of examples. At the end of the source, finish the open rows."""
-        block = next(self._iterator, None) if self._begun is None else self._begun.result()
-        self._begun = None
+        block = next(self._iterator, None) if self._first_block is None else self._first_block.result()
+        self._first_block = None
         if block is None:
             self._ended, self._iterator = True, None
             self._ready.extend(self._packer.flush())
@@ -189,8 +189,8 @@ def _restored(dataset: tf.data.Dataset, files: Mapping[str, bytes], name: str) -
         try:
             tf.train.Checkpoint(iterator=iterator).read(str(Path(directory) / "iterator")).assert_consumed()
         except (tf.errors.OpError, AssertionError, ValueError, RuntimeError) as error:
-            told = error.message if isinstance(error, tf.errors.OpError) else str(error)
+            reason = error.message if isinstance(error, tf.errors.OpError) else str(error)
             raise UserError(
-                f"data position of {name} does not fit the task as it is registered now ({(told.splitlines() or ['no reason given'])[0]})."
+                f"data position of {name} does not fit the task as it is registered now ({(reason.splitlines() or ['no reason given'])[0]})."
             ) from error
     return iterator

@@ -38,14 +38,14 @@ except RuntimeError:
 
 def options() -> tf.data.Options:
     """Return the tf.data options of every pipeline in this package."""
-    chosen = tf.data.Options()
-    chosen.deterministic = True
+    opts = tf.data.Options()
+    opts.deterministic = True
     # Deleting an iterator waits for its autotuner, which may miss the signal and sleep for up to a minute.
     # Without autotuning, a parallel map runs as many calls as there are cores.
-    chosen.autotune.enabled = False
+    opts.autotune.enabled = False
     # Python functions with stateful=True and unseeded random ops have state that cannot be saved: fail instead of resuming wrongly.
-    chosen.experimental_external_state_policy = tf.data.experimental.ExternalStatePolicy.FAIL
-    return chosen
+    opts.experimental_external_state_policy = tf.data.experimental.ExternalStatePolicy.FAIL
+    return opts
 
 
 def examples(
@@ -75,7 +75,7 @@ def examples(
         flat = {x.name: tf.reshape(example[x.name], [-1]) for x in layout.extras}
         return {name: tf.cast({**example, **flat}[name], layout.dtype(name)) for name in layout.features}
 
-    def one(task: seqio.Task) -> tf.data.Dataset:
+    def task_examples(task: seqio.Task) -> tf.data.Dataset:
         place = tasks.index(task)
         ds = raw(task, data, layout, place=place, shard=shard, shards=shards, repeat=repeat, shuffle=shuffle)
         check_features(task, layout, ds.element_spec)
@@ -91,22 +91,22 @@ def examples(
         return provider.get_rate(CachedTask(data.cached, task).task() if data.cached is not None and flat else task)
 
     if isinstance(provider, seqio.Task):
-        return one(provider)
+        return task_examples(provider)
     for task in tasks:
         if data.split not in task.splits:
             _log.warning("mixture %s: task %s has no split %s and is skipped", provider.name, task.name, data.split)
     seed = _seed(data.seed, "mixture", shard)
     if not repeat:
-        having = tasks_of(provider, data.split)
+        with_split = tasks_of(provider, data.split)
         return tf.data.Dataset.sample_from_datasets(
-            [one(task) for task in having],
-            [rate(task) for task in having],
+            [task_examples(task) for task in with_split],
+            [rate(task) for task in with_split],
             seed=seed,
             stop_on_empty_dataset=False,
         )
     # The mixture samples as registered. Only the examples of its tasks are made here.
     mixture: Any = copy.copy(provider)
-    mixture.get_task_dataset = lambda task, *args, **kwargs: one(task)
+    mixture.get_task_dataset = lambda task, *args, **kwargs: task_examples(task)
     mixture.get_rate = rate
     return mixture.get_dataset(sequence_length=layout.lengths, split=data.split, shuffle=shuffle, seed=seed)
 
@@ -127,7 +127,7 @@ def raw(
     place: the index of the task in its mixture.
     """
 
-    def made() -> tf.data.Dataset:
+    def build() -> tf.data.Dataset:
         seed = _seed(data.seed, "preprocessors", place, shard)
         if data.cached is not None:
             cached = CachedTask(data.cached, task)
@@ -141,27 +141,27 @@ def raw(
             ds = task.preprocess_precache(ds, seed=seed)
         return steps.preprocess_postcache(ds, sequence_length=layout.lengths, seed=seed).with_options(options())
 
-    return _built(made, task.name)
+    return _build(build, task.name)
 
 
-_converted: set[str] = set()
+_needs_autograph: set[str] = set()
 """Tasks whose preprocessors need AutoGraph."""
 
 
-def _built(made: Callable[[], tf.data.Dataset], name: str) -> tf.data.Dataset:
-    """Return `made()`, with AutoGraph only if it fails without. AutoGraph takes most of the building time, and the library's own tasks do not need it.
+def _build(build: Callable[[], tf.data.Dataset], name: str) -> tf.data.Dataset:
+    """Return `build()`, with AutoGraph only if it fails without. AutoGraph takes most of the building time, and the library's own tasks do not need it.
 
     AutoGraph only changes Python control flow on tensors, which raises an error without it. So the data is the same.
     """
-    if name not in _converted:
+    if name not in _needs_autograph:
         try:
-            return tf.autograph.experimental.do_not_convert(made)()
+            return tf.autograph.experimental.do_not_convert(build)()
         except (UserError, Failure):
             raise
         except Exception as error:  # using a tensor as a Python value raises many kinds of errors
             _log.debug("task %s is built with AutoGraph: %s", name, error)
-    ds = made()
-    _converted.add(name)
+    ds = build()
+    _needs_autograph.add(name)
     return ds
 
 

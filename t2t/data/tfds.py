@@ -55,11 +55,11 @@ def _builders(source: seqio.DataSource) -> Iterator[Any]:
     import tensorflow_datasets as tfds
 
     loader = source.tfds_dataset
-    named = loader.tfds_splits
-    places = [(split.dataset, split.data_dir) for split in named.values()] if named else [(None, None)]
-    for dataset, directory in dict.fromkeys(places):
+    tfds_splits = loader.tfds_splits
+    datasets = [(split.dataset, split.data_dir) for split in tfds_splits.values()] if tfds_splits else [(None, None)]
+    for dataset, directory in dict.fromkeys(datasets):
         try:
-            if named is None:
+            if tfds_splits is None:
                 yield loader.builder
             else:
                 yield tfds.builder(dataset, data_dir=directory) if dataset else tfds.builder_from_directory(directory)
@@ -75,11 +75,11 @@ def _prepare(builder: Any) -> None:
     missing = f"data set {name!r} is not prepared in {builder.data_dir}"
     where = f"(--data-dir, {VARIABLE} or TFDS_DATA_DIR name another directory than {builder.data_dir_root})"
     if isinstance(builder, tfds.core.BeamBasedBuilder):
-        beside = builder.data_path.parent
-        versions = sorted(path.name for path in beside.iterdir()) if beside.is_dir() else []
+        versions_directory = builder.data_path.parent
+        versions = sorted(path.name for path in versions_directory.iterdir()) if versions_directory.is_dir() else []
         raise UserError(
             f"{missing} {where} and is too large to prepare here: run `tfds build {name} --data_dir {builder.data_dir_root}`, which uses Beam; {_HELP}."
-            + (f" Nearest: version {', '.join(versions)}, which is there." if versions else "")
+            + (f" Nearest: version {', '.join(versions)}, which exists." if versions else "")
         )
     if type(builder).__name__ == "ReadOnlyBuilder":
         raise UserError(f"{missing} {where}; {_HELP}.")

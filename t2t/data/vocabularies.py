@@ -105,10 +105,10 @@ def to_seqio(vocabulary: Vocabulary) -> seqio.Vocabulary:
       UserError: the vocabulary has no counterpart in SeqIO.
     """
     if isinstance(vocabulary, Bytes):
-        return _ended(seqio.ByteVocabulary(extra_ids=vocabulary.extra_ids), vocabulary.ends)
+        return _with_ends(seqio.ByteVocabulary(extra_ids=vocabulary.extra_ids), vocabulary.ends)
     if isinstance(vocabulary, SentencePiece):
         _ = vocabulary.size  # raises a one-line error if the file is unreadable or unsuitable
-        return _ended(seqio.SentencePieceVocabulary(vocabulary.path, extra_ids=vocabulary.extra_ids), vocabulary.ends)
+        return _with_ends(seqio.SentencePieceVocabulary(vocabulary.path, extra_ids=vocabulary.extra_ids), vocabulary.ends)
     if isinstance(vocabulary, WordPiece | Tokenizer):
         _ = vocabulary.size
         return TokenizerVocabulary(vocabulary)
@@ -117,11 +117,11 @@ def to_seqio(vocabulary: Vocabulary) -> seqio.Vocabulary:
     )
 
 
-def _ended(made: seqio.Vocabulary, ends: tuple[int, ...]) -> seqio.Vocabulary:
+def _with_ends(vocabulary: seqio.Vocabulary, ends: tuple[int, ...]) -> seqio.Vocabulary:
     """Store `Vocabulary.ends` on SeqIO's vocabulary, which has only one EOS, so that `from_seqio` can restore them."""
     if ends:
-        setattr(made, _ENDS, ends)
-    return made
+        setattr(vocabulary, _ENDS, ends)
+    return vocabulary
 
 
 def from_seqio(vocabulary: seqio.Vocabulary) -> Vocabulary:
@@ -141,7 +141,7 @@ def from_seqio(vocabulary: seqio.Vocabulary) -> Vocabulary:
             extra_ids=vocabulary.extra_ids,
             use_fast_tokenizer=vocabulary._use_fast_tokenizer,
         )
-        if vocabulary != _ended(plain, ends):
+        if vocabulary != _with_ends(plain, ends):
             raise UserError(
                 f"vocabulary {vocabulary.sentencepiece_model_file!r}: reverse_extra_ids=False and normalizer_spec_overrides"
                 " are not supported; put the normalization into the model file."

@@ -23,12 +23,12 @@ class Bytes(Vocabulary):
 
     @property
     def eos_id(self) -> int:
-        """1."""
+        """1, the end-of-sequence id."""
         return 1
 
     @property
     def unk_id(self) -> int:
-        """2; no text encodes to it."""
+        """2, the unknown id. No text encodes to it."""
         return 2
 
     def encode(self, text: str) -> list[int]:

@@ -1,20 +1,52 @@
-"""Load a `tokenizer.json` with the `tokenizers` library.
+"""Base class of the vocabularies of the `tokenizers` library, and loading of a `tokenizer.json`.
 
 For a damaged file, the library raises an Exception, panics in its Rust code, or panics at the first text.
 """
 
 from __future__ import annotations
 
+import abc
 import base64
 import binascii
 import re
+from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 from tokenizers import Tokenizer as Library
 
 from t2t.errors import UserError
+from t2t.vocabularies.base import MARKER
+from t2t.vocabularies.files import FileVocabulary
 
 _CHARSMAP = re.compile(r'"precompiled_charsmap"\s*:\s*"([^"]*)"')
+
+
+@dataclass(frozen=True, kw_only=True)
+class LibraryVocabulary(FileVocabulary):
+    """A vocabulary that encodes texts with the `tokenizers` library."""
+
+    @property
+    @abc.abstractmethod
+    def _tokenizer(self) -> Library:
+        """The tokenizer with the sentinels."""
+
+    @property
+    def size(self) -> int:
+        """The largest id + 1."""
+        return size_of(self._tokenizer)
+
+    def library(self) -> Library:
+        """Return a copy of the library's tokenizer, including the sentinels."""
+        return Library.from_str(self._tokenizer.to_str())
+
+    def encode(self, text: str) -> list[int]:
+        """Return the ids without BOS and EOS. Special tokens in the text become their ids."""
+        return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+    def encode_marked(self, text: str) -> list[int]:
+        """Return the ids. The file defines which whitespace belongs to a sentinel or the mask."""
+        return self.encode(MARKER.sub(lambda match: cast(str, self._tokenizer.id_to_token(self._marked(match))), text))
 
 
 def load(content: bytes, where: str) -> Library:

@@ -48,8 +48,8 @@ class SentencePiece(FileVocabulary):
     @property
     def bos_id(self) -> int:
         """The model's BOS id, or 0 (padding) if it has none."""
-        own = self._processor.bos_id()
-        return own if own >= 0 else 0
+        found = self._processor.bos_id()
+        return found if found >= 0 else 0
 
     @property
     def mask_id(self) -> int | None:
@@ -71,12 +71,12 @@ class SentencePiece(FileVocabulary):
         """
         wanted: list[int] = []
 
-        def spelled(match: re.Match[str]) -> str:
+        def replace(match: re.Match[str]) -> str:
             wanted.append(self._marked(match))
             name = _MASK if match[2] else match[0]
             return name if match.start() == 0 or text[match.start() - 1].isspace() else f" {name}"
 
-        marked = MARKER.sub(spelled, text)
+        marked = MARKER.sub(replace, text)
         if not wanted:
             return self.encode(text)
         processor = _sentencepiece(self.path, stamp(self.path), self.extra_ids, True)

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 from tokenizers import AddedToken
 from tokenizers import Tokenizer as Library
 
 from t2t.errors import UserError, nearest
-from t2t.vocabularies.base import MARKER
-from t2t.vocabularies.files import FileVocabulary, read, stamp
-from t2t.vocabularies.library import added, load, size_of
+from t2t.vocabularies.files import read, stamp
+from t2t.vocabularies.library import LibraryVocabulary, added, load, size_of
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tokenizer(FileVocabulary):
+class Tokenizer(LibraryVocabulary):
     """A `tokenizer.json` of the `tokenizers` library. Its ids are unchanged, so id 0 may be an ordinary token.
 
     bos, eos, unk, pad, mask, cls, sep: the special tokens as they are written in the file, None if there is none. `eos` is required.
@@ -41,11 +40,6 @@ class Tokenizer(FileVocabulary):
 
     def _id(self, token: str | None) -> int | None:
         return None if token is None else self._tokenizer.token_to_id(token)
-
-    @property
-    def size(self) -> int:
-        """The largest id + 1."""
-        return size_of(self._tokenizer)
 
     @property
     def pad_id(self) -> int | None:
@@ -96,12 +90,12 @@ class Tokenizer(FileVocabulary):
     @property
     def between(self) -> list[int]:
         """The ids that the file puts between the two texts of a pair, if they are all `sep`. Otherwise see `Vocabulary.between`."""
-        made = self._tokenizer.encode("a", "b", add_special_tokens=True)
-        places = made.sequence_ids
-        if self.cls_id is None or self.sep_id is None or 0 not in places or 1 not in places:
+        pair = self._tokenizer.encode("a", "b", add_special_tokens=True)
+        texts = pair.sequence_ids
+        if self.cls_id is None or self.sep_id is None or 0 not in texts or 1 not in texts:
             return super().between
-        last = max(i for i, sequence in enumerate(places) if sequence == 0)
-        found = made.ids[last + 1 : places.index(1)]
+        last = max(i for i, text in enumerate(texts) if text == 0)
+        found = pair.ids[last + 1 : texts.index(1)]
         return found if found and set(found) == {self.sep_id} else super().between
 
     def sentinel(self, index: int) -> int:
@@ -109,24 +103,9 @@ class Tokenizer(FileVocabulary):
         found = self._tokenizer.token_to_id(f"<extra_id_{index}>")
         return super().sentinel(index) if found is None else found
 
-    def library(self) -> Library:
-        """Return a copy of the library's tokenizer, including the sentinels."""
-        return Library.from_str(self._tokenizer.to_str())
-
-    def encode(self, text: str) -> list[int]:
-        """Return the ids without BOS and EOS. Special tokens in the text become their ids."""
-        return self._tokenizer.encode(text, add_special_tokens=False).ids
-
-    def encode_marked(self, text: str) -> list[int]:
-        """Return the ids. The file defines which whitespace belongs to a sentinel or the mask."""
-        return self.encode(MARKER.sub(lambda match: self._spelled(self._marked(match)), text))
-
-    def _spelled(self, token: int) -> str:
-        return cast(str, self._tokenizer.id_to_token(token))
-
     def _decode(self, ids: list[int]) -> str:
-        unseen = {self.cls_id, self._id(self.bos)}
-        return self._tokenizer.decode([i for i in ids if i not in unseen], skip_special_tokens=False)
+        dropped = {self.cls_id, self._id(self.bos)}
+        return self._tokenizer.decode([i for i in ids if i not in dropped], skip_special_tokens=False)
 
 
 @functools.lru_cache(maxsize=16)
@@ -137,8 +116,8 @@ def _load(path: str, version: Any, named: tuple[str, ...], extra_ids: int) -> Li
         if token not in known:
             raise UserError(f"vocabulary file {path!r} has no token {token!r}.{nearest(token, known)}")
     # As in `transformers`, the named special tokens are never split.
-    there = added(tokenizer)
-    tokenizer.add_special_tokens([token for token in dict.fromkeys(named) if token not in there])
+    already_added = added(tokenizer)
+    tokenizer.add_special_tokens([token for token in dict.fromkeys(named) if token not in already_added])
     size = size_of(tokenizer)
     missing = [f"<extra_id_{i}>" for i in reversed(range(extra_ids)) if f"<extra_id_{i}>" not in known]
     sentinels: list[str | AddedToken] = [AddedToken(name, special=True, normalized=False) for name in missing]

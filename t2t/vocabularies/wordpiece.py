@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
+
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from t2t.errors import UserError
-from t2t.vocabularies.base import MARKER
-from t2t.vocabularies.files import FileVocabulary, read, stamp
-from t2t.vocabularies.library import added, load, size_of
-
-if TYPE_CHECKING:
-    from tokenizers import Tokenizer
+from t2t.vocabularies.files import read, stamp
+from t2t.vocabularies.library import LibraryVocabulary, added, load
 
 
 @dataclass(frozen=True, kw_only=True)
-class WordPiece(FileVocabulary):
+class WordPiece(LibraryVocabulary):
     """BERT's WordPiece (https://arxiv.org/abs/1810.04805): a `vocab.txt`, or a `tokenizer.json` of the `tokenizers` library.
 
     path:      the file. A `.json` file is read as a tokenizer.json, any other file has one token per line. [PAD] must be id 0.
@@ -33,61 +31,40 @@ class WordPiece(FileVocabulary):
         return cast(int, self._tokenizer.token_to_id(token))
 
     @property
-    def size(self) -> int:
-        """Number of tokens in the file plus the number of extra ids."""
-        return size_of(self._tokenizer)
-
-    @property
     def eos_id(self) -> int:
-        """[SEP]."""
+        """The id of [SEP]."""
         return self._special("[SEP]")
 
     @property
     def unk_id(self) -> int:
-        """[UNK]."""
+        """The id of [UNK]."""
         return self._special("[UNK]")
 
     @property
     def bos_id(self) -> int:
-        """[CLS]."""
+        """The id of [CLS]."""
         return self._special("[CLS]")
 
     @property
     def mask_id(self) -> int | None:
-        """[MASK]."""
+        """The id of [MASK]."""
         return self._special("[MASK]")
 
     @property
     def cls_id(self) -> int | None:
-        """[CLS]."""
+        """The id of [CLS]."""
         return self._special("[CLS]")
 
     @property
     def sep_id(self) -> int | None:
-        """[SEP]."""
+        """The id of [SEP]."""
         return self._special("[SEP]")
-
-    def library(self) -> Tokenizer:
-        """Return a copy of the library's tokenizer, including the sentinels."""
-        from tokenizers import Tokenizer
-
-        return Tokenizer.from_str(self._tokenizer.to_str())
-
-    def encode(self, text: str) -> list[int]:
-        """Return the ids without [CLS] and [SEP]. Special tokens in the text become their ids."""
-        return self._tokenizer.encode(text, add_special_tokens=False).ids
-
-    def encode_marked(self, text: str) -> list[int]:
-        """Return the ids. The file defines which whitespace belongs to the mask."""
-        return self.encode(MARKER.sub(lambda match: cast(str, self._tokenizer.id_to_token(self._marked(match))), text))
 
     def _decode(self, ids: list[int]) -> str:
         return self._tokenizer.decode([i for i in ids if i != self.cls_id], skip_special_tokens=False)
 
 
 def _bert(tokenizer: Tokenizer, lowercase: bool) -> None:
-    from tokenizers import decoders, normalizers, pre_tokenizers
-
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece(prefix="##")
@@ -95,8 +72,6 @@ def _bert(tokenizer: Tokenizer, lowercase: bool) -> None:
 
 @functools.lru_cache(maxsize=16)
 def _wordpiece(path: str, version: Any, lowercase: bool, extra_ids: int) -> Tokenizer:
-    from tokenizers import AddedToken, Tokenizer, models
-
     special = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
     if path.endswith(".json"):
         tokenizer = load(read(path), path)
@@ -115,8 +90,8 @@ def _wordpiece(path: str, version: Any, lowercase: bool, extra_ids: int) -> Toke
     if tokenizer.token_to_id("[PAD]") != 0:
         raise UserError(f"vocabulary file {path!r}: [PAD] is id {tokenizer.token_to_id('[PAD]')}, not 0.")
     # Tokens that are already added keep their flags, for example which whitespace belongs to the mask.
-    there = added(tokenizer)
-    tokenizer.add_special_tokens([token for token in special if token not in there])
+    already_added = added(tokenizer)
+    tokenizer.add_special_tokens([token for token in special if token not in already_added])
     sentinels: list[str | AddedToken] = [
         AddedToken(f"<extra_id_{i}>", special=True, normalized=False) for i in reversed(range(extra_ids))
     ]

@@ -139,7 +139,7 @@ def test_c4_is_never_prepared_on_the_way(directory, monkeypatch):
     assert "\n" not in str(caught.value)
     assert set(tasks.describe("c4_span_corruption").splits.values()) == {None}
     (directory / "c4" / "en" / "3.0.1").mkdir(parents=True)
-    with pytest.raises(UserError, match=r"Nearest: version 3\.0\.1, which is there"):
+    with pytest.raises(UserError, match=r"Nearest: version 3\.0\.1, which exists"):
         texts("c4_span_corruption", "train")
 
 

@@ -46,7 +46,7 @@ def test_killed_its_workers_end_and_it_goes_on_where_it_was(tmp_path, capsys):
     assert 1 <= len(done) < 6
     stamps = {file: file.stat().st_mtime_ns for file in done}
     assert run([*words, "--verify"]) == 2
-    assert f"{len(done)} of 6 shards are there" in capsys.readouterr().err
+    assert f"{len(done)} of 6 shards are complete" in capsys.readouterr().err
     assert run([*words, "--workers", "1"]) == 0
     assert {file: file.stat().st_mtime_ns for file in done} == stamps
     assert sorted(file.name for file in directory.iterdir()) == [

@@ -31,8 +31,8 @@ def test_two_processes_of_beam_write_what_one_process_writes(place, capsys):
     pytest.importorskip("apache_beam")
     assert run(words(place, "--workers", "2")) == 0
     said = capsys.readouterr()
-    assert said.err.splitlines()[0] == "written_texts: 0 of 3 shards are there"
-    assert all("shards are there" in line for line in said.err.splitlines())
+    assert said.err.splitlines()[0] == "written_texts: 0 of 3 shards are complete"
+    assert all("shards are complete" in line for line in said.err.splitlines())
     shown = said.out.splitlines()
     assert shown[0].split() == ["task", "split", "shards", "examples", "tokens", "bytes"]
     assert shown[-1].split()[:4] == ["written_texts", "train", "3", "3,000"]

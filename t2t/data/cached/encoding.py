@@ -40,15 +40,15 @@ def decode(records: tf.Tensor, fields: Mapping[str, Field]) -> dict[str, tf.Tens
 
 def finish(example: Mapping[str, tf.Tensor], fields: Mapping[str, Field]) -> dict[str, tf.Tensor]:
     """Return one example of `decode` with the types and shapes of its fields."""
-    made = {}
+    result = {}
     for name, field in fields.items():
         value = example[name]
         if _as_list(field):
             value = tf.cast(value, field.dtype) if field.dtype != "string" else value
         else:
             value = tf.io.parse_tensor(value, tf.as_dtype(field.dtype))
-        made[name] = tf.ensure_shape(value, [None] * field.rank)
-    return made
+        result[name] = tf.ensure_shape(value, [None] * field.rank)
+    return result
 
 
 def _as_list(field: Field) -> bool:

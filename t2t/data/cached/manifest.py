@@ -82,14 +82,14 @@ def load(directory: Path) -> Manifest:
     path = directory / MANIFEST
     if not path.is_file():
         if (directory / PLAN).is_file():
-            done = made(directory)
+            done = count_complete(directory)
             wanted = sum(_manifest(directory / PLAN).sharding.values())
             raise UserError(
-                f"{directory}: {done} of {wanted} shards are there; run the same `t2t cache` again to make the rest."
+                f"{directory}: {done} of {wanted} shards are complete; run the same `t2t cache` again to make the rest."
             )
-        beside = [found.name for found in directory.parent.glob("*") if (found / MANIFEST).is_file()]
+        other_caches = [found.name for found in directory.parent.glob("*") if (found / MANIFEST).is_file()]
         raise UserError(
-            f"{directory}: no such cache; create it with `t2t cache`.{nearest(directory.name, beside) if beside else ''}"
+            f"{directory}: no such cache; create it with `t2t cache`.{nearest(directory.name, other_caches) if other_caches else ''}"
         )
     manifest = _manifest(path)
     for shards in manifest.splits.values():
@@ -122,7 +122,7 @@ def record_of(file: str) -> str:
     return file.removesuffix(ENDING) + ".json"
 
 
-def made(directory: Path) -> int:
+def count_complete(directory: Path) -> int:
     """Return the number of complete shards in the directory of an unfinished cache."""
     return len(list(directory.glob("*-of-*.json")))
 

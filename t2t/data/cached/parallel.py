@@ -20,7 +20,7 @@ from t2t.errors import UserError
 from t2t.installing import how_to_install
 from t2t.vocabularies import Vocabulary
 
-_HERE = ("directrunner", "direct", "fnapirunner", "fnapi")
+_LOCAL_RUNNERS = ("directrunner", "direct", "fnapirunner", "fnapi")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,10 +45,10 @@ class Job:
 def check_installed() -> None:
     """Raise UserError if Beam is not installed."""
     try:
-        there = importlib.util.find_spec("apache_beam") is not None
+        installed = importlib.util.find_spec("apache_beam") is not None
     except ValueError:  # a module without a specification
-        there = False
-    if not there:
+        installed = False
+    if not installed:
         raise UserError(
             f"--workers above 1 and --beam need Apache Beam, which is not installed: {how_to_install('cache')}. Nearest: --workers 1."
         )
@@ -71,12 +71,12 @@ def run(jobs: Sequence[Job], workers: int, beam_options: Sequence[str], prepare:
         import apache_beam as beam
     finally:
         logging.disable(level)
-    said = io.StringIO()
+    stderr = io.StringIO()
     try:
-        with contextlib.redirect_stderr(said):  # Beam prints all its options before the error message
+        with contextlib.redirect_stderr(stderr):  # Beam prints all its options before the error message
             pipeline = _pipeline(list(beam_options), min(workers, len(jobs)))
     except (SystemExit, ValueError, ImportError) as error:
-        reason = said.getvalue().rpartition("error: ")[2] if isinstance(error, SystemExit) else str(error)
+        reason = stderr.getvalue().rpartition("error: ")[2] if isinstance(error, SystemExit) else str(error)
         raise UserError(
             f"--beam {' '.join(beam_options)!r}: Beam rejects it: {' '.join(reason.split())}"
         ) from None
@@ -90,14 +90,14 @@ def run(jobs: Sequence[Job], workers: int, beam_options: Sequence[str], prepare:
         )
 
 
-def _pipeline(words: list[str], workers: int) -> Any:
+def _pipeline(arguments: list[str], workers: int) -> Any:
     import apache_beam as beam
     from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 
-    options = PipelineOptions(words)
+    options = PipelineOptions(arguments)
     options.get_all_options()  # parses the options; exits if one is invalid
     runner = options.view_as(StandardOptions).runner
-    if runner is not None and runner.lower() not in _HERE:
+    if runner is not None and runner.lower() not in _LOCAL_RUNNERS:
         return beam.Pipeline(options=options)
     # Do not use Beam's "DirectRunner": it first tries to download another runner (Prism), and its worker processes write
     # to the terminal.
@@ -108,7 +108,7 @@ def _pipeline(words: list[str], workers: int) -> Any:
     if workers == 1:
         return beam.Pipeline(runner=FnApiRunner(), options=options)
     worker = SubprocessSDKEnvironment.from_command_string(f"exec '{sys.executable}' -m t2t.data.cached.worker")
-    options = PipelineOptions([f"--direct_num_workers={workers}", *words])
+    options = PipelineOptions([f"--direct_num_workers={workers}", *arguments])
     return beam.Pipeline(runner=FnApiRunner(default_environment=worker), options=options)
 
 

@@ -24,7 +24,7 @@ from t2t.config import fingerprint
 from t2t.data.cached import manifest as manifests
 from t2t.data.cached.encoding import decode, finish
 from t2t.data.cached.manifest import Manifest
-from t2t.data.cached.steps import check, divided
+from t2t.data.cached.steps import check, with_placeholder
 from t2t.errors import UserError, nearest
 
 AT_ONCE = 16
@@ -34,14 +34,14 @@ AT_ONCE = 16
 class Records:
     """Random access to the records of several ArrayRecord files by a global index. Thread-safe.
 
-    in_turn: whether the records alternate between the n files, so that each has every n-th record. If False, the files follow one another.
+    interleaved: whether the records alternate between the n files, so that each has every n-th record. If False, the files follow one another.
     """
 
-    def __init__(self, paths: Sequence[Path], counts: Sequence[int], *, in_turn: bool = False) -> None:
+    def __init__(self, paths: Sequence[Path], counts: Sequence[int], *, interleaved: bool = False) -> None:
         self._paths = list(paths)
         self._ends = list(itertools.accumulate(counts))
         # If the cached steps drop or add examples, the source's order cannot be restored.
-        self._in_turn = in_turn and all(
+        self._interleaved = interleaved and all(
             count == len(range(file, len(self), len(self._paths))) for file, count in enumerate(counts)
         )
         self._readers: list[Any] = [None] * len(self._paths)
@@ -75,7 +75,7 @@ class Records:
 
     def _place(self, number: int) -> tuple[int, int]:
         """Return the file of a record and its index there."""
-        if self._in_turn:
+        if self._interleaved:
             return number % len(self._paths), number // len(self._paths)
         file = bisect.bisect_right(self._ends, number)
         return file, number - (self._ends[file - 1] if file else 0)
@@ -101,9 +101,9 @@ class CachedTask:
 
     def __init__(self, out: str, task: seqio.Task) -> None:
         directory = manifests.directory_of(out, task.name)
-        self.manifest, self._records = _opened(directory, _stamp(directory))
+        self.manifest, self._records = _open(directory, _stamp(directory))
         self._directory = directory
-        self._task, self._marked = divided(task), task.supports_caching
+        self._task, self._marked = with_placeholder(task), task.supports_caching
         check(self.manifest, self._task, directory)
 
     def has(self, split: str) -> bool:
@@ -112,7 +112,7 @@ class CachedTask:
 
     def examples(self, split: str) -> int:
         """Return the number of examples in a split. Raises UserError if it is not cached."""
-        return len(self._of(split))
+        return len(self._records_of(split))
 
     def seed(self, seed: int) -> int:
         """Return the seed with which `task` makes the same random choices as the original task with `seed`.
@@ -136,36 +136,36 @@ class CachedTask:
 
         seed: seed of the order, the same for all shards, from 0 to 2^31 - 1.
         """
-        records = self._of(split)
+        records = self._records_of(split)
         count = len(records)
         # Without shuffling, a shard gets the same examples as without a cache: a contiguous part if the source supports it.
         if not shuffle and self._task.source.supports_arbitrary_sharding:
-            mine = range(count * shard // shards, count * (shard + 1) // shards)
+            own_positions = range(count * shard // shards, count * (shard + 1) // shards)
         else:
-            mine = range(shard, count, shards)
-        share = len(mine)
+            own_positions = range(shard, count, shards)
+        shard_size = len(own_positions)
         fields = self.manifest.fields
 
         def number(place: tf.Tensor) -> tf.Tensor:
-            epoch, place = place // share, mine.start + place % share * mine.step
+            epoch, place = place // shard_size, own_positions.start + place % shard_size * own_positions.step
             return ordered(place, count, seed=seed, epoch=epoch) if shuffle else place
 
-        def read(which: np.ndarray) -> np.ndarray:
-            found = np.empty(len(which), dtype=object)
-            found[:] = records.read(which)
+        def read(indexes: np.ndarray) -> np.ndarray:
+            found = np.empty(len(indexes), dtype=object)
+            found[:] = records.read(indexes)
             return found
 
-        def examples(which: tf.Tensor) -> Any:
+        def examples(indexes: tf.Tensor) -> Any:
             # stateful=False, because TensorFlow cannot save an iterator with stateful functions.
-            found = tf.numpy_function(read, [which], tf.string, stateful=False)
+            found = tf.numpy_function(read, [indexes], tf.string, stateful=False)
             found.set_shape([None])
             return decode(found, fields)
 
-        places = tf.data.Dataset.range(2**62 if repeat and share else share)
-        made = places.map(number).batch(AT_ONCE).map(examples).unbatch().map(lambda example: finish(example, fields))
-        return made.with_options(_options())
+        places = tf.data.Dataset.range(2**62 if repeat and shard_size else shard_size)
+        dataset = places.map(number).batch(AT_ONCE).map(examples).unbatch().map(lambda example: finish(example, fields))
+        return dataset.with_options(_options())
 
-    def _of(self, split: str) -> Records:
+    def _records_of(self, split: str) -> Records:
         if split not in self._records:
             splits = list(self.manifest.splits)
             raise UserError(
@@ -208,7 +208,7 @@ def _stamp(directory: Path) -> int:
 
 
 @functools.lru_cache(maxsize=256)
-def _opened(directory: Path, stamp: int) -> tuple[Manifest, dict[str, Records]]:
+def _open(directory: Path, stamp: int) -> tuple[Manifest, dict[str, Records]]:
     """Return the manifest and the records of each split, shared by all virtual shards. A new `stamp` means that the cache was rewritten."""
     manifest = manifests.load(directory)
     for found in manifests.problems(directory, manifest, content=False):
@@ -217,7 +217,7 @@ def _opened(directory: Path, stamp: int) -> tuple[Manifest, dict[str, Records]]:
         split: Records(
             [directory / shard.file for shard in shards],
             [shard.examples for shard in shards],
-            in_turn=all(shard.every > 1 for shard in shards),
+            interleaved=all(shard.every > 1 for shard in shards),
         )
         for split, shards in manifest.splits.items()
     }

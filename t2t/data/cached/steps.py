@@ -24,7 +24,7 @@ DETERMINISTIC = (seqio.preprocessors.rekey, seqio.preprocessors.tokenize)
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 
 
-def divided(task: seqio.Task) -> seqio.Task:
+def with_placeholder(task: seqio.Task) -> seqio.Task:
     """Return the task with a `CacheDatasetPlaceholder` after the steps that are cached.
 
     If the task has a placeholder, these are the steps before it. Otherwise they are the first steps that are known or marked
@@ -57,7 +57,7 @@ def _deterministic(step: Any) -> bool:
 def plan(task: seqio.Task, sharding: dict[str, int], spec: Mapping[str, Any]) -> Manifest:
     """Return the manifest of a cache of the task, without shards.
 
-    task: a task that `divided` returned.
+    task: a task that `with_placeholder` returned.
     spec: `element_spec` of the examples after the cached steps.
 
     Raises:
@@ -66,7 +66,7 @@ def plan(task: seqio.Task, sharding: dict[str, int], spec: Mapping[str, Any]) ->
     return Manifest(
         task=task.name,
         source=_source(task),
-        steps=tuple(_named(step) for step in _before(task)),
+        steps=tuple(_step_name(step) for step in _cached_steps(task)),
         vocabularies={name: _vocabulary(feature.vocabulary) for name, feature in task.output_features.items()},
         fields=_fields(task, spec),
         sharding=sharding,
@@ -77,10 +77,10 @@ def plan(task: seqio.Task, sharding: dict[str, int], spec: Mapping[str, Any]) ->
 def check(manifest: Manifest, task: seqio.Task, where: Path) -> None:
     """Raise UserError if a cache was made with different steps or vocabularies than the task has now.
 
-    task: a task that `divided` returned.
+    task: a task that `with_placeholder` returned.
     """
     now = {
-        "steps": tuple(_named(step) for step in _before(task)),
+        "steps": tuple(_step_name(step) for step in _cached_steps(task)),
         "vocabularies": {name: _vocabulary(feature.vocabulary) for name, feature in task.output_features.items()},
     }
     for name, value in now.items():
@@ -91,15 +91,15 @@ def check(manifest: Manifest, task: seqio.Task, where: Path) -> None:
             )
 
 
-def _before(task: seqio.Task) -> list[Any]:
+def _cached_steps(task: seqio.Task) -> list[Any]:
     steps = list(task.preprocessors)
     return steps[: next(i for i, step in enumerate(steps) if isinstance(step, seqio.CacheDatasetPlaceholder))]
 
 
-def _named(step: Any) -> str:
+def _step_name(step: Any) -> str:
     if isinstance(step, functools.partial):
         bound = [*map(repr, step.args), *(f"{name}={value!r}" for name, value in step.keywords.items())]
-        return _ADDRESS.sub("", f"{_named(step.func)}({', '.join(bound)})")
+        return _ADDRESS.sub("", f"{_step_name(step.func)}({', '.join(bound)})")
     if dataclasses.is_dataclass(step):
         return _ADDRESS.sub("", repr(step))
     kind = step if hasattr(step, "__qualname__") else type(step)
@@ -122,11 +122,11 @@ def _source(task: seqio.Task) -> str:
     """Return a description of the source, with the sizes and modification times of its local files."""
     source = task.source
     if type(source).__str__ is not object.__str__:
-        named = str(source)
+        description = str(source)
     elif isinstance(source, seqio.FunctionDataSource):
-        named = _named(source._dataset_fn)
+        description = _step_name(source._dataset_fn)
     else:
-        named = type(source).__qualname__
+        description = type(source).__qualname__
     stamps: dict[str, None] = {}
     for split in task.splits:
         paths = source.paths(split) if hasattr(source, "paths") else source.list_shards(split)
@@ -134,7 +134,7 @@ def _source(task: seqio.Task) -> str:
             if os.path.isfile(path):
                 stat = os.stat(path)
                 stamps[f"{path}: {stat.st_size} bytes of {stat.st_mtime_ns}"] = None
-    return "; ".join([_ADDRESS.sub("", named), *stamps])
+    return "; ".join([_ADDRESS.sub("", description), *stamps])
 
 
 def _fields(task: seqio.Task, spec: Mapping[str, Any]) -> dict[str, Field]:

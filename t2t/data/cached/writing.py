@@ -23,7 +23,7 @@ from t2t.data.cached import parallel
 from t2t.data.cached.encoding import encode
 from t2t.data.cached.manifest import Manifest, Shard
 from t2t.data.cached.parallel import Job
-from t2t.data.cached.steps import divided, plan
+from t2t.data.cached.steps import plan, with_placeholder
 from t2t.data.config import Data
 from t2t.data.faults import surfaced
 from t2t.data.registry import provider_of, tasks_of
@@ -39,7 +39,7 @@ CHUNK = 16_384
 EVERY = 30
 """Seconds between progress lines."""
 _SAMPLE = 64
-_BEAM_SAYS = re.compile(r" \[while running '[^']*'\].*$")
+_BEAM_SUFFIX = re.compile(r" \[while running '[^']*'\].*$")
 
 
 def cache(
@@ -82,21 +82,21 @@ def cache(
             )
     try:
         jobs: list[Job] = []
-        said: list[str] = []  # printed after all checks have passed
+        messages: list[str] = []  # printed after all checks have passed
         plans: list[tuple[Path, Manifest]] = []
-        for task in map(divided, tasks_of(provider)):
+        for task in map(with_placeholder, tasks_of(provider)):
             chosen = [str(split) for split in task.splits if not splits or split in splits]
             if not chosen:
-                said.append(f"{task.name}: has none of the requested splits (--splits) and is skipped")
+                messages.append(f"{task.name}: has none of the requested splits (--splits) and is skipped")
                 continue
             spec = examples(task, chosen[0], 0, 1).element_spec
             wanted = plan(task, {split: _files(task, split, shards) for split in chosen}, spec)
             directory = manifests.directory_of(out, task.name)
-            wanted = _joined(directory, wanted)
+            wanted = _merge_plan(directory, wanted)
             plans.append((directory, wanted))
             missing = _missing(directory, wanted)
             total = sum(wanted.sharding.values())
-            said.append(f"{task.name}: {total - len(missing)} of {total} shards are there")
+            messages.append(f"{task.name}: {total - len(missing)} of {total} shards are complete")
             jobs += [
                 Job(
                     provider=name,
@@ -112,23 +112,23 @@ def cache(
             ]
         if jobs and (workers > 1 or beam_options):
             parallel.check_installed()
-        for line in said:
+        for line in messages:
             tell(line)
         if jobs:
-            with _watched(plans, tell):
+            with _report_progress(plans, tell):
                 _run(jobs, workers, beam_options, prepare)
         return [_finish(directory, wanted) for directory, wanted in plans]
     except Exception as error:
         found = surfaced(error)
         if isinstance(found, UserError):
-            raise UserError(_BEAM_SAYS.sub("", str(found))) from error
+            raise UserError(_BEAM_SUFFIX.sub("", str(found))) from error
         raise
 
 
 def examples(task: seqio.Task, split: str, shard: int, shards: int) -> tf.data.Dataset:
     """Return the examples of a shard after the cached steps, in the order of the source.
 
-    task: a task that `divided` returned.
+    task: a task that `with_placeholder` returned.
     """
     dataset = sources.source(task, Data(task=task.name, split=split), shard=shard, shards=shards, shuffle=False)
     return task.preprocess_precache(dataset, seed=0).with_options(sources.options())
@@ -139,7 +139,7 @@ def write(job: Job) -> Shard:
     from array_record.python import array_record_module
 
     provider = provider_of(Data(task=job.provider, vocabulary=job.vocabulary))
-    task = divided(next(task for task in tasks_of(provider) if task.name == job.task))
+    task = with_placeholder(next(task for task in tasks_of(provider) if task.name == job.task))
     directory = Path(job.directory)
     file = manifests.shard_name(job.split, job.index, job.count)
     part = directory / f".{file}.{os.getpid()}.tmp"
@@ -158,7 +158,7 @@ def write(job: Job) -> Shard:
             tokens += sum(len(example[name]) for name in features)
     finally:
         writer.close()
-    made = Shard(
+    result = Shard(
         file=file,
         examples=count,
         tokens=tokens,
@@ -167,8 +167,8 @@ def write(job: Job) -> Shard:
         sha256=manifests.checksum(part),
     )
     os.replace(part, directory / file)
-    manifests.write(directory, manifests.record_of(file), made)
-    return made
+    manifests.write(directory, manifests.record_of(file), result)
+    return result
 
 
 def _files(task: seqio.Task, split: str, shards: int) -> int:
@@ -176,7 +176,7 @@ def _files(task: seqio.Task, split: str, shards: int) -> int:
     return shards if size is None else min(shards, max(1, size // SMALLEST))
 
 
-def _joined(directory: Path, wanted: Manifest) -> Manifest:
+def _merge_plan(directory: Path, wanted: Manifest) -> Manifest:
     """Return the plan extended by the splits that are already cached. Write the plan and a record for each cached shard.
 
     Raises:
@@ -187,19 +187,19 @@ def _joined(directory: Path, wanted: Manifest) -> Manifest:
         path = directory / name
         if not path.is_file():
             continue
-        there = loads(path.read_text(encoding="utf-8"), where=str(path))
-        if changed := manifests.differences(there, wanted):
+        existing = loads(path.read_text(encoding="utf-8"), where=str(path))
+        if changed := manifests.differences(existing, wanted):
             raise UserError(
                 f"{directory} (--out) is a cache of something else: {changed[0]}. Nearest: another directory."
             )
-        wanted = replace(wanted, sharding=there.sharding | wanted.sharding)
-        for shards in there.splits.values():
+        wanted = replace(wanted, sharding=existing.sharding | wanted.sharding)
+        for shards in existing.splits.values():
             for shard in shards:
                 manifests.write(directory, manifests.record_of(shard.file), shard)
     manifests.write(directory, manifests.PLAN, wanted)
     (directory / manifests.MANIFEST).unlink(missing_ok=True)
-    for left in directory.glob(".*.tmp"):  # left by a run that was killed
-        left.unlink()
+    for leftover in directory.glob(".*.tmp"):  # left by a run that was killed
+        leftover.unlink()
     return wanted
 
 
@@ -225,32 +225,32 @@ def _finish(directory: Path, wanted: Manifest) -> Manifest:
         split: [directory / manifests.record_of(manifests.shard_name(split, i, count)) for i in range(count)]
         for split, count in wanted.sharding.items()
     }
-    made = replace(
+    manifest = replace(
         wanted,
         splits={
             split: tuple(loads(path.read_text(), where=str(path)) for path in paths) for split, paths in records.items()
         },
     )
-    for split in made.splits:
-        if not made.examples(split):
-            raise UserError(f"task {made.task!r}, split {split!r} has no examples to cache.")
-    manifests.write(directory, manifests.MANIFEST, made)
+    for split in manifest.splits:
+        if not manifest.examples(split):
+            raise UserError(f"task {manifest.task!r}, split {split!r} has no examples to cache.")
+    manifests.write(directory, manifests.MANIFEST, manifest)
     for paths in records.values():
         for path in paths:
             path.unlink()
     (directory / manifests.PLAN).unlink()
-    return made
+    return manifest
 
 
 @contextlib.contextmanager
-def _watched(plans: Sequence[tuple[Path, Manifest]], tell: Callable[[str], None]) -> Iterator[None]:
+def _report_progress(plans: Sequence[tuple[Path, Manifest]], tell: Callable[[str], None]) -> Iterator[None]:
     """Report every `EVERY` seconds how many shards are complete, whichever process writes them."""
     ended = threading.Event()
 
     def watch() -> None:
         while not ended.wait(EVERY):
             for directory, wanted in plans:
-                tell(f"{wanted.task}: {manifests.made(directory)} of {sum(wanted.sharding.values())} shards are there")
+                tell(f"{wanted.task}: {manifests.count_complete(directory)} of {sum(wanted.sharding.values())} shards are complete")
 
     thread = threading.Thread(target=watch, name="t2t-cache-progress", daemon=True)
     thread.start()

@@ -239,7 +239,7 @@ def test_written_again_nothing_is_made_and_damage_is_mended(tasks, tmp_path):
     ]
     stamps = [file.stat().st_mtime_ns for file in files[1:]]
     cache("mended", str(tmp_path), splits=["train"], shards=4, tell=said.append)
-    assert said == ["mended: 0 of 4 shards are there", "mended: 4 of 4 shards are there"]
+    assert said == ["mended: 0 of 4 shards are complete", "mended: 4 of 4 shards are complete"]
     assert [file.stat().st_mtime_ns for file in files[1:]] == stamps
     assert manifests.verify(tmp_path, "mended") == first
 
@@ -256,7 +256,7 @@ def test_written_again_nothing_is_made_and_damage_is_mended(tasks, tmp_path):
     with pytest.raises(UserError, match=r"its content .*\(and 1 more\)"):
         manifests.verify(tmp_path, "mended")
     (second,) = cache("mended", str(tmp_path), splits=["train"], shards=4, tell=said.append)
-    assert said[-1] == "mended: 2 of 4 shards are there"
+    assert said[-1] == "mended: 2 of 4 shards are complete"
     assert second == first
     assert files[2].read_bytes() == whole
 
@@ -276,12 +276,12 @@ def test_cut_off_it_goes_on(tasks, tmp_path, monkeypatch):
     monkeypatch.setattr(writing, "write", failing)
     with pytest.raises(KeyboardInterrupt):
         cache("cut", str(tmp_path), splits=["train"], shards=3)
-    with pytest.raises(UserError, match="2 of 3 shards are there; run the same `t2t cache` again to make the rest"):
+    with pytest.raises(UserError, match="2 of 3 shards are complete; run the same `t2t cache` again to make the rest"):
         batches(data("cut", tmp_path), "encoder_decoder")
     monkeypatch.setattr(writing, "write", write)
     said = []
     (made,) = cache("cut", str(tmp_path), splits=["train"], shards=3, tell=said.append)
-    assert said == ["cut: 2 of 3 shards are there"]
+    assert said == ["cut: 2 of 3 shards are complete"]
     assert made.splits["train"][:2] == tuple(done)
     assert not list((tmp_path / "cut").glob(".*"))
 
