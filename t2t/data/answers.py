@@ -47,7 +47,7 @@ class Places(seqio.PassThroughVocabulary):
         super().__init__(size=2**31 - 1)
 
     def __str__(self) -> str:
-        return "places in the example, of a span's first and last token"
+        return "positions of the first and last token of a span"
 
 
 def output_of(vocabulary: seqio.Vocabulary) -> Output:

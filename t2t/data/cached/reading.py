@@ -24,7 +24,7 @@ from t2t.config import fingerprint
 from t2t.data.cached import manifest as manifests
 from t2t.data.cached.encoding import decode, finish
 from t2t.data.cached.manifest import Manifest
-from t2t.data.cached.steps import check, with_placeholder
+from t2t.data.cached.steps import cached_steps, check, with_placeholder
 from t2t.errors import UserError, nearest
 
 AT_ONCE = 16
@@ -119,9 +119,7 @@ class CachedTask:
 
         SeqIO adds 42 for each step before the placeholder, and the original task may have no placeholder.
         """
-        steps = list(self._task.preprocessors)
-        place = next(i for i, step in enumerate(steps) if isinstance(step, seqio.CacheDatasetPlaceholder))
-        return seed if self._marked else seed - 42 * place
+        return seed if self._marked else seed - 42 * len(cached_steps(self._task))
 
     def task(self) -> seqio.Task:
         """Return the task with a placeholder before its remaining steps, and with the sizes of the cache."""

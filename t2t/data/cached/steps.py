@@ -66,8 +66,7 @@ def plan(task: seqio.Task, sharding: dict[str, int], spec: Mapping[str, Any]) ->
     return Manifest(
         task=task.name,
         source=_source(task),
-        steps=tuple(_step_name(step) for step in _cached_steps(task)),
-        vocabularies={name: _vocabulary(feature.vocabulary) for name, feature in task.output_features.items()},
+        **_steps_and_vocabularies(task),
         fields=_fields(task, spec),
         sharding=sharding,
         splits={},
@@ -79,11 +78,7 @@ def check(manifest: Manifest, task: seqio.Task, where: Path) -> None:
 
     task: a task that `with_placeholder` returned.
     """
-    now = {
-        "steps": tuple(_step_name(step) for step in _cached_steps(task)),
-        "vocabularies": {name: _vocabulary(feature.vocabulary) for name, feature in task.output_features.items()},
-    }
-    for name, value in now.items():
+    for name, value in _steps_and_vocabularies(task).items():
         if getattr(manifest, name) != value:
             raise UserError(
                 f"{where} (--data.cached) was made from task {task.name!r} with {name} {getattr(manifest, name)!r}, "
@@ -91,9 +86,17 @@ def check(manifest: Manifest, task: seqio.Task, where: Path) -> None:
             )
 
 
-def _cached_steps(task: seqio.Task) -> list[Any]:
+def cached_steps(task: seqio.Task) -> list[Any]:
+    """Return the steps before the placeholder of a task."""
     steps = list(task.preprocessors)
     return steps[: next(i for i, step in enumerate(steps) if isinstance(step, seqio.CacheDatasetPlaceholder))]
+
+
+def _steps_and_vocabularies(task: seqio.Task) -> dict[str, Any]:
+    return {
+        "steps": tuple(_step_name(step) for step in cached_steps(task)),
+        "vocabularies": {name: _vocabulary(feature.vocabulary) for name, feature in task.output_features.items()},
+    }
 
 
 def _step_name(step: Any) -> str:
