@@ -32,7 +32,7 @@ def with_placeholder(task: seqio.Task) -> seqio.Task:
     random choices and truncation, run during training.
 
     Raises:
-      UserError: a task without a placeholder has a subclass that cannot be derived, or its source forbids caching.
+      UserError: a task without a placeholder cannot be derived (its class defines no replace()) or its source forbids caching.
     """
     if task.supports_caching:
         return task
