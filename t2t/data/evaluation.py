@@ -100,7 +100,9 @@ class EvaluationBatches:
             if self._data.split not in task.splits:
                 continue
             data = self._data
-            if data.cached is not None and not has(data.cached, task, data.split):  # read the same examples from the source
+            if data.cached is not None and not has(
+                data.cached, task, data.split
+            ):  # read the same examples from the source
                 data = replace(data, cached=None)
             dataset = sources.raw(task, data, self.layout, place=place, repeat=False, shuffle=False)
             sources.check_features(task, self.layout, dataset.element_spec)

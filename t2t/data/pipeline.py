@@ -152,7 +152,9 @@ class BatchIterator:
     @property
     def counts(self) -> Counts:
         """Number of examples that this host read, trimmed and dropped as empty, since the first batch of the run."""
-        counts = [shard.counts for index, shard in zip(self._indices, self._shards, strict=True) if index in self._own_shards]
+        counts = [
+            shard.counts for index, shard in zip(self._indices, self._shards, strict=True) if index in self._own_shards
+        ]
         return Counts(
             examples=sum(count.examples for count in counts),
             trimmed=sum(count.trimmed for count in counts),
@@ -243,7 +245,9 @@ class BatchIterator:
             self._closed = True
             self._changed.notify_all()
         if self._thread is not None:
-            self._thread.join(timeout=5)  # it takes longer only if TensorFlow searches forever in a shard without examples
+            self._thread.join(
+                timeout=5
+            )  # it takes longer only if TensorFlow searches forever in a shard without examples
             self._thread = None
 
     def _make_batches(self) -> None:

@@ -87,12 +87,13 @@ def _prepare(builder: Any) -> None:
     try:
         with contextlib.redirect_stdout(sys.stderr):  # stdout is for results only
             builder.download_and_prepare()
-    except (ValueError, AssertionError) as error:  # a version that TFDS cannot make, or files that need a manual download
+    except (
+        ValueError,
+        AssertionError,
+    ) as error:  # a version that TFDS cannot make, or files that need a manual download
         raise UserError(f"{missing} {where}, and TFDS cannot prepare it: {_first_line(error)}") from error
     except ImportError as error:
-        raise Failure(
-            f"{missing}; preparing it needs the package {error.name}: pip install {error.name}"
-        ) from error
+        raise Failure(f"{missing}; preparing it needs the package {error.name}: pip install {error.name}") from error
     except Exception as error:  # downloads fail with many kinds of errors
         raise Failure(f"{missing}, and preparing it failed: {type(error).__name__}: {_first_line(error)}") from error
 

@@ -108,7 +108,9 @@ def to_seqio(vocabulary: Vocabulary) -> seqio.Vocabulary:
         return _with_ends(seqio.ByteVocabulary(extra_ids=vocabulary.extra_ids), vocabulary.ends)
     if isinstance(vocabulary, SentencePiece):
         _ = vocabulary.size  # raises a one-line error if the file is unreadable or unsuitable
-        return _with_ends(seqio.SentencePieceVocabulary(vocabulary.path, extra_ids=vocabulary.extra_ids), vocabulary.ends)
+        return _with_ends(
+            seqio.SentencePieceVocabulary(vocabulary.path, extra_ids=vocabulary.extra_ids), vocabulary.ends
+        )
     if isinstance(vocabulary, WordPiece | Tokenizer):
         _ = vocabulary.size
         return TokenizerVocabulary(vocabulary)

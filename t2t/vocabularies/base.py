@@ -89,9 +89,7 @@ class Vocabulary(Configuration, abc.ABC):
     def sentinel(self, index: int) -> int:
         """Return the id of `<extra_id_INDEX>`, counted down from the largest id. Raises UserError if there is no such sentinel."""
         if not 0 <= index < self.extra_ids:
-            raise UserError(
-                f"sentinel <extra_id_{index}>: {self} has {self.extra_ids} extra ids; increase extra_ids."
-            )
+            raise UserError(f"sentinel <extra_id_{index}>: {self} has {self.extra_ids} extra ids; increase extra_ids.")
         return self.size - 1 - index
 
     @abc.abstractmethod

@@ -114,7 +114,9 @@ def _is_charsmap(encoded: str) -> bool:
         values = units[ends] & 0x7FFFFFFF
         if len(values) and (values.max() >= len(texts) or any(texts[v] & 0xC0 == 0x80 for v in values.tolist())):
             return False
-        bases = bases[(bases >= len(units)) | ~seen[np.minimum(bases, len(units) - 1)]]  # skip nodes already visited: entries share suffixes
+        bases = bases[
+            (bases >= len(units)) | ~seen[np.minimum(bases, len(units) - 1)]
+        ]  # skip nodes already visited: entries share suffixes
     return True
 
 

@@ -77,9 +77,7 @@ def run(jobs: Sequence[Job], workers: int, beam_options: Sequence[str], prepare:
             pipeline = _pipeline(list(beam_options), min(workers, len(jobs)))
     except (SystemExit, ValueError, ImportError) as error:
         reason = stderr.getvalue().rpartition("error: ")[2] if isinstance(error, SystemExit) else str(error)
-        raise UserError(
-            f"--beam {' '.join(beam_options)!r}: Beam rejects it: {' '.join(reason.split())}"
-        ) from None
+        raise UserError(f"--beam {' '.join(beam_options)!r}: Beam rejects it: {' '.join(reason.split())}") from None
     with pipeline:
         # There are few elements and each takes long. Reshuffle distributes them one by one to the workers.
         _ = (

@@ -250,7 +250,9 @@ def _report_progress(plans: Sequence[tuple[Path, Manifest]], tell: Callable[[str
     def watch() -> None:
         while not ended.wait(EVERY):
             for directory, wanted in plans:
-                tell(f"{wanted.task}: {manifests.count_complete(directory)} of {sum(wanted.sharding.values())} shards are complete")
+                tell(
+                    f"{wanted.task}: {manifests.count_complete(directory)} of {sum(wanted.sharding.values())} shards are complete"
+                )
 
     thread = threading.Thread(target=watch, name="t2t-cache-progress", daemon=True)
     thread.start()
