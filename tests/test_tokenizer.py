@@ -90,7 +90,7 @@ def test_what_is_not_there_is_refused(gpt, tmp_path_factory):
     (gpt / "tokenizer.json").write_text("{}")
     with pytest.raises(UserError, match=r"not a tokenizer.json"):
         _ = Tokenizer(path=str(gpt / "tokenizer.json"), eos="x").size
-    with pytest.raises(UserError, match=r"no tokenizer that can be read"):
+    with pytest.raises(UserError, match=r"no supported tokenizer"):
         read_vocabulary(tmp_path_factory.mktemp("empty"), {"model_type": "gpt2"}, scratch=gpt)
 
 

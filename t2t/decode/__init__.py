@@ -1,4 +1,4 @@
-"""Greedy decoding, sampling, beam search, scoring and fill-mask, compiled and without TensorFlow."""
+"""Greedy decoding, sampling, beam search, scoring and mask filling, compiled with JAX. Does not need TensorFlow."""
 
 from t2t.decode.answer_text import (
     Label,

@@ -1,4 +1,4 @@
-"""What an encoder's head for labels, tags or spans says of texts, and texts as vectors."""
+"""Predictions of an encoder's head for labels, tags or spans, and embeddings of texts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from flax import struct
 from jaxtyping import Array, Float, Int
 
 from t2t.decode.placement import fetch, mesh_of, place, row_parts
-from t2t.decode.rows import TooLong, bucket, filled, groups, tokens
+from t2t.decode.rows import Name, TooLong, bucket, filled, groups, text_name, tokens
 from t2t.nn.model import Model, ModelConfig
 from t2t.types import Batch, Params
 from t2t.vocabularies import Vocabulary
@@ -25,7 +25,7 @@ _WORD = re.compile("[^ \\t\\n\\v\\f\\r]+")
 
 @struct.dataclass
 class Spans:
-    """Places of each row's likeliest span, and the probability that it begins and ends there."""
+    """First and last position of each row's most likely span, and its probability."""
 
     first: Int[Array, "B"]
     last: Int[Array, "B"]
@@ -33,9 +33,9 @@ class Spans:
 
 
 def best_spans(logits: Float[Array, "B L K"], longest: int | None = None) -> Spans:
-    """Return the likeliest spans that end where they begin or behind it, and have at most `longest` tokens.
+    """Return the most likely span of each row, among spans of 1 to `longest` tokens.
 
-    logits: of a head for spans, on rows of one example each.
+    logits: logits of a span head, for rows of one example each.
     """
     scores = jax.nn.log_softmax(logits[:, :2].astype(jnp.float32), axis=-1)
     joint = scores[:, 0, :, None] + scores[:, 1, None, :]
@@ -52,9 +52,9 @@ def best_spans(logits: Float[Array, "B L K"], longest: int | None = None) -> Spa
 
 
 def target_text(config: ModelConfig, vocabulary: Vocabulary, inputs: Sequence[int], ids: Sequence[int]) -> str:
-    """Return in words what stands at an encoder's places to predict: text, labels with spaces between, or the span of its inputs, "" for none.
+    """Return an encoder's targets or predictions as text: tokens, labels separated by spaces, or a span of the inputs ("" for no answer).
 
-    ids: the targets, or predictions, at the places of weight.
+    ids: the targets or predictions at the positions with weight.
     """
     if config.can("find_span"):
         first, last = ids
@@ -63,10 +63,10 @@ def target_text(config: ModelConfig, vocabulary: Vocabulary, inputs: Sequence[in
 
 
 def words_between(text: str, starts: Sequence[int], first: int, last: int) -> tuple[str, int, int]:
-    """Return the part of a text that the tokens of a span touch, whole words of it as they stand there; the first word's number and its character.
+    """Return the words of a text that a span of tokens covers, the index of the first word and the index of its first character.
 
-    starts: where each word's tokens begin in the row, and, at the end, where the last one's end.
-    Returns "", -1 and -1 for no answer: a span that touches anything but the text.
+    starts: position in the row of each word's first token, and at the end the position after the last word's last token.
+    Returns "", -1 and -1 for no answer: a span that covers any token outside the text.
     """
     spans = [match.span() for match in _WORD.finditer(text)]
     touched = [
@@ -81,14 +81,14 @@ def words_between(text: str, starts: Sequence[int], first: int, last: int) -> tu
 
 
 class Label(NamedTuple):
-    """A text's, or a word's, likeliest label, and the probabilities of all, in the model's order."""
+    """The most likely label of a text or word, and the probabilities of all labels in the order of the model."""
 
     text: str
     probabilities: list[float]
 
 
 class Span(NamedTuple):
-    """The part of a text that answers a question, whole words, "" where there is no answer; its first word and character, -1 for none; how likely it is."""
+    """The words of a text that answer a question ("" if none), the first word's index and first character (-1 if none), and the probability."""
 
     text: str
     word: int
@@ -97,22 +97,15 @@ class Span(NamedTuple):
 
 
 class Framed(NamedTuple):
-    """A text, or two, as tasks for encoders have them.
+    """One text, or a pair, with the special tokens that encoder tasks add.
 
-    starts: where in `ids` each word of the text that is tokenised by words begins, and, at the end, where the last one ends.
+    starts: position in `ids` of each word of a text tokenised word by word, and at the end the position after the last word.
     """
 
     ids: list[int]
     types: list[int]
     words: list[str]
     starts: list[int]
-
-
-def _item(i: int) -> str:
-    return f"text {i + 1}"
-
-
-Name = Callable[[int], str]
 
 
 def label_texts(
@@ -122,13 +115,13 @@ def label_texts(
     texts: Sequence[tuple[str, str | None]],
     *,
     batch_size: int = 32,
-    name: Name = _item,
+    name: Name = text_name,
 ) -> list[Label]:
-    """Return the label of each text, or of each pair where the second is not None. Raises UserError for a text too long for the model."""
+    """Return the label of each text, or of each pair if its second text is not None. Raises UserError if a text is too long for the model."""
     rows = [_framed(vocabulary, first, second) for first, second in texts]
     found: list[Any] = [None] * len(rows)
-    for indices, made in _computed(_label_scores, model, params, rows, batch_size, name):
-        for i, probabilities in zip(indices, made, strict=False):
+    for indices, scores in _computed(_label_scores, model, params, rows, batch_size, name):
+        for i, probabilities in zip(indices, scores, strict=False):
             found[i] = _label(model, probabilities[0])
     return found
 
@@ -140,13 +133,13 @@ def tag_texts(
     texts: Sequence[str],
     *,
     batch_size: int = 32,
-    name: Name = _item,
+    name: Name = text_name,
 ) -> list[list[tuple[str, Label]]]:
-    """Return each text's words, what white space divides, with their labels. A word without a token has none and is left out."""
+    """Return the words of each text, separated by white space, with their labels. Words without tokens are omitted."""
     rows = [_framed_words(vocabulary, None, text) for text in texts]
     found: list[Any] = [None] * len(rows)
-    for indices, made in _computed(_label_scores, model, params, rows, batch_size, name):
-        for i, probabilities in zip(indices, made, strict=False):
+    for indices, scores in _computed(_label_scores, model, params, rows, batch_size, name):
+        for i, probabilities in zip(indices, scores, strict=False):
             row = rows[i]
             found[i] = [
                 (word, _label(model, probabilities[start]))
@@ -164,20 +157,20 @@ def span_texts(
     *,
     longest: int | None = None,
     batch_size: int = 32,
-    name: Name = _item,
+    name: Name = text_name,
 ) -> list[Span]:
-    """Return for each question and text the part of the text that answers it, as it stands there.
+    """Return, for each pair of a question and a text, the part of the text that answers the question.
 
-    longest: tokens that a span may have. A span of the first token, or one that touches anything but the text, is no answer.
+    longest: maximum number of tokens of a span. A span that contains the first token, or any other token outside the text, means no answer.
     """
     rows = [_framed_words(vocabulary, question, text) for question, text in pairs]
     found: list[Any] = [None] * len(rows)
     compute = partial(_spans, longest=longest)
-    for indices, made in _computed(compute, model, params, rows, batch_size, name):
+    for indices, spans in _computed(compute, model, params, rows, batch_size, name):
         for at, i in enumerate(indices):
-            first, last, row = int(made.first[at]), int(made.last[at]), rows[i]
+            first, last, row = int(spans.first[at]), int(spans.last[at]), rows[i]
             text, word, start = words_between(pairs[i][1], row.starts, first, last)
-            found[i] = Span(text, word, float(made.probability[at]), start)
+            found[i] = Span(text, word, float(spans.probability[at]), start)
     return found
 
 
@@ -190,16 +183,16 @@ def embed_texts(
     pooling: Pooling = "mean",
     normalise: bool = False,
     batch_size: int = 32,
-    name: Name = _item,
+    name: Name = text_name,
 ) -> list[list[float]]:
-    """Return a vector for each text: the encoder's output at its first token, or the mean over all, those that frame the text among them.
+    """Return a vector for each text: the encoder's output at the first token, or the mean over all tokens, special tokens included.
 
-    normalise: divide each by its Euclidean norm.
+    normalise: divide each vector by its Euclidean norm.
     """
     rows = [_framed(vocabulary, text, None) for text in texts]
     found: list[Any] = [None] * len(rows)
-    for indices, made in _computed(partial(_pooled, pooling=pooling), model, params, rows, batch_size, name):
-        for i, vector in zip(indices, made, strict=False):
+    for indices, vectors in _computed(partial(_pooled, pooling=pooling), model, params, rows, batch_size, name):
+        for i, vector in zip(indices, vectors, strict=False):
             vector = np.asarray(vector, np.float64)
             length = float(np.linalg.norm(vector)) if normalise else 1.0
             found[i] = (vector / (length or 1.0)).tolist()
@@ -221,19 +214,19 @@ def _pooled(model: Model, params: Params, batch: Batch, *, pooling: Pooling) -> 
     hidden = model.hidden(params, batch).astype(jnp.float32)
     if pooling == "first":
         return hidden[:, 0]
-    assert batch.encoder is not None, "an encoder's batch"
-    own = (jnp.asarray(batch.encoder.segments) > 0).astype(jnp.float32)[..., None]
-    return jnp.sum(hidden * own, axis=1) / jnp.maximum(jnp.sum(own, axis=1), 1.0)
+    assert batch.encoder is not None, "the batch has no encoder tokens"
+    mask = (jnp.asarray(batch.encoder.segments) > 0).astype(jnp.float32)[..., None]
+    return jnp.sum(hidden * mask, axis=1) / jnp.maximum(jnp.sum(mask, axis=1), 1.0)
 
 
 def _computed(
     compute: Callable[..., Any], model: Model, params: Params, rows: Sequence[Framed], batch_size: int, name: Name
 ) -> Iterator[tuple[tuple[int, ...], Any]]:
-    """Yield (indices of rows, what `compute` makes of them), rows of like lengths together."""
+    """Yield (indices of rows, result of `compute` on them). Rows of similar lengths are batched together."""
     limit = model.config.max_length
     long = {} if limit is None else {i: (len(row.ids), limit) for i, row in enumerate(rows) if len(row.ids) > limit}
     for i, (size, _) in long.items():
-        raise TooLong(f"{name(i)} has {size} tokens; the model has {limit} positions.", long)
+        raise TooLong(f"{name(i)} has {size} tokens, but the model has only {limit} positions.", long)
     mesh = mesh_of(params)
     sizes: list[tuple[int, ...]] = [(bucket(len(row.ids), limit=limit),) for row in rows]
     typed = model.config.types > 1
@@ -253,13 +246,13 @@ def _label(model: Model, probabilities: np.ndarray) -> Label:
 
 
 def _framed(vocabulary: Vocabulary, first: str, second: str | None) -> Framed:
-    """Return [CLS] first [SEP] second [SEP], or each with EOS behind it; RoBERTa's tokenizers have two [SEP] between."""
+    """Return [CLS] first [SEP] second [SEP], or first EOS second EOS without [CLS] and [SEP]. RoBERTa has two [SEP] between the texts."""
     parts = [vocabulary.encode(text) for text in (first, second) if text is not None]
     return _joined(vocabulary, parts, [], [])
 
 
 def _framed_words(vocabulary: Vocabulary, question: str | None, text: str) -> Framed:
-    """Return a text tokenised word by word in its frame, behind a question where there is one."""
+    """Return a text tokenised word by word, with its special tokens, after the question if there is one."""
     words = _WORD.findall(text)
     pieces = [vocabulary.encode(f" {word}" if i else word) for i, word in enumerate(words)]
     before = [] if question is None else [vocabulary.encode(question)]
@@ -270,11 +263,11 @@ def _joined(vocabulary: Vocabulary, parts: list[list[int]], words: list[str], si
     cls, sep = vocabulary.cls_id, vocabulary.sep_id
     framed = cls is not None and sep is not None
     ids: list[Any] = [cls] if framed else []
-    types, begins = [0] * len(ids), 0
+    types, begin = [0] * len(ids), 0
     for number, part in enumerate(parts):
-        begins = len(ids)
+        begin = len(ids)
         last = number == len(parts) - 1
         ids += [*part, *([sep if framed else vocabulary.eos_id] if last else vocabulary.between)]
-        types += [number] * (len(ids) - begins)
-    starts = [begins + sum(sizes[:i]) for i in range(len(sizes) + 1)]
+        types += [number] * (len(ids) - begin)
+    starts = [begin + sum(sizes[:i]) for i in range(len(sizes) + 1)]
     return Framed(ids, types, words, starts)

@@ -1,8 +1,8 @@
 """Beam search.
 
-A beam has `size` places. A hypothesis that ends keeps its place as long as it is among the best by length-normalised score, so
-that a beam of one is greedy decoding; the best ended ones are remembered besides, and none is lost to hypotheses that look better for
-a while. The search of a row stops when nothing unfinished can still enter the hypotheses to be returned.
+A beam holds `size` hypotheses, ranked by length-normalised score. A finished hypothesis stays in the beam while it ranks high enough, so a
+beam of size 1 is greedy decoding. The best finished hypotheses are also stored separately, so none is lost to an unfinished one that ranks
+higher for a while. The search of a row stops when no unfinished hypothesis can still be among the results.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from t2t.types import Batch, Params
 
 
 class State(NamedTuple):
-    """Where a search stands: hypotheses, the best that ended, and the model's cache."""
+    """State of a search: the beam, the best finished hypotheses, and the model's cache."""
 
     place: Int[Array, ""]
     ids: Int[Array, "B K L"]
-    log_probs: Float[Array, "B K"]  # -inf: nobody stands here
+    log_probs: Float[Array, "B K"]  # -inf: no hypothesis.
     lengths: Int[Array, "B K"]
     ended: Bool[Array, "B K"]
     last: Int[Array, "B K"]
-    done_ids: Int[Array, "B K L"]  # the best that ended, best first
+    done_ids: Int[Array, "B K L"]  # The best finished hypotheses, best first.
     done_scores: Float[Array, "B K"]
-    empty: Bool[Array, B]  # rows without a prompt
+    empty: Bool[Array, B]  # Rows without a prompt.
     cache: Any
 
 
 def penalty(length: Array | int, alpha: float) -> Array:
-    """Return what a log-probability of that many tokens is divided by (Wu et al. 2016, eq. 14)."""
+    """Return the length penalty, which divides a log-probability of `length` tokens (Wu et al. 2016, eq. 14)."""
     return ((5.0 + jnp.asarray(length, jnp.float32)) / 6.0) ** alpha
 
 
@@ -46,13 +46,14 @@ def _pick(values: Array, index: Int[Array, "B K"]) -> Array:
 
 @dataclass(frozen=True, kw_only=True)
 class Search:
-    """The `decoding.return_n` best hypotheses, best first, with their length-normalised scores.
+    """Beam search for the `decoding.return_n` best hypotheses, best first, with their length-normalised scores.
 
-    Hypotheses that ended come before those that the length cut off. Where fewer than `return_n` exist, the rest is padding
-    with a score of -inf.
+    Finished hypotheses come before those cut off by the maximum length. If there are fewer than `return_n`, the rest is padding with a
+    score of -inf.
 
-    ends:      the ids that end a hypothesis.
-    forbidden: [V], ids never to be chosen.
+    length:    maximum number of generated tokens.
+    ends:      end ids: each of them finishes a hypothesis.
+    forbidden: [V], ids that are never chosen.
     """
 
     model: Model
@@ -62,13 +63,13 @@ class Search:
     ends: tuple[int, ...]
     forbidden: Bool[Array, V]
 
-    def begin(self, prompt: Batch, room: int) -> State:
-        """Return the state after the first token, with a cache for `room` positions, prompt included."""
+    def start(self, prompt: Batch, room: int) -> State:
+        """Return the state after the first token, with a cache of `room` positions, prompt included."""
         assert prompt.decoder is not None
         batch, size, length = prompt.decoder.ids.shape[0], self.decoding.size, self.length
         logits, cache = self.model.start(self.params, prompt, room)
         empty = ~jnp.any(prompt.decoder.segments > 0, axis=1)
-        begin = State(
+        state = State(
             place=jnp.int32(0),
             ids=jnp.zeros((batch, size, length), jnp.int32),
             log_probs=jnp.where((jnp.arange(size) == 0) & ~empty[:, None], 0.0, -jnp.inf),
@@ -80,28 +81,28 @@ class Search:
             empty=empty,
             cache=self.model.fork(cache, size),
         )
-        # All first tokens extend the same prompt, so the caches need no reordering yet.
-        return self._take(begin, jnp.repeat(logits, size, axis=0))[0]
+        # All hypotheses extend the same prompt, so the caches need no reordering yet.
+        return self._extend(state, jnp.repeat(logits, size, axis=0))[0]
 
-    def goes_on(self, state: State) -> Bool[Array, ""]:
-        """Whether anything unfinished can still enter what is returned."""
+    def unfinished(self, state: State) -> Bool[Array, ""]:
+        """Whether an unfinished hypothesis can still be among the results."""
         alive = jnp.max(jnp.where(state.ended, -jnp.inf, state.log_probs), axis=1)
-        # No later token raises a log-probability, and the penalty is largest at full length: the best still possible.
+        # An upper bound: more tokens never raise a log-probability, and the penalty is largest at full length.
         best_possible = alive / penalty(self.length, self.decoding.length_penalty)
         can_win = jnp.isfinite(alive) & (best_possible > state.done_scores[:, self.decoding.return_n - 1])
         return (state.place < self.length) & jnp.any(can_win)
 
     def advance(self, state: State, until: int) -> State:
-        """Search until hypotheses have `until` tokens or the search is over."""
+        """Search until the hypotheses have `until` tokens or the search is finished."""
         step = self.model.stepper(self.params)
         first_row = jnp.arange(state.ids.shape[0])[:, None] * self.decoding.size
 
         def body(state: State) -> State:
             logits, cache = step(state.cache, state.last.reshape(-1))
-            state, parent = self._take(state, logits)
+            state, parent = self._extend(state, logits)
             return state._replace(cache=self.model.reorder(cache, (first_row + parent).reshape(-1)))
 
-        return jax.lax.while_loop(lambda state: (state.place < until) & self.goes_on(state), body, state)
+        return jax.lax.while_loop(lambda state: (state.place < until) & self.unfinished(state), body, state)
 
     def finish(self, state: State) -> tuple[Int[Array, "B N L"], Float[Array, "B N"]]:
         """Return the best hypotheses and their scores."""
@@ -115,12 +116,12 @@ class Search:
         ids = jnp.where(jnp.isfinite(scores)[..., None], ids, 0)
         return ids, jnp.where(state.empty[:, None], 0.0, scores)
 
-    def _take(self, state: State, logits: Float[Array, "BK V"]) -> tuple[State, Int[Array, "B K"]]:
-        """Extend all hypotheses by every token and keep the best; also return which hypothesis each one extends."""
+    def _extend(self, state: State, logits: Float[Array, "BK V"]) -> tuple[State, Int[Array, "B K"]]:
+        """Extend all hypotheses by every token and keep the best. Also return the parent of each new hypothesis."""
         vocab, alpha = logits.shape[-1], self.decoding.length_penalty
         batch, size = state.ended.shape
         gains = jnp.where(self.forbidden, -jnp.inf, jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1))
-        # An ended hypothesis stays as it is by one column, that of the first end; its place is filled with 0.
+        # A finished hypothesis is kept through a single column, that of the first end id, with a gain of 0. Its token becomes padding (0).
         stay = jnp.where(jnp.arange(vocab) == self.ends[0], 0.0, -jnp.inf)
         gains = jnp.where(state.ended[..., None], stay, gains.reshape(batch, size, vocab))
         lengths = state.lengths + ~state.ended

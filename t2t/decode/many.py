@@ -1,4 +1,4 @@
-"""Any number of id lists generated from or scored: batched by length, answered in the order given."""
+"""Generation, scoring and mask filling for any number of id lists: batched by length, with results in input order."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from t2t.decode.config import Decoding, Sampling
 from t2t.decode.generation import all_ends, generate
 from t2t.decode.placement import fetch, mesh_of, place, row_parts
 from t2t.decode.requests import form_of
-from t2t.decode.rows import Ids, Name, bucket, check_fits, filled, groups, tokens
+from t2t.decode.rows import Ids, Name, bucket, check_fits, filled, groups, text_name, tokens
 from t2t.decode.scoring import fill_mask, score
 from t2t.errors import UserError
 from t2t.nn.model import Model
@@ -24,7 +24,7 @@ from t2t.types import Batch, Params
 class Continuation(NamedTuple):
     """One generated sequence.
 
-    ids:   without padding; ends in EOS, or in the one of several that ended it, unless the length cut it off.
+    ids:   without padding. They end in an end id, unless the maximum length cut them off.
     score: see `Generated.scores`.
     """
 
@@ -33,14 +33,10 @@ class Continuation(NamedTuple):
 
 
 class MaskFill(NamedTuple):
-    """The likeliest ids at one mask, best first, with their probabilities."""
+    """The most likely ids at one mask, best first, with their probabilities."""
 
     ids: list[int]
     probabilities: list[float]
-
-
-def _item(i: int) -> str:
-    return f"text {i + 1}"
 
 
 def generate_many(
@@ -56,24 +52,24 @@ def generate_many(
     key: jax.Array | None = None,
     vocab_size: int | None = None,
     pad_id: int | None = 0,
-    name: Name = _item,
+    name: Name = text_name,
     before: Callable[[], None] = lambda: None,
 ) -> list[list[Continuation]]:
-    """Return the N continuations of each of the inputs.
+    """Return the N continuations of each input.
 
-    inputs: ids for the encoder, or what stands before the decoder's continuation; `bos_id` starts the decoder, or where it is None, for a
-            decoder alone, nothing does. As training had them: with EOS at the end where it was there.
-    length: tokens to generate at most, EOS included.
-    eos_id: what ends a continuation, or several of which any does.
-    key:    for `Sampling`; what is drawn for an input depends on its place in `inputs`, not on batches.
-    name:   how to call the i-th input in errors.
+    inputs: ids for the encoder, or the prompts of a decoder, as in training: with EOS at the end if training had it.
+    length: maximum number of tokens to generate, EOS included.
+    eos_id: the end id, or several end ids.
+    bos_id: start token of the decoder. None for a decoder-only model whose prompts have no start token.
+    key:    random key for `Sampling`. The samples of an input depend on its index in `inputs`, not on the batches.
+    name:   returns the name of the i-th input for error messages.
     before: called before each batch.
 
-    Lengths are padded to powers of two, and so is the last batch. Raises UserError for an input too long for the positions,
-    before any is computed.
+    Lengths and the size of the last batch are padded to powers of two. Raises UserError, before any computation, if an input is too long for
+    the model's positions.
     """
     if length < 1:
-        raise UserError(f"length {length} to generate must be at least 1.")
+        raise UserError(f"length {length} is less than 1. Nearest: 1.")
     requests = form_of(model.config).generating(
         inputs, length=length, bos_id=bos_id, limit=model.config.max_length, name=name
     )
@@ -84,13 +80,13 @@ def generate_many(
         keys = None
         if isinstance(decoding, Sampling):
             if key is None:
-                raise ValueError("sampling needs a random key")
+                raise ValueError("Sampling needs a random key")
             data = np.zeros(group.rows, np.int32)
             data[: len(group.indices)] = group.indices
             keys = jax.vmap(partial(jax.random.fold_in, key))(data)
             if mesh is not None:
                 keys = jax.random.wrap_key_data(place(jax.random.key_data(keys), mesh), impl=jax.random.key_impl(key))
-        made = fetch(
+        generated = fetch(
             generate(
                 model,
                 params,
@@ -106,13 +102,13 @@ def generate_many(
         for row, i in enumerate(group.indices):
             found[i] = [
                 Continuation(_until_end(ids, all_ends(eos_id), pad_id), float(value))
-                for ids, value in zip(made.ids[row], made.scores[row], strict=True)
+                for ids, value in zip(generated.ids[row], generated.scores[row], strict=True)
             ]
     return found
 
 
 def _until_end(ids: np.ndarray, ends: tuple[int, ...], pad_id: int | None) -> list[int]:
-    """Return the ids up to and with the first that ends them, without padding: beams may be padding altogether."""
+    """Return the ids up to and including the first end id, without padding. A beam may consist of padding only."""
     ended = np.flatnonzero(np.isin(ids, ends))
     kept = ids[: ended[0] + 1] if ended.size else ids
     return [int(i) for i in kept if i != pad_id or i in ends]
@@ -127,16 +123,16 @@ def score_many(
     bos_id: int = 0,
     mask_id: int | None = None,
     batch_size: int = 32,
-    name: Name = _item,
+    name: Name = text_name,
     before: Callable[[], None] = lambda: None,
 ) -> list[float]:
-    """Return the log-probability in nats of each of the targets (EOS included where it is given) after its inputs.
+    """Return the log-probability in nats of each target, given its inputs. EOS counts if the target ends in it.
 
-    mask_id: of an encoder, which sees a mask in place of each of the target's tokens: the sum is over tokens that do not know of each other,
-             and the number of masks tells the length.
+    mask_id: mask token, only for an encoder. The encoder sees a mask in place of each target token. The result is then the sum over
+             independent predictions, and the number of masks reveals the length.
     before:  called before each batch.
 
-    Raises UserError for a pair too long for the positions, before any is computed, and for an encoder without a mask.
+    Raises UserError, before any computation, if a pair is too long for the model's positions or an encoder has no mask token.
     """
     requests = form_of(model.config).scoring(
         inputs, targets, bos_id=bos_id, mask_id=mask_id, limit=model.config.max_length, name=name
@@ -159,26 +155,24 @@ def fill_many(
     *,
     top: int = 5,
     batch_size: int = 32,
-    name: Name = _item,
+    name: Name = text_name,
 ) -> list[list[MaskFill]]:
-    """Return, for each of the inputs, the `top` likeliest ids at each of its masks, in order.
+    """Return, for each input, the `top` most likely ids at each of its masks, in order.
 
-    Raises UserError for an input without a mask or too long for the positions, and for a model that is no encoder.
+    Raises UserError if an input has no mask or is too long for the model's positions, or if the model is not an encoder.
     """
     if model.config.can("generate"):
-        raise UserError(
-            f"masks are filled in by an encoder; this model is of kind {model.config.kind}, which generates."
-        )
+        raise UserError(f"only an encoder can fill in masks; this model is of kind {model.config.kind}.")
     if not model.config.can("fill_mask"):
-        raise UserError(f"masks are filled in by a head for words; this model's is for {model.config.output!r}.")
+        raise UserError(f"only a head for tokens can fill in masks; the head of this model is for {model.config.output!r}.")
     if top < 1:
-        raise UserError(f"top {top} must be at least 1.")
+        raise UserError(f"top {top} is less than 1. Nearest: 1.")
     limit = model.config.max_length
     check_fits(inputs, limit, limit, name)
     places = [[i for i, token in enumerate(ids) if token == mask_id] for ids in inputs]
     for i, masks in enumerate(places):
         if not masks:
-            raise UserError(f"{name(i)} has no mask to fill in; write <mask> where a token is wanted.")
+            raise UserError(f"{name(i)} has no mask to fill in: write <mask> in place of a token.")
     mesh = mesh_of(params)
     sizes = [
         (bucket(len(ids), limit=limit), bucket(len(row), least=1)) for ids, row in zip(inputs, places, strict=True)
@@ -186,7 +180,7 @@ def fill_many(
     found: list[list[MaskFill]] = [[] for _ in inputs]
     for group in groups(sizes, batch_size, row_parts(mesh)):
         shape = (group.rows, max(sizes[i][0] for i in group.indices))
-        where = filled(
+        positions = filled(
             [places[i] for i in group.indices], (group.rows, max(sizes[i][1] for i in group.indices)), np.int32
         )
         zeros = np.zeros(shape, np.int32)
@@ -196,9 +190,10 @@ def fill_many(
             targets=zeros,
             weights=zeros.astype(np.float32),
         )
-        made = fetch(fill_mask(model, params, place(batch, mesh), place(jnp.asarray(where), mesh), top))
+        predicted = fetch(fill_mask(model, params, place(batch, mesh), place(jnp.asarray(positions), mesh), top))
         for row, i in enumerate(group.indices):
             found[i] = [
-                MaskFill(made.ids[row, m].tolist(), made.probabilities[row, m].tolist()) for m in range(len(places[i]))
+                MaskFill(predicted.ids[row, m].tolist(), predicted.probabilities[row, m].tolist())
+                for m in range(len(places[i]))
             ]
     return found

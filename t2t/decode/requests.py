@@ -1,4 +1,4 @@
-"""Lists of ids as the rows that each kind of model generates from or scores."""
+"""Batches for generation and scoring, for each kind of model."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from t2t.types import Batch
 
 @dataclass(frozen=True)
 class Requests:
-    """Requests that go together into batches.
+    """Requests to be batched.
 
-    sizes: of each request, its lengths after padding.
-    batch: makes the batch of a group of them.
+    sizes: padded lengths of each request.
+    batch: returns the batch of a group of requests.
     """
 
     sizes: list[tuple[int, ...]]
@@ -28,13 +28,13 @@ class Requests:
 
 
 class Form(abc.ABC):
-    """How a kind of model takes requests. limit: the model's positions, or None."""
+    """Builder of requests for one kind of model. limit: the model's number of positions, or None."""
 
     @abc.abstractmethod
     def generating(
         self, inputs: Sequence[Ids], *, length: int, bos_id: int | None, limit: int | None, name: Name
     ) -> Requests:
-        """Return requests for at most `length` tokens behind each of the inputs; see `t2t.decode.many.generate_many`."""
+        """Return requests to generate at most `length` tokens after each input; see `t2t.decode.many.generate_many`."""
 
     @abc.abstractmethod
     def scoring(
@@ -47,14 +47,14 @@ class Form(abc.ABC):
         limit: int | None,
         name: Name,
     ) -> Requests:
-        """Return requests for the log-probabilities of each of the targets after its inputs; see `t2t.decode.many.score_many`."""
+        """Return requests for the log-probability of each target, given its inputs; see `t2t.decode.many.score_many`."""
 
 
 class _EncoderForm(Form):
     def generating(
         self, inputs: Sequence[Ids], *, length: int, bos_id: int | None, limit: int | None, name: Name
     ) -> Requests:
-        raise UserError("an encoder generates no text; it fills in masks.")
+        raise UserError("an encoder generates no text; it can only fill in masks.")
 
     def scoring(
         self,
@@ -67,17 +67,17 @@ class _EncoderForm(Form):
         name: Name,
     ) -> Requests:
         if mask_id is None:
-            raise UserError("an encoder scores texts in place of masks only, and its vocabulary has none.")
+            raise UserError("an encoder scores texts only in place of masks, but its vocabulary has no mask token.")
         joined, sizes = _joined(inputs, targets, limit, name)
 
         def batch(group: Group) -> Batch:
             (shape,) = _shapes(sizes, group)
-            hidden = [[*inputs[i], *[mask_id] * len(targets[i])] for i in group.indices]
+            masked = [[*inputs[i], *[mask_id] * len(targets[i])] for i in group.indices]
             return Batch(
-                encoder=tokens(hidden, shape),
+                encoder=tokens(masked, shape),
                 decoder=None,
                 targets=filled([joined[i] for i in group.indices], shape, np.int32),
-                weights=filled(_behind(inputs, targets, group), shape, np.float32),
+                weights=filled(_target_weights(inputs, targets, group), shape, np.float32),
             )
 
         return Requests(sizes, batch)
@@ -93,7 +93,7 @@ class _DecoderForm(Form):
         sizes: list[tuple[int, ...]] = [(bucket(len(head) + len(ids), limit=room),) for ids in inputs]
         for i, ids in enumerate(inputs):
             if not head and not ids:
-                raise UserError(f"{name(i)} is empty: there is nothing to go on with.")
+                raise UserError(f"{name(i)} is empty: there is nothing to continue.")
 
         def batch(group: Group) -> Batch:
             (shape,) = _shapes(sizes, group)
@@ -116,13 +116,13 @@ class _DecoderForm(Form):
 
         def batch(group: Group) -> Batch:
             (shape,) = _shapes(sizes, group)
-            wanted = [joined[i] for i in group.indices]
+            rows = [joined[i] for i in group.indices]
             prefixes = [1 + len(inputs[i]) if inputs[i] else 0 for i in group.indices]
             return Batch(
                 encoder=None,
-                decoder=tokens(_shifted(wanted, bos_id), shape, prefixes=prefixes),
-                targets=filled(wanted, shape, np.int32),
-                weights=filled(_behind(inputs, targets, group), shape, np.float32),
+                decoder=tokens(_shifted(rows, bos_id), shape, prefixes=prefixes),
+                targets=filled(rows, shape, np.int32),
+                weights=filled(_target_weights(inputs, targets, group), shape, np.float32),
             )
 
         return Requests(sizes, batch)
@@ -134,10 +134,10 @@ class _EncoderDecoderForm(Form):
     ) -> Requests:
         if limit is not None and length > limit:
             raise UserError(
-                f"length {length} to generate is longer than the model's {limit} positions. Nearest: {limit}."
+                f"length {length} is greater than the model's {limit} positions. Nearest: {limit}."
             )
         check_fits(inputs, limit, limit, name)
-        assert bos_id is not None, "an encoder-decoder's output starts from something"
+        assert bos_id is not None, "an encoder-decoder needs a start token"
         sizes: list[tuple[int, ...]] = [(bucket(len(ids), limit=limit),) for ids in inputs]
 
         def batch(group: Group) -> Batch:
@@ -165,13 +165,13 @@ class _EncoderDecoderForm(Form):
         ]
 
         def batch(group: Group) -> Batch:
-            read, written = _shapes(sizes, group)
-            wanted = [list(targets[i]) for i in group.indices]
+            encoder_shape, decoder_shape = _shapes(sizes, group)
+            rows = [list(targets[i]) for i in group.indices]
             return Batch(
-                encoder=tokens([inputs[i] for i in group.indices], read),
-                decoder=tokens(_shifted(wanted, bos_id), written),
-                targets=filled(wanted, written, np.int32),
-                weights=filled([[1.0] * len(ids) for ids in wanted], written, np.float32),
+                encoder=tokens([inputs[i] for i in group.indices], encoder_shape),
+                decoder=tokens(_shifted(rows, bos_id), decoder_shape),
+                targets=filled(rows, decoder_shape, np.int32),
+                weights=filled([[1.0] * len(ids) for ids in rows], decoder_shape, np.float32),
             )
 
         return Requests(sizes, batch)
@@ -185,21 +185,21 @@ _FORMS: dict[Kind, Form] = {
 
 
 def form_of(config: ModelConfig) -> Form:
-    """Return how a model takes requests."""
+    """Return the form of requests for a model."""
     return _FORMS[config.kind]
 
 
 def _joined(
     inputs: Sequence[Ids], targets: Sequence[Ids], limit: int | None, name: Name
 ) -> tuple[list[list[int]], list[tuple[int, ...]]]:
-    """Return each of the inputs with its targets behind it, and their lengths after padding."""
+    """Return each input concatenated with its target, and the padded lengths."""
     joined = [[*first, *after] for first, after in zip(inputs, targets, strict=True)]
     check_fits(joined, limit, limit, name)
     return joined, [(bucket(len(ids), limit=limit),) for ids in joined]
 
 
-def _behind(inputs: Sequence[Ids], targets: Sequence[Ids], group: Group) -> list[list[float]]:
-    """Return weights of 1 on the targets that stand behind their inputs."""
+def _target_weights(inputs: Sequence[Ids], targets: Sequence[Ids], group: Group) -> list[list[float]]:
+    """Return weights of 0 on the inputs and 1 on the targets."""
     return [[0.0] * len(inputs[i]) + [1.0] * len(targets[i]) for i in group.indices]
 
 

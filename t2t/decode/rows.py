@@ -1,4 +1,4 @@
-"""Lists of ids of any lengths <-> batches of few shapes, so that few programs are compiled."""
+"""Batch id lists of any lengths into few shapes, so that few programs are compiled."""
 
 from __future__ import annotations
 
@@ -12,11 +12,16 @@ from t2t.types import Tokens
 
 Ids = Sequence[int]
 Name = Callable[[int], str]
-"""How to call the i-th input in errors."""
+"""Returns the name of the i-th input for error messages."""
+
+
+def text_name(i: int) -> str:
+    """Return the default name of the i-th input: "text 1", "text 2", ..."""
+    return f"text {i + 1}"
 
 
 class TooLong(UserError):
-    """Texts have more tokens than the model has positions for. sizes: of each such text, by its place: its tokens, and how many it may have."""
+    """Error for texts with more tokens than the model can take. sizes: index of each such text -> (its tokens, the maximum)."""
 
     def __init__(self, message: str, sizes: Mapping[int, tuple[int, int]]) -> None:
         super().__init__(message)
@@ -24,50 +29,49 @@ class TooLong(UserError):
 
 
 def check_fits(inputs: Sequence[Ids], most: int | None, limit: int | None, name: Name) -> None:
-    """Raise TooLong where any of the inputs has more than `most` tokens. limit: the model's positions."""
+    """Raise TooLong if an input has more than `most` tokens. limit: the model's number of positions."""
     if most is None:
         return
     long = {i: (len(ids), max(most, 0)) for i, ids in enumerate(inputs) if len(ids) > most}
     for i, (size, _) in long.items():
         raise TooLong(
-            f"{name(i)} has {size} tokens; with the model's {limit} positions at most {max(most, 0)} can be taken.",
+            f"{name(i)} has {size} tokens; the maximum is {max(most, 0)} for the model's {limit} positions.",
             long,
         )
 
 
 def bucket(size: int, *, least: int = 16, limit: int | None = None) -> int:
-    """Return the power of two that `size` is padded to, at least `least`; `limit` where that would be more than it."""
+    """Return the power of two to which `size` is padded: at least `least`, at most `limit`."""
     if limit is not None and size > limit:
-        raise ValueError(f"{size} is over the limit of {limit}")
+        raise ValueError(f"size {size} is over the limit of {limit}")
     padded = max(least, 1 << max(size - 1, 0).bit_length())
     return padded if limit is None else min(padded, limit)
 
 
 @dataclass(frozen=True)
 class Group:
-    """Items that make one batch: their indices among all, and the rows they are padded to."""
+    """The items of one batch: their indices, and the number of rows of the padded batch."""
 
     indices: tuple[int, ...]
     rows: int
 
 
 def groups(sizes: Sequence[tuple[int, ...]], batch_size: int, parts: int = 1) -> Iterator[Group]:
-    """Yield batches of items that are alike in size, the largest first: what does not fit in memory fails at once.
+    """Yield batches of items of similar size, largest first, so that a batch that does not fit in memory fails at once.
 
-    sizes: of each item, its lengths after padding.
-    parts: the rows of a batch are made a multiple of this.
+    sizes: lengths of each item after padding.
+    parts: the number of rows of a batch is a multiple of this.
     """
     order = sorted(range(len(sizes)), key=lambda i: (sizes[i], -i), reverse=True)
     start, known = 0, set()
     while start < len(order):
         end = start
-        # Only equal sizes share a batch unless it would stay less than half full: padding a few costs less than a program.
+        # A batch has items of one size, unless it is less than half full: padding costs less than compiling another program.
         while end < len(order) and end - start < batch_size:
             if sizes[order[end]] != sizes[order[start]] and end - start >= batch_size // 2:
                 break
             end += 1
         shape = tuple(max(column) for column in zip(*(sizes[i] for i in order[start:end]), strict=True))
-        # Rows of padding cost less than another program.
         rows = batch_size if shape in known else min(bucket(end - start, least=1), batch_size)
         if rows == batch_size:
             known.add(shape)
@@ -76,9 +80,9 @@ def groups(sizes: Sequence[tuple[int, ...]], batch_size: int, parts: int = 1) ->
 
 
 def tokens(rows: Sequence[Ids], shape: tuple[int, int], prefixes: Sequence[int] | None = None) -> Tokens:
-    """Return rows padded at the end to `shape` [B, L], rows of padding below them; one segment a row.
+    """Return rows padded at the end to `shape` [B, L], with padding rows at the end. Each row is one segment.
 
-    prefixes: how many tokens at the start of each row are its prefix, None for no `Tokens.prefix`.
+    prefixes: the length of each row's prefix; None if there is no `Tokens.prefix`.
     """
     lengths = np.zeros(shape[0], np.int32)
     lengths[: len(rows)] = [len(row) for row in rows]
@@ -98,7 +102,7 @@ def tokens(rows: Sequence[Ids], shape: tuple[int, int], prefixes: Sequence[int] 
 
 
 def filled(rows: Sequence[Sequence[float]], shape: tuple[int, int], dtype: type) -> np.ndarray:
-    """Return rows of numbers padded with 0 to `shape`."""
+    """Return rows of numbers, padded with 0 to `shape`."""
     out: np.ndarray = np.zeros(shape, dtype)
     for into, row in zip(out, rows, strict=False):
         into[: len(row)] = row

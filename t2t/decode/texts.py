@@ -1,28 +1,29 @@
-"""Text in, text out."""
+"""Generation, scoring and mask filling on texts."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 
 from t2t.decode.config import Decoding
 from t2t.decode.many import fill_many, generate_many, score_many
+from t2t.decode.rows import Name, text_name
 from t2t.errors import UserError
 from t2t.nn.model import Model
 from t2t.types import Params
 from t2t.vocabularies import Vocabulary
 
 MASK = "<mask>"
-"""How a mask is written in a text."""
+"""The mask token in a text."""
 
 
 class Output(NamedTuple):
     """One generated text.
 
-    score: summed log-probability of its tokens; length-normalised from beam search.
-    ended: False where the length cut it off before its EOS, or any other of the ids that end it.
+    score: sum of the tokens' log-probabilities. Beam search divides it by the length penalty.
+    ended: whether the text ends in EOS or another end id. False if the maximum length cut it off.
     """
 
     text: str
@@ -31,15 +32,11 @@ class Output(NamedTuple):
 
 
 class Candidate(NamedTuple):
-    """What may stand at a mask."""
+    """A predicted token for a mask."""
 
     text: str
     id: int
     probability: float
-
-
-def _name(i: int) -> str:
-    return f"text {i + 1}"
 
 
 def generate_texts(
@@ -53,15 +50,17 @@ def generate_texts(
     batch_size: int = 32,
     key: jax.Array | None = None,
     append_eos: bool = True,
-    name: Callable[[int], str] = _name,
+    name: Name = text_name,
 ) -> list[list[Output]]:
     """Return the N outputs of each text, in the order of the texts.
 
-    Sentinels may be written out in a text (`<extra_id_0>`). `append_eos` puts EOS behind it, as the inputs of tasks have; a language
-    model that is to go on with the text itself wants none. Raises UserError for a text too long for the model.
+    name:       returns the name of the i-th text for error messages.
+    append_eos: append EOS to each text, as in the inputs of tasks. Set it to False to let a language model continue the text.
+
+    A text may contain sentinels (`<extra_id_0>`). Raises UserError if a text is too long for the model.
     """
     end = [vocabulary.eos_id] if append_eos else []
-    made = generate_many(
+    results = generate_many(
         model,
         params,
         [vocabulary.encode_marked(text) + end for text in texts],
@@ -82,7 +81,7 @@ def generate_texts(
             Output(vocabulary.decode_generated(ids), value, bool(ids) and ids[-1] in vocabulary.end_ids)
             for ids, value in outputs
         ]
-        for outputs in made
+        for outputs in results
     ]
 
 
@@ -94,9 +93,9 @@ def score_texts(
     *,
     batch_size: int = 32,
     append_eos: bool = True,
-    name: Callable[[int], str] = _name,
+    name: Name = text_name,
 ) -> list[float]:
-    """Return the log-probability, in nats, of each pair's second text (with EOS) given the first."""
+    """Return, for each pair, the log-probability in nats of the second text (EOS included) given the first."""
     end = [vocabulary.eos_id] if append_eos else []
     return score_many(
         model,
@@ -117,25 +116,25 @@ def fill_texts(
     *,
     top: int = 5,
     batch_size: int = 32,
-    name: Callable[[int], str] = _name,
+    name: Name = text_name,
 ) -> list[list[list[Candidate]]]:
-    """Return for each text, for each `<mask>` in it, the `top` likeliest tokens, best first.
+    """Return the `top` most likely tokens, best first, for each `<mask>` of each text.
 
-    A text stands as masked language modelling had it: [CLS] text [SEP], or text and EOS where the vocabulary has no such. Each mask's
-    distribution is its own, all masks unknown. Raises UserError for a text without a mask or too long for the model.
+    The model sees each text as in masked language modelling: [CLS] text [SEP], or text EOS if the vocabulary has no [CLS] and [SEP].
+    The masks are predicted independently of each other. Raises UserError if a text has no mask or is too long for the model.
     """
     if vocabulary.mask_id is None:
-        raise UserError(f"{vocabulary} has no mask; give it extra_ids=1 or more.")
+        raise UserError(f"{vocabulary} has no mask token: set extra_ids to 1 or more.")
     if vocabulary.cls_id is not None and vocabulary.sep_id is not None:
         head, tail = [vocabulary.cls_id], [vocabulary.sep_id]
     else:
         head, tail = [], [vocabulary.eos_id]
     rows = [head + vocabulary.encode_marked(text.replace(MASK, "[MASK]")) + tail for text in texts]
-    made = fill_many(model, params, rows, vocabulary.mask_id, top=top, batch_size=batch_size, name=name)
+    results = fill_many(model, params, rows, vocabulary.mask_id, top=top, batch_size=batch_size, name=name)
     return [
         [
             [Candidate(vocabulary.decode([i]), i, p) for i, p in zip(fill.ids, fill.probabilities, strict=True)]
             for fill in fills
         ]
-        for fills in made
+        for fills in results
     ]

@@ -1,4 +1,4 @@
-"""A model for use elsewhere: StableHLO that JAX alone runs, and safetensors."""
+"""Export a model to StableHLO (which needs only JAX to run) or safetensors."""
 
 from t2t.export.stablehlo import write_stablehlo
 from t2t.export.weights import Weights, read_safetensors, write_safetensors

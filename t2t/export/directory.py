@@ -1,4 +1,4 @@
-"""The directory an export is written to, and what every export holds: weights, and the vocabulary's files."""
+"""The output directory of an export, and the parts that all exports share: weights and vocabulary files."""
 
 from __future__ import annotations
 
@@ -26,35 +26,35 @@ WEIGHTS = "model.safetensors"
 
 
 def check(out: Path, *, overwrite: bool) -> None:
-    """Raise UserError unless an export may be written to `out`."""
+    """Raise UserError if an export cannot be written to `out`."""
     check_directory(out, "--out")
     if out.is_symlink() and not out.exists():
-        raise UserError(f"{out} (--out) is a link to {os.readlink(out)}, which is not there")
+        raise UserError(f"{out} (--out) is a link to {os.readlink(out)}, which does not exist")
     if out.is_dir() and any(out.iterdir()) and not overwrite:
-        raise UserError(f"{out} (--out) is not empty. Give another --out, or --overwrite to replace files in it.")
+        raise UserError(f"{out} (--out) is not empty. Use another --out, or --overwrite to replace files in it.")
 
 
 @contextlib.contextmanager
 def writing(out: Path, *, overwrite: bool) -> Iterator[Path]:
-    """Give a new directory to write to, whose files go to `out` when all went well, and nowhere otherwise.
+    """Yield a temporary directory to write to. On success its files are moved to `out`; on failure they are deleted.
 
-    Files of the same names are replaced, others left alone. Raises UserError as `check` does.
+    Existing files of the same names are replaced, all others are kept. Raises UserError like `check`.
     """
     check(out, overwrite=overwrite)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        # Part of the name alone: a name that is just short enough would be too long with what is added.
+        # Use only part of the name: the added prefix and suffix could make a long name too long.
         draft = Path(tempfile.mkdtemp(prefix=f".{out.name[:40]}.", dir=out.parent))
     except OSError as error:
-        raise UserError(f"{shown_path(str(out))} (--out) cannot be made: {error.strerror}") from None
+        raise UserError(f"{shown_path(str(out))} (--out) cannot be created: {error.strerror}") from None
     try:
         yield draft
         if inside := next((path.name for path in draft.iterdir() if (out / path.name).is_dir()), None):
-            raise UserError(f"{out / inside} (--out) is a directory, which no file replaces. Give another --out.")
+            raise UserError(f"{out / inside} (--out) is a directory, and cannot be replaced by a file. Use another --out.")
         try:
             out.mkdir(exist_ok=True)
         except FileExistsError:
-            raise UserError(f"{out} (--out) was made by something else meanwhile, and is no directory") from None
+            raise UserError(f"{out} (--out) is not a directory: another process created it during the export") from None
         for path in draft.iterdir():
             os.replace(path, out / path.name)
     finally:
@@ -62,8 +62,8 @@ def writing(out: Path, *, overwrite: bool) -> Iterator[Path]:
 
 
 def write_weights(draft: Path, params: Params) -> dict[str, np.ndarray]:
-    """Write all parameters, by path, to one safetensors file; return them."""
-    # safetensors writes the buffer as it lies: transposed views must be laid out anew.
+    """Write all parameters to one safetensors file. Return path -> array."""
+    # safetensors writes the raw buffer, so transposed views must be copied.
     weights = {
         path: np.ascontiguousarray(jax.device_get(leaf)).reshape(leaf.shape) for path, leaf in flatten(params).items()
     }
@@ -72,7 +72,7 @@ def write_weights(draft: Path, params: Params) -> dict[str, np.ndarray]:
 
 
 def describe_model(model: Model, params: Params) -> dict[str, Any]:
-    """Return what the model is, as JSON values."""
+    """Return a description of the model as JSON values."""
     return {
         "kind": model.config.kind,
         "parameters": sum(int(np.prod(leaf.shape)) for leaf in flatten(params).values()),
@@ -82,7 +82,7 @@ def describe_model(model: Model, params: Params) -> dict[str, Any]:
 
 
 def write_vocabulary(draft: Path, vocabulary: Vocabulary) -> dict[str, Any]:
-    """Copy the vocabulary's files; return what it is, as JSON values."""
+    """Copy the vocabulary's files. Return a description of the vocabulary as JSON values."""
     relative = vocabulary.relocated(str(draft))
     ids = {
         name: getattr(vocabulary, name)
@@ -98,12 +98,12 @@ def write_vocabulary(draft: Path, vocabulary: Vocabulary) -> dict[str, Any]:
 
 
 def write_json(path: Path, data: Any) -> None:
-    """Write indented JSON."""
+    """Write `data` as indented JSON."""
     path.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def flatten(params: Params, prefix: str = "") -> dict[str, Any]:
-    """Return path -> array of a nested dict."""
+    """Return path -> array for a nested dict."""
     flat: dict[str, Any] = {}
     for key, value in params.items():
         flat.update(flatten(value, f"{prefix}{key}/") if isinstance(value, dict) else {prefix + key: value})
@@ -111,7 +111,7 @@ def flatten(params: Params, prefix: str = "") -> dict[str, Any]:
 
 
 def unflatten(flat: dict[str, Any]) -> Params:
-    """Return the nested dict of path -> array."""
+    """Return the nested dict for path -> array."""
     params: Params = {}
     for path, value in flat.items():
         *folders, name = path.split("/")

@@ -1,4 +1,4 @@
-"""The functions of a model that are exported: plain arrays in, plain arrays out."""
+"""The exported functions of a model, which take and return plain arrays."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Continued = Callable[[Params, Batch], Arrays]
 
 @dataclass(frozen=True, kw_only=True)
 class Input:
-    """An argument: its shape by names of dimensions, and what it means. Always int32."""
+    """An argument of an entry, always int32: the names of its dimensions, and a description."""
 
     shape: tuple[str, ...]
     about: str
@@ -27,9 +27,9 @@ class Input:
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """A function (parameters, inputs by name) -> outputs by name.
+    """An exported function: (parameters, name -> input) -> name -> output.
 
-    limits: the largest size of a dimension that the model's positions allow.
+    limits: name of a dimension -> its maximum size, given the model's positions.
     """
 
     name: str
@@ -49,20 +49,20 @@ def entries(
     vocab_size: int | None = None,
     pad_id: int | None = 0,
 ) -> list[Entry]:
-    """Return the entries of a model: `logits`, and `greedy` where it generates.
+    """Return the entries of a model: `logits`, and `greedy` if it can generate.
 
-    length:     tokens that `greedy` generates at most.
-    eos_id:     what ends a sequence, or several of which any does.
-    start_id:   what an encoder-decoder's output starts from.
-    vocab_size: ids from here on are never generated.
-    pad_id:     what stands behind the end of inputs, and is never generated; None where every id is a word.
+    length:     maximum number of tokens that `greedy` generates.
+    eos_id:     the end id, or several end ids.
+    start_id:   start token of an encoder-decoder's output.
+    vocab_size: ids from this number on are never generated.
+    pad_id:     padding id of the inputs, never generated. None if the vocabulary has no padding.
     """
 
     def continued(params: Params, batch: Batch) -> Arrays:
-        made = generate(
+        generated = generate(
             model, params, batch, Greedy(), length=length, eos_id=eos_id, vocab_size=vocab_size, pad_id=pad_id
         )
-        return {"ids": made.ids[:, 0], "scores": made.scores[:, 0]}
+        return {"ids": generated.ids[:, 0], "scores": generated.scores[:, 0]}
 
     if not model.config.can("generate"):
         return _encoder(model, pad_id)
@@ -71,12 +71,12 @@ def entries(
     return _encoder_decoder(model, length, start_id, pad_id, continued)
 
 
-def _behind(pad_id: int | None) -> str:
-    return "all rows of one length" if pad_id is None else f"{pad_id} behind their end"
+def _padding(pad_id: int | None) -> str:
+    return "all rows of the same length" if pad_id is None else f"padded at the end with {pad_id}"
 
 
 def _encoder(model: Model, pad_id: int | None) -> list[Entry]:
-    about = f"token ids, masks among them, {_behind(pad_id)}"
+    about = f"token ids, including masks, {_padding(pad_id)}"
     inputs = {"ids": Input(shape=("batch", "length"), about=about)}
     if model.config.types:
         inputs["types"] = Input(
@@ -102,25 +102,25 @@ def _encoder(model: Model, pad_id: int | None) -> list[Entry]:
 _SCORES: dict[Output, str] = {
     "tokens": "scores of each token at each position",
     "label": "scores of each label of a text at its first position",
-    "tags": "scores of each label of a word at its first position",
-    "span": "scores of each position as the first of the span and as its last",
+    "tags": "scores of each label of a word at its first token",
+    "span": "scores of each position as the first and as the last of the span",
 }
 _LOGITS: dict[Output, str] = {
-    "tokens": "float32 [batch, length, vocabulary]; those at a mask predict it",
-    "label": "float32 [batch, length, labels]; those at position 0 are the text's",
-    "tags": "float32 [batch, length, labels]; those at a word's first token are the word's",
-    "span": "float32 [batch, length, length]; position 0 scores where the span begins, position 1 where it ends",
+    "tokens": "float32 [batch, length, vocabulary]; the scores at a mask predict its token",
+    "label": "float32 [batch, length, labels]; position 0 has the scores of the text",
+    "tags": "float32 [batch, length, labels]; a word's first token has the scores of the word",
+    "span": "float32 [batch, length, length]; position 0 has the scores of the first position, position 1 those of the last",
 }
 
 
 def _decoder(model: Model, length: int, continued: Continued) -> list[Entry]:
     ids = Input(
-        shape=("batch", "length"), about="the start id and the text's ids; what is behind a row's end changes nothing"
+        shape=("batch", "length"), about="the start id and the ids of the text; ids after a row's end have no effect"
     )
     inputs = {"ids": ids}
     prefix_lm = model.config.noncausal_prefix
     if prefix_lm:
-        about = "how many of a row's first tokens, the start id included, all see each other"
+        about = "length of a row's prefix, start id included; its tokens attend to each other in both directions"
         inputs["prefix_lengths"] = Input(shape=("batch",), about=about)
 
     def logits(params: Params, arrays: Arrays) -> Arrays:
@@ -137,7 +137,7 @@ def _decoder(model: Model, length: int, continued: Continued) -> list[Entry]:
     return [
         Entry(
             name="logits",
-            about="scores of each next word",
+            about="scores of each next token",
             inputs=inputs,
             outputs={"logits": "float32 [batch, length, vocabulary]; position i scores the token after ids[:, i]"},
             function=logits,
@@ -145,12 +145,12 @@ def _decoder(model: Model, length: int, continued: Continued) -> list[Entry]:
         ),
         Entry(
             name="greedy",
-            about=f"at most {length} tokens more, each the likeliest",
+            about=f"continues the prompt by at most {length} tokens, each the most likely one",
             inputs={
                 "ids": Input(
                     shape=("batch", "prompt_length"), about="the start id and the prompt's ids, padded at the end"
                 ),
-                "lengths": Input(shape=("batch",), about="how many ids of a row count, the start id included"),
+                "lengths": Input(shape=("batch",), about="number of ids of a row without padding, start id included"),
             },
             outputs=_generated_outputs(length),
             function=greedy,
@@ -160,10 +160,10 @@ def _decoder(model: Model, length: int, continued: Continued) -> list[Entry]:
 
 
 def _encoder_decoder(model: Model, length: int, start_id: int, pad_id: int | None, continued: Continued) -> list[Entry]:
-    inputs = Input(shape=("batch", "inputs_length"), about=f"ids of the inputs, {_behind(pad_id)}")
+    inputs = Input(shape=("batch", "inputs_length"), about=f"ids of the inputs, {_padding(pad_id)}")
     targets = Input(
         shape=("batch", "targets_length"),
-        about="the start id and the ids of the text so far; what is behind a row's end changes nothing",
+        about="the start id and the ids of the output so far; ids after a row's end have no effect",
     )
 
     def logits(params: Params, arrays: Arrays) -> Arrays:
@@ -177,7 +177,7 @@ def _encoder_decoder(model: Model, length: int, start_id: int, pad_id: int | Non
     return [
         Entry(
             name="logits",
-            about="scores of each next word of the output",
+            about="scores of each next token of the output",
             inputs={"inputs": inputs, "targets": targets},
             outputs={
                 "logits": "float32 [batch, targets_length, vocabulary]; position i scores the token after targets[:, i]"
@@ -187,7 +187,7 @@ def _encoder_decoder(model: Model, length: int, start_id: int, pad_id: int | Non
         ),
         Entry(
             name="greedy",
-            about=f"an output of at most {length} tokens, each the likeliest",
+            about=f"generates an output of at most {length} tokens, each the most likely one",
             inputs={"inputs": inputs},
             outputs=_generated_outputs(length),
             function=greedy,
@@ -198,8 +198,8 @@ def _encoder_decoder(model: Model, length: int, start_id: int, pad_id: int | Non
 
 def _generated_outputs(length: int) -> dict[str, str]:
     return {
-        "ids": f"int32 [batch, {length}]; 0 behind the end of a sequence",
-        "scores": "float32 [batch]; summed log-probabilities",
+        "ids": f"int32 [batch, {length}]; 0 after the end of a sequence",
+        "scores": "float32 [batch]; sums of log-probabilities",
     }
 
 

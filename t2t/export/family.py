@@ -1,4 +1,4 @@
-"""What a model family tells of its life in `transformers`: its options, its tensors."""
+"""Base class for the translation of a model family to and from `transformers`: its options and its tensors."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ _ACTIVATIONS = {
 
 
 LARGEST = 2**31 - 1
-"""Of any size in a config.json: more is a damaged number, and beyond what indices hold."""
+"""Largest allowed size in a config.json. A larger number is damaged, and does not fit an int32 index."""
 
 
 class Options:
-    """The options of a config.json; every one must be asked for, or be known to change nothing.
+    """The options of a config.json. Each one must be read, or be known to have no effect.
 
-    where:    the file, for errors.
-    accepted: options the user takes responsibility for: not read, and no error.
+    where:    the file, for error messages.
+    accepted: unknown options that the user allows to be ignored.
     """
 
     def __init__(self, values: Mapping[str, Any], *, where: str, accepted: Collection[str] = ()) -> None:
@@ -44,117 +44,116 @@ class Options:
         self._asked: set[str] = set()
 
         if unknown := sorted(self._accepted - self._values.keys()):
-            raise UserError(f"{where}: no option {unknown[0]!r} (--accept-option).{nearest(unknown[0], self._values)}")
+            raise UserError(f"{where}: option {unknown[0]!r} (--accept-option) not found.{nearest(unknown[0], self._values)}")
 
     @property
     def architecture(self) -> str:
-        """The class whose tensors these are ("BertForMaskedLM"), "" where nothing says."""
+        """The model class ("BertForMaskedLM"), or "" if config.json does not name it."""
         named = self._values.get("architectures")
         return named[0] if isinstance(named, list) and named and isinstance(named[0], str) else ""
 
     def take(self, name: str, default: Any = _MISSING) -> Any:
-        """Return an option's value; the default where it is not there or null. Raises UserError where there is no default."""
+        """Return the value of an option, or the default if it is missing or null. Raises UserError if there is no default."""
         self._asked.add(name)
         value = self._values.get(name)
         if value is not None:
             return value
         if default is _MISSING:
-            raise UserError(f"{self.where}: no option {name!r}.{nearest(name, self._values)}")
+            raise UserError(f"{self.where}: option {name!r} is missing.{nearest(name, self._values)}")
         return default
 
     def nullable(self, name: str, default: Any) -> Any:
-        """Return an option's value, None where it is null; the default where it is not there."""
+        """Return the value of an option, which may be None, or the default if it is missing."""
         self._asked.add(name)
         return self._values.get(name, default)
 
     def number(self, name: str, default: Any = _MISSING) -> Any:
-        """Return an option that is a number. Raises UserError where it is not."""
+        """Return an option that is a number. Raises UserError if it is not a number."""
         value = self.take(name, default)
         if value is None:
             return value
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise self.refuse(name, value, "a number is wanted")
+            raise self.refuse(name, value, "expected a number")
         return value
 
     def size(self, name: str, default: Any = _MISSING, *, least: int = 1) -> Any:
-        """Return an option that counts something, from `least` to `LARGEST`. Raises UserError where it does not."""
+        """Return an option that is an integer from `least` to `LARGEST`. Raises UserError if it is not."""
         value = self.number(name, default)
         if value is not None and (not isinstance(value, int) or not least <= value <= LARGEST):
-            raise self.refuse(name, value, f"a whole number from {least} to {LARGEST} is wanted")
+            raise self.refuse(name, value, f"expected an integer from {least} to {LARGEST}")
         return value
 
     def flag(self, name: str, default: bool) -> bool:
-        """Return an option that is true or false. Raises UserError where it is neither."""
+        """Return an option that is true or false. Raises UserError if it is neither."""
         value = self.take(name, default)
         if not isinstance(value, bool):
-            raise self.refuse(name, value, "true or false is wanted")
+            raise self.refuse(name, value, "expected true or false")
         return value
 
     def group(self, name: str) -> dict[str, Any]:
-        """Return an option that is an object of options, {} where it is not there. Raises UserError where it is something else."""
+        """Return an option that is an object, or {} if it is missing. Raises UserError if it is not an object."""
         value = self.take(name, {})
         if not isinstance(value, dict):
-            raise self.refuse(name, value, "an object is wanted")
+            raise self.refuse(name, value, "expected an object")
         return value
 
     def must(self, name: str, wanted: Any, *, why: str) -> None:
-        """Refuse an option that is there with another value. Raises UserError."""
+        """Raise UserError if an option has a value other than `wanted`. why: the reason, for the error message."""
         value = self.take(name, wanted)
         if value != wanted and name not in self._accepted:
-            raise self.refuse(name, value, f"{why}; only {wanted!r} can be honoured")
+            raise self.refuse(name, value, f"{why}; only {wanted!r} is supported")
 
     def activation(self, name: str, default: str) -> str:
-        """Return our name of an activation. Raises UserError for one that is not here."""
+        """Return our name of an activation. Raises UserError if the activation is unknown."""
         value = self.take(name, default)
         if not isinstance(value, str) or value not in _ACTIVATIONS:
-            raise self.refuse(name, value, f"no such activation here.{nearest(str(value), _ACTIVATIONS)}")
+            raise self.refuse(name, value, f"unknown activation.{nearest(str(value), _ACTIVATIONS)}")
         return _ACTIVATIONS[value]
 
     def free(self, *names: str) -> None:
-        """Take note that options change nothing of the mathematics."""
+        """Mark options as having no effect on what the model computes."""
         self._asked.update(names)
 
     def refuse(self, name: str, value: Any, why: str) -> UserError:
-        """Return the error that refuses an option."""
+        """Return the UserError for an unsupported value of an option."""
         shown = repr(value)
         return UserError(f"{self.where}: {name} is {shown if len(shown) <= 100 else f'{shown[:97]}...'}: {why}")
 
     def finish(self) -> None:
-        """Refuse what was never asked for: it might change the mathematics. Raises UserError, naming each."""
+        """Raise UserError, naming each, if there are options that were not read: they may change what the model computes."""
         known = self._asked | NEUTRAL.keys() | self._accepted
         unknown = [name for name, value in self._values.items() if name not in known and value not in (None, {}, [])]
         if unknown:
-            said = ", ".join(f"{name} = {self._values[name]!r}" for name in unknown)
+            listed = ", ".join(f"{name} = {self._values[name]!r}" for name in unknown)
             raise UserError(
-                f"{self.where}: unknown option{'s' if len(unknown) > 1 else ''} {said}, which may change what the model computes"
-                f" (--accept-option {' '.join(unknown)} goes on without)"
+                f"{self.where}: unknown option{'s' if len(unknown) > 1 else ''} {listed}, which may change what the model computes"
+                f" (to ignore: --accept-option {' '.join(unknown)})"
             )
 
 
 def activation_name(ours: str) -> str:
-    """Return how `transformers` calls an activation."""
-    return next(theirs for theirs, own in _ACTIVATIONS.items() if own == ours)
+    """Return the `transformers` name of an activation."""
+    return next(theirs for theirs, name in _ACTIVATIONS.items() if name == ours)
 
 
 class Weights(Protocol):
-    """The tensors that are there, as far as a configuration needs to know them."""
+    """The tensors of a checkpoint, as far as a configuration depends on them."""
 
     @property
     def names(self) -> Collection[str]:
-        """Their names."""
+        """The names of the tensors."""
 
     def equal(self, one: str, other: str) -> bool:
-        """Whether two of them are equal."""
+        """Whether two tensors are equal."""
 
 
 class Family(abc.ABC):
-    """One family's translation, both ways.
+    """Translation of one family, in both directions.
 
-    name:         in messages.
-    model_types:  `model_type` in config.json, the one written first.
-    architecture: written to config.json.
-    prefix:       of the names of all tensors but the head's; a checkpoint of the base model lacks it.
-    left_out:     patterns of tensors that are not read, each with the reason.
+    name:        the name in messages.
+    model_types: values of `model_type` in config.json. Exports write the first one.
+    prefix:      prefix of the names of all tensors except the head's. A checkpoint of the base model does not have it.
+    left_out:    pattern of tensors that are not read -> the reason.
     """
 
     name: ClassVar[str]
@@ -164,29 +163,29 @@ class Family(abc.ABC):
 
     @abc.abstractmethod
     def config(self, options: Options, weights: Weights) -> ModelConfig:
-        """Return our configuration. Raises UserError for what cannot be honoured."""
+        """Return our configuration. Raises UserError if an option is not supported."""
 
     @abc.abstractmethod
     def options(self, config: ModelConfig) -> dict[str, Any] | None:
-        """Return the options of config.json, `model_type` and `architectures` among them; None where it is another family's."""
+        """Return the options of config.json, including `model_type` and `architectures`; None if the configuration belongs to another family."""
 
     @abc.abstractmethod
     def entries(self, config: ModelConfig) -> Sequence[Entry]:
         """Return the table of tensors."""
 
 
-_OF_WORDS = ("tied", "scaled_head", "head_transform", "head_bias", "head_activation")
+_TOKEN_HEAD = ("tied", "scaled_head", "head_transform", "head_bias", "head_activation")
 _WITHOUT_EFFECT = (*EXECUTION, *PRECISION, *RATES, *START)
 
 
 def canonical(config: Any) -> Any:
-    """Return the configuration with all that does not change the function of trained parameters set to one value, which computes in float32."""
+    """Return the configuration in float32 with default values for all fields that do not change what trained parameters compute."""
     changes: dict[str, Any] = {}
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if (
             field.name in _WITHOUT_EFFECT
-            or (field.name in _OF_WORDS and config.output != "tokens")
+            or (field.name in _TOKEN_HEAD and config.output != "tokens")
             or (field.name == "pooler_activation" and not config.pooler)
         ):
             changes[field.name] = _default(field, value)

@@ -1,6 +1,6 @@
-"""The package `flatbuffers`, copied beside an export.
+"""Copy of the package `flatbuffers` for exports.
 
-`jax.export` reads and writes its files with it, and JAX's own requirements do not name it. It is pure Python, 30 KB as a zip, which Python imports from as it is.
+`jax.export` needs it, but it is not a requirement of JAX. It is pure Python: a zip of 30 KB from which Python can import directly.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ FLATBUFFERS = "flatbuffers.zip"
 
 
 def write_flatbuffers(path: Path) -> None:
-    """Write the installed package's modules, its metadata and its license (Apache 2.0) to a zip file, the same bytes each time."""
+    """Write the package's modules, metadata and license (Apache 2.0) to a zip file. The bytes are always the same."""
     package = importlib.metadata.distribution("flatbuffers")
     files = {str(file): file.read_text() for file in package.files or () if file.suffix == ".py"}
     files["flatbuffers/METADATA"] = package.read_text("METADATA") or ""
@@ -27,10 +27,10 @@ def write_flatbuffers(path: Path) -> None:
 
 
 def _license() -> str:
-    """Return the text of the Apache License 2.0: the package has it by reference alone, and this one is under the same."""
-    # More than one may be found: setuptools leaves a description without the license in a checkout, where it comes before the installed one.
+    """Return the text of the Apache License 2.0 from this package: `flatbuffers` has the same license, but does not include its text."""
+    # In a checkout, setuptools leaves metadata without the license, which is found before the installed metadata.
     found = [each.read_text("licenses/LICENSE") for each in importlib.metadata.distributions(name=DISTRIBUTION)]
     text = next((text for text in found if text is not None), None)
     if text is None:
-        raise Failure(f"the installed package {DISTRIBUTION} lacks its LICENSE: install it anew")
+        raise Failure(f"the installed package {DISTRIBUTION} has no LICENSE file: reinstall it")
     return text

@@ -1,4 +1,4 @@
-"""What config.json and generation_config.json say of generating: which ids end a text, in and out."""
+"""Generation settings in config.json and generation_config.json, mainly the end ids: reading and writing."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from t2t.vocabularies.library import added
 GENERATION = "generation_config.json"
 _CONFIG = "config.json"
 _GENERATING = ("ForConditionalGeneration", "ForCausalLM", "LMHeadModel")
-"""How the names of models that generate end."""
+"""Suffixes of the class names of models that generate."""
 _DEFAULTS: dict[str, Any] = {
     "max_length": 20,
     "max_new_tokens": None,
@@ -45,14 +45,13 @@ _DEFAULTS: dict[str, Any] = {
     "renormalize_logits": False,
     "exponential_decay_length_penalty": None,
 }
-"""Settings that change what `generate` of transformers gives, and their values where nothing says them."""
+"""Settings that change the output of `generate` in transformers, with their default values."""
 
 
 class Generation:
-    """What a directory says of generating. What generation_config.json says goes before config.json, as in transformers.
+    """The generation settings of a directory. As in transformers, generation_config.json takes precedence over config.json.
 
-    options: those of config.json.
-    Raises UserError where either says an id that is none.
+    options: the options of config.json.
     """
 
     def __init__(self, directory: Path, options: Mapping[str, Any]) -> None:
@@ -65,58 +64,54 @@ class Generation:
             self._values |= {name: (value, str(file)) for name, value in read_json(file).items() if value is not None}
 
     def ends(self) -> tuple[int, ...]:
-        """Return the ids that end a text, in their order; none where nothing says any. Negative ones end nothing."""
+        """Return the end ids in order, without negative ones, which have no effect. Raises UserError if one is not an id."""
         value, where = self._values.get("eos_token_id", ([], ""))
         ids = value if isinstance(value, list) else [value]
         for i in ids:
             if isinstance(i, bool) or not isinstance(i, int):
-                raise UserError(f"{where}: eos_token_id is {value!r}: an id or a list of ids is wanted")
+                raise UserError(f"{where}: eos_token_id is {value!r}: expected an id or a list of ids")
         return tuple(dict.fromkeys(i for i in ids if i >= 0))
 
     def applied(self, vocabulary: Vocabulary, kind: Kind) -> Vocabulary:
-        """Return the vocabulary with the ids at which the model ends. An encoder's is the same.
+        """Return the vocabulary with the model's end ids. For an encoder it is unchanged.
 
-        In a `Tokenizer` EOS becomes the first of them where the tokenizer's files name another, which would end nothing in transformers.
-        Raises UserError for an id that the vocabulary lacks, and where an encoder-decoder starts from anything but padding.
+        If the EOS of a `Tokenizer` is not one of the end ids, the first end id becomes EOS: transformers would not stop at the old one.
+        Raises UserError if the vocabulary does not have an end id, or if an encoder-decoder does not start from the vocabulary's start token.
         """
         if kind == "encoder":
             return vocabulary
         start, where = self._values.get("decoder_start_token_id", (vocabulary.bos_id, ""))
         if kind == "encoder_decoder" and start != vocabulary.bos_id:
             raise UserError(
-                f"{where}: decoder_start_token_id is {start!r}: the decoder starts from {vocabulary.bos_id} here; only that can be honoured"
+                f"{where}: decoder_start_token_id is {start!r}: only {vocabulary.bos_id}, the start token of the vocabulary, is supported"
             )
         ids = self.ends()
         for i in ids:
             if i >= vocabulary.size:
                 where = self._values["eos_token_id"][1]
-                raise UserError(f"{where}: eos_token_id {i} is none of the tokenizer's {vocabulary.size} ids")
+                raise UserError(f"{where}: eos_token_id {i} is not one of the tokenizer's {vocabulary.size} ids")
         if ids and vocabulary.eos_id not in ids and isinstance(vocabulary, Tokenizer):
             special = added(vocabulary.library())
-            # A word that became EOS would be found in texts where it is but a part.
-            named = next((name for name, token in special.items() if token == ids[0]), None)
-            vocabulary = vocabulary if named is None else replace(vocabulary, eos=named)
+            # Only a special token can become EOS: an ordinary token would be found inside words.
+            eos = next((name for name, token in special.items() if token == ids[0]), None)
+            vocabulary = vocabulary if eos is None else replace(vocabulary, eos=eos)
         return replace(vocabulary, ends=tuple(i for i in ids if i != vocabulary.eos_id))
 
     def not_carried(self, kind: Kind) -> list[str]:
-        """Return the defaults of generation that a run does not keep, a text "num_beams = 4" each: `t2t infer` has options of its own."""
+        """Return the generation settings that a run does not keep, as texts like "num_beams = 4". `t2t infer` has its own options for them."""
         if kind == "encoder":
             return []
-        sampling = (
-            ("temperature", "top_k", "top_p", "min_p", "typical_p") if self._said("do_sample") is not True else ()
-        )
+        do_sample, _ = self._values.get("do_sample", (None, ""))
+        unused = () if do_sample is True else ("temperature", "top_k", "top_p", "min_p", "typical_p")
         return [
             f"{name} = {value!r}"
             for name, (value, _) in self._values.items()
-            if name in _DEFAULTS and name not in sampling and value not in (_DEFAULTS[name], [], {})
+            if name in _DEFAULTS and name not in unused and value not in (_DEFAULTS[name], [], {})
         ]
-
-    def _said(self, name: str) -> Any:
-        return self._values.get(name, (None, ""))[0]
 
 
 def ids_of(vocabulary: Vocabulary) -> dict[str, Any]:
-    """Return the special tokens' ids as config.json has them; several that end a text are a list."""
+    """Return the ids of special tokens as in config.json. Several end ids are a list."""
     ends = vocabulary.end_ids
     return {
         "bos_token_id": vocabulary.bos_id,
@@ -128,20 +123,20 @@ def ids_of(vocabulary: Vocabulary) -> dict[str, Any]:
 def generation_config(
     vocabulary: Vocabulary, options: Mapping[str, Any], lengths: Mapping[str, int] | None
 ) -> dict[str, Any] | None:
-    """Return generation_config.json for a model; None for one that generates nothing.
+    """Return the content of generation_config.json, or None for a model that does not generate.
 
-    options: of config.json. lengths: see `write_huggingface`.
+    options: the options of config.json. lengths: see `write_huggingface`.
     """
     if not options["architectures"][0].endswith(_GENERATING):
         return None
-    made = ids_of(vocabulary)
-    if made["pad_token_id"] is None:
-        made["pad_token_id"] = vocabulary.eos_id
+    settings = ids_of(vocabulary)
+    if settings["pad_token_id"] is None:
+        settings["pad_token_id"] = vocabulary.eos_id
     if lengths is not None:
-        made["max_new_tokens"] = lengths["targets"]
-    # Neither padding nor rows of the embeddings that no token has are generated here.
-    padding = [] if made["pad_token_id"] in vocabulary.end_ids else [made["pad_token_id"]]
+        settings["max_new_tokens"] = lengths["targets"]
+    # Never generate padding, or ids that have an embedding but no token.
+    padding = [] if settings["pad_token_id"] in vocabulary.end_ids else [settings["pad_token_id"]]
     if never := [*padding, *range(vocabulary.size, options.get("vocab_size", 0))]:
-        made["suppress_tokens"] = never
+        settings["suppress_tokens"] = never
     start = options.get("decoder_start_token_id")
-    return made if start is None else {**made, "decoder_start_token_id": start}
+    return settings if start is None else {**settings, "decoder_start_token_id": start}

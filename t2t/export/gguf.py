@@ -1,6 +1,7 @@
-"""GGUF files of LLaMA-family models (llama.cpp's format), made into directories of `transformers`. Needs the package `gguf`, which llama.cpp's authors keep.
+"""Conversion of GGUF files (the format of llama.cpp) of LLaMA-family models to `transformers` directories. Needs the package `gguf`.
 
-Quantised tensors become float32. The rows of queries' and keys' matrices stand there with turning pairs side by side; they are put back into halves.
+Quantised tensors are converted to float32. GGUF interleaves the rotary pairs in the rows of the query and key matrices; here the two elements of
+a pair are half a head apart, as in `transformers`.
 """
 
 from __future__ import annotations
@@ -35,13 +36,13 @@ _NAMES = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
-_LEFT_OUT = {"rope_freqs.weight": "made from the options"}
+_LEFT_OUT = {"rope_freqs.weight": "computed from the options"}
 
 
 def gguf_directory(file: Path, out: Path) -> None:
-    """Write config.json, model.safetensors (float32) and the tokenizer's files of a GGUF file to `out`.
+    """Write config.json, model.safetensors (float32) and tokenizer files for a GGUF file to `out`.
 
-    Raises UserError where `gguf` is not installed, or the model, a tensor or the tokenizer is of a kind that is not read.
+    Raises UserError if `gguf` is not installed, or if the model, a tensor or the tokenizer is not supported.
     """
     try:
         from gguf import GGML_QUANT_SIZES, GGUFReader
@@ -56,7 +57,7 @@ def gguf_directory(file: Path, out: Path) -> None:
         raise UserError(f"{file}: not a GGUF file ({error})") from None
     architecture = fields.get("general.architecture")
     if architecture != "llama":
-        raise UserError(f"{file}: general.architecture is {architecture!r}; only llama is read")
+        raise UserError(f"{file}: general.architecture is {architecture!r}; only llama is supported")
     options = _options(fields, {tensor.name for tensor in reader.tensors}, str(file))
     heads = {"attn_q": options["num_attention_heads"], "attn_k": options["num_key_value_heads"]}
     by_name: dict[str, Any] = {}
@@ -69,7 +70,7 @@ def gguf_directory(file: Path, out: Path) -> None:
         try:
             values = dequantize(tensor.data, tensor.tensor_type).astype(np.float32)
         except NotImplementedError:
-            raise UserError(f"{file}: {tensor.name} is of type {tensor.tensor_type.name}, which is not read") from None
+            raise UserError(f"{file}: {tensor.name} has type {tensor.tensor_type.name}, which is not supported") from None
         part = tensor.name.split(".")[-2]
         return shuffled(values, heads[part], to_halves=True) if part in heads else values
 
@@ -90,17 +91,17 @@ def _options(fields: dict[str, Any], names: set[str], where: str) -> dict[str, A
     def size(name: str, default: Any = None) -> int:
         value = take(name, default)
         if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= LARGEST:
-            raise UserError(f"{where}: llama.{name} is {str(value)[:80]}; a whole number from 1 to {LARGEST} is wanted")
+            raise UserError(f"{where}: llama.{name} is {str(value)[:80]}; expected an integer from 1 to {LARGEST}")
         return value
 
     def number(name: str, default: Any = None) -> float:
         value = take(name, default)
         if not isinstance(value, float) or not 0 < value < float("inf"):
-            raise UserError(f"{where}: llama.{name} is {str(value)[:80]}; a number above 0 is wanted")
+            raise UserError(f"{where}: llama.{name} is {str(value)[:80]}; expected a number above 0")
         return value
 
     if kind := fields.get("llama.rope.scaling.type"):
-        raise UserError(f"{where}: llama.rope.scaling.type is {kind!r}; only plain rotary positions are read")
+        raise UserError(f"{where}: llama.rope.scaling.type is {kind!r}; only plain rotary positions are supported")
     heads, embed = size("attention.head_count"), size("embedding_length")
     groups = size("attention.head_count_kv", heads)
     if embed % heads and "llama.rope.dimension_count" not in fields:
@@ -123,7 +124,7 @@ def _options(fields: dict[str, Any], names: set[str], where: str) -> dict[str, A
         "intermediate_size": size("feed_forward_length"),
         "hidden_act": "silu",
         "max_position_embeddings": size("context_length"),
-        # Kept in single precision there; the number that was meant is the shortest one that gives it.
+        # GGUF stores it as float32: use the shortest decimal number that rounds to the same float32.
         "rms_norm_eps": float(str(np.float32(number("attention.layer_norm_rms_epsilon")))),
         "rope_theta": number("rope.freq_base", 10_000.0),
         "tie_word_embeddings": "output.weight" not in names,
@@ -132,17 +133,17 @@ def _options(fields: dict[str, Any], names: set[str], where: str) -> dict[str, A
             for ours, theirs in (("bos", "bos_token_id"), ("padding", "pad_token_id"))
             if (found := id_of(fields, ours, tokens, where)) is not None
         },
-        # A text's end, that of a turn and that of a message: any ends what llama.cpp generates.
+        # llama.cpp stops at the end of a text, of a turn or of a message.
         "eos_token_id": ends,
     }
 
 
 def _check_sizes(tensors: Mapping[str, Any], options: dict[str, Any], where: str) -> None:
-    """Refuse sizes of the configuration that are not those of the tensors: queries and keys are reshaped by them."""
+    """Raise UserError if the sizes of the configuration do not match the tensors: they are used to reshape queries and keys."""
     dimension = options["head_dim"]
     if dimension % 2:
         raise UserError(
-            f"{where}: llama.rope.dimension_count is {dimension}; pairs turn, so that an even number is wanted"
+            f"{where}: llama.rope.dimension_count is {dimension}; rotary positions need an even number"
         )
     rows = {"q_proj": options["num_attention_heads"] * dimension, "k_proj": options["num_key_value_heads"] * dimension}
     layers = set()
@@ -152,17 +153,17 @@ def _check_sizes(tensors: Mapping[str, Any], options: dict[str, Any], where: str
             shape = [int(n) for n in reversed(tensor.shape)]
             if found[2] and shape[0] != rows[found[2]]:
                 raise UserError(
-                    f"{where}: {tensor.name} has {shape[0]} rows, and {rows[found[2]]} by llama.attention.head_count(_kv) and rope.dimension_count"
+                    f"{where}: {tensor.name} has {shape[0]} rows; llama.attention.head_count(_kv) and rope.dimension_count give {rows[found[2]]}"
                 )
     if max(layers, default=-1) + 1 != options["num_hidden_layers"]:
         raise UserError(
-            f"{where}: llama.block_count is {options['num_hidden_layers']}, and there are {len(layers)} blocks of tensors"
+            f"{where}: llama.block_count is {options['num_hidden_layers']}, but there are {len(layers)} blocks of tensors"
         )
 
 
 def _name(theirs: str, where: str) -> str:
     found = re.fullmatch(r"(?:blk\.(\d+)\.)?([a-z_]+)\.(weight|bias)", theirs)
     if found is None or found[2] not in _NAMES:
-        raise UserError(f"{where}: no place in the model for {theirs}")
+        raise UserError(f"{where}: unknown tensor {theirs}")
     layer = "" if found[1] is None else f"model.layers.{found[1]}."
     return f"{layer}{_NAMES[found[2]]}.{found[3]}"

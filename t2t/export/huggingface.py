@@ -1,4 +1,4 @@
-"""Directories of `transformers`, in and out: config.json, safetensors single or sharded, the tokenizer's files."""
+"""Reading and writing of `transformers` directories: config.json, safetensors (single or sharded) and tokenizer files."""
 
 from __future__ import annotations
 
@@ -32,43 +32,43 @@ from t2t.vocabularies import Vocabulary
 
 CONFIG = "config.json"
 CHECKSUMS = "checksums.json"
-"""Of all files of a directory that we wrote, but its README.md; nothing of `transformers`."""
+"""Checksums of all files of an export except README.md. `transformers` does not use this file."""
 LEFT_OUT = {
-    r"(.*\.)?position_ids": "the numbers from 0 on",
+    r"(.*\.)?position_ids": "the numbers 0, 1, 2, ...",
     r"(.*\.)?token_type_ids": "zeros",
-    r"(.*\.)?rotary_emb\.(inv_freq|cos_cached|sin_cached)": "made from the options",
+    r"(.*\.)?rotary_emb\.(inv_freq|cos_cached|sin_cached)": "computed from the options",
 }
-"""Patterns of tensors of any family that are not read, each with the reason: what older versions saved and every version computes."""
+"""Pattern of tensors of any family that are not read -> the reason. Older versions of `transformers` saved them; they can be computed."""
 ENDINGS = (".json", ".safetensors", ".txt", ".model", ".jinja")
-"""Of the names of files that are read in a directory of `transformers`."""
+"""Suffixes of the files that are read in a `transformers` directory."""
 FamilyOf = Callable[..., Family]
 """(model_type, where=...) -> family; the registry is in `t2t.models.families`."""
 
 
 def read_options(directory: Path) -> dict[str, Any]:
-    """Return config.json. Raises UserError where it is missing or says nothing of a model, or where a file of the directory is a link to elsewhere."""
+    """Return the content of config.json. Raises UserError if it is missing or has no model_type, or if a file links outside the directory."""
     path = directory / CONFIG
     if not directory.is_dir():
         siblings = [other.name for other in directory.parent.iterdir()] if directory.parent.is_dir() else []
-        raise UserError(f"no directory {directory}.{nearest(directory.name, siblings)}")
+        raise UserError(f"directory {directory} not found.{nearest(directory.name, siblings)}")
     check_links(directory, ENDINGS)
     if not path.is_file():
-        raise UserError(f"{directory}: not a model of transformers, {CONFIG} is missing")
+        raise UserError(f"{directory}: not a transformers model: {CONFIG} is missing")
     options = read_json(path)
     if "model_type" not in options:
-        raise UserError(f"{path}: says no model_type")
+        raise UserError(f"{path}: model_type is missing")
     expect(options["model_type"], str, f"{path}: model_type")
     return options
 
 
 def check_content(directory: Path) -> None:
-    """Compare a directory's files with the checksums that an export of ours left there. Raises UserError, naming the file, where one has changed."""
+    """Raise UserError, naming the file, if a file does not match the checksums that our export wrote."""
     checksums = directory / CHECKSUMS
     if not checksums.is_file():
         return
-    there = [path.name for path in sorted(directory.iterdir()) if path.suffix in ENDINGS and path != checksums]
-    if told := problem(directory, read_json(checksums), there, where=checksums):
-        raise UserError(f"{told}. If you changed it on purpose, delete {checksums}")
+    names = [path.name for path in sorted(directory.iterdir()) if path.suffix in ENDINGS and path != checksums]
+    if message := problem(directory, read_json(checksums), names, where=checksums):
+        raise UserError(f"{message}. If you changed it on purpose, delete {checksums}")
 
 
 class Files(Protocol):
@@ -76,28 +76,29 @@ class Files(Protocol):
 
     @property
     def directory(self) -> Path:
-        """Where they are."""
+        """The directory of the checkpoint."""
 
     @property
     def names(self) -> Collection[str]:
-        """What they are called."""
+        """The names of the tensors."""
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Return the shape of one, without reading it."""
+        """Return the shape of a tensor without reading it."""
 
     def equal(self, one: str, other: str) -> bool:
-        """Whether two are equal."""
+        """Whether two tensors are equal."""
 
     def read(self, name: str) -> np.ndarray:
-        """Return one."""
+        """Return a tensor."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """A directory of `transformers` (or a checkpoint of T5X), opened and understood, nothing of it read yet.
+    """An open `transformers` directory (or T5X checkpoint). Its configuration is parsed; no tensors are read yet.
 
-    names:    under which names each tensor is there.
-    left_out: the names of what is not read, with the reason.
+    wanted:   the tensors that the model needs.
+    names:    tensor in `wanted` -> its names in the checkpoint, several if there are copies.
+    left_out: name of each tensor that is not read -> the reason.
     """
 
     files: Files
@@ -109,27 +110,27 @@ class Source:
     left_out: Mapping[str, str]
 
     def read(self, name: str) -> np.ndarray:
-        """Return a tensor by its name in the table. Raises UserError where copies of it differ."""
+        """Return a tensor by its name in `wanted`. Raises UserError if copies of it differ."""
         first, *copies = self.names[name]
         for copy in copies:
             if not self.files.equal(first, copy):
                 raise UserError(
-                    f"{self.files.directory}: tensors {first} and {copy} differ, and are one by config.json (tied)"
+                    f"{self.files.directory}: tensors {first} and {copy} differ, but config.json ties them"
                 )
         return self.files.read(first)
 
     def params(self, mesh: jax.sharding.Mesh) -> Params:
-        """Read the parameters, one at a time, each to its place on the mesh."""
+        """Read the parameters one at a time, each directly to its devices on the mesh."""
         shardings = param_shardings(self.model, mesh)
         return read_params(self.wanted, self.model.specs, shardings, self.read, where=self.files.directory)
 
 
 @contextmanager
 def opened(directory: str | Path, family_of: FamilyOf, *, accepted: Collection[str] = ()) -> Iterator[Source]:
-    """Open a directory of `transformers`.
+    """Open a `transformers` directory.
 
-    accepted: names of options in config.json that are passed over.
-    Raises UserError for a model, an option, a tensor there is no place for, or one that is missing.
+    accepted: names of unknown options in config.json to ignore.
+    Raises UserError if the model or an option is not supported, or if a tensor is unknown or missing.
     """
     directory = Path(directory)
     values = read_options(directory)
@@ -139,7 +140,7 @@ def opened(directory: str | Path, family_of: FamilyOf, *, accepted: Collection[s
     with TensorFiles(directory) as stored:
         files = Published(stored, prefix=family.prefix)
         options = Options(values, where=where, accepted=accepted)
-        config = _understood(family, options, files)
+        config = _parsed(family, options, files)
         model = config.build()
         entries = family.entries(config)
         check_depth(entries, model.specs, files.names, where=where)
@@ -152,8 +153,8 @@ def opened(directory: str | Path, family_of: FamilyOf, *, accepted: Collection[s
         yield Source(files, family, config, model, wanted, names, _reasons(left_out, rest))
 
 
-def _understood(family: Family, options: Options, files: Published) -> ModelConfig:
-    """Return the configuration; an error of a configuration, which names our fields, also names the file."""
+def _parsed(family: Family, options: Options, files: Published) -> ModelConfig:
+    """Return the configuration. Add the name of the file to errors that name only our fields."""
     try:
         config = family.config(options, files)
     except UserError as error:
@@ -181,15 +182,16 @@ def write_huggingface(
     overwrite: bool = False,
     check: Callable[[Path], None] | None = None,
 ) -> Path:
-    """Write a directory that `from_pretrained` of `transformers` loads.
+    """Write a directory that `from_pretrained` of `transformers` can load.
 
     options, wanted: from `t2t.models.families.exportable`.
-    kind:    of the model; it says what the tokenizer puts around a text.
-    lengths: tokens of "inputs" and "targets" in training; as many as of the targets are generated by default.
-    dtype: of the weights.
-    kept:  a directory with the tokenizer's files as an import found them.
-    check: called with the directory before it gets its name; what it raises leaves nothing behind.
-    Raises UserError as `t2t.export.directory.writing` does.
+    kind:            kind of the model. It determines the special tokens that the tokenizer adds to a text.
+    lengths:         lengths of "inputs" and "targets" in training, in tokens. The latter is the default length of generation.
+    dtype:           type of the weights.
+    kept:            directory of the original tokenizer files of an imported model.
+    check:           called with the temporary directory before it is moved to `out`. If it raises, nothing is written to `out`.
+
+    Raises UserError like `t2t.export.directory.writing`.
     """
     if dtype not in DTYPES:
         raise UserError(f"unknown dtype {dtype!r} (--dtype).{nearest(dtype, DTYPES)}")
@@ -204,9 +206,7 @@ def write_huggingface(
             shard_bytes=shard_bytes,
         )
         write_tokenizer(draft, vocabulary, kind, lengths=lengths, kept=kept)
-        if (
-            kind == "encoder_decoder"
-        ):  # its decoder starts from the vocabulary's own token, whatever its model's kin have
+        if kind == "encoder_decoder":
             options = {**options, "decoder_start_token_id": vocabulary.bos_id}
         write_json(draft / CONFIG, {**ids_of(vocabulary), **options, "torch_dtype": dtype})
         generation = generation_config(vocabulary, options, lengths)
@@ -220,14 +220,14 @@ def write_huggingface(
             prepends_bos=vocabulary.prepends_bos,
         )
         write_json(draft / CHECKSUMS, table(draft, names_beneath(draft)))
-        (draft / "README.md").write_text(text, encoding="utf-8")  # whose text is the user's to change
+        (draft / "README.md").write_text(text, encoding="utf-8")  # No checksum: users may edit it.
         if check is not None:
             check(draft)
     return Path(out)
 
 
 def differing(source: Source, params: Params, *, dtype: str = "float32") -> list[str]:
-    """Return the names of the tensors that are not, bit for bit, what the parameters give in `dtype`; one is held at a time."""
+    """Return the names of the tensors that are not bitwise equal to the parameters in `dtype`. Reads one tensor at a time."""
     flat = flatten(params)
     kind = DTYPES[dtype][0]
 
@@ -240,7 +240,7 @@ def differing(source: Source, params: Params, *, dtype: str = "float32") -> list
 
 
 def short_batch(config: ModelConfig, *, rows: int = 2, length: int = 12) -> Batch:
-    """Return a short input without padding for a model of any kind: the same ids each time."""
+    """Return a short batch without padding, for any kind of model. The ids are always the same."""
     random = np.random.default_rng(0)
     limit = config.max_length
     length = length if limit is None else min(length, limit)
@@ -252,9 +252,10 @@ def short_batch(config: ModelConfig, *, rows: int = 2, length: int = 12) -> Batc
 
     encoder = tokens(length) if "encoder" in config.sides else None
     decoder = tokens(max(length - 3, 1)) if "decoder" in config.sides else None
-    own = decoder if decoder is not None else encoder
-    assert own is not None
-    return Batch(encoder=encoder, decoder=decoder, targets=own.ids, weights=np.ones(own.ids.shape, np.float32))
+    predicted = decoder if decoder is not None else encoder
+    assert predicted is not None
+    weights = np.ones(predicted.ids.shape, np.float32)
+    return Batch(encoder=encoder, decoder=decoder, targets=predicted.ids, weights=weights)
 
 
 def short_logits(model: Model, params: Params) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Loads an export with nothing but JAX: `load(directory)["logits"]({"ids": ids})`. Copied beside each export as load.py."""
+"""Load an export with JAX alone: `load(directory)["logits"]({"ids": ids})`. Each export contains this file as load.py."""
 
 import hashlib
 import importlib.util
@@ -15,9 +15,9 @@ import numpy as np
 
 
 def load(directory: str | Path = ".") -> dict[str, Callable[[dict[str, Any]], dict[str, jax.Array]]]:
-    """Return the entries by name: functions from inputs by name to outputs by name. manifest.json describes them.
+    """Return name -> entry. An entry is a function: name -> input to name -> output. manifest.json describes the entries.
 
-    Raises ValueError, naming the file, where one is not as it was exported.
+    Raises ValueError, naming the file, if a file has changed since the export.
     """
     directory = Path(directory)
     manifest = directory / "manifest.json"
@@ -29,20 +29,20 @@ def load(directory: str | Path = ".") -> dict[str, Callable[[dict[str, Any]], di
         raise ValueError(f"{manifest}: damaged, or not the manifest of an export ({error!r})") from None
 
     def checked(name: object) -> Path:
-        """Return a file's path; its content is as the manifest says."""
+        """Return the path of a file after checking its content."""
         if not isinstance(name, str) or name not in checksums or Path(name).name != name:
-            raise ValueError(f"{manifest}: damaged, it has no checksum of {name!r}")
+            raise ValueError(f"{manifest}: damaged, it has no checksum for {name!r}")
         digest, size = hashlib.sha256(), 0
         with (directory / name).open("rb") as file:
             while chunk := file.read(1 << 24):
                 digest.update(chunk)
                 size += len(chunk)
         if checksums[name] != [size, digest.hexdigest()]:
-            raise ValueError(f"{directory / name}: damaged, its SHA-256 is not that in manifest.json")
+            raise ValueError(f"{directory / name}: damaged, its SHA-256 differs from manifest.json")
         return directory / name
 
     if importlib.util.find_spec("flatbuffers") is None:
-        # jax.export reads programs with this package, and JAX does not install it: a copy lies beside each export.
+        # jax.export needs this package, but JAX does not install it: each export contains a copy.
         sys.path.append(str(checked("flatbuffers.zip").resolve()))
     arrays = read_weights(checked(weights))
     return {name: _entry(checked(file), arrays) for name, file in entries.items()}
@@ -54,7 +54,7 @@ def _entry(path: Path, weights: dict[str, jax.Array]) -> Callable[[dict[str, Any
 
 
 def read_weights(path: Path) -> dict[str, jax.Array]:
-    """Return path -> array of a safetensors file: a header's length, a header in JSON, and the arrays' bytes."""
+    """Return path -> array for a safetensors file, which consists of the header's length, the header in JSON and the arrays' bytes."""
     kinds = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64", "I32": "int32"}
     with open(path, "rb") as file:
         size = int.from_bytes(file.read(8), "little")

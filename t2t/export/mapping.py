@@ -1,7 +1,8 @@
-"""Tables between our parameters and the tensors of another library's checkpoint: one a family, read in both directions.
+"""Tables that map our parameters to the tensors of another library ("theirs"). Each family has one table, used in both directions.
 
-A table is a list of entries. Each says which tensor of theirs holds which of our parameters, and by which invertible operation; "{layer}" in a name stands for the
-index into our parameters' leading axis "layers" ("block_{layer}" for one of three digits, as T5's first checkpoints have it). Tensors pass one at a time.
+A table is a list of entries. Each entry names one of their tensors, our parameters that it holds, and an invertible operation between them. In a
+name, "{layer}" is the index into the leading axis "layers" of our parameters; in "block_{layer}" it has three digits, as in the first T5
+checkpoints. Tensors are read and written one at a time.
 """
 
 from __future__ import annotations
@@ -26,15 +27,15 @@ from t2t.types import Params
 Shape = tuple[int, ...]
 LAYER = "{layer}"
 LARGE = 2**28
-"""Bytes from which a stacked parameter is filled a layer at a time."""
+"""Size in bytes from which a stacked parameter is filled one layer at a time."""
 
 
 class Operation(abc.ABC):
-    """How one tensor of theirs is made of some of our arrays, and they of it. Both ways keep every bit."""
+    """Conversion between one of their tensors and one or more of our arrays, bitwise exact in both directions."""
 
     @abc.abstractmethod
     def to_ours(self, theirs: np.ndarray, shapes: Sequence[Shape]) -> list[np.ndarray]:
-        """Return our arrays, of `shapes`."""
+        """Return our arrays, which have `shapes`."""
 
     @abc.abstractmethod
     def to_theirs(self, ours: Sequence[np.ndarray]) -> np.ndarray:
@@ -47,14 +48,14 @@ class Operation(abc.ABC):
 
 @dataclass(frozen=True)
 class Same(Operation):
-    """The array as it is."""
+    """The identity."""
 
     def to_ours(self, theirs: np.ndarray, shapes: Sequence[Shape]) -> list[np.ndarray]:
-        """Return it."""
+        """Return the same array."""
         return [theirs]
 
     def to_theirs(self, ours: Sequence[np.ndarray]) -> np.ndarray:
-        """Return it."""
+        """Return the same array."""
         return ours[0]
 
     def shape(self, shapes: Sequence[Shape]) -> Shape:
@@ -64,7 +65,7 @@ class Same(Operation):
 
 @dataclass(frozen=True)
 class Transposed(Operation):
-    """A matrix with outputs first, as PyTorch's linear layers have it."""
+    """A matrix with the output axis first, as in linear layers of PyTorch."""
 
     def to_ours(self, theirs: np.ndarray, shapes: Sequence[Shape]) -> list[np.ndarray]:
         """Return the transpose."""
@@ -75,26 +76,26 @@ class Transposed(Operation):
         return ours[0].T
 
     def shape(self, shapes: Sequence[Shape]) -> Shape:
-        """Return the shape the other way round."""
+        """Return the reversed shape."""
         return shapes[0][::-1]
 
 
 @dataclass(frozen=True)
 class Joined(Operation):
-    """Our arrays behind one another along `axis`."""
+    """Our arrays concatenated along `axis`."""
 
     axis: int
 
     def to_ours(self, theirs: np.ndarray, shapes: Sequence[Shape]) -> list[np.ndarray]:
-        """Cut it."""
+        """Split the tensor."""
         return np.split(theirs, np.cumsum([shape[self.axis] for shape in shapes])[:-1], self.axis)
 
     def to_theirs(self, ours: Sequence[np.ndarray]) -> np.ndarray:
-        """Join them."""
+        """Concatenate the arrays."""
         return np.concatenate(ours, self.axis)
 
     def shape(self, shapes: Sequence[Shape]) -> Shape:
-        """Return the shape of the whole."""
+        """Return the shape of the concatenation."""
         axis = self.axis % len(shapes[0])
         whole = sum(shape[axis] for shape in shapes)
         return (*shapes[0][:axis], whole, *shapes[0][axis + 1 :])
@@ -102,10 +103,11 @@ class Joined(Operation):
 
 @dataclass(frozen=True)
 class Entry:
-    """One tensor of theirs, or one for each layer.
+    """One of their tensors, or one for each layer.
 
+    theirs:  name of their tensor.
     ours:    paths of our parameters ("encoder/layers/mlp/up/kernel").
-    aliases: other names under which the same tensor may be there again; where it is, it must be equal.
+    aliases: other names under which a checkpoint may have copies of the tensor. Copies must be equal.
     """
 
     theirs: str
@@ -115,25 +117,25 @@ class Entry:
 
 
 def same(theirs: str, ours: str, *aliases: str) -> Entry:
-    """Return the entry of a tensor that is the same in both."""
+    """Return an entry for a tensor that is the same in both."""
     return Entry(theirs, (ours,), Same(), aliases)
 
 
 def linear(theirs: str, ours: str, *, bias: bool) -> list[Entry]:
-    """Return the entries of a linear layer: its weight transposed, and its bias where it has one."""
+    """Return the entries of a linear layer: the transposed weight, and the bias if it has one."""
     entries = [Entry(f"{theirs}.weight", (f"{ours}/kernel",), Transposed())]
     return [*entries, same(f"{theirs}.bias", f"{ours}/bias")] if bias else entries
 
 
 def normalised(theirs: str, ours: str, *, bias: bool) -> list[Entry]:
-    """Return the entries of a norm."""
+    """Return the entries of a normalisation layer."""
     entries = [same(f"{theirs}.weight", f"{ours}/scale")]
     return [*entries, same(f"{theirs}.bias", f"{ours}/bias")] if bias else entries
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """One tensor of theirs: which of our parameters it holds, of which layer, None where they are not stacked."""
+    """One of their tensors, and the parameters of ours that it holds. layer: the layer, or None if the parameters are not stacked."""
 
     name: str
     ours: tuple[str, ...]
@@ -145,9 +147,9 @@ class Tensor:
 
 
 def tensors(entries: Iterable[Entry], specs: Mapping[str, Any]) -> list[Tensor]:
-    """Return all tensors of a table for a model of `specs`, layers written out.
+    """Return all tensors of a table, one for each layer, for a model with `specs`.
 
-    Raises RuntimeError where the table is not one of this model: a parameter it lacks, has twice or has too many.
+    Raises RuntimeError if the table does not contain each parameter of the model exactly once.
     """
     flat: dict[str, ParamSpec] = flatten(dict(specs))
     wanted = dict.fromkeys(flat, 0)
@@ -157,13 +159,13 @@ def tensors(entries: Iterable[Entry], specs: Mapping[str, Any]) -> list[Tensor]:
             if path not in flat:
                 raise RuntimeError(f"{entry.theirs}: the model has no parameter {path}.{nearest(path, flat)}")
             wanted[path] += 1
-        own = [flat[path] for path in entry.ours]
+        entry_specs = [flat[path] for path in entry.ours]
         if LAYER in entry.theirs:
-            assert all(spec.axes[0] == "layers" for spec in own), entry
-            layers: list[int | None] = list(range(own[0].shape[0]))
+            assert all(spec.axes[0] == "layers" for spec in entry_specs), entry
+            layers: list[int | None] = list(range(entry_specs[0].shape[0]))
         else:
             layers = [None]
-        shapes = tuple(spec.shape[LAYER in entry.theirs :] for spec in own)
+        shapes = tuple(spec.shape[LAYER in entry.theirs :] for spec in entry_specs)
         for layer in layers:
 
             def named(name: str, layer: int | None = layer) -> str:
@@ -175,28 +177,29 @@ def tensors(entries: Iterable[Entry], specs: Mapping[str, Any]) -> list[Tensor]:
             shape = entry.operation.shape(shapes)
             found.append(Tensor(named(entry.theirs), entry.ours, layer, entry.operation, aliases, shape, shapes))
     if wrong := [path for path, times in wanted.items() if times != 1]:
-        raise RuntimeError(f"parameters that the table has not exactly once: {', '.join(wrong)}")
+        raise RuntimeError(f"the table must contain each parameter exactly once: {', '.join(wrong)}")
     return found
 
 
 def check_depth(entries: Iterable[Entry], specs: Mapping[str, Any], names: Collection[str], *, where: str) -> None:
-    """Refuse a model of more layers than there are tensors, before a line is written out for each. Raises UserError.
+    """Raise UserError if the model has more layers than there are tensors, before `tensors` makes a list of that size.
 
-    where: the file that says how many layers there are.
+    names: names of the tensors in the checkpoint.
+    where: the file that gives the number of layers, for error messages.
     """
     flat: dict[str, ParamSpec] = flatten(dict(specs))
     for entry in entries:
         if LAYER in entry.theirs and flat[entry.ours[0]].shape[0] > len(names):
             layers = flat[entry.ours[0]].shape[0]
             raise UserError(
-                f"{where}: a model of {layers} layers ({entry.theirs}) is asked for, and the weights are {len(names)} tensors in all"
+                f"{where}: the model has {layers} layers ({entry.theirs}), but the weights have only {len(names)} tensors"
             )
 
 
 def check_shapes(
     wanted: Iterable[Tensor], names: Mapping[str, list[str]], shape: Callable[[str], Shape], *, where: object
 ) -> None:
-    """Refuse a tensor of another shape than the configuration says, before anything is read or made. Raises UserError.
+    """Raise UserError if the shape of a tensor does not match the configuration, before anything is read.
 
     names: from `resolve`. shape: name -> shape.
     """
@@ -204,7 +207,7 @@ def check_shapes(
         found = tuple(shape(names[tensor.name][0]))
         if found != tensor.shape:
             raise UserError(
-                f"{where}: tensor {tensor.name} is {_shape(found)}, and {_shape(tensor.shape)} by the configuration ({', '.join(tensor.ours)})"
+                f"{where}: tensor {tensor.name} has shape {_shape(found)}; the configuration expects {_shape(tensor.shape)} ({', '.join(tensor.ours)})"
             )
 
 
@@ -217,12 +220,14 @@ def resolve(
     prefix: str = "",
     of: str = "",
 ) -> tuple[dict[str, list[str]], list[str]]:
-    """Return under which names each tensor is there, several where it is there more than once, and the names that are by intent not read.
+    """Find the tensors in a checkpoint. Return tensor -> its names in the checkpoint, and the names that are intentionally not read.
 
-    prefix:   what the names of a base model lack before them.
-    left_out: patterns of what is not read.
-    of:       the class of the model that was saved, for errors.
-    Raises UserError, naming them, for tensors that are missing and for tensors there is no place for.
+    names:    names of the tensors in the checkpoint.
+    prefix:   prefix that the names in a checkpoint of the base model do not have.
+    left_out: patterns of tensors that are not read.
+    of:       class of the saved model, for error messages.
+
+    Raises UserError, naming the tensors, if some are missing or unknown.
     """
     have = set(names)
     real: dict[str, list[str]] = {}
@@ -234,24 +239,26 @@ def resolve(
             missing.append(tensor.name)
     read = {name for found in real.values() for name in found}
     if missing:
+        verb = "is" if len(missing) == 1 else "are"
         raise UserError(
-            f"{where}: {some(missing)} {'is' if len(missing) == 1 else 'are'} missing from the weights, which the configuration asks for.{nearest(missing[0], have - read)}"
+            f"{where}: {some(missing)} {verb} missing from the weights, but required by the configuration."
+            f"{nearest(missing[0], have - read)}"
         )
     rest = sorted(have - read)
     known = [name for name in rest if any(re.fullmatch(pattern, name) for pattern in left_out)]
     if unknown := [name for name in rest if name not in known]:
-        own = f" (of {of})" if of else ""
-        raise UserError(f"{where}: no place in the model for {some(unknown)}{own}")
+        owner = f" (of {of})" if of else ""
+        raise UserError(f"{where}: the model has no parameter for {some(unknown)}{owner}")
     return real, known
 
 
 def actual(name: str, names: Collection[str], prefix: str) -> str | None:
-    """Return how a tensor is called in a checkpoint, with `prefix` or, in one of the base model alone, without it."""
+    """Return the name of a tensor in a checkpoint, with `prefix`, or without it in a checkpoint of the base model; None if it is missing."""
     return next((known for known in (name, name.removeprefix(prefix)) if known in names), None)
 
 
 def some(names: Sequence[str]) -> str:
-    """Return names for a message: of many the first four, and how many more."""
+    """Return names for a message: at most the first four, and the number of the others."""
     more = f" and {len(names) - 4} more" if len(names) > 4 else ""
     return ", ".join(names[:4]) + more
 
@@ -264,10 +271,12 @@ def read_params(
     *,
     where: object,
 ) -> Params:
-    """Return the parameters in float32, each straight to its sharding: no more than one of ours, of a large one a layer, is on the host at a time.
+    """Return the parameters in float32, each placed directly on its devices. The host holds one parameter, or one layer of a large one, at a time.
 
-    read: name -> tensor of the shape that `check_shapes` has seen, of any floating type. where: the directory, for errors.
-    Raises UserError, naming it, for a tensor that is not finite.
+    read:  name -> tensor of any floating type, with the shape that `check_shapes` checked.
+    where: the directory, for error messages.
+
+    Raises UserError, naming the tensor, if a value is not finite.
     """
     places: dict[str, dict[int | None, tuple[Tensor, int]]] = {}
     for tensor in wanted:
@@ -276,7 +285,7 @@ def read_params(
 
     def piece(path: str, layer: int | None) -> np.ndarray:
         tensor, part = places[path][layer]
-        with np.errstate(over="ignore"):  # told below
+        with np.errstate(over="ignore"):  # Reported below.
             value = np.asarray(read(tensor.name), np.float32)
         if not np.isfinite(value).all():
             bad = "NaN" if np.isnan(value).any() else "infinite"
@@ -307,23 +316,23 @@ def _placed(shape: Shape, sharding: Any, make: Callable[[], np.ndarray]) -> jax.
 
 
 def _by_layer(shape: Shape, sharding: NamedSharding, make: Callable[[int], np.ndarray]) -> jax.Array:
-    """Fill a stacked array on its devices a layer at a time, so that never the whole is on the host besides."""
+    """Fill a stacked array on its devices one layer at a time, so that the host never holds the whole array."""
     spec = (*sharding.spec, *(None,) * (len(shape) - len(sharding.spec)))
-    of_layer = NamedSharding(sharding.mesh, PartitionSpec(*spec[1:]))
+    layer_sharding = NamedSharding(sharding.mesh, PartitionSpec(*spec[1:]))
 
-    def put(whole: jax.Array, part: jax.Array, layer: jax.Array) -> jax.Array:
+    def update(whole: jax.Array, part: jax.Array, layer: jax.Array) -> jax.Array:
         return jax.lax.dynamic_update_index_in_dim(whole, part, layer, 0)
 
-    put = jax.jit(put, donate_argnums=0, out_shardings=sharding)
+    update = jax.jit(update, donate_argnums=0, out_shardings=sharding)
     whole = jax.jit(lambda: jnp.zeros(shape, jnp.float32), out_shardings=sharding)()
     for layer in range(shape[0]):
-        part = _placed(shape[1:], of_layer, lambda layer=layer: make(layer))  # type: ignore[misc]
-        whole = put(whole, part, jnp.int32(layer)).block_until_ready()
+        part = _placed(shape[1:], layer_sharding, lambda layer=layer: make(layer))  # type: ignore[misc]
+        whole = update(whole, part, jnp.int32(layer)).block_until_ready()
     return whole
 
 
 def write_tensor(tensor: Tensor, flat: Mapping[str, Any]) -> np.ndarray:
-    """Return one tensor of theirs from our parameters by path; nothing else is brought to the host."""
+    """Return one of their tensors, made from our parameters (path -> array). Copies only these parameters to the host."""
     ours = [np.asarray(flat[path] if tensor.layer is None else flat[path][tensor.layer]) for path in tensor.ours]
     return tensor.operation.to_theirs(ours)
 

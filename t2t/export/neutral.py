@@ -1,4 +1,4 @@
-"""Options of a config.json that are known to have no effect on what a model computes: one table, with a reason each."""
+"""Options of a config.json that have no effect on what a model computes, with the reasons."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _REASONS = {
         " experts_implementation _experts_implementation _flash_attn_2_enabled use_return_dict return_dict tf_legacy_loss tokenizer_class"
         " is_encoder_decoder tie_encoder_decoder pretraining_tp reorder_and_upcast_attn xla_device"
     ),
-    "where the file comes from": (
+    "origin of the file": (
         "_name_or_path name_or_path _commit_hash finetuning_task task_specific_params unsloth_fixed unsloth_version"
         " is_llama_config transformers.js_config sentence_transformers"
     ),
@@ -27,24 +27,24 @@ _REASONS = {
         "bos_token_id eos_token_id pad_token_id sep_token_id cls_token_id mask_token_id unk_token_id decoder_start_token_id"
         " forced_bos_token_id forced_eos_token_id"
     ),
-    "of a head for labels, which reads it where there is one": "id2label label2id num_labels _num_labels problem_type",
-    "a rate or a start of training": (
+    "for a classification head, which reads it if there is one": "id2label label2id num_labels _num_labels problem_type",
+    "dropout rate or initialisation for training": (
         "initializer_factor classifier_dropout classifier_dropout_prob classif_dropout seq_classif_dropout qa_dropout ignore_index neftune_noise_alpha"
     ),
-    "written by the first version of transformers and read by none": (
+    "written by the first version of transformers and never read": (
         "n_special predict_special_tokens n_ctx tie_weights_ sinusoidal_pos_embds max_sequence_length"
     ),
-    "of GPT-2's head for multiple choice": (
+    "for the multiple-choice head of GPT-2": (
         "summary_type summary_use_proj summary_activation summary_proj_to_labels summary_first_dropout summary_last_dropout"
     ),
-    "of BERT's first code, and read by no version of transformers": (
+    "from the original code of BERT, not read by transformers": (
         "directionality pooler_fc_size pooler_num_attention_heads pooler_num_fc_layers pooler_size_per_head pooler_type"
     ),
-    "of ALBERT's first code, and read by no version of transformers": (
+    "from the original code of ALBERT, not read by transformers": (
         "net_structure_type layers_to_keep gap_size num_memory_blocks down_scale_factor"
     ),
-    "of TinyBERT's distillation": "cell emb_size pre_trained structure training",
+    "from the distillation of TinyBERT": "cell emb_size pre_trained structure training",
 }
 
 NEUTRAL: dict[str, str] = {name: reason for reason, names in _REASONS.items() for name in names.split()}
-"""Name -> why it has no effect. A family may read an option of these all the same, as RoBERTa the id of padding."""
+"""Option -> why it has no effect. A family may still read one of them: RoBERTa reads the padding id."""

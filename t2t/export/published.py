@@ -1,4 +1,4 @@
-"""The tensors of a checkpoint as they are named today: older names and prefixes of wrappers taken away."""
+"""The tensors of a checkpoint under their current names: replaces old names and removes the prefixes of wrappers."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from t2t.errors import UserError
 from t2t.export.tensor_files import TensorFiles
 
 _WRAPPERS = ("module.", "_orig_mod.", "model.", "transformer.", "bert.", "roberta.", "distilbert.", "albert.")
-"""Prefixes that saving a model within another one puts before all names."""
+"""Prefixes added to all names when a model is saved as part of another module."""
 _ENDINGS = {".gamma": ".weight", ".beta": ".bias"}
-"""How the checkpoints that came from TensorFlow call a norm's scale and bias."""
+"""Names of a norm's scale and bias in checkpoints converted from TensorFlow -> current names."""
 
 
 class Published:
-    """The tensors of files under the names that a family's table has.
+    """The tensors of a directory, under the names in a family's table.
 
-    prefix: of the family's names, which is no wrapper's.
-    Raises UserError where two tensors have one name today, and differ.
+    prefix: prefix of the family's names, which is not removed.
+    Raises UserError if two tensors have the same current name but differ.
     """
 
     def __init__(self, files: TensorFiles, *, prefix: str) -> None:
@@ -35,13 +35,13 @@ class Published:
                     name = name.removesuffix(old) + new
             if name in self._stored and not files.equal(self._stored[name], stored):
                 raise UserError(
-                    f"{files.directory}: tensors {self._stored[name]} and {stored} are both {name}, and differ"
+                    f"{files.directory}: tensors {self._stored[name]} and {stored} are both {name}, but differ"
                 )
             self._stored[name] = stored
 
     @property
     def names(self) -> Collection[str]:
-        """Their names."""
+        """The current names of the tensors."""
         return self._stored.keys()
 
     def shape(self, name: str) -> tuple[int, ...]:
@@ -53,20 +53,20 @@ class Published:
         return self._files.equal(self._stored[one], self._stored[other])
 
     def read(self, name: str) -> np.ndarray:
-        """Return a tensor in its own type. Raises UserError where that is no floating type."""
+        """Return a tensor in its stored type. Raises UserError if that is not a floating type."""
         return self._files.read(self._stored[name])
 
 
 def wrapper(names: Iterable[str], prefix: str) -> str:
-    """Return what stands before all names and belongs to none: "module." of "module.bert.embeddings...", "" where there is nothing."""
+    """Return the wrapper prefix of all names, or "": "module." for "module.bert.embeddings..."."""
     names, found = list(names), ""
     while names:
-        of_all = [wrapped for wrapped in _WRAPPERS if all(name.startswith(wrapped) for name in names)]
-        if not of_all:
+        common = [wrapped for wrapped in _WRAPPERS if all(name.startswith(wrapped) for name in names)]
+        if not common:
             break
-        # The family's own prefix stands before all names of a model without a head; twice it does not.
-        if of_all[0] == prefix and not any(name.startswith(2 * prefix) for name in names):
+        # The names of a model without a head all have the family's prefix. Only a repeated prefix is a wrapper.
+        if common[0] == prefix and not any(name.startswith(2 * prefix) for name in names):
             break
-        found += of_all[0]
-        names = [name.removeprefix(of_all[0]) for name in names]
+        found += common[0]
+        names = [name.removeprefix(common[0]) for name in names]
     return found

@@ -7,25 +7,26 @@ from typing import Any
 from t2t.nn.model import Kind
 
 _AROUND = {
-    "encoder_decoder": "The tokenizer puts the end-of-sequence token behind each text, as the model's inputs have it.",
-    "encoder": "The tokenizer puts around each text what the model was trained with.",
+    "encoder_decoder": "The tokenizer appends the end-of-sequence token to each text, as in training.",
+    "encoder": "The tokenizer adds the special tokens of training to each text.",
     "decoder": (
-        "The tokenizer puts {before} a text and nothing behind it: the model goes on with the text.\n"
-        "A model that was trained on tasks expects the end-of-sequence token behind a question: `tokenizer({question})`."
+        "The tokenizer {before} and does not append the end-of-sequence token, so the model continues the text.\n"
+        "A model trained on tasks expects the end-of-sequence token after the input: `tokenizer({question})`."
     ),
 }
 
 
 def huggingface_readme(kind: Kind, architecture: str, *, needs_sentencepiece: bool, prepends_bos: bool) -> str:
-    """Return the text for a directory of `transformers`.
+    """Return the README of a `transformers` directory.
 
-    architecture: the class in config.json. needs_sentencepiece: whether the tokenizer is a spiece.model alone.
-    prepends_bos: whether a text by itself begins with the start token.
+    architecture:        the model class in config.json.
+    needs_sentencepiece: whether spiece.model is the only tokenizer file.
+    prepends_bos:        whether the tokenizer prepends the start token.
     """
-    needs = "`transformers`, `torch`" + (
-        ", and for the tokenizer `sentencepiece` and `protobuf`" if needs_sentencepiece else ""
+    needs = "`transformers` and `torch`" + (
+        ", and `sentencepiece` and `protobuf` for the tokenizer" if needs_sentencepiece else ""
     )
-    before = "the start token before" if prepends_bos else "nothing before"
+    before = "prepends the start token to a text" if prepends_bos else "does not prepend a start token to a text"
     question = "text + tokenizer.eos_token" if prepends_bos else "tokenizer.bos_token + text + tokenizer.eos_token"
     return f"""# A model for transformers
 
@@ -43,28 +44,29 @@ tokenizer = AutoTokenizer.from_pretrained(".")
 
 
 def readme(manifest: dict[str, Any]) -> str:
-    """Return the text for a manifest."""
+    """Return the README of a StableHLO export."""
     first, *rest = manifest["entries"].items()
     vocabulary = manifest["vocabulary"]
     files = f" Its files: {', '.join(vocabulary['files'])}." if vocabulary["files"] else ""
     return f"""# A model in StableHLO
 
-{manifest["kind"].replace("_", "-")}, {manifest["parameters"]:,} parameters. Runs with JAX alone, on {", ".join(manifest["platforms"])}; needs none of the code that made it.
+{manifest["kind"].replace("_", "-")}, {manifest["parameters"]:,} parameters.
+It needs only JAX, and runs on {", ".join(manifest["platforms"])}. It does not need the code that exported it.
 
 ```python
 import jax
-from load import load            # load.py lies beside this file
+from load import load            # load.py is in this directory
 
 entries = load(".")
 out = entries["{first[0]}"]({_example(first[1])})
 ```
 
 {"".join(_entry(name, entry) for name, entry in [first, *rest])}
-Sizes given by name may be any at each call. Token ids are those of the vocabulary in `manifest.json`: {vocabulary["size"]} ids, padding
+Named sizes may differ from call to call. `manifest.json` describes the vocabulary of the token ids: {vocabulary["size"]} ids, padding
 {vocabulary["pad_id"]}, end {" or ".join(map(str, vocabulary["end_ids"]))}, start {vocabulary["bos_id"]}.{files}
 
-`jax.export` reads programs with the package `flatbuffers`, which JAX does not install; load.py takes the copy in `flatbuffers.zip` where there is none.
-Without load.py, and with the packages `safetensors` and `flatbuffers`:
+`jax.export` needs the package `flatbuffers`, which JAX does not install. If it is missing, load.py uses the copy in `flatbuffers.zip`.
+To load the model without load.py, install the packages `safetensors` and `flatbuffers`:
 
 ```python
 import jax, jax.export
@@ -74,8 +76,8 @@ weights = load_file("{manifest["weights"]}")
 out = program.call(weights, {_example(first[1])})
 ```
 
-The programs are `jax.export` artifacts made with JAX {manifest["jax"]}; JAX promises to read them for six months after that version's release, and in
-practice longer. The weights and `manifest.json` have no such limit.
+The programs are `jax.export` artifacts of JAX {manifest["jax"]}. JAX guarantees that later versions can read them for six months after the
+release of that version; in practice it is longer. The weights and `manifest.json` have no such limit.
 """
 
 

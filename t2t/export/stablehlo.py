@@ -1,7 +1,7 @@
-"""StableHLO by `jax.export`: programs that JAX alone loads and runs, with the weights in a file beside them.
+"""Export to StableHLO with `jax.export`: programs that need only JAX to run, and a separate file of weights.
 
-The weights are an argument and not constants of the program: constants count against the 2 GB that a serialized program may have, would be stored
-once in each program, and could not be placed or sharded by whoever runs it.
+The weights are an argument, not constants of the programs. Constants would count towards the limit of 2 GB for a serialized program, would be
+stored in each program, and could not be placed or sharded by the user.
 """
 
 from __future__ import annotations
@@ -52,24 +52,26 @@ def write_stablehlo(
     overwrite: bool = False,
     source: dict[str, Any] | None = None,
 ) -> Path:
-    """Write OUT/ENTRY.stablehlo for each entry of the model, the weights, a manifest, a loader with the package it needs besides JAX, and the vocabulary's files.
+    """Write OUT/ENTRY.stablehlo for each entry of the model, the weights, a manifest, a loader with its dependency, and the vocabulary's files.
 
-    Entries: `logits`, and `greedy` where the model generates. Each takes (weights by path, inputs by name) and has a symbolic batch size and symbolic
-    lengths. What was written is loaded again and its outputs compared with the model's own before anything appears in `out`.
+    The entries are `logits`, and `greedy` if the model can generate. An entry takes (path -> weight, name -> input). The batch size and the lengths
+    are symbolic. Before anything is written to `out`, each program is loaded and its outputs are compared with those of the model.
 
-    length:        tokens that `greedy` generates at most.
-    fixed_lengths: sizes of the length dimensions, for a model that cannot be traced without them; one that can ignores them.
-    source:        where the model comes from, kept in the manifest.
+    length:        maximum number of tokens that `greedy` generates.
+    fixed_lengths: sizes of the length dimensions. Only used if the model cannot be traced with symbolic lengths.
+    source:        origin of the model, saved in the manifest.
 
-    Returns the directory. Raises UserError where `out` is not empty and `overwrite` is false, on an unknown platform, or where
-    `length` exceeds the model's positions; Failure where the written program computes something else than the model.
+    Returns the directory.
+
+    Raises UserError if `out` is not empty and `overwrite` is false, if a platform is unknown, or if `length` exceeds the model's positions.
+    Raises Failure if the outputs of a written program differ from those of the model.
     """
     for platform in platforms:
         if platform not in PLATFORMS:
-            raise UserError(f"unknown platform {platform!r} (--platforms). There are: {', '.join(PLATFORMS)}.")
+            raise UserError(f"unknown platform {platform!r} (--platforms). Known: {', '.join(PLATFORMS)}.")
     limit = model.config.max_length
     if model.config.can("generate") and not 1 <= length <= (limit or length):
-        positions = "" if limit is None else f", the model's positions being {limit}"
+        positions = "" if limit is None else f": the model has {limit} positions"
         raise UserError(
             f"--length {length} cannot be generated{positions}. Nearest: {limit if limit and length > 1 else 1}."
         )
@@ -119,7 +121,7 @@ def write_stablehlo(
 
 
 def _portable(model: Model) -> Model:
-    """Return the model without kernels that one platform alone has."""
+    """Return the model without platform-specific kernels."""
     if model.config.execution.get("attention", "einsum") == "einsum":
         return model
     return dataclasses.replace(model.config, attention="einsum").build()  # type: ignore[call-arg]
@@ -128,7 +130,7 @@ def _portable(model: Model) -> Model:
 def _export(
     entry: Entry, weights: dict[str, np.ndarray], platforms: tuple[str, ...], fixed: dict[str, int]
 ) -> tuple[dict[str, int], bytes]:
-    """Return the sizes of dimensions that had to be fixed, and the serialized program."""
+    """Return the sizes of dimensions that must be fixed, and the serialized program."""
 
     def function(flat: dict[str, jax.Array], inputs: dict[str, jax.Array]) -> dict[str, jax.Array]:
         return entry.function(unflatten(flat), inputs)
@@ -137,16 +139,16 @@ def _export(
     export = jax.export.export(jax.jit(function), platforms=platforms)
     try:
         return {}, bytes(export(shapes, _symbolic(entry, {})).serialize())
-    # What JAX cannot do with a length that is not known: compare it, or scan over it in parallel.
+    # JAX cannot compare symbolic lengths, or scan over them in parallel.
     except (jax.errors.InconclusiveDimensionOperation, NotImplementedError) as error:
         lengths = {name for i in entry.inputs.values() for name in i.shape} - {"batch"}
         if missing := lengths - set(fixed):
             raise UserError(
-                f"this model cannot be exported without fixed lengths, and {', '.join(sorted(missing))} is not given"
+                f"this model cannot be exported without fixed lengths, but {', '.join(sorted(missing))} is missing"
             ) from error
         sizes = {name: fixed[name] for name in lengths}
         log.warning(
-            "%s: its lengths are fixed (%s): the model cannot be traced without them",
+            "%s: exported with fixed lengths (%s): the model cannot be traced with symbolic lengths",
             entry.name,
             ", ".join(f"{name} {size}" for name, size in sorted(sizes.items())),
         )
@@ -157,7 +159,7 @@ def _symbolic(entry: Entry, sizes: dict[str, int]) -> dict[str, jax.ShapeDtypeSt
     names = {name for i in entry.inputs.values() for name in i.shape} - set(sizes)
     constraints = []
     for name in sorted(names - {"batch"}):
-        # True of every size; the relative positions' slices need it and cannot conclude it.
+        # True for every size. The slices of relative positions need it, but JAX cannot prove it.
         constraints.append(f"2*{name}^2 - {name} >= 0")
         if name in entry.limits:
             constraints.append(f"{name} <= {entry.limits[name]}")
@@ -179,7 +181,7 @@ def _compare(
     sizes: dict[str, int],
     model: Model,
 ) -> float:
-    """Return the largest difference between the written program's numbers and the model's, relative to the largest number."""
+    """Return the maximum difference between the outputs of the program and of the model, relative to the largest output."""
     tolerance = 5e-2 if model.config.dtype == "bfloat16" else 1e-3
     loaded = jax.export.deserialize(bytearray(program))
     worst = 0.0
@@ -188,10 +190,10 @@ def _compare(
     want = jax.jit(original.function)(params, inputs)
     for name in want:
         if want[name].dtype == jnp.float32:
-            here, there = np.asarray(got[name]), np.asarray(want[name])
-            worst = max(worst, float(np.max(np.abs(here - there)) / max(1.0, np.max(np.abs(there)))))
+            actual, expected = np.asarray(got[name]), np.asarray(want[name])
+            worst = max(worst, float(np.max(np.abs(actual - expected)) / max(1.0, np.max(np.abs(expected)))))
     if not worst <= tolerance:
-        raise Failure(f"the exported {entry.name} differs from the model's by {worst:.2g}, more than {tolerance:.2g}")
+        raise Failure(f"the exported {entry.name} differs from the model by {worst:.2g}; the tolerance is {tolerance:.2g}")
     return worst
 
 

@@ -1,7 +1,7 @@
-"""Checkpoints of T5X: named arrays, read one at a time.
+"""Reading of T5X checkpoints: named arrays, read one at a time.
 
-CHECKPOINT/checkpoint (msgpack) has the small arrays, and a description of each large one, which is a zarr folder:
-CHECKPOINT/target.encoder.layers_0.attention.query.kernel. Names are given without "target/", "/" between the parts.
+CHECKPOINT/checkpoint (msgpack) contains the small arrays and a description of each large array. A large array is a zarr directory:
+CHECKPOINT/target.encoder.layers_0.attention.query.kernel. Here names do not have "target/", and "/" separates the parts.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ _DRIVERS = ("zarr", "zarr3")
 
 
 class Arrays:
-    """Named arrays, opened for reading.
+    """Named arrays of an open checkpoint.
 
-    legacy: of the layout of Mesh TensorFlow, which the T5 before T5X was trained with and whose names are others.
+    legacy: whether the names are those of Mesh TensorFlow, with which T5 was trained before T5X.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class Arrays:
 
     @property
     def names(self) -> list[str]:
-        """The names of all arrays."""
+        """The sorted names of all arrays."""
         return sorted(self.shapes)
 
     def shape(self, name: str) -> tuple[int, ...]:
@@ -47,19 +47,19 @@ class Arrays:
         return np.array_equal(self.read(one), self.read(other))
 
     def read(self, name: str) -> np.ndarray:
-        """Return an array in its own type."""
+        """Return an array in its stored type."""
         return np.asarray(self._read(name))
 
 
 def open_arrays(path: Path) -> Arrays:
-    """Open a checkpoint of T5X. Raises UserError where it is none."""
+    """Open a T5X checkpoint. Raises UserError if it is not one."""
     if not (path / MSGPACK).is_file():
-        raise UserError(f"{path}: neither a checkpoint of T5X ({MSGPACK} is missing) nor of TensorFlow (*.index)")
+        raise UserError(f"{path}: neither a T5X checkpoint ({MSGPACK} is missing) nor a TensorFlow checkpoint (*.index)")
     try:
         return _native(path)
     except (ValueError, KeyError, TypeError, IndexError, AttributeError, EOFError, RecursionError) as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise UserError(f"{path / MSGPACK}: not a checkpoint of T5X ({reason})") from None
+        raise UserError(f"{path / MSGPACK}: not a T5X checkpoint ({reason})") from None
 
 
 def _native(path: Path) -> Arrays:
@@ -75,7 +75,7 @@ def _native(path: Path) -> Arrays:
         if isinstance(node, dict) and "driver" in node:
             folder = str(node["kvstore"]["path"]).rstrip("/").rpartition("/")[2]
             if node["driver"] not in _DRIVERS:
-                raise ValueError(f"{name} is kept by {str(node['driver'])[:40]!r}, not one of {', '.join(_DRIVERS)}")
+                raise ValueError(f"{name} uses driver {str(node['driver'])[:40]!r}, not one of {', '.join(_DRIVERS)}")
             large[name] = stored_path(path, folder, where=str(path / MSGPACK)), node["driver"]
             shapes[name] = tuple(node["metadata"]["shape"])
         elif isinstance(node, dict):

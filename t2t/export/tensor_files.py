@@ -1,4 +1,4 @@
-"""Safetensors read and written one tensor at a time: a single file, or several with an index (`model.safetensors.index.json`)."""
+"""Reading and writing of safetensors one tensor at a time: one file, or several with an index (`model.safetensors.index.json`)."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ DTYPES: dict[str, tuple[Any, str]] = {
     "bfloat16": (ml_dtypes.bfloat16, "BF16"),
     "float16": (np.float16, "F16"),
 }
-"""Types weights are written in: NumPy's, and how safetensors calls them."""
+"""Types of written weights -> (NumPy type, safetensors name)."""
 _FLOATS = {"F64", "F32", "F16", "BF16"}
 
 
 class TensorFiles:
-    """The tensors of a directory, open for reading. Files are mapped: a tensor is in memory while its array is held."""
+    """The tensors of a directory, open for reading. The files are memory-mapped: a tensor uses memory only while its array exists."""
 
     def __init__(self, directory: Path) -> None:
-        """Open the directory's files. Raises UserError where there are none, or one is missing or damaged."""
+        """Open the files of the directory. Raises UserError if there are none, or if one is missing or damaged."""
         self.directory = directory
         self._stack = ExitStack()
         self._files: dict[str, Any] = {}
@@ -45,11 +45,11 @@ class TensorFiles:
             except (OSError, SafetensorError) as error:
                 raise UserError(f"{path}: cannot be read ({_one_line(error)})") from None
             self._files[file] = opened
-            there = list(opened.keys())
-            if names is not None and (lost := sorted(set(names) - set(there))):
-                raise UserError(f"{directory / file}: {INDEX} says that {lost[0]} is in it, and it is not")
-            self._where.update(dict.fromkeys(names or there, file))
-            for name in there:  # what the index does not name is there all the same
+            found = list(opened.keys())
+            if names is not None and (lost := sorted(set(names) - set(found))):
+                raise UserError(f"{directory / file}: tensor {lost[0]} is missing, but {INDEX} lists it")
+            self._where.update(dict.fromkeys(names or found, file))
+            for name in found:  # Include tensors that the index does not list.
                 self._where.setdefault(name, file)
 
     def __enter__(self) -> Self:
@@ -74,19 +74,19 @@ class TensorFiles:
         return self.shape(one) == self.shape(other) and np.array_equal(self.read(one), self.read(other))
 
     def read(self, name: str) -> np.ndarray:
-        """Return a tensor in its own type. Raises UserError where that is no floating type."""
+        """Return a tensor in its stored type. Raises UserError if that is not a floating type."""
         opened = self._files[self._where[name]]
         dtype = opened.get_slice(name).get_dtype()
         if dtype not in _FLOATS:
             raise UserError(
-                f"{self.directory / self._where[name]}: tensor {name} is of type {dtype}, not one of {', '.join(sorted(_FLOATS))}:"
-                " quantised weights are not read"
+                f"{self.directory / self._where[name]}: tensor {name} has type {dtype}, not one of {', '.join(sorted(_FLOATS))}:"
+                " quantised weights are not supported"
             )
         return opened.get_tensor(name)
 
 
 def _listed(directory: Path) -> dict[str, list[str] | None]:
-    """Return file -> names said to be in it, None where nothing says."""
+    """Return file -> names of its tensors, or None if there is no index."""
     if (index := directory / INDEX).is_file():
         where = expect(read_json(index).get("weight_map"), dict, f"{index}: weight_map")
         files: dict[str, list[str] | None] = {}
@@ -95,18 +95,18 @@ def _listed(directory: Path) -> dict[str, list[str] | None]:
             assert listed is not None
             listed.append(name)
         if not files:
-            raise UserError(f"{index}: weight_map names no tensor")
+            raise UserError(f"{index}: weight_map is empty")
         return files
     if (directory / SINGLE).is_file():
         return {SINGLE: None}
     if found := sorted(path.name for path in directory.glob("*.safetensors")):
-        raise UserError(f"{directory}: neither {SINGLE} nor {INDEX} is there, but {found[0]}; rename it to {SINGLE}")
+        raise UserError(f"{directory}: neither {SINGLE} nor {INDEX} exists, but {found[0]} does: rename it to {SINGLE}")
     if pickled := sorted(path.name for path in directory.glob("*.bin")):
         raise UserError(
-            f"{directory}: {pickled[0]} is a pickle, which may run any code when read; transformers'"
-            " model.save_pretrained(DIR) writes safetensors"
+            f"{directory}: {pickled[0]} is a pickle, which can run any code when it is read;"
+            " use model.save_pretrained(DIR) of transformers to write safetensors"
         )
-    raise UserError(f"{directory}: no weights, {SINGLE} is missing")
+    raise UserError(f"{directory}: no weights: {SINGLE} is missing")
 
 
 def _one_line(error: Exception) -> str:
@@ -121,9 +121,9 @@ def write_tensors(
     dtype: str = "float32",
     shard_bytes: int = 5_000_000_000,
 ) -> list[Path]:
-    """Write tensors one after the other, `make(name)` giving each when its turn comes; return the files.
+    """Write tensors one at a time and return the files. `make(name)` returns each tensor when it is needed.
 
-    Files are begun anew where one would grow beyond `shard_bytes`. The library would want all tensors of a file in memory.
+    A new file is started if the current one would exceed `shard_bytes`. The safetensors library would need all tensors of a file in memory.
     """
     kind, code = DTYPES[dtype]
     size = np.dtype(kind).itemsize
@@ -153,7 +153,7 @@ def write_tensors(
 def _write(
     path: Path, group: Sequence[tuple[str, tuple[int, ...]]], make: Callable[[str], np.ndarray], kind: Any, code: str
 ) -> None:
-    # The format: eight bytes that say how long the header is, the header in JSON, the tensors' bytes (https://github.com/huggingface/safetensors).
+    # Format: 8 bytes for the header's length, the header in JSON, the tensors' bytes (https://github.com/huggingface/safetensors).
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     offset = 0
     for name, shape in group:

@@ -1,4 +1,4 @@
-"""Whether two tokenizers give the same ids: texts in which they differ if they differ at all."""
+"""Comparison of two tokenizers on texts that reveal common differences."""
 
 from __future__ import annotations
 
@@ -46,17 +46,17 @@ TEXTS = (
     "<b>tags</b> &amp; [brackets] {braces} |pipes| ~`^",
     "\U0001f980\U00010348 \U0002a6d6",
 )
-"""None of them has a sentinel or special token in it; `marked` gives those."""
+"""Texts without sentinels and special tokens. `marked` returns texts that contain them."""
 
 
 def marked(tokens: Iterable[str]) -> list[str]:
-    """Return texts with tokens that are found as a whole: at both ends, glued to words, between spaces, before punctuation, two of a kind."""
+    """Return texts with the given tokens: at both ends, attached to words, between spaces, before punctuation, repeated."""
     forms = ("{0}", "a {0} b", "a{0}b", "{0}. Then", "one  {0}  two", "the end {0}", "{0}{0} {0}", "(a, {0}, b)")
     return [form.format(token) for token in tokens for form in forms]
 
 
 def sentinels(vocabulary: Vocabulary) -> list[str]:
-    """Return how the first sentinel, a later one and the last are written, where there are any."""
+    """Return the first, a middle and the last sentinel, or [] if the vocabulary has none."""
     count = vocabulary.extra_ids
     return [f"<extra_id_{i}>" for i in sorted({0, count // 2, count - 1})] if count else []
 
@@ -64,14 +64,14 @@ def sentinels(vocabulary: Vocabulary) -> list[str]:
 def difference(
     ours: Callable[[str], Sequence[int]], theirs: Callable[[str], Sequence[int]], texts: Iterable[str]
 ) -> str | None:
-    """Return the first text of which two tokenizers give different ids, and where these first differ; None where all are equal."""
+    """Return a description of the first difference between the ids of two tokenizers, or None if all ids are equal."""
     for text in texts:
         one, other = list(ours(text)), list(theirs(text))
         if one != other:
             pairs = zip([*one, None], [*other, None], strict=False)
             place = next(i for i, (a, b) in enumerate(pairs) if a != b)
             shown = text if len(text) <= 60 else f"{text[:57]}..."
-            return f"of the text {shown!r} token {place + 1} is {_at(one, place)} and {_at(other, place)}"
+            return f"in the text {shown!r} token {place + 1} is {_at(one, place)} and {_at(other, place)}"
     return None
 
 
@@ -81,9 +81,9 @@ def check(
     theirs: Callable[[str], Sequence[int]],
     texts: Sequence[str],
 ) -> int:
-    """Return how many texts were compared. Raises Failure, in one line, where ids differ."""
+    """Compare two tokenizers and return the number of texts. Raises Failure if ids differ. what: the subject of the error message."""
     if found := difference(ours, theirs, texts):
-        raise Failure(f"{what} give other ids than the vocabulary: {found} (the vocabulary's first)")
+        raise Failure(f"{what} give different ids than the vocabulary: {found} (the vocabulary first)")
     return len(texts)
 
 

@@ -1,4 +1,4 @@
-"""The tokenizer of a directory of `transformers`: read as a vocabulary that gives the same ids."""
+"""Reading of the tokenizer of a `transformers` directory as a vocabulary that gives the same ids."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tokenizers import Tokenizer as Library
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from t2t.errors import UserError
-from t2t.export.added_tokens import CONFIG, Declared, declared, json_of, named, put
+from t2t.export.added_tokens import CONFIG, ROLES, Declared, add_tokens, declared_tokens, json_of, role_tokens
 from t2t.export.token_check import TEXTS, check, difference, marked
 from t2t.export.tokenizer_json import library_of
 from t2t.json_files import expect
@@ -33,11 +33,11 @@ KEPT = (
     "spiece.model",
     "tokenizer.model",
 )
-"""Files that an import keeps beside the run, so that an export of it gives them back as they were."""
+"""Files that an import keeps in the run, so that an export can write them unchanged."""
 
 _BYT5_EXTRA_IDS = 125
 _SENTENCEPIECE = ("t5", "mt5", "umt5")
-"""Models whose spiece.model is the tokenizer, sentinels behind its pieces."""
+"""Models whose tokenizer is spiece.model followed by sentinels."""
 _BERT = {"unk": "[UNK]", "sep": "[SEP]", "pad": "[PAD]", "cls": "[CLS]", "mask": "[MASK]"}
 _USUAL = {
     "eos": ("</s>", "<|endoftext|>", "[SEP]"),
@@ -47,35 +47,36 @@ _USUAL = {
     "pad": ("<pad>", "[PAD]"),
     "unk": ("<unk>", "[UNK]"),
 }
-"""How the families spell roles that no file names."""
+"""Usual tokens of the roles that no file specifies."""
 
 
 def read_vocabulary(directory: Path, options: Mapping[str, Any], *, scratch: Path) -> Vocabulary:
-    """Return the vocabulary of the directory's tokenizer files.
+    """Return the vocabulary for the directory's tokenizer files.
 
-    options: those of config.json. scratch: where a tokenizer.json may be made that the directory lacks, or that declared tokens and settings change.
-    Raises UserError where there is no tokenizer, or one whose ids cannot be given; Failure where the vocabulary made of it gives others.
+    options: the options of config.json.
+    scratch: directory for a new tokenizer.json, if the directory has none or added tokens and settings change it.
+
+    Raises UserError if there is no tokenizer or it is not supported. Raises Failure if the vocabulary gives different ids.
     """
     settings = json_of(directory / CONFIG)
     kind = settings.get("tokenizer_class") or options.get("tokenizer_class") or ""
     kind = expect(kind, str, f"{directory / CONFIG}: tokenizer_class").removesuffix("Fast")
-    tokens = declared(directory, settings)
+    tokens = declared_tokens(directory, settings)
     if kind == "ByT5Tokenizer":
         return _bytes(directory, settings, tokens)
-    made = _library(directory, settings, kind, str(options.get("model_type", "")))
-    fresh = not (directory / "tokenizer.json").is_file()
-    changed = made is not None and (put(made[0], tokens, fresh=fresh) or made[1])
-    if made is None:
+    found = _library(directory, settings, kind, str(options.get("model_type", "")))
+    if found is None:
         if not kind and options.get("model_type") in ("t5", "mt5") and options.get("vocab_size") == 384:
             return Bytes(extra_ids=_BYT5_EXTRA_IDS)
-        there = ", ".join(sorted(path.name for path in directory.iterdir())[:12])
+        names = ", ".join(sorted(path.name for path in directory.iterdir())[:12])
         raise UserError(
-            f"{directory}: no tokenizer that can be read (tokenizer.json, spiece.model of a T5, vocab.txt, vocab.json with merges.txt); there are {there}."
-            " --vocabulary FILE gives one; transformers' AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR) writes a tokenizer.json"
+            f"{directory}: no supported tokenizer (tokenizer.json, spiece.model of a T5, vocab.txt, vocab.json with merges.txt); found: {names}."
+            " Use --vocabulary FILE, or write a tokenizer.json with AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR) of transformers"
         )
-    if found := _sentencepiece(directory, settings, options, made[0]):
-        return found
-    library = made[0]
+    library, changed = found
+    changed = add_tokens(library, tokens, fresh=not (directory / "tokenizer.json").is_file()) or changed
+    if sentencepiece := _sentencepiece(directory, settings, options, library):
+        return sentencepiece
     if same := _our_bytes(library):
         return same
     file = directory / "tokenizer.json"
@@ -103,27 +104,27 @@ def read_vocabulary(directory: Path, options: Mapping[str, Any], *, scratch: Pat
 
 
 def tokenizer_of(file: Path) -> WordPiece | Tokenizer:
-    """Return the vocabulary of a tokenizer.json, special tokens as tokenizer_config.json beside it names them.
+    """Return the vocabulary for a tokenizer.json. Special tokens come from the tokenizer_config.json in the same directory.
 
-    Raises UserError where tokens are declared beside it that it lacks: the directory as a whole can be imported, but this file is not all of its tokenizer.
+    Raises UserError if other files of the directory declare tokens that tokenizer.json does not have: it is not the whole tokenizer.
     """
     library = load(read(str(file)), str(file))
     settings = json_of(file.parent / CONFIG)
-    tokens = [token for token in declared(file.parent, settings) if token.number is not None]
+    tokens = [token for token in declared_tokens(file.parent, settings) if token.number is not None]
     lacking = [token for token in tokens if library.token_to_id(token.content) != token.number]
     if lacking:
         raise UserError(
-            f"{lacking[0].where} declares {lacking[0].content!r}, which is not in {file}: give a tokenizer.json that has all tokens"
+            f"{lacking[0].where} declares {lacking[0].content!r}, which is missing from {file}: use a tokenizer.json with all tokens"
         )
     if _is_bert(library):
         vocabulary = WordPiece(path=str(file), extra_ids=_sentinels(library))
-        _ = vocabulary.size  # an unfit file is told here
+        _ = vocabulary.size  # Raises UserError if the file is invalid.
         return vocabulary
     return _tokenizer(file, library, _roles(file.parent, library, settings, {}), settings, {})
 
 
 def _library(directory: Path, settings: Mapping[str, Any], kind: str, model_type: str) -> tuple[Library, bool] | None:
-    """Return the tokenizer of the first of the files that is there, and whether settings made another of it."""
+    """Return the tokenizer of the first file that exists, and whether settings changed it; None if there is no such file."""
     if (directory / "tokenizer.json").is_file():
         library = load(read(str(directory / "tokenizer.json")), str(directory / "tokenizer.json"))
         before = library.to_str()
@@ -159,7 +160,7 @@ def _is_bert(library: Library) -> bool:
 def _bert_normalizer(directory: Path, settings: Mapping[str, Any]) -> normalizers.Normalizer:
     if not _flag(directory, settings, "do_basic_tokenize", True):
         raise UserError(
-            f"{directory / CONFIG}: do_basic_tokenize false (texts cut at white space alone) is not supported"
+            f"{directory / CONFIG}: do_basic_tokenize false (splitting only at white space) is not supported"
         )
     if settings.get("never_split"):
         raise UserError(f"{directory / CONFIG}: never_split {settings['never_split']!r} is not supported")
@@ -174,10 +175,10 @@ def _bert_normalizer(directory: Path, settings: Mapping[str, Any]) -> normalizer
 
 def _bert(directory: Path, settings: Mapping[str, Any]) -> Library:
     tokens = tokens_of(str(directory / "vocab.txt"))
-    names = {**_BERT, **named(directory, settings)}
+    names = {**_BERT, **role_tokens(directory, settings)}
     if names["unk"] not in tokens:
         raise UserError(
-            f"vocabulary file {str(directory / 'vocab.txt')!r} lacks {names['unk']}; a BERT vocab.txt has one token a line."
+            f"vocabulary file {str(directory / 'vocab.txt')!r} lacks {names['unk']}; a BERT vocab.txt has one token per line."
         )
     library = Library(models.WordPiece(tokens, unk_token=names["unk"], max_input_chars_per_word=100))
     library.normalizer = _bert_normalizer(directory, settings)
@@ -188,7 +189,7 @@ def _bert(directory: Path, settings: Mapping[str, Any]) -> Library:
 
 
 def _byte_level(directory: Path, settings: Mapping[str, Any], *, roberta: bool) -> Library:
-    """Return the tokenizer of vocab.json and merges.txt. RoBERTa's puts two `</s>` between the texts of a pair."""
+    """Return the tokenizer for vocab.json and merges.txt. RoBERTa puts two `</s>` between the texts of a pair."""
     vocab, merges = directory / "vocab.json", directory / "merges.txt"
     ids = json_of(vocab)
     for token, number in ids.items():
@@ -203,7 +204,7 @@ def _byte_level(directory: Path, settings: Mapping[str, Any], *, roberta: bool) 
         if not line.strip() or (number == 1 and line.startswith("#version")):
             continue
         if len(parts) != 2 or not all(part in ids for part in (*parts, "".join(parts))):
-            raise UserError(f"{merges}:{number}: {line[:60]!r} is not two tokens of {vocab.name} that make a third")
+            raise UserError(f"{merges}:{number}: {line[:60]!r} is not two tokens of {vocab.name} whose concatenation is a token")
         pairs.append((parts[0], parts[1]))
     library = Library(models.BPE(ids, pairs))
     library.pre_tokenizer = pre_tokenizers.ByteLevel(
@@ -212,7 +213,7 @@ def _byte_level(directory: Path, settings: Mapping[str, Any], *, roberta: bool) 
     library.decoder = decoders.ByteLevel()
     usual = ("<|endoftext|>", "<s>", "<pad>", "</s>", "<unk>", "<mask>")
     library.add_special_tokens([token for token in usual if token in ids])
-    names = {"cls": "<s>", "sep": "</s>", **named(directory, settings)}
+    names = {"cls": "<s>", "sep": "</s>", **role_tokens(directory, settings)}
     if roberta and names["cls"] in ids and names["sep"] in ids:
         sep, cls = ((names[role], ids[names[role]]) for role in ("sep", "cls"))
         library.post_processor = processors.RobertaProcessing(sep, cls)
@@ -221,14 +222,14 @@ def _byte_level(directory: Path, settings: Mapping[str, Any], *, roberta: bool) 
 
 def _bytes(directory: Path, settings: Mapping[str, Any], tokens: list[Declared]) -> Bytes:
     extra_ids = expect(settings.get("extra_ids", _BYT5_EXTRA_IDS), int, f"{directory / CONFIG}: extra_ids")
-    own = {"<pad>", "</s>", "<unk>", *(f"<extra_id_{i}>" for i in range(extra_ids))}
-    if more := [token for token in tokens if token.content not in own]:
-        raise UserError(f"{more[0].where}: {more[0].content!r} was added to ByT5's bytes, which have no place for it")
+    known = {"<pad>", "</s>", "<unk>", *(f"<extra_id_{i}>" for i in range(extra_ids))}
+    if more := [token for token in tokens if token.content not in known]:
+        raise UserError(f"{more[0].where}: {more[0].content!r} was added to ByT5's bytes, which is not supported")
     return Bytes(extra_ids=extra_ids)
 
 
 def _our_bytes(library: Library) -> Bytes | None:
-    """Return the bytes that `t2t.export` writes as a tokenizer.json, None for any other tokenizer."""
+    """Return the Bytes vocabulary if the tokenizer is an export of one, otherwise None."""
     known = library.get_vocab(with_added_tokens=True)
     if not isinstance(library.model, models.BPE) or len(known) < 259 or known.get("<unk>") != 2:
         return None
@@ -241,7 +242,7 @@ def _our_bytes(library: Library) -> Bytes | None:
 def _sentencepiece(
     directory: Path, settings: Mapping[str, Any], options: Mapping[str, Any], library: Library
 ) -> SentencePiece | None:
-    """Return the vocabulary of spiece.model with sentinels behind the pieces, None where it is not all of the tokenizer (or there is none)."""
+    """Return the vocabulary for spiece.model and sentinels, or None if it is missing or is not the whole tokenizer."""
     family = options.get("model_type") in _SENTENCEPIECE
     if not (directory / "spiece.model").is_file():
         return None
@@ -251,7 +252,7 @@ def _sentencepiece(
         if family:
             raise
         return None
-    # A SentencePiece model may hold sentinels as pieces with a space, tokenizer.json without.
+    # Sentinels may start with a space in spiece.model, but not in tokenizer.json.
     tables = [
         {name.removeprefix("▁") if "<extra_id_" in name else name: i for name, i in one.get_vocab(True).items()}
         for one in (library, library_of(vocabulary))
@@ -263,8 +264,8 @@ def _sentencepiece(
 
 def _spiece(directory: Path, settings: Mapping[str, Any]) -> SentencePiece:
     file = str(directory / "spiece.model")
-    own = SentencePiece(path=file)
-    has_sentinels = own.encode("<extra_id_0>")[-1:] == [own.size - 1]
+    plain = SentencePiece(path=file)
+    has_sentinels = plain.encode("<extra_id_0>")[-1:] == [plain.size - 1]
     extra_ids = expect(settings.get("extra_ids", 100), int, f"{directory / CONFIG}: extra_ids")
     return SentencePiece(path=file, extra_ids=0 if has_sentinels else extra_ids)
 
@@ -276,17 +277,17 @@ def _ids(library: Library) -> Any:
 def _roles(
     directory: Path, library: Library, settings: Mapping[str, Any], options: Mapping[str, Any]
 ) -> dict[str, str | None]:
-    """Return how each role's token is spelled: as a file names it, by the id in config.json, or as the families usually do.
+    """Return role -> token: from the tokenizer's files, from the id in config.json if it is a special token, or the usual token.
 
-    Raises UserError where a token that matters is named and not there, and where an id in config.json is an ordinary word's.
+    Raises UserError if a file gives a token that the tokenizer does not have.
     """
-    names, known, special = named(directory, settings), library.get_vocab(with_added_tokens=True), added(library)
+    names, known, special = role_tokens(directory, settings), library.get_vocab(with_added_tokens=True), added(library)
     roles: dict[str, str | None] = {}
-    for role in ("eos", "bos", "unk", "pad", "mask", "cls", "sep"):
+    for role in ROLES:
         found = names.get(role)
         if found is not None and found not in known and role in ("eos", "bos", "mask", "cls", "sep"):
             raise UserError(
-                f"{directory}: {role}_token {found!r} ({CONFIG}, special_tokens_map.json) is no token of the tokenizer"
+                f"{directory}: {role}_token {found!r} ({CONFIG}, special_tokens_map.json) is not a token of the tokenizer"
             )
         if found is None or found not in known:
             number = options.get(f"{role}_token_id")
@@ -298,7 +299,7 @@ def _roles(
         roles["eos"] = roles["sep"] or roles["eos"]
         roles["cls"], roles["sep"] = roles["cls"] or roles["bos"], roles["sep"] or roles["eos"]
     if options.get("is_encoder_decoder") is True or options.get("model_type") in _SENTENCEPIECE:
-        # The decoder starts from it; T5's from padding.
+        # The start token of the decoder; T5 uses padding.
         start = options.get("decoder_start_token_id", 0)
         start = expect(start, int, f"{directory / 'config.json'}: decoder_start_token_id")
         roles["bos"] = library.id_to_token(start) if 0 <= start < 2**32 else None
@@ -314,30 +315,30 @@ def _tokenizer(
     settings: Mapping[str, Any],
     options: Mapping[str, Any],
 ) -> Tokenizer:
-    named = dict(roles)
-    eos, bos = named.pop("eos"), named["bos"]
+    others = dict(roles)
+    eos, bos = others.pop("eos"), others["bos"]
     if eos is None:
-        raise UserError(f"{file}: no end-of-sequence token is named (eos_token in tokenizer_config.json)")
-    begins = settings.get("add_bos_token")
-    if not isinstance(begins, bool):
-        begins = bos is not None and library.encode("a").ids[:1] == [library.token_to_id(bos)]
-    opens = bos is not None and options.get("is_encoder_decoder") is not True and begins
-    return Tokenizer(path=str(file), eos=eos, add_bos=opens, extra_ids=_sentinels(library), **named)  # type: ignore[arg-type]
+        raise UserError(f"{file}: the end-of-sequence token is missing (eos_token in tokenizer_config.json)")
+    add_bos = settings.get("add_bos_token")
+    if not isinstance(add_bos, bool):
+        add_bos = bos is not None and library.encode("a").ids[:1] == [library.token_to_id(bos)]
+    add_bos = bos is not None and options.get("is_encoder_decoder") is not True and add_bos
+    return Tokenizer(path=str(file), eos=eos, add_bos=add_bos, extra_ids=_sentinels(library), **others)  # type: ignore[arg-type]
 
 
 def _sentinels(library: Library) -> int:
-    """Return how many of the last ids are sentinels, `<extra_id_0>` the very last."""
+    """Return the number of sentinels. They have the last ids, in reverse order: `<extra_id_0>` is the last."""
     last = size_of(library) - 1
     return next(i for i in itertools.count() if library.token_to_id(f"<extra_id_{i}>") != last - i)
 
 
 def trained_lengths(directory: Path) -> dict[str, int] | None:
-    """Return the tokens of "inputs" and "targets" in training, which an export of ours says; None in any other directory."""
+    """Return the lengths of "inputs" and "targets" in training, which our exports contain; None for any other directory."""
     found = json_of(directory / CONFIG).get("trained_lengths")
     if found is None:
         return None
     where = f"{directory / CONFIG}: trained_lengths"
     lengths = {name: expect(expect(found, dict, where).get(name), int, where) for name in ("inputs", "targets")}
     if min(lengths.values()) < 1:
-        raise UserError(f"{where}: {lengths} are not lengths")
+        raise UserError(f"{where}: expected lengths of at least 1, not {lengths}")
     return lengths

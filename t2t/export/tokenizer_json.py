@@ -1,4 +1,4 @@
-"""The tokenizer.json of a vocabulary: with it alone `transformers` gives the ids that this stack feeds a model, start and end tokens included."""
+"""Conversion of a vocabulary to a tokenizer.json that gives the same ids in `transformers`, start and end tokens included."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from t2t.vocabularies import Bytes, SentencePiece, Tokenizer, Vocabulary, WordPi
 from t2t.vocabularies.files import read
 
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = range(1, 7)
-"""Types of SentencePiece's pieces."""
+"""Types of pieces in SentencePiece."""
 _CERTAIN = 100.0
-"""The score of a piece that is taken wherever it stands."""
+"""Score of user-defined pieces, high enough that they are always chosen."""
 
 
 def frame(vocabulary: Vocabulary, kind: Kind) -> tuple[list[int], list[int]]:
-    """Return the ids that stand before and behind a text: what a decoder begins with, an encoder's [CLS] and [SEP] or EOS, an encoder-decoder's EOS."""
+    """Return the ids before and after a text: a decoder's start token, an encoder's [CLS] and [SEP] or EOS, an encoder-decoder's EOS."""
     if kind == "decoder":
         return ([vocabulary.bos_id] if vocabulary.prepends_bos else []), []
     if kind == "encoder" and vocabulary.cls_id is not None and vocabulary.sep_id is not None:
@@ -28,59 +28,59 @@ def frame(vocabulary: Vocabulary, kind: Kind) -> tuple[list[int], list[int]]:
 
 
 def framed(vocabulary: Vocabulary, kind: Kind, text: str) -> list[int]:
-    """Return the ids of a text as a model of that kind is asked."""
-    before, behind = frame(vocabulary, kind)
-    return [*before, *vocabulary.encode_marked(text), *behind]
+    """Return the ids of a text with the special tokens for a model of that kind."""
+    before, after = frame(vocabulary, kind)
+    return [*before, *vocabulary.encode_marked(text), *after]
 
 
 def library_of(vocabulary: Vocabulary) -> Library:
-    """Return the vocabulary as a tokenizer of the `tokenizers` library, nothing put around a text.
+    """Return the vocabulary as a tokenizer of the `tokenizers` library that adds no special tokens.
 
-    Raises UserError for a vocabulary that has no like there.
+    Raises UserError if the library has no equivalent tokenizer.
     """
     if isinstance(vocabulary, Bytes):
-        made = _bytes()
+        library = _bytes()
     elif isinstance(vocabulary, SentencePiece):
-        made = _sentencepiece(vocabulary)
+        library = _sentencepiece(vocabulary)
     elif isinstance(vocabulary, WordPiece | Tokenizer):
         return vocabulary.library()
     else:
         raise UserError(
-            f"vocabulary {vocabulary}: transformers has no counterpart; there are Bytes, SentencePiece, WordPiece, Tokenizer"
+            f"vocabulary {vocabulary} cannot be written for transformers; supported: Bytes, SentencePiece, WordPiece, Tokenizer"
         )
-    # A sentinel is a word: the space before it is its own, as in SeqIO. Bytes keep theirs.
-    takes = isinstance(vocabulary, SentencePiece)
-    made.add_special_tokens(
+    # As in SeqIO, a sentinel includes the space before it, except for Bytes.
+    lstrip = isinstance(vocabulary, SentencePiece)
+    library.add_special_tokens(
         [
-            AddedToken(f"<extra_id_{i}>", special=True, normalized=False, lstrip=takes)
+            AddedToken(f"<extra_id_{i}>", special=True, normalized=False, lstrip=lstrip)
             for i in reversed(range(vocabulary.extra_ids))
         ]
     )
-    return made
+    return library
 
 
 def framed_library(vocabulary: Vocabulary, kind: Kind) -> Library:
-    """Return the vocabulary as a tokenizer that puts around a text what `frame` says, and in an encoder's pairs gives the second text type 1."""
+    """Return the vocabulary as a tokenizer that adds the tokens of `frame`. In pairs for an encoder, the second text has type 1."""
     library = library_of(vocabulary)
-    before, behind = ([_token(library, i) for i in ids] for ids in frame(vocabulary, kind))
+    before, after = ([_token(library, i) for i in ids] for ids in frame(vocabulary, kind))
     second = int(kind == "encoder")
-    between = [_token(library, i) for i in vocabulary.between] if kind == "encoder" else behind
+    between = [_token(library, i) for i in vocabulary.between] if kind == "encoder" else after
     library.post_processor = processors.TemplateProcessing(
-        single=[*before, "$A", *behind],
-        pair=[*before, "$A", *between, f"$B:{second}", *(f"{token}:{second}" for token in behind)],
-        special_tokens=[(token, library.token_to_id(token)) for token in dict.fromkeys([*before, *behind])],
+        single=[*before, "$A", *after],
+        pair=[*before, "$A", *between, f"$B:{second}", *(f"{token}:{second}" for token in after)],
+        special_tokens=[(token, library.token_to_id(token)) for token in dict.fromkeys([*before, *after])],
     )
     return library
 
 
 def _token(library: Library, number: int) -> str:
     token = library.id_to_token(number)
-    assert token is not None, f"id {number} has a name"
+    assert token is not None, f"id {number} has no token"
     return token
 
 
 def _bytes() -> Library:
-    # Byte-level BPE without a merge, its 256 letters in the order of the bytes.
+    # Byte-level BPE without merges. Its 256 characters are in the order of the bytes.
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     others = itertools.count(256)
     letters = [chr(byte if byte in printable else next(others)) for byte in range(256)]
@@ -95,12 +95,12 @@ def _bytes() -> Library:
 def _sentencepiece(vocabulary: SentencePiece) -> Library:
     from sentencepiece.sentencepiece_model_pb2 import ModelProto  # type: ignore[attr-defined]
 
-    _ = vocabulary.size  # an unfit file is told here
+    _ = vocabulary.size  # Raises UserError if the file is invalid.
     proto = ModelProto.FromString(read(vocabulary.path))
     trainer, spec = proto.trainer_spec, proto.normalizer_spec
     if trainer.treat_whitespace_as_suffix or trainer.model_type not in (1, 2):
         raise UserError(
-            f"vocabulary file {vocabulary.path!r}: only SentencePiece's unigram and bpe models with spaces before words can be written for transformers"
+            f"vocabulary file {vocabulary.path!r}: only SentencePiece models of type unigram or bpe with spaces before words can be written for transformers"
         )
     pieces = [(piece.piece, piece.score, piece.type) for piece in proto.pieces]
     ids = {name: i for i, (name, _, _) in enumerate(pieces)}
@@ -115,7 +115,7 @@ def _sentencepiece(vocabulary: SentencePiece) -> Library:
     steps: list[normalizers.Normalizer] = []
     if spec.precompiled_charsmap:
         if "nfkc" in spec.name:
-            # The library looks up a letter with its marks as a whole, SentencePiece as far as it knows: composed first, both see the same.
+            # The library looks up a letter with all its marks, SentencePiece the longest known part. After NFC, both find the same.
             steps.append(normalizers.NFC())
         steps.append(normalizers.Precompiled(spec.precompiled_charsmap))
     if spec.remove_extra_whitespaces:
@@ -130,14 +130,14 @@ def _sentencepiece(vocabulary: SentencePiece) -> Library:
     library.add_special_tokens(
         [AddedToken(name, special=True, normalized=False) for name, _, kind in pieces if kind in (_UNKNOWN, _CONTROL)]
     )
-    own = None if vocabulary.mask_id is None or vocabulary.mask_id >= len(pieces) else pieces[vocabulary.mask_id][0]
-    if own is not None:
-        library.add_special_tokens([AddedToken(own, special=True, normalized=False, lstrip=True)])
+    mask = None if vocabulary.mask_id is None or vocabulary.mask_id >= len(pieces) else pieces[vocabulary.mask_id][0]
+    if mask is not None:
+        library.add_special_tokens([AddedToken(mask, special=True, normalized=False, lstrip=True)])
     return library
 
 
 def _merges(pieces: list[tuple[str, float, int]], ids: dict[str, int]) -> list[tuple[str, str]]:
-    """Return the pairs that make a piece, the best piece first: SentencePiece's BPE keeps the order of merging in the scores."""
+    """Return the pairs of pieces that merge into a piece, best score first: in SentencePiece BPE the scores give the order of merges."""
     merges = []
     for name, score, kind in pieces:
         if kind == _NORMAL:

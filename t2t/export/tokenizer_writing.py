@@ -1,4 +1,4 @@
-"""The tokenizer's files of an export to `transformers`, and the proof that they give the vocabulary's ids."""
+"""Writing of the tokenizer files of a `transformers` export, and the check that they give the vocabulary's ids."""
 
 from __future__ import annotations
 
@@ -29,12 +29,13 @@ def write_tokenizer(
     lengths: Mapping[str, int] | None = None,
     kept: Path | None = None,
 ) -> None:
-    """Write the tokenizer's files as `transformers` reads them: a tokenizer.json, which needs neither `sentencepiece` nor `protobuf` there.
+    """Write the tokenizer files for `transformers`: a tokenizer.json, which needs neither `sentencepiece` nor `protobuf`.
 
-    kind:    of the model: what stands around a text.
-    lengths: tokens of inputs and targets in training, which an import takes up again.
-    kept:    a directory of files an import kept, which are given back as they were.
-    Raises UserError for a vocabulary that has no like there.
+    kind:    kind of the model. It determines the special tokens that the tokenizer adds to a text.
+    lengths: lengths of inputs and targets in training, which an import reads.
+    kept:    directory of the original tokenizer files of an imported model. They are copied unchanged.
+
+    Raises UserError if `transformers` has no equivalent tokenizer.
     """
     if kept is not None and kept.is_dir():
         check_links(kept, {Path(name).suffix for name in KEPT})
@@ -44,13 +45,13 @@ def write_tokenizer(
         return
     library = framed_library(vocabulary, kind)
     (draft / "tokenizer.json").write_text(library.to_str(pretty=True), encoding="utf-8")
-    if isinstance(vocabulary, SentencePiece):  # for T5X, and for what reads SentencePiece alone
+    if isinstance(vocabulary, SentencePiece):  # For T5X and other tools that only read SentencePiece.
         shutil.copyfile(vocabulary.path, draft / "spiece.model")
     settings: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": 1_000_000_000,
         "clean_up_tokenization_spaces": isinstance(vocabulary, WordPiece),
-        # A decoder would take other types for something; rows of prompts end where it goes on.
+        # A decoder has no token types. Its prompts are padded on the left, so that they end where generation starts.
         "model_input_names": ["input_ids", *(["token_type_ids"] if kind == "encoder" else []), "attention_mask"],
         "padding_side": "left" if kind == "decoder" else "right",
     }
@@ -70,11 +71,12 @@ def write_tokenizer(
 
 
 def check_tokenizer(draft: Path, vocabulary: Vocabulary, kind: Kind, options: Mapping[str, Any], *, kept: bool) -> int:
-    """Compare the ids of the tokenizer's files with the vocabulary's, and return of how many texts.
+    """Check that the tokenizer files give the ids of the vocabulary, and return the number of texts.
 
-    With the `tokenizers` library, as an import reads the files, and with `transformers` where it is installed. Of files that an import kept, `transformers` may have its own
-    view, which is told and no error.
-    Raises Failure, in one line, where ids differ.
+    The files are read with the `tokenizers` library, as in an import, and with `transformers` if it is installed. For files kept by an import,
+    a difference in `transformers` is only a warning.
+
+    Raises Failure if ids differ.
     """
     special = [] if kind == "decoder" else _mask(vocabulary)
     texts = [*TEXTS, *marked([*sentinels(vocabulary), *special])]
@@ -118,5 +120,5 @@ def _compare_with_transformers(
         check("the tokenizer's files, read by transformers,", ours, theirs, texts)
     elif found := difference(ours, theirs, texts):
         print(
-            f"note: transformers gives other ids than this run's vocabulary: {found} (the run's first)", file=sys.stderr
+            f"note: transformers gives different ids than this run's vocabulary: {found} (the run first)", file=sys.stderr
         )

@@ -1,4 +1,4 @@
-"""Safetensors: the parameters, the configuration and the vocabulary, to be read by anything."""
+"""Export to safetensors: the parameters, the configuration and the vocabulary."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ CONFIG = "config.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Weights:
-    """What a safetensors export holds."""
+    """The content of a safetensors export."""
 
     model: ModelConfig
     vocabulary: Vocabulary
@@ -50,10 +50,10 @@ def write_safetensors(
     overwrite: bool = False,
     source: dict[str, Any] | None = None,
 ) -> Path:
-    """Write OUT/model.safetensors, arrays by path ("encoder/mlp/kernel"), OUT/config.json and the vocabulary's files.
+    """Write OUT/model.safetensors (path -> array, such as "encoder/mlp/kernel"), OUT/config.json and the vocabulary's files.
 
-    source: where the model comes from, kept in config.json.
-    Returns the directory. Raises UserError where `out` is not empty and `overwrite` is false.
+    source: origin of the model, saved in config.json.
+    Returns the directory. Raises UserError if `out` is not empty and `overwrite` is false.
     """
     out = Path(out)
     with writing(out, overwrite=overwrite) as draft:
@@ -61,7 +61,7 @@ def write_safetensors(
         back = load_file(draft / WEIGHTS)
         for path, array in written.items():
             if back[path].dtype != array.dtype or back[path].tobytes() != array.tobytes():
-                raise Failure(f"{draft / WEIGHTS}: {path} was not written as it is")
+                raise Failure(f"{draft / WEIGHTS}: parameter {path} was not written correctly")
         described = {**describe_model(model, params), "vocabulary": write_vocabulary(draft, vocabulary)}
         files = table(draft, names_beneath(draft))
         write_json(draft / CONFIG, {"format": "safetensors", **described, "source": source or {}, "files": files})
@@ -69,19 +69,19 @@ def write_safetensors(
 
 
 def read_safetensors(directory: str | Path) -> Weights:
-    """Return the model's configuration, vocabulary and parameters (NumPy arrays) that `write_safetensors` wrote.
+    """Return the configuration, vocabulary and parameters (NumPy arrays) that `write_safetensors` wrote.
 
-    Raises UserError where a file is missing, is not as it was written, is not one of its files, or lacks a parameter.
+    Raises UserError if a file is missing, damaged or not part of such an export, or if a parameter is missing.
     """
     directory = Path(directory)
     path = directory / CONFIG
     if missing := [name for name in (CONFIG, WEIGHTS) if not (directory / name).is_file()]:
-        raise UserError(f"{directory}: not an export in safetensors, {missing[0]} is missing")
+        raise UserError(f"{directory}: not a safetensors export: {missing[0]} is missing")
     data = read_json(path)
     if data.get("format") != "safetensors":
-        raise UserError(f"{path}: not the description of an export in safetensors")
-    if "files" in data and (told := problem(directory, data["files"], [WEIGHTS], where=path)):
-        raise UserError(told)
+        raise UserError(f"{path}: does not describe a safetensors export")
+    if "files" in data and (message := problem(directory, data["files"], [WEIGHTS], where=path)):
+        raise UserError(message)
     try:
         flat = load_file(inside(directory, WEIGHTS, where=str(directory)))
     except SafetensorError as error:
@@ -90,7 +90,7 @@ def read_safetensors(directory: str | Path) -> Weights:
     described = expect(data.get("vocabulary"), dict, f"{path}: vocabulary")
     vocabulary = config.from_json(described.get("configuration"), where=f"{path}: vocabulary")
     if not isinstance(model, ModelConfig) or not isinstance(vocabulary, Vocabulary):
-        raise UserError(f"{path}: it describes no model and its vocabulary")
+        raise UserError(f"{path}: does not describe a model and its vocabulary")
     params = unflatten(flat)
     _check(flat, model, directory / WEIGHTS)
     return Weights(model=model, vocabulary=vocabulary.in_directory(str(directory)), params=params)
@@ -100,5 +100,5 @@ def _check(flat: dict[str, np.ndarray], model: ModelConfig, where: Path) -> None
     specs = flatten(model.build().specs)
     for path, spec in specs.items():
         if path not in flat or flat[path].shape != tuple(spec.shape):
-            found = list(flat[path].shape) if path in flat else "missing"
-            raise UserError(f"{where}: parameter {path} is {found}, and {list(spec.shape)} in the model of {CONFIG}")
+            found = f"has shape {list(flat[path].shape)}" if path in flat else "is missing"
+            raise UserError(f"{where}: parameter {path} {found}; the model in {CONFIG} expects {list(spec.shape)}")

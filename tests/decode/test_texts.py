@@ -102,7 +102,7 @@ def test_inputs_too_long_for_the_positions_are_named():
     model, params = make(ToyConfig(positions=12))
     fits = generate_many(model, params, [[2] * 8, [2]], Greedy(), length=4, eos_id=EOS)
     assert np.isfinite(fits[0][0].score)
-    with pytest.raises(UserError, match=r"text 2 has 9 tokens; with the model's 12 positions at most 8 "):
+    with pytest.raises(UserError, match=r"text 2 has 9 tokens; the maximum is 8 for the model's 12 positions"):
         generate_many(model, params, [[2], [2] * 9], Greedy(), length=4, eos_id=EOS)
     with pytest.raises(UserError, match="line 7"):
         score_many(model, params, [[2] * 9], [[2] * 4], name=lambda i: f"line {i + 7}")
@@ -144,7 +144,7 @@ def test_an_encoder_scores_an_answer_in_place_of_masks():
         expected.append(sum(log_probs[token] for token in after))  # none of them knows of the others
     made = score_many(model, params, inputs, targets, mask_id=mask, batch_size=2)
     np.testing.assert_allclose(made, expected, rtol=1e-5)
-    with pytest.raises(UserError, match="in place of masks only"):
+    with pytest.raises(UserError, match="only in place of masks"):
         score_many(model, params, [[2]], [[2]])
 
 

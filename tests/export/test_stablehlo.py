@@ -229,7 +229,7 @@ def test_an_export_that_computes_something_else_is_not_written(tmp_path, monkeyp
     other = make("bert")[0]
     monkeypatch.setattr(stablehlo, "_portable", lambda _: other)
     monkeypatch.setattr(other, "logits", lambda p, b: type(other).logits(other, p, b) * 1.1)
-    with pytest.raises(RuntimeError, match="exported logits differs from the model's by "):
+    with pytest.raises(RuntimeError, match="exported logits differs from the model by "):
         write_stablehlo(model, params, VOCABULARY, tmp_path / "out", platforms=("cpu",))
     assert os.listdir(tmp_path) == []
 
@@ -239,7 +239,7 @@ def test_a_model_that_needs_lengths_gets_them_fixed(tmp_path):
     logits = model.logits
     # Asks what no symbolic length can answer.
     model.logits = lambda p, b: logits(p, b) * (2 if b.targets.shape[1] > 6 else 1)
-    with pytest.raises(UserError, match="cannot be exported without fixed lengths, and length is not given"):
+    with pytest.raises(UserError, match="cannot be exported without fixed lengths, but length is missing"):
         write_stablehlo(model, params, VOCABULARY, tmp_path / "out", platforms=("cpu",))
     write_stablehlo(model, params, VOCABULARY, tmp_path / "out", platforms=("cpu",), fixed_lengths={"length": 8})
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
@@ -272,7 +272,7 @@ def test_a_pattern_with_an_own_mixer_is_exported(tmp_path):
     ("options", "message"),
     [
         ({"platforms": ("gpu",)}, "unknown platform 'gpu'"),
-        ({"length": 21}, "--length 21 cannot be generated, .* 20. Nearest: 20"),
+        ({"length": 21}, "--length 21 cannot be generated: .* 20 positions. Nearest: 20"),
         ({"length": 0}, "--length 0 cannot be generated.* Nearest: 1"),
     ],
 )

@@ -70,7 +70,7 @@ def test_a_changed_file_of_an_export_ends_the_command_in_one_line(made, tmp_path
     content = json.loads((tmp_path / "tokenizer.json").read_text())
     content["pre_tokenizer"]["add_prefix_space"] = True
     (tmp_path / "tokenizer.json").write_text(json.dumps(content))
-    with pytest.raises(Failure, match=r"of the text .Hello, World!.* token 1 is") as caught:
+    with pytest.raises(Failure, match=r"in the text .Hello, World!.* token 1 is") as caught:
         check_tokenizer(tmp_path, made["byte-level"], "decoder", {"model_type": "gpt2"}, kept=False)
     assert "\n" not in str(caught.value)
 
@@ -83,7 +83,7 @@ def test_the_first_difference_is_told():
     assert "'ab'" in found
     assert "token 3 is 3" in found
     assert "missing" in found
-    with pytest.raises(Failure, match="files give other ids"):
+    with pytest.raises(Failure, match="files give different ids"):
         check("files", ids.__getitem__, lambda text: ids[text][:2], ["ab"])
 
 
@@ -197,8 +197,8 @@ def test_pieces_without_more_tokens_stay_sentencepiece(tmp_path):
 
 
 DAMAGE = {
-    "no end": ({"tokenizer_config.json": "{}"}, "no end-of-sequence token is named"),
-    "an end that is a word": ({"tokenizer_config.json": "{}", "eos_token_id": 5}, "no end-of-sequence token is named"),
+    "no end": ({"tokenizer_config.json": "{}"}, "the end-of-sequence token is missing"),
+    "an end that is a word": ({"tokenizer_config.json": "{}", "eos_token_id": 5}, "the end-of-sequence token is missing"),
     "an end that is not there": ({"tokenizer_config.json": '{"eos_token": "</s>"}'}, "eos_token '</s>'"),
     "settings nested too deep": ({"tokenizer_config.json": "[" * 99_999}, "tokenizer_config.json"),
     "settings that are a list": ({"tokenizer_config.json": "[]"}, "tokenizer_config.json: .* is not an object"),

@@ -99,12 +99,12 @@ def changed_tensors(directory, change):
     ("change", "message"),
     [
         (lambda t: t.pop("model.norm.weight"), r"model.norm.weight is missing from the weights"),
-        (lambda t: t.update(extra=np.ones(3, np.float32)), r"no place in the model for extra"),
+        (lambda t: t.update(extra=np.ones(3, np.float32)), r"the model has no parameter for extra"),
         (
             lambda t: t.update({"model.norm.weight": np.ones(3, np.float32)}),
-            r"model.norm.weight is 3, and 32 by the configuration",
+            r"model.norm.weight has shape 3; the configuration expects 32",
         ),
-        (lambda t: t.update({"model.norm.weight": np.ones(32, np.int8)}), r"model.norm.weight is of type I8"),
+        (lambda t: t.update({"model.norm.weight": np.ones(32, np.int8)}), r"model.norm.weight has type I8"),
     ],
 )
 def test_tensors_missing_left_over_or_wrong_are_named(change, message, tmp_path):
@@ -133,7 +133,7 @@ def test_copies_of_a_tied_tensor_must_be_equal(tmp_path):
         (LLAMA, {"hidden_act": "mish"}, r"hidden_act is 'mish'"),
         (LLAMA, {"rope_interleaved": True}, r"rope_interleaved is True"),
         (LLAMA, {"rope_parameters": {"rope_type": "yam", "factor": 2.0}}, r"rope_scaling is 'yam'.*Nearest: .*yarn"),
-        (LLAMA, {"hidden_size": None}, r"no option 'hidden_size'"),
+        (LLAMA, {"hidden_size": None}, r"option 'hidden_size' is missing"),
         (GPT, {"scale_attn_by_inverse_layer_idx": True}, r"scale_attn_by_inverse_layer_idx is True"),
         (GPT, {"embd_pdrop": 0.5}, r"embd_pdrop is 0.5"),
         (BERT, {"position_embedding_type": "relative_key"}, r"position_embedding_type is 'relative_key'"),

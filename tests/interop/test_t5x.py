@@ -83,7 +83,7 @@ def test_what_does_not_fit_is_named(tmp_path):
     write_native(tmp_path, arrays)
     with pytest.raises(UserError, match="encoder/layers_1/mlp/wo/kernel is missing"):
         t5x.understood(open_arrays(tmp_path), settings)
-    with pytest.raises(UserError, match="neither a checkpoint of T5X"):
+    with pytest.raises(UserError, match="neither a T5X checkpoint"):
         open_arrays(tmp_path / "nothing")
     with pytest.raises(UserError, match="kind decoder"):
         t5x.understood(open_arrays(tmp_path), gpt.gpt(num_layers=1, d_model=8, num_heads=2))
@@ -100,12 +100,12 @@ def native(tmp_path_factory):
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"driver": "json"}, "is kept by 'json', not one of zarr"),
+        ({"driver": "json"}, "uses driver 'json', not one of zarr"),
         ({"kvstore": {"driver": "http", "path": "http://x/.."}}, "is not the name of a file"),
         ({"kvstore": {"path": ".."}}, "is not the name of a file"),
         ({"kvstore": {"path": "link"}}, "points outside"),
-        ({"kvstore": 5}, "not a checkpoint of T5X"),
-        ({"metadata": {}}, "not a checkpoint of T5X"),
+        ({"kvstore": 5}, "not a T5X checkpoint"),
+        ({"metadata": {}}, "not a T5X checkpoint"),
     ],
 )
 def test_an_array_that_lies_elsewhere_is_refused(native, tmp_path, changed, said):

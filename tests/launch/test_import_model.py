@@ -71,14 +71,14 @@ def test_a_run_goes_on_from_it(place):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["import", "{place}/their", "--dir", "{place}/x"], "no directory {place}/their. Nearest: theirs."),
+        (["import", "{place}/their", "--dir", "{place}/x"], "directory {place}/their not found. Nearest: theirs."),
         (["import", "{place}/theirs", "--dir", "{place}/run"], "{place}/run (--dir) already exists"),
         (["import", "{place}", "--dir", "{place}/x"], "config.json is missing"),
         (
             ["export", "{place}/run", "--format", "huggingface", "--dtype", "float8", "--out", "{place}/y"],
             "Nearest: float",
         ),
-        (["import", "{place}/run", "--preset", "t5:1.1-small", "--dir", "{place}/x"], "neither a checkpoint of T5X"),
+        (["import", "{place}/run", "--preset", "t5:1.1-small", "--dir", "{place}/x"], "neither a T5X checkpoint"),
     ],
 )
 def test_mistakes_take_one_line_and_leave_nothing(words, message, place, capsys):
