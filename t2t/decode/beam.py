@@ -63,7 +63,7 @@ class Search:
     ends: tuple[int, ...]
     forbidden: Bool[Array, V]
 
-    def start(self, prompt: Batch, room: int) -> State:
+    def begin(self, prompt: Batch, room: int) -> State:
         """Return the state after the first token, with a cache of `room` positions, prompt included."""
         assert prompt.decoder is not None
         batch, size, length = prompt.decoder.ids.shape[0], self.decoding.size, self.length
@@ -84,7 +84,7 @@ class Search:
         # All hypotheses extend the same prompt, so the caches need no reordering yet.
         return self._extend(state, jnp.repeat(logits, size, axis=0))[0]
 
-    def unfinished(self, state: State) -> Bool[Array, ""]:
+    def goes_on(self, state: State) -> Bool[Array, ""]:
         """Whether an unfinished hypothesis can still be among the results."""
         alive = jnp.max(jnp.where(state.ended, -jnp.inf, state.log_probs), axis=1)
         # An upper bound: more tokens never raise a log-probability, and the penalty is largest at full length.
@@ -102,7 +102,7 @@ class Search:
             state, parent = self._extend(state, logits)
             return state._replace(cache=self.model.reorder(cache, (first_row + parent).reshape(-1)))
 
-        return jax.lax.while_loop(lambda state: (state.place < until) & self.unfinished(state), body, state)
+        return jax.lax.while_loop(lambda state: (state.place < until) & self.goes_on(state), body, state)
 
     def finish(self, state: State) -> tuple[Int[Array, "B N L"], Float[Array, "B N"]]:
         """Return the best hypotheses and their scores."""

@@ -154,7 +154,7 @@ def _whole(how: _How, params: Params, batch: Batch, key: jax.Array | None) -> Ge
     """Generate all tokens with one cache."""
     assert batch.decoder is not None
     search: Any = how.search(params, batch, key)
-    state = search.start(batch, batch.decoder.ids.shape[1] + how.length - 1)
+    state = search.begin(batch, batch.decoder.ids.shape[1] + how.length - 1)
     return Generated(*search.finish(search.advance(state, how.length)))
 
 
@@ -164,7 +164,7 @@ def _first(
 ) -> tuple[Any, Bool[Array, ""], Generated]:
     """Generate until a cache of `room` positions is full. Return the state, whether the search is unfinished, and the result so far."""
     search: Any = how.search(params, batch, key)
-    return _advanced(search, search.start(batch, room), how.until(batch, room))
+    return _advanced(search, search.begin(batch, room), how.until(batch, room))
 
 
 @partial(jax.jit, static_argnums=(0, 1), donate_argnums=5)
@@ -177,7 +177,7 @@ def _further(
 
 def _advanced(search: Any, state: Any, until: int) -> tuple[Any, Bool[Array, ""], Generated]:
     state = search.advance(state, until)
-    return state, search.unfinished(state), Generated(*search.finish(state))
+    return state, search.goes_on(state), Generated(*search.finish(state))
 
 
 @partial(jax.jit, static_argnums=(0, 1))

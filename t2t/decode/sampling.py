@@ -94,7 +94,7 @@ class Draw:
     forbidden: Array
     keys: Array | None
 
-    def start(self, prompt: Batch, room: int) -> State:
+    def begin(self, prompt: Batch, room: int) -> State:
         """Return the state after the first token, with a cache of `room` positions, prompt included."""
         assert prompt.decoder is not None
         count = self.decoding.outputs
@@ -114,7 +114,7 @@ class Draw:
         )
         return self._append(state, logits)
 
-    def unfinished(self, state: State) -> Bool[Array, ""]:
+    def goes_on(self, state: State) -> Bool[Array, ""]:
         """Whether there are more tokens to generate."""
         return (state.place < self.length) & ~jnp.all(state.ended)
 
@@ -126,7 +126,7 @@ class Draw:
             logits, cache = step(state.cache, state.last)
             return self._append(state._replace(cache=cache), logits)
 
-        return jax.lax.while_loop(lambda state: (state.place < until) & self.unfinished(state), body, state)
+        return jax.lax.while_loop(lambda state: (state.place < until) & self.goes_on(state), body, state)
 
     def finish(self, state: State) -> tuple[Int[Array, "B N L"], Float[Array, "B N"]]:
         """Return the generated ids and their scores."""
