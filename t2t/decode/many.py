@@ -164,7 +164,9 @@ def fill_many(
     if model.config.can("generate"):
         raise UserError(f"only an encoder can fill in masks; this model is of kind {model.config.kind}.")
     if not model.config.can("fill_mask"):
-        raise UserError(f"only a head for tokens can fill in masks; the head of this model is for {model.config.output!r}.")
+        raise UserError(
+            f"only a head for tokens can fill in masks; the head of this model is for {model.config.output!r}."
+        )
     if top < 1:
         raise UserError(f"top {top} is less than 1. Nearest: 1.")
     limit = model.config.max_length

@@ -133,9 +133,7 @@ class _EncoderDecoderForm(Form):
         self, inputs: Sequence[Ids], *, length: int, bos_id: int | None, limit: int | None, name: Name
     ) -> Requests:
         if limit is not None and length > limit:
-            raise UserError(
-                f"length {length} is greater than the model's {limit} positions. Nearest: {limit}."
-            )
+            raise UserError(f"length {length} is greater than the model's {limit} positions. Nearest: {limit}.")
         check_fits(inputs, limit, limit, name)
         assert bos_id is not None, "an encoder-decoder needs a start token"
         sizes: list[tuple[int, ...]] = [(bucket(len(ids), limit=limit),) for ids in inputs]

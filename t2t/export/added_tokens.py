@@ -76,7 +76,9 @@ def declared_tokens(directory: Path, settings: Mapping[str, Any]) -> list[Declar
             if isinstance(listed, dict):  # role -> token
                 listed = list(listed.values())
             place = f"{directory / file}: {name}"
-            without_id += [_special(value, place) for value in expect(listed, list, place)] if listed is not None else []
+            without_id += (
+                [_special(value, place) for value in expect(listed, list, place)] if listed is not None else []
+            )
     found: list[Declared] = []
     if "added_tokens_decoder" in settings:
         table = expect(settings["added_tokens_decoder"], dict, f"{where}: added_tokens_decoder")

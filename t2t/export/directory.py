@@ -50,7 +50,9 @@ def writing(out: Path, *, overwrite: bool) -> Iterator[Path]:
     try:
         yield draft
         if inside := next((path.name for path in draft.iterdir() if (out / path.name).is_dir()), None):
-            raise UserError(f"{out / inside} (--out) is a directory, and cannot be replaced by a file. Use another --out.")
+            raise UserError(
+                f"{out / inside} (--out) is a directory, and cannot be replaced by a file. Use another --out."
+            )
         try:
             out.mkdir(exist_ok=True)
         except FileExistsError:

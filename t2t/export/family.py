@@ -44,7 +44,9 @@ class Options:
         self._asked: set[str] = set()
 
         if unknown := sorted(self._accepted - self._values.keys()):
-            raise UserError(f"{where}: option {unknown[0]!r} (--accept-option) not found.{nearest(unknown[0], self._values)}")
+            raise UserError(
+                f"{where}: option {unknown[0]!r} (--accept-option) not found.{nearest(unknown[0], self._values)}"
+            )
 
     @property
     def architecture(self) -> str:

@@ -70,7 +70,9 @@ def gguf_directory(file: Path, out: Path) -> None:
         try:
             values = dequantize(tensor.data, tensor.tensor_type).astype(np.float32)
         except NotImplementedError:
-            raise UserError(f"{file}: {tensor.name} has type {tensor.tensor_type.name}, which is not supported") from None
+            raise UserError(
+                f"{file}: {tensor.name} has type {tensor.tensor_type.name}, which is not supported"
+            ) from None
         part = tensor.name.split(".")[-2]
         return shuffled(values, heads[part], to_halves=True) if part in heads else values
 
@@ -142,9 +144,7 @@ def _check_sizes(tensors: Mapping[str, Any], options: dict[str, Any], where: str
     """Raise UserError if the sizes of the configuration do not match the tensors: they are used to reshape queries and keys."""
     dimension = options["head_dim"]
     if dimension % 2:
-        raise UserError(
-            f"{where}: llama.rope.dimension_count is {dimension}; rotary positions need an even number"
-        )
+        raise UserError(f"{where}: llama.rope.dimension_count is {dimension}; rotary positions need an even number")
     rows = {"q_proj": options["num_attention_heads"] * dimension, "k_proj": options["num_key_value_heads"] * dimension}
     layers = set()
     for name, tensor in tensors.items():

@@ -89,7 +89,9 @@ class _Walk:
                 raise self._bad(f"{shown} has unknown type {kind}")
             block, size = sizes[kind]
             if 0 in shape or shape[0] % block:
-                raise self._bad(f"{shown} of shape {' x '.join(map(str, shape))} is not made of whole blocks of {block}")
+                raise self._bad(
+                    f"{shown} of shape {' x '.join(map(str, shape))} is not made of whole blocks of {block}"
+                )
             if offset % alignment:
                 raise self._bad(f"{shown} has offset {offset}, which is not a multiple of {alignment}")
             found.append((offset, math.prod(shape) // block * size, shown))

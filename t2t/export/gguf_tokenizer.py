@@ -52,7 +52,9 @@ def write_tokenizer(fields: Mapping[str, Any], out: Path, where: str) -> None:
         )
     tokens, kinds = tokens_of(fields, where), fields.get("tokenizer.ggml.token_type")
     if not isinstance(kinds, list) or len(kinds) != len(tokens):
-        raise UserError(f"{where}: tokenizer.ggml.token_type does not have one number for each of the {len(tokens):,} tokens")
+        raise UserError(
+            f"{where}: tokenizer.ggml.token_type does not have one number for each of the {len(tokens):,} tokens"
+        )
     merges = _merges(fields, set(tokens), where)
     tokenizer = Tokenizer(models.BPE({token: i for i, token in enumerate(tokens)}, merges))
     bytes_ = pre_tokenizers.ByteLevel(add_prefix_space=False)

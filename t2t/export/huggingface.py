@@ -114,9 +114,7 @@ class Source:
         first, *copies = self.names[name]
         for copy in copies:
             if not self.files.equal(first, copy):
-                raise UserError(
-                    f"{self.files.directory}: tensors {first} and {copy} differ, but config.json ties them"
-                )
+                raise UserError(f"{self.files.directory}: tensors {first} and {copy} differ, but config.json ties them")
         return self.files.read(first)
 
     def params(self, mesh: jax.sharding.Mesh) -> Params:

@@ -193,7 +193,9 @@ def _compare(
             actual, expected = np.asarray(got[name]), np.asarray(want[name])
             worst = max(worst, float(np.max(np.abs(actual - expected)) / max(1.0, np.max(np.abs(expected)))))
     if not worst <= tolerance:
-        raise Failure(f"the exported {entry.name} differs from the model by {worst:.2g}; the tolerance is {tolerance:.2g}")
+        raise Failure(
+            f"the exported {entry.name} differs from the model by {worst:.2g}; the tolerance is {tolerance:.2g}"
+        )
     return worst
 
 

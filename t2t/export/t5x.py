@@ -54,7 +54,9 @@ class Arrays:
 def open_arrays(path: Path) -> Arrays:
     """Open a T5X checkpoint. Raises UserError if it is not one."""
     if not (path / MSGPACK).is_file():
-        raise UserError(f"{path}: neither a T5X checkpoint ({MSGPACK} is missing) nor a TensorFlow checkpoint (*.index)")
+        raise UserError(
+            f"{path}: neither a T5X checkpoint ({MSGPACK} is missing) nor a TensorFlow checkpoint (*.index)"
+        )
     try:
         return _native(path)
     except (ValueError, KeyError, TypeError, IndexError, AttributeError, EOFError, RecursionError) as error:

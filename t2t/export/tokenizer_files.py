@@ -204,7 +204,9 @@ def _byte_level(directory: Path, settings: Mapping[str, Any], *, roberta: bool) 
         if not line.strip() or (number == 1 and line.startswith("#version")):
             continue
         if len(parts) != 2 or not all(part in ids for part in (*parts, "".join(parts))):
-            raise UserError(f"{merges}:{number}: {line[:60]!r} is not two tokens of {vocab.name} whose concatenation is a token")
+            raise UserError(
+                f"{merges}:{number}: {line[:60]!r} is not two tokens of {vocab.name} whose concatenation is a token"
+            )
         pairs.append((parts[0], parts[1]))
     library = Library(models.BPE(ids, pairs))
     library.pre_tokenizer = pre_tokenizers.ByteLevel(

@@ -120,5 +120,6 @@ def _compare_with_transformers(
         check("the tokenizer's files, read by transformers,", ours, theirs, texts)
     elif found := difference(ours, theirs, texts):
         print(
-            f"note: transformers gives different ids than this run's vocabulary: {found} (the run first)", file=sys.stderr
+            f"note: transformers gives different ids than this run's vocabulary: {found} (the run first)",
+            file=sys.stderr,
         )

@@ -198,7 +198,10 @@ def test_pieces_without_more_tokens_stay_sentencepiece(tmp_path):
 
 DAMAGE = {
     "no end": ({"tokenizer_config.json": "{}"}, "the end-of-sequence token is missing"),
-    "an end that is a word": ({"tokenizer_config.json": "{}", "eos_token_id": 5}, "the end-of-sequence token is missing"),
+    "an end that is a word": (
+        {"tokenizer_config.json": "{}", "eos_token_id": 5},
+        "the end-of-sequence token is missing",
+    ),
     "an end that is not there": ({"tokenizer_config.json": '{"eos_token": "</s>"}'}, "eos_token '</s>'"),
     "settings nested too deep": ({"tokenizer_config.json": "[" * 99_999}, "tokenizer_config.json"),
     "settings that are a list": ({"tokenizer_config.json": "[]"}, "tokenizer_config.json: .* is not an object"),

@@ -57,7 +57,9 @@ def test_damaged_or_foreign_directories_are_told(tmp_path):
     data = json.loads((out / "config.json").read_text())
     data["model"]["encoder"]["mlp"] = 64
     (out / "config.json").write_text(json.dumps(data))
-    with pytest.raises(UserError, match=r"model.safetensors: parameter \S+ has shape \[.*\]; the model .* expects \[.*\]"):
+    with pytest.raises(
+        UserError, match=r"model.safetensors: parameter \S+ has shape \[.*\]; the model .* expects \[.*\]"
+    ):
         read_safetensors(out)
     whole = (out / "model.safetensors").read_bytes()
     (out / "model.safetensors").write_bytes(whole[:-10])
