@@ -75,7 +75,7 @@ def test_an_encoder_generates_nothing(tmp_path):
     ("generation", "kind", "message"),
     [
         ({"eos_token_id": [1, 96]}, "decoder", r"generation_config.json: eos_token_id 96 is not one of .* 96 ids"),
-        ({"eos_token_id": "</s>"}, "decoder", r"eos_token_id is '</s>': an id or a list of ids"),
+        ({"eos_token_id": "</s>"}, "decoder", r"eos_token_id is '</s>': expected an id or a list of ids"),
         ({"eos_token_id": [1, "2"]}, "decoder", r"eos_token_id is \[1, '2'\]"),
         ({"eos_token_id": True}, "decoder", r"eos_token_id is True"),
         ({"eos_token_id": [[1]]}, "decoder", r"eos_token_id is \[\[1\]\]"),
