@@ -1,7 +1,7 @@
-"""Installed as `t2t.tasks`: the registry of tasks, and the tasks that come with the stack, registered on import."""
+"""Registry of tasks, installed as `t2t.tasks`. Importing it registers the built-in tasks."""
 
 if __name__ != "t2t.tasks":
-    raise ImportError("import t2t.tasks, not tasks: a second copy of the package would register everything twice")
+    raise ImportError("import t2t.tasks instead of tasks: a second copy of the package would register every task twice")
 
 from t2t.tasks import documentation, documentation_objectives, generated, generated_answers, multitask, quickstart, t5
 from t2t.tasks.answering import add_classification, add_span_extraction, add_tagging

@@ -1,4 +1,4 @@
-"""From the fields of a source's example to the texts `inputs` and `targets`."""
+"""Format the fields of a source's example as the texts `inputs` and `targets`."""
 
 from __future__ import annotations
 
@@ -14,30 +14,33 @@ from t2t.errors import UserError, nearest
 
 Example = Mapping[str, tf.Tensor]
 Text = str | Callable[[Example], tf.Tensor]
-"""A field's name, a format string with fields in braces, or a function of the example that returns a string tensor."""
+"""A field name, a format string with fields in braces, or a function that maps an example to a string tensor."""
 
 
 def parse(template: str, origin: str) -> list[tuple[str, str | None]]:
-    """Return the template's pieces: literal text and the field after it, None at the end.
+    """Return the template's pieces: each is literal text and the field after it (None at the end).
 
-    Text without braces is a field's name. Raises UserError for braces that do not match and for anything but names in them.
+    Text without braces is the name of a field.
+
+    Raises:
+      UserError: unbalanced braces, or anything but field names in braces.
     """
     if "{" not in template and "}" not in template:
         return [("", template)]
     try:
         found = list(string.Formatter().parse(template))
     except ValueError as error:
-        raise UserError(f"{origin} {template!r}: {error}; write {{{{ and }}}} for braces in the text.") from None
+        raise UserError(f"{origin} {template!r}: {error}; write {{{{ and }}}} for literal braces.") from None
     pieces: list[tuple[str, str | None]] = []
     for literal, field, format_spec, conversion in found:
         if field is not None and (not field or format_spec or conversion):
-            raise UserError(f"{origin} {template!r}: only names of fields may stand in braces, as in {{question}}.")
+            raise UserError(f"{origin} {template!r}: braces may contain only field names, as in {{question}}.")
         pieces.append((literal, field))
     return pieces
 
 
 def fields_of(text: Text | None, origin: str) -> list[str] | None:
-    """Return the fields that a text is made of; None where a function alone knows, which a function with an attribute `fields` does not."""
+    """Return the fields that a text uses, or None if it is a function without an attribute `fields`."""
     if text is None:
         return []
     if callable(text):
@@ -47,14 +50,15 @@ def fields_of(text: Text | None, origin: str) -> list[str] | None:
 
 @dataclass(frozen=True, kw_only=True)
 class Format:
-    """A preprocessor: examples of a source become `inputs` and `targets`, scalar strings.
+    """Preprocessor that turns examples of a source into `inputs` and `targets`, scalar strings.
 
-    inputs:  None where the task has none.
+    inputs:  None if the task has no inputs.
     labels:  texts of the classes. The field `targets` is then a class: its number, or one of these texts. Each example
-             gets them as `choices` (strings [classes]), which is where rank classification finds them. Class -1,
-             by which TFDS marks a hidden label, becomes "<unk>" as in T5.
-    keep:    other fields that stay in the example, for metrics.
-    second:  a second text, which becomes the field `second`; start: where in it the answer begins, a field or function that gives an int.
+             gets them as `choices` (strings [classes]), where rank classification finds them. Class -1, which TFDS uses
+             for a hidden label, becomes "<unk>" as in T5.
+    keep:    other fields to keep in the example, for metrics.
+    second:  a second text, which becomes the field `second`.
+    start:   the character of `second` at which the answer starts: a field or function that returns an int.
     """
 
     task: str
@@ -67,10 +71,10 @@ class Format:
     start: Text | None = None
 
     deterministic: ClassVar[bool] = True
-    """`t2t cache` keeps its texts."""
+    """Whether `t2t cache` may store the texts."""
 
     def __call__(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
-        """Return the dataset of texts. Raises UserError for a field that the source lacks or that is no text."""
+        """Return the dataset of texts. Raise UserError if the source lacks a field or a field is not text."""
         spec = dataset.element_spec
         self._check(spec)
         made = dataset.map(self._example, num_parallel_calls=tf.data.AUTOTUNE)
@@ -79,12 +83,12 @@ class Format:
             if found.dtype != tf.string or found.shape.rank != 0:
                 raise UserError(
                     f"{key} of task {self.task!r}: the function returns {found.dtype.name} of shape {found.shape},"
-                    " a scalar string is needed."
+                    " expected a scalar string."
                 )
         return made
 
     def _check(self, spec: Mapping[str, Any]) -> None:
-        """Check on the specification, before any graph, whose errors would come wrapped."""
+        """Check the element spec before TensorFlow builds a graph, because it wraps errors raised inside one."""
         known = set(_names(spec))
         texts = {"inputs": self.inputs, "second": self.second, "start": self.start, "targets": self.targets}
         for origin, text in texts.items():
@@ -96,12 +100,12 @@ class Format:
                 if callable(text):
                     continue
                 if not isinstance(found, tf.TensorSpec) or found.shape.rank != 0:
-                    raise UserError(f"{where}: field {field!r} is no single value; use a function of the example.")
+                    raise UserError(f"{where}: field {field!r} is not a single value; use a function of the example.")
                 if origin == "start" and not found.dtype.is_integer:
-                    raise UserError(f"{where}: field {field!r} must be a whole number, not {found.dtype.name}.")
+                    raise UserError(f"{where}: field {field!r} must be an integer, not {found.dtype.name}.")
                 if origin == "targets" and self.labels is not None and not _is_class(found.dtype):
                     raise UserError(
-                        f"{where}: labels are given, so field {field!r} must be a whole number or text, not {found.dtype.name}."
+                        f"{where}: the task has labels, so field {field!r} must be an integer or text, not {found.dtype.name}."
                     )
         for field in self.keep:
             if field not in spec:
@@ -141,26 +145,26 @@ class Format:
         return parts[0] if len(parts) == 1 else tf.strings.join(parts)
 
     def _called(self, function: Callable[[Example], tf.Tensor], origin: str, example: Example) -> tf.Tensor:
-        """Call a function of the example. Raises UserError where it looks for a field that there is not."""
+        """Call a function of the example. Raise UserError if it asks for a field that the source does not have."""
         try:
             return function(example)
         except KeyError as error:
             asked = str(error.args[0]) if error.args else ""
-            if asked in example:  # a dictionary of its own
+            if asked in example:  # the function looked it up elsewhere
                 raise
             raise UserError(
-                f"{origin} of task {self.task!r}: its function asks for a field {asked!r}, which the source has not.{nearest(asked, example)}"
+                f"{origin} of task {self.task!r}: its function asks for field {asked!r}, which the source does not have.{nearest(asked, example)}"
             ) from error
 
     def _label(self, labels: tuple[str, ...], value: tf.Tensor) -> tf.Tensor:
         def refuse(found: Any) -> None:
             found = found.decode("utf-8", errors="replace") if isinstance(found, bytes) else int(found)
             raise UserError(
-                f"targets of task {self.task!r}: the labels are {', '.join(labels)}; {found!r} is none of them."
+                f"targets of task {self.task!r}: {found!r} is not one of the labels {', '.join(labels)}."
             )
 
         def checked(known: tf.Tensor, value: tf.Tensor) -> tf.Tensor:
-            # Python is entered only to refuse. Stateless, so that an iterator's state can be saved.
+            # Python runs only to raise the error. A stateless function keeps the iterator's state savable.
             return tf.cond(
                 known,
                 lambda: value,
@@ -175,12 +179,12 @@ class Format:
 
 
 def _written(value: tf.Tensor) -> tf.Tensor:
-    """Return a value as text: of a float the shortest that the same float is read from, as Python writes it."""
+    """Return a value as text. A float becomes the shortest text that parses to the same float, as in Python."""
     if value.dtype == tf.string:
         return value
     if not value.dtype.is_floating:
         return tf.strings.as_string(value)
-    # TensorFlow writes six digits, or more than there are. Stateless, so that an iterator's state can be saved.
+    # TensorFlow prints six digits, or more than needed. A stateless function keeps the iterator's state savable.
     text = tf.numpy_function(lambda number: str(number).encode(), [value], tf.string, stateful=False)
     return tf.ensure_shape(text, [])
 
@@ -199,7 +203,7 @@ def _names(spec: Mapping[str, object], prefix: str = "") -> list[str]:
 
 
 def value_of(example: Mapping[str, Any], field: str) -> Any:
-    """Return a field; a dotted name is looked up within the structures of TFDS."""
+    """Return a field. A dotted name ("answers.text") addresses a field inside a nested TFDS feature."""
     if field in example:
         return example[field]
     value: Any = example

@@ -1,6 +1,7 @@
-"""Many prompts for the same data: a task each, and a mixture of them (T0, Sanh et al. 2022, https://arxiv.org/abs/2110.08207; FLAN, Wei et al. 2022).
+"""Train on many prompts for the same data: one task for each prompt, and a mixture of these tasks.
 
-`check_held_out` tells apart what a model is trained on and what it is tested on without having seen the like.
+Sources: T0 (Sanh et al. 2022, https://arxiv.org/abs/2110.08207) and FLAN (Wei et al. 2022). `check_held_out` checks that the
+tasks of a zero-shot evaluation are not among the training tasks.
 """
 
 from __future__ import annotations
@@ -25,16 +26,16 @@ from t2t.tasks.templates import Template, slug
 from t2t.vocabularies import Bytes, Vocabulary
 
 CAP = 500_000
-"""T0's limit of the examples of one dataset, over all of its templates."""
+"""T0's limit on the examples of one dataset, over all its templates."""
 SHUFFLED = 256
-"""Examples that a shard holds to draw from, over all templates; `Data.shuffle_buffer` where that is less."""
+"""Size of a shard's shuffle buffer in examples, over all templates; `Data.shuffle_buffer` if that is smaller."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prompt:
-    """A preprocessor: examples of a source become `inputs`, `targets` and, with answer choices, `choices` (strings [choices]).
+    """Preprocessor that turns examples of a source into `inputs`, `targets` and, with answer choices, `choices` (strings [choices]).
 
-    An example of which the template makes no inputs or no targets is dropped. Rendered in Python, without state.
+    It drops an example if the template renders empty inputs or targets. Python renders the template, without state.
     """
 
     task: str
@@ -42,10 +43,10 @@ class Prompt:
     keep: tuple[str, ...] = ()
 
     deterministic: ClassVar[bool] = True
-    """`t2t cache` keeps its texts."""
+    """Whether `t2t cache` may store the texts."""
 
     def __call__(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
-        """Return the dataset of texts. Raises UserError for a field that the source lacks or that Python cannot have."""
+        """Return the dataset of texts. Raise UserError if the source lacks a field or a field cannot be passed to Python."""
         spec = dataset.element_spec
         names = self.template.variables()
         for name in [*names, *self.keep]:
@@ -53,7 +54,7 @@ class Prompt:
             if name not in spec:
                 raise UserError(f"{where}: the source has no field {name!r}.{nearest(name, spec)}")
             if not all(isinstance(leaf, tf.TensorSpec) for leaf in tf.nest.flatten(spec[name])):
-                raise UserError(f"{where}: field {name!r} is no dense tensor; rewrite it in the source.")
+                raise UserError(f"{where}: field {name!r} is not a dense tensor; convert it in the source.")
         chosen = {name: spec[name] for name in names}
 
         def render(*leaves: Any) -> tuple[bool, bytes, bytes, np.ndarray]:
@@ -69,7 +70,7 @@ class Prompt:
 
         def example(fields: Mapping[str, Any]) -> dict[str, tf.Tensor]:
             leaves = tf.nest.flatten({name: fields[name] for name in names})
-            # Stateless, or TensorFlow would refuse to save the iterator.
+            # TensorFlow can save an iterator only over stateless functions.
             made, inputs, targets, choices = tf.numpy_function(
                 render, leaves, [tf.bool, tf.string, tf.string, tf.string], stateful=False
             )
@@ -89,7 +90,7 @@ _MADE = "made"
 
 
 def _plain(value: Any) -> Any:
-    """Return a value of TensorFlow's as Python has it: text, number, truth value, or lists of them."""
+    """Return a TensorFlow value as a Python value: text, number, bool, or lists of them."""
     if isinstance(value, np.ndarray) or hasattr(value, "tolist"):
         value = value.tolist()
     if isinstance(value, list):
@@ -112,40 +113,41 @@ def add_prompted(
     keep: Sequence[str] = (),
     replace: bool = False,
 ) -> seqio.Mixture:
-    """Register a task for each template, `NAME_TEMPLATE`, and the mixture `NAME` of them; return the mixture.
+    """Register a task for each template, `NAME_TEMPLATE`, and a mixture `NAME` of them; return the mixture.
 
     Args:
-      name: of letters, digits and `_ . : #`.
-      source: any `seqio.DataSource`; its examples' fields are the templates' variables.
+      name: letters, digits and `_ . : #`.
+      source: any `seqio.DataSource`; the fields of its examples are the templates' variables.
       templates: prompts, or the path of a promptsource `templates.yaml`.
-      cap: the most examples that the data counts for, over all templates: each task has the rate min(examples, cap / templates).
-        T0's rule where there are more than `cap`; it lets smaller data count once a template, whatever the number.
-      metrics: metric functions of generated answers; without any, tasks whose template has answer choices are evaluated by
-        rank classification alone, which needs none.
-      vocabulary: of ours or SeqIO's; bytes with 100 extra ids if None. A run may replace it.
-      postprocess: SeqIO's postprocessing function of decoded outputs and targets.
-      objective: a preprocessor on token ids in place of "append EOS", `fill_mask` for encoders.
-      features: from a vocabulary to the features that it fills, `encoder_features` for encoders.
-      suffix: stands at the end of all names, "_fill_mask" for encoders.
+      cap: maximum number of examples that the data counts for, over all templates: each task has the rate
+        min(examples, cap / templates). This is T0's rule for data with more than `cap` examples; smaller data counts once
+        for each template.
+      metrics: metric functions for generated answers. Without metrics, tasks whose template has answer choices are evaluated
+        by rank classification only.
+      vocabulary: a t2t or SeqIO vocabulary. Default: bytes with 100 extra ids. A run may replace it.
+      postprocess: SeqIO's postprocessing function for decoded outputs and targets.
+      objective: a preprocessor on token ids that replaces "append EOS"; `fill_mask` for encoders.
+      features: function from a vocabulary to the features that the objective fills; `encoder_features` for encoders.
+      suffix: text to append to all names; "_fill_mask" for encoders.
       keep: fields of the source that metrics need.
-      replace: whether tasks and mixture of these names may be replaced.
+      replace: whether to replace existing tasks and mixtures of these names.
 
     Raises:
-      UserError: a name that is taken, no template or two of one name, a cap that is less than a template's one example,
-        a template or a file that cannot be read. What concerns the source's content is raised when it is first read.
+      UserError: the name is taken, no template, two templates of the same name, a cap below one example for each template,
+        or a template or file that cannot be read. Errors in the source's content are raised when the source is first read.
     """
     mixture = f"{name}{suffix}"
     check_name(mixture, seqio.MixtureRegistry, replace=replace)
     listed = promptsource.load(templates) if isinstance(templates, str | os.PathLike) else list(templates)
     if not listed:
-        raise UserError(f"mixture {name!r}: no templates; give at least one.")
+        raise UserError(f"mixture {name!r}: has no templates; give at least one.")
     if cap < len(listed):
-        raise UserError(f"cap={cap} of mixture {name!r}: is less than an example a template. Nearest: {len(listed)}.")
+        raise UserError(f"cap={cap} of mixture {name!r}: must allow at least one example for each template. Nearest: {len(listed)}.")
     named: dict[str, Template] = {}
     for template in listed:
         task_name = f"{name}_{slug(template.name)}{suffix}"
         if task_name in named or not slug(template.name):
-            other = f"as {named[task_name].name!r} does" if task_name in named else "which has no letter"
+            other = f"as {named[task_name].name!r} does" if task_name in named else "without a letter or digit"
             raise UserError(f"template {template.name!r} would make task {task_name!r}, {other}; rename it.")
         check_name(task_name, seqio.TaskRegistry, replace=replace)
         named[task_name] = template
@@ -164,7 +166,7 @@ def add_prompted(
             ],
             postprocess_fn=postprocess,
             metric_fns=list(metrics),
-            # Filled and saved with a run's position for every template and shard; the mixture shuffles as well.
+            # Every template and shard fills a buffer and saves it with the run's position. The mixture also shuffles.
             shuffle_buffer_size=max(16, SHUFFLED // len(named)),
         )
         seqio.TaskRegistry.remove(task_name)
@@ -173,16 +175,16 @@ def add_prompted(
 
 
 def check_held_out(trained: str, held_out: str) -> None:
-    """Raise UserError where a task of the mixture `held_out`, or its source, is in the mixture `trained` too.
+    """Raise UserError if the mixture `trained` contains a task of the mixture `held_out`, or its source.
 
-    Sources are the same where they are one object, or read the same files, TFDS dataset or view of the documentation; one that draws
-    from another (`origin`) is that other.
+    Two sources are the same if they are one object, or read the same files, TFDS dataset or view of the documentation. A source
+    that draws from another source (`origin`) counts as that source.
     """
     tasks = [found.tasks if isinstance(found := find(name), seqio.Mixture) else [found] for name in (trained, held_out)]
     known = {_origin(task.source): task.name for task in tasks[0]}
     for task in tasks[1]:
         if any(task.name == other.name for other in tasks[0]):
-            raise UserError(f"task {task.name!r} of {held_out!r} is not held out: {trained!r} has it too.")
+            raise UserError(f"task {task.name!r} of {held_out!r} is not held out: {trained!r} contains it too.")
         if _origin(task.source) in known:
             raise UserError(
                 f"task {task.name!r} of {held_out!r} is not held out: task {known[_origin(task.source)]!r} of {trained!r}"

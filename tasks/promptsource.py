@@ -1,4 +1,4 @@
-"""promptsource's `templates.yaml`, read safely: its tags `!Template` and `!TemplateMetadata` become plain mappings, no other tag is known."""
+"""Read promptsource's `templates.yaml` safely: only the tags `!Template` and `!TemplateMetadata` are known, and they become dicts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _KNOWN = ("answer_choices", "id", "jinja", "metadata", "name", "reference")
 
 
 class _Loader(yaml.SafeLoader):
-    """A safe loader of its own, so that nobody else's learns the tags."""
+    """Safe loader subclass, so that the new tags do not leak into `yaml.SafeLoader`."""
 
 
 def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
@@ -27,12 +27,13 @@ for _tag in ("!Template", "!TemplateMetadata"):
 
 
 def load(path: str | os.PathLike[str]) -> list[Template]:
-    """Return the templates of a file in its order: a mapping with `templates`, a mapping of ids to templates (or a list of them).
+    """Return the templates of a file, in order.
 
-    A template has `name` and `jinja`, and may have `answer_choices` and `reference`; its `id` and `metadata` are passed over.
+    The file is a mapping with the key `templates`: a mapping of ids to templates, or a list of templates. A template has `name` and
+    `jinja`, and may have `answer_choices` and `reference`. Its `id` and `metadata` are ignored.
 
     Raises:
-      UserError: a file that cannot be read, is no such YAML, or has a template with other keys; an error in a template.
+      UserError: the file cannot be read, is not such YAML, or has a template with unknown keys; an error in a template.
     """
     try:
         found = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_Loader)
@@ -45,23 +46,23 @@ def load(path: str | os.PathLike[str]) -> list[Template]:
     given = found.get("templates") if isinstance(found, dict) else None
     listed = list(given.values()) if isinstance(given, dict) else given
     if not isinstance(listed, list) or not listed:
-        raise UserError(f"{path}: has no `templates`, a mapping of ids to templates.")
+        raise UserError(f"{path}: `templates` is missing: expected a mapping of ids to templates.")
     return [_template(path, place, one) for place, one in enumerate(listed, 1)]
 
 
 def _template(path: str | os.PathLike[str], place: int, found: Any) -> Template:
     where = f"{path}: template {place}"
     if not isinstance(found, dict):
-        raise UserError(f"{where}: is no mapping with `name` and `jinja`.")
+        raise UserError(f"{where}: expected a mapping with `name` and `jinja`.")
     for key in found:
         if key not in _KNOWN:
             raise UserError(f"{where}: unknown key {key!r}.{nearest(str(key), _KNOWN)}")
     for key in ("name", "jinja"):
         if not isinstance(found.get(key), str):
-            raise UserError(f"{where}: `{key}` is no text but {found.get(key)!r}.")
+            raise UserError(f"{where}: `{key}` must be text, not {found.get(key)!r}.")
     for key in ("answer_choices", "reference"):
         if not isinstance(found.get(key), str | None):
-            raise UserError(f"{where}: `{key}` is no text but {found.get(key)!r}.")
+            raise UserError(f"{where}: `{key}` must be text, not {found.get(key)!r}.")
     try:
         return Template(
             name=found["name"],

@@ -1,4 +1,4 @@
-"""Tasks and where they are found: SeqIO's registries, with errors a person can act on."""
+"""Register, find and describe tasks. Tasks live in SeqIO's registries."""
 
 from __future__ import annotations
 
@@ -44,34 +44,35 @@ def add(
     """Register a text-to-text task with SeqIO and return it.
 
     Args:
-      name: of letters, digits and `_ . : #`.
+      name: letters, digits and `_ . : #`.
       source: any `seqio.DataSource`; `t2t.tasks.sources` has files and TFDS.
-      targets: the text to produce: a field of the source, a format string ("{title}: {body}"), or a function from the
-        example (dict of tensors) to a string tensor.
-      inputs: the text to start from, likewise; None where there is none, as for language modelling.
-      second: a second text, likewise, for objectives that take pairs. start: where in it the answer begins, see
-        `t2t.tasks.objectives.find_span`: a field or function that gives an int.
-      prefix: put before the inputs, "summarize: " for example.
-      labels: texts of the classes where `targets` is a class (a whole number or one of these texts). Examples carry
-        them as `choices`, so that the task is evaluated by rank classification too.
+      targets: the text to produce: a field of the source, a format string ("{title}: {body}"), or a function that maps the
+        example (a dict of tensors) to a string tensor.
+      inputs: the input text, in the same forms; None for tasks without inputs, such as language modelling.
+      second: a second text, in the same forms, for objectives that take pairs.
+      start: the character of `second` at which the answer starts, see `t2t.tasks.objectives.find_span`: a field or function
+        that returns an int.
+      prefix: text to prepend to the inputs, for example "summarize: ".
+      labels: texts of the classes if `targets` is a class (an integer or one of these texts). Examples get them as
+        `choices`, so that rank classification can evaluate the task too.
       metrics: metric functions with SeqIO's signatures, see `t2t.tasks.metrics`.
-      vocabulary: of ours or SeqIO's; bytes with 100 extra ids if None. A run may replace it.
-      objective: preprocessors on token ids in place of "append EOS", see `t2t.tasks.objectives`.
-      features: from a vocabulary to the features that the objective fills; `inputs` (where there are any) and
-        `targets` if None. An encoder's objective needs `t2t.tasks.objectives.encoder_features`.
-      postprocess: SeqIO's postprocessing function of decoded outputs and targets.
-      keep: fields of the source that metrics need beside `inputs_pretokenized` and `targets_pretokenized`.
-      replace: whether a task of this name may be replaced.
+      vocabulary: a t2t or SeqIO vocabulary. Default: bytes with 100 extra ids. A run may replace it.
+      objective: preprocessors on token ids that replace "append EOS", see `t2t.tasks.objectives`.
+      features: function from a vocabulary to the features that the objective fills. Default: `inputs` (if the task has
+        them) and `targets`. An encoder's objective needs `t2t.tasks.objectives.encoder_features`.
+      postprocess: SeqIO's postprocessing function for decoded outputs and targets.
+      keep: fields of the source that metrics need in addition to `inputs_pretokenized` and `targets_pretokenized`.
+      replace: whether to replace an existing task of this name.
 
     Raises:
-      UserError: a name that is taken or has other characters, a prefix without inputs, a malformed format string,
-        repeated labels. What concerns the source's content is raised when it is first read.
+      UserError: the name is taken or has other characters, a prefix without inputs, a malformed format string, or repeated
+        labels. Errors in the source's content are raised when the source is first read.
     """
     check_name(name, seqio.TaskRegistry, replace=replace)
     if prefix and inputs is None:
-        raise UserError(f"prefix {prefix!r} of task {name!r}: there are no inputs to put it before.")
+        raise UserError(f"prefix {prefix!r} of task {name!r}: the task has no inputs to prepend it to.")
     if labels is not None and (len(labels) < 2 or len(set(labels)) != len(labels) or isinstance(labels, str)):
-        raise UserError(f"labels {labels!r} of task {name!r}: give two or more different texts.")
+        raise UserError(f"labels {labels!r} of task {name!r}: expected two or more different texts.")
     used = [
         fields_of(text, f"{origin} of task {name!r}")
         for origin, text in (("inputs", inputs), ("second", second), ("start", start), ("targets", targets))
@@ -112,23 +113,23 @@ def _listed(objective: Preprocessor | Sequence[Preprocessor]) -> list[Preprocess
 
 
 def check_name(name: str, registry: type, *, replace: bool) -> None:
-    """Raise UserError for a name with other characters than SeqIO takes, or one that is taken."""
+    """Raise UserError if a name has characters that SeqIO does not allow, or is taken."""
     if not _NAME.fullmatch(name):
-        raise UserError(f"name {name!r}: use letters, digits and _ . : # only.")
+        raise UserError(f"name {name!r}: use only letters, digits and _ . : #.")
     for kind, taken in (("task", seqio.TaskRegistry), ("mixture", seqio.MixtureRegistry)):
         if name in taken.names() and not (replace and taken is registry):
             how = "choose another name, or replace=True" if taken is registry else "choose another name"
-            raise UserError(f"name {name!r}: there is a {kind} of that name already; {how}.")
+            raise UserError(f"name {name!r}: a {kind} of that name already exists; {how}.")
 
 
 def names() -> list[str]:
-    """Return the names of all tasks and mixtures, sorted; those made over another vocabulary are left out."""
+    """Return the sorted names of all tasks and mixtures, without copies that use another vocabulary."""
     known = [*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()]
     return sorted(name for name in known if not derived(name))
 
 
 def find(name: str) -> seqio.Task | seqio.Mixture:
-    """Return the task or mixture of that name. Raises UserError with the nearest names where there is none."""
+    """Return the task or mixture of that name. Raise UserError with the nearest names if it is unknown."""
     if name in seqio.MixtureRegistry.names():
         return seqio.MixtureRegistry.get(name)
     if name in seqio.TaskRegistry.names():
@@ -138,16 +139,16 @@ def find(name: str) -> seqio.Task | seqio.Mixture:
 
 @dataclass(frozen=True, kw_only=True)
 class Description:
-    """A task or mixture in words.
+    """Description of a task or mixture.
 
-    source:   where examples come from; for a mixture its parts.
-    prefix:   text before the inputs; None where the task is SeqIO's own or a mixture.
+    source:   where examples come from; for a mixture, its parts.
+    prefix:   text before the inputs; None for mixtures and for tasks that were registered with SeqIO directly.
     labels:   texts of the classes, or None.
     features: names of the features.
-    splits:   split -> examples in the source, None where the source does not know. Empty where sizes were not asked for
-              and the splits are not known without reading.
+    splits:   split -> number of examples in the source, or None if the source does not know it. Empty without `sizes` if the splits
+              are unknown before reading.
     metrics:  names of the metric functions.
-    rates:    for a mixture: part -> rate, its share of the whole.
+    rates:    for a mixture: part -> its fraction of the whole.
     """
 
     name: str
@@ -165,11 +166,12 @@ def describe(name: str, *, sizes: bool = True) -> Description:
     """Describe a task or mixture.
 
     Args:
-      sizes: count the examples, which may read files through, or make the corpus, or ask TFDS; also a mixture's
-        proportional rates depend on sizes, and are left out without.
+      name: a task or mixture.
+      sizes: whether to count the examples. This may read all files, create the documentation corpus, or ask TFDS. Without
+        it, the rates of a mixture are left out, because proportional rates depend on sizes.
 
     Raises:
-      UserError: an unknown name, or whatever the source has to say.
+      UserError: an unknown name, or an error of the source.
     """
     found = find(name)
     if sizes:
@@ -206,7 +208,7 @@ def describe(name: str, *, sizes: bool = True) -> Description:
 
 
 def format_of(task: seqio.Task) -> Format | None:
-    """Return what makes the task's texts; None for a task that was not made by `add`."""
+    """Return the step that formats the task's texts, or None for a task that `add` did not create."""
     return next((step for step in task.preprocessors if isinstance(step, Format)), None)
 
 
@@ -218,7 +220,7 @@ def _metric_names(task: seqio.Task) -> tuple[str, ...]:
 
 
 def examples_of(task: seqio.Task, split: str) -> int | None:
-    """Return the examples of a task's split, None where its source does not know, as of a data set of TFDS that is not prepared."""
+    """Return the number of examples in a split, or None if the source does not know it (for example an unprepared TFDS data set)."""
     return task.num_input_examples(split) if prepared(task.source) else None
 
 

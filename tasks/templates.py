@@ -1,4 +1,4 @@
-"""Jinja templates of prompts, as promptsource writes them: "inputs ||| targets" (Bach et al. 2022, https://arxiv.org/abs/2202.01279)."""
+"""Jinja prompt templates in promptsource's format, "inputs ||| targets" (Bach et al. 2022, https://arxiv.org/abs/2202.01279)."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ import jinja2.sandbox
 from t2t.errors import UserError
 
 SEPARATOR = "|||"
-_GUARD = "\ue0fa\ue0fb"  # of the private use area: stands for the separator where a field's own text has it
+_GUARD = "\ue0fa\ue0fb"  # private-use characters that replace the separator in the text of a field
 _DRAW = "draw of this example"
 
 
 class Rendered(NamedTuple):
-    """What a template makes of an example; `choices` is None for one without answer choices."""
+    """Texts that a template renders for one example. `choices` is None without answer choices."""
 
     inputs: str
     targets: str
@@ -34,16 +34,17 @@ class Rendered(NamedTuple):
 class Template:
     """A prompt.
 
-    name:           of the template among those of its data.
-    jinja:          text "inputs ||| targets" with the example's fields as variables and `answer_choices`, the list of them.
-    answer_choices: template of the answers there are, " ||| " between them, for rank classification; None for free text.
-    reference:      who wrote it.
+    name:           unique among the templates for the same data.
+    jinja:          text "inputs ||| targets". Its variables are the example's fields and `answer_choices`, the list of answers.
+    answer_choices: template of all possible answers, separated by " ||| ", for rank classification; None for free text.
+    reference:      author of the template.
 
-    Both are rendered in Jinja's sandbox, with promptsource's additions: the function `zip` and the filters `choice` (one of a
-    list), `most_frequent` (the list of those that occur most often) and `highlight`. A choice is drawn by a hash of template and fields, so that an example is
-    rendered alike each time. A variable or attribute that is not there is an error.
+    Jinja's sandbox renders both templates. As in promptsource, templates can use the function `zip` and the filters `choice` (a
+    random item of a list), `most_frequent` (the most frequent items of a list) and `highlight`. A hash of the template name and the fields
+    seeds the choice, so an example is rendered the same each time. An unknown variable or attribute is an error.
 
-    Raises UserError for a template that Jinja cannot read, or one without the separator.
+    Raises:
+      UserError: Jinja cannot parse the template, or the separator is missing.
     """
 
     name: str
@@ -53,13 +54,13 @@ class Template:
 
     def __post_init__(self) -> None:
         if not self.name.strip():
-            raise UserError(f"a template without a name: {self.jinja!r}.")
+            raise UserError(f"the template {self.jinja!r} has no name.")
         self.variables()
         if SEPARATOR not in self.jinja:
-            raise UserError(f"template {self.name!r}: has no {SEPARATOR} between inputs and targets.")
+            raise UserError(f"template {self.name!r}: {SEPARATOR} is missing between inputs and targets.")
 
     def variables(self) -> tuple[str, ...]:
-        """Return the fields that the template looks at, sorted."""
+        """Return the sorted fields that the template uses."""
         names: set[str] = set()
         for text in (self.jinja, self.answer_choices or ""):
             try:
@@ -69,11 +70,13 @@ class Template:
         return tuple(sorted(names - {"answer_choices"} - set(_environment().globals)))
 
     def render(self, fields: Mapping[str, Any]) -> Rendered | None:
-        """Return the texts of an example, white space around them stripped; None where inputs or targets are empty or left out.
+        """Return the texts of an example, stripped of white space. Return None if inputs or targets are empty or missing.
 
-        fields: variable -> text, number, list or dict.
+        Args:
+          fields: mapping from variable to text, number, list or dict.
 
-        Raises UserError for what Jinja cannot render, a second separator, and a target that is none of the answer choices.
+        Raises:
+          UserError: Jinja cannot render the template, a second separator, or a target that is not one of the answer choices.
         """
         seed = hashlib.blake2b(repr((self.name, sorted(fields.items()))).encode(), digest_size=8).digest()
         values: dict[str, Any] = {name: _guarded(value) for name, value in fields.items()}
@@ -84,25 +87,25 @@ class Template:
         values["answer_choices"] = choices
         parts = [_unguarded(part.strip()) for part in self._text(self.jinja, values).split(SEPARATOR)]
         if len(parts) > 2:
-            raise UserError(f"template {self.name!r}: an example has {len(parts) - 1} times {SEPARATOR}; one is due.")
+            raise UserError(f"template {self.name!r}: expected {SEPARATOR} once, but an example has it {len(parts) - 1} times.")
         if len(parts) < 2 or not all(parts):
             return None
         answers = None if choices is None else tuple(map(_unguarded, choices))
         if answers is not None and parts[1] not in answers:
             raise UserError(
-                f"template {self.name!r}: target {parts[1]!r} is none of its answers: {', '.join(answers)}."
+                f"template {self.name!r}: target {parts[1]!r} is not one of the answers: {', '.join(answers)}."
             )
         return Rendered(parts[0], parts[1], answers)
 
     def _text(self, text: str, values: Mapping[str, Any]) -> str:
         try:
             return _compiled(text).render(values)
-        except Exception as error:  # a template is a program, which fails in any way a program does
+        except Exception as error:  # a template is a program: it can raise any exception
             raise UserError(f"template {self.name!r}: {' '.join(str(error).split()) or type(error).__name__}") from None
 
 
 def slug(name: str) -> str:
-    """Return a template's name as the end of a task's name: lower case, `_` for all but letters and digits."""
+    """Return a template's name as the end of a task's name: lower case, with `_` for all other characters than letters and digits."""
     return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
 
 
@@ -112,7 +115,7 @@ def _environment() -> jinja2.sandbox.SandboxedEnvironment:
     made.globals["zip"] = zip
     for chance in ("random", "choice"):
         made.filters[chance] = _choice
-    del made.globals["lipsum"]  # chance as well
+    del made.globals["lipsum"]  # also random
     made.filters["most_frequent"] = _most_frequent
     made.filters["highlight"] = lambda text: f"<span style='color: #F08080'>{text}</span>"
     return made
@@ -126,8 +129,8 @@ def _compiled(text: str) -> jinja2.Template:
 @jinja2.pass_context
 def _choice(context: jinja2.runtime.Context, items: Sequence[Any]) -> Any:
     if not items:
-        raise UserError("nothing to choose from.")
-    # random(), and not choice(): only its sequence is promised to stay the same between versions of Python.
+        raise UserError("choice of an empty list.")
+    # Not choice(): only the sequence of random() is guaranteed to be the same in all versions of Python.
     return items[int(context[_DRAW].random() * len(items))]
 
 

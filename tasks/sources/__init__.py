@@ -1,6 +1,6 @@
-"""Where a task's examples come from: text, JSON lines, CSV, TSV and Parquet files, and TFDS.
+"""Data sources: text, JSON lines, CSV, TSV and Parquet files, and TFDS.
 
-All are `seqio.DataSource`s and go wherever one goes.
+All are `seqio.DataSource`s, so SeqIO accepts them too.
 """
 
 from seqio import TfdsDataSource as tfds

@@ -1,4 +1,4 @@
-"""A data source made of blocks that are read at random: sharded evenly, shuffled by block, and checkpointable."""
+"""Base class of data sources that read numbered blocks: even shards, shuffling by block, and checkpointable iterators."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ import tensorflow as tf
 from t2t.errors import UserError, nearest
 from t2t.tasks.sources.values import LISTS
 
-# Floats of 64 bits: in 32 a number of a file would be another one.
+# 64-bit floats keep the numbers in files exact.
 _DTYPES: dict[type, tf.DType] = {str: tf.string, int: tf.int64, float: tf.float64, bool: tf.bool}
 
 
 class BlockSource(seqio.DataSource):
-    """Examples in numbered blocks.
+    """Data source whose examples are in numbered blocks.
 
-    Shard i of n holds the examples from N*i//n to N*(i+1)//n of a split's N, whatever the blocks: shards are disjoint,
-    complete, and differ by one example at most. Shuffling permutes a shard's blocks, anew each time round. Reading is
-    a stateless function of the block's number, so that an iterator's state can be saved.
+    Of N examples in a split, shard i of n has the examples from N*i//n to N*(i+1)//n. Shards are disjoint and complete,
+    and their sizes differ by at most one example. Shuffling permutes the blocks of a shard, in a new order in each epoch.
+    Reading is a stateless function of the block's number, so TensorFlow can save an iterator's state.
     """
 
     def __init__(self, splits: Iterable[str]) -> None:
@@ -30,11 +30,11 @@ class BlockSource(seqio.DataSource):
 
     @abc.abstractmethod
     def block_sizes(self, split: str) -> np.ndarray:
-        """Return how many examples of `split` each block has, int64 [blocks]."""
+        """Return the number of examples of `split` in each block, int64 [blocks]."""
 
     @abc.abstractmethod
     def read_block(self, split: str, block: int) -> Sequence[Mapping[str, Any]]:
-        """Return the examples of `split` in a block: by field a string, int, float or bool, or a list of one of these."""
+        """Return the examples of `split` in a block: field -> string, int, float or bool, or a list of one of these."""
 
     @abc.abstractmethod
     def fields(self) -> Mapping[str, type]:
@@ -42,21 +42,21 @@ class BlockSource(seqio.DataSource):
 
     @property
     def supports_arbitrary_sharding(self) -> bool:
-        """True: any number of shards."""
+        """Return True: any number of shards is possible."""
         return True
 
     def list_shards(self, split: str) -> Sequence[str]:
-        """Return the split's name; SeqIO does not ask, as sharding is arbitrary."""
+        """Return the split's name. SeqIO does not use it, because sharding is arbitrary."""
         return [split]
 
     def num_input_examples(self, split: str) -> int:
-        """Return the number of examples of a split. Raises UserError for a split that there is not."""
+        """Return the number of examples of a split. Raise UserError for an unknown split."""
         return int(self.block_sizes(self.checked(split)).sum())
 
     def checked(self, split: str) -> str:
-        """Return `split`. Raises UserError where the source has no such split."""
+        """Return `split`. Raise UserError if the source has no such split."""
         if split not in self.splits:
-            raise UserError(f"split {split!r} of {self}: no such split.{nearest(split, self.splits)}")
+            raise UserError(f"split {split!r} of {self}: unknown split.{nearest(split, self.splits)}")
         return split
 
     def get_dataset(
@@ -67,15 +67,15 @@ class BlockSource(seqio.DataSource):
         shard_info: seqio.ShardInfo | None = None,
         **unused: Any,
     ) -> tf.data.Dataset:
-        """Return the examples of a shard of a split, a dict of scalars, and vectors for lists, each.
+        """Return the examples of one shard of a split: dicts of scalars, and of vectors for lists.
 
         Raises:
-          UserError: an unknown or empty split, or a shard that there is not.
+          UserError: an unknown or empty split, or an invalid shard.
         """
         sizes = self.block_sizes(self.checked(split))
         total = int(sizes.sum())
         if not total:
-            raise UserError(f"split {split!r} of {self} is empty: it has no example at all.")
+            raise UserError(f"split {split!r} of {self} is empty: it has no examples.")
         shard, shards = (shard_info.index, shard_info.num_shards) if shard_info else (0, 1)
         if not 0 <= shard < shards:
             raise UserError(f"shard {shard} of {shards} of {self}: must be from 0 to {shards - 1}.")
@@ -89,7 +89,7 @@ class BlockSource(seqio.DataSource):
             return [column for name, kind in fields.items() for column in _columns([x[name] for x in examples], kind)]
 
         def examples(piece: tf.Tensor) -> tf.data.Dataset:
-            # Stateless, or TensorFlow would refuse to save the iterator.
+            # TensorFlow can save an iterator only over stateless functions.
             columns = iter(tf.numpy_function(read, [piece], dtypes, stateful=False))
             return tf.data.Dataset.from_tensor_slices({name: _joined(columns, kind) for name, kind in fields.items()})
 
@@ -97,7 +97,7 @@ class BlockSource(seqio.DataSource):
         if shuffle and len(pieces):
             dataset = dataset.shuffle(len(pieces), seed=seed)
         dataset = dataset.flat_map(examples)
-        # A row of a ragged tensor is a tensor once it is mapped.
+        # Mapping converts each row of a ragged tensor to a tensor.
         return dataset.map(dict) if any(kind in LISTS for kind in fields.values()) else dataset
 
 
@@ -115,7 +115,7 @@ def _column_dtypes(kind: type) -> list[tf.DType]:
 
 
 def _columns(values: list[Any], kind: type) -> list[np.ndarray]:
-    """Return a field's values as an array; of lists their items, and how many each list has."""
+    """Return a field's values as an array. For lists, return the concatenated items and the length of each list."""
     if kind in LISTS:
         items = [item for value in values for item in value]
         return [*_columns(items, LISTS[kind]), np.array([len(value) for value in values], np.int64)]
@@ -127,7 +127,7 @@ def _columns(values: list[Any], kind: type) -> list[np.ndarray]:
 
 
 def _joined(columns: Iterator[tf.Tensor], kind: type) -> tf.Tensor | tf.RaggedTensor:
-    """Take what `_columns` made of a field."""
+    """Reverse `_columns`."""
     values = next(columns)
     values.set_shape([None])
     if kind not in LISTS:

@@ -1,4 +1,4 @@
-"""Multiple choice out of pairs: the answers of other examples stand beside the right one."""
+"""Multiple choice from pairs of texts: the answers of other examples are the wrong choices."""
 
 from __future__ import annotations
 
@@ -16,17 +16,18 @@ _BLOCK = 256
 
 
 class DistractorSource(BlockSource):
-    """Examples of another source, each with its own answer among those of its neighbours.
+    """Examples of another source with their own answer and wrong answers from neighbouring examples.
 
-    origin:  what the examples are of.
+    origin:  source of the examples.
     answer:  its field that holds the answer.
-    choices: answers in all, 2 to 8.
-    window:  so many examples before and behind, in the same split, are its neighbours; wrong answers are drawn from theirs. Where these are too
-             few different ones, it is doubled.
-    longest: field -> characters, of the fields to be kept; an example with more in one of them is left out.
+    choices: number of choices, 2 to 8.
+    window:  number of examples before and after, in the same split, from which wrong answers are drawn. It doubles until there are enough
+             different answers.
+    longest: field -> maximum number of characters, for all fields to keep. An example that exceeds one is dropped.
 
-    An example has the fields of `longest`, a field `choice_a`, `choice_b`, ... for each choice, `right`, the index of the right one, and
-    `candidate` with `fits`: either the right answer and 1 or a wrong one and 0. All is drawn by a hash of the example and its place in the split.
+    An example has the fields of `longest`; a field `choice_a`, `choice_b`, ... for each choice; `right`, the index of the right choice; and
+    `candidate` with `fits`: the right answer and 1, or a wrong answer and 0. A hash of the example and its position in the split seeds
+    all draws.
     """
 
     def __init__(
@@ -38,7 +39,7 @@ class DistractorSource(BlockSource):
         if window < 1:
             raise UserError(f"window={window} of {origin}: must be 1 or more.")
         if answer not in longest:
-            raise UserError(f"answer {answer!r} of {origin}: is not kept.{nearest(answer, longest)}")
+            raise UserError(f"answer {answer!r} of {origin}: is not a key of `longest`.{nearest(answer, longest)}")
         self.origin, self.answer, self.longest = origin, answer, dict(longest)
         self.choices, self.window = choices, window
         self._kept: dict[str, list[Mapping[str, Any]]] = {}
@@ -52,12 +53,12 @@ class DistractorSource(BlockSource):
         return {**dict.fromkeys(self.longest, str), **listed, "right": int, "candidate": str, "fits": int}
 
     def block_sizes(self, split: str) -> np.ndarray:
-        """Return 256 for every block but the last. Reads the other source through the first time."""
+        """Return 256 for every block but the last. The first call reads the whole origin."""
         size = len(self._examples(split))
         return np.minimum(_BLOCK, size - np.arange(0, size, _BLOCK))
 
     def read_block(self, split: str, block: int) -> Sequence[Mapping[str, Any]]:
-        """Return a block. Raises UserError where the whole split has too few different answers."""
+        """Return a block. Raise UserError if the split has too few different answers."""
         size = len(self._examples(split))
         return [self._example(split, place) for place in range(block * _BLOCK, min((block + 1) * _BLOCK, size))]
 
@@ -84,10 +85,10 @@ class DistractorSource(BlockSource):
         window = self.window
         while (
             len(wrong := self._beside(examples, place, window)) < self.choices - 1
-        ):  # a row of methods that say the same
+        ):  # many neighbours can have the same answer
             if window >= len(examples):
                 raise UserError(
-                    f"{self}, split {split!r}: has {len(wrong) + 1} different answers, {self.choices} are due."
+                    f"{self}, split {split!r}: has only {len(wrong) + 1} different answers, but needs {self.choices}."
                 )
             window *= 2
         seed = hashlib.blake2b(repr((place, sorted(example.items()))).encode(), digest_size=8).digest()
@@ -104,7 +105,7 @@ class DistractorSource(BlockSource):
         }
 
     def _beside(self, examples: Sequence[Mapping[str, Any]], place: int, window: int) -> list[str]:
-        """Return the different wrong answers within the window, which is moved inside at the ends, sorted."""
+        """Return the sorted wrong answers in the window. At the ends of the split, the window shifts to stay inside."""
         start = max(0, min(place - window, len(examples) - 2 * window - 1))
         beside = {other[self.answer] for other in examples[start : start + 2 * window + 1]}
         return sorted(beside - {examples[place][self.answer]})

@@ -1,4 +1,4 @@
-"""Local files as a data source: checked whole before the first example is read, then read by block."""
+"""Local files as a data source: the first use checks the files completely, then examples are read by block."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ Stamp = tuple[int, int]
 
 @dataclass(frozen=True, kw_only=True)
 class Index:
-    """What is known of a file once it was read through.
+    """What a scan found in a file.
 
-    stamp:    size and time of change then.
-    columns:  names in its header.
-    blocks:   where each block is, int64 [blocks, ...], as its reader wants it.
+    stamp:    size and modification time at the scan.
+    columns:  column names in the header.
+    blocks:   position of each block, int64 [blocks, ...], in the form that its reader needs.
     counts:   examples of each split in each block, int64 [blocks, splits].
-    skipped:  bad records left out.
-    problems: the first few of them, as "file:line: problem".
+    skipped:  number of skipped bad records.
+    problems: the first few of these, as "file:line: problem".
     """
 
     stamp: Stamp
@@ -45,7 +45,7 @@ class Index:
 
 
 def stamp_of(path: str) -> Stamp:
-    """Return what changes when a file does. Raises UserError where it is gone."""
+    """Return size and modification time, which change when the file changes. Raise UserError if it cannot be read."""
     try:
         stat = os.stat(path)
     except OSError as error:
@@ -54,11 +54,11 @@ def stamp_of(path: str) -> Stamp:
 
 
 class FileSource(BlockSource):
-    """Files of a split, or files of which a share is held out.
+    """Files for each split, or files of which a fraction is held out.
 
-    The files are found and read through at the first use, not when the source is made.
+    The first use finds and scans the files, not the constructor.
 
-    format: what to call the files in messages.
+    format: name of the format in messages.
     """
 
     format = "local"
@@ -77,7 +77,7 @@ class FileSource(BlockSource):
         self.shares = held_out_shares(held_out)
         by_split = isinstance(files, Mapping)
         if by_split and self.shares:
-            raise UserError(f"held_out={held_out!r}: the files are given for each split already; give one of the two.")
+            raise UserError(f"held_out={held_out!r}: the files are already given for each split; give only one of the two.")
         patterns = files if isinstance(files, Mapping) else {TRAIN: files}
         self.patterns: dict[str, tuple[str, ...]] = {split: _patterns(given) for split, given in patterns.items()}
         self.split_by, self.on_bad = split_by, on_bad
@@ -94,7 +94,7 @@ class FileSource(BlockSource):
         self._fields: dict[str, type] | None = None
 
     def with_fields(self, names: Iterable[str]) -> Self:
-        """Return the source with these fields to be read, where none were declared."""
+        """Return a copy that reads these fields; return the source itself if it declares its fields."""
         if self.declared is not None:
             return self
         other = copy.copy(self)
@@ -111,18 +111,18 @@ class FileSource(BlockSource):
 
     @abc.abstractmethod
     def _infer(self, paths: Sequence[str]) -> tuple[Mapping[str, type | None], Sequence[str]]:
-        """Return the fields there are with their types, None where one is of a type that cannot be read; and those that are read where none are named."""
+        """Return all fields with their types (None if a type is not supported), and the default fields to read."""
 
     @abc.abstractmethod
     def _scan(self, path: str) -> Index:
-        """Read a file through. Raises UserError at a bad record unless they are to be skipped."""
+        """Scan a file. Raise UserError at a bad record unless `on_bad` is "skip"."""
 
     @abc.abstractmethod
     def _read(self, path: str, index: Index, split: str, block: int) -> Sequence[Mapping[str, Any]]:
         """Return the examples of a split in a block."""
 
     def paths(self, split: str) -> list[str]:
-        """Return the files of a split, sorted. Raises UserError where there are none, or a file is in two splits."""
+        """Return the sorted files of a split. Raise UserError if there are none, or a file is in two splits."""
         if self._paths is None:
             paths = {name: _expand(name, patterns) for name, patterns in self.patterns.items()}
             owner: dict[str, str] = {}
@@ -135,10 +135,10 @@ class FileSource(BlockSource):
         return self._paths.get(split, self._paths.get(TRAIN, []))
 
     def fields(self) -> Mapping[str, type]:
-        """Return the fields and their types: declared, or found in the files.
+        """Return the fields and their types, declared or inferred from the files.
 
         Raises:
-          UserError: a field that is not there, or is of no type that is read.
+          UserError: a missing field, or a field whose type is not supported.
         """
         if self._fields is None:
             if isinstance(self.declared, Mapping):
@@ -153,12 +153,12 @@ class FileSource(BlockSource):
                 kind = found[name]
                 if kind is None:
                     raise UserError(
-                        f"{paths[0]}: field {name!r} is no text, number, true or false, nor a list of one of these."
+                        f"{paths[0]}: field {name!r} has an unsupported type: expected text, a number, a boolean, or a list of one of these."
                     )
                 chosen[name] = kind
             if not chosen:
                 raise UserError(
-                    f"{paths[0]}: has no field of text, numbers, true or false, nor of a list of one of these."
+                    f"{paths[0]}: has no field with text, a number, a boolean, or a list of one of these."
                 )
             self._fields = chosen
         return self._fields
@@ -167,18 +167,18 @@ class FileSource(BlockSource):
         if self._indexes is None:
             if self.split_by is not None and self.split_by not in self.fields():
                 raise UserError(
-                    f"split_by={self.split_by!r} of {self}: no such field.{nearest(self.split_by, self.fields())}"
+                    f"split_by={self.split_by!r} of {self}: unknown field.{nearest(self.split_by, self.fields())}"
                 )
             indexes = {path: self._scan(path) for split in self.patterns for path in self.paths(split)}
             skipped = sum(index.skipped for index in indexes.values())
             if skipped:
                 first = [problem for index in indexes.values() for problem in index.problems][:3]
-                log.warning("%s: %d bad records are skipped: %s", self, skipped, "; ".join(first))
+                log.warning("%s: skipping %d bad records: %s", self, skipped, "; ".join(first))
             self._indexes = indexes
         return self._indexes
 
     def skipped(self) -> int:
-        """Return how many bad records all files have that are left out, as `on_bad="skip"` asks."""
+        """Return the number of bad records in all files that `on_bad="skip"` skips."""
         return sum(index.skipped for index in self._indexed().values())
 
     def problems(self) -> list[str]:
@@ -189,27 +189,27 @@ class FileSource(BlockSource):
         return list(self.splits).index(split) if self.shares else 0
 
     def block_sizes(self, split: str) -> np.ndarray:
-        """Return the examples of `split` in each block of its files. Reads the files through the first time."""
+        """Return the examples of `split` in each block of its files. The first call scans the files."""
         indexes = self._indexed()
         column = self._column(split)
         return np.concatenate([indexes[path].counts[:, column] for path in self.paths(split)])
 
     def read_block(self, split: str, block: int) -> Sequence[Mapping[str, Any]]:
-        """Read a block again. Raises UserError where its file changed since it was read through."""
+        """Read a block. Raise UserError if its file changed after the scan."""
         for path in self.paths(split):
             index = self._indexed()[path]
             if block < len(index.blocks):
                 if stamp_of(path) != index.stamp:
-                    raise UserError(f"{path}: changed while it was in use.")
+                    raise UserError(f"{path}: the file changed while it was in use.")
                 return self._read(path, index, split, block)
             block -= len(index.blocks)
-        raise UserError(f"block {block} of {self}: there is no such block.")
+        raise UserError(f"block {block} of {self}: no such block.")
 
 
 def _patterns(given: Patterns) -> tuple[str, ...]:
     patterns = (given,) if isinstance(given, str | os.PathLike) else tuple(given)
     if not patterns:
-        raise UserError("no file is named: give a path or pattern.")
+        raise UserError("no files: give a path or pattern.")
     return tuple(os.fspath(pattern) for pattern in patterns)
 
 

@@ -1,4 +1,4 @@
-"""Text, JSON lines and delimited files as data sources, with an index of where their blocks begin."""
+"""Text, JSON lines and delimited files as data sources, with an index of block positions."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from t2t.tasks.splitting import split_of
 
 log = logging.getLogger(__name__)
 _VERSION = 2
-_BLOCK = 256  # records; the unit of shuffling and of reading again
+_BLOCK = 256  # records; the unit of shuffling and reading
 _PROBLEMS = 5
-_WORTH_KEEPING = 1 << 20  # bytes of a file whose index goes to the cache
-_SAMPLE = 1000  # records that the types of fields are told from
+_WORTH_KEEPING = 1 << 20  # minimum file size in bytes for caching the index
+_SAMPLE = 1000  # records from which field types are inferred
 
 
 class LineSource(FileSource):
-    """Files of records that a `Reader` understands."""
+    """Files of records in the format of a `Reader`."""
 
     def __init__(
         self,
@@ -69,13 +69,13 @@ class LineSource(FileSource):
                     if read >= _SAMPLE and not any(found.lacks(name) for name in wanted):
                         return found.fields(), found.usual()
         if not read:
-            raise UserError(f"{self}: has no record that can be read; the fields cannot be told.")
+            raise UserError(f"{self}: has no readable record, so the fields cannot be inferred.")
         return found.fields(), found.usual()
 
     def _refuse(self, path: str, record: Record) -> None:
         if self.on_bad == "stop":
             raise UserError(
-                f"{path}:{record.line}: {record.problem}. (on_bad='skip' leaves such records out and counts them.)"
+                f"{path}:{record.line}: {record.problem}. (on_bad='skip' skips and counts such records.)"
             )
 
     def _scan(self, path: str) -> Index:
@@ -85,7 +85,7 @@ class LineSource(FileSource):
             try:
                 return _load(kept, stamp)
             except (OSError, UserError, ValueError, KeyError, TypeError, EOFError, BadZipFile, zlib.error) as error:
-                log.warning("%s: the cached index cannot be read and is made again: %s", kept, error)
+                log.warning("%s: rebuilding the cached index, which cannot be read: %s", kept, error)
         index = self._read_through(path, stamp)
         if kept is not None:
             _save(kept, index)
@@ -153,7 +153,7 @@ class LineSource(FileSource):
         examples = []
         with opened(path) as stream:
             stream.seek(start)
-            # Only the block's bytes, so that no reader looks ahead over its end.
+            # Only the block's bytes, so that no reader reads past its end.
             part = io.BytesIO(stream.read(end - start))
             for record in self.reader.records(part, 1, index.columns, self.fields()):
                 if record.values is not None and (not self.shares or self._split(record) == split):
@@ -190,14 +190,14 @@ def text(
     held_out: float | Mapping[str, float] = 0.0,
     on_bad: str = "stop",
 ) -> LineSource:
-    """Plain text in UTF-8, field `text`.
+    """Return a source of plain text in UTF-8, with the field `text`.
 
     Args:
-      files: a path, a glob pattern or several of them, all of them the split "train"; or a dict of these by split. Compressed files (gzip, bzip2, xz,
-        zstd) are read as what they hold: each is unpacked once, into the cache directory.
-      unit: what an example is: a "line", or a "paragraph" (lines up to a blank one). Blank lines are no examples.
-      held_out: share of the examples that goes to "validation", or shares by split; chosen by a hash of the example.
-      on_bad: "stop" at invalid UTF-8 with a UserError that names file and line, or "skip" and count it.
+      files: a path, a glob pattern or several of them, all in the split "train"; or a dict of these by split. Compressed files (gzip,
+        bzip2, xz, zstd) are unpacked once, into the cache directory.
+      unit: unit of an example: a "line", or a "paragraph" (lines up to a blank line). Blank lines are skipped.
+      held_out: fraction of the examples for the split "validation", or fractions by split. A hash of the example decides.
+      on_bad: what to do with invalid UTF-8: "stop" raises a UserError that names file and line, "skip" skips and counts it.
     """
     if unit not in ("line", "paragraph"):
         raise UserError(f"unit={unit!r} of a text source: must be 'line' or 'paragraph'.")
@@ -212,16 +212,17 @@ def jsonl(
     split_by: str | None = None,
     on_bad: str = "stop",
 ) -> LineSource:
-    """JSON lines: an object a line.
+    """Return a source of JSON lines: one object in each line.
 
     Args:
-      files: as for `text`.
-      fields: the fields every object must have, with their types (str, int, float, bool, or a list of one of these, as list[str]) if given as a
-        dict, else the type that most of the first 1000 objects have; a field with both whole and other numbers is of floats. A field of an object
-        within the object has a dotted name, "answers.text". None: those that the task uses, or all that most objects have.
-      held_out: as for `text`; chosen by a hash of the line, or of the field `split_by`.
-      split_by: objects with the same value in this field get into the same split.
-      on_bad: "stop" at broken JSON, a missing field or one of another type, or "skip" and count it.
+      files: see `text`.
+      fields: required fields of every object. A dict gives their types (str, int, float, bool, or a list of one of these, as list[str]);
+        otherwise each field has the type that most of the first 1000 objects have. A field with both integers and floats has the type
+        float. A dotted name, "answers.text", addresses a field of a nested object. Default: the fields that the task uses, or all fields
+        that most objects have.
+      held_out: see `text`; a hash of the line, or of the field `split_by`, decides.
+      split_by: objects with the same value in this field are in the same split.
+      on_bad: what to do with broken JSON, a missing field or a field of another type: "stop", or "skip" and count it.
     """
     return LineSource(files, reader=JsonReader(), fields=fields, held_out=held_out, split_by=split_by, on_bad=on_bad)
 
@@ -237,25 +238,25 @@ def csv(
     split_by: str | None = None,
     on_bad: str = "stop",
 ) -> LineSource:
-    """Comma-separated values (RFC 4180); fields are text unless `fields` gives their types.
+    """Return a source of comma-separated values (RFC 4180). Fields are text unless `fields` gives their types.
 
     Args:
-      files: as for `text`.
-      columns: names of the columns; None reads them from each file's first line.
-      fields, held_out, split_by: as for `jsonl`.
+      files: see `text`.
+      columns: names of the columns. Default: the first line of each file.
+      fields, held_out, split_by: see `jsonl`.
       delimiter: one character.
       quotes: whether `"` quotes fields.
-      on_bad: "stop" at a row with another number of columns, broken quoting or invalid UTF-8, or "skip" and count it.
+      on_bad: what to do with a row that has a wrong number of columns, broken quotes or invalid UTF-8: "stop", or "skip" and count it.
     """
     if len(delimiter) != 1:
         raise UserError(f"delimiter {delimiter!r}: must be one character.")
     for name, kind in fields.items() if isinstance(fields, Mapping) else ():
         if kind in LISTS:
-            raise UserError(f"field {name!r} is declared {kind!r}: a delimited file has no lists; read it as str.")
+            raise UserError(f"field {name!r} is declared {kind!r}: a delimited file cannot have lists; declare it as str.")
     reader = DelimitedReader(delimiter=delimiter, quotes=quotes, columns=None if columns is None else tuple(columns))
     return LineSource(files, reader=reader, fields=fields, held_out=held_out, split_by=split_by, on_bad=on_bad)
 
 
 def tsv(files: Patterns | Mapping[str, Patterns], *, quotes: bool = False, **options: Any) -> LineSource:
-    """Tab-separated values without quoting; otherwise as `csv`."""
+    """Return a source of tab-separated values without quotes; otherwise like `csv`."""
     return csv(files, delimiter="\t", quotes=quotes, **options)

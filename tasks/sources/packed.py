@@ -1,7 +1,7 @@
-"""Compressed files, read as what they hold.
+"""Read compressed files.
 
-Records are read at random, and no compressed file can be read so: it is unpacked once, into the cache directory. Places in the copy are places in the
-text, so that blocks, shards and saved positions are those of the same file unpacked.
+Compressed files do not support random access, so each one is unpacked once, into the cache directory. Blocks, shards and saved
+positions are those of the unpacked file.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ _READERS: Mapping[str, tuple[bytes, Callable[[str], BinaryIO]]] = {
 
 
 def opened(path: str) -> BinaryIO:
-    """Open a file, or of a compressed one (gzip, bzip2, xz, zstd) what it holds; what tells is its content, not its name.
+    """Open a file. A compressed file (gzip, bzip2, xz, zstd) is unpacked; its content decides, not its name.
 
     Raises:
-      UserError: it cannot be read, is damaged, or is an archive of files.
-      OSError: no room for what it holds.
+      UserError: the file cannot be read, is damaged, or is an archive.
+      OSError: no space for the unpacked file.
     """
     stream = _plain(path)
     name = _packed(stream.read(10))
@@ -56,7 +56,7 @@ def opened(path: str) -> BinaryIO:
         return stream
     stream.close()
     if name == "zip":
-        raise UserError(f"{path}: is compressed (zip); unpack it first. Read as they are: gzip, bzip2, xz, zstd.")
+        raise UserError(f"{path}: zip files cannot be read; unpack the file first. Supported compressions: gzip, bzip2, xz, zstd.")
     return _plain(_unpacked(path, name))
 
 
@@ -76,7 +76,7 @@ def _plain(path: str) -> BinaryIO:
 
 
 def _unpacked(path: str, name: str) -> str:
-    """Return the file with what a compressed one holds, made if need be; copies of earlier contents go."""
+    """Return the path of the unpacked copy. Create it if it is missing, and delete copies of earlier contents."""
     stat = os.stat(path)
     key = hashlib.sha256(os.path.realpath(path).encode()).hexdigest()[:32]
     directory = cache_directory() / "unpacked"
@@ -84,7 +84,7 @@ def _unpacked(path: str, name: str) -> str:
     made = directory / f"{key}-{stat.st_size}-{stat.st_mtime_ns}"
     if made.exists():
         return str(made)
-    log.warning("%s: is unpacked (%s), once, to %s", path, name, made)
+    log.warning("%s: unpacking (%s) once to %s", path, name, made)
     for earlier in directory.glob(f"{key}-*"):
         if not earlier.name.endswith(".partial"):
             earlier.unlink(missing_ok=True)
@@ -107,13 +107,13 @@ def _unpack(path: str, name: str, out: Path) -> None:
             stream = read(path)
             while chunk := _read(stream, path, name):
                 if first and chunk[_TAR] == b"ustar":
-                    raise UserError(f"{path}: is an archive of files (tar); unpack it first.")
+                    raise UserError(f"{path}: archives (tar) cannot be read; unpack the file first.")
                 first = False
                 written.write(chunk)
         except pa.ArrowException as error:
             raise _damaged(path, name, error) from None
     if first:
-        raise UserError(f"{path}: is empty once it is unpacked ({name}).")
+        raise UserError(f"{path}: is empty after unpacking ({name}).")
 
 
 def _read(stream: BinaryIO, path: str, name: str) -> bytes:
@@ -128,4 +128,4 @@ def _read(stream: BinaryIO, path: str, name: str) -> bytes:
 
 
 def _damaged(path: str, name: str, error: BaseException) -> UserError:
-    return UserError(f"{path}: is damaged or cut short ({name}): {' '.join(str(error).split())}.")
+    return UserError(f"{path}: is damaged or truncated ({name}): {' '.join(str(error).split())}.")

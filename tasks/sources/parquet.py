@@ -19,7 +19,7 @@ _PROBLEMS = 5
 
 
 class ParquetSource(FileSource):
-    """Parquet files; a block is a row group."""
+    """Parquet files. A block is a row group."""
 
     format = "Parquet"
 
@@ -29,7 +29,7 @@ class ParquetSource(FileSource):
             return found, list(found)
 
     def _rows(self, path: str, file: pq.ParquetFile, group: int, row: int) -> Iterator[dict[str, Any] | str]:
-        """Yield the values of each row of a group, or what is wrong with it."""
+        """Yield the values of each row of a row group, or the reason why it cannot be read."""
         import pyarrow as pa
 
         columns = {}
@@ -38,7 +38,7 @@ class ParquetSource(FileSource):
         for name in self.fields():
             own = name if name in known else name.split(".")[0]
             if own not in known:
-                raise UserError(f"{path}: has no field {name!r}, as other files have.")
+                raise UserError(f"{path}: has no field {name!r}, which the other files have.")
             if own not in columns:
                 try:
                     columns[own] = file.read_row_group(group, columns=[own]).column(0)
@@ -69,7 +69,7 @@ class ParquetSource(FileSource):
                 for values in self._rows(path, file, group, row):
                     if isinstance(values, str):
                         if self.on_bad == "stop":
-                            raise UserError(f"{values}. (on_bad='skip' leaves such rows out and counts them.)")
+                            raise UserError(f"{values}. (on_bad='skip' skips and counts such rows.)")
                         skipped += 1
                         problems += [values] if len(problems) < _PROBLEMS else []
                         continue
@@ -104,7 +104,7 @@ def _opened(path: str) -> pq.ParquetFile:
     try:
         return pq.ParquetFile(path)
     except (OSError, pa.ArrowException) as error:
-        raise UserError(f"{path}: is no Parquet file that can be read: {' '.join(str(error).split())}.") from None
+        raise UserError(f"{path}: cannot be read as a Parquet file: {' '.join(str(error).split())}.") from None
 
 
 def _value(scalar: Any) -> Any:
@@ -115,7 +115,7 @@ def _value(scalar: Any) -> Any:
 
 
 def _plain(value: Any, found: Any) -> Any:
-    """Return a value with its narrow floats as the shortest numbers that they are read from: a float32 of 0.1 is 0.1, not 0.10000000149011612."""
+    """Return a value with float32 and float16 as the shortest equal decimal: a float32 of 0.1 is 0.1, not 0.10000000149011612."""
     import pyarrow as pa
 
     if value is None:
@@ -137,7 +137,7 @@ def _is_list(found: Any) -> bool:
 
 
 def _kinds(fields: Any, prefix: str = "") -> Iterator[tuple[str, type | None]]:
-    """Yield the names and types of fields, those within a structure with dotted names."""
+    """Yield the names and types of fields. Fields inside a struct have dotted names."""
     import pyarrow as pa
 
     for field in fields:
@@ -173,18 +173,18 @@ def parquet(
     split_by: str | None = None,
     on_bad: str = "stop",
 ) -> ParquetSource:
-    """Parquet files.
+    """Return a source of Parquet files.
 
     Args:
-      files: a path, a glob pattern or several of them, all of them the split "train"; or a dict of these by split.
-      fields: the columns to read, with their types (str, int, float, bool, or a list of one of these, as list[str]) if given as a dict. A field of a
-        structure has a dotted name, "answers.text". None: those that the task uses, or all of such types.
-      held_out: share of the rows that goes to "validation", or shares by split; needs `split_by`.
-      split_by: rows are held out by a hash of this field.
-      on_bad: "stop" at a null, a value of another type or invalid UTF-8, with a UserError that names file and row
-        (counted from 1), or "skip" and count it.
+      files: a path, a glob pattern or several of them, all in the split "train"; or a dict of these by split.
+      fields: columns to read. A dict gives their types (str, int, float, bool, or a list of one of these, as list[str]). A dotted name,
+        "answers.text", addresses a field of a struct. Default: the columns that the task uses, or all columns of these types.
+      held_out: fraction of the rows for the split "validation", or fractions by split; needs `split_by`.
+      split_by: a hash of this field decides which rows are held out.
+      on_bad: what to do with a null, a value of another type or invalid UTF-8: "stop" raises a UserError that names file and row
+        (from 1), "skip" skips and counts it.
     """
     source = ParquetSource(files, fields=fields, held_out=held_out, split_by=split_by, on_bad=on_bad)
     if source.shares and split_by is None:
-        raise UserError("held_out of a Parquet source: give split_by, the field whose hash decides.")
+        raise UserError("split_by of a Parquet source is missing: held_out needs the field whose hash decides the split.")
     return source

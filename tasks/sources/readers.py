@@ -1,4 +1,4 @@
-"""Records of text, JSON lines and delimited files: one at a time, from any record's place in the file."""
+"""Readers of text, JSON lines and delimited files. They yield one record at a time and can start at any record."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
 
 class Record(NamedTuple):
-    """What was read between two places of a file.
+    """One record of a file.
 
-    line:    where it starts, from 1.
-    end:     byte after it.
-    raw:     its bytes, without the line's end.
-    values:  field -> value, or None where the record is bad.
-    problem: what is wrong with it, or None.
+    line:    line number of its start, from 1.
+    end:     byte position after it.
+    raw:     its bytes, without the line ending.
+    values:  field -> value, or None for a bad record.
+    problem: reason why the record is bad, or None.
     """
 
     line: int
@@ -36,21 +36,21 @@ class Record(NamedTuple):
 
 
 class Reader(abc.ABC):
-    """A file format. Equal readers read equally: their `repr` is part of the key of a cached index."""
+    """A file format. Equal readers must have equal `repr`s: the repr is part of the key of a cached index."""
 
     name: ClassVar[str]
 
     @abc.abstractmethod
     def records(self, stream: BinaryIO, line: int, header: Sequence[str], fields: Fields | None) -> Iterator[Record]:
-        """Yield the records from the stream's place on, which is the start of the record on line `line`.
+        """Yield the records from the stream's position, which is the start of the record on line `line`.
 
         Args:
           header: what `header` returned for the file.
-          fields: to be checked and kept; None keeps what there is, unchecked.
+          fields: fields to check and keep; None keeps all fields, unchecked.
         """
 
     def header(self, stream: BinaryIO) -> tuple[tuple[str, ...], int]:
-        """Read the file's head, if it has one; return the names of its columns and the line of the first record."""
+        """Read the file's header, if it has one. Return the column names and the line number of the first record."""
         if stream.read(3) != BOM:
             stream.seek(0)
         return (), 1
@@ -74,9 +74,9 @@ def _lines(stream: BinaryIO, line: int) -> Iterator[tuple[int, int, bytes]]:
 
 @dataclass(frozen=True)
 class TextReader(Reader):
-    """One example a line or a paragraph, field `text`; blank lines only separate.
+    """One example for each line or paragraph, with the field `text`. Blank lines only separate.
 
-    unit: "line", or "paragraph": lines up to the next blank one, kept with their line breaks.
+    unit: "line", or "paragraph": lines up to the next blank line, with their line breaks.
     """
 
     name: ClassVar[str] = "text"
@@ -113,7 +113,7 @@ class TextReader(Reader):
 
 @dataclass(frozen=True)
 class JsonReader(Reader):
-    """One JSON object a line; blank lines are passed over."""
+    """One JSON object in each line. Blank lines are skipped."""
 
     name: ClassVar[str] = "JSON lines"
 
@@ -125,7 +125,7 @@ class JsonReader(Reader):
             try:
                 found = _json(_decode(raw))
                 if not isinstance(found, dict):
-                    raise Bad(f"a JSON object is needed, this is {said(found)}")
+                    raise Bad(f"expected a JSON object, not {said(found)}")
                 yield Record(number, end, raw, found if fields is None else checked(found, fields))
             except Bad as bad:
                 yield Record(number, end, raw, None, str(bad))
@@ -139,7 +139,7 @@ def _json(text: str) -> Any:
 
 
 class _CountedLines:
-    """Decoded lines for csv.reader, which asks for as many as a quoted field goes over."""
+    """Decoded lines for csv.reader, which takes several lines if a quoted field spans them."""
 
     def __init__(self, stream: BinaryIO, line: int) -> None:
         self.stream, self.line, self.end = stream, line - 1, stream.tell()
@@ -156,11 +156,11 @@ class _CountedLines:
         self.line += 1
         self.end += len(raw)
         self.taken.append(raw)
-        # An exception here would leave csv.reader within a quoted field; what did not decode is found afterwards.
+        # An exception here would leave csv.reader inside a quoted field; `records` finds invalid UTF-8 afterwards.
         return raw.decode("utf-8", errors="surrogateescape")
 
     def back_to_second(self) -> None:
-        """Give the lines taken again, but for the first one."""
+        """Push back all lines taken except the first."""
         back = self.taken[1:]
         self.line -= len(back)
         self.end -= sum(map(len, back))
@@ -171,10 +171,11 @@ class _CountedLines:
 class DelimitedReader(Reader):
     """Delimited columns.
 
-    Where quoting is broken the first line of the record is bad, and reading goes on at the next one: a quote that is never closed takes nothing else along.
+    If quotes are broken, only the first line of the record is bad and reading continues at the next line. An unclosed quote
+    therefore loses no other record.
 
     delimiter: one character.
-    quotes:    whether `"` quotes fields, which may then hold delimiters and line breaks (RFC 4180).
+    quotes:    whether `"` quotes fields, which may then contain delimiters and line breaks (RFC 4180).
     columns:   names of the columns; None reads them from the first line.
     """
 
@@ -190,7 +191,7 @@ class DelimitedReader(Reader):
         return csv.reader(lines, delimiter=self.delimiter, quoting=csv.QUOTE_NONE, strict=True)
 
     def header(self, stream: BinaryIO) -> tuple[tuple[str, ...], int]:
-        """Read the names of the columns. Raises Bad where they are no header."""
+        """Read the column names. Raise Bad for an invalid header."""
         super().header(stream)
         if self.columns is not None:
             return self.columns, 1
@@ -220,17 +221,17 @@ class DelimitedReader(Reader):
                     continue
                 _decode(raw)
                 if len(row) != len(header):
-                    over = f", over lines {start} to {lines.line}" if lines.line > start else ""
-                    raise Bad(f"{len(row)} columns where {len(header)} are due ({', '.join(header)}){over}")
+                    over = f", in lines {start} to {lines.line}" if lines.line > start else ""
+                    raise Bad(f"{len(row)} columns, expected {len(header)} ({', '.join(header)}){over}")
                 found = dict(zip(header, row, strict=True))
                 yield Record(start, lines.end, raw.rstrip(b"\r\n"), found if fields is None else _typed(found, fields))
             except csv.Error as error:
                 reason = str(error)
                 if len(lines.taken) > 1:
-                    reason = f"a quote that opens in this line is not closed rightly ({error}, up to line {lines.line})"
+                    reason = f"a quote that opens in this line is not closed correctly ({error}, up to line {lines.line})"
                     lines.back_to_second()
                     rows = self._rows(lines)
-                yield Record(start, lines.end, b"".join(lines.taken), None, f"broken quoting: {reason}")
+                yield Record(start, lines.end, b"".join(lines.taken), None, f"broken quotes: {reason}")
             except Bad as bad:
                 yield Record(start, lines.end, b"".join(lines.taken), None, str(bad))
 
@@ -242,12 +243,12 @@ def _typed(found: Mapping[str, str], fields: Fields) -> dict[str, Any]:
         try:
             values[name] = text if kind is str else _PARSE[kind](text.strip(" "))
         except (ValueError, KeyError):
-            raise Bad(f"field {name!r} is {said(text)}, {KIND_NAMES[kind]} is needed") from None
+            raise Bad(f"field {name!r} is {said(text)}, expected {KIND_NAMES[kind]}") from None
     return checked(values, fields)
 
 
 def _matched(pattern: re.Pattern[str], text: str) -> str:
-    """Return the text where it is a number as files have them: Python reads "1_000", "nan" and other alphabets' digits too."""
+    """Return the text if it matches. Python itself also accepts "1_000", "nan" and digits of other alphabets."""
     if not pattern.fullmatch(text):
         raise ValueError(text)
     return text

@@ -1,4 +1,4 @@
-"""Values of a record's fields: which types there are, how they are told from records, and what is refused."""
+"""Field values of a record: supported types, type inference and checks."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from t2t.errors import nearest
 Fields = Mapping[str, type]
 
 LISTS: Mapping[type, type] = {list[str]: str, list[int]: int, list[float]: float, list[bool]: bool}
-"""Types of fields that are lists -> the type of their items."""
+"""List types of fields -> type of their items."""
 
 KIND_NAMES: Mapping[type, str] = {
     str: "text",
-    int: "a whole number",
+    int: "an integer",
     float: "a number",
-    bool: "true or false",
+    bool: "a boolean",
     list[str]: "a list of texts",
-    list[int]: "a list of whole numbers",
+    list[int]: "a list of integers",
     list[float]: "a list of numbers",
-    list[bool]: "a list of true and false",
+    list[bool]: "a list of booleans",
 }
-ALLOWED = "str, int, float, bool or a list of one of these, as list[str]"
-"""The types of fields, for messages."""
+ALLOWED = "str, int, float, bool or a list of one of these (list[str])"
+"""Supported field types, for messages."""
 
 
 class Bad(Exception):
-    """A record that cannot be read, and why."""
+    """Raised for a record that cannot be read; the text gives the reason."""
 
 
 class Inference:
-    """Tells the types of fields from records: of each field the type that most records have, nulls not counted.
+    """Infers the type of each field: the type that most records have, without nulls.
 
-    An object within a record gives its own fields, with dotted names ("answers.text").
+    An object inside a record contributes its own fields, with dotted names ("answers.text").
     """
 
     def __init__(self) -> None:
@@ -44,7 +44,7 @@ class Inference:
         self._records = 0
 
     def add(self, record: Mapping[str, Any]) -> None:
-        """Count a record's types."""
+        """Count the types in a record."""
         self._records += 1
         for name, value in _flat(record):
             seen = self._seen.setdefault(name, collections.Counter())
@@ -52,15 +52,15 @@ class Inference:
                 seen[kind_of(value)] += 1
 
     def lacks(self, name: str) -> bool:
-        """Whether no record had a value of that field."""
+        """Return whether no record has a value for that field."""
         return not self._seen.get(name)
 
     def fields(self) -> dict[str, type | None]:
-        """Return the type of each field, None where it is one that cannot be read, or no record had a value."""
+        """Return the type of each field, or None if the type is not supported or no record has a value."""
         return {name: _most(seen) if seen else None for name, seen in self._seen.items()}
 
     def usual(self) -> list[str]:
-        """Return the fields that at least half of the records have a value of."""
+        """Return the fields that have a value in at least half of the records."""
         return [name for name, seen in self._seen.items() if 2 * seen.total() >= self._records]
 
 
@@ -73,7 +73,7 @@ def _flat(record: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 
 
 def kind_of(value: Any) -> type | None:
-    """Return the type of a JSON value, None where it is one that cannot be read, and `list` for an empty one."""
+    """Return the type of a JSON value: None if it is not supported, `list` for an empty list."""
     if not isinstance(value, list):
         return type(value) if type(value) in KIND_NAMES else None
     if not value:
@@ -89,14 +89,14 @@ def _most(seen: collections.Counter[type | None]) -> type | None:
     for whole, broken in ((int, float), (list[int], list[float])):
         if counts[whole] and counts[broken]:
             counts[broken] += counts.pop(whole)
-    # An empty list is one of whatever the others have.
+    # An empty list counts as the most frequent list type.
     if empty := counts.pop(list, 0):
         counts[max(LISTS, key=lambda kind: counts[kind])] += empty
     return counts.most_common(1)[0][0]
 
 
 def present(found: Mapping[str, Any], name: str) -> Any:
-    """Return a field; a dotted name is looked up within objects. Raises Bad where it is missing."""
+    """Return a field; a dotted name addresses a field inside an object. Raise Bad if it is missing."""
     if name in found:
         return found[name]
     value: Any = found
@@ -108,14 +108,14 @@ def present(found: Mapping[str, Any], name: str) -> Any:
 
 
 def checked(found: Mapping[str, Any], fields: Fields) -> dict[str, Any]:
-    """Return the fields asked for. Raises Bad where one is missing or of another type."""
+    """Return the requested fields. Raise Bad if one is missing or has another type."""
     return {name: _checked(f"field {name!r}", present(found, name), kind) for name, kind in fields.items()}
 
 
 def _checked(where: str, value: Any, kind: type) -> Any:
     if kind in LISTS:
         if not isinstance(value, list):
-            raise Bad(f"{where} is {said(value)}, {KIND_NAMES[kind]} is needed")
+            raise Bad(f"{where} is {said(value)}, expected {KIND_NAMES[kind]}")
         return [_checked(f"{where}, item {i}", item, LISTS[kind]) for i, item in enumerate(value, 1)]
     if kind is float and type(value) is int:
         try:
@@ -123,31 +123,31 @@ def _checked(where: str, value: Any, kind: type) -> Any:
         except OverflowError:
             exact = math.inf
         if exact != value:
-            raise Bad(f"{where} is {said(value)}, a whole number that no 64-bit float is equal to")
+            raise Bad(f"{where} is {said(value)}: no 64-bit float equals this integer")
         value = exact
     actual: type = type(value)
     if actual is not kind:
-        raise Bad(f"{where} is {said(value)}, {KIND_NAMES[kind]} is needed")
+        raise Bad(f"{where} is {said(value)}, expected {KIND_NAMES[kind]}")
     if kind is int and not -(2**63) <= value < 2**63:
-        raise Bad(f"{where} is {said(value)}, which does not fit 64 bits")
+        raise Bad(f"{where} is {said(value)}, which does not fit in 64 bits")
     if kind is float and not math.isfinite(value):
-        raise Bad(f"{where} is {value}, a finite number is needed")
+        raise Bad(f"{where} is {value}, expected a finite number")
     if kind is str:
         try:
             value.encode("utf-8")
         except UnicodeEncodeError:
-            raise Bad(f"{where} has a lone surrogate, which is no character") from None
+            raise Bad(f"{where} has a lone surrogate, which is not a valid character") from None
     return value
 
 
 def said(value: Any) -> str:
-    """Return a value in words, for messages."""
+    """Return a value as short text for messages."""
     if value is None:
         return "null"
     if isinstance(value, list | dict):
         return "a list" if isinstance(value, list) else "an object"
     try:
         text = json.dumps(value, ensure_ascii=False) if isinstance(value, str | bool) else str(value)
-    except ValueError:  # an integer of thousands of digits
-        return "a number of thousands of digits"
+    except ValueError:  # an integer with thousands of digits
+        return "a number with thousands of digits"
     return text if len(text) <= 40 else text[:37] + "..."
