@@ -1,4 +1,4 @@
-"""Registering what encoders with heads of their own are fine-tuned on: texts and pairs with labels, words with tags, questions with spans."""
+"""Register fine-tuning tasks for encoders with their own heads: classification, tagging and span extraction."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ def add_classification(
     keep: Sequence[str] = (),
     replace: bool = False,
 ) -> seqio.Task:
-    """Register a task of texts, or pairs of them, with a label each (`objectives.classify`), for models with `head="label"`.
+    """Register a task of texts or text pairs with one label each (`objectives.classify`), for models with `head="label"`.
 
     Args:
-      inputs, second: the text, and the second of a pair: a field, a format string or a function, as in `add`.
+      inputs, second: the text, and the second text of a pair: a field, a format string or a function, as in `add`.
       targets: the class: its number or its text.
-      labels: texts of the classes, in the order of their ids, those of the model.
-      types: whether the tokens of a second text have type 1, for models with token types; False for others. `t2t infer` goes by the model.
+      labels: texts of the classes, in the order of the model's class ids.
+      types: whether the tokens of a second text have type 1. Use False for models without token types. `t2t infer` follows the model.
 
-    Other arguments, and what is raised, are those of `add`.
+    Other arguments and errors are those of `add`.
     """
     return add(
         name,
@@ -76,11 +76,11 @@ def add_tagging(
     """Register a task of texts with a label for each word (`objectives.tag_words`), for models with `head="tags"`.
 
     Args:
-      words: the field of a text's words: a vector of texts, or one text with white space between them.
+      words: the field of a text's words: a vector of texts, or one text with white space between words.
       tags: the field of their labels: a vector of numbers or texts, or one text.
-      labels: texts of the classes, in the order of their ids, those of the model: "O", "B-PER", "I-PER" for example.
+      labels: texts of the classes, in the order of the model's class ids, for example "O", "B-PER", "I-PER".
 
-    Other arguments, and what is raised, are those of `add`.
+    Other arguments and errors are those of `add`.
     """
     return add(
         name,
@@ -111,16 +111,16 @@ def add_span_extraction(
     keep: Sequence[str] = (),
     replace: bool = False,
 ) -> seqio.Task:
-    """Register a task of questions whose answer stands in a text (`objectives.find_span`), for models with `head="span"`.
+    """Register a task of questions whose answer is a span of a text (`objectives.find_span`), for models with `head="span"`.
 
     Args:
-      question, text, answer: a field, a format string or a function each, as in `add`. The answer "" is none. Of a list of answers it is the first that
-        is looked for, and of an empty one there is none, as SQuAD has them.
-      start: field or function of the character of the text at which the answer begins, or a list of these; None for where the answer first stands in it.
-      answers: a field with all right answers, a vector of texts, for the metrics; None for the answer alone.
-      types: whether the text's tokens have type 1, for models with token types; False for others. `t2t infer` goes by the model.
+      question, text, answer: a field, a format string or a function, as in `add`. The answer "" means no answer. As in SQuAD, the task uses
+        the first answer of a list, and an empty list means no answer.
+      start: field or function with the character of the text at which the answer starts, or a list of these. Default: the first occurrence.
+      answers: a field with all right answers, a vector of texts, for the metrics. Default: the answer alone.
+      types: whether the text's tokens have type 1. Use False for models without token types. `t2t infer` follows the model.
 
-    Other arguments, and what is raised, are those of `add`.
+    Other arguments and errors are those of `add`.
     """
     return add(
         name,
@@ -140,12 +140,12 @@ def add_span_extraction(
 
 
 def _first(text: Text, empty: str | int) -> Text:
-    """Return what reads a field; format strings and functions as they are."""
+    """Return a reader of the field's first item. Format strings and functions are returned unchanged."""
     return _First(field=text, empty=empty) if isinstance(text, str) and "{" not in text and "}" not in text else text
 
 
 def _answers(text: str, *, field: str | None, example: Mapping[str, Any] | None = None, is_target: bool = False) -> Any:
-    """Return a prediction as it is, in place of a target all right answers of the example, whether or not they fit its row."""
+    """Return a prediction unchanged, and for a target all right answers of the example, even those that do not fit its row."""
     if not is_target or example is None:
         return text
     right = example[field] if field is not None and len(example[field]) else [example["targets_pretokenized"]]
@@ -154,7 +154,7 @@ def _answers(text: str, *, field: str | None, example: Mapping[str, Any] | None 
 
 @dataclass(frozen=True, kw_only=True)
 class _Joined:
-    """A text: a field's words with spaces between, or its labels, where they are numbers by what `labels` has for them."""
+    """Text of a field: its words joined by spaces, or its labels, where numbers are converted to the texts in `labels`."""
 
     field: str
     labels: tuple[str, ...] | None = None
@@ -165,11 +165,11 @@ class _Joined:
         return [self.field]
 
     def __call__(self, example: Example) -> tf.Tensor:
-        """Return the text. Raises UserError for what is neither a text nor a list of them; when read, for a number that no label has."""
+        """Return the text. Raise UserError for a value that is not text or a list of texts. On reading, raise it for a number without a label."""
         value = value_of(example, self.field)
         if value.dtype != tf.string and not (self.labels is not None and value.dtype.is_integer):
-            wanted = "texts" if self.labels is None else "whole numbers or texts"
-            raise UserError(f"field {self.field!r} is of {value.dtype.name}: words and their tags are {wanted}.")
+            wanted = "texts" if self.labels is None else "integers or texts"
+            raise UserError(f"field {self.field!r} has type {value.dtype.name}; expected {wanted}.")
         if self.labels is not None and value.dtype.is_integer:
             value = self._named(tf.cast(value, tf.int64), self.labels)
         if value.shape.rank == 0:
@@ -180,21 +180,21 @@ class _Joined:
         def refuse(found: Any) -> Any:
             bad = next(int(n) for n in np.ravel(found) if not 0 <= n < len(labels))
             raise UserError(
-                f"field {self.field!r}: {bad} is the number of no label; the labels {', '.join(labels)} are 0 to {len(labels) - 1}."
+                f"field {self.field!r}: {bad} is not the number of a label; the labels {', '.join(labels)} have the numbers 0 to {len(labels) - 1}."
             )
 
         known = tf.reduce_all(tf.logical_and(numbers >= 0, numbers < len(labels)))
         return tf.gather(tf.constant(labels), _refused_unless(known, numbers, refuse))
 
     def _whole(self, words: tf.Tensor) -> tf.Tensor:
-        """Return the words, each of which has to stay one when they are joined."""
+        """Return the words. Raise UserError unless joining keeps each of them one word."""
 
         def refuse(found: Any) -> Any:
             texts = [text.decode("utf-8", errors="replace") for text in found]
             bad = next(text for text in texts if len(text.split()) != 1)
-            what = "is empty" if not bad.strip() else "has white space in it"
+            what = "is empty" if not bad.strip() else "contains white space"
             raise UserError(
-                f"field {self.field!r}: the word {bad!r} {what}; what white space divides are several words."
+                f"field {self.field!r}: the word {bad!r} {what}; each item must be exactly one word."
             )
 
         whole = tf.reduce_all(tf.strings.regex_full_match(words, "[^ \\t\\n\\v\\f\\r]+"))
@@ -203,7 +203,7 @@ class _Joined:
 
 @dataclass(frozen=True, kw_only=True)
 class _First:
-    """A field's value; of a list the first item, `empty` where there is none. A question without an answer has an empty list."""
+    """A field's value, or the first item of a list. An empty list, as of a question without an answer, gives `empty`."""
 
     field: str
     empty: str | int
@@ -214,15 +214,15 @@ class _First:
         return [self.field]
 
     def __call__(self, example: Example) -> tf.Tensor:
-        """Return the value. Raises UserError for a place that is no whole number."""
+        """Return the value. Raise UserError for a start that is not an integer."""
         value = value_of(example, self.field)
         if isinstance(self.empty, int) and not value.dtype.is_integer:
-            raise UserError(f"start: field {self.field!r} must be a whole number, not {value.dtype.name}.")
+            raise UserError(f"start: field {self.field!r} must be an integer, not {value.dtype.name}.")
         return value if value.shape.rank == 0 else tf.concat([value, tf.constant([self.empty], value.dtype)], 0)[0]
 
 
 def _refused_unless(good: tf.Tensor, value: tf.Tensor, refuse: Callable[[Any], Any]) -> tf.Tensor:
-    # Python is entered only to refuse. Stateless, so that an iterator's state can be saved.
+    # Python runs only to raise the error. A stateless function keeps the iterator's state savable.
     return tf.cond(
         good,
         lambda: value,

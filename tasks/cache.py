@@ -1,4 +1,4 @@
-"""Where what is expensive to make is kept between runs."""
+"""Cache directory for files that are expensive to create."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from t2t.errors import UserError
 
 
 def cache_directory() -> Path:
-    """Return the cache directory, made if need be: $T2T_CACHE, else $XDG_CACHE_HOME/t2t, else ~/.cache/t2t.
+    """Return the cache directory; create it if it is missing: $T2T_CACHE, else $XDG_CACHE_HOME/t2t, else ~/.cache/t2t.
 
     Raises:
-      UserError: it cannot be made or written to.
+      UserError: it cannot be created or is not writable.
     """
     own, shared = os.environ.get("T2T_CACHE"), os.environ.get("XDG_CACHE_HOME")
     if own:
@@ -20,11 +20,11 @@ def cache_directory() -> Path:
     elif shared:
         path, origin = Path(shared) / "t2t", "XDG_CACHE_HOME"
     else:
-        path, origin = Path.home() / ".cache" / "t2t", "the home directory; T2T_CACHE names another"
+        path, origin = Path.home() / ".cache" / "t2t", "the home directory; set T2T_CACHE for another"
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"cache directory {str(path)!r} (from {origin}) cannot be made: {error.strerror}.") from None
+        raise UserError(f"cache directory {str(path)!r} (from {origin}) cannot be created: {error.strerror}.") from None
     if not os.access(path, os.W_OK | os.X_OK):
-        raise UserError(f"cache directory {str(path)!r} (from {origin}) cannot be written to.")
+        raise UserError(f"cache directory {str(path)!r} (from {origin}) is not writable.")
     return path

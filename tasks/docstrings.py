@@ -1,7 +1,7 @@
-"""English documentation out of Python source files, with the standard library alone.
+"""Extract English documentation from Python source files, with the standard library only.
 
-Run as a program it reads file names from standard input and prints a JSON list of entries a file: so it is run in several
-processes at once, each of them light, which importing the package (and TensorFlow with it) in each would not be.
+As a program, it reads a JSON list of file names from standard input and prints a JSON list of entries for each file. `extract` runs it in
+several light processes, which do not import the package and TensorFlow.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-SHORTEST = 80  # characters; less says hardly anything
+SHORTEST = 80  # characters; shorter docstrings have little content
 LONGEST = 20_000
 _LARGEST_FILE = 2_000_000  # bytes; generated code
 _SKIPPED_DIRECTORIES = {
@@ -42,9 +42,9 @@ _DOCUMENTED = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 
 class Entry(NamedTuple):
-    """A docstring and what it is of.
+    """A docstring and the signature of its object.
 
-    text:      the docstring, indentation taken away.
+    text:      the docstring, without indentation.
     signature: "def name(arguments) -> result", "class Name(Base)" or "module name".
     """
 
@@ -53,7 +53,7 @@ class Entry(NamedTuple):
 
 
 def source_files(root: str) -> list[str]:
-    """Return the Python files below a directory (or the file itself), sorted; tests and generated code are left out."""
+    """Return the sorted Python files below a directory (or the file itself), without tests and generated code."""
     if os.path.isfile(root):
         return [root]
     found = []
@@ -69,11 +69,11 @@ def source_files(root: str) -> list[str]:
 
 
 def entries(path: str) -> list[Entry]:
-    """Return the documentation in a file, in its order; none for a file that is no valid Python."""
+    """Return the documentation in a file, in order; none for invalid Python."""
     try:
         with open(path, "rb") as file:
             source = file.read()
-        # Parsing is what takes the time.
+        # Skip the slow parsing if no string can be long enough.
         if not any(len(part) >= SHORTEST for quotes in (b'"""', b"'''") for part in source.split(quotes)[1::2]):
             return []
         with warnings.catch_warnings():
@@ -112,7 +112,7 @@ def _docstring(node: _DOCUMENTED) -> str | None:
 
 
 def _prose(text: str) -> bool:
-    """Return whether it is mostly words, and not a table, a diagram or other than English."""
+    """Return whether the text is mostly words, and not a table, a diagram or another script."""
     try:
         encoded = text.encode("utf-8")
     except UnicodeEncodeError:  # a lone surrogate, from an escape
@@ -131,7 +131,7 @@ def _signature(node: _DOCUMENTED, name: str) -> str:
 
 
 def extract(files: Sequence[str], processes: int) -> list[Entry]:
-    """Return the documentation in all files, each text once, in the order of the files whatever the number of processes.
+    """Return the documentation in all files, without repeated texts. The order is that of the files for any number of processes.
 
     Raises:
       RuntimeError: a process failed.
@@ -139,7 +139,7 @@ def extract(files: Sequence[str], processes: int) -> list[Entry]:
     if processes <= 1:
         parts = [entries(path) for path in files]
     else:
-        # Interleaved, since neighbours are alike in size.
+        # Interleave the files, because neighbours have similar sizes.
         with tempfile.TemporaryDirectory() as directory:
             workers = [
                 _started(files[rank::processes], os.path.join(directory, str(rank))) for rank in range(processes)
@@ -169,7 +169,7 @@ def _finished(worker: subprocess.Popen[bytes], output: str) -> list[list[Entry]]
 
 
 if __name__ == "__main__":
-    gc.disable()  # trees have no cycles, and looking for some takes a third of the time
+    gc.disable()  # syntax trees have no cycles, and garbage collection takes a third of the time
     sys.stdout.reconfigure(encoding="utf-8")  # type: ignore[union-attr]
     for file in json.load(sys.stdin):
         print(json.dumps(entries(file)))

@@ -1,14 +1,14 @@
-"""Tasks over the English documentation inside installed Python packages: text to learn from without a download.
+"""Tasks on the English documentation in installed Python packages: training text without a download.
 
-    docs_span_corruption, docs_causal_lm, docs_prefix_lm, docs_masked_lm     the docstrings themselves; docs_continuation is docs_prefix_lm without
-                       an EOS between prefix and rest, docs_full_lm is docs_causal_lm in whole rows
+    docs_span_corruption, docs_causal_lm, docs_prefix_lm, docs_masked_lm     the docstrings themselves. docs_continuation is docs_prefix_lm without
+                       an EOS between prefix and rest; docs_full_lm is docs_causal_lm in full rows
     docs_electra       masked for ELECTRA: 85 % of the chosen tokens become the mask, none another token
     docs_summary       "summarize: " body of a docstring -> its summary line
     docs_signature     "describe: " signature of a function or class -> the summary line of its docstring
 
-The docstrings of the standard library, jax, flax, optax, numpy, scipy and tensorflow (those that are installed) are
-extracted once, at first use, and kept in the cache directory under the packages' versions: another version makes another
-corpus. All tasks put a docstring into the same split, by a hash of its text: 96 % train, 2 % validation, 2 % test.
+The corpus has the docstrings of the installed packages among the standard library, jax, flax, optax, numpy, scipy and tensorflow.
+They are extracted once, at first use, and stored in the cache directory by package versions: another version gives another
+corpus. All tasks put a docstring in the same split, by a hash of its text: 96 % train, 2 % validation, 2 % test.
 """
 
 from __future__ import annotations
@@ -51,15 +51,15 @@ VIEWS: Mapping[str, Mapping[str, type]] = {
     "signatures": {"signature": str, "summary": str, "key": str},
 }
 _VERSION = 1
-_LONGEST_BODY = 480  # characters, so that prefix and body fit 512 bytes
+_LONGEST_BODY = 480  # characters, so that prefix and body fit in 512 bytes
 _LONGEST_SIGNATURE = 240
 _SENTENCE = re.compile(r"(.{10,200}?[.!?])(?=\s|$)")
 
 
 class DocumentationSource(LineSource):
-    """One view of the corpus, a JSON lines file that is made when it is first asked for.
+    """One view of the corpus: a JSON lines file that is created at first use.
 
-    view: "corpus", "summaries" or "signatures", with the fields that `VIEWS` says.
+    view: "corpus", "summaries" or "signatures", with the fields in `VIEWS`.
     """
 
     def __init__(self, view: str) -> None:
@@ -72,15 +72,18 @@ class DocumentationSource(LineSource):
         return f"documentation of installed packages ({self.view})"
 
     def paths(self, split: str) -> list[str]:
-        """Return the view's file, which holds all splits; makes the corpus where the cache does not have it."""
+        """Return the view's file, which holds all splits. Create the corpus if the cache does not have it."""
         return [str(corpus() / f"{self.view}.jsonl")]
 
 
 def corpus(processes: int | None = None) -> Path:
-    """Return the directory of the corpus' files; makes it, in `processes` (one a core), where the cache does not have it.
+    """Return the directory of the corpus files. Create it if the cache does not have it.
+
+    Args:
+      processes: number of processes. Default: one for each core.
 
     Raises:
-      UserError: none of the packages has source files, or the cache directory cannot be written to.
+      UserError: no package has source files, or the cache directory is not writable.
     """
     roots = {name: root for name in PACKAGES if (root := _root(name)) is not None}
     versions = {name: _version(name, root) for name, root in roots.items()}
@@ -100,11 +103,11 @@ def corpus(processes: int | None = None) -> Path:
     try:
         _write(found, partial)
         (partial / "versions.json").write_text(json.dumps(versions, indent=1), encoding="utf-8")
-        shutil.rmtree(made, ignore_errors=True)  # one that lacks a file
+        shutil.rmtree(made, ignore_errors=True)  # it may be incomplete
         os.rename(partial, made)
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
-        # Another process may have been quicker; its files are the same.
+        # Another process may have created the same files first.
         if not all((made / f"{view}.jsonl").is_file() for view in VIEWS):
             raise UserError(f"{made}: cannot be written: {error.strerror}.") from None
     log.warning("%d texts of documentation in %.0f s", len(found), time.monotonic() - started)
@@ -112,11 +115,11 @@ def corpus(processes: int | None = None) -> Path:
 
 
 def _cores() -> int:
-    # Not os.cpu_count(), which counts the machine's where a container has fewer.
+    # Not os.cpu_count(), which ignores the limits of a container.
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-@functools.cache  # asked for every block that is read
+@functools.cache  # called for every block
 def _root(name: str) -> str | None:
     if name == STANDARD_LIBRARY:
         return sysconfig.get_paths()["stdlib"]
@@ -146,7 +149,7 @@ def _write(found: Sequence[Entry], directory: Path) -> None:
 
 
 def views(entry: Entry) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the records of an entry with the view that each belongs to."""
+    """Yield (view, record) for each record of an entry."""
     key = hashlib.blake2b(entry.text.encode("utf-8"), digest_size=8).hexdigest()
     yield "corpus", {"text": entry.text, "key": key}
     head, _, rest = entry.text.partition("\n\n")
@@ -161,18 +164,18 @@ def views(entry: Entry) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _shortened(text: str) -> str:
-    """Return as many whole lines from the start as fit."""
+    """Return as many full lines from the start as fit."""
     if len(text) <= _LONGEST_BODY:
         return text
     return text[: _LONGEST_BODY + 1].rpartition("\n")[0].rstrip()
 
 
 def register() -> None:
-    """Register the documentation tasks; makes no corpus yet."""
+    """Register the documentation tasks. This does not create the corpus."""
     texts = DocumentationSource("corpus")
     for name, objective in (("span_corruption", span_corruption), ("causal_lm", causal_lm), ("prefix_lm", prefix_lm)):
         add(f"docs_{name}", source=texts, targets="text", objective=objective)
-    # Of targets alone, which have the whole of a decoder's row; docs_causal_lm mixes with tasks that have inputs.
+    # Targets only, which fill a decoder's full row; docs_causal_lm can be mixed with tasks that have inputs.
     add(
         "docs_full_lm",
         source=texts,

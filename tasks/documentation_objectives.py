@@ -1,4 +1,4 @@
-"""The documentation's texts under every objective: T5's ablations, BART's and UL2's noise, and the masked language models of encoders.
+"""Documentation texts with every objective: T5's ablations, BART's and UL2's noise, and masked language models of encoders.
 
 docs_bert_style, docs_mass_style, docs_replaced_tokens, docs_dropped_tokens, docs_deshuffling       T5's table 3
 docs_span_corruption_rate10, _rate15, _rate25, _rate50, _span2, _span3, _span5, _span10            T5's tables 6 and 7
@@ -20,7 +20,7 @@ from t2t.tasks.ul2 import mixture_of_denoisers
 
 
 def register() -> None:
-    """Register the tasks; makes no corpus yet."""
+    """Register the tasks. This does not create the corpus."""
     texts = DocumentationSource("corpus")
     ablations: dict[str, Preprocessor] = {
         "bert_style": partial(objectives.masked_denoising, replaced=0.1),

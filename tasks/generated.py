@@ -1,4 +1,4 @@
-"""Tasks with exact answers, generated without end of supply: what a model has learnt of them can be told for certain.
+"""Generated tasks with exact answers and unlimited examples: they show with certainty what a model has learned.
 
     reverse_words    "reverse: the cat sat"        -> "sat cat the"
     copy_words       "copy: the cat sat"           -> "the cat sat"
@@ -8,8 +8,8 @@
     parity           "parity: 137"                 -> "odd"        (labels even, odd)
     word_order       "in order: bat cat dog"       -> "yes"        (labels no, yes)
 
-Each has a variant for encoders whose name ends in `_fill_mask`. The splits are disjoint: a hash of the input's text says
-which split it may appear in, so no input of a held-out split is ever trained on.
+Each task has a variant for encoders, `NAME_fill_mask`. The splits are disjoint: a hash of the input's text determines its
+split, so training never sees an input of a held-out split.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from t2t.tasks.sources.blocks import BlockSource
 from t2t.tasks.splitting import TRAIN, held_out_shares, split_of
 
 Make = Callable[[np.random.Generator], tuple[str, ...]]
-"""Draws one example: its input and the answer, and whatever else belongs to it."""
+"""Draws one example: its input, its answer, and any other fields."""
 
 _WORDS = """
 ant ape art axe bag bat bed bee big box boy bus cap car cat cow cup day dog dot ear egg end eye fan far fig fly fog
@@ -44,13 +44,13 @@ _ATTEMPTS = 10_000
 
 
 class GeneratedSource(BlockSource):
-    """Examples from a seeded generator, a block at a time, the same wherever and in whatever order they are read.
+    """Examples from a seeded generator, block by block. They are the same on every machine and in any reading order.
 
     name:  part of the seed.
-    names: of the fields, `inputs` first, whose hash says which split an example may be in.
     make:  draws one example.
-    sizes: examples of each split.
-    seed:  another seed, other examples, but in the same splits.
+    sizes: number of examples of each split.
+    seed:  another seed gives other examples, with the same assignment of inputs to splits.
+    names: field names; a hash of the first field, `inputs`, determines the split of an example.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class GeneratedSource(BlockSource):
         return f"generated {self.name}"
 
     def fields(self) -> Mapping[str, type]:
-        """`inputs` and `targets`, or whatever the generator makes."""
+        """Return `inputs` and `targets`, or the fields in `names`."""
         return dict.fromkeys(self.names, str)
 
     def block_sizes(self, split: str) -> np.ndarray:
@@ -86,7 +86,7 @@ class GeneratedSource(BlockSource):
         return np.minimum(_BLOCK, size - np.arange(0, size, _BLOCK))
 
     def read_block(self, split: str, block: int) -> Sequence[Mapping[str, Any]]:
-        """Generate a block. Raises UserError where inputs of the split cannot be found."""
+        """Generate a block. Raise UserError if no input of the split can be found."""
         seed = hashlib.blake2b(f"{self.name}/{split}/{block}/{self.seed}".encode(), digest_size=8).digest()
         draw = np.random.Generator(np.random.PCG64(int.from_bytes(seed, "little")))
         return [self._example(draw, split) for _ in range(int(self.block_sizes(split)[block]))]
@@ -97,7 +97,7 @@ class GeneratedSource(BlockSource):
             if split_of(made[0].encode("utf-8"), self.shares) == split:
                 return dict(zip(self.names, made, strict=True))
         raise UserError(
-            f"generated {self.name!r}: no input for split {split!r} in {_ATTEMPTS} tries; it has too few different inputs."
+            f"generated {self.name!r}: found no input for split {split!r} in {_ATTEMPTS} attempts; the generator has too few different inputs."
         )
 
 
@@ -106,43 +106,43 @@ def _words(draw: np.random.Generator) -> list[str]:
 
 
 def reverse_words(draw: np.random.Generator) -> tuple[str, str]:
-    """Two to four words, and these words from last to first."""
+    """Return two to four words, and these words reversed."""
     words = _words(draw)
     return " ".join(words), " ".join(reversed(words))
 
 
 def copy_words(draw: np.random.Generator) -> tuple[str, str]:
-    """Two to four words, unchanged."""
+    """Return two to four words twice."""
     text = " ".join(_words(draw))
     return text, text
 
 
 def sort_words(draw: np.random.Generator) -> tuple[str, str]:
-    """Two to four words, and these in alphabetical order."""
+    """Return two to four words, and these words in alphabetical order."""
     words = _words(draw)
     return " ".join(words), " ".join(sorted(words))
 
 
 def sort_numbers(draw: np.random.Generator) -> tuple[str, str]:
-    """Three to five numbers below 100, and these from smallest to greatest."""
+    """Return three to five numbers below 100, and these numbers in ascending order."""
     numbers = draw.integers(100, size=draw.integers(3, 6)).tolist()
     return " ".join(map(str, numbers)), " ".join(map(str, sorted(numbers)))
 
 
 def add_numbers(draw: np.random.Generator) -> tuple[str, str]:
-    """Two numbers below 1000, and their sum."""
+    """Return two numbers below 1000, and their sum."""
     first, second = draw.integers(1000, size=2).tolist()
     return f"{first} + {second}", str(first + second)
 
 
 def parity(draw: np.random.Generator) -> tuple[str, str]:
-    """A number of up to five digits, and whether it is even or odd."""
+    """Return a number of up to five digits, and whether it is even or odd."""
     number = int(draw.integers(10 ** draw.integers(2, 6)))
     return str(number), ("even", "odd")[number % 2]
 
 
 def word_order(draw: np.random.Generator) -> tuple[str, str]:
-    """Two to four words, and whether they are in alphabetical order; about half of them are."""
+    """Return two to four words, and whether they are in alphabetical order; about half of them are."""
     words = _words(draw)
     if draw.random() < 0.5:
         words.sort()

@@ -1,4 +1,4 @@
-"""Generated tasks for encoders with heads of their own, with exact answers as those of `generated`.
+"""Generated tasks for encoders with their own heads, with exact answers like those of `generated`.
 
 parity_label         "137"                                -> odd                     (labels even, odd)
 word_order_label     "bat cat dog"                        -> yes                     (labels no, yes)
@@ -18,10 +18,10 @@ TAGS = ("O", "B-NUMBER", "I-NUMBER", "B-NAME", "I-NAME")
 
 
 def reversed_pair(draw: np.random.Generator) -> tuple[str, str, str]:
-    """Three words; in half of the examples these from last to first, else three others; and which it is.
+    """Return three words, "yes" or "no", and three words: the first ones reversed for "yes" (half of the examples), other words for "no".
 
-    With the same words in another order as the "no" both answers would have the same bytes, the order alone would tell them apart, and a small model finds nothing to
-    begin with: it stays at chance.
+    If "no" had the same words in another order, both answers would have the same bytes and differ only in order. A small model finds no
+    signal to start from there and stays at chance.
     """
     words = [WORDS[place] for place in draw.choice(len(WORDS), 6, replace=False)]
     if draw.random() < 0.5:
@@ -30,7 +30,7 @@ def reversed_pair(draw: np.random.Generator) -> tuple[str, str, str]:
 
 
 def _entities(draw: np.random.Generator) -> tuple[list[str], list[str]]:
-    """Return words, among them a run of numbers and one of capitalised words, one or two each, and their tags."""
+    """Return words with one run of numbers and one run of capitalised words, each of one or two words, and their tags."""
 
     def plain() -> list[tuple[str, str]]:
         return [(WORDS[place], "O") for place in draw.integers(len(WORDS), size=draw.integers(1, 3))]
@@ -48,13 +48,13 @@ def _entities(draw: np.random.Generator) -> tuple[list[str], list[str]]:
 
 
 def entity_tags(draw: np.random.Generator) -> tuple[str, str]:
-    """Five to ten words, and for each whether it begins or goes on with a number or a name."""
+    """Return five to ten words, and a tag for each: whether it starts or continues a number or a name."""
     words, tags = _entities(draw)
     return " ".join(words), " ".join(tags)
 
 
 def entity_span(draw: np.random.Generator) -> tuple[str, str, str]:
-    """Five to ten words, the number or the name among them, and the question for it."""
+    """Return five to ten words, the number or the name among them, and the question about it."""
     words, tags = _entities(draw)
     kind = ("NUMBER", "NAME")[draw.integers(2)]
     answer = " ".join(word for word, tag in zip(words, tags, strict=True) if tag.endswith(kind))

@@ -1,10 +1,10 @@
 """Metric functions with SeqIO's signatures: `(targets, predictions)` or `(targets, scores)` -> name -> value.
 
-Scales: accuracy, exact match, F1, correlations, MultiRC and rank classification are fractions (correlations from -1 to 1);
-`squad`, `squad_v2`, `record`, `bleu` and `rouge` are from 0 to 100, as they are customarily given. A prediction that cannot be read as a
-label or number counts as wrong. Parameters other than the defaults are bound with `functools.partial`.
+Scales: accuracy, exact match, F1, correlations, MultiRC and rank classification are fractions (correlations from -1 to 1).
+`squad`, `squad_v2`, `record`, `bleu` and `rouge` are from 0 to 100, as is customary. A prediction that is not a valid label or number
+counts as wrong. Bind other parameter values with `functools.partial`.
 
-Every function raises UserError for no examples at all, and for targets and predictions of different number.
+Every function raises UserError for zero examples, and if the numbers of targets and predictions differ.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ import numpy as np
 from t2t.errors import UserError
 
 Answers = str | Sequence[str]
-"""One right answer, or several of which any will do."""
+"""One right answer, or several equivalent ones."""
 
 
 def exact_match(targets: Sequence[Any], predictions: Sequence[Any]) -> dict[str, float]:
-    """Return the share of predictions equal to their target, as fraction."""
+    """Return the fraction of predictions that equal their target."""
     _check("exact_match", targets, predictions)
     return {"exact_match": _share(targets, predictions)}
 
 
 def accuracy(targets: Sequence[Hashable], predictions: Sequence[Hashable]) -> dict[str, float]:
-    """Return the share of examples whose class was predicted, as fraction. Classes are texts or numbers."""
+    """Return the fraction of examples with the right predicted class. Classes are texts or numbers."""
     _check("accuracy", targets, predictions)
     return {"accuracy": _share(targets, predictions)}
 
 
 def pair_accuracy(targets: Sequence[str], predictions: Sequence[str]) -> dict[str, float]:
-    """Return the share of pairs of texts whose question was answered right, as fraction; see `t2t.tasks.objectives.pair_decision`."""
+    """Return the fraction of text pairs whose question was answered correctly; see `t2t.tasks.objectives.pair_decision`."""
     _check("pair_accuracy", targets, predictions)
     return {"pair_accuracy": _share(targets, predictions)}
 
@@ -50,14 +50,14 @@ def f1(
     positive: Hashable | None = None,
     labels: Sequence[Hashable] | None = None,
 ) -> dict[str, float]:
-    """Return an F1 score of classes, as fraction.
+    """Return an F1 score of classes, as a fraction.
 
     Args:
       targets: the right classes, texts or numbers.
-      predictions: the predicted ones. Of two classes, one that is neither counts as the wrong one, as in T5; of more,
-        as none.
-      positive: the class whose F1 is wanted; None for the unweighted mean over the classes ("macro").
-      labels: all classes; None for those in the targets, and `positive`.
+      predictions: the predicted classes. With two classes, a prediction that is neither counts as the wrong class, as in T5;
+        with more classes, it counts as no class.
+      positive: the class whose F1 to return; None for the unweighted mean over all classes ("macro").
+      labels: all classes. Default: the classes in the targets, and `positive`.
     """
     _check("f1", targets, predictions)
     known = list(dict.fromkeys([*(labels or targets), *([] if positive is None else [positive])]))
@@ -71,12 +71,12 @@ def f1(
 
 
 def entity_f1(targets: Sequence[str], predictions: Sequence[str]) -> dict[str, float]:
-    """Return the micro-averaged `precision`, `recall` and `f1` of entities, as fractions: one is right where type, beginning and end are.
+    """Return the micro-averaged `precision`, `recall` and `f1` of entities, as fractions. An entity is right if type, start and end are.
 
     Args:
-      targets: a text's tags with spaces between: O, or a type behind B- (which begins an entity), I- (which goes on with one of its type or
-        begins one), as CoNLL's script reads them (Tjong Kim Sang & De Meulder 2003).
-      predictions: likewise.
+      targets: the tags of each text, separated by spaces: O, B-type (starts an entity) or I-type (continues an entity of this type or starts
+        one), as read by CoNLL's script (Tjong Kim Sang & De Meulder 2003).
+      predictions: tags in the same form.
     """
     _check("entity_f1", targets, predictions)
     wanted, found = map(_entities, targets), map(_entities, predictions)
@@ -90,7 +90,7 @@ def entity_f1(targets: Sequence[str], predictions: Sequence[str]) -> dict[str, f
 
 
 def tag_accuracy(targets: Sequence[str], predictions: Sequence[str]) -> dict[str, float]:
-    """Return the share of words whose tag was predicted, as fraction. Tags have spaces between."""
+    """Return the fraction of words with the right predicted tag. Tags are separated by spaces."""
     _check("tag_accuracy", targets, predictions)
     pairs = [
         p
@@ -101,25 +101,25 @@ def tag_accuracy(targets: Sequence[str], predictions: Sequence[str]) -> dict[str
 
 
 def mcc(targets: Sequence[Hashable], predictions: Sequence[Hashable]) -> dict[str, float]:
-    """Return Matthews' correlation coefficient, from -1 to 1; 0 where all targets or predictions are of one class.
+    """Return Matthews' correlation coefficient, from -1 to 1; 0 if all targets or all predictions have one class.
 
-    A prediction that is no target's class is a class of its own, as in T5.
+    A prediction that is not a class of the targets is a class of its own, as in T5.
     """
     _check("mcc", targets, predictions)
     ids = {label: i for i, label in enumerate(dict.fromkeys([*targets, *predictions]))}
     table = np.zeros((len(ids), len(ids)))
     for target, guess in zip(targets, predictions, strict=True):
         table[ids[target], ids[guess]] += 1
-    # Gorodkin's generalisation to several classes (2004), which for two is Matthews' own.
+    # Gorodkin's generalization to several classes (2004); with two classes it equals Matthews' coefficient.
     total, right, truly, guessed = table.sum(), np.trace(table), table.sum(1), table.sum(0)
     norm = math.sqrt((total**2 - guessed @ guessed) * (total**2 - truly @ truly))
     return {"mcc": float((right * total - truly @ guessed) / norm) if norm else 0.0}
 
 
 def pearson(targets: Sequence[Any], predictions: Sequence[Any]) -> dict[str, float]:
-    """Return Pearson's correlation of numbers (or texts of numbers), from -1 to 1; 0 where one side is constant.
+    """Return Pearson's correlation of numbers (or texts of numbers), from -1 to 1; 0 if one side is constant.
 
-    What is no finite number counts as the end of the targets' range that is farther from its target.
+    A prediction that is not a finite number counts as the end of the targets' range that is farther from its target.
     """
     import scipy.stats
 
@@ -127,25 +127,26 @@ def pearson(targets: Sequence[Any], predictions: Sequence[Any]) -> dict[str, flo
 
 
 def spearman(targets: Sequence[Any], predictions: Sequence[Any]) -> dict[str, float]:
-    """Return Spearman's rank correlation; like `pearson` otherwise."""
+    """Return Spearman's rank correlation; otherwise like `pearson`."""
     import scipy.stats
 
     return {"spearman": _correlation(scipy.stats.spearmanr, *_numbers("spearman", targets, predictions))}
 
 
 def squad(targets: Sequence[Answers], predictions: Sequence[str]) -> dict[str, float]:
-    """Return SQuAD's exact match `em` and token `f1`, from 0 to 100, the best over the right answers of a question, as the script of version 1.1 has them.
+    """Return SQuAD's exact match `em` and token `f1`, from 0 to 100: the best over all right answers of a question, as in the script of version 1.1.
 
-    Case, punctuation, articles and spacing do not count (https://arxiv.org/abs/1606.05250). Where no word is left of an answer, its F1 is 0, whatever is predicted.
+    Case, punctuation, articles and spacing are ignored (https://arxiv.org/abs/1606.05250). If normalization leaves an answer without
+    words, its F1 is 0 for any prediction.
     """
     return _squad("squad", targets, predictions, _overlap)
 
 
 def squad_v2(targets: Sequence[Answers], predictions: Sequence[str]) -> dict[str, float]:
-    """Return `em` and `f1` as `squad`, for data in which questions may have no answer, as the script of version 2.0 has them.
+    """Return `em` and `f1` as `squad`, for questions that may have no answer, as in the script of version 2.0.
 
-    A target of no answer is "", or no text at all; right is then a prediction of no word (https://arxiv.org/abs/1806.03822). Answers of which no word is left do
-    not count beside others.
+    The target of a question without answer is "", or an empty list; a prediction without words is then right
+    (https://arxiv.org/abs/1806.03822). An answer that normalization leaves without words is ignored if there are others.
     """
     told = [[answer for answer in _listed(answers) if _normal(answer)] or [""] for answers in targets]
 
@@ -167,7 +168,7 @@ def _squad(
         right = [_normal(answer) for answer in _listed(answers)]
         if not right:
             raise UserError(
-                f"{name}: a target has no answer; give at least one text for each question, or use squad_v2."
+                f"{name}: a target has no answer; give at least one answer for each question, or use squad_v2."
             )
         guess = _normal(str(prediction))
         em.append(max(guess == answer for answer in right))
@@ -176,9 +177,12 @@ def _squad(
 
 
 def bleu(targets: Sequence[Answers], predictions: Sequence[str], *, tokenize: str = "intl") -> dict[str, float]:
-    """Return the corpus's BLEU by sacrebleu, from 0 to 100; a target is one reference or several.
+    """Return sacrebleu's corpus BLEU, from 0 to 100. A target is one reference or several.
 
-    tokenize: a tokenizer of sacrebleu; T5's figures are with "intl", WMT's official ones with "13a".
+    Args:
+      targets: the references.
+      predictions: the predicted texts.
+      tokenize: a tokenizer of sacrebleu; T5 reports "intl", WMT's official numbers use "13a".
     """
     import sacrebleu
 
@@ -191,9 +195,9 @@ def bleu(targets: Sequence[Answers], predictions: Sequence[str], *, tokenize: st
 
 
 def rouge(targets: Sequence[Answers], predictions: Sequence[str], *, stemmer: bool = False) -> dict[str, float]:
-    """Return the mean F-measures `rouge1`, `rouge2` and `rougeLsum`, from 0 to 100; of several references the best.
+    """Return the mean F-measures `rouge1`, `rouge2` and `rougeLsum`, from 0 to 100, each with the best of several references.
 
-    Sentences, which rougeLsum looks at, end at a line's end or at " . ", as in T5.
+    rougeLsum works on sentences. As in T5, a sentence ends at a line break or at " . ".
     """
     from rouge_score.rouge_scorer import RougeScorer
 
@@ -212,46 +216,46 @@ def rouge(targets: Sequence[Answers], predictions: Sequence[str], *, stemmer: bo
 
 
 def perplexity(targets: Sequence[str | Sequence[int]], scores: Sequence[float]) -> dict[str, float]:
-    """Return exp of the mean negative log-likelihood, of a token where targets are ids, of a byte where they are texts.
+    """Return exp of the mean negative log-likelihood, per token if targets are ids, per byte if they are texts.
 
     Args:
-      targets: ids, the final EOS among them where it was scored; or texts, which count their UTF-8 bytes and 1 for the
-        end. Per byte, models with different vocabularies can be compared.
+      targets: ids, including the final EOS if it was scored; or texts, which count their UTF-8 bytes plus 1 for the end. The
+        value per byte is comparable between models with different vocabularies.
       scores: log-likelihood of each target, summed over its tokens, in nats.
     """
     _check("perplexity", targets, scores)
     units = sum(len(t.encode("utf-8")) + 1 if isinstance(t, str) else len(t) for t in targets)
     if not units:
-        raise UserError("perplexity: the targets have no token at all.")
+        raise UserError("perplexity: the targets have no tokens.")
     mean = -float(np.sum(np.asarray(scores, np.float64))) / units
     return {"perplexity": math.exp(mean) if mean < 700 else math.inf}
 
 
 def rank_classification(targets: Sequence[int | Sequence[int]], scores: Sequence[Sequence[float]]) -> dict[str, float]:
-    """Return the share of examples whose likeliest choice is right, as fraction.
+    """Return the fraction of examples whose most likely choice is right.
 
     Args:
-      targets: index of the right choice of each example, or all right ones. One that is no choice (-1) is never right.
-      scores: for each example a log-likelihood for each of its choices; examples may have different numbers of choices.
-        Of equal scores the first counts, NaN counts as the least.
+      targets: index of the right choice of each example, or of all right choices. An index of no choice (-1) is never right.
+      scores: for each example, a log-likelihood for each of its choices; examples may have different numbers of choices. In a
+        tie, the first choice counts. NaN is the lowest score.
     """
     _check("rank_classification", targets, scores)
     right = []
     for target, row in zip(targets, scores, strict=True):
         values = np.asarray(row, np.float64)
         if values.ndim != 1 or not values.size:
-            raise UserError(f"rank_classification: scores {row!r} are not one for each choice of an example.")
+            raise UserError(f"rank_classification: expected one score for each choice of an example, not {row!r}.")
         best = int(np.argmax(np.where(np.isnan(values), -np.inf, values)))
         right.append(best in np.atleast_1d(np.asarray(target)))
     return {"rank_accuracy": float(np.mean(right))}
 
 
 def multirc(targets: Sequence[Mapping[str, Any]], predictions: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Return MultiRC's `f1a` over all answers and `em`, the share of questions with every answer right, as fractions.
+    """Return MultiRC's `f1a` over all answers and `em`, the fraction of questions with only right answers.
 
     Args:
-      targets: for each answer {"group": its question, "value": "True" or "False"}.
-      predictions: {"value": text} for each.
+      targets: {"group": question, "value": "True" or "False"} for each answer.
+      predictions: {"value": text} for each answer.
     """
     _check("multirc", targets, predictions)
     truth, guesses = [t["value"] for t in targets], [p["value"] for p in predictions]
@@ -268,8 +272,8 @@ def record(targets: Sequence[Mapping[str, Any]], predictions: Sequence[Mapping[s
     """Return ReCoRD's `em` and `f1`, from 0 to 100: `squad` with each query counted once.
 
     Args:
-      targets: {"group": the query, "value": its right answers} for each example; a query has one for each answer.
-      predictions: {"value": text} for each.
+      targets: {"group": query, "value": right answers} for each example; a query has one example for each answer.
+      predictions: {"value": text} for each example.
     """
     _check("record", targets, predictions)
     first: dict[Hashable, int] = {}
@@ -283,7 +287,7 @@ def _check(name: str, targets: Sequence[Any], others: Sequence[Any]) -> None:
     if len(targets) != len(others):
         raise UserError(f"{name}: {len(targets)} targets but {len(others)} predictions or scores.")
     if not len(targets):
-        raise UserError(f"{name}: there is no example to evaluate.")
+        raise UserError(f"{name}: there are no examples to evaluate.")
 
 
 def _share(targets: Sequence[Any], predictions: Sequence[Any]) -> float:

@@ -1,13 +1,15 @@
-"""Prompted tasks that need no download, for fine-tuning on many prompts and zero-shot evaluation on others (T0, FLAN).
+"""Prompted tasks without a download: training on many prompts and zero-shot evaluation on others (T0, FLAN).
 
-    multitask             what is trained on: prompted_docs_summary, prompted_docs_match, prompted_reverse_words, ..._copy_words, ..._sort_words,
+    multitask             training: prompted_docs_summary, prompted_docs_match, prompted_reverse_words, ..._copy_words, ..._sort_words,
                           ..._sort_numbers, ..._add_numbers, ..._parity
-    multitask_held_out    what is evaluated: docs_which_summary, docs_describes, prompted_word_order; all with choices
+    multitask_held_out    evaluation: docs_which_summary, docs_describes, prompted_word_order; all with choices
 
-Each name is a mixture of one task a template; with `_fill_mask` behind it, of the encoder's variants. What is held out stands
-with `_as_text` too, no EOS between question and answer, for models that were only pretrained, on texts. The held-out tasks read the signatures of functions and classes, which no task of `multitask` does, or a generator
-of their own; all of the documentation's tasks put a docstring into the same split. `docs_which_summary_plain` has no word of a prompt: the signature, and then
-the summary that follows it. `prompted_docs_signature`, a signature to its summary, is in neither, as it would give the held-out tasks away.
+Each name is a mixture with one task for each template. `NAME_fill_mask` is the variant for encoders. The held-out mixtures also have
+the variant `NAME_as_text`, without an EOS between question and answer, for models that were only pretrained on texts.
+
+The held-out tasks read the signatures of functions and classes, which no task of `multitask` reads, or use their own generator. All
+documentation tasks put a docstring in the same split. `docs_which_summary_plain` has no prompt words: only the signature, followed by the
+summary. `prompted_docs_signature`, from a signature to its summary, is in neither mixture, because it would reveal the held-out tasks.
 """
 
 from __future__ import annotations
@@ -116,12 +118,12 @@ def prompts(written: Mapping[str, str], answer_choices: str | None = None) -> Se
 
 
 def register() -> None:
-    """Register the prompted tasks and the mixtures; makes no corpus yet."""
+    """Register the prompted tasks and the mixtures. This does not create the corpus."""
     summaries, signatures = (
         documentation.DocumentationSource("summaries"),
         documentation.DocumentationSource("signatures"),
     )
-    # Texts no longer than these: four options and the signature fit 512 bytes.
+    # Maximum lengths, so that four options and the signature fit in 512 bytes.
     about_bodies = DistractorSource(summaries, answer="summary", longest={"body": 480, "summary": 72})
     about_signatures = DistractorSource(signatures, answer="summary", longest={"signature": 100, "summary": 72})
     for name, source, templates, scores in (
@@ -136,7 +138,7 @@ def register() -> None:
         source = generated.GeneratedSource(name, getattr(generated, name))
         _add(f"prompted_{name}", source, prompts(written, choices), [metrics.exact_match] if choices is None else [])
     trained = [f"prompted_{name}" for name in GENERATED if f"prompted_{name}" not in HELD_OUT]
-    # By examples: the documentation's texts are several times as long as the generated ones.
+    # Rates count examples: documentation texts are several times as long as generated examples.
     rates = {"prompted_docs_summary": 3, "prompted_docs_match": 3, **dict.fromkeys(trained, 2)}
     for suffix in ("", FILL_MASK):
         mix(f"multitask{suffix}", {f"{name}{suffix}": rate for name, rate in rates.items()})

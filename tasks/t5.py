@@ -1,8 +1,8 @@
-"""The tasks of T5 (https://arxiv.org/abs/1910.10683) over TFDS: prefixes, class words and metrics are T5's own.
+"""T5's tasks (https://arxiv.org/abs/1910.10683) on TFDS, with T5's prefixes, label texts and metrics.
 
-Registering them reads and downloads nothing; that happens when a dataset is first asked for. Where T5's code departs
-from its paper's examples, this is which was followed: SQuAD's texts are as they come (the code sets spaces around
-punctuation), WiC has no part of speech.
+Registration reads and downloads nothing; the first request for a dataset does. T5's code and the examples in its paper
+differ in two places: like the paper, SQuAD's texts are unchanged (the code puts spaces around punctuation), and WiC has
+no part of speech.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ GLUE_SIZES = {
     "glue_qnli": 104_743,
     "glue_rte": 2_490,
 }
-"""Training examples, by which T5 mixes. Like T5's, the mixture leaves out WNLI, whose training set misleads."""
+"""Numbers of training examples, for T5's mixing rates. As in T5, the mixture has no WNLI, whose training set is misleading."""
 
 SUPER_GLUE_SIZES = {
     "super_glue_boolq": 9_427,
@@ -55,13 +55,13 @@ OTHER_SIZES = {
 }
 
 CAP = 2**19
-"""T5's artificial limit of a task's size in examples-proportional mixing, K."""
+"""T5's artificial limit on a task's size in examples-proportional mixing, K."""
 
 
 class Rewritten(seqio.TfdsDataSource):
     """A TFDS dataset whose examples a function rewrites, drops or multiplies.
 
-    rewrite: from the dataset and the split's name to the dataset.
+    rewrite: function from the dataset and the split's name to the new dataset.
     """
 
     def __init__(self, name: str, splits: Any, rewrite: Callable[[tf.data.Dataset, str], tf.data.Dataset]) -> None:
@@ -69,7 +69,7 @@ class Rewritten(seqio.TfdsDataSource):
         self.rewrite = rewrite
 
     def get_dataset(self, split: str | None = None, **arguments: Any) -> tf.data.Dataset:  # type: ignore[override]
-        """Return the rewritten dataset of a split, "train" if None."""
+        """Return the rewritten dataset of a split. The default is "train"."""
         return self.rewrite(super().get_dataset(split=split, **arguments), split or "train")
 
 
@@ -77,18 +77,18 @@ SPLITS = ("train", "validation", "test")
 
 
 def similarity(example: Example) -> tf.Tensor:
-    """Return STS-B's label rounded to the nearest 0.2, as text: "3.4". A hidden one is -1."""
+    """Return STS-B's label rounded to the nearest 0.2, as text: "3.4". A hidden label is -1."""
     rounded = tf.strings.as_string(tf.round(example["label"] * 5) / 5, precision=1)
     return tf.where(example["label"] < 0, HIDDEN, rounded)
 
 
 def referent(example: Example) -> tf.Tensor:
-    """Return the noun that WSC's pronoun may refer to, where it is told whether it does."""
+    """Return the noun that WSC's pronoun may refer to; a hidden label gives the hidden answer."""
     return tf.where(example["label"] < 0, HIDDEN, example["span1_text"])
 
 
 def multirc(dataset: tf.data.Dataset, split: str) -> tf.data.Dataset:
-    """Take the markup out of MultiRC's paragraphs; `group` is the question that an answer belongs to."""
+    """Remove the markup from MultiRC's paragraphs, and add `group`, the question that an answer belongs to."""
 
     def rewrite(example: Example) -> Example:
         def plain(text: tf.Tensor) -> tf.Tensor:
@@ -102,9 +102,9 @@ def multirc(dataset: tf.data.Dataset, split: str) -> tf.data.Dataset:
 
 
 def record(dataset: tf.data.Dataset, split: str) -> tf.data.Dataset:
-    """Make one example for each right answer of a ReCoRD query, in training; one for each query otherwise.
+    """Make one example for each right answer of a ReCoRD query in training, and one for each query in other splits.
 
-    Adds `entities`, joined; `choices`, the entities; `group`, the query; `answers`, all right ones.
+    Adds `entities` (joined), `choices` (the entities), `group` (the query), and `answers` (all right answers).
     """
 
     def rewrite(example: Example) -> Example:
@@ -130,9 +130,9 @@ def record(dataset: tf.data.Dataset, split: str) -> tf.data.Dataset:
 
 
 def wsc(dataset: tf.data.Dataset, split: str) -> tf.data.Dataset:
-    """Mark WSC's pronoun, `*it*`; in training, keep only examples whose noun is what the pronoun refers to.
+    """Mark WSC's pronoun, `*it*`; in training, keep only examples in which the pronoun refers to the noun.
 
-    T5 learns to write the noun, so that others would teach it wrong ones.
+    T5 learns to generate the noun, so other examples would teach wrong nouns.
     """
 
     def rewrite(example: Example) -> Example:
@@ -140,7 +140,7 @@ def wsc(dataset: tf.data.Dataset, split: str) -> tf.data.Dataset:
         size = tf.strings.length(pronoun)
         words = tf.strings.split(example["text"], " ")
         places = tf.range(tf.size(words))
-        # The index of some examples is a word off: the pronoun nearest to it is meant.
+        # The index of some examples is off by one word: use the nearest pronoun.
         distance = tf.abs(places - tf.cast(example["span2_index"], tf.int32))
         found = tf.equal(tf.strings.substr(words, tf.zeros_like(places), tf.fill(tf.shape(places), size)), pronoun)
         place = tf.argmin(tf.where(found, distance, distance + tf.size(words)), output_type=tf.int32)
@@ -157,7 +157,7 @@ def wsc(dataset: tf.data.Dataset, split: str) -> tf.data.Dataset:
 
 
 def squad(dataset: tf.data.Dataset, split: str) -> tf.data.Dataset:
-    """Make `answers` a list of texts and `answer` the first of them."""
+    """Make `answers` a list of texts, and `answer` the first of them."""
 
     def rewrite(example: Example) -> Example:
         answers = example["answers"]["text"]
@@ -171,21 +171,21 @@ def _text(value: Any) -> str:
 
 
 def all_answers(output: str, example: Example | None = None, is_target: bool = False) -> Any:
-    """SQuAD's targets are all right answers of the example."""
+    """Return all right answers for a SQuAD target, and a prediction unchanged."""
     if is_target and example is not None:
         return [_text(answer) for answer in example["answers"]]
     return output
 
 
 def grouped(output: str, example: Example | None = None, is_target: bool = False) -> dict[str, Any]:
-    """MultiRC's targets are told apart by the question they belong to."""
+    """Return a MultiRC target with its question as `group`, and a prediction without."""
     if is_target and example is not None:
         return {"value": output, "group": _text(example["group"])}
     return {"value": output}
 
 
 def grouped_answers(output: str, example: Example | None = None, is_target: bool = False) -> dict[str, Any]:
-    """ReCoRD's targets are all right answers and the query they belong to."""
+    """Return all right answers and the query for a ReCoRD target, and a prediction without query."""
     if is_target and example is not None:
         return {"value": all_answers(output, example, is_target), "group": _text(example["group"])}
     return {"value": output}
@@ -219,9 +219,9 @@ _DETERMINERS = frozenset(
 
 
 def same_referent(output: str, example: Example | None = None, is_target: bool = False) -> str:
-    """WSC's targets are the labels, "True" or "False"; a prediction is "True" where it names the noun asked about.
+    """Return the label "True" or "False" for a WSC target. A prediction is "True" if it names the noun in question.
 
-    One of the two may say more than the other ("the fuzzy bunny", "bunny"), save for a possessive ("Bob", "Bob's hat").
+    One of the two may have more words ("the fuzzy bunny", "bunny"), but a possessive must match ("Bob", "Bob's hat").
     """
     if example is None:
         return output
@@ -246,7 +246,7 @@ def register() -> None:
     mix("glue", {name: float(size) for name, size in GLUE_SIZES.items()})
     mix("super_glue", {name: float(size) for name, size in SUPER_GLUE_SIZES.items()})
     rates = {name: float(min(size, CAP)) for name, size in {**GLUE_SIZES, **SUPER_GLUE_SIZES, **OTHER_SIZES}.items()}
-    # The same task stands in both benchmarks; T5 gives each half of it.
+    # Both benchmarks contain the same task; T5 gives each half of the rate.
     for name in ("glue_rte", "super_glue_rte"):
         rates[name] /= 2
     mix("t5_supervised", rates)
@@ -263,7 +263,7 @@ def _c4() -> None:
     add("c4_full_lm", source=source, targets="text", objective=causal_lm, features=only_targets)
     add("c4_causal_lm", source=source, targets="text", objective=causal_lm, features=only_targets)
     add("c4_masked_lm", source=source, targets="text", objective=masked_lm, features=encoder_features)
-    # ELECTRA's (Clark et al. 2020, table 6): 15% of the tokens, the large model's 25%; none becomes another, which the generator sees to.
+    # ELECTRA (Clark et al. 2020, table 6): 15% of the tokens, 25% for the large model. The generator makes the replacements, so replaced=0.
     for name, rate in (("c4_electra", 0.15), ("c4_electra_25", 0.25)):
         electra = partial(masked_lm, rate=rate, masked=0.85, replaced=0.0)
         add(name, source=source, targets="text", objective=electra, features=encoder_features)

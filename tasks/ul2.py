@@ -1,4 +1,4 @@
-"""UL2's mixture of denoisers (Tay et al. 2022, https://arxiv.org/abs/2205.05131, section 3.1.2) over any texts."""
+"""UL2's mixture of denoisers (Tay et al. 2022, https://arxiv.org/abs/2205.05131, section 3.1.2) for any texts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from t2t.vocabularies import Vocabulary
 
 REGULAR: Mapping[str, tuple[float, float]] = {"r1": (3.0, 0.15), "r2": (8.0, 0.15)}
 EXTREME: Mapping[str, tuple[float, float]] = {"x1": (3.0, 0.5), "x2": (8.0, 0.5), "x3": (64.0, 0.15), "x4": (64.0, 0.5)}
-"""Denoiser -> mean length of a span, share of the tokens that are noise."""
+"""Denoiser -> mean length of a span, fraction of the tokens that are noise."""
 SUFFIX = 0.25
 
 
@@ -32,21 +32,21 @@ def mixture_of_denoisers(
     rates: Mapping[str, float] | None = None,
     replace: bool = False,
 ) -> seqio.Mixture:
-    """Register seven denoisers of a text as tasks, and their mixture; return the mixture. For encoder-decoders and decoders alike.
+    """Register seven denoisers of a text as tasks and their mixture; return the mixture. For encoder-decoders and decoders.
 
-    NAME_r1, NAME_r2: span corruption of few tokens. NAME_s: prefix LM whose suffix is a quarter of the text on average. NAME_x1 to NAME_x4: span
-    corruption of many tokens or long spans. A window is as long as lets its inputs, its targets and the vocabulary's sentinels do:
-    X with short spans takes shorter texts where there are few sentinels (100 of them: 602 tokens).
+    NAME_r1 and NAME_r2 are span corruption with few noise tokens. NAME_s is prefix LM with a mean suffix of a quarter of the text. NAME_x1 to
+    NAME_x4 are span corruption with many noise tokens or long spans. A window is as long as the inputs length, the targets length and the number
+    of sentinels allow. X with short spans therefore uses shorter texts if there are few sentinels (602 tokens for 100 sentinels).
 
     Args:
-      name: of the mixture, and of the tasks before "_r1" and so on.
+      name: name of the mixture, and of the tasks before "_r1" and so on.
       source, targets, vocabulary: as `t2t.tasks.add`.
-      regular, sequential, extreme: modes in front of the inputs; "" for none.
-      rates: denoiser ("r1", ..., "s", ..., "x4") -> rate, relative to the others; all alike if None.
-      replace: whether tasks and a mixture of these names may be replaced.
+      regular, sequential, extreme: modes before the inputs; "" for none.
+      rates: mapping from denoiser ("r1", ..., "s", ..., "x4") to rate, relative to the others. Default: equal rates.
+      replace: whether to replace existing tasks and mixtures of these names.
 
     Raises:
-      UserError: as `t2t.tasks.add` and `t2t.tasks.mix`; rates of other denoisers than these.
+      UserError: as `t2t.tasks.add` and `t2t.tasks.mix`; rates of unknown denoisers.
     """
     denoisers = {
         **{key: (regular, _spans(*of)) for key, of in REGULAR.items()},

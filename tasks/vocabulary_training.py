@@ -1,4 +1,4 @@
-"""Vocabularies trained on the texts of a task: what `t2t vocab` does."""
+"""Train vocabularies on the texts of a task (`t2t vocab`)."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from t2t.vocabularies import SentencePiece, Vocabulary, WordPiece
 
 KINDS = ("unigram", "bpe", "wordpiece")
 _log = logging.getLogger(__name__)
-_LONGEST = 4000  # characters of a line that SentencePiece is given: it leaves out what is longer than its limit, and learns nothing across spaces
-_MOST = 2_000_000  # lines that it is trained on
-_RESERVED = "\u2585"  # it leaves out lines with this character
+_LONGEST = 4000  # maximum characters of a line: SentencePiece drops lines above its limit, and learns nothing across spaces
+_MOST = 2_000_000  # maximum number of training lines
+_RESERVED = "\u2585"  # SentencePiece drops lines with this character
 _SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 
@@ -41,24 +41,24 @@ def train_vocabulary(
     """Train a vocabulary on a task's texts, write it to `out` and return it.
 
     Args:
-      task: name of a task or mixture; a mixture's tasks give `examples` each.
-      size: ids in all, extra ids included.
-      out: file to write; it must not exist yet.
-      kind: "unigram" or "bpe" (SentencePiece), or "wordpiece" (BERT's, a vocab.txt).
-      extra_ids: sentinels at the end, as T5's span corruption needs. They are no part of the file.
+      task: name of a task or mixture; each task of a mixture contributes up to `examples`.
+      size: total number of ids, including extra ids.
+      out: file to write; it must not exist.
+      kind: "unigram" or "bpe" (SentencePiece), or "wordpiece" (BERT's vocab.txt).
+      extra_ids: number of sentinels at the end, for T5's span corruption. The file does not contain them.
       split: the split to read.
-      examples: read no more than that many of each task, None for all.
-      lowercase: for "wordpiece": lower the text and strip accents.
+      examples: maximum number of examples to read from each task, None for all.
+      lowercase: for "wordpiece": convert the text to lower case and strip accents.
 
     Raises:
-      UserError: an unknown task, kind or split, a file that exists, or a size that the texts do not allow.
+      UserError: an unknown task, kind or split, an existing file, or a size that does not suit the texts.
     """
     if kind not in KINDS:
         raise UserError(f"kind {kind!r} of vocabulary: must be one of {', '.join(KINDS)}.{nearest(kind, KINDS)}")
     if check(out, "--out").exists():
-        raise UserError(f"{out}: exists already; name another file (--out).")
+        raise UserError(f"{out}: already exists; name another file (--out).")
     if examples is not None and examples < 1:
-        raise UserError(f"examples {examples} (--examples) is less than 1. Nearest: 1.")
+        raise UserError(f"examples {examples} (--examples) must be at least 1. Nearest: 1.")
     texts = task_texts(task, split=split, examples=examples)
     if kind == "wordpiece":
         return train_wordpiece(texts, size=size, out=out, lowercase=lowercase, extra_ids=extra_ids)
@@ -68,7 +68,7 @@ def train_vocabulary(
 def task_texts(name: str, *, split: str = "train", examples: int | None = None) -> Iterator[str]:
     """Yield the texts of a task, or of each task of a mixture: inputs with their prefix, and targets.
 
-    Of a task that was registered with SeqIO alone, every field of its source that is text.
+    For a task that was registered with SeqIO directly, yield all text fields of its source.
 
     Raises:
       UserError: an unknown name, a split that no task has, or a task without text.
@@ -77,7 +77,7 @@ def task_texts(name: str, *, split: str = "train", examples: int | None = None) 
     tasks = [found] if isinstance(found, seqio.Task) else found.tasks
     having = [task for task in tasks if split in task.splits]
     if not having:
-        raise UserError(f"split {split!r} of {name!r}: no such split.{nearest(split, map(str, found.splits))}")
+        raise UserError(f"split {split!r} of {name!r}: unknown split.{nearest(split, map(str, found.splits))}")
     return itertools.chain.from_iterable(_texts(task, split, examples) for task in having)
 
 
@@ -106,7 +106,7 @@ def _texts(task: seqio.Task, split: str, examples: int | None) -> Iterator[str]:
                 broken += len(text.encode("utf-8")) < len(raw)
                 yield text
     if broken:
-        _log.warning("task %s: %d texts are not UTF-8 throughout; their other bytes are left out", task.name, broken)
+        _log.warning("task %s: %d texts are not valid UTF-8; skipped their invalid bytes", task.name, broken)
 
 
 def train_sentencepiece(
@@ -114,18 +114,18 @@ def train_sentencepiece(
 ) -> SentencePiece:
     """Train a SentencePiece model on `texts`, write it to `out` and return its vocabulary.
 
-    Padding is 0, EOS 1, unknown 2, as in T5; unknown characters fall back to bytes, so that any text survives.
+    As in T5, padding is 0, EOS 1, and unknown 2. Unknown characters fall back to bytes, so that any text survives.
 
     Args:
-      texts: strings; their lines are read, each in parts of up to 4000 characters, cut at a space where there is one. Of more than 2,000,000 parts that
-        many are drawn.
-      size: ids in all, extra ids included.
+      texts: strings. Their lines are split into parts of up to 4000 characters, at a space if possible. If there are more than 2,000,000
+        parts, a random sample of that size is used.
+      size: total number of ids, including extra ids.
       out: file to write.
-      extra_ids: sentinels at the end; they are not stored in the file.
+      extra_ids: number of sentinels at the end; the file does not contain them.
       model: "unigram" or "bpe".
 
     Raises:
-      UserError: no text, or a size that the texts do not allow; SentencePiece's reason is quoted.
+      UserError: no text, or a size that does not suit the texts; the message quotes SentencePiece's reason.
     """
     import sentencepiece
 
@@ -133,7 +133,7 @@ def train_sentencepiece(
         raise UserError(f"SentencePiece model {model!r}: must be 'unigram' or 'bpe'.")
     if size <= extra_ids + 3 + 256:
         raise UserError(
-            f"vocabulary size {size} (--size): must be above {extra_ids + 259}, for extra ids, specials and bytes."
+            f"vocabulary size {size} (--size): must be above {extra_ids + 259}, for extra ids, special tokens and bytes."
         )
     lines = _Lines(texts)
     first, sentences = _nonempty(iter(lines))
@@ -160,15 +160,15 @@ def train_sentencepiece(
         if most := re.search(r"<= (\d+)", reason):
             reason = f"the texts allow at most {int(most[1]) + extra_ids}."
         elif least := re.search(r"required_chars\. \d+ vs (\d+)", reason):
-            reason = f"the characters of the texts need at least {int(least[1]) + extra_ids}."
-        raise UserError(f"vocabulary size {size} (--size), {extra_ids} extra ids included: {reason}") from None
+            reason = f"the characters in the texts need at least {int(least[1]) + extra_ids}."
+        raise UserError(f"vocabulary size {size} (--size), including {extra_ids} extra ids: {reason}") from None
     lines.tell()
     _write(out, written.getvalue())
     return SentencePiece(path=str(out), extra_ids=extra_ids)
 
 
 class _Lines:
-    """The lines of texts as SentencePiece is given them; counts what it cannot be given as it stands."""
+    """Lines of texts for SentencePiece. Counts lines that must be changed or that may be dropped."""
 
     def __init__(self, texts: Iterable[str]) -> None:
         self._texts = texts
@@ -183,18 +183,18 @@ class _Lines:
                     yield part
 
     def tell(self) -> None:
-        """Say what was not read as it stands."""
+        """Log how many lines were changed or dropped."""
         if self._reserved:
             _log.warning(
-                "%d lines have the character U+2585, which SentencePiece keeps for itself: it was read as a space",
+                "%d lines contain the character U+2585, which SentencePiece reserves; it was replaced by a space",
                 self._reserved,
             )
         if self._parts > _MOST:
-            _log.warning("of %d lines %d, drawn at random, were trained on", self._parts, _MOST)
+            _log.warning("of %d lines, a random sample of %d was used for training", self._parts, _MOST)
 
 
 def _cut(line: str) -> Iterator[str]:
-    """Yield a line in parts, cut at spaces where there are any."""
+    """Yield a line in parts, split at spaces if possible."""
     while len(line) > _LONGEST:
         place = line.rfind(" ", 1, _LONGEST)
         place = place if place > 0 else _LONGEST
@@ -210,20 +210,24 @@ def train_wordpiece(
     """Train a WordPiece vocabulary on `texts`, write it to `out` as BERT's `vocab.txt` and return it.
 
     Args:
-      size: ids in all, extra ids included; fewer where the texts do not give as many.
+      texts: strings.
+      size: total number of ids, including extra ids. The texts may give fewer.
+      out: file to write.
+      lowercase: whether to convert the text to lower case and strip accents.
+      extra_ids: number of sentinels at the end; the file does not contain them.
 
     Raises:
-      UserError: no text, or a size below what the characters of the texts need.
+      UserError: no text, or a size that is too small for the characters in the texts.
     """
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
     if str(out).endswith(".json"):
         raise UserError(
-            f"{out}: a vocab.txt is written, and a name ending in .json is read as a tokenizer; name it .txt."
+            f"{out}: WordPiece writes a vocab.txt, but names that end in .json are read as a tokenizer; name it .txt."
         )
     least = extra_ids + len(_SPECIAL) + 1
     if size < least:
-        raise UserError(f"vocabulary size {size} (--size): must be {least} or more, for extra ids and specials.")
+        raise UserError(f"vocabulary size {size} (--size): must be {least} or more, for extra ids and special tokens.")
     first, rest = _nonempty(text for text in texts if text.strip())
     tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
@@ -232,14 +236,14 @@ def train_wordpiece(
     trainer = trainers.WordPieceTrainer(
         vocab_size=size - extra_ids,
         special_tokens=_SPECIAL,
-        limit_alphabet=max(1000, (size - extra_ids) // 2),  # characters; writing without an alphabet has thousands
+        limit_alphabet=max(1000, (size - extra_ids) // 2),  # number of characters; some writing systems have thousands
         show_progress=False,
     )
     tokenizer.train_from_iterator(itertools.chain([first], rest), trainer)
     tokens = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
     if len(tokens) > size - extra_ids:
         raise UserError(
-            f"vocabulary size {size} (--size): the characters of the texts and {extra_ids} extra ids alone need {len(tokens) + extra_ids}."
+            f"vocabulary size {size} (--size): the characters in the texts and {extra_ids} extra ids need at least {len(tokens) + extra_ids}."
         )
     _write(out, "".join(f"{token}\n" for token, _ in tokens).encode("utf-8"))
     return WordPiece(path=str(out), lowercase=lowercase, extra_ids=extra_ids)
@@ -248,7 +252,7 @@ def train_wordpiece(
 def _nonempty(texts: Iterator[str]) -> tuple[str, Iterator[str]]:
     first = next(texts, None)
     if first is None:
-        raise UserError("no text to train a vocabulary on: the texts given are all empty.")
+        raise UserError("no text to train a vocabulary on: all texts are empty.")
     return first, texts
 
 

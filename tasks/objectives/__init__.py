@@ -1,16 +1,16 @@
-"""Self-supervised objectives as SeqIO preprocessors, and the encoder's variant of a supervised task.
+"""Self-supervised objectives as SeqIO preprocessors, and encoder versions of supervised tasks.
 
-Each is a function `(dataset, sequence_length, output_features, *, parameters)` to be placed right after
-`seqio.preprocessors.tokenize`, on token ids without EOS; other parameters than the defaults are bound with
-`functools.partial`. They do what T5's chunking, trimming and EOS steps do, so nothing else follows them:
+Each objective is a function `(dataset, sequence_length, output_features, *, parameters)`. Place it directly after
+`seqio.preprocessors.tokenize`, on token ids without EOS. Bind other parameter values with `functools.partial`. Objectives
+include T5's chunking, trimming and EOS steps, so they must be the last preprocessor:
 
-- A text longer than the window becomes several examples; nothing is cut off. Texts are not joined to fill a window
-  as T5 does, since rows are packed later. A text without tokens gives no example.
-- EOS stands at the end of every feature whose `add_eos` is set; where targets go on with the text (causal and prefix
-  LM), only at the end of the text.
+- A text longer than the window becomes several examples; nothing is cut off. Unlike in T5, texts are not joined to
+  fill a window, because rows are packed later. A text without tokens gives no example.
+- Every feature with `add_eos` ends in EOS. If the targets continue the text (causal and prefix LM), EOS is only at the
+  end of the text.
 - Randomness is stateless and seeded by SeqIO: the same seed gives the same examples, and an iterator's checkpoint
-  holds the place in the stream of seeds. Epochs differ where the source is repeated, as `get_dataset(num_epochs=...)` and
-  this project's pipeline do it; repeating the finished dataset repeats its examples.
+  holds the position in the stream of seeds. Epochs differ if the source is repeated, as in `get_dataset(num_epochs=...)`
+  and in this project's pipeline. Repeating the finished dataset repeats its examples.
 """
 
 from t2t.tasks.objectives.answering import classify, find_span, tag_words

@@ -1,7 +1,7 @@
-"""Texts labelled, words tagged, spans found: what encoders with heads of their own are trained on (Devlin et al. 2019, section 4).
+"""Classify texts, tag words and find spans: fine-tuning objectives for encoders with their own heads (Devlin et al. 2019, section 4).
 
-Of `second` and of words it is the texts that are needed, which `seqio.preprocessors.tokenize` leaves as they are. Texts stand in BERT's frame,
-[CLS] first [SEP] second [SEP], or, with a vocabulary that has no such tokens, each with EOS behind it.
+`second` and the words must be texts, which `seqio.preprocessors.tokenize` leaves unchanged. Examples have BERT's format
+[CLS] first [SEP] second [SEP]; if the vocabulary has no such tokens, each text ends in EOS instead.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ _ENDS_IN_WORD = "(?s).*[^ \\t\\n\\v\\f\\r]"
 def classify(
     dataset: tf.data.Dataset, sequence_length: Lengths, output_features: OutputFeatures, *, labels: Sequence[str]
 ) -> tf.data.Dataset:
-    """Turn a text, or two, and the text of its label into an encoder's example: the label is to be predicted at the first token.
+    """Convert a text or a pair of texts and a label to an encoder's example: the model predicts the label at the first token.
 
-    A label that is none of `labels` ("<unk>", a hidden one) has weight 0. Where two texts do not fit, the longer one loses its end; `inputs_trimmed`
-    counts the tokens lost.
+    A label that is not in `labels` ("<unk>", a hidden label) has weight 0. If two texts do not fit, the longer one loses its end;
+    `inputs_trimmed` counts the tokens removed.
 
     Args:
       dataset: examples with `inputs`: ids of shape [N], without EOS; `targets`: the label's text; and, for pairs, the text `second`.
-      sequence_length: of `inputs`.
-      output_features: `inputs`, `targets`, `weights` and, where wanted, `types`; see `label_features`.
-      labels: in the order of their ids.
+      sequence_length: maximum length of `inputs`.
+      output_features: `inputs`, `targets`, `weights` and optionally `types`; see `label_features`.
+      labels: label texts, in the order of their ids.
 
     Raises:
-      UserError: too short a length.
+      UserError: the length is too short.
     """
     require("classify", output_features, "inputs", "targets", "weights")
     frame = _Frame("classify", sequence_length, output_features)
@@ -58,18 +58,19 @@ def classify(
 def tag_words(
     dataset: tf.data.Dataset, sequence_length: Lengths, output_features: OutputFeatures, *, labels: Sequence[str]
 ) -> tf.data.Dataset:
-    """Turn a text and the labels of its words into an encoder's example: each label is to be predicted at the first token of its word.
+    """Convert a text and the labels of its words to an encoder's example: the model predicts each label at the first token of its word.
 
-    Words are what white space divides, and each is tokenised on its own. What does not fit is left out at the end; `inputs_trimmed` counts the tokens.
+    Words are separated by white space, and each word is tokenized on its own. Words that do not fit are dropped at the end;
+    `inputs_trimmed` counts the tokens removed.
 
     Args:
-      dataset: examples with `inputs_pretokenized`: a text; `targets`: the labels' texts with spaces between.
-      sequence_length: of `inputs`.
+      dataset: examples with `inputs_pretokenized`: a text; `targets`: the texts of the labels, separated by spaces.
+      sequence_length: maximum length of `inputs`.
       output_features: `inputs`, `targets`, `weights`; see `label_features`.
-      labels: in the order of their ids.
+      labels: label texts, in the order of their ids.
 
     Raises:
-      UserError: too short a length; when read, a word without a label or a label that is none of `labels`.
+      UserError: the length is too short. On reading: a word without a label, or an unknown label.
     """
     require("tag_words", output_features, "inputs", "targets", "weights")
     frame = _Frame("tag_words", sequence_length, output_features)
@@ -85,7 +86,7 @@ def tag_words(
         framed = frame(pieces.values)
         size = tf.size(framed.features["inputs"])
         starts = pieces.row_starts()
-        # A word that the vocabulary has no token for has no place to be tagged at.
+        # A word without tokens has no position for its tag.
         there = tf.logical_and(starts < tf.cast(framed.first, tf.int64), pieces.row_lengths() > 0)
         at = tf.boolean_mask(starts, there)[:, None] + frame.before
         shape = tf.cast(size, tf.int64)[None]
@@ -100,21 +101,22 @@ def tag_words(
 
 
 def find_span(dataset: tf.data.Dataset, sequence_length: Lengths, output_features: OutputFeatures) -> tf.data.Dataset:
-    """Turn a question, a text and the answer's place in it into an encoder's example, whose first two targets are where the answer begins and ends.
+    """Convert a question, a text and the answer's position in it to an encoder's example: the first two targets are the answer's start and end.
 
-    Targets are places of tokens in the example, question included. The text's words, what white space divides, are tokenised each on its own, and the
-    span is of whole words: those that the answer touches. Where there is no answer, or it does not fit, both targets are 0, which stands for none.
-    A question keeps at most half of the room; the text loses its end, and `inputs_trimmed` counts the tokens lost. `word_starts` is where each word of the text
-    begins in the example, and where the last one ends, so that a span of tokens can be told as the text has it.
+    Targets are token positions in the example, including the question. Words of the text are separated by white space and tokenized each
+    on its own. The span covers whole words: those that overlap the answer. If there is no answer, or it does not fit, both targets are 0,
+    which means "no answer". The question keeps at most half of the space and the text loses its end; `inputs_trimmed` counts the tokens
+    removed. `word_starts` holds the position of each word of the text in the example, and the end of the last word, so that a span of
+    tokens can be converted to text.
 
     Args:
-      dataset: examples with `inputs`: ids of the question, without EOS; the text `second`; `targets`: the answer, "" for none; and where it is
-        known `start`, the character of `second` at which the answer begins (int); else the answer is where it first stands in `second`.
-      sequence_length: of `inputs`.
-      output_features: `inputs`, `targets`, `weights` and, where wanted, `types`; see `span_features`.
+      dataset: examples with `inputs`: ids of the question, without EOS; the text `second`; `targets`: the answer, "" for none; and
+        optionally `start` (int): the character of `second` at which the answer starts. Default: the first occurrence in `second`.
+      sequence_length: maximum length of `inputs`.
+      output_features: `inputs`, `targets`, `weights` and optionally `types`; see `span_features`.
 
     Raises:
-      UserError: too short a length; when read, an answer that is not at its place in the text.
+      UserError: the length is too short. On reading: the answer is not at its position in the text.
     """
     require("find_span", output_features, "inputs", "targets", "weights")
     frame = _Frame("find_span", sequence_length, output_features)
@@ -150,7 +152,7 @@ def find_span(dataset: tf.data.Dataset, sequence_length: Lengths, output_feature
 
 
 class _Framed(NamedTuple):
-    """An example's features; how many tokens of the first text are in them; where the second begins, and how many of it."""
+    """Features of an example, number of tokens of the first text, start of the second text, and number of its tokens."""
 
     features: dict[str, tf.Tensor]
     first: tf.Tensor
@@ -159,7 +161,7 @@ class _Framed(NamedTuple):
 
 
 class _Frame:
-    """Puts ids into the frame that they stand in, cut to fit, with their token types where the task has them."""
+    """Adds special tokens to ids, trims them to fit, and adds token types if the task has them."""
 
     def __init__(self, objective: str, sequence_length: Lengths, output_features: OutputFeatures) -> None:
         feature = output_features["inputs"]
@@ -180,17 +182,17 @@ class _Frame:
             )
 
     def ids(self, text: tf.Tensor) -> tf.Tensor:
-        """Tokenise a text."""
+        """Tokenize a text."""
         return tf.cast(self._vocabulary.encode_tf(text), tf.int32)
 
     def words(self, words: tf.Tensor) -> tf.RaggedTensor:
-        """Tokenise words, each on its own, a space before all but the first: int32 [words, pieces]."""
+        """Tokenize each word on its own, with a space before all but the first: int32 [words, pieces]."""
         spaced = tf.strings.join([tf.where(tf.range(tf.size(words)) > 0, " ", ""), words])
         signature = tf.RaggedTensorSpec([None], tf.int32, ragged_rank=0)
         return tf.map_fn(self.ids, spaced, fn_output_signature=signature)
 
     def __call__(self, first: tf.Tensor, second: tf.Tensor | None = None) -> _Framed:
-        """Return `inputs`, `types` where wanted, and `inputs_trimmed`."""
+        """Return `inputs`, `inputs_trimmed` and optionally `types`."""
         first = tf.cast(first, tf.int32)
         size = tf.size(first) + (0 if second is None else tf.size(second))
         tail = tf.constant(self._tail, tf.int32)
@@ -215,14 +217,14 @@ def _checked(fit: tf.Tensor, value: tf.Tensor, words: tf.Tensor, tags: tf.Tensor
         named = [tag.decode("utf-8", errors="replace") for tag in tags]
         unknown = [tag for tag in named if tag not in labels]
         said = (
-            f"{unknown[0]!r} is none of the labels {', '.join(labels)}"
+            f"{unknown[0]!r} is not one of the labels {', '.join(labels)}"
             if unknown
             else f"{len(named)} labels for {len(words)} words"
         )
         text = " ".join(word.decode("utf-8", errors="replace") for word in words)
         raise UserError(f"tag_words: {said}, in {text!r}.")
 
-    # Python is entered only to refuse. Stateless, so that an iterator's state can be saved.
+    # Python runs only to raise the error. A stateless function keeps the iterator's state savable.
     return tf.cond(
         fit,
         lambda: value,
@@ -231,7 +233,7 @@ def _checked(fit: tf.Tensor, value: tf.Tensor, words: tf.Tensor, tags: tf.Tensor
 
 
 def _found(text: tf.Tensor, answer: tf.Tensor) -> tf.Tensor:
-    """Return the character at which the answer first stands in the text; the text's length where it does not."""
+    """Return the character of the first occurrence of the answer in the text, or the text's length if there is none."""
     return tf.strings.length(tf.strings.split(text, answer)[0], "UTF8_CHAR")
 
 

@@ -1,8 +1,8 @@
-"""Texts corrupted in other ways than span corruption: the alternatives that T5 compares.
+"""Corruption of texts other than span corruption: the alternatives that T5 compares.
 
-T5 (Raffel et al. 2020, https://arxiv.org/abs/1910.10683, section 3.3 and table 3) sets them side by side:
+See T5 (Raffel et al. 2020, https://arxiv.org/abs/1910.10683), section 3.3 and table 3:
 
-| in T5's tables | here |
+| name in T5's tables | function |
 | --- | --- |
 | BERT-style (Devlin et al. 2019) | `masked_denoising(replaced=0.1)` |
 | MASS-style (Song et al. 2019) | `masked_denoising` |
@@ -11,7 +11,8 @@ T5 (Raffel et al. 2020, https://arxiv.org/abs/1910.10683, section 3.3 and table 
 | deshuffling (Liu et al. 2019) | `deshuffling` |
 | random spans | `span_corruption` |
 
-The number of noise tokens of a text is exact in all of them, round(n * rate), at least one and at most n - 1. BART's are in `infilling`.
+All of them use exactly round(n * rate) noise tokens in a text of n tokens, at least 1 and at most n - 1. BART's objectives are in
+`infilling`.
 """
 
 from __future__ import annotations
@@ -36,17 +37,17 @@ def masked_denoising(
     rate: float = 0.15,
     replaced: float = 0.0,
 ) -> tf.data.Dataset:
-    """Hide tokens in the inputs; the targets are the whole text.
+    """Mask tokens in the inputs; the targets are the whole text.
 
     Args:
       dataset: examples with `targets`: ids of shape [N], without EOS.
-      sequence_length: a window is as long as the shorter of `inputs` and `targets`, EOS included.
-      output_features: `inputs` and `targets` over one vocabulary that has a mask.
-      rate: share of the tokens that are hidden.
-      replaced: share of those that become another token in place of the mask; T5's BERT-style objective has 0.1.
+      sequence_length: a window is as long as the shorter of `inputs` and `targets`, including EOS.
+      output_features: `inputs` and `targets` over one vocabulary that has a mask token.
+      rate: fraction of the tokens to corrupt.
+      replaced: fraction of these that become another token instead of the mask; T5's BERT-style objective uses 0.1.
 
     Raises:
-      UserError: a share out of range, a vocabulary without a mask, or no room for two tokens.
+      UserError: a fraction out of range, a vocabulary without a mask, or no space for two tokens.
     """
     name = "masked_denoising"
     check_rate(name, rate)
@@ -69,19 +70,20 @@ def masked_denoising(
 def replaced_tokens(
     dataset: tf.data.Dataset, sequence_length: Lengths, output_features: OutputFeatures, *, rate: float = 0.15
 ) -> tf.data.Dataset:
-    """Put one sentinel in place of each run of noise tokens chosen independently; the targets tell what each stands for.
+    """Replace each run of noise tokens, chosen independently, by one sentinel; the targets list the tokens for each sentinel.
 
-    As `span_corruption`, but where noise falls does not depend on where other noise is: runs are short, 1 / (1 - rate) tokens on
-    average. A text may begin and end with noise. A sentinel that stands in the text itself becomes the unknown token.
+    Like `span_corruption`, but noise tokens are independent of each other: runs are short, 1 / (1 - rate) tokens on average. A text
+    may start and end with noise. A sentinel that occurs in the text itself becomes the unknown token.
 
     Args:
       dataset: examples with `targets`: ids of shape [N], without EOS.
-      sequence_length: a window is as long as the inputs, EOS included, and short enough for the targets with a sentinel a token.
+      sequence_length: a window is as long as the inputs, including EOS, but short enough that the targets fit with one sentinel for each
+        noise token.
       output_features: `inputs` and `targets` over one vocabulary with sentinels.
-      rate: share of the tokens that are noise.
+      rate: fraction of the tokens that are noise.
 
     Raises:
-      UserError: a share out of range, no room for two tokens, or too few sentinels for them.
+      UserError: a fraction out of range, no space for two tokens, or too few sentinels for them.
     """
     name = "replaced_tokens"
     check_rate(name, rate)
@@ -106,18 +108,18 @@ def replaced_tokens(
 def dropped_tokens(
     dataset: tf.data.Dataset, sequence_length: Lengths, output_features: OutputFeatures, *, rate: float = 0.15
 ) -> tf.data.Dataset:
-    """Leave tokens out of the inputs without a sign of it; the targets are those tokens, in order.
+    """Drop tokens from the inputs without a marker; the targets are these tokens, in order.
 
-    The field `dropped`, 1 at each token of the text that was left out, is for people to look at.
+    The field `dropped`, 1 at each dropped token of the text, is for inspection.
 
     Args:
       dataset: examples with `targets`: ids of shape [N], without EOS.
-      sequence_length: a window is as long as lets both features hold what falls to them.
+      sequence_length: a window is as long as possible so that both features fit.
       output_features: `inputs` and `targets`.
-      rate: share of the tokens that are left out.
+      rate: fraction of the tokens to drop.
 
     Raises:
-      UserError: a share out of range, or no room for two tokens.
+      UserError: a fraction out of range, or no space for two tokens.
     """
     name = "dropped_tokens"
     check_rate(name, rate)
@@ -137,15 +139,15 @@ def dropped_tokens(
 
 
 def deshuffling(dataset: tf.data.Dataset, sequence_length: Lengths, output_features: OutputFeatures) -> tf.data.Dataset:
-    """Put the inputs' tokens in a random order, each as likely as any other; the targets are the text.
+    """Shuffle the tokens of the inputs uniformly; the targets are the text.
 
     Args:
       dataset: examples with `targets`: ids of shape [N], without EOS.
-      sequence_length: a window is as long as the shorter of `inputs` and `targets`, EOS included.
+      sequence_length: a window is as long as the shorter of `inputs` and `targets`, including EOS.
       output_features: `inputs` and `targets`.
 
     Raises:
-      UserError: no room for two tokens.
+      UserError: no space for two tokens.
     """
     inputs, targets, length = window("deshuffling", sequence_length, output_features)
 
@@ -157,14 +159,14 @@ def deshuffling(dataset: tf.data.Dataset, sequence_length: Lengths, output_featu
 
 
 def _noise(length: int, rate: float) -> int:
-    """Return the number of noise tokens in a text: at least one, and one is kept; none of a single token."""
+    """Return the number of noise tokens in a text: at least 1 and at most `length` - 1; 0 for a single token."""
     return min(max(round(length * rate), 1), length - 1) if length > 1 else 0
 
 
 def chosen_tokens(score: tf.Tensor, rate: float) -> tf.Tensor:
-    """Return a mask of the noise: where the scores, shape [N], are lowest."""
+    """Return a bool mask of the noise: the tokens with the lowest scores, shape [N]."""
     size = tf.size(score)
-    # Python's and TensorFlow's rounding are the same: halves go to the even number.
+    # Python and TensorFlow both round halves to even.
     count = tf.cast(tf.round(tf.cast(size, tf.float64) * rate), tf.int32)
     count = tf.minimum(tf.maximum(count, 1), size - 1)
     order = tf.argsort(score)
@@ -178,12 +180,12 @@ def check_rate(objective: str, rate: float) -> None:
 
 
 def append_eos(ids: tf.Tensor, feature: seqio.Feature) -> tf.Tensor:
-    """Return ids in the feature's type, with its end."""
+    """Return ids in the feature's dtype, with EOS if the feature has it."""
     return tf.concat([tf.cast(ids, feature.dtype), end(feature)], 0)
 
 
 def on_int32(corrupt: Callable[[tf.Tensor, tf.Tensor], Example]) -> Callable[[tf.Tensor, tf.Tensor], Example]:
-    """Return the function for ids of any integer type."""
+    """Return the function with its ids cast to int32."""
     return lambda ids, seed: corrupt(tf.cast(ids, tf.int32), seed)
 
 
@@ -196,10 +198,15 @@ def window(
     most: int | None = None,
     rate: float = 0.0,
 ) -> tuple[seqio.Feature, seqio.Feature, int | None]:
-    """Return both features and how many tokens of text an example takes, None for all.
+    """Return both features and the number of text tokens in an example, None for unlimited.
 
-    needs: tokens of text -> the most tokens of inputs and of targets, EOS not counted.
-    most:  noise tokens that an example may have.
+    Args:
+      objective: name for messages.
+      sequence_length: maximum lengths of `inputs` and `targets`.
+      output_features: the task's features.
+      needs: function from text tokens to the maximum numbers of input and target tokens, without EOS.
+      most: maximum number of noise tokens in an example.
+      rate: fraction of noise tokens, for `most`.
     """
     require(objective, output_features, "inputs", "targets")
     inputs, targets = output_features["inputs"], output_features["targets"]
@@ -218,7 +225,7 @@ def window(
     length = longest(fits)
     if length < 2:
         raise UserError(
-            f"inputs_length={within}, targets_length={room} are too short for {objective}: it needs room for two tokens of text"
+            f"inputs_length={within}, targets_length={room} are too short for {objective}: it needs space for two tokens of text"
             + (f", and a sentinel for each hidden token; the vocabulary has {most}." if most is not None else ".")
         )
     return inputs, targets, length

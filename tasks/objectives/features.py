@@ -1,4 +1,4 @@
-"""The SeqIO features that text and encoder tasks offer, and what objectives ask of them."""
+"""SeqIO features of text and encoder tasks, and checks that objectives make on them."""
 
 from __future__ import annotations
 
@@ -18,9 +18,13 @@ Lengths = Mapping[str, int | None] | None
 def text_features(
     vocabulary: Vocabulary | seqio.Vocabulary, *, inputs: bool = True, continued: bool = False
 ) -> dict[str, seqio.Feature]:
-    """Return features `inputs` (unless told otherwise) and `targets`, both ending in EOS.
+    """Return features `inputs` (unless `inputs=False`) and `targets`, both with EOS.
 
-    continued: no EOS behind the inputs: the targets go on with their text, as a language model that was trained on whole texts knows it.
+    Args:
+      vocabulary: a t2t or SeqIO vocabulary.
+      inputs: whether to include `inputs`.
+      continued: no EOS after the inputs, because the targets continue their text. This matches language models that were trained on
+        whole texts.
     """
     feature = seqio.Feature(_seqio(vocabulary), add_eos=True)
     before = seqio.Feature(feature.vocabulary, add_eos=not continued)
@@ -28,9 +32,11 @@ def text_features(
 
 
 def encoder_features(vocabulary: Vocabulary | seqio.Vocabulary, *, types: bool = False) -> dict[str, seqio.Feature]:
-    """Return features `inputs`, `targets` and `weights` (int32: 0, or how much the target to be predicted counts).
+    """Return features `inputs`, `targets` and `weights` (int32: weight of the target in the loss, 0 for none).
 
-    types: with a feature `types` too (int32): 0 at tokens of a first text, 1 of a second.
+    Args:
+      vocabulary: a t2t or SeqIO vocabulary.
+      types: whether to include `types` (int32): 0 at tokens of the first text, 1 at tokens of the second.
     """
     flags = seqio.Feature(seqio.PassThroughVocabulary(size=2), add_eos=False)
     return {**text_features(vocabulary), "weights": flags} | ({"types": flags} if types else {})
@@ -41,15 +47,18 @@ def label_features(
 ) -> dict[str, seqio.Feature]:
     """Return an encoder's features whose `targets` are classes.
 
-    labels: texts of the classes, in the order of their ids.
-    of:     "text" where each example has one, "word" where each of its words has.
+    Args:
+      vocabulary: a t2t or SeqIO vocabulary.
+      labels: texts of the classes, in the order of their ids.
+      of: "text" if each example has a class, "word" if each of its words has one.
+      types: see `encoder_features`.
     """
     targets = seqio.Feature(Labels(labels, of=of), add_eos=False)
     return {**encoder_features(vocabulary, types=types), "targets": targets}
 
 
 def span_features(vocabulary: Vocabulary | seqio.Vocabulary, *, types: bool = False) -> dict[str, seqio.Feature]:
-    """Return an encoder's features whose `targets` are places in the example."""
+    """Return an encoder's features whose `targets` are token positions in the example."""
     return {**encoder_features(vocabulary, types=types), "targets": seqio.Feature(Places(), add_eos=False)}
 
 
@@ -62,7 +71,7 @@ def _seqio(vocabulary: Vocabulary | seqio.Vocabulary) -> seqio.Vocabulary:
 
 
 def require(objective: str, output_features: OutputFeatures, *names: str) -> None:
-    """Raise UserError where a task lacks a feature that its objective fills."""
+    """Raise UserError if a task lacks a feature that its objective fills."""
     missing = [name for name in names if name not in output_features]
     if missing:
         remedy = f"{'encoder' if 'weights' in names else 'text'}_features" + (
@@ -70,15 +79,15 @@ def require(objective: str, output_features: OutputFeatures, *names: str) -> Non
         )
         raise UserError(
             f"{objective} fills the features {', '.join(names)}; the task has only {', '.join(output_features)}"
-            f" (lacking {', '.join(missing)}): use t2t.tasks.objectives.{remedy}."
+            f" (missing: {', '.join(missing)}): use t2t.tasks.objectives.{remedy}."
         )
 
 
 def limit(sequence_length: Lengths, name: str) -> int | None:
-    """Return the length a feature may have in tokens, None where there is no limit."""
+    """Return the maximum length of a feature in tokens, None for unlimited."""
     return None if sequence_length is None else sequence_length.get(name)
 
 
 def end(feature: seqio.Feature) -> tf.Tensor:
-    """Return what closes the feature: EOS, or nothing. Shape [1] or [0]."""
+    """Return the end of the feature: EOS (shape [1]) or nothing (shape [0])."""
     return tf.constant([feature.vocabulary.eos_id] if feature.add_eos else [], feature.dtype)

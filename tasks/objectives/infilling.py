@@ -1,4 +1,4 @@
-"""BART's noise (Lewis et al. 2020, https://arxiv.org/abs/1910.13461, sections 2.2 and 5.1): text infilling, sentence permutation, and both."""
+"""BART's objectives: text infilling, sentence permutation, and both (Lewis et al. 2020, https://arxiv.org/abs/1910.13461, 2.2 and 5.1)."""
 
 from __future__ import annotations
 
@@ -24,21 +24,20 @@ def text_infilling(
     rate: float = 0.3,
     mean_span: float = 3.0,
 ) -> tf.data.Dataset:
-    """Put one mask in place of each of some spans, of lengths drawn from a Poisson distribution; the targets are the text.
+    """Replace spans by one mask each, with lengths from a Poisson distribution; the targets are the text.
 
-    A span of length 0 puts a mask where nothing was. Spans are drawn until they cover round(n * rate) tokens, the last one made
-    to end there. They do not touch each other, and there are no more of them than tokens hidden, so that the inputs are not longer
-    than the text.
+    A span of length 0 inserts a mask. Spans are drawn until they cover round(n * rate) tokens; the last one is shortened to end there.
+    Spans do not touch each other, and there are at most as many spans as hidden tokens, so the inputs are not longer than the text.
 
     Args:
       dataset: examples with `targets`: ids of shape [N], without EOS.
-      sequence_length: a window is as long as the shorter of `inputs` and `targets`, EOS included.
+      sequence_length: a window is as long as the shorter of `inputs` and `targets`, including EOS.
       output_features: `inputs` and `targets` over one vocabulary that has a mask.
-      rate: share of the tokens that are hidden; BART's is 0.3.
-      mean_span: mean of the Poisson distribution; BART's is 3.
+      rate: fraction of the tokens to hide; BART uses 0.3.
+      mean_span: mean of the Poisson distribution; BART uses 3.
 
     Raises:
-      UserError: a share out of range, mean_span not above 0, a vocabulary without a mask, or no room for two tokens.
+      UserError: a fraction out of range, mean_span not above 0, a vocabulary without a mask, or no space for two tokens.
     """
     inputs, targets, length = window("text_infilling", sequence_length, output_features)
     infill = _infill("text_infilling", targets, rate, mean_span)
@@ -52,18 +51,18 @@ def text_infilling(
 def sentence_permutation(
     dataset: tf.data.Dataset, sequence_length: Lengths, output_features: OutputFeatures
 ) -> tf.data.Dataset:
-    """Put the inputs' sentences in a random order, each as likely as any other; the targets are the text.
+    """Shuffle the sentences of the inputs uniformly; the targets are the text.
 
-    A sentence ends at a full stop before white space or at an empty line (see `words`); a text of one stays as it is. The field `sentences`, the number in
-    the text of the sentence that each token of the inputs is of, is for people to look at.
+    A sentence ends at a full stop before white space or at an empty line (see `words`). A text of one sentence is unchanged. The field
+    `sentences`, the original position of the sentence of each input token, is for inspection.
 
     Args:
       dataset: examples with `targets`: ids of shape [N], without EOS.
-      sequence_length: a window is as long as the shorter of `inputs` and `targets`, EOS included.
+      sequence_length: a window is as long as the shorter of `inputs` and `targets`, including EOS.
       output_features: `inputs` and `targets` over one vocabulary.
 
     Raises:
-      UserError: no room for two tokens, or a vocabulary whose pieces do not tell words.
+      UserError: no space for two tokens, or a vocabulary whose word boundaries are unknown.
     """
     inputs, targets, length = window("sentence_permutation", sequence_length, output_features)
     words = Words(from_seqio(targets.vocabulary))
@@ -83,7 +82,7 @@ def bart(
     rate: float = 0.3,
     mean_span: float = 3.0,
 ) -> tf.data.Dataset:
-    """Put the sentences in a random order, then masks in place of spans of what results: BART's own pretraining; the targets are the text.
+    """Shuffle the sentences, then replace spans by masks: BART's pretraining objective; the targets are the text.
 
     Args and raises: as `text_infilling` and `sentence_permutation`.
     """
@@ -100,7 +99,7 @@ def bart(
 
 
 def _permuted(ids: tf.Tensor, words: Words, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Return ids [N] with their sentences in a random order, and each token's sentence by its place in the text."""
+    """Return ids [N] with their sentences shuffled, and the original position of each token's sentence."""
     sentence = tf.cumsum(tf.cast(words.sentences(ids), tf.int32))
     order = tf.argsort(tf.random.stateless_uniform([tf.reduce_max(sentence) + 1], seed))
     place = tf.argsort(tf.gather(tf.argsort(order), sentence), stable=True)
@@ -110,7 +109,7 @@ def _permuted(ids: tf.Tensor, words: Words, seed: tf.Tensor) -> tuple[tf.Tensor,
 def _infill(
     objective: str, feature: seqio.Feature, rate: float, mean_span: float
 ) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
-    """Return what puts masks in place of spans of ids [N]. Raises UserError for a parameter out of range."""
+    """Return a function that replaces spans of ids [N] by masks. Raise UserError for a parameter out of range."""
     check_rate(objective, rate)
     if not 0 < mean_span < float("inf"):
         raise UserError(f"mean_span={mean_span} of {objective}: must be above 0; BART's is 3.")
@@ -125,11 +124,11 @@ def _infill(
         spans = tf.minimum(tf.reduce_sum(tf.cast(before < noise, tf.int32)), kept)
         lengths = tf.minimum(drawn, noise - before)[: spans - 1]
         lengths = tf.concat([lengths, [noise - tf.reduce_sum(lengths)]], 0)[:spans]
-        # Each span stands before another of the tokens that are kept, or behind the last: one gap more than there are of them.
+        # Each span goes into a different gap before a kept token or after the last one: one gap more than kept tokens.
         gaps = kept + 1
         places = tf.sort(tf.argsort(tf.random.stateless_uniform([gaps], seeds[1]))[:spans])[:, None]
         marked = tf.scatter_nd(places, tf.ones([spans], tf.int32), [gaps]) > 0
-        # Where in the text the token behind a gap is.
+        # Position in the text of the token after a gap.
         at = tf.range(gaps) + tf.cumsum(tf.scatter_nd(places, lengths, [gaps]))
         made = tf.stack([tf.fill([gaps], mask_id), tf.gather(tf.pad(ids, [[0, 1]]), at)], 1)
         shown = tf.stack([marked, tf.range(gaps) < kept], 1)

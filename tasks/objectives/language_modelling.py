@@ -1,4 +1,4 @@
-"""Causal and prefix language modelling, and filling in the middle."""
+"""Causal language modelling, prefix language modelling and fill-in-the-middle."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from t2t.tasks.objectives.streams import Example, map_with_seed, windows
 
 
 def causal_lm(dataset: tf.data.Dataset, sequence_length: Lengths, output_features: OutputFeatures) -> tf.data.Dataset:
-    """Turn texts into targets of up to sequence_length["targets"] tokens; `inputs`, where the task has them, are empty.
+    """Convert texts to targets of up to sequence_length["targets"] tokens; `inputs`, if the task has them, are empty.
 
-    EOS follows the text, not every window of it; a text that fills its last window has none.
+    EOS follows the text, not each window. A text that exactly fills its last window gets no EOS.
 
     Raises:
       UserError: a targets length below 1.
@@ -34,18 +34,18 @@ def causal_lm(dataset: tf.data.Dataset, sequence_length: Lengths, output_feature
 def prefix_lm(
     dataset: tf.data.Dataset, sequence_length: Lengths, output_features: OutputFeatures, *, suffix: float = 0.5
 ) -> tf.data.Dataset:
-    """Cut texts at a random place: inputs before it, targets after it.
+    """Cut texts at a random position: the inputs are before it, the targets after it.
 
-    A window is as long as the longer of the two features. The place is uniform over all that leave at least one token
-    on each side and fit both; with equal lengths (T5's) that is every place. EOS follows the inputs; it follows the
-    targets where the text ends and its last window has room.
+    A window is as long as the longer of the two features. The position is uniform over all positions that leave at least
+    one token on each side and fit both features; with equal lengths (as in T5) these are all positions. EOS follows the
+    inputs. EOS follows the targets if the text ends there and its last window has space.
 
     Args:
       dataset: examples with `targets`: ids of shape [N], without EOS.
-      sequence_length: of `inputs` and `targets`; either may be without a limit.
+      sequence_length: maximum lengths of `inputs` and `targets`; each may be unlimited.
       output_features: `inputs` and `targets`.
-      suffix: share of a text that the targets have on average: their length is uniform over 1 to 2 * suffix * n - 1 of n tokens. T5's is 0.5,
-        that of UL2's S-denoiser 0.25.
+      suffix: mean fraction of a text in the targets: of n tokens, their length is uniform from 1 to 2 * suffix * n - 1. T5
+        uses 0.5, UL2's S-denoiser 0.25.
 
     Raises:
       UserError: a suffix out of range, an inputs length below 2 or a targets length below 1.
@@ -87,22 +87,22 @@ def fill_in_the_middle(
     rate: float = 0.5,
     suffix_first: float = 0.5,
 ) -> tf.data.Dataset:
-    """Move the middle of texts to their end, so that a causal decoder learns to write it from both sides.
+    """Move the middle of texts to the end, so that a causal decoder learns to generate it from both sides.
 
-    A text becomes `<0> prefix <1> suffix <2> middle`, or with the suffix first `<0> <1> suffix <2> prefix middle`, and EOS; the
-    sentinels count down from the top of the vocabulary. Both cuts fall uniformly between tokens, so that each of the three parts
-    may be empty. The other texts stay as `causal_lm` has them. (Bavarian et al. 2022, https://arxiv.org/abs/2207.14255, sections 3 and
-    4, whose cuts fall between characters and whose rate is 0.5, half of it with the suffix first.)
+    A text becomes `<0> prefix <1> suffix <2> middle`, or with the suffix first `<0> <1> suffix <2> prefix middle`, followed by EOS.
+    The sentinels count down from the top of the vocabulary. Both cuts are uniform over the positions between tokens, so each of the
+    three parts may be empty. The other texts are as in `causal_lm`. Source: Bavarian et al. 2022, https://arxiv.org/abs/2207.14255,
+    sections 3 and 4. The paper cuts between characters and uses a rate of 0.5, half of it with the suffix first.
 
     Args:
       dataset: examples with `targets`: ids of shape [N], without EOS.
-      sequence_length: a window is as long as sequence_length["targets"] less the three sentinels and EOS.
-      output_features: `targets`, over a vocabulary with three sentinels; `inputs`, where the task has them, are empty.
-      rate: share of the texts whose middle is moved.
-      suffix_first: share of those that have the suffix first.
+      sequence_length: a window is as long as sequence_length["targets"] without the three sentinels and EOS.
+      output_features: `targets`, over a vocabulary with three sentinels; `inputs`, if the task has them, are empty.
+      rate: fraction of the texts whose middle is moved.
+      suffix_first: fraction of these with the suffix first.
 
     Raises:
-      UserError: a share out of range, too few sentinels, or a targets length below 5.
+      UserError: a fraction out of range, too few sentinels, or a targets length below 5.
     """
     name = "fill_in_the_middle"
     require(name, output_features, "targets")

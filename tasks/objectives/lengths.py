@@ -1,4 +1,4 @@
-"""How many tokens span corruption takes, hides and writes (T5's `random_spans_helper`, https://arxiv.org/abs/1910.10683)."""
+"""Lengths for span corruption, like T5's `random_spans_helper` (https://arxiv.org/abs/1910.10683)."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from t2t.errors import UserError
 
 
 def noise_counts(length: int, noise_density: float, mean_span: float) -> tuple[int, int]:
-    """Return the number of noise tokens and of noise spans in a text of `length` tokens.
+    """Return the numbers of noise tokens and noise spans in a text of `length` tokens.
 
-    A text of one token is left as it is. Every span has at least one token, and one token that is kept before it.
+    A text of one token is not corrupted. Every span has at least one token, and follows at least one kept token.
     """
     if length < 2:
         return 0, 0
@@ -20,19 +20,19 @@ def noise_counts(length: int, noise_density: float, mean_span: float) -> tuple[i
 
 
 def corrupted_lengths(length: int, noise_density: float = 0.15, mean_span: float = 3.0) -> tuple[int, int]:
-    """Return the lengths of inputs and targets, a sentinel a span and EOS included, for a text of `length` tokens."""
+    """Return the lengths of inputs and targets for a text of `length` tokens, with one sentinel for each span and EOS."""
     tokens, spans = noise_counts(length, noise_density, mean_span)
     return length - tokens + spans + 1, tokens + spans + 1
 
 
 def raw_length(inputs_length: int, noise_density: float = 0.15, mean_span: float = 3.0) -> int:
-    """Return the tokens of text to take so that the corrupted inputs fill `inputs_length`, EOS included.
+    """Return the number of text tokens whose corrupted inputs fill `inputs_length`, including EOS.
 
-    512 gives 568 (and targets of 114). As in T5, one less where half of the text is noise and the targets would be
-    longer than the inputs.
+    512 gives 568 (and targets of 114). As in T5, the result is one less if half of the text is noise and the targets would
+    be longer than the inputs.
 
     Raises:
-      UserError: a density or span out of range, or no room for a text of two tokens.
+      UserError: a density or span out of range, or no space for a text of two tokens.
     """
     check(noise_density, mean_span)
     if inputs_length < 3:
@@ -45,7 +45,7 @@ def raw_length(inputs_length: int, noise_density: float = 0.15, mean_span: float
 
 
 def raw_length_of_spans(spans: int, noise_density: float, mean_span: float) -> int:
-    """Return the longest text that has at most `spans` noise spans."""
+    """Return the length of the longest text with at most `spans` noise spans."""
     check(noise_density, mean_span)
     return longest(lambda n: noise_counts(n, noise_density, mean_span)[1] <= spans)
 
@@ -53,14 +53,14 @@ def raw_length_of_spans(spans: int, noise_density: float, mean_span: float) -> i
 def longest_inputs(
     noise_density: float, mean_span: float, *, targets_length: int | None = None, spans: int | None = None
 ) -> int:
-    """Return the longest inputs whose windows keep to a length of targets or a number of spans; 0 where none do."""
+    """Return the longest inputs length whose windows respect a targets length or a number of spans; 0 if there is none."""
 
     def fits(length: int) -> bool:
         return (
             targets_length is None or corrupted_lengths(length, noise_density, mean_span)[1] <= targets_length
         ) and (spans is None or noise_counts(length, noise_density, mean_span)[1] <= spans)
 
-    # A window may grow by a token of noise without the inputs growing, so that the last step down is searched.
+    # A window may grow by one noise token without longer inputs, so search downwards for the final length.
     inputs = corrupted_lengths(longest(fits), noise_density, mean_span)[0]
     while inputs >= 3 and not fits(raw_length(inputs, noise_density, mean_span)):
         inputs -= 1
@@ -76,7 +76,7 @@ def check(noise_density: float, mean_span: float) -> None:
 
 
 def longest(fits: Callable[[int], bool]) -> int:
-    """Return the largest n that fits; neither lengths nor counts of spans shrink as the text grows."""
+    """Return the largest n for which `fits(n)` is true, by binary search. `fits` must be monotonic."""
     low, high = 0, 1
     while fits(high):
         low, high = high, 2 * high

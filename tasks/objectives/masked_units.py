@@ -1,4 +1,4 @@
-"""Masked language modelling that hides more than single tokens: whole words, spans of words, entities and phrases."""
+"""Masked language modelling of units longer than a token: whole words, spans of words, entities and phrases."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from t2t.tasks.objectives.words import Words, located
 from t2t.vocabularies import Vocabulary
 
 IDENTIFIERS = (
-    r"``?[^`\n]{1,60}``?"  # in backquotes
+    r"``?[^`\n]{1,60}``?"  # in backticks
     r"|\b[A-Za-z_]\w+(?:\.[A-Za-z_]\w*)+"  # dotted
     r"|\b_*[A-Za-z0-9]+(?:_+[A-Za-z0-9]+)+_*\b"  # with underscores
     r"|\b[A-Z][a-z0-9]+(?:[A-Z][a-z0-9]*)+\b"  # CamelCase
 )
-"""Names of code in English documentation, as a regular expression."""
+"""Regular expression for names of code in English documentation."""
 _FREE, _TIED, _BEGINS = range(3)
 
 
@@ -35,16 +35,17 @@ def whole_word_masked_lm(
     masked: float = 0.8,
     replaced: float = 0.1,
 ) -> tf.data.Dataset:
-    """Choose whole words to predict: `masked_lm`, but all tokens of a word are chosen or none; each is hidden by itself.
+    """Choose whole words to predict. Like `masked_lm`, but all tokens of a word are chosen or none; each token is masked independently.
 
-    Words in random order are taken until they have round(n * rate) of n ordinary tokens, to within half a word (BERT's
-    whole word masking, https://github.com/google-research/bert, does not take one that goes over). See `words` for what a word is.
+    Words are chosen in random order until they have round(n * rate) of n ordinary tokens, to within half a word. (BERT's whole
+    word masking, https://github.com/google-research/bert, skips words that would exceed this number.) See `words` for the definition of a
+    word.
 
     Args:
       dataset, sequence_length, output_features, rate, masked, replaced: as `masked_lm`.
 
     Raises:
-      UserError: as `masked_lm`, and for a vocabulary whose pieces do not tell words.
+      UserError: as `masked_lm`, or a vocabulary whose word boundaries are unknown.
     """
     framed, words = _framed("whole_word_masked_lm", sequence_length, output_features, rate, masked, replaced)
 
@@ -66,20 +67,21 @@ def span_masked_lm(
     longest: int = 10,
     whole_words: bool = True,
 ) -> tf.data.Dataset:
-    """Choose spans to predict; each span as a whole becomes masks, other tokens, or stays.
+    """Choose spans to predict; all tokens of a span become masks, become other tokens, or stay.
 
-    SpanBERT's masking (Joshi et al. 2020, https://arxiv.org/abs/1907.10529, section 3.1): lengths are geometric with p = 0.2, at most 10 words,
-    3.8 on average. Spans do not touch, and cover round(w * rate) of w words. Its span boundary objective, a second head, is not part of it.
+    SpanBERT's masking (Joshi et al. 2020, https://arxiv.org/abs/1907.10529, section 3.1): lengths are geometric with p = 0.2, at most 10
+    words, 3.8 on average. Spans do not touch, and cover round(w * rate) of w words. SpanBERT's span boundary objective, a second head,
+    is not included.
 
     Args:
       dataset, sequence_length, output_features, masked, replaced: as `masked_lm`.
-      rate: share of the words (of the tokens, without `whole_words`) to predict.
+      rate: fraction of the words to predict (of the tokens, without `whole_words`).
       stop: probability that a span ends after each of its words.
-      longest: words a span may have.
-      whole_words: whether spans are of words, or of tokens.
+      longest: maximum number of words in a span.
+      whole_words: whether spans consist of words, not tokens.
 
     Raises:
-      UserError: as `masked_lm`, `stop` or `longest` out of range, and with `whole_words` a vocabulary whose pieces do not tell words.
+      UserError: as `masked_lm`, `stop` or `longest` out of range, or with `whole_words` a vocabulary whose word boundaries are unknown.
     """
     name = "span_masked_lm"
     if not 0 < stop < 1:
@@ -106,19 +108,20 @@ def entity_masked_lm(
     pattern: str = IDENTIFIERS,
     field: str | None = None,
 ) -> tf.data.Dataset:
-    """Choose whole entities and words to predict; each as a whole becomes masks, other tokens, or stays.
+    """Choose whole entities and words to predict; all tokens of a unit become masks, become other tokens, or stay.
 
-    ERNIE's masking (Sun et al. 2019, https://arxiv.org/abs/1904.09223, section 3.2) with its phrases and entities in one stage: an entity, of however
-    many words, is a unit like any other word. Units in random order are taken until they have round(n * rate) of n ordinary tokens, to within half a unit.
+    ERNIE's masking (Sun et al. 2019, https://arxiv.org/abs/1904.09223, section 3.2), with phrases and entities in one stage: an entity of
+    any number of words is a unit like a single word. Units are chosen in random order until they have round(n * rate) of n ordinary
+    tokens, to within half a unit.
 
     Args:
       dataset: examples with `targets`: ids of shape [N], without EOS, and `targets_pretokenized`, their text.
       sequence_length, output_features, rate, masked, replaced: as `masked_lm`.
-      pattern: regular expression of entities; names of code by default. Not used where a field is given.
-      field: field of the source with each example's entities, strings [M]; the task has to `keep` it.
+      pattern: regular expression of entities. Default: names of code. Ignored if `field` is given.
+      field: source field with the entities of each example, strings [M]; the task must `keep` it.
 
     Raises:
-      UserError: as `masked_lm`; a malformed pattern, a missing field, or a vocabulary whose pieces do not tell words.
+      UserError: as `masked_lm`; a malformed pattern, a missing field, or a vocabulary whose word boundaries are unknown.
     """
     name = "entity_masked_lm"
     framed, words = _framed(name, sequence_length, output_features, rate, masked, replaced)
@@ -129,7 +132,7 @@ def entity_masked_lm(
         raise UserError(f"pattern={pattern!r} of {name}: {error}.") from None
     for needed in ("targets_pretokenized", *([field] if field else [])):
         if needed not in dataset.element_spec:
-            raise UserError(f"{name}: examples have no field {needed!r}, only {', '.join(dataset.element_spec)}.")
+            raise UserError(f"{name}: the examples have no field {needed!r}, only {', '.join(dataset.element_spec)}.")
 
     def entities(text: bytes, count: np.ndarray, named: np.ndarray) -> np.ndarray:
         names = sorted((entity.decode("utf-8") for entity in named.tolist() if entity), key=len, reverse=True)
@@ -138,12 +141,12 @@ def entity_masked_lm(
 
     @tf.autograph.experimental.do_not_convert
     def tied(example: Example) -> Example:
-        # Stateless, or TensorFlow would refuse to save the state of an iterator over it.
+        # TensorFlow can save an iterator only over stateless functions.
         named = example[field] if field else tf.zeros([0], tf.string)
         ids = tf.cast(example["targets"], tf.int32)
         text = example["targets_pretokenized"]
         bonds = tf.numpy_function(entities, [text, tf.size(ids), named], tf.int32, stateful=False)
-        # They go through the windows with the ids.
+        # Encode the codes in the ids, so that `windows` splits both together.
         return {"targets": 3 * ids + tf.ensure_shape(bonds, [None])}
 
     def mask(both: tf.Tensor, seed: tf.Tensor) -> Example:
@@ -167,7 +170,7 @@ def _framed(
     *,
     words: bool = True,
 ) -> tuple[Framed, Any]:
-    """Return what fills the features, and, where asked for, what finds words."""
+    """Return the function that fills the features, and, if `words` is true, the word finder."""
     require(name, output_features, "inputs", "targets", "weights")
     masker = Masker(name, output_features["targets"], rate=rate, masked=masked, replaced=replaced)
     framed = Framed(name, sequence_length, output_features, masker)
@@ -175,12 +178,12 @@ def _framed(
 
 
 def _entities(vocabulary: Vocabulary, text: str, count: int, pattern: re.Pattern[str]) -> np.ndarray:
-    """Return int32 [count]: whether each token is tied to the one before by an entity, or begins one or what follows one."""
+    """Return int32 [count], a code for each token: inside an entity and not its first token, first token of an entity or after one, or neither."""
     bonds = np.full(count, _FREE, np.int32)
     text, places = located(vocabulary, text)
     if len(places) != count:
         raise UserError(
-            f"entity_masked_lm: a text of {len(places)} tokens has {count}; it must come right after the tokenization."
+            f"entity_masked_lm: a text of {len(places)} tokens has {count} ids; the objective must directly follow tokenization."
         )
     starts, ends = np.array(places, np.int64).reshape(-1, 2).T
     for match in pattern.finditer(text):

@@ -1,6 +1,6 @@
-"""What every masked language model of an encoder does: tokens are chosen, and hidden by BERT's 80/10/10 (https://arxiv.org/abs/1810.04805).
+"""Masking shared by all masked language models: choose tokens, and corrupt them by BERT's 80/10/10 rule (https://arxiv.org/abs/1810.04805).
 
-Which tokens are chosen is what the objectives differ in, a `Choice`: tokens, whole units (words, entities), or spans of units.
+The objectives differ in the tokens that they choose, a `Choice`: tokens, whole units (words, entities), or spans of units.
 """
 
 from __future__ import annotations
@@ -17,26 +17,28 @@ from t2t.tasks.objectives.special import frame, ordinary_ids, with_mask
 from t2t.tasks.objectives.streams import Example
 
 Choice = Callable[[tf.Tensor, tf.Tensor, tf.Tensor, float, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
-"""(ids [N], candidates bool [N], draws float [N], rate, seed [2]) -> chosen bool [N], group int32 [N] below N: tokens of one group share their fate."""
+"""(ids [N], candidates bool [N], draws float [N], rate, seed [2]) -> chosen bool [N], group int32 [N] below N: a group is masked, replaced or kept as one."""
 
 
 class Masker:
-    """Hides tokens of one vocabulary.
+    """Masks tokens of one vocabulary.
 
-    rate:     share of the tokens to predict. masked: share of those that become the mask. replaced: that become another token.
+    rate:     fraction of the tokens to predict.
+    masked:   fraction of these that become the mask.
+    replaced: fraction of these that become another token.
 
     Raises:
-      UserError: a share out of range, or a vocabulary without a mask.
+      UserError: a fraction out of range, or a vocabulary without a mask.
     """
 
     def __init__(
         self, objective: str, feature: seqio.Feature, *, rate: float, masked: float = 0.8, replaced: float = 0.1
     ) -> None:
         if not 0 < rate <= 1:
-            raise UserError(f"rate={rate} of {objective}: must be above 0 and at most 1; BERT's is 0.15.")
+            raise UserError(f"rate={rate} of {objective}: must be above 0 and at most 1; BERT uses 0.15.")
         if not (masked >= 0 and replaced >= 0 and masked + replaced <= 1):
             raise UserError(
-                f"masked={masked}, replaced={replaced} of {objective}: shares of 1; BERT's are 0.8 and 0.1."
+                f"masked={masked}, replaced={replaced} of {objective}: must be fractions with a sum of at most 1; BERT uses 0.8 and 0.1."
             )
         self.vocabulary, self.mask_id = with_mask(objective, feature)
         self._rate, self._masked, self._replaced = rate, masked, replaced
@@ -45,7 +47,7 @@ class Masker:
         self._others = np.asarray(ordinary, np.int32)
 
     def __call__(self, ids: tf.Tensor, seed: tf.Tensor, choose: Choice | None = None) -> tuple[tf.Tensor, tf.Tensor]:
-        """Return ids [N] with tokens hidden, and int32 [N], 1 at those chosen; `choose` is `tokens` if None."""
+        """Return ids [N] with masked tokens, and int32 [N], 1 at the chosen tokens. The default of `choose` is `tokens`."""
         score, fate, draw = tf.unstack(tf.random.stateless_uniform([3, tf.size(ids)], seed))
         chosen, group = (choose or tokens)(ids, tf.gather(self._maskable, ids), score, self._rate, seed)
         fate = tf.gather(fate, group)
@@ -55,12 +57,12 @@ class Masker:
 
 
 class Framed:
-    """Fills `inputs`, `targets` and `weights` with masked windows of text, framed by [CLS] and [SEP] or closed by EOS.
+    """Fills `inputs`, `targets` and `weights` with masked windows of text, between [CLS] and [SEP] or followed by EOS.
 
-    room: tokens of text a window may have, None for any number.
+    room: maximum number of text tokens in a window, None for unlimited.
 
     Raises:
-      UserError: a feature is missing, or there is no room for a token.
+      UserError: a missing feature, or no space for a token.
     """
 
     def __init__(
@@ -74,7 +76,7 @@ class Framed:
         self.room = room(objective, sequence_length, sum(self._around))
 
     def __call__(self, ids: tf.Tensor, seed: tf.Tensor, choose: Choice | None = None) -> Example:
-        """Return the example of a window: ids [N]."""
+        """Return the example of a window with ids [N]."""
         ids = tf.cast(ids, tf.int32)
         hidden, chosen = self._masker(ids, seed, choose)
         made = {
@@ -88,7 +90,7 @@ class Framed:
 def tokens(
     ids: tf.Tensor, candidates: tf.Tensor, draws: tf.Tensor, rate: float, seed: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Choose tokens one by one: round(n * rate) of n candidates, at least one."""
+    """Choose single tokens: round(n * rate) of n candidates, at least one."""
     available = tf.reduce_sum(tf.cast(candidates, tf.int32))
     count = share(available, rate)
     order = tf.argsort(tf.where(candidates, draws, 2.0))
@@ -97,13 +99,13 @@ def tokens(
 
 
 def share(available: tf.Tensor, rate: float) -> tf.Tensor:
-    """Return round(available * rate), at least one where there is any."""
+    """Return round(available * rate), at least 1 if any are available."""
     count = tf.cast(tf.round(tf.cast(available, tf.float32) * rate), tf.int32)
     return tf.minimum(tf.maximum(count, 1), available)
 
 
 def room(objective: str, sequence_length: Lengths, taken: int, least: int = 1) -> int | None:
-    """Return the tokens of text that fit an encoder's row beside `taken` others, None for any number.
+    """Return the number of text tokens that fit in an encoder's row with `taken` other tokens, None for unlimited.
 
     Raises:
       UserError: fewer than `least`.
@@ -121,5 +123,5 @@ def shorter(sequence_length: Lengths) -> int | None:
 
 
 def in_types(example: Example, output_features: Mapping[str, seqio.Feature]) -> Example:
-    """Return the example with each feature in its own type."""
+    """Return the example with each feature cast to its dtype."""
     return {k: tf.cast(v, output_features[k].dtype) if k in output_features else v for k, v in example.items()}

@@ -1,4 +1,4 @@
-"""Masked language modelling (BERT, https://arxiv.org/abs/1810.04805) and answers filled in behind an encoder's inputs."""
+"""Masked language modelling (BERT, https://arxiv.org/abs/1810.04805) and answers as masks after an encoder's inputs."""
 
 from __future__ import annotations
 
@@ -19,24 +19,25 @@ def masked_lm(
     masked: float = 0.8,
     replaced: float = 0.1,
 ) -> tf.data.Dataset:
-    """Choose a share of a text's tokens to predict; most of them become the mask, some another token, some stay.
+    """Choose a fraction of a text's tokens to predict; most of them become the mask, some another token, some stay.
 
-    Each epoch chooses anew (RoBERTa's dynamic masking, https://arxiv.org/abs/1907.11692, section 4.1), and there is no other task beside it (4.2).
+    Each epoch chooses new tokens (RoBERTa's dynamic masking, https://arxiv.org/abs/1907.11692, section 4.1). There is no next sentence
+    prediction (section 4.2).
 
-    `inputs`, `targets` (the text) and `weights` (1 at the chosen tokens) have equal length. Of n ordinary tokens
-    round(n * rate) are chosen, at least one. Special tokens, the unknown one included, are neither chosen nor drawn as
-    a replacement. A window is framed by [CLS] and [SEP] where the vocabulary has them; otherwise EOS follows it.
+    `inputs`, `targets` (the text) and `weights` (1 at the chosen tokens) have equal length. Of n ordinary tokens, round(n * rate)
+    are chosen, at least one. Special tokens, including the unknown token, are neither chosen nor used as a replacement. A window
+    is between [CLS] and [SEP] if the vocabulary has them; otherwise EOS follows it.
 
     Args:
       dataset: examples with `targets`: ids of shape [N], without EOS.
-      sequence_length: the shorter of `inputs` and `targets` is the length of a window, frame included.
+      sequence_length: the shorter of `inputs` and `targets` is the length of a window, including special tokens.
       output_features: `inputs`, `targets`, `weights`; see `encoder_features`.
-      rate: share of the tokens to predict.
-      masked: share of those that become the mask.
-      replaced: share of those that become a random ordinary token.
+      rate: fraction of the tokens to predict.
+      masked: fraction of these that become the mask.
+      replaced: fraction of these that become a random ordinary token.
 
     Raises:
-      UserError: a share out of range, a vocabulary without a mask, or no room for a token.
+      UserError: a fraction out of range, a vocabulary without a mask, or no space for a token.
     """
     require("masked_lm", output_features, "inputs", "targets", "weights")
     masker = Masker("masked_lm", output_features["targets"], rate=rate, masked=masked, replaced=replaced)
@@ -45,16 +46,16 @@ def masked_lm(
 
 
 def fill_mask(dataset: tf.data.Dataset, sequence_length: Lengths, output_features: OutputFeatures) -> tf.data.Dataset:
-    """Turn inputs and targets into an encoder's example: a mask behind the inputs for each token of the answer and its end.
+    """Convert inputs and targets to an encoder's example: the inputs, then a mask for each token of the answer and EOS.
 
-    `inputs` = inputs ++ masks, `targets` = inputs ++ answer ++ EOS, `weights` = 1 at answer and EOS; all of equal length.
-    With a vocabulary that has them: [CLS] inputs [SEP] masks, [SEP] being EOS. The number of masks tells how long the
-    answer is. An answer is never cut for the inputs' sake: where both do not fit, the inputs lose their end, and
-    `inputs_trimmed` counts the tokens lost. Other fields, the pretokenized texts for example, are passed on.
+    `inputs` = inputs ++ masks, `targets` = inputs ++ answer ++ EOS, `weights` = 1 at answer and EOS; all have equal length.
+    If the vocabulary has these tokens: [CLS] inputs [SEP] masks, with [SEP] as EOS. The number of masks reveals the length of
+    the answer. The answer is never trimmed: if both do not fit, the inputs lose their end, and `inputs_trimmed` counts the
+    tokens removed. Other fields, for example the pretokenized texts, are kept.
 
     Args:
       dataset: examples with `inputs` and `targets`: ids of shape [N] and [M], without EOS.
-      sequence_length: the shorter of `inputs` and `targets` is the limit.
+      sequence_length: the shorter of `inputs` and `targets` is the maximum length.
       output_features: `inputs`, `targets`, `weights`; see `encoder_features`.
 
     Raises:

@@ -1,4 +1,4 @@
-"""UL2's paradigm tokens: a mode in front of the inputs tells what kind of denoising is wanted."""
+"""UL2's paradigm tokens: a mode before the inputs names the kind of denoising."""
 
 from __future__ import annotations
 
@@ -16,15 +16,19 @@ Objective = Callable[..., tf.data.Dataset]
 
 
 def with_mode(objective: Objective, mode: str) -> Objective:
-    """Return the objective with the ids of `mode` in front of its inputs, which are made so much shorter.
+    """Return the objective with the ids of `mode` prepended to its inputs, which become shorter by the same number.
 
-    UL2's mode switching (Tay et al. 2022, https://arxiv.org/abs/2205.05131, section 3.1.3): [R], [X] and [S] in the paper; the released models know them as "[NLU]", "[NLG]" and "[S2S]". A mode is spelled by the vocabulary; it is one token
-    where the vocabulary has it as one. A text for such a model begins with its mode too.
+    UL2's mode switching (Tay et al. 2022, https://arxiv.org/abs/2205.05131, section 3.1.3): [R], [X] and [S] in the paper, "[NLU]",
+    "[NLG]" and "[S2S]" in the released models. The vocabulary encodes the mode, as one token if it has such a token. At inference, a text
+    for such a model must also start with its mode.
 
-    objective: fills `inputs`, for an encoder-decoder or a decoder.
+    Args:
+      objective: an objective that fills `inputs`, for an encoder-decoder or a decoder.
+      mode: text of the mode.
 
     Raises:
-      UserError, from what is returned: a mode without ids or with an unknown one, no room beside it, a task without `inputs`, or the objective's own.
+      UserError, from the returned objective: a mode without ids or with an unknown id, no space for it, a task without `inputs`, or an
+        error of the objective.
     """
     return functools.partial(_with_mode, objective=objective, mode=mode)
 
@@ -39,12 +43,12 @@ def _with_mode(
 ) -> tf.data.Dataset:
     require("with_mode", output_features, "inputs", "targets")
     if "weights" in output_features:
-        raise UserError(f"mode {mode!r}: an encoder's task, whose inputs and targets are of equal length, takes none.")
+        raise UserError(f"mode {mode!r}: an encoder's task cannot have a mode, because its inputs and targets have equal length.")
     feature = output_features["inputs"]
     vocabulary = from_seqio(feature.vocabulary)
     ids = vocabulary.encode(mode)
     if not ids or vocabulary.unk_id in ids:
-        raise UserError(f"mode {mode!r}: {vocabulary} cannot spell it; use another, or train a vocabulary with it.")
+        raise UserError(f"mode {mode!r}: {vocabulary} cannot encode it; use another mode, or train a vocabulary with this one.")
     within = limit(sequence_length, "inputs")
     if within is not None:
         if within <= len(ids):

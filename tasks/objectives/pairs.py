@@ -1,6 +1,7 @@
-"""Pairs of texts for an encoder: [CLS] A [SEP] B [SEP], `types` 0 and 1, masked, and a question about the pair at the first place.
+"""Pairs of texts for an encoder: masked [CLS] A [SEP] B [SEP], `types` 0 and 1, and a question about the pair at the first position.
 
-The answer is one token, predicted by the vocabulary's head like any masked token; BERT and ALBERT have a separate head of two classes on [CLS].
+The answer is one token, which the vocabulary's head predicts like a masked token. BERT and ALBERT have a separate head with two
+classes on [CLS].
 """
 
 from __future__ import annotations
@@ -25,13 +26,14 @@ FEATURES = ("inputs", "targets", "weights", "types")
 class Pair:
     """Fills the features with a masked pair of texts and the answer to a question about them.
 
-    [CLS] A [SEP] B [SEP], or where the vocabulary has none of these, mask A EOS B EOS. The answer is the target of the first place.
+    The format is [CLS] A [SEP] B [SEP], or mask A EOS B EOS if the vocabulary has no such tokens. The answer is the target at the first
+    position.
 
-    room: tokens that both texts may have together, None for any number.
+    room: maximum number of tokens of both texts together, None for unlimited.
 
     Raises:
-      UserError: a feature is missing, a share or weight out of range, a vocabulary without a mask, answers that begin alike or are not in
-        it, or no room for two tokens.
+      UserError: a missing feature, a fraction or weight out of range, a vocabulary without a mask, answers with the same first tokens or
+        without a token in the vocabulary, or no space for two tokens.
     """
 
     def __init__(
@@ -48,7 +50,7 @@ class Pair:
         require(objective, output_features, *FEATURES)
         if not 0 < pair_weight < float("inf"):
             raise UserError(
-                f"pair_weight={pair_weight} of {objective}: must be above 0; 1 is as much as all masked tokens."
+                f"pair_weight={pair_weight} of {objective}: must be above 0; 1 weighs as much as all masked tokens."
             )
         self._features, self._weight = output_features, pair_weight
         self._masker = Masker(objective, output_features["targets"], **shares)
@@ -62,9 +64,10 @@ class Pair:
         self.room = room(objective, sequence_length, 3, least=2)
 
     def __call__(self, first: tf.Tensor, second: tf.Tensor, true: tf.Tensor, seed: tf.Tensor) -> Example:
-        """Return the example of two texts, int32 [N] and [M]; `true`: bool [], whether the first of the answers is right.
+        """Return the example of two texts, int32 [N] and [M].
 
-        `pair` (0 for the first answer) and `pair_answers` (both answers' tokens as texts) are there for `pair_decision`.
+        `true` (bool []) is whether the first of the answers is right. `pair` (0 for the first answer) and `pair_answers` (the texts of both
+        answers' tokens) are for `pair_decision`.
         """
         end = tf.constant([self._end])
         text = tf.concat([[self._place], first, end, second, end], 0)
@@ -88,7 +91,7 @@ def _choice(words: Words | None, text: tf.Tensor) -> Choice:
 
 
 def tells_words(vocabulary: Vocabulary, needed: bool) -> Words | None:
-    """Return what finds words and sentences; None where the vocabulary does not tell them and they are not needed."""
+    """Return the word and sentence finder, or None if the vocabulary has no known word boundaries and they are not needed."""
     try:
         return Words(vocabulary)
     except UserError:
@@ -98,23 +101,23 @@ def tells_words(vocabulary: Vocabulary, needed: bool) -> Words | None:
 
 
 def answer_ids(objective: str, vocabulary: Vocabulary, answers: Sequence[str]) -> tuple[int, int]:
-    """Return the token of each of two answers: the first in which their texts differ.
+    """Return one token for each of two answers: the first token in which their encodings differ.
 
     Raises:
-      UserError: not two answers, answers of which one begins the other, or a token that stands for no text.
+      UserError: not two answers, one answer is a prefix of the other, or the token is not an ordinary token.
     """
     if isinstance(answers, str) or len(answers) != 2:
-        raise UserError(f"answers={answers!r} of {objective}: give two words; by default they are yes and no.")
+        raise UserError(f"answers={answers!r} of {objective}: expected two words; the default is yes and no.")
     ids = [vocabulary.encode(answer) for answer in answers]
     found = next(((a, b) for a, b in zip(*ids, strict=False) if a != b), None)
     known = ordinary_ids(vocabulary)
     if found is None or not all(i in known for i in found):
-        raise UserError(f"answers={tuple(answers)!r} of {objective}: {vocabulary} has no token to tell them apart by.")
+        raise UserError(f"answers={tuple(answers)!r} of {objective}: {vocabulary} has no token that distinguishes them.")
     return found
 
 
 def borders(ids: tf.Tensor, words: Words | None, draws: tf.Tensor) -> tf.Tensor:
-    """Return scores [N] for ids [N], random but greatest where a sentence begins, then where a word begins.
+    """Return random scores [N] for ids [N] that are highest at sentence starts, then at word starts.
 
     draws: random numbers in [0, 1), [N].
     """
@@ -126,9 +129,9 @@ def borders(ids: tf.Tensor, words: Words | None, draws: tf.Tensor) -> tf.Tensor:
 
 
 def pair_decision(text: str, example: Mapping[str, Any] | None = None, is_target: bool = False) -> str:
-    """Return the answer about the pair that a predicted text begins with, "" for none: a `postprocess` for `metrics.pair_accuracy`.
+    """Return the answer that a predicted text starts with, "" for none. This is a `postprocess` for `metrics.pair_accuracy`.
 
-    A target's is told by the example. The texts of a row are its answer and its masked tokens behind one another.
+    For a target, the example gives the answer. The text of a row is its answer followed by its masked tokens.
     """
     assert example is not None
     answers = [str(answer, "utf-8") for answer in example["pair_answers"]]

@@ -1,4 +1,4 @@
-"""A corrupted text put back together for people to look at."""
+"""Reconstruct a corrupted text for display."""
 
 from __future__ import annotations
 
@@ -13,11 +13,10 @@ Piece = tuple[str, Kind]
 
 
 def spans(inputs_ids: Sequence[int], targets_ids: Sequence[int], vocabulary: Vocabulary) -> list[Piece]:
-    """Return the text in order as pieces: what was kept, and after each sentinel the noise that it stands for.
+    """Return the text in order as pieces: kept text, and after each sentinel the noise that it replaces.
 
-    Both ids may end in EOS and padding. The noise of a sentinel that is not in the inputs comes last, so that no token
-    is left out; a sentinel without noise has no noise piece. Bytes of one character that a span cuts apart print as
-    nothing.
+    Both ids may end in EOS and padding. The noise of sentinels that are missing in the inputs comes last, so that no token
+    is lost. A sentinel without noise has no noise piece. Bytes of a character that a span splits decode to nothing.
     """
     lowest = vocabulary.size - vocabulary.extra_ids
 

@@ -27,31 +27,33 @@ def masked_lm_with_next_sentence(
     pair_weight: float = 1.0,
     neighbours: int = 64,
 ) -> tf.data.Dataset:
-    """Mask pairs of texts; predict too whether the second goes on from the first or comes from another text, half of them each.
+    """Mask pairs of texts and predict whether the second text continues the first (half of the pairs) or comes from another text.
 
-    BERT's pretraining (Devlin et al. 2019, https://arxiv.org/abs/1810.04805, section 3.1 and appendix A.2). A window of text is cut at a random sentence's
-    beginning (a word's where there is none). The other text is a random one of those beside it in the stream, and as long a part of it as
-    the true second half is taken, so that length does not tell; the true half is left for another epoch. Texts of less than two tokens give nothing.
+    BERT's pretraining (Devlin et al. 2019, https://arxiv.org/abs/1810.04805, section 3.1 and appendix A.2). A window of text is cut at the
+    start of a random sentence (of a word if there is none). The other text is a random neighbour in the stream. The part taken from it is as
+    long as the true second half, so that length gives no hint. The unused second half appears in other epochs. Texts with fewer than two
+    tokens are skipped.
 
-    The stream is that of a virtual shard, and its groups are made anew with each epoch's order: the same for any number of hosts, saved and restored
-    with the shard's place. A group of one text alone, at the end of a finite stream, has true pairs only.
+    The neighbours are grouped within a virtual shard, in each epoch's new order. They are therefore the same for any number of hosts, and the
+    shard's position saves and restores them. A group with a single text, at the end of a finite stream, has true pairs only.
 
     Args:
       dataset: examples with `targets`: ids of shape [N], without EOS.
-      sequence_length: the shorter of `inputs` and `targets` is the length of a pair, three special tokens included.
+      sequence_length: the shorter of `inputs` and `targets` is the length of a pair, including three special tokens.
       output_features: `inputs`, `targets`, `weights`, `types`; see `encoder_features(types=True)`.
       rate, masked, replaced: as `masked_lm`.
-      whole_words: whether words are masked as a whole, as `whole_word_masked_lm` does.
-      answers: that the second text is the next, and that it is not; one token of each is predicted, the first in which they differ.
-      pair_weight: weight of that token, as a share of the number of masked tokens; 1 adds two means, as BERT does. It is rounded to a whole number of tokens.
-      neighbours: texts in a group, from which another is drawn.
+      whole_words: whether to mask whole words, as `whole_word_masked_lm`.
+      answers: the words for "is next" and "is not next". One token of each is predicted: the first in which they differ.
+      pair_weight: weight of that token, as a fraction of the number of masked tokens; 1 adds two means, as BERT does. The weight is rounded
+        to an integer number of tokens.
+      neighbours: number of texts in a group, from which the other text is drawn.
 
     Raises:
-      UserError: a number out of range, a vocabulary without a mask or the answers' tokens, or no room for two tokens.
+      UserError: a number out of range, a vocabulary without a mask or the answers' tokens, or no space for two tokens.
     """
     name = "masked_lm_with_next_sentence"
     if neighbours < 2:
-        raise UserError(f"neighbours={neighbours} of {name}: must be 2 or more, or there is no other text.")
+        raise UserError(f"neighbours={neighbours} of {name}: must be 2 or more, so that there is another text.")
     pair = Pair(
         name,
         sequence_length,
@@ -92,7 +94,7 @@ def masked_lm_with_next_sentence(
         other = tf.minimum(other, others)
         whole_text = flat[ends[other] : ends[other + 1]]
         size = tf.minimum(tf.size(window) - place, tf.size(whole_text))
-        # From a sentence of it behind which there is enough.
+        # Start at a sentence with enough text after its start.
         scores = borders(whole_text, pair.words, tf.random.stateless_uniform([tf.size(whole_text)], seeds[2]))
         begin = tf.argmax(scores[: tf.size(whole_text) - size + 1], output_type=tf.int32)
         true = tf.logical_or(draws[1] < 0.5, tf.equal(others, 0))
@@ -116,12 +118,12 @@ def masked_lm_with_sentence_order(
     answers: tuple[str, str] = ANSWERS,
     pair_weight: float = 1.0,
 ) -> tf.data.Dataset:
-    """Mask pairs of neighbouring texts; predict too whether they are in order or swapped, half of them each.
+    """Mask pairs of adjacent texts and predict whether they are in order (half of the pairs) or swapped.
 
-    ALBERT's sentence order prediction (Lan et al. 2020, https://arxiv.org/abs/1909.11942, section 3.1). A window of text is cut as
-    `masked_lm_with_next_sentence` cuts it; a window of one token gives nothing.
+    ALBERT's sentence order prediction (Lan et al. 2020, https://arxiv.org/abs/1909.11942, section 3.1). Windows are cut as in
+    `masked_lm_with_next_sentence`. A window of one token is skipped.
 
-    Args: as `masked_lm_with_next_sentence`; the answers are that the texts are in order, and that they are not.
+    Args: as `masked_lm_with_next_sentence`; the answers are the words for "in order" and "swapped".
 
     Raises:
       UserError: as `masked_lm_with_next_sentence`.
@@ -159,22 +161,22 @@ def translation_lm(
     replaced: float = 0.1,
     whole_words: bool = False,
 ) -> tf.data.Dataset:
-    """Mask two parallel texts side by side, the task's `inputs` and `targets`, so that each helps to predict the other.
+    """Mask two parallel texts in one row, the task's `inputs` and `targets`, so that each helps to predict the other.
 
-    XLM's translation language modelling (Lample and Conneau 2019, https://arxiv.org/abs/1901.07291, section 3.4): [CLS] A [SEP] B [SEP], or A EOS B EOS where the
-    vocabulary has neither, round(n * rate) tokens of each text to predict. `types` 0 and 1 take the place of XLM's language embeddings; its positions
-    begin anew with the second text, here they count on. Where both do not fit, the longer loses its end, and `inputs_trimmed` counts the
-    tokens lost; a pair of which one text is empty gives nothing.
+    XLM's translation language modelling (Lample and Conneau 2019, https://arxiv.org/abs/1901.07291, section 3.4): [CLS] A [SEP] B [SEP], or
+    A EOS B EOS if the vocabulary has no such tokens, with round(n * rate) tokens of each text to predict. `types` 0 and 1 replace XLM's
+    language embeddings. XLM restarts positions at the second text; here they continue. If both do not fit, the longer one loses its end, and
+    `inputs_trimmed` counts the tokens removed. A pair with an empty text is skipped.
 
     Args:
       dataset: examples with `inputs` and `targets`: ids of shape [N] and [M], without EOS.
-      sequence_length: the shorter of `inputs` and `targets` is the length of a pair, special tokens included.
+      sequence_length: the shorter of `inputs` and `targets` is the length of a pair, including special tokens.
       output_features: `inputs`, `targets`, `weights`, `types`; see `encoder_features(types=True)`.
       rate, masked, replaced: as `masked_lm`.
-      whole_words: whether words are masked as a whole, as `whole_word_masked_lm` does.
+      whole_words: whether to mask whole words, as `whole_word_masked_lm`.
 
     Raises:
-      UserError: a share out of range, a vocabulary without a mask, or no room for two tokens.
+      UserError: a fraction out of range, a vocabulary without a mask, or no space for two tokens.
     """
     name = "translation_lm"
     require(name, output_features, *FEATURES)
@@ -212,6 +214,6 @@ def translation_lm(
 
 
 def _cut(ids: tf.Tensor, pair: Pair, seed: tf.Tensor) -> tf.Tensor:
-    """Return a random place in ids [N], from 1 to N - 1, to cut them at."""
+    """Return a random position in ids [N], from 1 to N - 1, at which to cut them."""
     scores = borders(ids, pair.words, tf.random.stateless_uniform([tf.size(ids)], seed))
     return 1 + tf.argmax(scores[1:], output_type=tf.int32)

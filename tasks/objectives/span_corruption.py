@@ -21,26 +21,25 @@ def span_corruption(
     mean_span: float = 3.0,
     shorten: bool = False,
 ) -> tf.data.Dataset:
-    """Turn texts into inputs with spans replaced by sentinels, and targets with what the sentinels stand for.
+    """Convert texts to inputs with spans replaced by sentinels, and targets with the tokens that each sentinel replaces.
 
-    The text `a b c d e f` with `b` and `d e` as noise gives inputs `a <0> c <1> f` and targets `<0> b <1> d e`, the
-    sentinels counting down from the top of the vocabulary. The counts of noise tokens and spans of a text are exact;
-    how they are divided is random, each division as likely as any other. A text begins with a token that is kept and
-    ends with noise, as T5's do. A sentinel that stands in the text itself becomes the unknown token. One token of text
-    is kept, with nothing to predict.
+    The text `a b c d e f` with noise `b` and `d e` gives inputs `a <0> c <1> f` and targets `<0> b <1> d e`. Sentinels count
+    down from the top of the vocabulary. The numbers of noise tokens and spans in a text are exact. Their division is uniformly
+    random. As in T5, a text starts with a kept token and ends with noise. A sentinel that occurs in the text itself becomes
+    the unknown token. A text of one token is not corrupted and has nothing to predict.
 
     Args:
       dataset: examples with `targets`: ids of shape [N], without EOS.
-      sequence_length: windows are as long as lets the corrupted inputs fill sequence_length["inputs"]; without it, as
-        long as the vocabulary has sentinels for.
+      sequence_length: windows are so long that the corrupted inputs fill sequence_length["inputs"]. If it is unlimited, they
+        are as long as the number of sentinels allows.
       output_features: `inputs` and `targets` over one vocabulary.
-      noise_density: share of the tokens that are noise.
+      noise_density: fraction of the tokens that are noise.
       mean_span: mean length of a noise span in tokens.
-      shorten: where the targets or the sentinels do not do for windows that fill the inputs, take the longest windows they do for
-        instead of refusing.
+      shorten: if the targets or the sentinels are too short for windows that fill the inputs, use the longest windows that fit
+        instead of raising an error.
 
     Raises:
-      UserError: a parameter out of range, targets too short for what the inputs leave out, or too few sentinels.
+      UserError: a parameter out of range, targets too short for the noise, or too few sentinels.
     """
     require("span_corruption", output_features, "inputs", "targets")
     inputs, targets = output_features["inputs"], output_features["targets"]
@@ -70,7 +69,7 @@ def span_corruption(
         place, size = tf.range(tf.shape(ids)[1]), sizes[:, None]
         ends = tf.equal(place, size)
         ids = tf.where(ends, vocabulary.eos_id, ids)
-        # A sentinel stands at the first token that it hides: of the noise in inputs; in targets of what is kept, the last of which does as well.
+        # In inputs, a sentinel replaces the first noise token of a span. In targets, it replaces the last kept token before the noise.
         kept = tf.logical_and(tf.logical_or(starts, tf.logical_not(noise)), place < size + inputs.add_eos)
         hidden = tf.logical_or(tf.logical_or(noise, follows), tf.logical_and(ends, targets.add_eos))
         return {
@@ -86,19 +85,21 @@ def span_corruption(
 
 
 def noise_turns(sizes: tf.Tensor, tokens: tf.Tensor, spans: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
-    """Return 1 where noise begins and -1 behind its end, [B, L + 2]: `tokens` noise tokens in `spans` runs, each after a run that is kept.
+    """Return 1 where noise starts and -1 after its end, [B, L + 2]: `tokens` noise tokens in `spans` runs, each after a kept run.
 
-    Each way to divide a text's noise tokens into its spans is as likely as any other, and so for what is kept.
+    Each division of a text's noise tokens into spans is equally likely, and so is each division of the kept tokens.
 
-    sizes, tokens, spans: of each text, [B].
-    draws: random numbers below 1, [B, L], L being at least the longest text's size. A text's first are for what is kept, those behind for noise.
+    Args:
+      sizes, tokens, spans: size, noise tokens and noise spans of each text, [B].
+      draws: random numbers below 1, [B, L], where L is at least the size of the longest text. The first numbers of a text are for kept
+        tokens, the following ones for noise.
     """
     places = tf.range(tf.shape(draws)[1])
     kept = sizes - tokens
     most = tf.maximum(tf.reduce_max(spans) - 1, 0)
 
     def lengths(first: tf.Tensor, items: tf.Tensor) -> tf.Tensor:
-        """Divide the `items` from place `first` on into `spans` lengths of at least 1, then 0; one of any length for no span."""
+        """Divide `items` items from position `first` into `spans` lengths of at least 1, padded with 0; without spans, one length of any size."""
         first, last = first[:, None], (first + items)[:, None]
         drawn = tf.where(tf.logical_and(places > first, places < last), -draws, -2.0)
         cuts = tf.math.top_k(drawn, most).indices
@@ -118,7 +119,7 @@ def noise_turns(sizes: tf.Tensor, tokens: tf.Tensor, spans: tf.Tensor, draws: tf
 def _window(
     sequence_length: Lengths, inputs: seqio.Feature, targets: seqio.Feature, noise_density: float, mean_span: float
 ) -> int:
-    """Return how many tokens of text an example takes at most."""
+    """Return the maximum number of text tokens in an example."""
     sentinels = targets.vocabulary.extra_ids
     within = limit(sequence_length, "inputs")
     if within is None:
@@ -149,7 +150,7 @@ def _window(
 def _shortened(
     sequence_length: Lengths, inputs: seqio.Feature, targets: seqio.Feature, noise_density: float, mean_span: float
 ) -> int:
-    """Return how many tokens of text an example takes at most, for the inputs, the targets and the sentinels."""
+    """Return the maximum number of text tokens in an example that fits the inputs, the targets and the sentinels."""
     within, room = limit(sequence_length, "inputs"), limit(sequence_length, "targets")
     sentinels = targets.vocabulary.extra_ids
     longest = lengths.raw_length_of_spans(sentinels, noise_density, mean_span)
@@ -163,7 +164,7 @@ def _shortened(
     if longest < 2:
         raise UserError(
             f"inputs_length={within}, targets_length={limit(sequence_length, 'targets')} and {sentinels} sentinels are too few"
-            " for span corruption: it needs room for two tokens of text and a sentinel."
+            " for span corruption: it needs space for two tokens of text and a sentinel."
         )
     return longest
 

@@ -1,4 +1,4 @@
-"""The ids of a vocabulary that stand for no text, and what frames one."""
+"""Special ids of a vocabulary, and the special tokens around a text."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from t2t.vocabularies import Vocabulary, WordPiece
 
 
 def with_mask(objective: str, feature: seqio.Feature) -> tuple[Vocabulary, int]:
-    """Return a feature's vocabulary and its mask. Raises UserError where it has none."""
+    """Return a feature's vocabulary and its mask id. Raise UserError if it has none."""
     vocabulary = from_seqio(feature.vocabulary)
     if vocabulary.mask_id is None:
         raise UserError(f"{objective}: {vocabulary} has no mask; give it extra_ids=1 or more.")
@@ -24,7 +24,7 @@ def with_mask(objective: str, feature: seqio.Feature) -> tuple[Vocabulary, int]:
 
 @functools.lru_cache(maxsize=16)
 def ordinary_ids(vocabulary: Vocabulary) -> np.ndarray:
-    """Return the ids that stand for text: neither special nor sentinels nor BERT's unused ones."""
+    """Return the ids that stand for text: all but special tokens, sentinels and BERT's unused tokens."""
     special = {
         vocabulary.pad_id,
         vocabulary.eos_id,
@@ -41,7 +41,7 @@ def ordinary_ids(vocabulary: Vocabulary) -> np.ndarray:
 
 
 def frame(vocabulary: Vocabulary, feature: seqio.Feature) -> tuple[tf.Tensor, tf.Tensor]:
-    """Return what stands before and after a text: [CLS] and [SEP], or nothing and EOS."""
+    """Return the tokens before and after a text: [CLS] and [SEP], or nothing and EOS."""
     if vocabulary.cls_id is not None and vocabulary.sep_id is not None:
         return tf.constant([vocabulary.cls_id]), tf.constant([vocabulary.sep_id])
     return tf.zeros([0], tf.int32), tf.cast(end(feature), tf.int32)

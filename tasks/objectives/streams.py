@@ -1,4 +1,4 @@
-"""Datasets of texts: split into windows, mapped with a random seed an example."""
+"""Datasets of texts: split them into windows, and map them with a random seed for each example."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ import tensorflow as tf
 Example = dict[str, tf.Tensor]
 
 BLOCK = 32
-"""Examples that `map_blocks` gives its function at once."""
+"""Number of examples in a block of `map_blocks`."""
 _CONTROL = {"If", "StatelessIf", "While", "StatelessWhile", "Case", "StatelessCase", "Switch", "Merge"}
 
 
 def windows(dataset: tf.data.Dataset, length: int | None, *, end: tf.Tensor | None = None) -> tf.data.Dataset:
-    """Split the `targets` of each example into runs of `length` tokens, the last one shorter.
+    """Split the `targets` of each example into runs of `length` tokens; the last run is shorter.
 
     Args:
-      dataset: examples with `targets` of shape [N]. Their other fields are left behind: they tell of the whole text.
-      length:  None for the whole text as one run.
-      end:     what closes a text; appended where the last run has room for it, so that no run is of it alone.
+      dataset: examples with `targets` of shape [N]. Other fields are dropped, because they describe the whole text.
+      length: number of tokens; None for the whole text as one run.
+      end: tokens that end a text; appended only if the last run has space, so that no run consists of them alone.
 
     Returns:
       A dataset of the runs, shape [<= length] each; none for an empty text.
@@ -44,9 +44,9 @@ def windows(dataset: tf.data.Dataset, length: int | None, *, end: tf.Tensor | No
 
 
 def map_with_seed(dataset: tf.data.Dataset, function: Callable[[Any, tf.Tensor], Any]) -> tf.data.Dataset:
-    """Map `function(ids, seed)`, the seed being for stateless random ops (shape [2], int64); ids [N], or examples with `targets` [N].
+    """Map `function(element, seed)` over ids [N], or over examples with `targets` [N]. The seed (shape [2], int64) is for stateless random ops.
 
-    The ids are folded into SeqIO's seeds: those are the same stream for every shard of a dataset.
+    SeqIO's seeds are the same stream in every shard of a dataset, so the ids are folded into them.
     """
 
     def with_seed(given: Any, seed: tf.Tensor) -> Any:
@@ -59,9 +59,11 @@ def map_with_seed(dataset: tf.data.Dataset, function: Callable[[Any, tf.Tensor],
 
 
 def map_blocks(dataset: tf.data.Dataset, function: Callable[[Example], dict[str, tf.RaggedTensor]]) -> tf.data.Dataset:
-    """Map many examples at a time, so that they share what each operation costs however little it computes.
+    """Map many examples at a time, to share the overhead of each operation.
 
-    function: gets examples stacked, filled up with 0; returns the examples' features, [B, None] each.
+    Args:
+      dataset: the examples.
+      function: takes stacked examples, padded with 0; returns the features of the examples, [B, None] each.
     """
 
     def dense(block: Example) -> tuple[Example, Example]:
@@ -76,10 +78,10 @@ def map_blocks(dataset: tf.data.Dataset, function: Callable[[Example], dict[str,
 
 
 def map_inline(dataset: tf.data.Dataset, function: Callable[..., Any]) -> tf.data.Dataset:
-    """Map as `Dataset.map`, in the thread that asks for an example.
+    """Like `Dataset.map`, but runs in the thread that requests an example.
 
-    `Dataset.map` hands each operation to a pool of threads, which costs several times what there is to compute for a text. A function with branches or loops
-    on tensors is run as `Dataset.map` does, and so is one of other things than tensors.
+    `Dataset.map` schedules each operation on a thread pool, which costs several times the computation for a text. Functions with branches or
+    loops on tensors run as in `Dataset.map`, and so do functions of other elements than tensors.
     """
     spec = dataset.element_spec
     if not all(isinstance(leaf, tf.TensorSpec) for leaf in tf.nest.flatten(spec)):
@@ -102,12 +104,12 @@ def map_inline(dataset: tf.data.Dataset, function: Callable[..., Any]) -> tf.dat
         preserve_cardinality=True,
     )
     mapped = tf.data.experimental.from_variant(variant, made)
-    mapped.traced = traced  # as long as there is the dataset
+    mapped.traced = traced  # keeps the function alive as long as the dataset
     return mapped
 
 
 def _branches(traced: Any) -> bool:
-    """Whether a function has operations that TensorFlow's executor of one thread does not know."""
+    """Return whether a function has operations that TensorFlow's single-threaded executor does not support."""
     graph = traced.graph.as_graph_def()
     nodes = itertools.chain(graph.node, *(function.node_def for function in graph.library.function))
     return any(node.op in _CONTROL for node in nodes)

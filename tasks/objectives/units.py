@@ -1,4 +1,4 @@
-"""Choices of what to mask by whole units: words and entities, and SpanBERT's spans of them. See `masker.Choice`."""
+"""Choices of whole units to mask: words, entities, and SpanBERT's spans of them. See `masker.Choice`."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from t2t.tasks.objectives.masker import Choice, share
 
 
 def whole(starts: tf.Tensor, *, alike: bool = False) -> Choice:
-    """Choose units as a whole, in random order, as long as more than half of each fits in round(n * rate) of n tokens; at least one.
+    """Choose whole units in random order, while more than half of each fits in round(n * rate) of n tokens; at least one unit.
 
-    So the tokens chosen are as near to that number as whole units come, above it as often as below; unless the first unit alone is longer.
+    The number of chosen tokens is thus as close to this number as whole units allow, above it as often as below, unless the first unit alone
+    is longer.
 
-    starts: where a unit begins, bool [N]; the first token begins one.
-    alike:  whether all tokens of a unit share their fate; otherwise each has its own.
+    Args:
+      starts: where a unit starts, bool [N]; the first token starts one.
+      alike: whether all tokens of a unit are masked, replaced or kept as one; otherwise each token is drawn independently.
     """
 
     def choose(
@@ -34,13 +36,14 @@ def whole(starts: tf.Tensor, *, alike: bool = False) -> Choice:
 
 
 def spans(starts: tf.Tensor, *, stop: float, longest: int) -> Choice:
-    """Choose spans of units, of geometrically distributed lengths, until they cover round(u * rate) of u units; the last is made to end there.
+    """Choose spans of units with geometric lengths until they cover round(u * rate) of u units; the last span is shortened to end there.
 
-    Spans do not touch each other; every such arrangement is as likely as any other.
+    Spans do not touch each other. Every such arrangement is equally likely.
 
-    starts:  where a unit begins, bool [N]; the first token begins one.
-    stop:    probability that a span ends after each of its units.
-    longest: units a span may have; longer ones are drawn anew.
+    Args:
+      starts: where a unit starts, bool [N]; the first token starts one.
+      stop: probability that a span ends after each of its units.
+      longest: maximum number of units in a span; the geometric distribution is truncated there.
     """
     chances = stop * (1 - stop) ** np.arange(longest)
     bounds = np.cumsum(chances / chances.sum())[:-1].astype(np.float32)
@@ -58,7 +61,7 @@ def spans(starts: tf.Tensor, *, stop: float, longest: int) -> Choice:
         number = tf.minimum(tf.reduce_sum(tf.cast(before < hidden, tf.int32)), gaps)
         lengths = tf.minimum(lengths, hidden - before)[: number - 1]
         lengths = tf.concat([lengths, [hidden - tf.reduce_sum(lengths)]], 0)
-        # A span stands before another of the units that are kept, or behind the last.
+        # Each span goes into a different gap before a kept unit or after the last one.
         places = tf.sort(tf.argsort(tf.random.stateless_uniform([gaps], second))[:number])
         at = tf.repeat(places, lengths) + tf.range(hidden)
         span = tf.scatter_nd(at[:, None], 1 + tf.repeat(tf.range(number), lengths), [units])

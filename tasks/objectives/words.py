@@ -1,7 +1,8 @@
-"""Where words and sentences begin among token ids, told by what a vocabulary's own pieces look like.
+"""Find the starts of words and sentences in token ids, from the pieces of a vocabulary.
 
-A word begins at white space, or at the piece that stands for it ("▁" of SentencePiece, "Ġ" of byte-level BPE, no "##" in WordPiece), which belongs
-to it; a punctuation mark is a word of its own, as in BERT. Every token is in one word, special tokens in one each.
+A word starts at white space, or at the piece that marks it ("▁" in SentencePiece, "Ġ" in byte-level BPE, no "##" in WordPiece). The white
+space belongs to the word. As in BERT, a punctuation mark is its own word. Every token belongs to exactly one word; a special token is its
+own word.
 """
 
 from __future__ import annotations
@@ -26,30 +27,30 @@ _SPACE, _MARK, _LETTER, _SPECIAL = range(4)
 _FIRST, _LAST, _STOP, _BREAKS = range(4)
 _BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 _UNKNOWN = "\ufffd"
-"""Stands for bytes that are a part of a character: a letter, as far as words go."""
+"""Stands for a byte that is a part of a character; it counts as a letter."""
 
 
 class Words:
-    """Finds the borders of words and sentences in ids of one vocabulary.
+    """Finds word and sentence starts in ids of one vocabulary.
 
     Raises:
-      UserError: a vocabulary whose pieces do not tell words.
+      UserError: a vocabulary whose word boundaries are unknown.
     """
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self._table = _table(vocabulary)
 
     def starts(self, ids: tf.Tensor) -> tf.Tensor:
-        """Return where a word begins: bool [N] for ids [N]; the first token begins one."""
+        """Return where a word starts: bool [N] for ids [N]. The first token starts one."""
         first, before = self._column(ids, _FIRST), self._before(ids, _LAST)
-        # White space before a word or a mark has begun it already.
+        # White space before a word or a mark already starts it.
         begun = tf.equal(before, _SPACE)
         mark = tf.logical_or(tf.equal(first, _MARK), tf.equal(before, _MARK))
         opens = tf.logical_and(tf.logical_or(tf.equal(first, _SPACE), mark), tf.logical_not(begun))
         return tf.logical_or(opens, tf.logical_or(tf.equal(first, _SPECIAL), tf.equal(before, _SPECIAL)))
 
     def sentences(self, ids: tf.Tensor) -> tf.Tensor:
-        """Return where a sentence begins: bool [N] for ids [N]; at white space behind a full stop or with an empty line in it."""
+        """Return where a sentence starts: bool [N] for ids [N]. It starts at white space after a full stop or at an empty line."""
         first, before = self._column(ids, _FIRST), self._before(ids, _LAST)
         spaced = tf.logical_and(tf.equal(first, _SPACE), tf.not_equal(before, _SPACE))
         breaks = self._column(ids, _BREAKS)
@@ -58,21 +59,21 @@ class Words:
         return tf.logical_and(spaced, tf.logical_or(tf.equal(self._before(ids, _STOP, 0), 1), empty_line))
 
     def after_space(self, ids: tf.Tensor) -> tf.Tensor:
-        """Return where the token before ends in white space: bool [N] for ids [N]."""
+        """Return where the previous token ends in white space: bool [N] for ids [N]."""
         return tf.equal(self._before(ids, _LAST), _SPACE)
 
     def _column(self, ids: tf.Tensor, column: int) -> tf.Tensor:
         return tf.gather(self._table[:, column], ids)
 
     def _before(self, ids: tf.Tensor, column: int, first: int = _SPECIAL) -> tf.Tensor:
-        """Return a column of the token before each; `first` for the first token."""
+        """Return a column of the token before each token; `first` for the first token."""
         found = self._column(ids, column)
         return tf.concat([tf.fill(tf.shape(found[:1]), first), found[:-1]], 0)
 
 
 @functools.lru_cache(maxsize=16)
 def _table(vocabulary: Vocabulary) -> np.ndarray:
-    """Return int32 [size, 4]: the kinds of each id's first and last character, whether it ends a sentence, its line breaks."""
+    """Return int32 [size, 4]: for each id, the kinds of its first and last character, whether it ends a sentence, and its number of line breaks."""
     table = np.tile(np.array([_SPECIAL, _SPECIAL, 0, 0], np.int32), (vocabulary.size, 1))
     text = surfaces(vocabulary)
     for i in ordinary_ids(vocabulary):
@@ -95,10 +96,10 @@ def _kind(character: str) -> int:
 
 @functools.lru_cache(maxsize=16)
 def surfaces(vocabulary: Vocabulary) -> tuple[str, ...]:
-    """Return the text that each id adds behind others, white space before a word included; U+FFFD for a part of a character.
+    """Return the text that each id adds after other ids, including white space before a word. U+FFFD stands for a part of a character.
 
     Raises:
-      UserError: a vocabulary whose pieces do not tell words.
+      UserError: a vocabulary whose word boundaries are unknown.
     """
     if isinstance(vocabulary, Bytes):
         return tuple(chr(i - 3) if 3 <= i < 3 + 128 else _UNKNOWN for i in range(vocabulary.size))
@@ -109,14 +110,14 @@ def surfaces(vocabulary: Vocabulary) -> tuple[str, ...]:
         library, kind = _library(vocabulary)
         of_kind = {"WordPiece": _wordpiece, "Metaspace": _metaspace, "ByteLevel": _byte_level}[kind]
         return tuple(of_kind(library.id_to_token(i) or "") for i in range(vocabulary.size))
-    raise UserError(f"words of {vocabulary} cannot be told; there are Bytes, SentencePiece, WordPiece and Tokenizer.")
+    raise UserError(f"the word boundaries of {vocabulary} are unknown; supported vocabularies are Bytes, SentencePiece, WordPiece and Tokenizer.")
 
 
 def located(vocabulary: Vocabulary, text: str) -> tuple[str, list[tuple[int, int]]]:
-    """Return a text and where each of its tokens begins and ends in it; SentencePiece's text is the one it normalised.
+    """Return the text and the start and end of each of its tokens. For SentencePiece, the text is the normalized text.
 
     Raises:
-      UserError: a vocabulary whose pieces do not tell words.
+      UserError: a vocabulary whose word boundaries are unknown.
     """
     if isinstance(vocabulary, Bytes):
         return text, [(at, at + 1) for at, character in enumerate(text) for _ in character.encode("utf-8")]
@@ -130,7 +131,7 @@ def located(vocabulary: Vocabulary, text: str) -> tuple[str, list[tuple[int, int
 
 @functools.lru_cache(maxsize=16)
 def _library(vocabulary: WordPiece | Tokenizer) -> tuple[Any, str]:
-    """Return the tokenizer and what kind its pieces are of: "WordPiece", "ByteLevel" or "Metaspace"."""
+    """Return the tokenizer and the kind of its pieces: "WordPiece", "ByteLevel" or "Metaspace"."""
     library = vocabulary.library()
     if isinstance(vocabulary, WordPiece):
         return library, "WordPiece"
@@ -143,12 +144,12 @@ def _library(vocabulary: WordPiece | Tokenizer) -> tuple[Any, str]:
         if there:
             return library, kind
     raise UserError(
-        f"words of {vocabulary} cannot be told: its decoder is {' + '.join(steps) or None}; there are ByteLevel, Metaspace and WordPiece."
+        f"the word boundaries of {vocabulary} are unknown: its decoder is {' + '.join(steps) or None}; supported decoders are ByteLevel, Metaspace and WordPiece."
     )
 
 
 def _steps(decoder: dict[str, Any] | None) -> Iterator[str]:
-    """Yield the names of a decoder's steps, for one that replaces a text that text too."""
+    """Yield the names of a decoder's steps. For a step that replaces text, also yield that text."""
     if decoder is None:
         return
     for inner in decoder.get("decoders", ()):
@@ -172,14 +173,14 @@ def _wordpiece(piece: str) -> str:
 
 def _byte_level(piece: str) -> str:
     codes = _byte_characters()
-    if any(character not in codes for character in piece):  # an added token, as it stands
+    if any(character not in codes for character in piece):  # an added token is plain text
         return piece
     return bytes(codes[character] for character in piece).decode("utf-8", errors="replace")
 
 
 @functools.cache
 def _byte_characters() -> dict[str, int]:
-    """Return GPT-2's characters for bytes: those that print stand for themselves, the others for 256 and on, in order."""
+    """Return GPT-2's characters for bytes: printable bytes map to themselves, the others to 256 and up, in order."""
     shown = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     hidden = [byte for byte in range(256) if byte not in shown]
     return {chr(byte): byte for byte in shown} | {chr(256 + n): byte for n, byte in enumerate(hidden)}
