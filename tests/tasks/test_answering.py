@@ -39,14 +39,14 @@ def test_words_and_tags_are_lists_or_texts(tags, tmp_path):
 @pytest.mark.parametrize(
     ("row", "problem"),
     [
-        ({"tokens": ["Ann"], "ner": [2]}, "field 'ner': 2 is the number of no label; the labels O, B-PER are 0 to 1"),
-        ({"tokens": ["Ann"], "ner": [-100]}, "-100 is the number of no label"),
+        ({"tokens": ["Ann"], "ner": [2]}, "field 'ner': 2 is not the number of a label; the labels O, B-PER have the numbers 0 to 1"),
+        ({"tokens": ["Ann"], "ner": [-100]}, "-100 is not the number of a label"),
         ({"tokens": ["Ann", "x"], "ner": [1]}, "1 labels for 2 words"),
-        ({"tokens": ["New York"], "ner": [1]}, "field 'tokens': the word 'New York' has white space in it"),
+        ({"tokens": ["New York"], "ner": [1]}, "field 'tokens': the word 'New York' contains white space"),
         ({"tokens": ["", "x"], "ner": [1, 1]}, "field 'tokens': the word '' is empty"),
-        ({"tokens": [1.5], "ner": [1]}, "field 'tokens' is of float64: words and their tags are texts"),
+        ({"tokens": [1.5], "ner": [1]}, "field 'tokens' has type float64; expected texts"),
         ({"words": ["Ann"], "ner": [1]}, "has no field 'tokens'"),
-        ({"tokens": [["Ann"]], "ner": [1]}, "field 'tokens' is no text"),
+        ({"tokens": [["Ann"]], "ner": [1]}, "field 'tokens' has an unsupported type: expected text"),
     ],
 )
 def test_words_that_cannot_be_tagged_are_refused_in_one_line(row, problem, tmp_path):
@@ -86,5 +86,5 @@ def test_answers_are_lists_as_squad_has_them(tmp_path):
 def test_a_start_that_is_no_whole_number_is_refused(tmp_path):
     source = jsonl(tmp_path, [{"q": "who?", "c": "Ann", "a": "Ann", "s": [0.5]}])
     tasks.add_span_extraction("an_start", source=source, question="q", text="c", answer="a", start="s", replace=True)
-    with pytest.raises(UserError, match="start: field 's' must be a whole number, not float64"):
+    with pytest.raises(UserError, match="start: field 's' must be an integer, not float64"):
         raws("an_start")

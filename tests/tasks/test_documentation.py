@@ -105,7 +105,7 @@ def test_nothing_to_read_and_nowhere_to_write(library, monkeypatch, tmp_path):
         documentation.corpus()
     (tmp_path / "file").touch()
     monkeypatch.setenv("T2T_CACHE", str(tmp_path / "file"))
-    with pytest.raises(UserError, match=r"cache directory .*from T2T_CACHE.* cannot be made"):
+    with pytest.raises(UserError, match=r"cache directory .*from T2T_CACHE.* cannot be created"):
         documentation.corpus()
 
 

@@ -123,7 +123,7 @@ def test_what_cannot_be_generated_is_refused():
             outcomes.append(str(error))
     assert outcomes.count(1) == 1
     assert sum("too few different inputs" in str(outcome) for outcome in outcomes) == 2
-    with pytest.raises(UserError, match="split 'dev' of generated g: no such split"):
+    with pytest.raises(UserError, match="split 'dev' of generated g: unknown split"):
         constant.get_dataset("dev")
 
 

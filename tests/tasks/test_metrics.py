@@ -164,7 +164,7 @@ def test_rank_classification():
     scores = [[-1.0, -2.0], [-3.0, -2.0, -9.0], [math.nan, -50.0], [-1.0, -1.0]]
     assert metrics.rank_classification([0, 2, 1, 1], scores) == {"rank_accuracy": 0.5}
     assert metrics.rank_classification([[1], [0, 1], -1, 0], scores) == {"rank_accuracy": 0.5}
-    with pytest.raises(UserError, match="not one for each choice"):
+    with pytest.raises(UserError, match="expected one score for each choice"):
         metrics.rank_classification([0], [-1.0])
 
 

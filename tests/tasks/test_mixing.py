@@ -63,17 +63,17 @@ def test_malformed_mixtures_are_refused():
     tasks.add("tm_unsized", source=unsized, targets="text", replace=True)
     tasks.add("tm_other", source=unsized, targets="text", vocabulary=Bytes(extra_ids=3), replace=True)
     for call, message in [
-        (lambda: tasks.mix("tm_x", {}), "give task names"),
-        (lambda: tasks.mix("tm_x", "tm_a"), "give task names"),
-        (lambda: tasks.mix("tm x", ["tm_a"]), "use letters"),
+        (lambda: tasks.mix("tm_x", {}), "expected task names"),
+        (lambda: tasks.mix("tm_x", "tm_a"), "expected task names"),
+        (lambda: tasks.mix("tm x", ["tm_a"]), "use only letters"),
         (lambda: tasks.mix("tm_a", ["tm_b"]), "there is a task of that name"),
         (lambda: tasks.mix("tm_inner", ["tm_b"]), "there is a mixture of that name already; .*replace=True"),
         (lambda: tasks.mix("tm_x", {"tm_a": 0}), "rate 0 of 'tm_a'"),
         (lambda: tasks.mix("tm_x", {"tm_a": float("nan")}), "rate nan of 'tm_a'"),
-        (lambda: tasks.mix("tm_x", {"tm_a": 1}, cap=3), "cap and temperature have no meaning"),
+        (lambda: tasks.mix("tm_x", {"tm_a": 1}, cap=3), "cap and temperature have no effect"),
         (lambda: tasks.mix("tm_x", ["tm_a"], cap=0), "cap=0"),
         (lambda: tasks.mix("tm_x", ["tm_a"], temperature=0), "temperature=0"),
-        (lambda: tasks.mix("tm_x", ["tm_a", "tm_a"]), "named twice"),
+        (lambda: tasks.mix("tm_x", ["tm_a", "tm_a"]), "names a task twice"),
         (lambda: tasks.mix("tm_x", ["tm_d"]), "unknown task or mixture 'tm_d'. Nearest: tm_"),
         (lambda: tasks.mix("tm_x", ["tm_inner", "tm_c"]), "'tm_inner' .* is a mixture"),
         (lambda: tasks.mix("tm_x", {"tm_a": 1, "copy_words": 1}), "need the same"),

@@ -135,7 +135,7 @@ def test_distractors_are_other_answers_of_the_same_split():
         assert again.read_block(split, 0) == source.read_block(split, 0)
     assert {e["right"] for e in examples} == {0, 1, 2, 3}
     few = GeneratedSource("few", parity, sizes={"train": 30})
-    with pytest.raises(UserError, match="has 2 different answers, 4 are due"):
+    with pytest.raises(UserError, match="has only 2 different answers, but needs 4"):
         DistractorSource(few, answer="targets", longest={"targets": 9}).read_block("train", 0)
     pairs = DistractorSource(few, answer="targets", longest={"targets": 9}, choices=2, window=1).read_block("train", 0)
     assert all(
@@ -152,7 +152,7 @@ def test_what_is_held_out_is_held_out():
         tasks.check_held_out("tp_leak", "docs_which_summary")
     with pytest.raises(UserError, match="'parity' of 'parity' is not held out: task 'prompted_parity_which' of"):
         tasks.check_held_out("prompted_parity_which", "parity")
-    with pytest.raises(UserError, match="'parity' is not held out: 'parity' has it too"):
+    with pytest.raises(UserError, match="'parity' is not held out: 'parity' contains it too"):
         tasks.check_held_out("parity", "parity")
 
 

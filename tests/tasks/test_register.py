@@ -83,7 +83,7 @@ def test_a_hidden_label_and_one_out_of_range():
         (lambda e: e["label"] - 3, "-2"),
         (lambda e: e["context"], "'It was me.'"),
     ):
-        message = f"UserError: targets of task 'tr_task': the labels are a, b; {found} is none of them."
+        message = f"UserError: targets of task 'tr_task': {found} is not one of the labels a, b."
         with pytest.raises(tf.errors.OpError, match=message):
             examples(add(targets=wrong, labels=["a", "b"]))
 
@@ -107,13 +107,13 @@ def test_without_inputs_there_is_no_such_feature():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"name": "bad name"}, "name 'bad name': use letters"),
+        ({"name": "bad name"}, "name 'bad name': use only letters"),
         ({"name": "copy_words", "replace": False}, "there is a task of that name already; .*replace=True"),
         ({"name": "tr_mixture"}, "there is a mixture of that name already"),
         ({"prefix": "p: "}, "prefix 'p: ' .* no inputs"),
         ({"inputs": "{question"}, "inputs of task .*{question.*braces"),
-        ({"inputs": "{question!r}"}, "only names of fields"),
-        ({"inputs": "{}"}, "only names of fields"),
+        ({"inputs": "{question!r}"}, "braces may contain only field names"),
+        ({"inputs": "{}"}, "braces may contain only field names"),
         ({"labels": ["a", "a"]}, "labels .* different"),
         ({"labels": "ab"}, "labels 'ab'"),
     ],
@@ -129,9 +129,9 @@ def test_malformed_tasks_are_refused_when_they_are_added(options, message):
     [
         ({"inputs": "qestion"}, "inputs of task 'tr_task': the source has no field 'qestion'. Nearest: question"),
         ({"targets": "{contxt}!"}, "targets of task 'tr_task': the source has no field 'contxt'. Nearest: context"),
-        ({"inputs": "ids"}, "field 'ids' is no single value"),
-        ({"inputs": "meta"}, "field 'meta' is no single value"),
-        ({"targets": "score", "labels": ["a", "b"]}, "field 'score' must be a whole number or text, not float32"),
+        ({"inputs": "ids"}, "field 'ids' is not a single value"),
+        ({"inputs": "meta"}, "field 'meta' is not a single value"),
+        ({"targets": "score", "labels": ["a", "b"]}, "field 'score' must be an integer or text, not float32"),
         ({"targets": lambda e: e["label"]}, "targets of task 'tr_task': the function returns int32"),
         ({"inputs": lambda e: e["ids"]}, "inputs of task 'tr_task': the function returns int32 of shape"),
         ({"keep": ["answer"]}, "keep of task 'tr_task': the source has no field 'answer'"),

@@ -50,7 +50,7 @@ def test_fields_are_those_of_the_task_and_have_the_types_of_most_records(tmp_pat
     assert task.source.fields() == {"n": int, "b": bool, "a": str}
     with pytest.raises(UserError, match="has no field 'c'"):
         tasks.add("sf_fields", source=source, targets="c", replace=True).num_input_examples("train")
-    with pytest.raises(UserError, match="field 'deep' is no text, number, true or false, nor a list of one of these"):
+    with pytest.raises(UserError, match="field 'deep' has an unsupported type: expected text, a number, a boolean, or a list of one of these"):
         jsonl(tmp_path, rows, fields=["deep"]).num_input_examples("train")
 
 
@@ -69,7 +69,7 @@ def test_a_field_that_is_null_for_long_is_still_told(tmp_path):
     source = jsonl(tmp_path, rows, fields=["a", "rare"], on_bad="skip")
     assert source.fields() == {"a": str, "rare": int}
     assert (source.num_input_examples("train"), source.skipped()) == (1, 1500)
-    with pytest.raises(UserError, match="field 'rare' is no text, number"):
+    with pytest.raises(UserError, match="field 'rare' has an unsupported type: expected text, a number"):
         jsonl(tmp_path, rows[:-1], fields=["rare"]).num_input_examples("train")
 
 
@@ -107,11 +107,11 @@ def test_narrow_floats_are_the_decimals_that_they_were_read_from(tmp_path):
 @pytest.mark.parametrize(
     ("value", "problem"),
     [
-        ("NaN", "field 'f' is nan, a finite number is needed"),
-        ("1e999", "field 'f' is inf, a finite number is needed"),
-        (str(2**53 + 1), "a whole number that no 64-bit float is equal to"),
-        ("1" + "0" * 400, "a whole number that no 64-bit float is equal to"),
-        ("true", "field 'f' is true, a number is needed"),
+        ("NaN", "field 'f' is nan, expected a finite number"),
+        ("1e999", "field 'f' is inf, expected a finite number"),
+        (str(2**53 + 1), "no 64-bit float equals this integer"),
+        ("1" + "0" * 400, "no 64-bit float equals this integer"),
+        ("true", "field 'f' is true, expected a number"),
     ],
 )
 def test_numbers_that_would_be_others_are_refused(value, problem, tmp_path):
@@ -160,11 +160,11 @@ def test_lists_are_vectors_and_their_place_can_be_saved(kind, tmp_path):
 @pytest.mark.parametrize(
     ("row", "problem"),
     [
-        ({"l": None}, "field 'l' is null, a list of texts is needed"),
-        ({"l": "x"}, "field 'l' is \"x\", a list of texts is needed"),
-        ({"l": ["x", None]}, "field 'l', item 2 is null, text is needed"),
-        ({"l": ["x", 3]}, "field 'l', item 2 is 3, text is needed"),
-        ({"l": [["x"]]}, "field 'l', item 1 is a list, text is needed"),
+        ({"l": None}, "field 'l' is null, expected a list of texts"),
+        ({"l": "x"}, "field 'l' is \"x\", expected a list of texts"),
+        ({"l": ["x", None]}, "field 'l', item 2 is null, expected text"),
+        ({"l": ["x", 3]}, "field 'l', item 2 is 3, expected text"),
+        ({"l": [["x"]]}, "field 'l', item 1 is a list, expected text"),
         ({}, "field 'l' is missing"),
     ],
 )
@@ -190,7 +190,7 @@ def test_fields_of_objects_have_dotted_names(kind, tmp_path):
 def test_a_function_that_asks_for_another_field_is_told_in_one_line(tmp_path):
     source = jsonl(tmp_path, [{"text": "x"}])
     task = tasks.add("sf_function", source=source, targets=lambda example: example["txet"], replace=True)
-    message = "targets of task 'sf_function': its function asks for a field 'txet', .* Nearest: text"
+    message = "targets of task 'sf_function': its function asks for field 'txet', .* Nearest: text"
     with pytest.raises(UserError, match=message):
         raws("sf_function", "decoder")
     assert task.name == "sf_function"

@@ -155,26 +155,26 @@ BAD = [
     ("jsonl", b'{"text": "x\xe9", "number": 1}', "invalid UTF-8 at byte 12"),
     ("jsonl", b'{"text": "x", "number": 1', "not JSON .* at column"),
     ("jsonl", b'{"test": "x", "number": 1}', "field 'text' is missing. Nearest: test"),
-    ("jsonl", b'{"text": 3, "number": 1}', "field 'text' is 3, text is needed"),
-    ("jsonl", b'{"text": null, "number": 1}', "field 'text' is null, text is needed"),
-    ("jsonl", b'{"text": "x", "number": 1.5}', "field 'number' is 1.5, a whole number is needed"),
-    ("jsonl", b'{"text": "x", "number": 123456789012345678901}', "does not fit 64 bits"),
+    ("jsonl", b'{"text": 3, "number": 1}', "field 'text' is 3, expected text"),
+    ("jsonl", b'{"text": null, "number": 1}', "field 'text' is null, expected text"),
+    ("jsonl", b'{"text": "x", "number": 1.5}', "field 'number' is 1.5, expected an integer"),
+    ("jsonl", b'{"text": "x", "number": 123456789012345678901}', "does not fit in 64 bits"),
     ("jsonl", b'{"text": "x", "number": ' + b"9" * 5000 + b"}", "too many digits"),
     ("jsonl", b'{"text": "x", "number": 1, "number": 2}', "the key 'number' appears twice"),
     ("jsonl", b"[" * 100000, "nested too deep"),
     ("jsonl", b'{"text": "\\ud800", "number": 1}', "lone surrogate"),
-    ("jsonl", b'["x", 1]', "a JSON object is needed, this is a list"),
-    ("csv", b"x,1,2", "3 columns where 2 are due"),
-    ("csv", b"x", "1 columns where 2 are due"),
-    ("csv", b'"x"y,1', "broken quoting"),
+    ("jsonl", b'["x", 1]', "expected a JSON object, not a list"),
+    ("csv", b"x,1,2", "3 columns, expected 2"),
+    ("csv", b"x", "1 columns, expected 2"),
+    ("csv", b'"x"y,1', "broken quotes"),
     ("csv", b"x\xff,1", "invalid UTF-8"),
-    ("csv", b"x,one", "field 'number' is \"one\", a whole number is needed"),
-    ("csv", b"x,1_000", "field 'number' is \"1_000\", a whole number is needed"),
-    ("csv", "x,\u0663".encode(), "a whole number is needed"),
-    ("csv", b"x,1.0", "a whole number is needed"),
-    ("csv", b"x," + b"9" * 5000, "a whole number is needed"),
-    ("csv", b"x,", "field 'number' is \"\", a whole number is needed"),
-    ("tsv", b"x 1", "1 columns where 2 are due"),
+    ("csv", b"x,one", "field 'number' is \"one\", expected an integer"),
+    ("csv", b"x,1_000", "field 'number' is \"1_000\", expected an integer"),
+    ("csv", "x,\u0663".encode(), "expected an integer"),
+    ("csv", b"x,1.0", "expected an integer"),
+    ("csv", b"x," + b"9" * 5000, "expected an integer"),
+    ("csv", b"x,", "field 'number' is \"\", expected an integer"),
+    ("tsv", b"x 1", "1 columns, expected 2"),
     ("tsv", b"\xc3\t1", "invalid UTF-8"),
 ]
 
@@ -199,7 +199,7 @@ def test_a_bad_line_stops_with_file_and_line_or_is_skipped_and_counted(kind, lin
         assert lenient.num_input_examples("train") == 600
     assert lenient.skipped() == 1
     assert lenient.problems()[0].startswith(f"{path}:{number}: ")
-    assert f"1 bad records are skipped: {path}:{number}" in caplog.text
+    assert f"skipping 1 bad records: {path}:{number}" in caplog.text
     assert texts(lenient, shards=4) == [["fine"] * 150] * 4
 
 
@@ -210,7 +210,7 @@ def test_an_unclosed_quote_takes_nothing_else_along(tmp_path, monkeypatch):
     lines[60] = '"two\nlines",60\n'
     lines[70] = '"closes ""wrongly" here,70\n'
     (tmp_path / "a.csv").write_text("text,number\n" + "".join(lines))
-    with pytest.raises(UserError, match=r"a\.csv:42: broken quoting: a quote that opens in this line .* up to line 62"):
+    with pytest.raises(UserError, match=r"a\.csv:42: broken quotes: a quote that opens in this line .* up to line 62"):
         sources.csv(tmp_path / "a.csv").num_input_examples("train")
     source = sources.csv(tmp_path / "a.csv", fields={"text": str, "number": int}, on_bad="skip")
     read = list(source.get_dataset("train", False).as_numpy_iterator())
@@ -224,7 +224,7 @@ def test_an_unclosed_quote_takes_nothing_else_along(tmp_path, monkeypatch):
 
 def test_a_row_of_too_many_columns_says_which_lines_it_goes_over(tmp_path):
     (tmp_path / "a.csv").write_text('text,number\n"a\nb",1,2\n')
-    with pytest.raises(UserError, match=r"a\.csv:2: 3 columns where 2 are due \(text, number\), over lines 2 to 3"):
+    with pytest.raises(UserError, match=r"a\.csv:2: 3 columns, expected 2 \(text, number\), in lines 2 to 3"):
         sources.csv(tmp_path / "a.csv").num_input_examples("train")
 
 
@@ -261,7 +261,7 @@ def test_missing_empty_foreign_and_vanished_files(tmp_path):
     (tmp_path / "blank.txt").write_text("\n\n \n")
     with pytest.raises(UserError, match=r"'train' of text files .*blank\.txt.* is empty"):
         sources.text(tmp_path / "blank.txt").get_dataset("train")
-    with pytest.raises(UserError, match=r"corpus\.txt: is no Parquet file"):
+    with pytest.raises(UserError, match=r"corpus\.txt: cannot be read as a Parquet file"):
         sources.parquet(tmp_path / "corpus.txt").num_input_examples("train")
     with pytest.raises(UserError, match="only local paths are supported"):
         sources.text("gs://bucket/a.txt").num_input_examples("train")
@@ -325,14 +325,14 @@ def test_senseless_options_are_refused(tmp_path):
     for call, message in [
         (lambda: sources.text(path, on_bad="ignore"), "on_bad='ignore'"),
         (lambda: sources.text(path, unit="word"), "unit='word'"),
-        (lambda: sources.text(path, held_out=1.0), "held_out share 1.0"),
+        (lambda: sources.text(path, held_out=1.0), "held_out fraction 1.0"),
         (lambda: sources.text(path, held_out={"a": 0.6, "b": 0.5}), "add up to 1.1"),
         (lambda: sources.text(path, held_out={"train": 0.6}), "names 'train'"),
         (lambda: sources.text({"train": path}, held_out=0.1), "given for each split"),
-        (lambda: sources.text([]), "no file is named"),
+        (lambda: sources.text([]), "no files: give a path"),
         (lambda: sources.csv(path, delimiter="||"), "one character"),
         (lambda: sources.jsonl(path, fields={"a": list}), "field 'a' is declared"),
-        (lambda: sources.csv(path, fields={"a": list[str]}), "field 'a' is declared .* no lists"),
+        (lambda: sources.csv(path, fields={"a": list[str]}), "field 'a' is declared .* cannot have lists"),
         (lambda: sources.parquet(path, held_out=0.1), "split_by"),
         (lambda: sources.text(write(path, "text")).num_input_examples("test"), "split 'test' of text files.*train"),
     ]:

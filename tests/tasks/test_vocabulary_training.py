@@ -65,7 +65,7 @@ def test_what_cannot_be_trained_is_refused_in_one_line(tmp_path):
         (lambda: train_vocabulary("tv_on", size=500, out=out), "'tv_on'. Nearest: tv_one"),
         (lambda: train_vocabulary("tv_one", size=500, out=out, kind="unigrm"), "'unigrm'.* Nearest: unigram"),
         (lambda: train_vocabulary("tv_one", size=500, out=out, split="dev"), "split 'dev'"),
-        (lambda: train_vocabulary("tv_one", size=500, out=tmp_path / "there"), "exists already"),
+        (lambda: train_vocabulary("tv_one", size=500, out=tmp_path / "there"), "already exists"),
         (lambda: train_sentencepiece(TEXTS, size=300, out=out), r"vocabulary size 300 .*above 359"),
         (lambda: train_sentencepiece(TEXTS, size=90_000, out=out), r"vocabulary size 90000 .*allow at most \d+"),
         (lambda: train_sentencepiece(["", " \n"], size=500, out=out), "no text"),
@@ -119,7 +119,7 @@ def test_lines_are_cut_at_spaces_and_lose_nothing(monkeypatch):
 
 def test_what_is_not_read_as_it_stands_is_counted(tmp_path, caplog):
     kept = train_sentencepiece([*TEXTS, "\u2585 qqq qqq"] * 2, size=460, out=tmp_path / "a.model")
-    assert "2 lines have the character U+2585" in caplog.text
+    assert "2 lines contain the character U+2585" in caplog.text
     assert kept.size == 460
     seqio.TaskRegistry.remove("tv_broken")
     rows = {"a": [b"good", b"b\xffd"]}
@@ -128,7 +128,7 @@ def test_what_is_not_read_as_it_stands_is_counted(tmp_path, caplog):
     )
     seqio.TaskRegistry.add("tv_broken", source=source, output_features={})
     assert list(task_texts("tv_broken")) == ["good", "bd"]
-    assert "task tv_broken: 1 texts are not UTF-8 throughout" in caplog.text
+    assert "task tv_broken: 1 texts are not valid UTF-8" in caplog.text
 
 
 def test_more_than_a_thousand_characters_are_kept_where_there_is_room(tmp_path):

@@ -107,7 +107,7 @@ def test_tags_stand_at_the_first_token_of_their_words(framed):
 
 @pytest.mark.parametrize(
     ("tags", "said"),
-    [("O O", "2 labels for 3 words, in 'the row reads'"), ("O B-Y O", "'B-Y' is none of the labels O, B-X")],
+    [("O O", "2 labels for 3 words, in 'the row reads'"), ("O B-Y O", "'B-Y' is not one of the labels O, B-X")],
 )
 def test_words_without_their_labels_are_refused(tags, said):
     features = label_features(Bytes(), labels=LABELS, of="word")

@@ -28,11 +28,11 @@ def test_the_mode_stands_before_what_the_objective_makes_of_shorter_inputs(texts
 
 def test_what_cannot_be_is_refused(wordpiece, tokenized):
     dataset = tokenized([[5, 6, 7]])
-    with pytest.raises(UserError, match=r"mode '\[NLU\]': WordPiece.* cannot spell it"):
+    with pytest.raises(UserError, match=r"mode '\[NLU\]': WordPiece.* cannot encode it"):
         made(with_mode(causal_lm, "[NLU]"), dataset, wordpiece)
     with pytest.raises(UserError, match=r"inputs_length=5 is too short for mode '\[NLU\]', which is 5 tokens"):
         made(with_mode(causal_lm, "[NLU]"), dataset, Bytes(), lengths={"inputs": 5, "targets": 40})
     with pytest.raises(UserError, match=r"mode 'R': an encoder's task"):
         made(with_mode(causal_lm, "R"), dataset, Bytes(), features=encoder_features(Bytes()))
-    with pytest.raises(UserError, match=r"mode '': .* cannot spell it"):
+    with pytest.raises(UserError, match=r"mode '': .* cannot encode it"):
         made(with_mode(causal_lm, ""), dataset, Bytes())

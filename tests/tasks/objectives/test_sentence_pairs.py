@@ -212,8 +212,8 @@ def test_parallel_texts_of_wordpiece_are_framed(wordpiece):
     [
         (masked_lm_with_next_sentence, {"neighbours": 1}, "neighbours=1 of masked_lm_with_next_sentence"),
         (masked_lm_with_next_sentence, {"pair_weight": 0.0}, "pair_weight=0.0"),
-        (masked_lm_with_sentence_order, {"answers": ("yes", "yes")}, "has no token to tell them apart by"),
-        (masked_lm_with_sentence_order, {"answers": "yes"}, "give two words"),
+        (masked_lm_with_sentence_order, {"answers": ("yes", "yes")}, "has no token that distinguishes them"),
+        (masked_lm_with_sentence_order, {"answers": "yes"}, "expected two words"),
         (masked_lm_with_sentence_order, {"lengths": {"inputs": 4, "targets": 4}}, "inputs_length=4 .* at least 5"),
         (translation_lm, {"rate": 2.0}, "rate=2.0 of translation_lm"),
     ],
