@@ -14,11 +14,11 @@ def cache_directory() -> Path:
     Raises:
       UserError: it cannot be created or is not writable.
     """
-    own, shared = os.environ.get("T2T_CACHE"), os.environ.get("XDG_CACHE_HOME")
-    if own:
-        path, origin = Path(own), "T2T_CACHE"
-    elif shared:
-        path, origin = Path(shared) / "t2t", "XDG_CACHE_HOME"
+    t2t_cache, xdg_cache = os.environ.get("T2T_CACHE"), os.environ.get("XDG_CACHE_HOME")
+    if t2t_cache:
+        path, origin = Path(t2t_cache), "T2T_CACHE"
+    elif xdg_cache:
+        path, origin = Path(xdg_cache) / "t2t", "XDG_CACHE_HOME"
     else:
         path, origin = Path.home() / ".cache" / "t2t", "the home directory; set T2T_CACHE for another"
     try:

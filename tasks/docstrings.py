@@ -142,10 +142,10 @@ def extract(files: Sequence[str], processes: int) -> list[Entry]:
         # Interleave the files, because neighbours have similar sizes.
         with tempfile.TemporaryDirectory() as directory:
             workers = [
-                _started(files[rank::processes], os.path.join(directory, str(rank))) for rank in range(processes)
+                _start(files[rank::processes], os.path.join(directory, str(rank))) for rank in range(processes)
             ]
-            shares = [_finished(worker, output) for worker, output in workers]
-        parts = [shares[index % processes][index // processes] for index in range(len(files))]
+            results = [_results(worker, output) for worker, output in workers]
+        parts = [results[index % processes][index // processes] for index in range(len(files))]
     seen: dict[str, Entry] = {}
     for part in parts:
         for entry in part:
@@ -153,19 +153,19 @@ def extract(files: Sequence[str], processes: int) -> list[Entry]:
     return list(seen.values())
 
 
-def _started(files: Sequence[str], output: str) -> tuple[subprocess.Popen[bytes], str]:
-    with open(output + ".files", "w", encoding="utf-8") as listed:
-        json.dump(list(files), listed)
-    with open(output + ".files", "rb") as given, open(output, "wb") as made, open(output + ".errors", "wb") as errors:
-        return subprocess.Popen([sys.executable, "-I", __file__], stdin=given, stdout=made, stderr=errors), output
+def _start(files: Sequence[str], output: str) -> tuple[subprocess.Popen[bytes], str]:
+    with open(output + ".files", "w", encoding="utf-8") as file_list:
+        json.dump(list(files), file_list)
+    with open(output + ".files", "rb") as input_file, open(output, "wb") as output_file, open(output + ".errors", "wb") as errors:
+        return subprocess.Popen([sys.executable, "-I", __file__], stdin=input_file, stdout=output_file, stderr=errors), output
 
 
-def _finished(worker: subprocess.Popen[bytes], output: str) -> list[list[Entry]]:
+def _results(worker: subprocess.Popen[bytes], output: str) -> list[list[Entry]]:
     if worker.wait():
         with open(output + ".errors", encoding="utf-8", errors="replace") as errors:
             raise RuntimeError(f"extracting documentation failed: {errors.read()[-2000:]}")
-    with open(output, encoding="utf-8") as made:
-        return [[Entry(*entry) for entry in json.loads(line)] for line in made]
+    with open(output, encoding="utf-8") as output_file:
+        return [[Entry(*entry) for entry in json.loads(line)] for line in output_file]
 
 
 if __name__ == "__main__":

@@ -89,29 +89,29 @@ def corpus(processes: int | None = None) -> Path:
     versions = {name: _version(name, root) for name, root in roots.items()}
     key = hashlib.sha256(repr((_VERSION, sorted(versions.items()))).encode()).hexdigest()[:16]
     parent = cache_directory() / "documentation"
-    made = parent / key
-    if all((made / f"{view}.jsonl").is_file() for view in VIEWS):
-        return made
-    log.warning("extracting the documentation of %s (once, into %s)", ", ".join(roots), made)
+    directory = parent / key
+    if all((directory / f"{view}.jsonl").is_file() for view in VIEWS):
+        return directory
+    log.warning("extracting the documentation of %s (once, into %s)", ", ".join(roots), directory)
     started = time.monotonic()
     files = [path for root in roots.values() for path in source_files(root)]
-    found = extract(files, processes or _cores())
-    if not found:
+    extracted = extract(files, processes or _cores())
+    if not extracted:
         raise UserError(f"no documentation found: none of {', '.join(PACKAGES)} is installed with its source files.")
     parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f"{key}.", dir=parent))
     try:
-        _write(found, partial)
+        _write(extracted, partial)
         (partial / "versions.json").write_text(json.dumps(versions, indent=1), encoding="utf-8")
-        shutil.rmtree(made, ignore_errors=True)  # it may be incomplete
-        os.rename(partial, made)
+        shutil.rmtree(directory, ignore_errors=True)  # it may be incomplete
+        os.rename(partial, directory)
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
         # Another process may have created the same files first.
-        if not all((made / f"{view}.jsonl").is_file() for view in VIEWS):
-            raise UserError(f"{made}: cannot be written: {error.strerror}.") from None
-    log.warning("%d texts of documentation in %.0f s", len(found), time.monotonic() - started)
-    return made
+        if not all((directory / f"{view}.jsonl").is_file() for view in VIEWS):
+            raise UserError(f"{directory}: cannot be written: {error.strerror}.") from None
+    log.warning("%d texts of documentation in %.0f s", len(extracted), time.monotonic() - started)
+    return directory
 
 
 def _cores() -> int:
@@ -138,12 +138,12 @@ def _version(name: str, root: str) -> str:
         return str(os.stat(root).st_mtime_ns)
 
 
-def _write(found: Sequence[Entry], directory: Path) -> None:
+def _write(extracted: Sequence[Entry], directory: Path) -> None:
     with contextlib.ExitStack() as stack:
         streams = {
             view: stack.enter_context(open(directory / f"{view}.jsonl", "w", encoding="utf-8")) for view in VIEWS
         }
-        for entry in found:
+        for entry in extracted:
             for view, record in views(entry):
                 streams[view].write(json.dumps(record, ensure_ascii=False) + "\n")
 
@@ -156,14 +156,14 @@ def views(entry: Entry) -> Iterator[tuple[str, dict[str, Any]]]:
     sentence = _SENTENCE.match(" ".join(head.split()))
     if sentence is None:
         return
-    body = _shortened(rest.strip("\n"))
+    body = _first_lines(rest.strip("\n"))
     if len(body) >= 40:
         yield "summaries", {"body": body, "summary": sentence[1], "key": key}
     if not entry.signature.startswith("module ") and len(entry.signature) <= _LONGEST_SIGNATURE:
         yield "signatures", {"signature": entry.signature, "summary": sentence[1], "key": key}
 
 
-def _shortened(text: str) -> str:
+def _first_lines(text: str) -> str:
     """Return as many full lines from the start as fit."""
     if len(text) <= _LONGEST_BODY:
         return text

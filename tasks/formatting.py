@@ -77,15 +77,15 @@ class Format:
         """Return the dataset of texts. Raise UserError if the source lacks a field or a field is not text."""
         spec = dataset.element_spec
         self._check(spec)
-        made = dataset.map(self._example, num_parallel_calls=tf.data.AUTOTUNE)
+        texts = dataset.map(self._example, num_parallel_calls=tf.data.AUTOTUNE)
         for key in (key for key in ("inputs", "second", "targets") if getattr(self, key) is not None):
-            found = made.element_spec[key]
+            found = texts.element_spec[key]
             if found.dtype != tf.string or found.shape.rank != 0:
                 raise UserError(
                     f"{key} of task {self.task!r}: the function returns {found.dtype.name} of shape {found.shape},"
                     " expected a scalar string."
                 )
-        return made
+        return texts
 
     def _check(self, spec: Mapping[str, Any]) -> None:
         """Check the element spec before TensorFlow builds a graph, because it wraps errors raised inside one."""
@@ -121,7 +121,7 @@ class Format:
             result["second"] = self._text(self.second, "second", example)
         if self.start is not None:
             result["start"] = (
-                self._called(self.start, "start", example) if callable(self.start) else value_of(example, self.start)
+                self._call(self.start, "start", example) if callable(self.start) else value_of(example, self.start)
             )
         result["targets"] = self._text(self.targets, "targets", example)
         if self.labels is not None:
@@ -131,7 +131,7 @@ class Format:
 
     def _text(self, text: Text, origin: str, example: Example) -> tf.Tensor:
         if callable(text):
-            return tf.convert_to_tensor(self._called(text, origin, example))
+            return tf.convert_to_tensor(self._call(text, origin, example))
         pieces = parse(text, origin)
         if len(pieces) == 1 and not pieces[0][0] and pieces[0][1] is not None and origin == "targets" and self.labels:
             return value_of(example, pieces[0][1])
@@ -141,10 +141,10 @@ class Format:
                 parts.append(tf.constant(literal))
             if field is not None:
                 value = value_of(example, field)
-                parts.append(_written(value))
+                parts.append(_as_text(value))
         return parts[0] if len(parts) == 1 else tf.strings.join(parts)
 
-    def _called(self, function: Callable[[Example], tf.Tensor], origin: str, example: Example) -> tf.Tensor:
+    def _call(self, function: Callable[[Example], tf.Tensor], origin: str, example: Example) -> tf.Tensor:
         """Call a function of the example. Raise UserError if it asks for a field that the source does not have."""
         try:
             return function(example)
@@ -178,7 +178,7 @@ class Format:
         return tf.gather(tf.constant([*labels, HIDDEN]), tf.where(index < 0, tf.constant(len(labels), tf.int64), index))
 
 
-def _written(value: tf.Tensor) -> tf.Tensor:
+def _as_text(value: tf.Tensor) -> tf.Tensor:
     """Return a value as text. A float becomes the shortest text that parses to the same float, as in Python."""
     if value.dtype == tf.string:
         return value

@@ -93,9 +93,9 @@ class GeneratedSource(BlockSource):
 
     def _example(self, draw: np.random.Generator, split: str) -> Mapping[str, Any]:
         for _ in range(_ATTEMPTS):
-            made = self.make(draw)
-            if split_of(made[0].encode("utf-8"), self.shares) == split:
-                return dict(zip(self.names, made, strict=True))
+            example = self.make(draw)
+            if split_of(example[0].encode("utf-8"), self.shares) == split:
+                return dict(zip(self.names, example, strict=True))
         raise UserError(
             f"generated {self.name!r}: found no input for split {split!r} in {_ATTEMPTS} attempts; the generator has too few different inputs."
         )

@@ -28,19 +28,19 @@ Answers = str | Sequence[str]
 def exact_match(targets: Sequence[Any], predictions: Sequence[Any]) -> dict[str, float]:
     """Return the fraction of predictions that equal their target."""
     _check("exact_match", targets, predictions)
-    return {"exact_match": _share(targets, predictions)}
+    return {"exact_match": _fraction_equal(targets, predictions)}
 
 
 def accuracy(targets: Sequence[Hashable], predictions: Sequence[Hashable]) -> dict[str, float]:
     """Return the fraction of examples with the right predicted class. Classes are texts or numbers."""
     _check("accuracy", targets, predictions)
-    return {"accuracy": _share(targets, predictions)}
+    return {"accuracy": _fraction_equal(targets, predictions)}
 
 
 def pair_accuracy(targets: Sequence[str], predictions: Sequence[str]) -> dict[str, float]:
     """Return the fraction of text pairs whose question was answered correctly; see `t2t.tasks.objectives.pair_decision`."""
     _check("pair_accuracy", targets, predictions)
-    return {"pair_accuracy": _share(targets, predictions)}
+    return {"pair_accuracy": _fraction_equal(targets, predictions)}
 
 
 def f1(
@@ -81,11 +81,11 @@ def entity_f1(targets: Sequence[str], predictions: Sequence[str]) -> dict[str, f
     _check("entity_f1", targets, predictions)
     wanted, found = map(_entities, targets), map(_entities, predictions)
     counts = [(len(w & f), len(w), len(f)) for w, f in zip(wanted, found, strict=True)]
-    right, there, guessed = (sum(column) for column in zip(*counts, strict=True))
+    right, in_targets, guessed = (sum(column) for column in zip(*counts, strict=True))
     return {
         "precision": right / guessed if guessed else 0.0,
-        "recall": right / there if there else 0.0,
-        "f1": 2 * right / (there + guessed) if there + guessed else 0.0,
+        "recall": right / in_targets if in_targets else 0.0,
+        "f1": 2 * right / (in_targets + guessed) if in_targets + guessed else 0.0,
     }
 
 
@@ -148,12 +148,12 @@ def squad_v2(targets: Sequence[Answers], predictions: Sequence[str]) -> dict[str
     The target of a question without answer is "", or an empty list; a prediction without words is then right
     (https://arxiv.org/abs/1806.03822). An answer that normalization leaves without words is ignored if there are others.
     """
-    told = [[answer for answer in _listed(answers) if _normal(answer)] or [""] for answers in targets]
+    normalized = [[answer for answer in _as_list(answers) if _normalize(answer)] or [""] for answers in targets]
 
     def overlap(answer: list[str], guess: list[str]) -> float:
         return _overlap(answer, guess) if answer and guess else float(answer == guess)
 
-    return _squad("squad_v2", told, predictions, overlap)
+    return _squad("squad_v2", normalized, predictions, overlap)
 
 
 def _squad(
@@ -165,12 +165,12 @@ def _squad(
     _check(name, targets, predictions)
     em, shared = [], []
     for answers, prediction in zip(targets, predictions, strict=True):
-        right = [_normal(answer) for answer in _listed(answers)]
+        right = [_normalize(answer) for answer in _as_list(answers)]
         if not right:
             raise UserError(
                 f"{name}: a target has no answer; give at least one answer for each question, or use squad_v2."
             )
-        guess = _normal(str(prediction))
+        guess = _normalize(str(prediction))
         em.append(max(guess == answer for answer in right))
         shared.append(max(overlap(answer.split(), guess.split()) for answer in right))
     return {"em": 100 * float(np.mean(em)), "f1": 100 * float(np.mean(shared))}
@@ -187,9 +187,9 @@ def bleu(targets: Sequence[Answers], predictions: Sequence[str], *, tokenize: st
     import sacrebleu
 
     _check("bleu", targets, predictions)
-    references = [_listed(target) for target in targets]
-    most = max(len(listed) for listed in references)
-    streams: Any = [[listed[i] if i < len(listed) else None for listed in references] for i in range(most)]
+    references = [_as_list(target) for target in targets]
+    count = max(len(texts) for texts in references)
+    streams: Any = [[texts[i] if i < len(texts) else None for texts in references] for i in range(count)]
     score = sacrebleu.corpus_bleu([str(p) for p in predictions], streams, tokenize=tokenize)
     return {"bleu": score.score}
 
@@ -209,7 +209,7 @@ def rouge(targets: Sequence[Answers], predictions: Sequence[str], *, stemmer: bo
         return str(text).replace(" . ", " .\n")
 
     scores = [
-        scorer.score_multi([lines(t) for t in _listed(target)], lines(prediction))
+        scorer.score_multi([lines(t) for t in _as_list(target)], lines(prediction))
         for target, prediction in zip(targets, predictions, strict=True)
     ]
     return {name: 100 * float(np.mean([score[name].fmeasure for score in scores])) for name in names}
@@ -290,22 +290,22 @@ def _check(name: str, targets: Sequence[Any], others: Sequence[Any]) -> None:
         raise UserError(f"{name}: there are no examples to evaluate.")
 
 
-def _share(targets: Sequence[Any], predictions: Sequence[Any]) -> float:
+def _fraction_equal(targets: Sequence[Any], predictions: Sequence[Any]) -> float:
     return float(np.mean([bool(np.all(t == p)) for t, p in zip(targets, predictions, strict=True)]))
 
 
 def _entities(tags: str) -> set[tuple[str, int, int]]:
     """Return (type, first word, last word) of each entity."""
-    found, begun = set(), 0
+    found, start = set(), 0
     parts = [tag.partition("-") for tag in tags.split()]
     for i, (mark, _, kind) in enumerate(parts):
         if mark == "O":
             continue
         if mark == "B" or i == 0 or parts[i - 1][0] == "O" or parts[i - 1][2] != kind:
-            begun = i
+            start = i
         after = parts[i + 1] if i + 1 < len(parts) else ("O", "", "")
         if after[0] in ("O", "B") or after[2] != kind:
-            found.add((kind, begun, i))
+            found.add((kind, start, i))
     return found
 
 
@@ -343,7 +343,7 @@ def _correlation(function: Any, targets: np.ndarray, predictions: np.ndarray) ->
     return value if math.isfinite(value) else 0.0
 
 
-def _listed(answers: Answers | np.ndarray) -> list[str]:
+def _as_list(answers: Answers | np.ndarray) -> list[str]:
     if isinstance(answers, str | bytes):
         answers = [answers]  # type: ignore[list-item]
     return [a.decode("utf-8") if isinstance(a, bytes) else str(a) for a in answers]
@@ -352,7 +352,7 @@ def _listed(answers: Answers | np.ndarray) -> list[str]:
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
-def _normal(text: str) -> str:
+def _normalize(text: str) -> str:
     return " ".join(re.sub(r"\b(a|an|the)\b", " ", text.lower().translate(_PUNCTUATION)).split())
 
 

@@ -91,14 +91,14 @@ def mix(
                 )
     first = parts[0][0]
     for part, _ in parts[1:]:
-        _check_alike(name, first, part)
+        _check_compatible(name, first, part)
     mixture = seqio.Mixture(name, parts)
     seqio.MixtureRegistry.remove(name)
     seqio.MixtureRegistry.add_provider(name, mixture)
     return mixture
 
 
-def _check_alike(name: str, first: seqio.Task | seqio.Mixture, other: seqio.Task | seqio.Mixture) -> None:
+def _check_compatible(name: str, first: seqio.Task | seqio.Mixture, other: seqio.Task | seqio.Mixture) -> None:
     ours, theirs = first.output_features, other.output_features
     if set(ours) != set(theirs):
         raise UserError(

@@ -71,22 +71,22 @@ class Prompt:
         def example(fields: Mapping[str, Any]) -> dict[str, tf.Tensor]:
             leaves = tf.nest.flatten({name: fields[name] for name in names})
             # TensorFlow can save an iterator only over stateless functions.
-            made, inputs, targets, choices = tf.numpy_function(
+            rendered, inputs, targets, choices = tf.numpy_function(
                 render, leaves, [tf.bool, tf.string, tf.string, tf.string], stateful=False
             )
             texts = {"inputs": tf.ensure_shape(inputs, []), "targets": tf.ensure_shape(targets, [])}
             if self.template.answer_choices is not None:
                 texts["choices"] = tf.ensure_shape(choices, [None])
-            return {**{name: fields[name] for name in self.keep}, **texts, _MADE: tf.ensure_shape(made, [])}
+            return {**{name: fields[name] for name in self.keep}, **texts, _RENDERED: tf.ensure_shape(rendered, [])}
 
-        def bare(fields: Mapping[str, Any]) -> dict[str, tf.Tensor]:
-            return {name: value for name, value in fields.items() if name != _MADE}
+        def drop_flag(fields: Mapping[str, Any]) -> dict[str, tf.Tensor]:
+            return {name: value for name, value in fields.items() if name != _RENDERED}
 
-        made = dataset.map(example, num_parallel_calls=tf.data.AUTOTUNE)
-        return made.filter(lambda fields: fields[_MADE]).map(bare)
+        rendered = dataset.map(example, num_parallel_calls=tf.data.AUTOTUNE)
+        return rendered.filter(lambda fields: fields[_RENDERED]).map(drop_flag)
 
 
-_MADE = "made"
+_RENDERED = "made"
 
 
 def _plain(value: Any) -> Any:
@@ -138,13 +138,13 @@ def add_prompted(
     """
     mixture = f"{name}{suffix}"
     check_name(mixture, seqio.MixtureRegistry, replace=replace)
-    listed = promptsource.load(templates) if isinstance(templates, str | os.PathLike) else list(templates)
-    if not listed:
+    loaded = promptsource.load(templates) if isinstance(templates, str | os.PathLike) else list(templates)
+    if not loaded:
         raise UserError(f"mixture {name!r}: has no templates; give at least one.")
-    if cap < len(listed):
-        raise UserError(f"cap={cap} of mixture {name!r}: must allow at least one example for each template. Nearest: {len(listed)}.")
+    if cap < len(loaded):
+        raise UserError(f"cap={cap} of mixture {name!r}: must allow at least one example for each template. Nearest: {len(loaded)}.")
     named: dict[str, Template] = {}
-    for template in listed:
+    for template in loaded:
         task_name = f"{name}_{slug(template.name)}{suffix}"
         if task_name in named or not slug(template.name):
             other = f"as {named[task_name].name!r} does" if task_name in named else "without a letter or digit"
@@ -152,13 +152,13 @@ def add_prompted(
         check_name(task_name, seqio.TaskRegistry, replace=replace)
         named[task_name] = template
     if isinstance(source, FileSource):
-        source = source.with_fields([field for template in listed for field in template.variables()] + list(keep))
-    over = to_seqio(vocabulary or Bytes()) if isinstance(vocabulary, Vocabulary | None) else vocabulary
+        source = source.with_fields([field for template in loaded for field in template.variables()] + list(keep))
+    seqio_vocabulary = to_seqio(vocabulary or Bytes()) if isinstance(vocabulary, Vocabulary | None) else vocabulary
     for task_name, template in named.items():
         task = seqio.Task(
             task_name,
             source=source,
-            output_features=features(over),
+            output_features=features(seqio_vocabulary),
             preprocessors=[
                 Prompt(task=task_name, template=template, keep=tuple(keep)),
                 seqio.preprocessors.tokenize,

@@ -43,8 +43,8 @@ def load(path: str | os.PathLike[str]) -> list[Template]:
         mark = getattr(error, "problem_mark", None)
         where = path if mark is None else f"{path}:{mark.line + 1}"
         raise UserError(f"{where}: broken YAML: {getattr(error, 'problem', error)}.") from None
-    given = found.get("templates") if isinstance(found, dict) else None
-    listed = list(given.values()) if isinstance(given, dict) else given
+    templates = found.get("templates") if isinstance(found, dict) else None
+    listed = list(templates.values()) if isinstance(templates, dict) else templates
     if not isinstance(listed, list) or not listed:
         raise UserError(f"{path}: `templates` is missing: expected a mapping of ids to templates.")
     return [_template(path, place, one) for place, one in enumerate(listed, 1)]

@@ -73,19 +73,19 @@ def add(
         raise UserError(f"prefix {prefix!r} of task {name!r}: the task has no inputs to prepend it to.")
     if labels is not None and (len(labels) < 2 or len(set(labels)) != len(labels) or isinstance(labels, str)):
         raise UserError(f"labels {labels!r} of task {name!r}: expected two or more different texts.")
-    used = [
+    fields_used = [
         fields_of(text, f"{origin} of task {name!r}")
         for origin, text in (("inputs", inputs), ("second", second), ("start", start), ("targets", targets))
     ]
-    if isinstance(source, FileSource) and all(fields is not None for fields in used):
-        source = source.with_fields([field for fields in used for field in fields or []] + list(keep))
-    over = to_seqio(vocabulary or Bytes()) if isinstance(vocabulary, Vocabulary | None) else vocabulary
+    if isinstance(source, FileSource) and all(fields is not None for fields in fields_used):
+        source = source.with_fields([field for fields in fields_used for field in fields or []] + list(keep))
+    seqio_vocabulary = to_seqio(vocabulary or Bytes()) if isinstance(vocabulary, Vocabulary | None) else vocabulary
     if features is not None:
-        output_features = features(over)
+        output_features = features(seqio_vocabulary)
     else:
-        output_features = text_features(over, inputs=inputs is not None or objective is not None)
-    tail = [seqio.preprocessors.append_eos] if objective is None else _listed(objective)
-    form = Format(
+        output_features = text_features(seqio_vocabulary, inputs=inputs is not None or objective is not None)
+    steps = [seqio.preprocessors.append_eos] if objective is None else _as_list(objective)
+    formatter = Format(
         task=name,
         prefix=prefix,
         inputs=inputs,
@@ -99,7 +99,7 @@ def add(
         name,
         source=source,
         output_features=output_features,
-        preprocessors=[form, seqio.preprocessors.tokenize, *tail],
+        preprocessors=[formatter, seqio.preprocessors.tokenize, *steps],
         postprocess_fn=postprocess,
         metric_fns=list(metrics),
     )
@@ -108,7 +108,7 @@ def add(
     return task
 
 
-def _listed(objective: Preprocessor | Sequence[Preprocessor]) -> list[Preprocessor]:
+def _as_list(objective: Preprocessor | Sequence[Preprocessor]) -> list[Preprocessor]:
     return [objective] if callable(objective) else list(objective)
 
 
@@ -116,10 +116,10 @@ def check_name(name: str, registry: type, *, replace: bool) -> None:
     """Raise UserError if a name has characters that SeqIO does not allow, or is taken."""
     if not _NAME.fullmatch(name):
         raise UserError(f"name {name!r}: use only letters, digits and _ . : #.")
-    for kind, taken in (("task", seqio.TaskRegistry), ("mixture", seqio.MixtureRegistry)):
-        if name in taken.names() and not (replace and taken is registry):
-            how = "choose another name, or replace=True" if taken is registry else "choose another name"
-            raise UserError(f"name {name!r}: a {kind} of that name already exists; {how}.")
+    for kind, existing in (("task", seqio.TaskRegistry), ("mixture", seqio.MixtureRegistry)):
+        if name in existing.names() and not (replace and existing is registry):
+            remedy = "choose another name, or replace=True" if existing is registry else "choose another name"
+            raise UserError(f"name {name!r}: a {kind} of that name already exists; {remedy}.")
 
 
 def names() -> list[str]:
@@ -178,10 +178,10 @@ def describe(name: str, *, sizes: bool = True) -> Description:
         for task in [found] if isinstance(found, seqio.Task) else found.tasks:
             prepare_for_splits(task.source)
     if isinstance(found, seqio.Mixture):
-        shares = None
+        rates = None
         if sizes:
             total = sum(found.get_rate(task) for task in found.tasks)
-            shares = {task.name: found.get_rate(task) / total for task in found.tasks}
+            rates = {task.name: found.get_rate(task) / total for task in found.tasks}
         metric_names = tuple(dict.fromkeys(n for task in found.tasks for n in _metric_names(task)))
         return Description(
             name=name,
@@ -192,15 +192,15 @@ def describe(name: str, *, sizes: bool = True) -> Description:
             features=tuple(found.output_features),
             splits=_sizes(found) if sizes else {},
             metrics=metric_names,
-            rates=shares,
+            rates=rates,
         )
-    form = format_of(found)
+    formatter = format_of(found)
     return Description(
         name=name,
         kind="task",
         source=str(found.source),
-        prefix=form.prefix if form else None,
-        labels=form.labels if form else None,
+        prefix=formatter.prefix if formatter else None,
+        labels=formatter.labels if formatter else None,
         features=tuple(found.output_features),
         splits=_sizes(found) if sizes else {},
         metrics=_metric_names(found),

@@ -231,10 +231,10 @@ def same_referent(output: str, example: Example | None = None, is_target: bool =
     def words(text: str) -> list[str]:
         return [word for word in text.lower().split() if word not in _DETERMINERS]
 
-    said, meant = words(output), words(_text(example["span1_text"]))
-    if any("'" in word for word in said) != any("'" in word for word in meant):
+    predicted, expected = words(output), words(_text(example["span1_text"]))
+    if any("'" in word for word in predicted) != any("'" in word for word in expected):
         return "False"
-    return str(bool(said) and (set(said) <= set(meant) or set(meant) <= set(said)))
+    return str(bool(predicted) and (set(predicted) <= set(expected) or set(expected) <= set(predicted)))
 
 
 def register() -> None:

@@ -18,8 +18,8 @@ import jinja2.sandbox
 from t2t.errors import UserError
 
 SEPARATOR = "|||"
-_GUARD = "\ue0fa\ue0fb"  # private-use characters that replace the separator in the text of a field
-_DRAW = "draw of this example"
+_ESCAPED = "\ue0fa\ue0fb"  # private-use characters that replace the separator in the text of a field
+_RANDOM = "draw of this example"
 
 
 class Rendered(NamedTuple):
@@ -79,18 +79,18 @@ class Template:
           UserError: Jinja cannot render the template, a second separator, or a target that is not one of the answer choices.
         """
         seed = hashlib.blake2b(repr((self.name, sorted(fields.items()))).encode(), digest_size=8).digest()
-        values: dict[str, Any] = {name: _guarded(value) for name, value in fields.items()}
-        values[_DRAW] = random.Random(int.from_bytes(seed, "little"))
+        values: dict[str, Any] = {name: _escape(value) for name, value in fields.items()}
+        values[_RANDOM] = random.Random(int.from_bytes(seed, "little"))
         choices = None
         if self.answer_choices is not None:
             choices = [choice.strip() for choice in self._text(self.answer_choices, values).split(SEPARATOR)]
         values["answer_choices"] = choices
-        parts = [_unguarded(part.strip()) for part in self._text(self.jinja, values).split(SEPARATOR)]
+        parts = [_unescape(part.strip()) for part in self._text(self.jinja, values).split(SEPARATOR)]
         if len(parts) > 2:
             raise UserError(f"template {self.name!r}: expected {SEPARATOR} once, but an example has it {len(parts) - 1} times.")
         if len(parts) < 2 or not all(parts):
             return None
-        answers = None if choices is None else tuple(map(_unguarded, choices))
+        answers = None if choices is None else tuple(map(_unescape, choices))
         if answers is not None and parts[1] not in answers:
             raise UserError(
                 f"template {self.name!r}: target {parts[1]!r} is not one of the answers: {', '.join(answers)}."
@@ -111,14 +111,14 @@ def slug(name: str) -> str:
 
 @lru_cache(maxsize=1)
 def _environment() -> jinja2.sandbox.SandboxedEnvironment:
-    made = jinja2.sandbox.SandboxedEnvironment(undefined=jinja2.StrictUndefined)
-    made.globals["zip"] = zip
-    for chance in ("random", "choice"):
-        made.filters[chance] = _choice
-    del made.globals["lipsum"]  # also random
-    made.filters["most_frequent"] = _most_frequent
-    made.filters["highlight"] = lambda text: f"<span style='color: #F08080'>{text}</span>"
-    return made
+    environment = jinja2.sandbox.SandboxedEnvironment(undefined=jinja2.StrictUndefined)
+    environment.globals["zip"] = zip
+    for name in ("random", "choice"):
+        environment.filters[name] = _choice
+    del environment.globals["lipsum"]  # also random
+    environment.filters["most_frequent"] = _most_frequent
+    environment.filters["highlight"] = lambda text: f"<span style='color: #F08080'>{text}</span>"
+    return environment
 
 
 @lru_cache(maxsize=1024)
@@ -131,7 +131,7 @@ def _choice(context: jinja2.runtime.Context, items: Sequence[Any]) -> Any:
     if not items:
         raise UserError("choice of an empty list.")
     # Not choice(): only the sequence of random() is guaranteed to be the same in all versions of Python.
-    return items[int(context[_DRAW].random() * len(items))]
+    return items[int(context[_RANDOM].random() * len(items))]
 
 
 def _most_frequent(items: Iterable[Any]) -> list[Any]:
@@ -139,15 +139,15 @@ def _most_frequent(items: Iterable[Any]) -> list[Any]:
     return [item for item, count in counts.items() if count == max(counts.values())]
 
 
-def _guarded(value: Any) -> Any:
+def _escape(value: Any) -> Any:
     if isinstance(value, str):
-        return value.replace(SEPARATOR, _GUARD)
+        return value.replace(SEPARATOR, _ESCAPED)
     if isinstance(value, list):
-        return [_guarded(item) for item in value]
+        return [_escape(item) for item in value]
     if isinstance(value, dict):
-        return {name: _guarded(item) for name, item in value.items()}
+        return {name: _escape(item) for name, item in value.items()}
     return value
 
 
-def _unguarded(text: str) -> str:
-    return text.replace(_GUARD, SEPARATOR)
+def _unescape(text: str) -> str:
+    return text.replace(_ESCAPED, SEPARATOR)

@@ -22,7 +22,7 @@ from t2t.vocabularies import SentencePiece, Vocabulary, WordPiece
 KINDS = ("unigram", "bpe", "wordpiece")
 _log = logging.getLogger(__name__)
 _LONGEST = 4000  # maximum characters of a line: SentencePiece drops lines above its limit, and learns nothing across spaces
-_MOST = 2_000_000  # maximum number of training lines
+_MAX_LINES = 2_000_000  # maximum number of training lines
 _RESERVED = "\u2585"  # SentencePiece drops lines with this character
 _SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
@@ -75,18 +75,18 @@ def task_texts(name: str, *, split: str = "train", examples: int | None = None) 
     """
     found = find(name)
     tasks = [found] if isinstance(found, seqio.Task) else found.tasks
-    having = [task for task in tasks if split in task.splits]
-    if not having:
+    with_split = [task for task in tasks if split in task.splits]
+    if not with_split:
         raise UserError(f"split {split!r} of {name!r}: unknown split.{nearest(split, map(str, found.splits))}")
-    return itertools.chain.from_iterable(_texts(task, split, examples) for task in having)
+    return itertools.chain.from_iterable(_texts(task, split, examples) for task in with_split)
 
 
 def _texts(task: seqio.Task, split: str, examples: int | None) -> Iterator[str]:
     prepare(task.source)
     dataset = task.source.get_dataset(split=split, shuffle=examples is not None, seed=0)
-    form = format_of(task)
-    if form is not None:
-        dataset = form(dataset)
+    formatter = format_of(task)
+    if formatter is not None:
+        dataset = formatter(dataset)
     fields = [
         field
         for field, spec in dataset.element_spec.items()
@@ -96,17 +96,17 @@ def _texts(task: seqio.Task, split: str, examples: int | None) -> Iterator[str]:
         raise UserError(f"task {task.name!r}: its source has no text to train a vocabulary on.")
     if examples is not None:
         dataset = dataset.take(examples)
-    broken = 0
+    invalid = 0
     for example in dataset:
         for field in fields:
             value = example[field]
             flat = value.flat_values if isinstance(value, tf.RaggedTensor) else tf.reshape(value, [-1])
             for raw in flat.numpy():
                 text = raw.decode("utf-8", errors="ignore")
-                broken += len(text.encode("utf-8")) < len(raw)
+                invalid += len(text.encode("utf-8")) < len(raw)
                 yield text
-    if broken:
-        _log.warning("task %s: %d texts are not valid UTF-8; skipped their invalid bytes", task.name, broken)
+    if invalid:
+        _log.warning("task %s: %d texts are not valid UTF-8; skipped their invalid bytes", task.name, invalid)
 
 
 def train_sentencepiece(
@@ -151,7 +151,7 @@ def train_sentencepiece(
             byte_fallback=True,
             character_coverage=0.9995,
             max_sentence_length=1 << 16,
-            input_sentence_size=_MOST,
+            input_sentence_size=_MAX_LINES,
             shuffle_input_sentence=True,
             minloglevel=2,
         )
@@ -162,7 +162,7 @@ def train_sentencepiece(
         elif least := re.search(r"required_chars\. \d+ vs (\d+)", reason):
             reason = f"the characters in the texts need at least {int(least[1]) + extra_ids}."
         raise UserError(f"vocabulary size {size} (--size), including {extra_ids} extra ids: {reason}") from None
-    lines.tell()
+    lines.log_changes()
     _write(out, written.getvalue())
     return SentencePiece(path=str(out), extra_ids=extra_ids)
 
@@ -182,15 +182,15 @@ class _Lines:
                     self._parts += 1
                     yield part
 
-    def tell(self) -> None:
+    def log_changes(self) -> None:
         """Log how many lines were changed or dropped."""
         if self._reserved:
             _log.warning(
                 "%d lines contain the character U+2585, which SentencePiece reserves; it was replaced by a space",
                 self._reserved,
             )
-        if self._parts > _MOST:
-            _log.warning("of %d lines, a random sample of %d was used for training", self._parts, _MOST)
+        if self._parts > _MAX_LINES:
+            _log.warning("of %d lines, a random sample of %d was used for training", self._parts, _MAX_LINES)
 
 
 def _cut(line: str) -> Iterator[str]:

@@ -101,11 +101,11 @@ class BlockSource(seqio.DataSource):
         return dataset.map(dict) if any(kind in LISTS for kind in fields.values()) else dataset
 
 
-def _pieces(sizes: np.ndarray, begin: int, end: int) -> np.ndarray:
+def _pieces(sizes: np.ndarray, first: int, last: int) -> np.ndarray:
     """Return (block, start, stop) for every block with examples from `begin` to `end`, int64 [pieces, 3]."""
     ends = np.cumsum(sizes)
     starts = ends - sizes
-    low, high = np.maximum(starts, begin), np.minimum(ends, end)
+    low, high = np.maximum(starts, first), np.minimum(ends, last)
     blocks = np.flatnonzero(high > low)
     return np.stack([blocks, (low - starts)[blocks], (high - starts)[blocks]], axis=1).astype(np.int64)
 

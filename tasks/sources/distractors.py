@@ -49,8 +49,8 @@ class DistractorSource(BlockSource):
 
     def fields(self) -> Mapping[str, type]:
         """Return the fields and their types."""
-        listed = {f"choice_{letter}": str for letter in LETTERS[: self.choices]}
-        return {**dict.fromkeys(self.longest, str), **listed, "right": int, "candidate": str, "fits": int}
+        choices = {f"choice_{letter}": str for letter in LETTERS[: self.choices]}
+        return {**dict.fromkeys(self.longest, str), **choices, "right": int, "candidate": str, "fits": int}
 
     def block_sizes(self, split: str) -> np.ndarray:
         """Return 256 for every block but the last. The first call reads the whole origin."""
@@ -74,7 +74,7 @@ class DistractorSource(BlockSource):
             )
             kept = [{name: example[name] for name in self.longest} for example in found]
             self._kept[split] = [
-                example for example in kept if all(len(example[name]) <= most for name, most in self.longest.items())
+                example for example in kept if all(len(example[name]) <= limit for name, limit in self.longest.items())
             ]
         return self._kept[split]
 
@@ -84,7 +84,7 @@ class DistractorSource(BlockSource):
         right = example[self.answer]
         window = self.window
         while (
-            len(wrong := self._beside(examples, place, window)) < self.choices - 1
+            len(wrong := self._wrong_answers(examples, place, window)) < self.choices - 1
         ):  # many neighbours can have the same answer
             if window >= len(examples):
                 raise UserError(
@@ -92,20 +92,20 @@ class DistractorSource(BlockSource):
                 )
             window *= 2
         seed = hashlib.blake2b(repr((place, sorted(example.items()))).encode(), digest_size=8).digest()
-        draw = np.random.Generator(np.random.PCG64(int.from_bytes(seed, "little")))
-        picked = [wrong[i] for i in draw.permutation(len(wrong))[: self.choices - 1]]
-        at, fits = int(draw.integers(self.choices)), int(draw.integers(2))
-        listed = [*picked[:at], right, *picked[at:]]
+        generator = np.random.Generator(np.random.PCG64(int.from_bytes(seed, "little")))
+        picked = [wrong[i] for i in generator.permutation(len(wrong))[: self.choices - 1]]
+        position, fits = int(generator.integers(self.choices)), int(generator.integers(2))
+        choices = [*picked[:position], right, *picked[position:]]
         return {
             **example,
-            **{f"choice_{letter}": text for letter, text in zip(LETTERS, listed, strict=False)},
-            "right": at,
+            **{f"choice_{letter}": text for letter, text in zip(LETTERS, choices, strict=False)},
+            "right": position,
             "candidate": right if fits else picked[0],
             "fits": fits,
         }
 
-    def _beside(self, examples: Sequence[Mapping[str, Any]], place: int, window: int) -> list[str]:
+    def _wrong_answers(self, examples: Sequence[Mapping[str, Any]], place: int, window: int) -> list[str]:
         """Return the sorted wrong answers in the window. At the ends of the split, the window shifts to stay inside."""
         start = max(0, min(place - window, len(examples) - 2 * window - 1))
-        beside = {other[self.answer] for other in examples[start : start + 2 * window + 1]}
-        return sorted(beside - {examples[place][self.answer]})
+        answers = {other[self.answer] for other in examples[start : start + 2 * window + 1]}
+        return sorted(answers - {examples[place][self.answer]})

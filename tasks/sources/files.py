@@ -16,7 +16,7 @@ import numpy as np
 from t2t.errors import UserError, nearest
 from t2t.paths import misspelled, shown_path
 from t2t.tasks.sources.blocks import BlockSource
-from t2t.tasks.sources.values import ALLOWED, KIND_NAMES
+from t2t.tasks.sources.values import ALLOWED_TYPES, KIND_NAMES
 from t2t.tasks.splitting import TRAIN, held_out_shares
 
 log = logging.getLogger(__name__)
@@ -79,16 +79,16 @@ class FileSource(BlockSource):
         if by_split and self.shares:
             raise UserError(f"held_out={held_out!r}: the files are already given for each split; give only one of the two.")
         patterns = files if isinstance(files, Mapping) else {TRAIN: files}
-        self.patterns: dict[str, tuple[str, ...]] = {split: _patterns(given) for split, given in patterns.items()}
+        self.patterns: dict[str, tuple[str, ...]] = {split: _patterns(split_files) for split, split_files in patterns.items()}
         self.split_by, self.on_bad = split_by, on_bad
         self.declared = fields if fields is None or isinstance(fields, Mapping) else self._with_split_by(fields)
         for name, kind in fields.items() if isinstance(fields, Mapping) else ():
             if kind not in KIND_NAMES:
-                raise UserError(f"field {name!r} is declared {kind!r}: must be one of {ALLOWED}.")
+                raise UserError(f"field {name!r} is declared {kind!r}: must be one of {ALLOWED_TYPES}.")
         super().__init__(splits=list(self.patterns) if by_split else [TRAIN, *self.shares])
-        self._forget()
+        self._clear_cache()
 
-    def _forget(self) -> None:
+    def _clear_cache(self) -> None:
         self._indexes: dict[str, Index] | None = None
         self._paths: dict[str, list[str]] | None = None
         self._fields: dict[str, type] | None = None
@@ -99,7 +99,7 @@ class FileSource(BlockSource):
             return self
         other = copy.copy(self)
         other.declared = self._with_split_by(names)
-        other._forget()
+        other._clear_cache()
         return other
 
     def _with_split_by(self, names: Iterable[str]) -> tuple[str, ...]:
@@ -145,9 +145,9 @@ class FileSource(BlockSource):
                 self._fields = dict(self.declared)
                 return self._fields
             paths = self.paths(next(iter(self.patterns)))
-            found, usual = self._infer(paths)
-            chosen: dict[str, type] = {}
-            for name in self.declared if self.declared is not None else [n for n in usual if found[n]]:
+            found, defaults = self._infer(paths)
+            fields: dict[str, type] = {}
+            for name in self.declared if self.declared is not None else [field for field in defaults if found[field]]:
                 if name not in found:
                     raise UserError(f"{paths[0]}: has no field {name!r}.{nearest(name, found)}")
                 kind = found[name]
@@ -155,12 +155,12 @@ class FileSource(BlockSource):
                     raise UserError(
                         f"{paths[0]}: field {name!r} has an unsupported type: expected text, a number, a boolean, or a list of one of these."
                     )
-                chosen[name] = kind
-            if not chosen:
+                fields[name] = kind
+            if not fields:
                 raise UserError(
                     f"{paths[0]}: has no field with text, a number, a boolean, or a list of one of these."
                 )
-            self._fields = chosen
+            self._fields = fields
         return self._fields
 
     def _indexed(self) -> dict[str, Index]:
@@ -206,8 +206,8 @@ class FileSource(BlockSource):
         raise UserError(f"block {block} of {self}: no such block.")
 
 
-def _patterns(given: Patterns) -> tuple[str, ...]:
-    patterns = (given,) if isinstance(given, str | os.PathLike) else tuple(given)
+def _patterns(files: Patterns) -> tuple[str, ...]:
+    patterns = (files,) if isinstance(files, str | os.PathLike) else tuple(files)
     if not patterns:
         raise UserError("no files: give a path or pattern.")
     return tuple(os.fspath(pattern) for pattern in patterns)
@@ -216,8 +216,8 @@ def _patterns(given: Patterns) -> tuple[str, ...]:
 def _expand(split: str, patterns: Sequence[str]) -> list[str]:
     paths: set[str] = set()
     for pattern in patterns:
-        if why := misspelled(pattern):
-            raise UserError(f"{shown_path(pattern)} (split {split!r}) {why}")
+        if problem := misspelled(pattern):
+            raise UserError(f"{shown_path(pattern)} (split {split!r}) {problem}")
         name = os.path.expanduser(pattern)
         found = (
             [name]
@@ -226,8 +226,8 @@ def _expand(split: str, patterns: Sequence[str]) -> list[str]:
         )
         if not found:
             directory = os.path.dirname(name) or "."
-            beside = os.listdir(directory) if os.path.isdir(directory) else []
-            raise UserError(f"{pattern}: no such file (split {split!r}).{nearest(os.path.basename(name), beside)}")
+            siblings = os.listdir(directory) if os.path.isdir(directory) else []
+            raise UserError(f"{pattern}: no such file (split {split!r}).{nearest(os.path.basename(name), siblings)}")
         paths.update(found)
     for path in paths:
         if not os.path.getsize(path):

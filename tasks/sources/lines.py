@@ -18,15 +18,15 @@ from t2t.errors import UserError
 from t2t.json_files import parse_json
 from t2t.tasks.cache import cache_directory
 from t2t.tasks.sources.files import FileSource, Index, Patterns, stamp_of
-from t2t.tasks.sources.packed import opened
+from t2t.tasks.sources.packed import open_unpacked
 from t2t.tasks.sources.readers import DelimitedReader, JsonReader, Reader, Record, TextReader
-from t2t.tasks.sources.values import LISTS, Bad, Inference
+from t2t.tasks.sources.values import LISTS, BadRecord, TypeInference
 from t2t.tasks.splitting import split_of
 
 log = logging.getLogger(__name__)
-_VERSION = 2
+_INDEX_VERSION = 2
 _BLOCK = 256  # records; the unit of shuffling and reading
-_PROBLEMS = 5
+_MAX_PROBLEMS = 5
 _WORTH_KEEPING = 1 << 20  # minimum file size in bytes for caching the index
 _SAMPLE = 1000  # records from which field types are inferred
 
@@ -51,26 +51,26 @@ class LineSource(FileSource):
     def _head(self, stream: BinaryIO, path: str) -> tuple[tuple[str, ...], int]:
         try:
             return self.reader.header(stream)
-        except Bad as bad:
+        except BadRecord as bad:
             raise UserError(f"{path}:1: {bad}.") from None
 
     def _infer(self, paths: Sequence[str]) -> tuple[Mapping[str, type | None], Sequence[str]]:
-        found, wanted = Inference(), self.declared or ()
+        types, wanted = TypeInference(), self.declared or ()
         read = 0
         for path in paths:
-            with opened(path) as stream:
+            with open_unpacked(path) as stream:
                 columns, line = self._head(stream, path)
                 for record in self.reader.records(stream, line, columns, None):
                     if record.values is None:
                         self._refuse(path, record)
                         continue
-                    found.add(record.values)
+                    types.add(record.values)
                     read += 1
-                    if read >= _SAMPLE and not any(found.lacks(name) for name in wanted):
-                        return found.fields(), found.usual()
+                    if read >= _SAMPLE and not any(types.has_no_value(name) for name in wanted):
+                        return types.fields(), types.common_fields()
         if not read:
             raise UserError(f"{self}: has no readable record, so the fields cannot be inferred.")
-        return found.fields(), found.usual()
+        return types.fields(), types.common_fields()
 
     def _refuse(self, path: str, record: Record) -> None:
         if self.on_bad == "stop":
@@ -96,7 +96,7 @@ class LineSource(FileSource):
             return None
         fields = [(name, str(kind)) for name, kind in self.fields().items()]
         key = (
-            _VERSION,
+            _INDEX_VERSION,
             _BLOCK,
             os.path.realpath(path),
             stamp,
@@ -114,23 +114,23 @@ class LineSource(FileSource):
         counts: list[list[int]] = []
         skipped = 0
         problems: list[str] = []
-        with opened(path) as stream:
+        with open_unpacked(path) as stream:
             columns, line = self._head(stream, path)
-            start, count, held = stream.tell(), [0] * len(names), 0
+            start, count, size = stream.tell(), [0] * len(names), 0
             end = start
             for record in self.reader.records(stream, line, columns, self.fields()):
-                if held == _BLOCK:
+                if size == _BLOCK:
                     blocks.append((start, end))
                     counts.append(count)
-                    start, count, held = end, [0] * len(names), 0
+                    start, count, size = end, [0] * len(names), 0
                 end = record.end
                 if record.values is None:
                     self._refuse(path, record)
                     skipped += 1
-                    if len(problems) < _PROBLEMS:
+                    if len(problems) < _MAX_PROBLEMS:
                         problems.append(f"{path}:{record.line}: {record.problem}")
                     continue
-                held += 1
+                size += 1
                 count[names.index(self._split(record)) if self.shares else 0] += 1
             blocks.append((start, end))
             counts.append(count)
@@ -151,7 +151,7 @@ class LineSource(FileSource):
     def _read(self, path: str, index: Index, split: str, block: int) -> Sequence[Mapping[str, Any]]:
         start, end = (int(number) for number in index.blocks[block])
         examples = []
-        with opened(path) as stream:
+        with open_unpacked(path) as stream:
             stream.seek(start)
             # Only the block's bytes, so that no reader reads past its end.
             part = io.BytesIO(stream.read(end - start))

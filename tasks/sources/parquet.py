@@ -9,13 +9,13 @@ import numpy as np
 
 from t2t.errors import UserError, cannot_be_read
 from t2t.tasks.sources.files import FileSource, Index, Patterns, stamp_of
-from t2t.tasks.sources.values import LISTS, Bad, checked
+from t2t.tasks.sources.values import LISTS, BadRecord, check_fields
 from t2t.tasks.splitting import split_of
 
 if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
-_PROBLEMS = 5
+_MAX_PROBLEMS = 5
 
 
 class ParquetSource(FileSource):
@@ -24,8 +24,8 @@ class ParquetSource(FileSource):
     format = "Parquet"
 
     def _infer(self, paths: Sequence[str]) -> tuple[Mapping[str, type | None], Sequence[str]]:
-        with _opened(paths[0]) as file:
-            found = dict(_kinds(file.schema_arrow))
+        with _open(paths[0]) as file:
+            found = dict(_types_of(file.schema_arrow))
             return found, list(found)
 
     def _rows(self, path: str, file: pq.ParquetFile, group: int, row: int) -> Iterator[dict[str, Any] | str]:
@@ -34,26 +34,26 @@ class ParquetSource(FileSource):
 
         columns = {}
         rows = file.metadata.row_group(group).num_rows
-        known = file.schema_arrow.names
+        available = file.schema_arrow.names
         for name in self.fields():
-            own = name if name in known else name.split(".")[0]
-            if own not in known:
+            column_name = name if name in available else name.split(".")[0]
+            if column_name not in available:
                 raise UserError(f"{path}: has no field {name!r}, which the other files have.")
-            if own not in columns:
+            if column_name not in columns:
                 try:
-                    columns[own] = file.read_row_group(group, columns=[own]).column(0)
+                    columns[column_name] = file.read_row_group(group, columns=[column_name]).column(0)
                 except (OSError, pa.ArrowException) as error:
                     if cannot_be_read(error):
                         raise
                     reason = " ".join(str(error).split()).removesuffix(".")
                     yield from [
-                        f"{path}: rows {row + 1} to {row + rows}, field {own!r}, cannot be read: {reason}"
+                        f"{path}: rows {row + 1} to {row + rows}, field {column_name!r}, cannot be read: {reason}"
                     ] * rows
                     return
         for position in range(rows):
             try:
-                yield checked({name: _value(column[position]) for name, column in columns.items()}, self.fields())
-            except Bad as bad:
+                yield check_fields({name: _value(column[position]) for name, column in columns.items()}, self.fields())
+            except BadRecord as bad:
                 yield f"{path}: row {row + position + 1}: {bad}"
 
     def _scan(self, path: str) -> Index:
@@ -62,7 +62,7 @@ class ParquetSource(FileSource):
         starts: list[int] = []
         problems: list[str] = []
         skipped = row = 0
-        with _opened(path) as file:
+        with _open(path) as file:
             names = list(self.splits) if self.shares else [""]
             for group in range(file.num_row_groups):
                 count = [0] * len(names)
@@ -71,7 +71,7 @@ class ParquetSource(FileSource):
                         if self.on_bad == "stop":
                             raise UserError(f"{values}. (on_bad='skip' skips and counts such rows.)")
                         skipped += 1
-                        problems += [values] if len(problems) < _PROBLEMS else []
+                        problems += [values] if len(problems) < _MAX_PROBLEMS else []
                         continue
                     count[names.index(self._split(values)) if self.shares else 0] += 1
                 counts.append(count)
@@ -91,13 +91,13 @@ class ParquetSource(FileSource):
         return split_of(str(values[self.split_by]).encode("utf-8"), self.shares)
 
     def _read(self, path: str, index: Index, split: str, block: int) -> Sequence[Mapping[str, Any]]:
-        with _opened(path) as file:
+        with _open(path) as file:
             rows = self._rows(path, file, block, int(index.blocks[block, 0]))
             good = [values for values in rows if not isinstance(values, str)]
         return [values for values in good if not self.shares or self._split(values) == split]
 
 
-def _opened(path: str) -> pq.ParquetFile:
+def _open(path: str) -> pq.ParquetFile:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -111,7 +111,7 @@ def _value(scalar: Any) -> Any:
     try:
         return _plain(scalar.as_py(), scalar.type)
     except UnicodeDecodeError:
-        raise Bad("invalid UTF-8") from None
+        raise BadRecord("invalid UTF-8") from None
 
 
 def _plain(value: Any, found: Any) -> Any:
@@ -136,25 +136,25 @@ def _is_list(found: Any) -> bool:
     return bool(types.is_list(found) or types.is_large_list(found) or types.is_fixed_size_list(found))
 
 
-def _kinds(fields: Any, prefix: str = "") -> Iterator[tuple[str, type | None]]:
+def _types_of(fields: Any, prefix: str = "") -> Iterator[tuple[str, type | None]]:
     """Yield the names and types of fields. Fields inside a struct have dotted names."""
     import pyarrow as pa
 
     for field in fields:
         if pa.types.is_struct(field.type):
-            yield from _kinds(field.type, f"{prefix}{field.name}.")
+            yield from _types_of(field.type, f"{prefix}{field.name}.")
         else:
-            yield prefix + field.name, _kind(field.type)
+            yield prefix + field.name, _type_of(field.type)
 
 
-def _kind(found: Any) -> type | None:
+def _type_of(found: Any) -> type | None:
     import pyarrow as pa
 
     types = pa.types
     if types.is_dictionary(found):
         found = found.value_type
     if _is_list(found):
-        item = _kind(found.value_type)
+        item = _type_of(found.value_type)
         return next((kind for kind, of in LISTS.items() if of is item), None)
     if types.is_string(found) or types.is_large_string(found) or types.is_string_view(found):
         return str

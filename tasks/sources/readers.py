@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, ClassVar, NamedTuple
 
 from t2t.errors import UserError
 from t2t.json_files import parse_json
-from t2t.tasks.sources.values import KIND_NAMES, Bad, Fields, checked, present, said
+from t2t.tasks.sources.values import KIND_NAMES, BadRecord, Fields, check_fields, lookup, display
 
 BOM = b"\xef\xbb\xbf"
 _WHOLE = re.compile(r"[+-]?[0-9]+")
@@ -60,7 +60,7 @@ def _decode(raw: bytes) -> str:
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise Bad(
+        raise BadRecord(
             f"invalid UTF-8 at byte {error.start + 1} of the line ({raw[error.start : error.start + 1]!r})"
         ) from None
 
@@ -106,7 +106,7 @@ class TextReader(Reader):
         for offset, part in enumerate(raw.split(b"\n")):
             try:
                 _decode(part)
-            except Bad as bad:
+            except BadRecord as bad:
                 return Record(start + offset, end, raw, None, str(bad))
         return Record(line, end, raw, {"text": raw.decode("utf-8")})
 
@@ -125,9 +125,9 @@ class JsonReader(Reader):
             try:
                 found = _json(_decode(raw))
                 if not isinstance(found, dict):
-                    raise Bad(f"expected a JSON object, not {said(found)}")
-                yield Record(number, end, raw, found if fields is None else checked(found, fields))
-            except Bad as bad:
+                    raise BadRecord(f"expected a JSON object, not {display(found)}")
+                yield Record(number, end, raw, found if fields is None else check_fields(found, fields))
+            except BadRecord as bad:
                 yield Record(number, end, raw, None, str(bad))
 
 
@@ -135,7 +135,7 @@ def _json(text: str) -> Any:
     try:
         return parse_json(text, where="")
     except UserError as error:
-        raise Bad(str(error).removeprefix(":1").removeprefix(": ")) from None
+        raise BadRecord(str(error).removeprefix(":1").removeprefix(": ")) from None
 
 
 class _CountedLines:
@@ -144,13 +144,13 @@ class _CountedLines:
     def __init__(self, stream: BinaryIO, line: int) -> None:
         self.stream, self.line, self.end = stream, line - 1, stream.tell()
         self.taken: list[bytes] = []
-        self._again: list[bytes] = []
+        self._pushed_back: list[bytes] = []
 
     def __iter__(self) -> _CountedLines:
         return self
 
     def __next__(self) -> str:
-        raw = self._again.pop() if self._again else self.stream.readline()
+        raw = self._pushed_back.pop() if self._pushed_back else self.stream.readline()
         if not raw:
             raise StopIteration
         self.line += 1
@@ -159,12 +159,12 @@ class _CountedLines:
         # An exception here would leave csv.reader inside a quoted field; `records` finds invalid UTF-8 afterwards.
         return raw.decode("utf-8", errors="surrogateescape")
 
-    def back_to_second(self) -> None:
+    def push_back_rest(self) -> None:
         """Push back all lines taken except the first."""
-        back = self.taken[1:]
-        self.line -= len(back)
-        self.end -= sum(map(len, back))
-        self.taken, self._again = self.taken[:1], [*self._again, *reversed(back)]
+        rest = self.taken[1:]
+        self.line -= len(rest)
+        self.end -= sum(map(len, rest))
+        self.taken, self._pushed_back = self.taken[:1], [*self._pushed_back, *reversed(rest)]
 
 
 @dataclass(frozen=True)
@@ -199,10 +199,10 @@ class DelimitedReader(Reader):
         try:
             names = tuple(next(self._rows(lines), ()))
         except csv.Error as error:
-            raise Bad(f"broken header: {error}") from None
+            raise BadRecord(f"broken header: {error}") from None
         _decode(b"".join(lines.taken))
         if len(set(names)) != len(names) or not all(names):
-            raise Bad(f"the header {names} has an empty or repeated column name")
+            raise BadRecord(f"the header {names} has an empty or repeated column name")
         stream.seek(lines.end)
         return names, lines.line + 1
 
@@ -221,33 +221,33 @@ class DelimitedReader(Reader):
                     continue
                 _decode(raw)
                 if len(row) != len(header):
-                    over = f", in lines {start} to {lines.line}" if lines.line > start else ""
-                    raise Bad(f"{len(row)} columns, expected {len(header)} ({', '.join(header)}){over}")
+                    span = f", in lines {start} to {lines.line}" if lines.line > start else ""
+                    raise BadRecord(f"{len(row)} columns, expected {len(header)} ({', '.join(header)}){span}")
                 found = dict(zip(header, row, strict=True))
-                yield Record(start, lines.end, raw.rstrip(b"\r\n"), found if fields is None else _typed(found, fields))
+                yield Record(start, lines.end, raw.rstrip(b"\r\n"), found if fields is None else _parse_row(found, fields))
             except csv.Error as error:
                 reason = str(error)
                 if len(lines.taken) > 1:
                     reason = f"a quote that opens in this line is not closed correctly ({error}, up to line {lines.line})"
-                    lines.back_to_second()
+                    lines.push_back_rest()
                     rows = self._rows(lines)
                 yield Record(start, lines.end, b"".join(lines.taken), None, f"broken quotes: {reason}")
-            except Bad as bad:
+            except BadRecord as bad:
                 yield Record(start, lines.end, b"".join(lines.taken), None, str(bad))
 
 
-def _typed(found: Mapping[str, str], fields: Fields) -> dict[str, Any]:
+def _parse_row(found: Mapping[str, str], fields: Fields) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for name, kind in fields.items():
-        text = present(found, name)
+        text = lookup(found, name)
         try:
             values[name] = text if kind is str else _PARSE[kind](text.strip(" "))
         except (ValueError, KeyError):
-            raise Bad(f"field {name!r} is {said(text)}, expected {KIND_NAMES[kind]}") from None
-    return checked(values, fields)
+            raise BadRecord(f"field {name!r} is {display(text)}, expected {KIND_NAMES[kind]}") from None
+    return check_fields(values, fields)
 
 
-def _matched(pattern: re.Pattern[str], text: str) -> str:
+def _match(pattern: re.Pattern[str], text: str) -> str:
     """Return the text if it matches. Python itself also accepts "1_000", "nan" and digits of other alphabets."""
     if not pattern.fullmatch(text):
         raise ValueError(text)
@@ -255,7 +255,7 @@ def _matched(pattern: re.Pattern[str], text: str) -> str:
 
 
 _PARSE: Mapping[type, Callable[[str], Any]] = {
-    int: lambda text: int(_matched(_WHOLE, text)),
-    float: lambda text: float(_matched(_NUMBER, text)),
+    int: lambda text: int(_match(_WHOLE, text)),
+    float: lambda text: float(_match(_NUMBER, text)),
     bool: lambda text: {"true": True, "false": False}[text.lower()],
 }

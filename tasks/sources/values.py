@@ -25,15 +25,15 @@ KIND_NAMES: Mapping[type, str] = {
     list[float]: "a list of numbers",
     list[bool]: "a list of booleans",
 }
-ALLOWED = "str, int, float, bool or a list of one of these (list[str])"
+ALLOWED_TYPES = "str, int, float, bool or a list of one of these (list[str])"
 """Supported field types, for messages."""
 
 
-class Bad(Exception):
+class BadRecord(Exception):
     """Raised for a record that cannot be read; the text gives the reason."""
 
 
-class Inference:
+class TypeInference:
     """Infers the type of each field: the type that most records have, without nulls.
 
     An object inside a record contributes its own fields, with dotted names ("answers.text").
@@ -49,17 +49,17 @@ class Inference:
         for name, value in _flat(record):
             seen = self._seen.setdefault(name, collections.Counter())
             if value is not None:
-                seen[kind_of(value)] += 1
+                seen[type_of(value)] += 1
 
-    def lacks(self, name: str) -> bool:
+    def has_no_value(self, name: str) -> bool:
         """Return whether no record has a value for that field."""
         return not self._seen.get(name)
 
     def fields(self) -> dict[str, type | None]:
         """Return the type of each field, or None if the type is not supported or no record has a value."""
-        return {name: _most(seen) if seen else None for name, seen in self._seen.items()}
+        return {name: _most_common_type(seen) if seen else None for name, seen in self._seen.items()}
 
-    def usual(self) -> list[str]:
+    def common_fields(self) -> list[str]:
         """Return the fields that have a value in at least half of the records."""
         return [name for name, seen in self._seen.items() if 2 * seen.total() >= self._records]
 
@@ -72,7 +72,7 @@ def _flat(record: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield prefix + name, value
 
 
-def kind_of(value: Any) -> type | None:
+def type_of(value: Any) -> type | None:
     """Return the type of a JSON value: None if it is not supported, `list` for an empty list."""
     if not isinstance(value, list):
         return type(value) if type(value) in KIND_NAMES else None
@@ -84,7 +84,7 @@ def kind_of(value: Any) -> type | None:
     return next((listed for listed, item in LISTS.items() if kinds == {item}), None)
 
 
-def _most(seen: collections.Counter[type | None]) -> type | None:
+def _most_common_type(seen: collections.Counter[type | None]) -> type | None:
     counts = collections.Counter(seen)
     for whole, broken in ((int, float), (list[int], list[float])):
         if counts[whole] and counts[broken]:
@@ -95,52 +95,52 @@ def _most(seen: collections.Counter[type | None]) -> type | None:
     return counts.most_common(1)[0][0]
 
 
-def present(found: Mapping[str, Any], name: str) -> Any:
+def lookup(found: Mapping[str, Any], name: str) -> Any:
     """Return a field; a dotted name addresses a field inside an object. Raise Bad if it is missing."""
     if name in found:
         return found[name]
     value: Any = found
     for part in name.split("."):
         if not isinstance(value, Mapping) or part not in value:
-            raise Bad(f"field {name!r} is missing.{nearest(name, [key for key, _ in _flat(found)])}".removesuffix("."))
+            raise BadRecord(f"field {name!r} is missing.{nearest(name, [key for key, _ in _flat(found)])}".removesuffix("."))
         value = value[part]
     return value
 
 
-def checked(found: Mapping[str, Any], fields: Fields) -> dict[str, Any]:
+def check_fields(found: Mapping[str, Any], fields: Fields) -> dict[str, Any]:
     """Return the requested fields. Raise Bad if one is missing or has another type."""
-    return {name: _checked(f"field {name!r}", present(found, name), kind) for name, kind in fields.items()}
+    return {name: _check_value(f"field {name!r}", lookup(found, name), kind) for name, kind in fields.items()}
 
 
-def _checked(where: str, value: Any, kind: type) -> Any:
+def _check_value(where: str, value: Any, kind: type) -> Any:
     if kind in LISTS:
         if not isinstance(value, list):
-            raise Bad(f"{where} is {said(value)}, expected {KIND_NAMES[kind]}")
-        return [_checked(f"{where}, item {i}", item, LISTS[kind]) for i, item in enumerate(value, 1)]
+            raise BadRecord(f"{where} is {display(value)}, expected {KIND_NAMES[kind]}")
+        return [_check_value(f"{where}, item {i}", item, LISTS[kind]) for i, item in enumerate(value, 1)]
     if kind is float and type(value) is int:
         try:
             exact = float(value)
         except OverflowError:
             exact = math.inf
         if exact != value:
-            raise Bad(f"{where} is {said(value)}: no 64-bit float equals this integer")
+            raise BadRecord(f"{where} is {display(value)}: no 64-bit float equals this integer")
         value = exact
     actual: type = type(value)
     if actual is not kind:
-        raise Bad(f"{where} is {said(value)}, expected {KIND_NAMES[kind]}")
+        raise BadRecord(f"{where} is {display(value)}, expected {KIND_NAMES[kind]}")
     if kind is int and not -(2**63) <= value < 2**63:
-        raise Bad(f"{where} is {said(value)}, which does not fit in 64 bits")
+        raise BadRecord(f"{where} is {display(value)}, which does not fit in 64 bits")
     if kind is float and not math.isfinite(value):
-        raise Bad(f"{where} is {value}, expected a finite number")
+        raise BadRecord(f"{where} is {value}, expected a finite number")
     if kind is str:
         try:
             value.encode("utf-8")
         except UnicodeEncodeError:
-            raise Bad(f"{where} has a lone surrogate, which is not a valid character") from None
+            raise BadRecord(f"{where} has a lone surrogate, which is not a valid character") from None
     return value
 
 
-def said(value: Any) -> str:
+def display(value: Any) -> str:
     """Return a value as short text for messages."""
     if value is None:
         return "null"
