@@ -86,7 +86,7 @@ class Prompt:
         return rendered.filter(lambda fields: fields[_RENDERED]).map(drop_flag)
 
 
-_RENDERED = "made"
+_RENDERED = "rendered"
 
 
 def _plain(value: Any) -> Any:

@@ -124,10 +124,10 @@ def find_span(dataset: tf.data.Dataset, sequence_length: Lengths, output_feature
     def one(example: Example) -> Example:
         text, answer = example["second"], example["targets"]
         length = tf.strings.length(answer, "UTF8_CHAR")
-        given = tf.cast(example["start"], tf.int32) if "start" in example else _found(text, answer)
+        given = tf.cast(example["start"], tf.int32) if "start" in example else _first_occurrence(text, answer)
         start = tf.where(length > 0, given, 0)
         there = tf.strings.substr(text, tf.minimum(start, tf.strings.length(text, "UTF8_CHAR")), length, "UTF8_CHAR")
-        start = _placed(tf.equal(there, answer), start, answer, text)
+        start = _checked_start(tf.equal(there, answer), start, answer, text)
         pieces = frame.words(tf.strings.split(text))
         framed = frame(example["inputs"], pieces.values)
         before = tf.strings.substr(text, 0, start, "UTF8_CHAR")
@@ -232,12 +232,12 @@ def _checked(fit: tf.Tensor, value: tf.Tensor, words: tf.Tensor, tags: tf.Tensor
     )
 
 
-def _found(text: tf.Tensor, answer: tf.Tensor) -> tf.Tensor:
+def _first_occurrence(text: tf.Tensor, answer: tf.Tensor) -> tf.Tensor:
     """Return the character of the first occurrence of the answer in the text, or the text's length if there is none."""
     return tf.strings.length(tf.strings.split(text, answer)[0], "UTF8_CHAR")
 
 
-def _placed(there: tf.Tensor, start: tf.Tensor, answer: tf.Tensor, text: tf.Tensor) -> tf.Tensor:
+def _checked_start(there: tf.Tensor, start: tf.Tensor, answer: tf.Tensor, text: tf.Tensor) -> tf.Tensor:
     def refuse(start: Any, answer: Any, text: Any) -> Any:
         told = [value.decode("utf-8", errors="replace") for value in (answer, text)]
         raise UserError(f"find_span: the answer {told[0]!r} is not at character {int(start)} of {told[1]!r}.")

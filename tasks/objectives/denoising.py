@@ -89,7 +89,7 @@ def replaced_tokens(
     check_rate(name, rate)
     vocabulary = output_features["targets"].vocabulary
     inputs, targets, length = window(
-        name, sequence_length, output_features, lambda n: (n, 2 * _noise(n, rate)), most=vocabulary.extra_ids, rate=rate
+        name, sequence_length, output_features, lambda n: (n, 2 * _noise(n, rate)), max_noise=vocabulary.extra_ids, rate=rate
     )
 
     def corrupt(ids: tf.Tensor, seed: tf.Tensor) -> Example:
@@ -195,7 +195,7 @@ def window(
     output_features: OutputFeatures,
     needs: Callable[[int], tuple[int, int]] = lambda n: (n, n),
     *,
-    most: int | None = None,
+    max_noise: int | None = None,
     rate: float = 0.0,
 ) -> tuple[seqio.Feature, seqio.Feature, int | None]:
     """Return both features and the number of text tokens in an example, None for unlimited.
@@ -210,22 +210,22 @@ def window(
     """
     require(objective, output_features, "inputs", "targets")
     inputs, targets = output_features["inputs"], output_features["targets"]
-    within, room = limit(sequence_length, "inputs"), limit(sequence_length, "targets")
+    inputs_length, targets_length = limit(sequence_length, "inputs"), limit(sequence_length, "targets")
 
     def fits(length: int) -> bool:
-        made = needs(length)
+        lengths = needs(length)
         return (
-            (within is None or made[0] + inputs.add_eos <= within)
-            and (room is None or made[1] + targets.add_eos <= room)
-            and (most is None or _noise(length, rate) <= most)
+            (inputs_length is None or lengths[0] + inputs.add_eos <= inputs_length)
+            and (targets_length is None or lengths[1] + targets.add_eos <= targets_length)
+            and (max_noise is None or _noise(length, rate) <= max_noise)
         )
 
-    if within is None and room is None and most is None:
+    if inputs_length is None and targets_length is None and max_noise is None:
         return inputs, targets, None
     length = longest(fits)
     if length < 2:
         raise UserError(
-            f"inputs_length={within}, targets_length={room} are too short for {objective}: it needs space for two tokens of text"
-            + (f", and a sentinel for each hidden token; the vocabulary has {most}." if most is not None else ".")
+            f"inputs_length={inputs_length}, targets_length={targets_length} are too short for {objective}: it needs space for two tokens of text"
+            + (f", and a sentinel for each hidden token; the vocabulary has {max_noise}." if max_noise is not None else ".")
         )
     return inputs, targets, length

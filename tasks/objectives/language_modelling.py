@@ -54,26 +54,26 @@ def prefix_lm(
     if not 0 < suffix <= 0.5:
         raise UserError(f"suffix={suffix} of prefix_lm: must be above 0 and at most 0.5; T5's is 0.5.")
     inputs, targets = output_features["inputs"], output_features["targets"]
-    within, room = limit(sequence_length, "inputs"), limit(sequence_length, "targets")
-    _at_least(1 + inputs.add_eos, within, "inputs_length", "prefix_lm")
-    _at_least(1, room, "targets_length", "prefix_lm")
-    before = None if within is None else within - inputs.add_eos
-    length = None if before is None or room is None else max(before, room)
+    inputs_length, targets_length = limit(sequence_length, "inputs"), limit(sequence_length, "targets")
+    _at_least(1 + inputs.add_eos, inputs_length, "inputs_length", "prefix_lm")
+    _at_least(1, targets_length, "targets_length", "prefix_lm")
+    max_inputs = None if inputs_length is None else inputs_length - inputs.add_eos
+    length = None if max_inputs is None or targets_length is None else max(max_inputs, targets_length)
 
     def cut(ids: tf.Tensor, seed: tf.Tensor) -> Example:
         size = tf.size(ids)
         mean = tf.cast(size, tf.float32) * suffix
         longest = tf.maximum(tf.cast(tf.round(2 * mean), tf.int32) - 1, 1)
         lowest = tf.minimum(tf.maximum(size - longest, 1), size - 1)
-        if room is not None:
-            lowest = tf.maximum(lowest, size - room)
+        if targets_length is not None:
+            lowest = tf.maximum(lowest, size - targets_length)
         highest = tf.maximum(size - 1, lowest)
-        if before is not None:
-            highest = tf.minimum(highest, before)
-        place = tf.random.stateless_uniform([], seed, lowest, highest + 1, tf.int32)
+        if max_inputs is not None:
+            highest = tf.minimum(highest, max_inputs)
+        cut_position = tf.random.stateless_uniform([], seed, lowest, highest + 1, tf.int32)
         return {
-            "inputs": tf.concat([tf.cast(ids[:place], inputs.dtype), end(inputs)], 0),
-            "targets": tf.cast(ids[place:], targets.dtype),
+            "inputs": tf.concat([tf.cast(ids[:cut_position], inputs.dtype), end(inputs)], 0),
+            "targets": tf.cast(ids[cut_position:], targets.dtype),
         }
 
     return map_with_seed(windows(dataset, length, end=end(targets)), cut)
@@ -132,8 +132,8 @@ def fill_in_the_middle(
             made["inputs"] = tf.zeros([0], output_features["inputs"].dtype)
         return made
 
-    room = None if length is None else length - 3 - targets.add_eos
-    return map_with_seed(windows(dataset, room), example)
+    text_length = None if length is None else length - 3 - targets.add_eos
+    return map_with_seed(windows(dataset, text_length), example)
 
 
 def _at_least(lowest: int, length: int | None, name: str, objective: str) -> None:

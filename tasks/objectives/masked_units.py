@@ -10,10 +10,10 @@ import tensorflow as tf
 
 from t2t.errors import UserError
 from t2t.tasks.objectives.features import Lengths, OutputFeatures, require
-from t2t.tasks.objectives.masker import Framed, Masker
+from t2t.tasks.objectives.masker import MaskedWindow, Masker
 from t2t.tasks.objectives.streams import Example, map_with_seed, windows
-from t2t.tasks.objectives.units import spans, whole
-from t2t.tasks.objectives.words import Words, located
+from t2t.tasks.objectives.units import unit_spans, whole_units
+from t2t.tasks.objectives.words import Words, token_offsets
 from t2t.vocabularies import Vocabulary
 
 IDENTIFIERS = (
@@ -23,7 +23,7 @@ IDENTIFIERS = (
     r"|\b[A-Z][a-z0-9]+(?:[A-Z][a-z0-9]*)+\b"  # CamelCase
 )
 """Regular expression for names of code in English documentation."""
-_FREE, _TIED, _BEGINS = range(3)
+_OUTSIDE, _INSIDE, _STARTS = range(3)
 
 
 def whole_word_masked_lm(
@@ -47,12 +47,12 @@ def whole_word_masked_lm(
     Raises:
       UserError: as `masked_lm`, or a vocabulary whose word boundaries are unknown.
     """
-    framed, words = _framed("whole_word_masked_lm", sequence_length, output_features, rate, masked, replaced)
+    masked_window, words = _framed("whole_word_masked_lm", sequence_length, output_features, rate, masked, replaced)
 
     def mask(ids: tf.Tensor, seed: tf.Tensor) -> Example:
-        return framed(ids, seed, whole(words.starts(ids)))
+        return masked_window(ids, seed, whole_units(words.starts(ids)))
 
-    return map_with_seed(windows(dataset, framed.room), mask)
+    return map_with_seed(windows(dataset, masked_window.room), mask)
 
 
 def span_masked_lm(
@@ -88,13 +88,13 @@ def span_masked_lm(
         raise UserError(f"stop={stop} of {name}: must be between 0 and 1; SpanBERT's is 0.2.")
     if longest < 1:
         raise UserError(f"longest={longest} of {name}: must be at least 1; SpanBERT's is 10.")
-    framed, words = _framed(name, sequence_length, output_features, rate, masked, replaced, words=whole_words)
+    masked_window, words = _framed(name, sequence_length, output_features, rate, masked, replaced, words=whole_words)
 
     def mask(ids: tf.Tensor, seed: tf.Tensor) -> Example:
         starts = words.starts(ids) if whole_words else tf.fill(tf.shape(ids), True)
-        return framed(ids, seed, spans(starts, stop=stop, longest=longest))
+        return masked_window(ids, seed, unit_spans(starts, stop=stop, longest=longest))
 
-    return map_with_seed(windows(dataset, framed.room), mask)
+    return map_with_seed(windows(dataset, masked_window.room), mask)
 
 
 def entity_masked_lm(
@@ -124,8 +124,8 @@ def entity_masked_lm(
       UserError: as `masked_lm`; a malformed pattern, a missing field, or a vocabulary whose word boundaries are unknown.
     """
     name = "entity_masked_lm"
-    framed, words = _framed(name, sequence_length, output_features, rate, masked, replaced)
-    vocabulary = framed.vocabulary
+    masked_window, words = _framed(name, sequence_length, output_features, rate, masked, replaced)
+    vocabulary = masked_window.vocabulary
     try:
         expression = re.compile(pattern)
     except re.error as error:
@@ -134,30 +134,30 @@ def entity_masked_lm(
         if needed not in dataset.element_spec:
             raise UserError(f"{name}: the examples have no field {needed!r}, only {', '.join(dataset.element_spec)}.")
 
-    def entities(text: bytes, count: np.ndarray, named: np.ndarray) -> np.ndarray:
-        names = sorted((entity.decode("utf-8") for entity in named.tolist() if entity), key=len, reverse=True)
+    def entities(text: bytes, count: np.ndarray, listed: np.ndarray) -> np.ndarray:
+        names = sorted((entity.decode("utf-8") for entity in listed.tolist() if entity), key=len, reverse=True)
         found = re.compile("|".join(map(re.escape, names)) or r"(?!)") if field else expression
         return _entities(vocabulary, text.decode("utf-8"), int(count), found)
 
     @tf.autograph.experimental.do_not_convert
-    def tied(example: Example) -> Example:
+    def add_codes(example: Example) -> Example:
         # TensorFlow can save an iterator only over stateless functions.
-        named = example[field] if field else tf.zeros([0], tf.string)
+        listed = example[field] if field else tf.zeros([0], tf.string)
         ids = tf.cast(example["targets"], tf.int32)
         text = example["targets_pretokenized"]
-        bonds = tf.numpy_function(entities, [text, tf.size(ids), named], tf.int32, stateful=False)
+        codes = tf.numpy_function(entities, [text, tf.size(ids), listed], tf.int32, stateful=False)
         # Encode the codes in the ids, so that `windows` splits both together.
-        return {"targets": 3 * ids + tf.ensure_shape(bonds, [None])}
+        return {"targets": 3 * ids + tf.ensure_shape(codes, [None])}
 
-    def mask(both: tf.Tensor, seed: tf.Tensor) -> Example:
-        ids, bonds = both // 3, both % 3
-        begins = tf.logical_and(tf.equal(bonds, _BEGINS), tf.logical_not(words.after_space(ids)))
-        starts = tf.logical_and(tf.logical_or(words.starts(ids), begins), tf.not_equal(bonds, _TIED))
+    def mask(encoded: tf.Tensor, seed: tf.Tensor) -> Example:
+        ids, codes = encoded // 3, encoded % 3
+        entity_starts = tf.logical_and(tf.equal(codes, _STARTS), tf.logical_not(words.after_space(ids)))
+        starts = tf.logical_and(tf.logical_or(words.starts(ids), entity_starts), tf.not_equal(codes, _INSIDE))
         starts = tf.logical_or(starts, tf.equal(tf.range(tf.size(ids)), 0))
-        return framed(ids, seed, whole(starts, alike=True))
+        return masked_window(ids, seed, whole_units(starts, as_one=True))
 
-    marked = dataset.map(tied, num_parallel_calls=tf.data.AUTOTUNE)
-    return map_with_seed(windows(marked, framed.room), mask)
+    marked = dataset.map(add_codes, num_parallel_calls=tf.data.AUTOTUNE)
+    return map_with_seed(windows(marked, masked_window.room), mask)
 
 
 def _framed(
@@ -169,28 +169,28 @@ def _framed(
     replaced: float,
     *,
     words: bool = True,
-) -> tuple[Framed, Any]:
+) -> tuple[MaskedWindow, Any]:
     """Return the function that fills the features, and, if `words` is true, the word finder."""
     require(name, output_features, "inputs", "targets", "weights")
     masker = Masker(name, output_features["targets"], rate=rate, masked=masked, replaced=replaced)
-    framed = Framed(name, sequence_length, output_features, masker)
-    return framed, Words(masker.vocabulary) if words else None
+    masked_window = MaskedWindow(name, sequence_length, output_features, masker)
+    return masked_window, Words(masker.vocabulary) if words else None
 
 
 def _entities(vocabulary: Vocabulary, text: str, count: int, pattern: re.Pattern[str]) -> np.ndarray:
     """Return int32 [count], a code for each token: inside an entity and not its first token, first token of an entity or after one, or neither."""
-    bonds = np.full(count, _FREE, np.int32)
-    text, places = located(vocabulary, text)
-    if len(places) != count:
+    codes = np.full(count, _OUTSIDE, np.int32)
+    text, offsets = token_offsets(vocabulary, text)
+    if len(offsets) != count:
         raise UserError(
-            f"entity_masked_lm: a text of {len(places)} tokens has {count} ids; the objective must directly follow tokenization."
+            f"entity_masked_lm: a text of {len(offsets)} tokens has {count} ids; the objective must directly follow tokenization."
         )
-    starts, ends = np.array(places, np.int64).reshape(-1, 2).T
+    starts, ends = np.array(offsets, np.int64).reshape(-1, 2).T
     for match in pattern.finditer(text):
         (of_entity,) = np.nonzero((starts < match.end()) & (ends > match.start()))
         if len(of_entity):
             first, last = int(of_entity[0]), int(of_entity[-1])
-            bonds[first] = _BEGINS
-            bonds[first + 1 : last + 1] = _TIED
-            bonds[last + 1 : last + 2] = _BEGINS
-    return bonds
+            codes[first] = _STARTS
+            codes[first + 1 : last + 1] = _INSIDE
+            codes[last + 1 : last + 2] = _STARTS
+    return codes

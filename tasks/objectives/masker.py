@@ -49,14 +49,14 @@ class Masker:
     def __call__(self, ids: tf.Tensor, seed: tf.Tensor, choose: Choice | None = None) -> tuple[tf.Tensor, tf.Tensor]:
         """Return ids [N] with masked tokens, and int32 [N], 1 at the chosen tokens. The default of `choose` is `tokens`."""
         score, fate, draw = tf.unstack(tf.random.stateless_uniform([3, tf.size(ids)], seed))
-        chosen, group = (choose or tokens)(ids, tf.gather(self._maskable, ids), score, self._rate, seed)
+        chosen, group = (choose or single_tokens)(ids, tf.gather(self._maskable, ids), score, self._rate, seed)
         fate = tf.gather(fate, group)
         drawn = tf.gather(self._others, tf.cast(draw * len(self._others), tf.int32))
         hidden = tf.where(fate < self._masked, self.mask_id, tf.where(fate < self._masked + self._replaced, drawn, ids))
         return tf.where(chosen, hidden, ids), tf.cast(chosen, tf.int32)
 
 
-class Framed:
+class MaskedWindow:
     """Fills `inputs`, `targets` and `weights` with masked windows of text, between [CLS] and [SEP] or followed by EOS.
 
     room: maximum number of text tokens in a window, None for unlimited.
@@ -79,26 +79,26 @@ class Framed:
         """Return the example of a window with ids [N]."""
         ids = tf.cast(ids, tf.int32)
         hidden, chosen = self._masker(ids, seed, choose)
-        made = {
+        features = {
             "inputs": tf.concat([self._head, hidden, self._tail], 0),
             "targets": tf.concat([self._head, ids, self._tail], 0),
             "weights": tf.pad(chosen, [self._around]),
         }
-        return in_types(made, self._features)
+        return cast_features(features, self._features)
 
 
-def tokens(
+def single_tokens(
     ids: tf.Tensor, candidates: tf.Tensor, draws: tf.Tensor, rate: float, seed: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Choose single tokens: round(n * rate) of n candidates, at least one."""
     available = tf.reduce_sum(tf.cast(candidates, tf.int32))
-    count = share(available, rate)
+    count = rounded_count(available, rate)
     order = tf.argsort(tf.where(candidates, draws, 2.0))
     chosen = tf.scatter_nd(order[:count, None], tf.ones([count], tf.int32), tf.shape(ids)) > 0
     return chosen, tf.range(tf.size(ids))
 
 
-def share(available: tf.Tensor, rate: float) -> tf.Tensor:
+def rounded_count(available: tf.Tensor, rate: float) -> tf.Tensor:
     """Return round(available * rate), at least 1 if any are available."""
     count = tf.cast(tf.round(tf.cast(available, tf.float32) * rate), tf.int32)
     return tf.minimum(tf.maximum(count, 1), available)
@@ -110,18 +110,18 @@ def room(objective: str, sequence_length: Lengths, taken: int, least: int = 1) -
     Raises:
       UserError: fewer than `least`.
     """
-    length = shorter(sequence_length)
+    length = row_length(sequence_length)
     if length is not None and length < taken + least:
         raise UserError(f"inputs_length={length} is too short for {objective}: it needs at least {taken + least}.")
     return None if length is None else length - taken
 
 
-def shorter(sequence_length: Lengths) -> int | None:
+def row_length(sequence_length: Lengths) -> int | None:
     """Return the length of an encoder's row: the shorter of `inputs` and `targets`."""
-    given = [n for n in (limit(sequence_length, "inputs"), limit(sequence_length, "targets")) if n is not None]
-    return min(given, default=None)
+    lengths = [n for n in (limit(sequence_length, "inputs"), limit(sequence_length, "targets")) if n is not None]
+    return min(lengths, default=None)
 
 
-def in_types(example: Example, output_features: Mapping[str, seqio.Feature]) -> Example:
+def cast_features(example: Example, output_features: Mapping[str, seqio.Feature]) -> Example:
     """Return the example with each feature cast to its dtype."""
     return {k: tf.cast(v, output_features[k].dtype) if k in output_features else v for k, v in example.items()}

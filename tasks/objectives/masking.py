@@ -5,7 +5,7 @@ from __future__ import annotations
 import tensorflow as tf
 
 from t2t.tasks.objectives.features import Lengths, OutputFeatures, end, require
-from t2t.tasks.objectives.masker import Framed, Masker, in_types, shorter
+from t2t.tasks.objectives.masker import MaskedWindow, Masker, cast_features, row_length
 from t2t.tasks.objectives.special import frame, with_mask
 from t2t.tasks.objectives.streams import Example, map_with_seed, windows
 
@@ -41,8 +41,8 @@ def masked_lm(
     """
     require("masked_lm", output_features, "inputs", "targets", "weights")
     masker = Masker("masked_lm", output_features["targets"], rate=rate, masked=masked, replaced=replaced)
-    framed = Framed("masked_lm", sequence_length, output_features, masker)
-    return map_with_seed(windows(dataset, framed.room), framed)
+    masked_window = MaskedWindow("masked_lm", sequence_length, output_features, masker)
+    return map_with_seed(windows(dataset, masked_window.room), masked_window)
 
 
 def fill_mask(dataset: tf.data.Dataset, sequence_length: Lengths, output_features: OutputFeatures) -> tf.data.Dataset:
@@ -66,7 +66,7 @@ def fill_mask(dataset: tf.data.Dataset, sequence_length: Lengths, output_feature
     head, middle = frame(vocabulary, output_features["targets"])
     middle = middle if vocabulary.sep_id is not None else middle[:0]
     final = tf.cast(end(output_features["targets"]), tf.int32)
-    length = shorter(sequence_length)
+    length = row_length(sequence_length)
 
     def fill(example: Example) -> Example:
         inputs, answer = tf.cast(example["inputs"], tf.int32), tf.cast(example["targets"], tf.int32)
@@ -76,13 +76,13 @@ def fill_mask(dataset: tf.data.Dataset, sequence_length: Lengths, output_feature
             inputs = inputs[: tf.maximum(length - head.shape[0] - middle.shape[0] - tf.size(answer), 0)]
         trimmed = size - tf.size(inputs)
         inputs = tf.concat([head, inputs, middle], 0)
-        made = {
+        features = {
             **example,
             "inputs": tf.concat([inputs, tf.fill(tf.shape(answer), mask_id)], 0),
             "targets": tf.concat([inputs, answer], 0),
             "weights": tf.concat([tf.zeros_like(inputs), tf.ones_like(answer)], 0),
             "inputs_trimmed": trimmed,
         }
-        return in_types(made, output_features)
+        return cast_features(features, output_features)
 
     return dataset.map(fill, num_parallel_calls=tf.data.AUTOTUNE)

@@ -49,15 +49,15 @@ def _with_mode(
     ids = vocabulary.encode(mode)
     if not ids or vocabulary.unk_id in ids:
         raise UserError(f"mode {mode!r}: {vocabulary} cannot encode it; use another mode, or train a vocabulary with this one.")
-    within = limit(sequence_length, "inputs")
-    if within is not None:
-        if within <= len(ids):
-            raise UserError(f"inputs_length={within} is too short for mode {mode!r}, which is {len(ids)} tokens.")
-        sequence_length = {**(sequence_length or {}), "inputs": within - len(ids)}
+    inputs_length = limit(sequence_length, "inputs")
+    if inputs_length is not None:
+        if inputs_length <= len(ids):
+            raise UserError(f"inputs_length={inputs_length} is too short for mode {mode!r}, which is {len(ids)} tokens.")
+        sequence_length = {**(sequence_length or {}), "inputs": inputs_length - len(ids)}
     head = tf.constant(ids, feature.dtype)
 
-    def put(example: Example) -> Example:
+    def prepend(example: Example) -> Example:
         return {**example, "inputs": tf.concat([head, example["inputs"]], 0)}
 
-    made = objective(dataset, sequence_length=sequence_length, output_features=output_features)
-    return made.map(put, num_parallel_calls=tf.data.AUTOTUNE)
+    denoised = objective(dataset, sequence_length=sequence_length, output_features=output_features)
+    return denoised.map(prepend, num_parallel_calls=tf.data.AUTOTUNE)

@@ -13,10 +13,10 @@ import tensorflow as tf
 
 from t2t.errors import UserError
 from t2t.tasks.objectives.features import Lengths, OutputFeatures, require
-from t2t.tasks.objectives.masker import Choice, Masker, in_types, room
+from t2t.tasks.objectives.masker import Choice, Masker, cast_features, room
 from t2t.tasks.objectives.special import ordinary_ids
 from t2t.tasks.objectives.streams import Example
-from t2t.tasks.objectives.units import whole
+from t2t.tasks.objectives.units import whole_units
 from t2t.tasks.objectives.words import Words
 from t2t.vocabularies import Vocabulary
 
@@ -56,10 +56,10 @@ class Pair:
         self._masker = Masker(objective, output_features["targets"], **shares)
         vocabulary = self._masker.vocabulary
         self._answers = answer_ids(objective, vocabulary, answers)
-        self._texts = [vocabulary.decode([answer]) for answer in self._answers]
-        self._place = self._masker.mask_id if vocabulary.cls_id is None else vocabulary.cls_id
+        self._answer_texts = [vocabulary.decode([answer]) for answer in self._answers]
+        self._first_token = self._masker.mask_id if vocabulary.cls_id is None else vocabulary.cls_id
         self._end = vocabulary.eos_id if vocabulary.sep_id is None else vocabulary.sep_id
-        self.words = tells_words(vocabulary, whole_words)
+        self.words = word_finder(vocabulary, whole_words)
         self._whole = whole_words
         self.room = room(objective, sequence_length, 3, least=2)
 
@@ -70,27 +70,27 @@ class Pair:
         answers' tokens) are for `pair_decision`.
         """
         end = tf.constant([self._end])
-        text = tf.concat([[self._place], first, end, second, end], 0)
+        text = tf.concat([[self._first_token], first, end, second, end], 0)
         hidden, chosen = self._masker(text, seed, _choice(self.words, text) if self._whole else None)
         weight = tf.cast(tf.round(self._weight * tf.cast(tf.reduce_sum(chosen), tf.float32)), tf.int32)
         answer = tf.where(true, self._answers[0], self._answers[1])
-        made = {
+        features = {
             "inputs": hidden,
             "targets": tf.concat([[answer], text[1:]], 0),
             "weights": tf.concat([[tf.maximum(weight, 1)], chosen[1:]], 0),
             "types": tf.cast(tf.range(tf.size(text)) > 1 + tf.size(first), tf.int32),
             "pair": tf.cast(tf.logical_not(true), tf.int32),
-            "pair_answers": tf.constant(self._texts),
+            "pair_answers": tf.constant(self._answer_texts),
         }
-        return in_types(made, self._features)
+        return cast_features(features, self._features)
 
 
 def _choice(words: Words | None, text: tf.Tensor) -> Choice:
     assert words is not None
-    return whole(words.starts(text))
+    return whole_units(words.starts(text))
 
 
-def tells_words(vocabulary: Vocabulary, needed: bool) -> Words | None:
+def word_finder(vocabulary: Vocabulary, needed: bool) -> Words | None:
     """Return the word and sentence finder, or None if the vocabulary has no known word boundaries and they are not needed."""
     try:
         return Words(vocabulary)
@@ -116,7 +116,7 @@ def answer_ids(objective: str, vocabulary: Vocabulary, answers: Sequence[str]) -
     return found
 
 
-def borders(ids: tf.Tensor, words: Words | None, draws: tf.Tensor) -> tf.Tensor:
+def boundary_scores(ids: tf.Tensor, words: Words | None, draws: tf.Tensor) -> tf.Tensor:
     """Return random scores [N] for ids [N] that are highest at sentence starts, then at word starts.
 
     draws: random numbers in [0, 1), [N].

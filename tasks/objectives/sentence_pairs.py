@@ -6,10 +6,10 @@ import tensorflow as tf
 
 from t2t.errors import UserError
 from t2t.tasks.objectives.features import Lengths, OutputFeatures, require
-from t2t.tasks.objectives.masker import Masker, in_types, room
-from t2t.tasks.objectives.pairs import FEATURES, Pair, borders, tells_words
+from t2t.tasks.objectives.masker import Masker, cast_features, room
+from t2t.tasks.objectives.pairs import FEATURES, Pair, boundary_scores, word_finder
 from t2t.tasks.objectives.streams import Example, map_with_seed, windows
-from t2t.tasks.objectives.units import whole
+from t2t.tasks.objectives.units import whole_units
 
 ANSWERS = ("yes", "no")
 
@@ -86,20 +86,20 @@ def masked_lm_with_next_sentence(
     def mask(at: Example, seed: tf.Tensor) -> Example:
         window, flat, ends = at["targets"], at["flat"], at["ends"]
         seeds = tf.random.split(tf.cast(seed, tf.int32), 4)
-        place = _cut(window, pair, seeds[0])
+        cut = _random_cut(window, pair, seeds[0])
         draws = tf.random.stateless_uniform([2], seeds[1])
         others = tf.size(ends) - 2
         other = tf.cast(draws[0] * tf.cast(others, tf.float32), tf.int32)
         other += tf.cast(other >= at["text"], tf.int32)
         other = tf.minimum(other, others)
         whole_text = flat[ends[other] : ends[other + 1]]
-        size = tf.minimum(tf.size(window) - place, tf.size(whole_text))
+        size = tf.minimum(tf.size(window) - cut, tf.size(whole_text))
         # Start at a sentence with enough text after its start.
-        scores = borders(whole_text, pair.words, tf.random.stateless_uniform([tf.size(whole_text)], seeds[2]))
-        begin = tf.argmax(scores[: tf.size(whole_text) - size + 1], output_type=tf.int32)
+        scores = boundary_scores(whole_text, pair.words, tf.random.stateless_uniform([tf.size(whole_text)], seeds[2]))
+        other_start = tf.argmax(scores[: tf.size(whole_text) - size + 1], output_type=tf.int32)
         true = tf.logical_or(draws[1] < 0.5, tf.equal(others, 0))
-        second = tf.cond(true, lambda: window[place:], lambda: whole_text[begin : begin + size])
-        return pair(window[:place], second, true, seeds[3])
+        second = tf.cond(true, lambda: window[cut:], lambda: whole_text[other_start : other_start + size])
+        return pair(window[:cut], second, true, seeds[3])
 
     long_enough = dataset.map(ids, num_parallel_calls=tf.data.AUTOTUNE).filter(lambda text: tf.size(text) > 1)
     found = long_enough.ragged_batch(neighbours).flat_map(pairs).filter(lambda at: tf.size(at["targets"]) > 1)
@@ -143,9 +143,9 @@ def masked_lm_with_sentence_order(
     def mask(ids: tf.Tensor, seed: tf.Tensor) -> Example:
         ids = tf.cast(ids, tf.int32)
         seeds = tf.random.split(tf.cast(seed, tf.int32), 3)
-        place = _cut(ids, pair, seeds[0])
+        cut = _random_cut(ids, pair, seeds[0])
         true = tf.random.stateless_uniform([], seeds[1]) < 0.5
-        first, second = tf.cond(true, lambda: (ids[:place], ids[place:]), lambda: (ids[place:], ids[:place]))
+        first, second = tf.cond(true, lambda: (ids[:cut], ids[cut:]), lambda: (ids[cut:], ids[:cut]))
         return pair(first, second, true, seeds[2])
 
     return map_with_seed(windows(dataset, pair.room).filter(lambda ids: tf.size(ids) > 1), mask)
@@ -182,14 +182,14 @@ def translation_lm(
     require(name, output_features, *FEATURES)
     masker = Masker(name, output_features["targets"], rate=rate, masked=masked, replaced=replaced)
     vocabulary = masker.vocabulary
-    words = tells_words(vocabulary, whole_words) if whole_words else None
+    words = word_finder(vocabulary, whole_words) if whole_words else None
     framed = vocabulary.cls_id is not None and vocabulary.sep_id is not None
     head = tf.constant([vocabulary.cls_id] if framed else [], tf.int32)
     tail = tf.constant([vocabulary.sep_id if framed else vocabulary.eos_id], tf.int32)
     length = room(name, sequence_length, int(framed) + 2, least=2)
 
     def masked_text(ids: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        return masker(ids, seed, None if words is None else whole(words.starts(ids)))
+        return masker(ids, seed, None if words is None else whole_units(words.starts(ids)))
 
     def mask(example: Example, seed: tf.Tensor) -> Example:
         first, second = tf.cast(example["inputs"], tf.int32), tf.cast(example["targets"], tf.int32)
@@ -200,20 +200,20 @@ def translation_lm(
         seeds = tf.random.split(tf.cast(seed, tf.int32), 2)
         (hidden, chosen), (other, picked) = masked_text(first, seeds[0]), masked_text(second, seeds[1])
         nothing, before = tf.zeros([1], tf.int32), tf.zeros_like(head)
-        made = {
+        features = {
             "inputs": tf.concat([head, hidden, tail, other, tail], 0),
             "targets": tf.concat([head, first, tail, second, tail], 0),
             "weights": tf.concat([before, chosen, nothing, picked, nothing], 0),
             "types": tf.concat([before, tf.zeros_like(first), nothing, tf.ones_like(second), nothing + 1], 0),
             "inputs_trimmed": size - tf.size(first) - tf.size(second),
         }
-        return in_types(made, output_features)
+        return cast_features(features, output_features)
 
     both = dataset.filter(lambda example: tf.minimum(tf.size(example["inputs"]), tf.size(example["targets"])) > 0)
     return map_with_seed(both.map(lambda e: {"inputs": e["inputs"], "targets": e["targets"]}), mask)
 
 
-def _cut(ids: tf.Tensor, pair: Pair, seed: tf.Tensor) -> tf.Tensor:
+def _random_cut(ids: tf.Tensor, pair: Pair, seed: tf.Tensor) -> tf.Tensor:
     """Return a random position in ids [N], from 1 to N - 1, at which to cut them."""
-    scores = borders(ids, pair.words, tf.random.stateless_uniform([tf.size(ids)], seed))
+    scores = boundary_scores(ids, pair.words, tf.random.stateless_uniform([tf.size(ids)], seed))
     return 1 + tf.argmax(scores[1:], output_type=tf.int32)

@@ -46,7 +46,7 @@ def span_corruption(
     if inputs.vocabulary != targets.vocabulary:
         raise UserError("span_corruption: inputs and targets have different vocabularies; give both the same.")
     vocabulary = targets.vocabulary
-    window = _shortened if shorten else _window
+    window = _longest_window if shorten else _full_window
     longest = window(sequence_length, inputs, targets, noise_density, mean_span)
     table = tf.constant(
         np.array([lengths.noise_counts(n, noise_density, mean_span) for n in range(longest + 1)], np.int32)
@@ -116,54 +116,54 @@ def noise_turns(sizes: tf.Tensor, tokens: tf.Tensor, spans: tf.Tensor, draws: tf
     return tf.reshape(turns, [-1, width])
 
 
-def _window(
+def _full_window(
     sequence_length: Lengths, inputs: seqio.Feature, targets: seqio.Feature, noise_density: float, mean_span: float
 ) -> int:
     """Return the maximum number of text tokens in an example."""
     sentinels = targets.vocabulary.extra_ids
-    within = limit(sequence_length, "inputs")
-    if within is None:
+    inputs_length = limit(sequence_length, "inputs")
+    if inputs_length is None:
         longest = lengths.raw_length_of_spans(sentinels, noise_density, mean_span)
-        within = lengths.corrupted_lengths(longest, noise_density, mean_span)[0] - (not inputs.add_eos)
+        inputs_length = lengths.corrupted_lengths(longest, noise_density, mean_span)[0] - (not inputs.add_eos)
     else:
-        longest = lengths.raw_length(within + (not inputs.add_eos), noise_density, mean_span)
+        longest = lengths.raw_length(inputs_length + (not inputs.add_eos), noise_density, mean_span)
     spans = lengths.noise_counts(longest, noise_density, mean_span)[1]
     if longest < 2 or spans > sentinels:
         remedy = _remedy(
             "a larger mean_span", lengths.longest_inputs(noise_density, mean_span, spans=sentinels), inputs
         )
         raise UserError(
-            f"span corruption of inputs_length={within} makes up to {max(spans, 1)} spans (noise_density={noise_density},"
+            f"span corruption of inputs_length={inputs_length} makes up to {max(spans, 1)} spans (noise_density={noise_density},"
             f" mean_span={mean_span}); the vocabulary has {sentinels} sentinels: use extra_ids={max(spans, 1)}, {remedy}."
         )
     needed = lengths.corrupted_lengths(longest, noise_density, mean_span)[1] - (not targets.add_eos)
-    room = limit(sequence_length, "targets")
-    if room is not None and room < needed:
-        fitting = lengths.longest_inputs(noise_density, mean_span, targets_length=room + (not targets.add_eos))
+    targets_length = limit(sequence_length, "targets")
+    if targets_length is not None and targets_length < needed:
+        fitting = lengths.longest_inputs(noise_density, mean_span, targets_length=targets_length + (not targets.add_eos))
         remedy = _remedy(f"targets_length={needed}", fitting, inputs)
         raise UserError(
-            f"targets_length={room} is too short for span corruption of inputs_length={within}: use {remedy}."
+            f"targets_length={targets_length} is too short for span corruption of inputs_length={inputs_length}: use {remedy}."
         )
     return longest
 
 
-def _shortened(
+def _longest_window(
     sequence_length: Lengths, inputs: seqio.Feature, targets: seqio.Feature, noise_density: float, mean_span: float
 ) -> int:
     """Return the maximum number of text tokens in an example that fits the inputs, the targets and the sentinels."""
-    within, room = limit(sequence_length, "inputs"), limit(sequence_length, "targets")
+    inputs_length, max_targets = limit(sequence_length, "inputs"), limit(sequence_length, "targets")
     sentinels = targets.vocabulary.extra_ids
     longest = lengths.raw_length_of_spans(sentinels, noise_density, mean_span)
-    if within is not None:
-        longest = min(longest, lengths.raw_length(within + (not inputs.add_eos), noise_density, mean_span))
-    if room is not None:
-        room += not targets.add_eos
+    if inputs_length is not None:
+        longest = min(longest, lengths.raw_length(inputs_length + (not inputs.add_eos), noise_density, mean_span))
+    if max_targets is not None:
+        max_targets += not targets.add_eos
         longest = min(
-            longest, lengths.longest(lambda n: lengths.corrupted_lengths(n, noise_density, mean_span)[1] <= room)
+            longest, lengths.longest(lambda n: lengths.corrupted_lengths(n, noise_density, mean_span)[1] <= max_targets)
         )
     if longest < 2:
         raise UserError(
-            f"inputs_length={within}, targets_length={limit(sequence_length, 'targets')} and {sentinels} sentinels are too few"
+            f"inputs_length={inputs_length}, targets_length={limit(sequence_length, 'targets')} and {sentinels} sentinels are too few"
             " for span corruption: it needs space for two tokens of text and a sentinel."
         )
     return longest

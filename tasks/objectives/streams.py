@@ -49,12 +49,12 @@ def map_with_seed(dataset: tf.data.Dataset, function: Callable[[Any, tf.Tensor],
     SeqIO's seeds are the same stream in every shard of a dataset, so the ids are folded into them.
     """
 
-    def with_seed(given: Any, seed: tf.Tensor) -> Any:
-        ids = given["targets"] if isinstance(given, dict) else given
+    def with_seed(element: Any, seed: tf.Tensor) -> Any:
+        ids = element["targets"] if isinstance(element, dict) else element
         fingerprint = tf.strings.to_hash_bucket_fast(tf.io.serialize_tensor(ids), 2**31 - 1)
-        return function(given, tf.random.experimental.stateless_fold_in(seed, fingerprint))
+        return function(element, tf.random.experimental.stateless_fold_in(seed, fingerprint))
 
-    pairs = seqio.map_over_dataset(lambda given, seed: (given, seed), num_seeds=1)(dataset)
+    pairs = seqio.map_over_dataset(lambda element, seed: (element, seed), num_seeds=1)(dataset)
     return map_inline(pairs, with_seed)
 
 
@@ -92,23 +92,23 @@ def map_inline(dataset: tf.data.Dataset, function: Callable[..., Any]) -> tf.dat
         return function(*element) if isinstance(spec, tuple) else function(element)
 
     traced = tf.function(flat).get_concrete_function(*tf.nest.flatten(spec))
-    made = tf.nest.map_structure(lambda tensor: tf.TensorSpec(tensor.shape, tensor.dtype), traced.structured_outputs)
-    leaves = tf.nest.flatten(made)
+    outputs = tf.nest.map_structure(lambda tensor: tf.TensorSpec(tensor.shape, tensor.dtype), traced.structured_outputs)
+    leaves = tf.nest.flatten(outputs)
     variant = tf.raw_ops.MapDataset(
         input_dataset=tf.data.experimental.to_variant(dataset),
         other_arguments=traced.captured_inputs,
         f=traced,
         output_types=[leaf.dtype for leaf in leaves],
         output_shapes=[leaf.shape for leaf in leaves],
-        use_inter_op_parallelism=_branches(traced),
+        use_inter_op_parallelism=_has_control_flow(traced),
         preserve_cardinality=True,
     )
-    mapped = tf.data.experimental.from_variant(variant, made)
+    mapped = tf.data.experimental.from_variant(variant, outputs)
     mapped.traced = traced  # keeps the function alive as long as the dataset
     return mapped
 
 
-def _branches(traced: Any) -> bool:
+def _has_control_flow(traced: Any) -> bool:
     """Return whether a function has operations that TensorFlow's single-threaded executor does not support."""
     graph = traced.graph.as_graph_def()
     nodes = itertools.chain(graph.node, *(function.node_def for function in graph.library.function))

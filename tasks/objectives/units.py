@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
-from t2t.tasks.objectives.masker import Choice, share
+from t2t.tasks.objectives.masker import Choice, rounded_count
 
 
-def whole(starts: tf.Tensor, *, alike: bool = False) -> Choice:
+def whole_units(starts: tf.Tensor, *, as_one: bool = False) -> Choice:
     """Choose whole units in random order, while more than half of each fits in round(n * rate) of n tokens; at least one unit.
 
     The number of chosen tokens is thus as close to this number as whole units allow, above it as often as below, unless the first unit alone
@@ -24,18 +24,18 @@ def whole(starts: tf.Tensor, *, alike: bool = False) -> Choice:
     ) -> tuple[tf.Tensor, tf.Tensor]:
         unit = tf.cumsum(tf.cast(starts, tf.int32)) - 1
         sizes = tf.math.segment_sum(tf.cast(candidates, tf.int32), unit)
-        count = share(tf.reduce_sum(sizes), rate)
+        count = rounded_count(tf.reduce_sum(sizes), rate)
         order = tf.argsort(tf.where(sizes > 0, tf.boolean_mask(draws, starts), 2.0))
         ordered = tf.gather(sizes, order)
         fits = 2 * tf.cumsum(ordered, exclusive=True) + ordered <= 2 * count
         taken = tf.logical_and(tf.logical_or(fits, tf.equal(tf.range(tf.size(order)), 0)), ordered > 0)
         units = tf.scatter_nd(order[:, None], tf.cast(taken, tf.int32), tf.shape(order)) > 0
-        return tf.logical_and(tf.gather(units, unit), candidates), unit if alike else tf.range(tf.size(ids))
+        return tf.logical_and(tf.gather(units, unit), candidates), unit if as_one else tf.range(tf.size(ids))
 
     return choose
 
 
-def spans(starts: tf.Tensor, *, stop: float, longest: int) -> Choice:
+def unit_spans(starts: tf.Tensor, *, stop: float, longest: int) -> Choice:
     """Choose spans of units with geometric lengths until they cover round(u * rate) of u units; the last span is shortened to end there.
 
     Spans do not touch each other. Every such arrangement is equally likely.
@@ -53,7 +53,7 @@ def spans(starts: tf.Tensor, *, stop: float, longest: int) -> Choice:
     ) -> tuple[tf.Tensor, tf.Tensor]:
         unit = tf.cumsum(tf.cast(starts, tf.int32)) - 1
         units = unit[-1] + 1
-        hidden = share(units, rate)
+        hidden = rounded_count(units, rate)
         _, first, second = tf.unstack(tf.random.split(tf.cast(seed, tf.int32), 3))
         lengths = 1 + tf.searchsorted(bounds, tf.random.stateless_uniform([hidden], first), side="right")
         before = tf.cumsum(lengths, exclusive=True)

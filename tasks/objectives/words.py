@@ -44,10 +44,10 @@ class Words:
         """Return where a word starts: bool [N] for ids [N]. The first token starts one."""
         first, before = self._column(ids, _FIRST), self._before(ids, _LAST)
         # White space before a word or a mark already starts it.
-        begun = tf.equal(before, _SPACE)
+        started = tf.equal(before, _SPACE)
         mark = tf.logical_or(tf.equal(first, _MARK), tf.equal(before, _MARK))
-        opens = tf.logical_and(tf.logical_or(tf.equal(first, _SPACE), mark), tf.logical_not(begun))
-        return tf.logical_or(opens, tf.logical_or(tf.equal(first, _SPECIAL), tf.equal(before, _SPECIAL)))
+        starts = tf.logical_and(tf.logical_or(tf.equal(first, _SPACE), mark), tf.logical_not(started))
+        return tf.logical_or(starts, tf.logical_or(tf.equal(first, _SPECIAL), tf.equal(before, _SPECIAL)))
 
     def sentences(self, ids: tf.Tensor) -> tf.Tensor:
         """Return where a sentence starts: bool [N] for ids [N]. It starts at white space after a full stop or at an empty line."""
@@ -75,7 +75,7 @@ class Words:
 def _table(vocabulary: Vocabulary) -> np.ndarray:
     """Return int32 [size, 4]: for each id, the kinds of its first and last character, whether it ends a sentence, and its number of line breaks."""
     table = np.tile(np.array([_SPECIAL, _SPECIAL, 0, 0], np.int32), (vocabulary.size, 1))
-    text = surfaces(vocabulary)
+    text = token_texts(vocabulary)
     for i in ordinary_ids(vocabulary):
         piece = text[i]
         if piece:
@@ -95,7 +95,7 @@ def _kind(character: str) -> int:
 
 
 @functools.lru_cache(maxsize=16)
-def surfaces(vocabulary: Vocabulary) -> tuple[str, ...]:
+def token_texts(vocabulary: Vocabulary) -> tuple[str, ...]:
     """Return the text that each id adds after other ids, including white space before a word. U+FFFD stands for a part of a character.
 
     Raises:
@@ -113,7 +113,7 @@ def surfaces(vocabulary: Vocabulary) -> tuple[str, ...]:
     raise UserError(f"the word boundaries of {vocabulary} are unknown; supported vocabularies are Bytes, SentencePiece, WordPiece and Tokenizer.")
 
 
-def located(vocabulary: Vocabulary, text: str) -> tuple[str, list[tuple[int, int]]]:
+def token_offsets(vocabulary: Vocabulary, text: str) -> tuple[str, list[tuple[int, int]]]:
     """Return the text and the start and end of each of its tokens. For SentencePiece, the text is the normalized text.
 
     Raises:
@@ -123,7 +123,7 @@ def located(vocabulary: Vocabulary, text: str) -> tuple[str, list[tuple[int, int
         return text, [(at, at + 1) for at, character in enumerate(text) for _ in character.encode("utf-8")]
     if isinstance(vocabulary, WordPiece | Tokenizer):
         return text, _library(vocabulary)[0].encode(text, add_special_tokens=False).offsets
-    known = surfaces(vocabulary)
+    known = token_texts(vocabulary)
     pieces = [known[i] for i in vocabulary.encode(text)]
     ends = np.cumsum([0, *map(len, pieces)]).tolist()
     return "".join(pieces), list(itertools.pairwise(ends))
@@ -136,12 +136,12 @@ def _library(vocabulary: WordPiece | Tokenizer) -> tuple[Any, str]:
     if isinstance(vocabulary, WordPiece):
         return library, "WordPiece"
     steps = list(_steps(json.loads(library.to_str())["decoder"]))
-    for kind, there in (
+    for kind, matches in (
         ("ByteLevel", "ByteLevel" in steps),
         ("Metaspace", "Metaspace" in steps or "▁" in steps),
         ("WordPiece", "WordPiece" in steps),
     ):
-        if there:
+        if matches:
             return library, kind
     raise UserError(
         f"the word boundaries of {vocabulary} are unknown: its decoder is {' + '.join(steps) or None}; supported decoders are ByteLevel, Metaspace and WordPiece."

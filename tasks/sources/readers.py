@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, ClassVar, NamedTuple
 
 from t2t.errors import UserError
 from t2t.json_files import parse_json
-from t2t.tasks.sources.values import KIND_NAMES, BadRecord, Fields, check_fields, lookup, display
+from t2t.tasks.sources.values import KIND_NAMES, BadRecord, Fields, check_fields, display, lookup
 
 BOM = b"\xef\xbb\xbf"
 _WHOLE = re.compile(r"[+-]?[0-9]+")
@@ -191,7 +191,7 @@ class DelimitedReader(Reader):
         return csv.reader(lines, delimiter=self.delimiter, quoting=csv.QUOTE_NONE, strict=True)
 
     def header(self, stream: BinaryIO) -> tuple[tuple[str, ...], int]:
-        """Read the column names. Raise Bad for an invalid header."""
+        """Read the column names. Raise BadRecord for an invalid header."""
         super().header(stream)
         if self.columns is not None:
             return self.columns, 1

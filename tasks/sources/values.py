@@ -96,7 +96,7 @@ def _most_common_type(seen: collections.Counter[type | None]) -> type | None:
 
 
 def lookup(found: Mapping[str, Any], name: str) -> Any:
-    """Return a field; a dotted name addresses a field inside an object. Raise Bad if it is missing."""
+    """Return a field; a dotted name addresses a field inside an object. Raise BadRecord if it is missing."""
     if name in found:
         return found[name]
     value: Any = found
@@ -108,7 +108,7 @@ def lookup(found: Mapping[str, Any], name: str) -> Any:
 
 
 def check_fields(found: Mapping[str, Any], fields: Fields) -> dict[str, Any]:
-    """Return the requested fields. Raise Bad if one is missing or has another type."""
+    """Return the requested fields. Raise BadRecord if one is missing or has another type."""
     return {name: _check_value(f"field {name!r}", lookup(found, name), kind) for name, kind in fields.items()}
 
 

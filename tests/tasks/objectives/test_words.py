@@ -7,7 +7,7 @@ import tensorflow as tf
 import tokenizers
 
 from t2t.errors import UserError
-from t2t.tasks.objectives.words import Words, located, surfaces
+from t2t.tasks.objectives.words import Words, token_offsets, token_texts
 from t2t.vocabularies import Bytes, SentencePiece, Tokenizer
 
 TEXT = "the model reads a row, and it writes tokens (two)."
@@ -37,7 +37,7 @@ def divided(vocabulary, text, borders):
     ids = vocabulary.encode(text)
     starts = borders(Words(vocabulary))(tf.constant(ids, tf.int32)).numpy()
     parts = np.split(ids, np.flatnonzero(starts))
-    return ["".join(surfaces(vocabulary)[i] for i in part).strip() for part in parts if len(part)]
+    return ["".join(token_texts(vocabulary)[i] for i in part).strip() for part in parts if len(part)]
 
 
 @pytest.mark.parametrize("kind", ["bytes", "sentencepiece", "byte_level"])
@@ -80,7 +80,7 @@ def test_sentences_end_at_full_stops_before_space_and_at_empty_lines(every, kind
 @pytest.mark.parametrize("kind", ["bytes", "byte_level", "wordpiece"])
 def test_tokens_are_located_in_their_text(every, kind):
     vocabulary, text = every[kind], "the naïve model, two rows"
-    same, places = located(vocabulary, text)
+    same, places = token_offsets(vocabulary, text)
     ids = vocabulary.encode(text)
     assert same == text
     assert len(places) == len(ids)
@@ -90,10 +90,10 @@ def test_tokens_are_located_in_their_text(every, kind):
 
 def test_sentencepiece_locates_tokens_in_what_it_normalised(every):
     vocabulary = every["sentencepiece"]
-    text, places = located(vocabulary, "the  model\nreads")
+    text, places = token_offsets(vocabulary, "the  model\nreads")
     assert text == " the model reads"
     assert [text[start:end] for start, end in places] == [
-        surfaces(vocabulary)[i] for i in vocabulary.encode("the  model\nreads")
+        token_texts(vocabulary)[i] for i in vocabulary.encode("the  model\nreads")
     ]
 
 
