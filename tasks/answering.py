@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from t2t.errors import UserError
 from t2t.tasks import metrics as known
-from t2t.tasks.formatting import Example, Text, value_of
+from t2t.tasks.formatting import Example, Text, refuse_unless, value_of
 from t2t.tasks.objectives import classify, find_span, label_features, span_features, tag_words
 from t2t.tasks.register import add
 from t2t.vocabularies import Vocabulary
@@ -184,7 +184,7 @@ class _Joined:
             )
 
         known = tf.reduce_all(tf.logical_and(numbers >= 0, numbers < len(labels)))
-        return tf.gather(tf.constant(labels), _refused_unless(known, numbers, refuse))
+        return tf.gather(tf.constant(labels), refuse_unless(known, numbers, refuse, [numbers]))
 
     def _whole(self, words: tf.Tensor) -> tf.Tensor:
         """Return the words. Raise UserError unless joining keeps each of them one word."""
@@ -198,7 +198,7 @@ class _Joined:
             )
 
         whole = tf.reduce_all(tf.strings.regex_full_match(words, "[^ \\t\\n\\v\\f\\r]+"))
-        return _refused_unless(whole, words, refuse)
+        return refuse_unless(whole, words, refuse, [words])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,12 +219,3 @@ class _First:
         if isinstance(self.empty, int) and not value.dtype.is_integer:
             raise UserError(f"start: field {self.field!r} must be an integer, not {value.dtype.name}.")
         return value if value.shape.rank == 0 else tf.concat([value, tf.constant([self.empty], value.dtype)], 0)[0]
-
-
-def _refused_unless(good: tf.Tensor, value: tf.Tensor, refuse: Callable[[Any], Any]) -> tf.Tensor:
-    # Python runs only to raise the error. A stateless function keeps the iterator's state savable.
-    return tf.cond(
-        good,
-        lambda: value,
-        lambda: tf.ensure_shape(tf.numpy_function(refuse, [value], value.dtype, stateful=False), value.shape),
-    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import string
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -163,19 +163,23 @@ class Format:
                 f"targets of task {self.task!r}: {found!r} is not one of the labels {', '.join(labels)}."
             )
 
-        def checked(known: tf.Tensor, value: tf.Tensor) -> tf.Tensor:
-            # Python runs only to raise the error. A stateless function keeps the iterator's state savable.
-            return tf.cond(
-                known,
-                lambda: value,
-                lambda: tf.ensure_shape(tf.numpy_function(refuse, [value], value.dtype, stateful=False), []),
-            )
-
         if value.dtype == tf.string:
-            return checked(tf.reduce_any(tf.equal(value, tf.constant(labels))), value)
+            return refuse_unless(tf.reduce_any(tf.equal(value, tf.constant(labels))), value, refuse, [value])
         index = tf.cast(value, tf.int64)
-        index = checked(tf.logical_and(index >= -1, index < len(labels)), index)
+        index = refuse_unless(tf.logical_and(index >= -1, index < len(labels)), index, refuse, [index])
         return tf.gather(tf.constant([*labels, HIDDEN]), tf.where(index < 0, tf.constant(len(labels), tf.int64), index))
+
+
+def refuse_unless(
+    valid: tf.Tensor, value: tf.Tensor, refuse: Callable[..., Any], arguments: Sequence[tf.Tensor]
+) -> tf.Tensor:
+    """Return the value if `valid` is true; otherwise call `refuse(*arguments)`, which raises an error."""
+    # Python runs only to raise the error. A stateless function keeps the iterator's state savable.
+    return tf.cond(
+        valid,
+        lambda: value,
+        lambda: tf.ensure_shape(tf.numpy_function(refuse, arguments, value.dtype, stateful=False), value.shape),
+    )
 
 
 def _as_text(value: tf.Tensor) -> tf.Tensor:

@@ -15,15 +15,15 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
-from t2t.data.vocabularies import to_seqio
 from t2t.errors import UserError, nearest
 from t2t.tasks import promptsource
 from t2t.tasks.mixing import mix
 from t2t.tasks.objectives import text_features
+from t2t.tasks.objectives.features import seqio_vocabulary
 from t2t.tasks.register import Features, Preprocessor, check_name, find
 from t2t.tasks.sources import FileSource
 from t2t.tasks.templates import Template, slug
-from t2t.vocabularies import Bytes, Vocabulary
+from t2t.vocabularies import Vocabulary
 
 CAP = 500_000
 """T0's limit on the examples of one dataset, over all its templates."""
@@ -153,12 +153,12 @@ def add_prompted(
         named[task_name] = template
     if isinstance(source, FileSource):
         source = source.with_fields([field for template in loaded for field in template.variables()] + list(keep))
-    seqio_vocabulary = to_seqio(vocabulary or Bytes()) if isinstance(vocabulary, Vocabulary | None) else vocabulary
+    resolved = seqio_vocabulary(vocabulary)
     for task_name, template in named.items():
         task = seqio.Task(
             task_name,
             source=source,
-            output_features=features(seqio_vocabulary),
+            output_features=features(resolved),
             preprocessors=[
                 Prompt(task=task_name, template=template, keep=tuple(keep)),
                 seqio.preprocessors.tokenize,

@@ -11,12 +11,13 @@ import seqio
 import tensorflow as tf
 
 from t2t.data.tfds import prepare_for_splits, prepared
-from t2t.data.vocabularies import derived, to_seqio
+from t2t.data.vocabularies import derived
 from t2t.errors import UserError, nearest
 from t2t.tasks.formatting import Format, Text, fields_of
 from t2t.tasks.objectives import text_features
+from t2t.tasks.objectives.features import seqio_vocabulary
 from t2t.tasks.sources import FileSource
-from t2t.vocabularies import Bytes, Vocabulary
+from t2t.vocabularies import Vocabulary
 
 Preprocessor = Callable[..., tf.data.Dataset]
 Features = Callable[[seqio.Vocabulary], Mapping[str, seqio.Feature]]
@@ -79,11 +80,11 @@ def add(
     ]
     if isinstance(source, FileSource) and all(fields is not None for fields in fields_used):
         source = source.with_fields([field for fields in fields_used for field in fields or []] + list(keep))
-    seqio_vocabulary = to_seqio(vocabulary or Bytes()) if isinstance(vocabulary, Vocabulary | None) else vocabulary
+    resolved = seqio_vocabulary(vocabulary)
     if features is not None:
-        output_features = features(seqio_vocabulary)
+        output_features = features(resolved)
     else:
-        output_features = text_features(seqio_vocabulary, inputs=inputs is not None or objective is not None)
+        output_features = text_features(resolved, inputs=inputs is not None or objective is not None)
     steps = [seqio.preprocessors.append_eos] if objective is None else _as_list(objective)
     formatter = Format(
         task=name,

@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from t2t.data.vocabularies import from_seqio
 from t2t.errors import UserError
+from t2t.tasks.formatting import refuse_unless
 from t2t.tasks.objectives.features import Lengths, OutputFeatures, limit, require
 from t2t.tasks.objectives.streams import Example
 
@@ -40,19 +41,19 @@ def classify(
     require("classify", output_features, "inputs", "targets", "weights")
     frame = _Frame("classify", sequence_length, output_features)
 
-    def one(example: Example) -> Example:
-        made = frame(example["inputs"], frame.ids(example["second"]) if "second" in example else None).features
-        size = tf.size(made["inputs"])
-        found = tf.equal(tf.constant(list(labels)), example["targets"])
-        known = tf.cast(tf.reduce_any(found), tf.int32)
+    def convert(example: Example) -> Example:
+        features = frame(example["inputs"], frame.ids(example["second"]) if "second" in example else None).features
+        size = tf.size(features["inputs"])
+        matches = tf.equal(tf.constant(list(labels)), example["targets"])
+        known = tf.cast(tf.reduce_any(matches), tf.int32)
         return {
             **example,
-            **made,
-            "targets": tf.pad([tf.argmax(tf.cast(found, tf.int32), output_type=tf.int32)], [[0, size - 1]]),
+            **features,
+            "targets": tf.pad([tf.argmax(tf.cast(matches, tf.int32), output_type=tf.int32)], [[0, size - 1]]),
             "weights": tf.pad([known], [[0, size - 1]]),
         }
 
-    return dataset.map(one, num_parallel_calls=tf.data.AUTOTUNE)
+    return dataset.map(convert, num_parallel_calls=tf.data.AUTOTUNE)
 
 
 def tag_words(
@@ -75,29 +76,29 @@ def tag_words(
     require("tag_words", output_features, "inputs", "targets", "weights")
     frame = _Frame("tag_words", sequence_length, output_features)
 
-    def one(example: Example) -> Example:
+    def convert(example: Example) -> Example:
         words, tags = tf.strings.split(example["inputs_pretokenized"]), tf.strings.split(example["targets"])
-        pieces = frame.words(words)
-        found = tf.equal(tags[:, None], tf.constant(list(labels))[None])
-        fit = tf.logical_and(tf.equal(tf.size(words), tf.size(tags)), tf.reduce_all(tf.reduce_any(found, axis=1)))
-        classes = _checked(
-            fit, tf.argmax(tf.cast(found, tf.int32), axis=1, output_type=tf.int32), words, tags, tuple(labels)
+        tokens = frame.words(words)
+        matches = tf.equal(tags[:, None], tf.constant(list(labels))[None])
+        valid = tf.logical_and(tf.equal(tf.size(words), tf.size(tags)), tf.reduce_all(tf.reduce_any(matches, axis=1)))
+        classes = _checked_classes(
+            valid, tf.argmax(tf.cast(matches, tf.int32), axis=1, output_type=tf.int32), words, tags, tuple(labels)
         )
-        framed = frame(pieces.values)
+        framed = frame(tokens.values)
         size = tf.size(framed.features["inputs"])
-        starts = pieces.row_starts()
+        starts = tokens.row_starts()
         # A word without tokens has no position for its tag.
-        there = tf.logical_and(starts < tf.cast(framed.first, tf.int64), pieces.row_lengths() > 0)
-        at = tf.boolean_mask(starts, there)[:, None] + frame.before
+        kept = tf.logical_and(starts < tf.cast(framed.first, tf.int64), tokens.row_lengths() > 0)
+        positions = tf.boolean_mask(starts, kept)[:, None] + frame.before
         shape = tf.cast(size, tf.int64)[None]
         return {
             **example,
             **framed.features,
-            "targets": tf.scatter_nd(at, tf.boolean_mask(classes, there), shape),
-            "weights": tf.scatter_nd(at, tf.ones([tf.shape(at)[0]], tf.int32), shape),
+            "targets": tf.scatter_nd(positions, tf.boolean_mask(classes, kept), shape),
+            "weights": tf.scatter_nd(positions, tf.ones([tf.shape(positions)[0]], tf.int32), shape),
         }
 
-    return dataset.map(one, num_parallel_calls=tf.data.AUTOTUNE)
+    return dataset.map(convert, num_parallel_calls=tf.data.AUTOTUNE)
 
 
 def find_span(dataset: tf.data.Dataset, sequence_length: Lengths, output_features: OutputFeatures) -> tf.data.Dataset:
@@ -121,13 +122,13 @@ def find_span(dataset: tf.data.Dataset, sequence_length: Lengths, output_feature
     require("find_span", output_features, "inputs", "targets", "weights")
     frame = _Frame("find_span", sequence_length, output_features)
 
-    def one(example: Example) -> Example:
+    def convert(example: Example) -> Example:
         text, answer = example["second"], example["targets"]
         length = tf.strings.length(answer, "UTF8_CHAR")
-        given = tf.cast(example["start"], tf.int32) if "start" in example else _first_occurrence(text, answer)
-        start = tf.where(length > 0, given, 0)
-        there = tf.strings.substr(text, tf.minimum(start, tf.strings.length(text, "UTF8_CHAR")), length, "UTF8_CHAR")
-        start = _checked_start(tf.equal(there, answer), start, answer, text)
+        first_character = tf.cast(example["start"], tf.int32) if "start" in example else _first_occurrence(text, answer)
+        start = tf.where(length > 0, first_character, 0)
+        at_start = tf.strings.substr(text, tf.minimum(start, tf.strings.length(text, "UTF8_CHAR")), length, "UTF8_CHAR")
+        start = _checked_start(tf.equal(at_start, answer), start, answer, text)
         pieces = frame.words(tf.strings.split(text))
         framed = frame(example["inputs"], pieces.values)
         before = tf.strings.substr(text, 0, start, "UTF8_CHAR")
@@ -148,7 +149,7 @@ def find_span(dataset: tf.data.Dataset, sequence_length: Lengths, output_feature
             "word_starts": tf.minimum(tf.cast(pieces.row_splits, tf.int32), framed.second) + framed.at,
         }
 
-    return dataset.map(one, num_parallel_calls=tf.data.AUTOTUNE)
+    return dataset.map(convert, num_parallel_calls=tf.data.AUTOTUNE)
 
 
 class _Framed(NamedTuple):
@@ -203,33 +204,28 @@ class _Frame:
             second = None if second is None else second[: room - tf.size(first)]
         parts = [tf.constant(self._head, tf.int32), first]
         parts.append(tail if second is None else tf.constant(self._between, tf.int32))
-        own = tf.size(tf.concat(parts, 0))
+        first_size = tf.size(tf.concat(parts, 0))
         pair = tf.zeros([0], tf.int32) if second is None else tf.concat([second, tail], 0)
         kept = tf.constant(0) if second is None else tf.size(second)
-        made = {"inputs": tf.concat([*parts, pair], 0), "inputs_trimmed": size - tf.size(first) - kept}
+        features = {"inputs": tf.concat([*parts, pair], 0), "inputs_trimmed": size - tf.size(first) - kept}
         if self._types:
-            made["types"] = tf.concat([tf.zeros([own], tf.int32), tf.ones_like(pair)], 0)
-        return _Framed(made, tf.size(first), own, kept)
+            features["types"] = tf.concat([tf.zeros([first_size], tf.int32), tf.ones_like(pair)], 0)
+        return _Framed(features, tf.size(first), first_size, kept)
 
 
-def _checked(fit: tf.Tensor, value: tf.Tensor, words: tf.Tensor, tags: tf.Tensor, labels: tuple[str, ...]) -> tf.Tensor:
+def _checked_classes(valid: tf.Tensor, value: tf.Tensor, words: tf.Tensor, tags: tf.Tensor, labels: tuple[str, ...]) -> tf.Tensor:
     def refuse(words: Any, tags: Any) -> Any:
         named = [tag.decode("utf-8", errors="replace") for tag in tags]
         unknown = [tag for tag in named if tag not in labels]
-        said = (
+        problem = (
             f"{unknown[0]!r} is not one of the labels {', '.join(labels)}"
             if unknown
             else f"{len(named)} labels for {len(words)} words"
         )
         text = " ".join(word.decode("utf-8", errors="replace") for word in words)
-        raise UserError(f"tag_words: {said}, in {text!r}.")
+        raise UserError(f"tag_words: {problem}, in {text!r}.")
 
-    # Python runs only to raise the error. A stateless function keeps the iterator's state savable.
-    return tf.cond(
-        fit,
-        lambda: value,
-        lambda: tf.ensure_shape(tf.numpy_function(refuse, [words, tags], tf.int32, stateful=False), [None]),
-    )
+    return refuse_unless(valid, value, refuse, [words, tags])
 
 
 def _first_occurrence(text: tf.Tensor, answer: tf.Tensor) -> tf.Tensor:
@@ -237,13 +233,9 @@ def _first_occurrence(text: tf.Tensor, answer: tf.Tensor) -> tf.Tensor:
     return tf.strings.length(tf.strings.split(text, answer)[0], "UTF8_CHAR")
 
 
-def _checked_start(there: tf.Tensor, start: tf.Tensor, answer: tf.Tensor, text: tf.Tensor) -> tf.Tensor:
+def _checked_start(matches: tf.Tensor, start: tf.Tensor, answer: tf.Tensor, text: tf.Tensor) -> tf.Tensor:
     def refuse(start: Any, answer: Any, text: Any) -> Any:
-        told = [value.decode("utf-8", errors="replace") for value in (answer, text)]
-        raise UserError(f"find_span: the answer {told[0]!r} is not at character {int(start)} of {told[1]!r}.")
+        answer, text = (value.decode("utf-8", errors="replace") for value in (answer, text))
+        raise UserError(f"find_span: the answer {answer!r} is not at character {int(start)} of {text!r}.")
 
-    return tf.cond(
-        there,
-        lambda: start,
-        lambda: tf.ensure_shape(tf.numpy_function(refuse, [start, answer, text], tf.int32, stateful=False), []),
-    )
+    return refuse_unless(matches, start, refuse, [start, answer, text])

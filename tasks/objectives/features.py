@@ -8,8 +8,9 @@ import seqio
 import tensorflow as tf
 
 from t2t.data.answers import Labels, Of, Places
+from t2t.data.vocabularies import to_seqio
 from t2t.errors import UserError
-from t2t.vocabularies import Vocabulary
+from t2t.vocabularies import Bytes, Vocabulary
 
 OutputFeatures = Mapping[str, seqio.Feature]
 Lengths = Mapping[str, int | None] | None
@@ -26,7 +27,7 @@ def text_features(
       continued: no EOS after the inputs, because the targets continue their text. This matches language models that were trained on
         whole texts.
     """
-    feature = seqio.Feature(_seqio(vocabulary), add_eos=True)
+    feature = seqio.Feature(seqio_vocabulary(vocabulary), add_eos=True)
     before = seqio.Feature(feature.vocabulary, add_eos=not continued)
     return {"inputs": before, "targets": feature} if inputs else {"targets": feature}
 
@@ -62,12 +63,9 @@ def span_features(vocabulary: Vocabulary | seqio.Vocabulary, *, types: bool = Fa
     return {**encoder_features(vocabulary, types=types), "targets": seqio.Feature(Places(), add_eos=False)}
 
 
-def _seqio(vocabulary: Vocabulary | seqio.Vocabulary) -> seqio.Vocabulary:
-    if isinstance(vocabulary, Vocabulary):
-        from t2t.data.vocabularies import to_seqio
-
-        return to_seqio(vocabulary)
-    return vocabulary
+def seqio_vocabulary(vocabulary: Vocabulary | seqio.Vocabulary | None) -> seqio.Vocabulary:
+    """Return the vocabulary for SeqIO. Default: bytes with 100 extra ids."""
+    return to_seqio(vocabulary or Bytes()) if isinstance(vocabulary, Vocabulary | None) else vocabulary
 
 
 def require(objective: str, output_features: OutputFeatures, *names: str) -> None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from t2t.errors import UserError
-from t2t.tasks.objectives.features import Lengths, OutputFeatures, require
-from t2t.tasks.objectives.masker import MaskedWindow, Masker
+from t2t.tasks.objectives.features import Lengths, OutputFeatures
+from t2t.tasks.objectives.masker import MaskedWindow
 from t2t.tasks.objectives.streams import Example, map_with_seed, windows
 from t2t.tasks.objectives.units import unit_spans, whole_units
 from t2t.tasks.objectives.words import Words, token_offsets
@@ -47,7 +46,10 @@ def whole_word_masked_lm(
     Raises:
       UserError: as `masked_lm`, or a vocabulary whose word boundaries are unknown.
     """
-    masked_window, words = _framed("whole_word_masked_lm", sequence_length, output_features, rate, masked, replaced)
+    masked_window = MaskedWindow(
+        "whole_word_masked_lm", sequence_length, output_features, rate=rate, masked=masked, replaced=replaced
+    )
+    words = Words(masked_window.vocabulary)
 
     def mask(ids: tf.Tensor, seed: tf.Tensor) -> Example:
         return masked_window(ids, seed, whole_units(words.starts(ids)))
@@ -88,10 +90,13 @@ def span_masked_lm(
         raise UserError(f"stop={stop} of {name}: must be between 0 and 1; SpanBERT's is 0.2.")
     if longest < 1:
         raise UserError(f"longest={longest} of {name}: must be at least 1; SpanBERT's is 10.")
-    masked_window, words = _framed(name, sequence_length, output_features, rate, masked, replaced, words=whole_words)
+    masked_window = MaskedWindow(
+        name, sequence_length, output_features, rate=rate, masked=masked, replaced=replaced
+    )
+    words = Words(masked_window.vocabulary) if whole_words else None
 
     def mask(ids: tf.Tensor, seed: tf.Tensor) -> Example:
-        starts = words.starts(ids) if whole_words else tf.fill(tf.shape(ids), True)
+        starts = tf.fill(tf.shape(ids), True) if words is None else words.starts(ids)
         return masked_window(ids, seed, unit_spans(starts, stop=stop, longest=longest))
 
     return map_with_seed(windows(dataset, masked_window.room), mask)
@@ -124,8 +129,11 @@ def entity_masked_lm(
       UserError: as `masked_lm`; a malformed pattern, a missing field, or a vocabulary whose word boundaries are unknown.
     """
     name = "entity_masked_lm"
-    masked_window, words = _framed(name, sequence_length, output_features, rate, masked, replaced)
+    masked_window = MaskedWindow(
+        name, sequence_length, output_features, rate=rate, masked=masked, replaced=replaced
+    )
     vocabulary = masked_window.vocabulary
+    words = Words(vocabulary)
     try:
         expression = re.compile(pattern)
     except re.error as error:
@@ -146,7 +154,7 @@ def entity_masked_lm(
         ids = tf.cast(example["targets"], tf.int32)
         text = example["targets_pretokenized"]
         codes = tf.numpy_function(entities, [text, tf.size(ids), listed], tf.int32, stateful=False)
-        # Encode the codes in the ids, so that `windows` splits both together.
+        # Combine codes and ids in one tensor, so that `windows` splits both together.
         return {"targets": 3 * ids + tf.ensure_shape(codes, [None])}
 
     def mask(encoded: tf.Tensor, seed: tf.Tensor) -> Example:
@@ -158,23 +166,6 @@ def entity_masked_lm(
 
     marked = dataset.map(add_codes, num_parallel_calls=tf.data.AUTOTUNE)
     return map_with_seed(windows(marked, masked_window.room), mask)
-
-
-def _framed(
-    name: str,
-    sequence_length: Lengths,
-    output_features: OutputFeatures,
-    rate: float,
-    masked: float,
-    replaced: float,
-    *,
-    words: bool = True,
-) -> tuple[MaskedWindow, Any]:
-    """Return the function that fills the features, and, if `words` is true, the word finder."""
-    require(name, output_features, "inputs", "targets", "weights")
-    masker = Masker(name, output_features["targets"], rate=rate, masked=masked, replaced=replaced)
-    masked_window = MaskedWindow(name, sequence_length, output_features, masker)
-    return masked_window, Words(masker.vocabulary) if words else None
 
 
 def _entities(vocabulary: Vocabulary, text: str, count: int, pattern: re.Pattern[str]) -> np.ndarray:

@@ -47,7 +47,7 @@ class Masker:
         self._others = np.asarray(ordinary, np.int32)
 
     def __call__(self, ids: tf.Tensor, seed: tf.Tensor, choose: Choice | None = None) -> tuple[tf.Tensor, tf.Tensor]:
-        """Return ids [N] with masked tokens, and int32 [N], 1 at the chosen tokens. The default of `choose` is `tokens`."""
+        """Return ids [N] with masked tokens, and int32 [N], 1 at the chosen tokens. The default of `choose` is `single_tokens`."""
         score, fate, draw = tf.unstack(tf.random.stateless_uniform([3, tf.size(ids)], seed))
         chosen, group = (choose or single_tokens)(ids, tf.gather(self._maskable, ids), score, self._rate, seed)
         fate = tf.gather(fate, group)
@@ -60,18 +60,27 @@ class MaskedWindow:
     """Fills `inputs`, `targets` and `weights` with masked windows of text, between [CLS] and [SEP] or followed by EOS.
 
     room: maximum number of text tokens in a window, None for unlimited.
+    rate, masked, replaced: see `Masker`.
 
     Raises:
-      UserError: a missing feature, or no space for a token.
+      UserError: a missing feature, an error of `Masker`, or no space for a token.
     """
 
     def __init__(
-        self, objective: str, sequence_length: Lengths, output_features: OutputFeatures, masker: Masker
+        self,
+        objective: str,
+        sequence_length: Lengths,
+        output_features: OutputFeatures,
+        *,
+        rate: float,
+        masked: float,
+        replaced: float,
     ) -> None:
         require(objective, output_features, "inputs", "targets", "weights")
-        self.vocabulary = masker.vocabulary
-        self._features, self._masker = output_features, masker
-        self._head, self._tail = frame(masker.vocabulary, output_features["targets"])
+        self._features = output_features
+        self._masker = Masker(objective, output_features["targets"], rate=rate, masked=masked, replaced=replaced)
+        self.vocabulary = self._masker.vocabulary
+        self._head, self._tail = frame(self.vocabulary, output_features["targets"])
         self._around = (self._head.shape[0], self._tail.shape[0])
         self.room = room(objective, sequence_length, sum(self._around))
 

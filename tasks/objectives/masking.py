@@ -5,7 +5,7 @@ from __future__ import annotations
 import tensorflow as tf
 
 from t2t.tasks.objectives.features import Lengths, OutputFeatures, end, require
-from t2t.tasks.objectives.masker import MaskedWindow, Masker, cast_features, row_length
+from t2t.tasks.objectives.masker import MaskedWindow, cast_features, row_length
 from t2t.tasks.objectives.special import frame, with_mask
 from t2t.tasks.objectives.streams import Example, map_with_seed, windows
 
@@ -39,9 +39,9 @@ def masked_lm(
     Raises:
       UserError: a fraction out of range, a vocabulary without a mask, or no space for a token.
     """
-    require("masked_lm", output_features, "inputs", "targets", "weights")
-    masker = Masker("masked_lm", output_features["targets"], rate=rate, masked=masked, replaced=replaced)
-    masked_window = MaskedWindow("masked_lm", sequence_length, output_features, masker)
+    masked_window = MaskedWindow(
+        "masked_lm", sequence_length, output_features, rate=rate, masked=masked, replaced=replaced
+    )
     return map_with_seed(windows(dataset, masked_window.room), masked_window)
 
 

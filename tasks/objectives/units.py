@@ -16,7 +16,7 @@ def whole_units(starts: tf.Tensor, *, as_one: bool = False) -> Choice:
 
     Args:
       starts: where a unit starts, bool [N]; the first token starts one.
-      alike: whether all tokens of a unit are masked, replaced or kept as one; otherwise each token is drawn independently.
+      as_one: whether all tokens of a unit are masked, replaced or kept as one; otherwise each token is drawn independently.
     """
 
     def choose(
