@@ -23,19 +23,9 @@ from typing import NamedTuple
 SHORTEST = 80  # characters; shorter docstrings have little content
 LONGEST = 20_000
 _LARGEST_FILE = 2_000_000  # bytes; generated code
-_SKIPPED_DIRECTORIES = {
-    "test",
-    "tests",
-    "testing",
-    "idlelib",
-    "lib2to3",
-    "site-packages",
-    "dist-packages",
-    "__pycache__",
-    "_vendor",
-    "test_data",
-    "turtledemo",
-}
+_SKIPPED_DIRECTORIES = frozenset(
+    "test tests testing idlelib lib2to3 site-packages dist-packages __pycache__ _vendor test_data turtledemo".split()
+)
 _SKIPPED_FILES = re.compile(r"(^test_|_test\.py$|_tests\.py$|_pb2\.py$|_pb2_grpc\.py$|^conftest\.py$)")
 _WORDS = (string.ascii_letters + " ").encode()
 _DOCUMENTED = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -161,27 +162,17 @@ def register() -> None:
         (word_order, "in order: ", ("no", "yes")),
     ):
         name = make.__name__
-        source = GeneratedSource(name, make)
-        add(
-            name,
-            source=source,
+        add_task = partial(
+            add,
+            source=GeneratedSource(name, make),
             prefix=prefix,
             inputs="inputs",
             targets="targets",
             labels=labels,
             metrics=[metrics.exact_match] if labels is None else [metrics.accuracy],
         )
-        add(
-            f"{name}_fill_mask",
-            source=source,
-            prefix=prefix,
-            inputs="inputs",
-            targets="targets",
-            labels=labels,
-            objective=fill_mask,
-            features=encoder_features,
-            metrics=[metrics.exact_match] if labels is None else [metrics.accuracy],
-        )
+        add_task(name)
+        add_task(f"{name}_fill_mask", objective=fill_mask, features=encoder_features)
 
 
 register()

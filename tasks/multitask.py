@@ -146,22 +146,12 @@ def register() -> None:
         check_held_out(f"multitask{suffix}", f"multitask_held_out{suffix}")
 
 
-_continued = partial(text_features, continued=True)
-
-
 def _add(name: str, source: Any, templates: Sequence[Template], scores: Sequence[Callable[..., Any]]) -> None:
-    add_prompted(name, source=source, templates=templates, metrics=scores)
+    add_variant = partial(add_prompted, name, source=source, templates=templates)
+    add_variant(metrics=scores)
     if name in HELD_OUT:
-        add_prompted(name, source=source, templates=templates, features=_continued, suffix=AS_TEXT)
-    add_prompted(
-        name,
-        source=source,
-        templates=templates,
-        metrics=scores,
-        objective=fill_mask,
-        features=encoder_features,
-        suffix=FILL_MASK,
-    )
+        add_variant(features=partial(text_features, continued=True), suffix=AS_TEXT)
+    add_variant(metrics=scores, objective=fill_mask, features=encoder_features, suffix=FILL_MASK)
 
 
 register()

@@ -175,36 +175,25 @@ def describe(name: str, *, sizes: bool = True) -> Description:
       UserError: an unknown name, or an error of the source.
     """
     found = find(name)
+    tasks = found.tasks if isinstance(found, seqio.Mixture) else [found]
+    formatter = None if isinstance(found, seqio.Mixture) else format_of(found)
+    rates = None
     if sizes:
-        for task in [found] if isinstance(found, seqio.Task) else found.tasks:
+        for task in tasks:
             prepare_for_splits(task.source)
-    if isinstance(found, seqio.Mixture):
-        rates = None
-        if sizes:
-            total = sum(found.get_rate(task) for task in found.tasks)
-            rates = {task.name: found.get_rate(task) / total for task in found.tasks}
-        metric_names = tuple(dict.fromkeys(n for task in found.tasks for n in _metric_names(task)))
-        return Description(
-            name=name,
-            kind="mixture",
-            source=" + ".join(found.rate_per_task_name),
-            prefix=None,
-            labels=None,
-            features=tuple(found.output_features),
-            splits=_sizes(found) if sizes else {},
-            metrics=metric_names,
-            rates=rates,
-        )
-    formatter = format_of(found)
+        if isinstance(found, seqio.Mixture):
+            total = sum(found.get_rate(task) for task in tasks)
+            rates = {task.name: found.get_rate(task) / total for task in tasks}
     return Description(
         name=name,
-        kind="task",
-        source=str(found.source),
+        kind="mixture" if isinstance(found, seqio.Mixture) else "task",
+        source=" + ".join(found.rate_per_task_name) if isinstance(found, seqio.Mixture) else str(found.source),
         prefix=formatter.prefix if formatter else None,
         labels=formatter.labels if formatter else None,
         features=tuple(found.output_features),
-        splits=_sizes(found) if sizes else {},
-        metrics=_metric_names(found),
+        splits=_sizes(tasks) if sizes else {},
+        metrics=tuple(dict.fromkeys(metric for task in tasks for metric in _metric_names(task))),
+        rates=rates,
     )
 
 
@@ -225,8 +214,7 @@ def examples_of(task: seqio.Task, split: str) -> int | None:
     return task.num_input_examples(split) if prepared(task.source) else None
 
 
-def _sizes(found: seqio.Task | seqio.Mixture) -> dict[str, int | None]:
-    tasks = [found] if isinstance(found, seqio.Task) else found.tasks
+def _sizes(tasks: Sequence[seqio.Task]) -> dict[str, int | None]:
     sizes: dict[str, int | None] = {}
     for split in dict.fromkeys(str(split) for task in tasks for split in task.splits):
         counts = [examples_of(task, split) for task in tasks if split in task.splits]

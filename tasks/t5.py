@@ -192,29 +192,7 @@ def grouped_answers(output: str, example: Example | None = None, is_target: bool
 
 
 _DETERMINERS = frozenset(
-    [
-        "a",
-        "an",
-        "few",
-        "her",
-        "his",
-        "each",
-        "every",
-        "many",
-        "much",
-        "my",
-        "our",
-        "some",
-        "that",
-        "the",
-        "their",
-        "these",
-        "this",
-        "those",
-        "which",
-        "whose",
-        "your",
-    ]
+    "a an few her his each every many much my our some that the their these this those which whose your".split()
 )
 
 

@@ -88,7 +88,7 @@ def tag_words(
         size = tf.size(framed.features["inputs"])
         starts = tokens.row_starts()
         # A word without tokens has no position for its tag.
-        kept = tf.logical_and(starts < tf.cast(framed.first, tf.int64), tokens.row_lengths() > 0)
+        kept = tf.logical_and(starts < tf.cast(framed.first_size, tf.int64), tokens.row_lengths() > 0)
         positions = tf.boolean_mask(starts, kept)[:, None] + frame.before
         shape = tf.cast(size, tf.int64)[None]
         return {
@@ -138,15 +138,15 @@ def find_span(dataset: tf.data.Dataset, sequence_length: Lengths, output_feature
         )
         last = tf.size(tf.strings.split(joined)) - 1
         ends = tf.gather(tf.cast(pieces.row_splits, tf.int32), tf.maximum([first, last + 1], 0))
-        kept = tf.logical_and(length > 0, tf.logical_and(ends[1] <= framed.second, ends[1] > ends[0]))
-        span = tf.where(kept, tf.stack([ends[0], ends[1] - 1]) + framed.at, 0)
+        kept = tf.logical_and(length > 0, tf.logical_and(ends[1] <= framed.second_size, ends[1] > ends[0]))
+        span = tf.where(kept, tf.stack([ends[0], ends[1] - 1]) + framed.second_start, 0)
         rest = [[0, tf.size(framed.features["inputs"]) - 2]]
         return {
             **example,
             **framed.features,
             "targets": tf.pad(span, rest),
             "weights": tf.pad(tf.ones_like(span), rest),
-            "word_starts": tf.minimum(tf.cast(pieces.row_splits, tf.int32), framed.second) + framed.at,
+            "word_starts": tf.minimum(tf.cast(pieces.row_splits, tf.int32), framed.second_size) + framed.second_start,
         }
 
     return dataset.map(convert, num_parallel_calls=tf.data.AUTOTUNE)
@@ -156,9 +156,9 @@ class _Framed(NamedTuple):
     """Features of an example, number of tokens of the first text, start of the second text, and number of its tokens."""
 
     features: dict[str, tf.Tensor]
-    first: tf.Tensor
-    at: tf.Tensor
-    second: tf.Tensor
+    first_size: tf.Tensor
+    second_start: tf.Tensor
+    second_size: tf.Tensor
 
 
 class _Frame:
@@ -204,13 +204,13 @@ class _Frame:
             second = None if second is None else second[: room - tf.size(first)]
         parts = [tf.constant(self._head, tf.int32), first]
         parts.append(tail if second is None else tf.constant(self._between, tf.int32))
-        first_size = tf.size(tf.concat(parts, 0))
+        second_start = tf.size(tf.concat(parts, 0))
         pair = tf.zeros([0], tf.int32) if second is None else tf.concat([second, tail], 0)
         kept = tf.constant(0) if second is None else tf.size(second)
         features = {"inputs": tf.concat([*parts, pair], 0), "inputs_trimmed": size - tf.size(first) - kept}
         if self._types:
-            features["types"] = tf.concat([tf.zeros([first_size], tf.int32), tf.ones_like(pair)], 0)
-        return _Framed(features, tf.size(first), first_size, kept)
+            features["types"] = tf.concat([tf.zeros([second_start], tf.int32), tf.ones_like(pair)], 0)
+        return _Framed(features, tf.size(first), second_start, kept)
 
 
 def _checked_classes(valid: tf.Tensor, value: tf.Tensor, words: tf.Tensor, tags: tf.Tensor, labels: tuple[str, ...]) -> tf.Tensor:
