@@ -52,7 +52,7 @@ def masked_denoising(
     name = "masked_denoising"
     check_rate(name, rate)
     if not 0 <= replaced <= 1:
-        raise UserError(f"replaced={replaced} of {name}: must be between 0 and 1; T5's BERT-style objective has 0.1.")
+        raise UserError(f"replaced={replaced} of {name}: must be between 0 and 1; T5's BERT-style objective uses 0.1.")
     inputs, targets, length = window(name, sequence_length, output_features)
     vocabulary, mask_id = with_mask(name, targets)
     others = tf.constant(ordinary_ids(vocabulary), tf.int32)

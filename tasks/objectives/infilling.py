@@ -112,7 +112,7 @@ def _infill(
     """Return a function that replaces spans of ids [N] by masks. Raise UserError for a parameter out of range."""
     check_rate(objective, rate)
     if not 0 < mean_span < float("inf"):
-        raise UserError(f"mean_span={mean_span} of {objective}: must be above 0; BART's is 3.")
+        raise UserError(f"mean_span={mean_span} of {objective}: must be above 0; BART uses 3.")
     _, mask_id = with_mask(objective, feature)
 
     def infill(ids: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:

@@ -52,7 +52,7 @@ def prefix_lm(
     """
     require("prefix_lm", output_features, "inputs", "targets")
     if not 0 < suffix <= 0.5:
-        raise UserError(f"suffix={suffix} of prefix_lm: must be above 0 and at most 0.5; T5's is 0.5.")
+        raise UserError(f"suffix={suffix} of prefix_lm: must be above 0 and at most 0.5; T5 uses 0.5.")
     inputs, targets = output_features["inputs"], output_features["targets"]
     inputs_length, targets_length = limit(sequence_length, "inputs"), limit(sequence_length, "targets")
     _at_least(1 + inputs.add_eos, inputs_length, "inputs_length", "prefix_lm")
@@ -108,7 +108,7 @@ def fill_in_the_middle(
     require(name, output_features, "targets")
     for what, share in (("rate", rate), ("suffix_first", suffix_first)):
         if not 0 <= share <= 1:
-            raise UserError(f"{what}={share} of {name}: must be between 0 and 1; the paper's is 0.5.")
+            raise UserError(f"{what}={share} of {name}: must be between 0 and 1; the paper uses 0.5.")
     targets = output_features["targets"]
     vocabulary = targets.vocabulary
     if vocabulary.extra_ids < 3:

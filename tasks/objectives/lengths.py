@@ -70,9 +70,9 @@ def longest_inputs(
 def check(noise_density: float, mean_span: float) -> None:
     """Raise UserError unless 0 < noise_density < 1 and mean_span >= 1."""
     if not 0 < noise_density < 1:
-        raise UserError(f"noise_density={noise_density} of span corruption: must be between 0 and 1; T5's is 0.15.")
+        raise UserError(f"noise_density={noise_density} of span corruption: must be between 0 and 1; T5 uses 0.15.")
     if not 1 <= mean_span < float("inf"):
-        raise UserError(f"mean_span={mean_span} of span corruption: must be at least 1 token; T5's is 3.")
+        raise UserError(f"mean_span={mean_span} of span corruption: must be at least 1 token; T5 uses 3.")
 
 
 def longest(fits: Callable[[int], bool]) -> int:

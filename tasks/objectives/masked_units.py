@@ -87,9 +87,9 @@ def span_masked_lm(
     """
     name = "span_masked_lm"
     if not 0 < stop < 1:
-        raise UserError(f"stop={stop} of {name}: must be between 0 and 1; SpanBERT's is 0.2.")
+        raise UserError(f"stop={stop} of {name}: must be between 0 and 1; SpanBERT uses 0.2.")
     if longest < 1:
-        raise UserError(f"longest={longest} of {name}: must be at least 1; SpanBERT's is 10.")
+        raise UserError(f"longest={longest} of {name}: must be at least 1; SpanBERT uses 10.")
     masked_window = MaskedWindow(
         name, sequence_length, output_features, rate=rate, masked=masked, replaced=replaced
     )
