@@ -197,7 +197,7 @@ def test_no_room_is_refused(tokenized, objective):
         (text_infilling, {"mean_span": float("inf")}, r"mean_span=inf of text_infilling"),
         (text_infilling, {"mean_span": float("nan")}, r"mean_span=nan of text_infilling"),
         (masked_denoising, {"rate": float("nan")}, r"rate=nan of masked_denoising"),
-        (text_infilling, {"mean_span": 0.0}, r"mean_span=0.0 of text_infilling: must be above 0; BART's is 3"),
+        (text_infilling, {"mean_span": 0.0}, r"mean_span=0.0 of text_infilling: must be above 0; BART uses 3"),
     ],
 )
 def test_parameters_out_of_range_are_refused(tokenized, objective, parameters, message):

@@ -185,7 +185,7 @@ def test_entities_of_a_field_and_of_another_pattern(wordpiece):
     ("objective", "parameters", "message"),
     [
         (whole_word_masked_lm, {"rate": 0.0}, "rate=0.0 of whole_word_masked_lm"),
-        (span_masked_lm, {"stop": 1.0}, "stop=1.0 of span_masked_lm: must be between 0 and 1; SpanBERT's is 0.2"),
+        (span_masked_lm, {"stop": 1.0}, "stop=1.0 of span_masked_lm: must be between 0 and 1; SpanBERT uses 0.2"),
         (span_masked_lm, {"longest": 0}, "longest=0 of span_masked_lm"),
         (entity_masked_lm, {"pattern": "("}, r"pattern='\(' of entity_masked_lm"),
         (entity_masked_lm, {"field": "names"}, "no field 'names', only targets, targets_pretokenized"),

@@ -224,5 +224,5 @@ def test_refused_before_any_work(tokenized, objective, parameters, message):
 
 
 def test_a_task_without_types_is_told_how_to_have_them(tokenized):
-    with pytest.raises(UserError, match=r"lacking types\): use t2t.tasks.objectives.encoder_features, types=True"):
+    with pytest.raises(UserError, match=r"missing: types\): use t2t.tasks.objectives.encoder_features, types=True"):
         masked_lm_with_sentence_order(tokenized([[5]]), LENGTHS, encoder_features(Bytes()))

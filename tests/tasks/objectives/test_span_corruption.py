@@ -221,5 +221,5 @@ def test_the_advice_given_is_good(tokenized):
 
 
 def test_a_task_without_inputs_is_refused(tokenized):
-    with pytest.raises(UserError, match="lacking inputs"):
+    with pytest.raises(UserError, match="missing: inputs"):
         span_corruption(tokenized([[3]]), LENGTHS, text_features(Bytes(), inputs=False))
