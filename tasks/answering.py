@@ -192,13 +192,13 @@ class _Joined:
         def refuse(found: Any) -> Any:
             texts = [text.decode("utf-8", errors="replace") for text in found]
             bad = next(text for text in texts if len(text.split()) != 1)
-            what = "is empty" if not bad.strip() else "contains white space"
+            problem = "is empty" if not bad.strip() else "contains white space"
             raise UserError(
-                f"field {self.field!r}: the word {bad!r} {what}; each item must be exactly one word."
+                f"field {self.field!r}: the word {bad!r} {problem}; each item must be exactly one word."
             )
 
-        whole = tf.reduce_all(tf.strings.regex_full_match(words, "[^ \\t\\n\\v\\f\\r]+"))
-        return refuse_unless(whole, words, refuse, [words])
+        single_words = tf.reduce_all(tf.strings.regex_full_match(words, "[^ \\t\\n\\v\\f\\r]+"))
+        return refuse_unless(single_words, words, refuse, [words])
 
 
 @dataclass(frozen=True, kw_only=True)

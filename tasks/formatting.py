@@ -149,11 +149,11 @@ class Format:
         try:
             return function(example)
         except KeyError as error:
-            asked = str(error.args[0]) if error.args else ""
-            if asked in example:  # the function looked it up elsewhere
+            missing = str(error.args[0]) if error.args else ""
+            if missing in example:  # the function looked it up elsewhere
                 raise
             raise UserError(
-                f"{origin} of task {self.task!r}: its function asks for field {asked!r}, which the source does not have.{nearest(asked, example)}"
+                f"{origin} of task {self.task!r}: its function asks for field {missing!r}, which the source does not have.{nearest(missing, example)}"
             ) from error
 
     def _label(self, labels: tuple[str, ...], value: tf.Tensor) -> tf.Tensor:

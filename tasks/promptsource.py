@@ -47,7 +47,7 @@ def load(path: str | os.PathLike[str]) -> list[Template]:
     listed = list(templates.values()) if isinstance(templates, dict) else templates
     if not isinstance(listed, list) or not listed:
         raise UserError(f"{path}: `templates` is missing: expected a mapping of ids to templates.")
-    return [_template(path, place, one) for place, one in enumerate(listed, 1)]
+    return [_template(path, place, template) for place, template in enumerate(listed, 1)]
 
 
 def _template(path: str | os.PathLike[str], place: int, found: Any) -> Template:

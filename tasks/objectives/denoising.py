@@ -61,8 +61,8 @@ def masked_denoising(
         score, fate, draw = tf.unstack(tf.random.stateless_uniform([3, tf.size(ids)], seed))
         drawn = tf.gather(others, tf.cast(draw * tf.cast(tf.size(others), tf.float32), tf.int32))
         hidden = tf.where(fate < replaced, drawn, mask_id)
-        made = tf.where(chosen_tokens(score, rate), hidden, ids)
-        return {"inputs": append_eos(made, inputs), "targets": append_eos(ids, targets)}
+        corrupted = tf.where(chosen_tokens(score, rate), hidden, ids)
+        return {"inputs": append_eos(corrupted, inputs), "targets": append_eos(ids, targets)}
 
     return map_with_seed(windows(dataset, length), on_int32(corrupt))
 

@@ -129,9 +129,9 @@ def _infill(
         places = tf.sort(tf.argsort(tf.random.stateless_uniform([gaps], seeds[1]))[:spans])[:, None]
         marked = tf.scatter_nd(places, tf.ones([spans], tf.int32), [gaps]) > 0
         # Position in the text of the token after a gap.
-        at = tf.range(gaps) + tf.cumsum(tf.scatter_nd(places, lengths, [gaps]))
-        made = tf.stack([tf.fill([gaps], mask_id), tf.gather(tf.pad(ids, [[0, 1]]), at)], 1)
+        positions = tf.range(gaps) + tf.cumsum(tf.scatter_nd(places, lengths, [gaps]))
+        pairs = tf.stack([tf.fill([gaps], mask_id), tf.gather(tf.pad(ids, [[0, 1]]), positions)], 1)
         shown = tf.stack([marked, tf.range(gaps) < kept], 1)
-        return tf.boolean_mask(made, shown)
+        return tf.boolean_mask(pairs, shown)
 
     return infill

@@ -23,10 +23,10 @@ def causal_lm(dataset: tf.data.Dataset, sequence_length: Lengths, output_feature
     _at_least(1, length, "targets_length", "causal_lm")
 
     def example(ids: tf.Tensor) -> Example:
-        made = {"targets": tf.cast(ids, targets.dtype)}
+        features = {"targets": tf.cast(ids, targets.dtype)}
         if "inputs" in output_features:
-            made["inputs"] = tf.zeros([0], output_features["inputs"].dtype)
-        return made
+            features["inputs"] = tf.zeros([0], output_features["inputs"].dtype)
+        return features
 
     return windows(dataset, length, end=end(targets)).map(example, num_parallel_calls=tf.data.AUTOTUNE)
 
@@ -106,9 +106,9 @@ def fill_in_the_middle(
     """
     name = "fill_in_the_middle"
     require(name, output_features, "targets")
-    for what, share in (("rate", rate), ("suffix_first", suffix_first)):
+    for parameter, share in (("rate", rate), ("suffix_first", suffix_first)):
         if not 0 <= share <= 1:
-            raise UserError(f"{what}={share} of {name}: must be between 0 and 1; the paper uses 0.5.")
+            raise UserError(f"{parameter}={share} of {name}: must be between 0 and 1; the paper uses 0.5.")
     targets = output_features["targets"]
     vocabulary = targets.vocabulary
     if vocabulary.extra_ids < 3:
@@ -127,10 +127,10 @@ def fill_in_the_middle(
             tf.concat([before, between, suffix, after, prefix, middle], 0),
             tf.concat([before, prefix, between, suffix, after, middle], 0),
         )
-        made = {"targets": tf.concat([moved if draws[2] < rate else ids, end(targets)], 0)}
+        features = {"targets": tf.concat([moved if draws[2] < rate else ids, end(targets)], 0)}
         if "inputs" in output_features:
-            made["inputs"] = tf.zeros([0], output_features["inputs"].dtype)
-        return made
+            features["inputs"] = tf.zeros([0], output_features["inputs"].dtype)
+        return features
 
     text_length = None if length is None else length - 3 - targets.add_eos
     return map_with_seed(windows(dataset, text_length), example)

@@ -67,9 +67,9 @@ def map_blocks(dataset: tf.data.Dataset, function: Callable[[Example], dict[str,
     """
 
     def dense(block: Example) -> tuple[Example, Example]:
-        made = function(block)
-        rows = {name: values.to_tensor() for name, values in made.items()}
-        return rows, {name: tf.cast(values.row_lengths(), tf.int32) for name, values in made.items()}
+        features = function(block)
+        rows = {name: values.to_tensor() for name, values in features.items()}
+        return rows, {name: tf.cast(values.row_lengths(), tf.int32) for name, values in features.items()}
 
     def cut(rows: Example, sizes: Example) -> Example:
         return {name: row[: sizes[name]] for name, row in rows.items()}

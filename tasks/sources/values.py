@@ -86,9 +86,9 @@ def type_of(value: Any) -> type | None:
 
 def _most_common_type(seen: collections.Counter[type | None]) -> type | None:
     counts = collections.Counter(seen)
-    for whole, broken in ((int, float), (list[int], list[float])):
-        if counts[whole] and counts[broken]:
-            counts[broken] += counts.pop(whole)
+    for integer, floating in ((int, float), (list[int], list[float])):
+        if counts[integer] and counts[floating]:
+            counts[floating] += counts.pop(integer)
     # An empty list counts as the most frequent list type.
     if empty := counts.pop(list, 0):
         counts[max(LISTS, key=lambda kind: counts[kind])] += empty
