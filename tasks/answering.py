@@ -193,9 +193,7 @@ class _Joined:
             texts = [text.decode("utf-8", errors="replace") for text in found]
             bad = next(text for text in texts if len(text.split()) != 1)
             problem = "is empty" if not bad.strip() else "contains white space"
-            raise UserError(
-                f"field {self.field!r}: the word {bad!r} {problem}; each item must be exactly one word."
-            )
+            raise UserError(f"field {self.field!r}: the word {bad!r} {problem}; each item must be exactly one word.")
 
         single_words = tf.reduce_all(tf.strings.regex_full_match(words, "[^ \\t\\n\\v\\f\\r]+"))
         return refuse_unless(single_words, words, refuse, [words])

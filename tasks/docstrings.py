@@ -23,9 +23,19 @@ from typing import NamedTuple
 SHORTEST = 80  # characters; shorter docstrings have little content
 LONGEST = 20_000
 _LARGEST_FILE = 2_000_000  # bytes; generated code
-_SKIPPED_DIRECTORIES = frozenset(
-    "test tests testing idlelib lib2to3 site-packages dist-packages __pycache__ _vendor test_data turtledemo".split()
-)
+_SKIPPED_DIRECTORIES = {
+    "test",
+    "tests",
+    "testing",
+    "idlelib",
+    "lib2to3",
+    "site-packages",
+    "dist-packages",
+    "__pycache__",
+    "_vendor",
+    "test_data",
+    "turtledemo",
+}
 _SKIPPED_FILES = re.compile(r"(^test_|_test\.py$|_tests\.py$|_pb2\.py$|_pb2_grpc\.py$|^conftest\.py$)")
 _WORDS = (string.ascii_letters + " ").encode()
 _DOCUMENTED = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
@@ -131,9 +141,7 @@ def extract(files: Sequence[str], processes: int) -> list[Entry]:
     else:
         # Interleave the files, because neighbours have similar sizes.
         with tempfile.TemporaryDirectory() as directory:
-            workers = [
-                _start(files[rank::processes], os.path.join(directory, str(rank))) for rank in range(processes)
-            ]
+            workers = [_start(files[rank::processes], os.path.join(directory, str(rank))) for rank in range(processes)]
             results = [_results(worker, output) for worker, output in workers]
         parts = [results[index % processes][index // processes] for index in range(len(files))]
     seen: dict[str, Entry] = {}
@@ -146,8 +154,14 @@ def extract(files: Sequence[str], processes: int) -> list[Entry]:
 def _start(files: Sequence[str], output: str) -> tuple[subprocess.Popen[bytes], str]:
     with open(output + ".files", "w", encoding="utf-8") as file_list:
         json.dump(list(files), file_list)
-    with open(output + ".files", "rb") as input_file, open(output, "wb") as output_file, open(output + ".errors", "wb") as errors:
-        return subprocess.Popen([sys.executable, "-I", __file__], stdin=input_file, stdout=output_file, stderr=errors), output
+    with (
+        open(output + ".files", "rb") as input_file,
+        open(output, "wb") as output_file,
+        open(output + ".errors", "wb") as errors,
+    ):
+        return subprocess.Popen(
+            [sys.executable, "-I", __file__], stdin=input_file, stdout=output_file, stderr=errors
+        ), output
 
 
 def _results(worker: subprocess.Popen[bytes], output: str) -> list[list[Entry]]:

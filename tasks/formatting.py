@@ -159,9 +159,7 @@ class Format:
     def _label(self, labels: tuple[str, ...], value: tf.Tensor) -> tf.Tensor:
         def refuse(found: Any) -> None:
             found = found.decode("utf-8", errors="replace") if isinstance(found, bytes) else int(found)
-            raise UserError(
-                f"targets of task {self.task!r}: {found!r} is not one of the labels {', '.join(labels)}."
-            )
+            raise UserError(f"targets of task {self.task!r}: {found!r} is not one of the labels {', '.join(labels)}.")
 
         if value.dtype == tf.string:
             return refuse_unless(tf.reduce_any(tf.equal(value, tf.constant(labels))), value, refuse, [value])

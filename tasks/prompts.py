@@ -142,7 +142,9 @@ def add_prompted(
     if not loaded:
         raise UserError(f"mixture {name!r}: has no templates; give at least one.")
     if cap < len(loaded):
-        raise UserError(f"cap={cap} of mixture {name!r}: must allow at least one example for each template. Nearest: {len(loaded)}.")
+        raise UserError(
+            f"cap={cap} of mixture {name!r}: must allow at least one example for each template. Nearest: {len(loaded)}."
+        )
     named: dict[str, Template] = {}
     for template in loaded:
         task_name = f"{name}_{slug(template.name)}{suffix}"

@@ -25,7 +25,9 @@ def held_out_shares(held_out: float | Mapping[str, float]) -> dict[str, float]:
         if not 0 <= share < 1:
             raise UserError(f"held_out fraction {share} of {name!r}: must be in [0, 1).")
     if sum(shares.values()) >= 1:
-        raise UserError(f"held_out fractions {shares} add up to {sum(shares.values()):g}: nothing is left for training.")
+        raise UserError(
+            f"held_out fractions {shares} add up to {sum(shares.values()):g}: nothing is left for training."
+        )
     return shares
 
 

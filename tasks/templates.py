@@ -87,7 +87,9 @@ class Template:
         values["answer_choices"] = choices
         parts = [_unescape(part.strip()) for part in self._text(self.jinja, values).split(SEPARATOR)]
         if len(parts) > 2:
-            raise UserError(f"template {self.name!r}: expected {SEPARATOR} once, but an example has it {len(parts) - 1} times.")
+            raise UserError(
+                f"template {self.name!r}: expected {SEPARATOR} once, but an example has it {len(parts) - 1} times."
+            )
         if len(parts) < 2 or not all(parts):
             return None
         answers = None if choices is None else tuple(map(_unescape, choices))

@@ -21,7 +21,9 @@ from t2t.vocabularies import SentencePiece, Vocabulary, WordPiece
 
 KINDS = ("unigram", "bpe", "wordpiece")
 _log = logging.getLogger(__name__)
-_LONGEST = 4000  # maximum characters of a line: SentencePiece drops lines above its limit, and learns nothing across spaces
+_LONGEST = (
+    4000  # maximum characters of a line: SentencePiece drops lines above its limit, and learns nothing across spaces
+)
 _MAX_LINES = 2_000_000  # maximum number of training lines
 _RESERVED = "\u2585"  # SentencePiece drops lines with this character
 _SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]

@@ -213,7 +213,9 @@ class _Frame:
         return _Framed(features, tf.size(first), second_start, kept)
 
 
-def _checked_classes(valid: tf.Tensor, value: tf.Tensor, words: tf.Tensor, tags: tf.Tensor, labels: tuple[str, ...]) -> tf.Tensor:
+def _checked_classes(
+    valid: tf.Tensor, value: tf.Tensor, words: tf.Tensor, tags: tf.Tensor, labels: tuple[str, ...]
+) -> tf.Tensor:
     def refuse(words: Any, tags: Any) -> Any:
         named = [tag.decode("utf-8", errors="replace") for tag in tags]
         unknown = [tag for tag in named if tag not in labels]

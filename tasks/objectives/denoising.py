@@ -89,7 +89,12 @@ def replaced_tokens(
     check_rate(name, rate)
     vocabulary = output_features["targets"].vocabulary
     inputs, targets, length = window(
-        name, sequence_length, output_features, lambda n: (n, 2 * _noise(n, rate)), max_noise=vocabulary.extra_ids, rate=rate
+        name,
+        sequence_length,
+        output_features,
+        lambda n: (n, 2 * _noise(n, rate)),
+        max_noise=vocabulary.extra_ids,
+        rate=rate,
     )
 
     def corrupt(ids: tf.Tensor, seed: tf.Tensor) -> Example:
@@ -226,6 +231,10 @@ def window(
     if length < 2:
         raise UserError(
             f"inputs_length={inputs_length}, targets_length={targets_length} are too short for {objective}: it needs space for two tokens of text"
-            + (f", and a sentinel for each hidden token; the vocabulary has {max_noise}." if max_noise is not None else ".")
+            + (
+                f", and a sentinel for each hidden token; the vocabulary has {max_noise}."
+                if max_noise is not None
+                else "."
+            )
         )
     return inputs, targets, length

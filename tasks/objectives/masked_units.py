@@ -90,9 +90,7 @@ def span_masked_lm(
         raise UserError(f"stop={stop} of {name}: must be between 0 and 1; SpanBERT uses 0.2.")
     if longest < 1:
         raise UserError(f"longest={longest} of {name}: must be at least 1; SpanBERT uses 10.")
-    masked_window = MaskedWindow(
-        name, sequence_length, output_features, rate=rate, masked=masked, replaced=replaced
-    )
+    masked_window = MaskedWindow(name, sequence_length, output_features, rate=rate, masked=masked, replaced=replaced)
     words = Words(masked_window.vocabulary) if whole_words else None
 
     def mask(ids: tf.Tensor, seed: tf.Tensor) -> Example:
@@ -129,9 +127,7 @@ def entity_masked_lm(
       UserError: as `masked_lm`; a malformed pattern, a missing field, or a vocabulary whose word boundaries are unknown.
     """
     name = "entity_masked_lm"
-    masked_window = MaskedWindow(
-        name, sequence_length, output_features, rate=rate, masked=masked, replaced=replaced
-    )
+    masked_window = MaskedWindow(name, sequence_length, output_features, rate=rate, masked=masked, replaced=replaced)
     vocabulary = masked_window.vocabulary
     words = Words(vocabulary)
     try:

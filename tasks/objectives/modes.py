@@ -43,16 +43,22 @@ def _with_mode(
 ) -> tf.data.Dataset:
     require("with_mode", output_features, "inputs", "targets")
     if "weights" in output_features:
-        raise UserError(f"mode {mode!r}: an encoder's task cannot have a mode, because its inputs and targets have equal length.")
+        raise UserError(
+            f"mode {mode!r}: an encoder's task cannot have a mode, because its inputs and targets have equal length."
+        )
     feature = output_features["inputs"]
     vocabulary = from_seqio(feature.vocabulary)
     ids = vocabulary.encode(mode)
     if not ids or vocabulary.unk_id in ids:
-        raise UserError(f"mode {mode!r}: {vocabulary} cannot encode it; use another mode, or train a vocabulary with this one.")
+        raise UserError(
+            f"mode {mode!r}: {vocabulary} cannot encode it; use another mode, or train a vocabulary with this one."
+        )
     inputs_length = limit(sequence_length, "inputs")
     if inputs_length is not None:
         if inputs_length <= len(ids):
-            raise UserError(f"inputs_length={inputs_length} is too short for mode {mode!r}, which is {len(ids)} tokens.")
+            raise UserError(
+                f"inputs_length={inputs_length} is too short for mode {mode!r}, which is {len(ids)} tokens."
+            )
         sequence_length = {**(sequence_length or {}), "inputs": inputs_length - len(ids)}
     head = tf.constant(ids, feature.dtype)
 

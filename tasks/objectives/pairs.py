@@ -112,7 +112,9 @@ def answer_ids(objective: str, vocabulary: Vocabulary, answers: Sequence[str]) -
     found = next(((a, b) for a, b in zip(*ids, strict=False) if a != b), None)
     known = ordinary_ids(vocabulary)
     if found is None or not all(i in known for i in found):
-        raise UserError(f"answers={tuple(answers)!r} of {objective}: {vocabulary} has no token that distinguishes them.")
+        raise UserError(
+            f"answers={tuple(answers)!r} of {objective}: {vocabulary} has no token that distinguishes them."
+        )
     return found
 
 

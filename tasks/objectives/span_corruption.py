@@ -139,7 +139,9 @@ def _full_window(
     needed = lengths.corrupted_lengths(longest, noise_density, mean_span)[1] - (not targets.add_eos)
     targets_length = limit(sequence_length, "targets")
     if targets_length is not None and targets_length < needed:
-        fitting = lengths.longest_inputs(noise_density, mean_span, targets_length=targets_length + (not targets.add_eos))
+        fitting = lengths.longest_inputs(
+            noise_density, mean_span, targets_length=targets_length + (not targets.add_eos)
+        )
         remedy = _remedy(f"targets_length={needed}", fitting, inputs)
         raise UserError(
             f"targets_length={targets_length} is too short for span corruption of inputs_length={inputs_length}: use {remedy}."

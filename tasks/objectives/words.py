@@ -110,7 +110,9 @@ def token_texts(vocabulary: Vocabulary) -> tuple[str, ...]:
         library, kind = _library(vocabulary)
         of_kind = {"WordPiece": _wordpiece, "Metaspace": _metaspace, "ByteLevel": _byte_level}[kind]
         return tuple(of_kind(library.id_to_token(i) or "") for i in range(vocabulary.size))
-    raise UserError(f"the word boundaries of {vocabulary} are unknown; supported vocabularies are Bytes, SentencePiece, WordPiece and Tokenizer.")
+    raise UserError(
+        f"the word boundaries of {vocabulary} are unknown; supported vocabularies are Bytes, SentencePiece, WordPiece and Tokenizer."
+    )
 
 
 def token_offsets(vocabulary: Vocabulary, text: str) -> tuple[str, list[tuple[int, int]]]:

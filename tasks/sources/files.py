@@ -77,9 +77,13 @@ class FileSource(BlockSource):
         self.shares = held_out_shares(held_out)
         by_split = isinstance(files, Mapping)
         if by_split and self.shares:
-            raise UserError(f"held_out={held_out!r}: the files are already given for each split; give only one of the two.")
+            raise UserError(
+                f"held_out={held_out!r}: the files are already given for each split; give only one of the two."
+            )
         patterns = files if isinstance(files, Mapping) else {TRAIN: files}
-        self.patterns: dict[str, tuple[str, ...]] = {split: _patterns(split_files) for split, split_files in patterns.items()}
+        self.patterns: dict[str, tuple[str, ...]] = {
+            split: _patterns(split_files) for split, split_files in patterns.items()
+        }
         self.split_by, self.on_bad = split_by, on_bad
         self.declared = fields if fields is None or isinstance(fields, Mapping) else self._with_split_by(fields)
         for name, kind in fields.items() if isinstance(fields, Mapping) else ():
@@ -157,9 +161,7 @@ class FileSource(BlockSource):
                     )
                 fields[name] = kind
             if not fields:
-                raise UserError(
-                    f"{paths[0]}: has no field with text, a number, a boolean, or a list of one of these."
-                )
+                raise UserError(f"{paths[0]}: has no field with text, a number, a boolean, or a list of one of these.")
             self._fields = fields
         return self._fields
 

@@ -74,9 +74,7 @@ class LineSource(FileSource):
 
     def _refuse(self, path: str, record: Record) -> None:
         if self.on_bad == "stop":
-            raise UserError(
-                f"{path}:{record.line}: {record.problem}. (on_bad='skip' skips and counts such records.)"
-            )
+            raise UserError(f"{path}:{record.line}: {record.problem}. (on_bad='skip' skips and counts such records.)")
 
     def _scan(self, path: str) -> Index:
         stamp = stamp_of(path)
@@ -252,7 +250,9 @@ def csv(
         raise UserError(f"delimiter {delimiter!r}: must be one character.")
     for name, kind in fields.items() if isinstance(fields, Mapping) else ():
         if kind in LISTS:
-            raise UserError(f"field {name!r} is declared {kind!r}: a delimited file cannot have lists; declare it as str.")
+            raise UserError(
+                f"field {name!r} is declared {kind!r}: a delimited file cannot have lists; declare it as str."
+            )
     reader = DelimitedReader(delimiter=delimiter, quotes=quotes, columns=None if columns is None else tuple(columns))
     return LineSource(files, reader=reader, fields=fields, held_out=held_out, split_by=split_by, on_bad=on_bad)
 

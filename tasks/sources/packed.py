@@ -56,7 +56,9 @@ def open_unpacked(path: str) -> BinaryIO:
         return stream
     stream.close()
     if name == "zip":
-        raise UserError(f"{path}: zip files cannot be read; unpack the file first. Supported compressions: gzip, bzip2, xz, zstd.")
+        raise UserError(
+            f"{path}: zip files cannot be read; unpack the file first. Supported compressions: gzip, bzip2, xz, zstd."
+        )
     return _open_plain(_unpacked_copy(path, name))
 
 

@@ -186,5 +186,7 @@ def parquet(
     """
     source = ParquetSource(files, fields=fields, held_out=held_out, split_by=split_by, on_bad=on_bad)
     if source.shares and split_by is None:
-        raise UserError("split_by of a Parquet source is missing: held_out needs the field whose hash decides the split.")
+        raise UserError(
+            "split_by of a Parquet source is missing: held_out needs the field whose hash decides the split."
+        )
     return source

@@ -224,11 +224,15 @@ class DelimitedReader(Reader):
                     span = f", in lines {start} to {lines.line}" if lines.line > start else ""
                     raise BadRecord(f"{len(row)} columns, expected {len(header)} ({', '.join(header)}){span}")
                 found = dict(zip(header, row, strict=True))
-                yield Record(start, lines.end, raw.rstrip(b"\r\n"), found if fields is None else _parse_row(found, fields))
+                yield Record(
+                    start, lines.end, raw.rstrip(b"\r\n"), found if fields is None else _parse_row(found, fields)
+                )
             except csv.Error as error:
                 reason = str(error)
                 if len(lines.taken) > 1:
-                    reason = f"a quote that opens in this line is not closed correctly ({error}, up to line {lines.line})"
+                    reason = (
+                        f"a quote that opens in this line is not closed correctly ({error}, up to line {lines.line})"
+                    )
                     lines.push_back_rest()
                     rows = self._rows(lines)
                 yield Record(start, lines.end, b"".join(lines.taken), None, f"broken quotes: {reason}")

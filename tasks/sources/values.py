@@ -102,7 +102,9 @@ def lookup(found: Mapping[str, Any], name: str) -> Any:
     value: Any = found
     for part in name.split("."):
         if not isinstance(value, Mapping) or part not in value:
-            raise BadRecord(f"field {name!r} is missing.{nearest(name, [key for key, _ in _flat(found)])}".removesuffix("."))
+            raise BadRecord(
+                f"field {name!r} is missing.{nearest(name, [key for key, _ in _flat(found)])}".removesuffix(".")
+            )
         value = value[part]
     return value
 

@@ -39,7 +39,10 @@ def test_words_and_tags_are_lists_or_texts(tags, tmp_path):
 @pytest.mark.parametrize(
     ("row", "problem"),
     [
-        ({"tokens": ["Ann"], "ner": [2]}, "field 'ner': 2 is not the number of a label; the labels O, B-PER have the numbers 0 to 1"),
+        (
+            {"tokens": ["Ann"], "ner": [2]},
+            "field 'ner': 2 is not the number of a label; the labels O, B-PER have the numbers 0 to 1",
+        ),
         ({"tokens": ["Ann"], "ner": [-100]}, "-100 is not the number of a label"),
         ({"tokens": ["Ann", "x"], "ner": [1]}, "1 labels for 2 words"),
         ({"tokens": ["New York"], "ner": [1]}, "field 'tokens': the word 'New York' contains white space"),

@@ -50,7 +50,10 @@ def test_fields_are_those_of_the_task_and_have_the_types_of_most_records(tmp_pat
     assert task.source.fields() == {"n": int, "b": bool, "a": str}
     with pytest.raises(UserError, match="has no field 'c'"):
         tasks.add("sf_fields", source=source, targets="c", replace=True).num_input_examples("train")
-    with pytest.raises(UserError, match="field 'deep' has an unsupported type: expected text, a number, a boolean, or a list of one of these"):
+    with pytest.raises(
+        UserError,
+        match="field 'deep' has an unsupported type: expected text, a number, a boolean, or a list of one of these",
+    ):
         jsonl(tmp_path, rows, fields=["deep"]).num_input_examples("train")
 
 

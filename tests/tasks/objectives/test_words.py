@@ -103,6 +103,7 @@ def test_a_tokenizer_whose_pieces_tell_no_words_is_refused(byte_level, tmp_path)
     (tmp_path / "other.json").write_text(json.dumps(content))
     vocabulary = Tokenizer(path=str(tmp_path / "other.json"), eos="<|endoftext|>")
     with pytest.raises(
-        UserError, match=r"the word boundaries of .* are unknown: its decoder is Fuse; supported decoders are ByteLevel, Metaspace"
+        UserError,
+        match=r"the word boundaries of .* are unknown: its decoder is Fuse; supported decoders are ByteLevel, Metaspace",
     ):
         Words(vocabulary)
