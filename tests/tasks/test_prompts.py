@@ -102,7 +102,7 @@ def test_mistakes_are_told(source, mixture, tmp_path):
         add(TEMPLATES, cap=1)
     with pytest.raises(UserError, match=r"'ODD' would make task 'tp_bad_odd', as 'Odd\?' does"):
         add([TEMPLATES[0], Template(name="ODD", jinja="a ||| b")])
-    with pytest.raises(UserError, match="name 'tp_parity': there is a mixture of that name already"):
+    with pytest.raises(UserError, match="name 'tp_parity': a mixture of that name already exists"):
         tasks.add_prompted("tp_parity", source=source, templates=TEMPLATES)
     add([Template(name="field", jinja="{{ input }} ||| x"), Template(name="late", jinja="{{ inputs[9] }} ||| x")])
     with pytest.raises(

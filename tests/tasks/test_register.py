@@ -108,8 +108,8 @@ def test_without_inputs_there_is_no_such_feature():
     ("options", "message"),
     [
         ({"name": "bad name"}, "name 'bad name': use only letters"),
-        ({"name": "copy_words", "replace": False}, "there is a task of that name already; .*replace=True"),
-        ({"name": "tr_mixture"}, "there is a mixture of that name already"),
+        ({"name": "copy_words", "replace": False}, "a task of that name already exists; .*replace=True"),
+        ({"name": "tr_mixture"}, "a mixture of that name already exists"),
         ({"prefix": "p: "}, "prefix 'p: ' .* no inputs"),
         ({"inputs": "{question"}, "inputs of task .*{question.*braces"),
         ({"inputs": "{question!r}"}, "braces may contain only field names"),

@@ -277,9 +277,9 @@ def test_a_file_that_changed_is_refused(tmp_path):
     source = sources.text(path)
     source.num_input_examples("train")
     write(tmp_path / "a", "text", ROWS[:9])
-    with pytest.raises(UserError, match="changed while it was in use"):
+    with pytest.raises(UserError, match="the file changed while it was in use"):
         source.read_block("train", 0)
-    with pytest.raises(tf.errors.OpError, match=f"{path}: changed while it was in use"):
+    with pytest.raises(tf.errors.OpError, match=f"{path}: the file changed while it was in use"):
         list(source.get_dataset("train", False))
 
 

@@ -91,5 +91,5 @@ def test_all_denoisers_are_mixed_alike_unless_told_otherwise(mixture):
     assert len(set(mixture.rate_per_task_name.values())) == 1
     with pytest.raises(UserError, match="rate of 'y' in mixture 'other': the denoisers are r1, r2, s, x1, x2, x3, x4"):
         tasks.mixture_of_denoisers("other", source=tasks.find(NAMES[0]).source, targets="text", rates={"y": 1})
-    with pytest.raises(UserError, match="there is a task of that name already"):
+    with pytest.raises(UserError, match="a task of that name already exists"):
         tasks.mixture_of_denoisers("ul2_test", source=tasks.find(NAMES[0]).source, targets="text")
