@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 from tokenizers import processors
 
-from t2t.decode import answers
+from t2t.decode import answer_text as answers
 from t2t.errors import UserError
 from t2t.tasks.objectives import classify, find_span, label_features, span_features, tag_words
 from t2t.vocabularies import Bytes, Tokenizer
