@@ -1,4 +1,4 @@
-"""Encoders, decoders and encoder-decoders, and the families made of them: T5, GPT, BERT, ELECTRA, LLaMA. Installed as `t2t.models`."""
+"""Encoders, decoders and encoder-decoders, and the families built from them: T5, GPT, BERT, ELECTRA, LLaMA. Installed as `t2t.models`."""
 
 if __name__ != "t2t.models":
     raise ImportError("import t2t.models, not models: a second copy of the package would register everything twice")

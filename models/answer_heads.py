@@ -1,4 +1,4 @@
-"""Heads of encoders that predict no words: labels of texts and of words, spans (Devlin et al. 2019, sections 4.1 to 4.3)."""
+"""Encoder heads that do not predict tokens: labels of texts, tags of words and answer spans (Devlin et al. 2019, sections 4.1 to 4.3)."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ PoolerActivation = Literal["tanh", "relu"]
 _POOLERS = {"tanh": jnp.tanh, "relu": jax.nn.relu}
 
 HIDDEN = -1e9
-"""Score of a place that cannot be chosen: finite, so that rows of padding alone have no NaN in their gradient."""
+"""Score of a position that cannot be chosen. It is finite, so that the gradient of rows of only padding has no NaN."""
 
 
 class AnswerHead(nnx.Module, abc.ABC):
-    """Scores in float32, from the stack's output."""
+    """A head that computes float32 scores from the output of the stack."""
 
     @abc.abstractmethod
     def __call__(self, hidden: Float[Array, "*B D"], keys: Keys) -> Float[Array, "*B K"]:
-        """Return the scores of each position on its own."""
+        """Return the scores of each position independently."""
 
     @abc.abstractmethod
     def logits(self, hidden: Float[Array, "B L D"], tokens: Tokens, keys: Keys) -> Float[Array, "B L K"]:
@@ -35,7 +35,7 @@ class AnswerHead(nnx.Module, abc.ABC):
 
 
 class LabelHead(AnswerHead):
-    """Dropout and a linear layer; before them, where there is a pooler, dense and its activation. The logits of each position score the labels."""
+    """Dropout and a linear layer that scores the labels at each position. With `pooler`, a dense layer and its activation come first."""
 
     def __init__(
         self, stack: StackConfig, labels: int, *, pooler: bool, rate: float, activation: PoolerActivation
@@ -57,28 +57,28 @@ class LabelHead(AnswerHead):
 
 
 class SpanHead(AnswerHead):
-    """A linear layer that scores each token as the first and as the last of the span.
+    """A linear layer that scores each token as the first and as the last token of the span.
 
-    The logits of an example's first place score the span's first token among the example's own, counted from its beginning; those of
-    all its other places score the last. So they are the same wherever the example stands in a packed row.
+    The logits at an example's first position score the first token of the span, over the positions of that example counted from its start. The logits at all
+    other positions score the last token. So the logits do not depend on where the example is in a packed row.
     """
 
     def __init__(self, stack: StackConfig) -> None:
         self.output = Linear(stack.d_model, 2, ("embed", None), bias=True, init=stack.kernel_init(stack.d_model))
 
     def __call__(self, hidden: Float[Array, "*B D"], keys: Keys) -> Float[Array, "*B 2"]:
-        """Return the scores of each token as the span's first and last."""
+        """Return the scores of each token as the first and as the last token of the span."""
         return self.output(hidden.astype(jnp.float32))
 
     def logits(self, hidden: Float[Array, "B L D"], tokens: Tokens, keys: Keys) -> Float[Array, "B L L"]:
-        """Return the scores of the places of each example, `HIDDEN` for what is outside of it."""
+        """Return the scores of the positions of each example, and `HIDDEN` for positions outside of it."""
         return pointers(self(hidden, keys), jnp.asarray(tokens.positions), jnp.asarray(tokens.segments))
 
 
 def pointers(
     scores: Float[Array, "B L 2"], positions: Int[Array, "B L"], segments: Int[Array, "B L"]
 ) -> Float[Array, "B L L"]:
-    """Return for place q of a row the scores of places 0, 1, ... of q's own example: as the first token where q is place 0, else as the last."""
+    """Return for position q the scores of positions 0, 1, ... of its example: as first token of the span if q is position 0, else as last."""
     length = positions.shape[1]
     place = jax.lax.iota(jnp.int32, length)
     begins = place[None] - positions

@@ -1,4 +1,4 @@
-"""One layer of a stack."""
+"""One layer of a stack of layers."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from t2t.sharding import constrain
 
 
 class Block(nnx.Module):
-    """Norm, mixer, norm, feed-forward; between the two, where it has a memory, norm and cross attention.
+    """Norm, mixer, norm, feed-forward. With an encoder's output to read, a norm and cross attention come between the two.
 
-    Its passes are those of its mixer (`t2t.nn.mixers`). `memory` is what several rows may share and no step changes: "encoder", what cross attention keeps
-    of the encoder's output, and "prompt", what hypotheses on one prompt have in common.
+    The methods are those of the mixer (`t2t.nn.mixers`). `memory` is what rows may share and no step changes: "encoder" is what cross attention keeps of the
+    encoder's output, "prompt" is what hypotheses on the same prompt have in common.
 
-    Names of parameters are those that the parts' configurations give ("attention", "mlp"), norms' are of the same with "_norm" behind.
+    The configurations of the parts name the parameters ("attention", "mlp"). The norms have the same names with the suffix "_norm".
     """
 
     def __init__(self, layer: LayerConfig, options: BuildOptions) -> None:
@@ -42,7 +42,7 @@ class Block(nnx.Module):
                 setattr(self, name, table.build(options))
 
     def prepared(self, context: Context, tables: dict[str, Any]) -> Context:
-        """Return the context with what the layer's parts derive from it, once for all layers alike. tables: those that a stack has for all its layers."""
+        """Return the context with the inputs that all layers of this configuration share. tables: the tables that all layers of the stack share."""
         layer = self.layer
         inputs = None if layer.mixer.tables_per_layer else layer.mixer.prepare(context, tables)
         cross = None if layer.cross is None else layer.cross.prepare_cross(context)
@@ -58,7 +58,7 @@ class Block(nnx.Module):
     def prefill(
         self, x: Float[Array, "B L D"], context: Context, length: int
     ) -> tuple[Float[Array, "B L D"], Any, Any]:
-        """Apply to whole rows; also return a state with room for `length` positions, and the memory."""
+        """Apply to whole rows. Also return a state with room for `length` positions, and the memory."""
         context, mixer = self._own(context), self._mixer
         x, state = self._sublayer(self.layer.mixer.name, x, lambda y: mixer.prefill(y, context, length), context.keys)
         memory, cross = self._own_memory(context), self._cross
@@ -68,13 +68,13 @@ class Block(nnx.Module):
     def step(
         self, x: Float[Array, "B 1 D"], state: Any, memory: Any, context: Context
     ) -> tuple[Float[Array, "B 1 D"], Any]:
-        """Apply to one more position a row; also return the state with what it gains."""
+        """Apply to one more position per row. Also return the updated state."""
         return self._one(self._mixer.step, x, state, memory, context)
 
     def step_entry(
         self, x: Float[Array, "B 1 D"], state: Any, memory: Any, context: Context
     ) -> tuple[Float[Array, "B 1 D"], Any]:
-        """Apply to one more position a row; also return what `State.write` puts in the state."""
+        """Apply to one more position per row. Also return what `State.write` writes to the state."""
         return self._one(self._mixer.step_entry, x, state, memory, context)
 
     @property
@@ -86,7 +86,7 @@ class Block(nnx.Module):
         return None if self.layer.cross is None else getattr(self, f"cross_{self.layer.cross.name}")
 
     def _own(self, context: Context) -> Context:
-        """Return the context with what only this layer can derive, from its own tables."""
+        """Return the context with the inputs that this layer computes from its own tables, if it has any."""
         mixer = self.layer.mixer
         if not mixer.tables_per_layer:
             return context
@@ -131,7 +131,7 @@ class Block(nnx.Module):
         self, name: str, x: Float[Array, "B L D"], apply: Callable[..., tuple[Any, Any]], keys: Keys
     ) -> tuple[Float[Array, "B L D"], Any]:
         place, normalise = self.layer.norms.place, getattr(self, f"{name}_norm")
-        with jax.named_scope(name):  # what a profile tells operations apart by
+        with jax.named_scope(name):  # the name of the operations in a profile
             y, aside = apply(x if place == "post" else normalise(x))
             if place == "sandwich":
                 y = getattr(self, f"{name}_output_norm")(y)

@@ -1,4 +1,4 @@
-"""What a transformer is made of, as data: the choices in which T5, GPT, BERT and LLaMA differ."""
+"""Configuration of transformer models: every choice in which T5, GPT, BERT and LLaMA differ."""
 
 from __future__ import annotations
 
@@ -28,37 +28,37 @@ Dtype = Literal["float32", "bfloat16"]
 
 
 def one_of(field: str, value: str, choices: object) -> None:
-    """Raise UserError unless `value` is one of a Literal's."""
+    """Raise UserError unless `value` is one of the values of the Literal `choices`."""
     valid = get_args(choices)
     if value not in valid:
         raise UserError(f"unknown {field} {value!r} (model.{field}).{nearest(str(value), valid)}")
 
 
 def both_ways(side: str, stack: StackConfig) -> None:
-    """Raise UserError where a stack that looks both ways, an encoder's, has an odd number of buckets.
+    """Raise UserError if a bidirectional stack (an encoder) has an odd number of relative position buckets.
 
-    Half of T5's buckets are for the tokens before one, half for those behind it (Raffel et al. 2020, section 2.1).
+    T5 uses half of the buckets for keys before the query and half for keys after it (Raffel et al. 2020, section 2.1).
     """
     if stack.positions == "relative" and stack.buckets % 2:
         raise UserError(
-            f"model.{side}.buckets is {stack.buckets}; half of them are for each direction, so their number is even."
+            f"model.{side}.buckets is {stack.buckets}; it must be even, because each direction has half of the buckets."
             f" Nearest: {stack.buckets + 1}."
         )
 
 
 @dataclass(frozen=True, kw_only=True)
 class LayerOptions(Configuration):
-    """How the layers at one place of a stack's pattern differ from the options of the stack. None: as the stack says.
+    """Options of the layers at one position of a stack's pattern. None means the value of the stack.
 
     Args:
-        window: as the option of `StackConfig`. A stack whose layers differ has None, and a window at the places that have one.
-        positions: as the option of `StackConfig`: "relative", "rotary" or "none"; learned positions are the whole stack's.
-        rotary: as the option of `StackConfig`.
-        num_heads: as the option of `StackConfig`.
-        num_kv_heads: as the option of `StackConfig`.
-        head_dim: as the option of `StackConfig`.
-        d_ff: as the option of `StackConfig`.
-        mixer: another kind of mixer in place of attention.
+        window: same as in `StackConfig`. To use windows in some layers only, set the stack's `window` to None and set this one.
+        positions: same as in `StackConfig`: "relative", "rotary" or "none". "learned" can only be set for the whole stack.
+        rotary: same as in `StackConfig`.
+        num_heads: same as in `StackConfig`.
+        num_kv_heads: same as in `StackConfig`.
+        head_dim: same as in `StackConfig`.
+        d_ff: same as in `StackConfig`.
+        mixer: another kind of mixer, used instead of attention.
         feed_forward: another kind of feed-forward layer.
     """
 
@@ -73,54 +73,55 @@ class LayerOptions(Configuration):
     feed_forward: FeedForwardConfig | None = None
 
     def applied(self, stack: StackConfig) -> StackConfig:
-        """Return the options of a stack all of whose layers are like this one."""
-        given = {field.name: getattr(self, field.name) for field in fields(self)}
+        """Return the options of a stack in which every layer is like this one."""
         options = {field.name for field in fields(StackConfig)}
-        changes = {name: value for name, value in given.items() if value is not None and name in options}
+        changes = {field.name: getattr(self, field.name) for field in fields(self) if field.name in options}
+        changes = {name: value for name, value in changes.items() if value is not None}
         return replace(stack, pattern=(), **changes)
 
 
 @dataclass(frozen=True, kw_only=True)
 class StackConfig(Configuration):
-    """A stack of layers: all alike, or a pattern of layers that is repeated.
+    """A stack of layers. All layers are the same, or a pattern of layers is repeated.
 
     Args:
-        num_layers: depth.
-        d_model: width.
-        num_heads: attention heads.
-        d_ff: inner width of the feed-forward networks.
-        head_dim: width of a head; None for d_model / num_heads.
-        num_kv_heads: heads of keys and values; None for as many as `num_heads`.
-        activation: of the feed-forward networks; "gelu" is exact, "gelu_tanh" the approximation of GPT and T5 v1.1.
-        gated: feed-forward networks multiply two branches (T5 v1.1, LLaMA).
-        biases: on every matrix product of the blocks.
-        attention_biases: on attention's matrix products; None for as `biases` says.
-        groups: blocks with parameters of their own, each applied num_layers / groups times in a row (ALBERT); None for one a layer.
-        norm: "rms" (T5, LLaMA) or "layer" (GPT, BERT).
-        norm_epsilon: added to the mean square that a norm divides by the root of.
-        norm_place: "pre" normalises what enters a sublayer, "post" the sum after it (GPT-1, BERT), "sandwich" what enters a sublayer and what leaves it
-            before the sum (Gemma 2).
-        final_norm: one more norm after the last block.
-        positions: "relative" (T5: `buckets` up to `max_distance`), "learned" (`max_length` of them, added to the embeddings), "rotary" (LLaMA, see
-            `rotary`) or "none".
-        buckets: of relative positions; an encoder, which looks both ways, has an even number.
-        max_distance: tokens from which on all relative positions are one bucket.
-        relative_per_layer: each layer has relative positions of its own (umT5); otherwise all layers share them (T5).
-        rotary: how fast rotary positions turn.
-        position_offset: rows of the table of learned positions before that of position 0, which nothing reads (RoBERTa: 2).
-        window: tokens that a token of a decoder sees, itself included; None for all before it (Mistral). A token of an encoder sees those at most window // 2
-            places away on either side (ModernBERT).
-        qk_norm: a norm, of the kind of the others, over each head's queries and keys (Gemma 3, Qwen 3).
-        attention_softcap: attention logits l become attention_softcap * tanh(l / attention_softcap) (Gemma 2); None for logits as they are.
-        max_length: learned positions there are; with rotary ones what training had, which limits nothing.
-        scaled_attention: logits divided by sqrt(head_dim). T5 draws its queries' kernel that much smaller instead.
-        mlp_dropout: dropout also within the feed-forward networks, as T5 has it.
-        final_dropout: dropout also after the stack, as T5 has it.
-        init: of kernels: "fan_in" (T5), or "normal" (GPT) or "truncated_normal" (BERT) of deviation `init_std`.
-        init_std: deviation of kernels at first, where `init` is not "fan_in".
-        init_residual: kernels that write to the residual stream are drawn smaller by sqrt(2 * num_layers) (GPT-2).
-        pattern: how the layers at each place of a repeated pattern differ from the options above; () for layers that are all alike. The pattern is repeated
-            from the first layer on; the last repeat may be a part of it. Set it in a recipe.
+        num_layers: number of layers.
+        d_model: width of the residual stream.
+        num_heads: number of attention heads.
+        d_ff: inner width of the feed-forward layers.
+        head_dim: width of an attention head. None means d_model / num_heads.
+        num_kv_heads: number of key and value heads. None means the same as `num_heads`.
+        activation: activation of the feed-forward layers. "gelu" is exact, "gelu_tanh" is the approximation that GPT and T5 v1.1 use.
+        gated: use gated feed-forward layers, which multiply two branches (T5 v1.1, LLaMA).
+        biases: add a bias to every matrix product of the layers.
+        attention_biases: add a bias to the matrix products of attention. None means the same as `biases`.
+        groups: number of layers with their own parameters; each is applied num_layers / groups times in a row (ALBERT). None means that no parameters are
+            shared.
+        norm: kind of norm: "rms" (T5, LLaMA) or "layer" (GPT, BERT).
+        norm_epsilon: small number added to the variance or mean square in the norms.
+        norm_place: place of the norms: "pre" normalizes the input of each sublayer, "post" normalizes the residual sum after it (GPT-1, BERT), "sandwich"
+            normalizes both the input and the output of the sublayer, before the sum (Gemma 2).
+        final_norm: add a norm after the last layer.
+        positions: kind of position encoding: "relative" (T5; see `buckets` and `max_distance`), "learned" (`max_length` vectors, added to the token
+            embeddings), "rotary" (LLaMA; see `rotary`) or "none".
+        buckets: number of buckets of relative positions. It must be even in an encoder.
+        max_distance: distance in tokens from which all relative positions share the last bucket.
+        relative_per_layer: give each layer its own relative positions (umT5). Otherwise all layers share them (T5).
+        rotary: frequencies of rotary positions.
+        position_offset: number of unused rows in the table of learned positions before the row of position 0 (RoBERTa: 2).
+        window: size of the sliding attention window in tokens. In a decoder, a token sees itself and the window - 1 tokens before it (Mistral). In an encoder,
+            it sees tokens up to window // 2 positions away on either side (ModernBERT). None means no window.
+        qk_norm: normalize the queries and keys of each head, with the kind of norm that `norm` names (Gemma 3, Qwen 3).
+        attention_softcap: soft bound on attention logits: a logit l becomes attention_softcap * tanh(l / attention_softcap) (Gemma 2). None means no bound.
+        max_length: number of learned positions. With rotary positions it records the training length and limits nothing.
+        scaled_attention: divide attention logits by sqrt(head_dim). T5 does not: it initializes the query kernel with smaller values instead.
+        mlp_dropout: apply dropout inside the feed-forward layers as well (T5).
+        final_dropout: apply dropout to the output of the stack as well (T5).
+        init: initialization of kernels: "fan_in" (T5), "normal" (GPT) or "truncated_normal" (BERT); the last two use `init_std`.
+        init_std: standard deviation of the initial kernels, if `init` is not "fan_in".
+        init_residual: divide the initial kernels that write to the residual stream by sqrt(2 * num_layers) (GPT-2).
+        pattern: options of the layers at each position of a repeated pattern; () means that all layers are the same. The pattern starts at the first layer; the
+            last repeat may be partial. Set it in a recipe.
     """
 
     num_layers: Depth
@@ -170,7 +171,7 @@ class StackConfig(Configuration):
             near = [n for n in range(1, self.d_model + 1) if self.d_model % n == 0]
             best = min(near, key=lambda n: abs(n - self.num_heads))
             raise UserError(
-                f"model.num_heads is {self.num_heads}, which does not divide model.d_model = {self.d_model} (and head_dim is not given). Nearest: {best}."
+                f"model.num_heads is {self.num_heads}, which does not divide model.d_model = {self.d_model} (and model.head_dim is not set). Nearest: {best}."
             )
         if self.num_heads % self.key_heads:
             raise UserError(
@@ -189,12 +190,12 @@ class StackConfig(Configuration):
             )
         if self.pattern and self.groups is not None:
             raise UserError(
-                f"model.groups is {self.groups} beside a pattern of {len(self.pattern)} layers; groups are of layers that are all alike. Nearest: None."
+                f"model.groups is {self.groups} together with a pattern of {len(self.pattern)} layers; groups need layers that are all the same. Nearest: None."
             )
         for place, layer in enumerate(self.pattern):
             if layer.positions == "learned" != self.positions:
                 raise UserError(
-                    f"model.pattern[{place}].positions is 'learned', and model.positions {self.positions!r}; learned positions are the whole stack's."
+                    f"model.pattern[{place}].positions is 'learned', and model.positions is {self.positions!r}; learned positions apply to the whole stack."
                     " Nearest: rotary, relative, none."
                 )
             try:
@@ -209,24 +210,24 @@ class StackConfig(Configuration):
 
     @property
     def key_heads(self) -> int:
-        """Number of heads of keys and values."""
+        """Number of key and value heads."""
         return self.num_heads if self.num_kv_heads is None else self.num_kv_heads
 
     @property
     def blocks(self) -> int:
-        """Number of blocks with parameters of their own."""
+        """Number of blocks that have their own parameters."""
         return self.num_layers if self.groups is None else self.groups
 
     @property
     def limit(self) -> int | None:
-        """Longest sequence that has positions, or None where there is no limit."""
+        """Longest sequence that the positions allow, in tokens; None if there is no limit."""
         return self.max_length if self.positions == "learned" else None
 
     def kernel_init(self, inputs: int, *, shrink: float = 1.0, residual: bool = False) -> Initializer:
-        """Return the initializer of a kernel.
+        """Return the initializer of a kernel with `inputs` inputs.
 
-        shrink:   factor on the deviation under "fan_in", for T5's queries.
-        residual: the kernel writes to the residual stream.
+        shrink:   factor on the standard deviation if `init` is "fan_in", for T5's queries.
+        residual: whether the kernel writes to the residual stream.
         """
         if self.init == "fan_in":
             return TruncatedNormal(fan_in(inputs).std * shrink)
@@ -236,26 +237,26 @@ class StackConfig(Configuration):
 
 @dataclass(frozen=True, kw_only=True)
 class TransformerConfig(ModelConfig):
-    """What encoders, decoders and encoder-decoders have in common.
+    """Options that encoders, decoders and encoder-decoders share.
 
     Args:
-        dtype: of computation; parameters, norms, softmax and logits are float32.
-        quantization: of the matrix products with the kernels of the blocks, in training, evaluation and decoding alike: "none", "int8" or "fp8", see
-            `t2t.nn.quantized.quantized_matmul`. Embeddings, norms, attention logits and heads stay as they are; parameters are float32.
-        dropout: rate after embeddings and sublayers.
-        attention_dropout: rate on attention weights; None for the same as `dropout`.
-        attention: how attention is computed, see `t2t.nn.attention.attention`. Steps of decoding have one query and always take "einsum".
-        attention_block: queries that "chunked" attention takes at a time; "splash" and "flash" have blocks of at most as many queries and keys.
-        remat: what the backward pass computes again: "none"; all but what enters each layer ("full"); all but matrix products ("dots"); all
-            but those without a batch axis, which leaves out attention logits ("dots_no_batch").
-        unroll: layers that a round of the loop over depth goes through: more of them copy less between rounds, and take longer to compile.
-        tied: logits come from the embedding table, not from a kernel of their own.
-        embedding_size: width of the embeddings, brought to the stacks' by a matrix (ALBERT); None for the stacks' own.
-        scaled_head: logits are divided by sqrt(d_model) (T5 v1.0).
-        final_softcap: logits l become final_softcap * tanh(l / final_softcap) (Gemma 2); None for logits as they are.
-        embedding_scale: what token embeddings are multiplied by (Gemma: sqrt(d_model)).
-        embedding_std: deviation of the token embeddings at first.
-        position_std: deviation of learned positions at first.
+        dtype: type of the computation. Parameters, norms, softmax and logits are always float32.
+        quantization: type of the matrix products with the kernels of the layers, in training, evaluation and decoding: "none", "int8" or "fp8". See
+            `t2t.nn.quantized.quantized_matmul`. Embeddings, norms, attention logits and heads are not quantized. Parameters are float32.
+        dropout: dropout rate after the embeddings and after each sublayer.
+        attention_dropout: dropout rate of attention weights. None means the same as `dropout`.
+        attention: backend that computes attention, see `t2t.nn.attention.attention`. Decoding steps have one query and always use "einsum".
+        attention_block: number of queries that "chunked" attention processes at a time. For "splash" and "flash", the largest block of queries and keys.
+        remat: what the backward pass recomputes to save memory: nothing ("none"); everything except the input of each layer ("full"); everything except matrix
+            products ("dots"); everything except matrix products without a batch axis, so attention logits are recomputed too ("dots_no_batch").
+        unroll: number of layers in each iteration of the loop over depth. More layers copy less data between iterations, and take longer to compile.
+        tied: compute logits with the embedding table instead of a separate kernel.
+        embedding_size: width of the embeddings; a matrix projects them to the width of the stack (ALBERT). None means the width of the stack.
+        scaled_head: divide the logits by sqrt(d_model) (T5 v1.0).
+        final_softcap: soft bound on the logits: a logit l becomes final_softcap * tanh(l / final_softcap) (Gemma 2). None means no bound.
+        embedding_scale: factor on the token embeddings (Gemma: sqrt(d_model)).
+        embedding_std: standard deviation of the initial token embeddings.
+        position_std: standard deviation of the initial learned positions.
     """
 
     dtype: Dtype = "float32"
@@ -286,34 +287,34 @@ class TransformerConfig(ModelConfig):
         deepest = max(stack.num_layers for stack in self.stacks)
         if self.unroll > deepest:
             raise UserError(
-                f"model.unroll is {self.unroll}; the model's stacks have at most {deepest} layers. Nearest: {deepest}."
+                f"model.unroll is {self.unroll}; the deepest stack of the model has {deepest} layers. Nearest: {deepest}."
             )
         for mixer, needs in self._mixers():
             mixer.check(needs)
 
     def check_run(self, *, packing: bool, context: int) -> None:
-        """Raise UserError where a layer cannot do what a run asks of it; see `t2t.nn.model.ModelConfig.check_run`."""
+        """Raise UserError if a layer does not support what the run needs; see `t2t.nn.model.ModelConfig.check_run`."""
         for mixer, needs in self._mixers():
             mixer.check(replace(needs, packing=packing, context=context))
 
     def portable(self) -> TransformerConfig:
-        """Return the same with "chunked" attention in place of a kernel."""
+        """Return the same configuration, with "chunked" attention instead of a platform-specific kernel."""
         return replace(self, attention=portable(self.attention))
 
     @property
     def lighter(self) -> dict[str, Any]:
-        """Attention that does not hold all logits at a time."""
+        """Attention that does not hold all logits in memory at once."""
         return {"attention": "chunked"} if self.attention == "einsum" else {}
 
     def row_bytes(self, length: int) -> int:
-        """Return the bytes of the mixer that takes most."""
+        """Return the bytes of the mixer that needs the most memory."""
         return max(mixer.row_bytes(length) for mixer, _ in self._mixers())
 
     def pattern_of(self, stack: StackConfig, *, cross: bool = False) -> tuple[LayerConfig, ...]:
-        """Return the layers of a stack's pattern: what its options, which describe a layer, say. cross: with cross attention."""
+        """Return the layers of a stack's pattern. cross: with cross attention."""
         if not stack.pattern:
             return (self._layer(stack, LayerOptions(), cross=cross),)
-        # A stack of fewer layers than the pattern has its first ones.
+        # If the stack has fewer layers than the pattern, use the first ones.
         places = stack.pattern[: stack.num_layers]
         return tuple(self._layer(place.applied(stack), place, cross=cross) for place in places)
 
@@ -347,7 +348,7 @@ class TransformerConfig(ModelConfig):
         )
 
     def _mixers(self) -> Iterator[tuple[MixerConfig, Needs]]:
-        """Yield the mixers of all stacks with what the model asks of them."""
+        """Yield the mixers of all stacks, each with what the model needs from it."""
         for field in fields(self):
             stack = getattr(self, field.name)
             if isinstance(stack, StackConfig):
@@ -355,7 +356,7 @@ class TransformerConfig(ModelConfig):
                     yield layer.mixer, self._needs(field.name)
 
     def _needs(self, side: str) -> Needs:
-        """Return what the model asks of the mixers of one of its stacks."""
+        """Return what the model needs from the mixers of one of its stacks."""
         decoding = side == "decoder"
         return Needs(dtype=self.dtype, bidirectional=not decoding, decoding=decoding)
 
@@ -366,11 +367,11 @@ class TransformerConfig(ModelConfig):
 
     @property
     def attention_rate(self) -> float:
-        """Rate of dropout on attention weights."""
+        """Dropout rate of attention weights."""
         return self.dropout if self.attention_dropout is None else self.attention_dropout
 
     @property
     def max_length(self) -> int | None:
-        """Longest sequence the positions allow, in tokens; None where there is no limit."""
+        """Longest sequence that the positions allow, in tokens; None if there is no limit."""
         limits = [stack.limit for stack in self.stacks if stack.limit is not None]
         return min(limits, default=None)

@@ -1,4 +1,4 @@
-"""Decoders: language models that see what is before, and with the prefix mask the whole prefix (GPT; prefix LM, Raffel et al. 2020)."""
+"""Decoder-only language models with a causal mask or a prefix mask (GPT; prefix LM, Raffel et al. 2020)."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ DecoderMask = Literal["causal", "prefix"]
 
 @dataclass(frozen=True, kw_only=True)
 class DecoderConfig(TransformerConfig):
-    """A decoder on its own.
+    """A decoder-only language model.
 
     Args:
-        decoder: its stack of blocks.
-        embedding_norm: normalise the embeddings (BLOOM).
-        mask: "causal": a token sees itself and those before it; "prefix": also all tokens that `Tokens.prefix` marks in its segment.
+        decoder: the stack of layers.
+        embedding_norm: normalize the embeddings (BLOOM).
+        mask: "causal": a token sees itself and the tokens before it. "prefix": it also sees all tokens of the prefix that `Tokens.prefix` marks in its segment.
     """
 
     kind: ClassVar[Kind] = "decoder"
@@ -51,7 +51,7 @@ class DecoderConfig(TransformerConfig):
 
     @property
     def capabilities(self) -> frozenset[Capability]:
-        """What sees itself cannot be predicted: with a non-causal prefix these are the inputs."""
+        """What the model can do. With a prefix mask it cannot predict its inputs, because they see each other."""
         return super().capabilities - ({"predict_inputs"} if self.noncausal_prefix else set())
 
     @property
@@ -65,7 +65,7 @@ class DecoderConfig(TransformerConfig):
 
 
 class DecoderNetwork(Network):
-    """Embeddings, a stack, a head."""
+    """Embeddings, a stack and a head."""
 
     def __init__(self, config: DecoderConfig) -> None:
         self.prefix = config.mask == "prefix"
@@ -84,7 +84,7 @@ class DecoderNetwork(Network):
         return self.lm_head(hidden, self.embeddings)
 
     def start(self, batch: Batch, length: int) -> tuple[Float[Array, "B V"], Cache]:
-        """Consume the prompt."""
+        """Process the prompt."""
         tokens = prompt(batch)
         check_room(self.embeddings, tokens, length)
         keys = Keys(None)
@@ -96,12 +96,12 @@ class DecoderNetwork(Network):
         return self.head(last(x, rows["length"])), {"rows": rows, "layers": {"cache": cache, "memory": memory}}
 
     def step(self, cache: Cache, ids: Int[Array, "B"], layers: Layers = None) -> tuple[Float[Array, "B V"], Cache]:
-        """Consume one more token a row."""
+        """Process one more token per row."""
         x, cache = advance(self.embeddings, self.decoder, cache, ids, layers=layers)
         return self.head(x), cache
 
     def layer_params(self) -> Layers:
-        """Return the decoder's."""
+        """Return the parameters of each layer of the decoder."""
         return self.decoder.layer_params()
 
     def _context(self, tokens: Tokens, keys: Keys) -> Context:
@@ -120,20 +120,20 @@ def prompt(batch: Batch) -> Tokens:
 
 
 def check_room(embeddings: Embeddings, tokens: Tokens, length: int) -> None:
-    """Raise UserError where a prompt is longer than the room asked for, or that than the learned positions."""
+    """Raise UserError if the prompt is longer than `length`, or `length` is more than the number of learned positions."""
     if tokens.ids.shape[1] > length:
         raise UserError(
-            f"the decoder's prompt has {tokens.ids.shape[1]} positions and only {length} are allowed in all (length). Nearest: {tokens.ids.shape[1]}."
+            f"the decoder's prompt has {tokens.ids.shape[1]} positions, but length allows only {length} in total. Nearest: {tokens.ids.shape[1]}."
         )
     embeddings.check(length)
 
 
 def placed(tokens: Tokens, length: int) -> dict[str, Array]:
-    """Return what a cache with room for `length` positions knows of its rows after their prompt.
+    """Return the "rows" part of a cache with room for `length` positions, after the prompt.
 
-    length: of each row, [B].
+    length: number of tokens of each row, [B].
     prompt: segments of the prompt's positions, [B P].
-    room:   segments of the positions there is room for, [B length]: one segment, without gaps from 0 on.
+    room:   segments of all positions there is room for, [B length]: a single segment that starts at 0.
     """
     prompt = (jnp.asarray(tokens.segments) > 0).astype(jnp.int32)
     return {"length": lengths(tokens), "prompt": prompt, "room": jnp.ones((prompt.shape[0], length), jnp.int32)}
@@ -147,11 +147,11 @@ def advance(
     memory_segments: Any = None,
     layers: Layers = None,
 ) -> tuple[Float[Array, "B D"], Any]:
-    """Run a decoder's stack on one more token a row.
+    """Run a decoder's stack on one more token per row.
 
-    Rows whose cache has "begin" share their prompt, which is in the memory: their own cache holds what came since.
+    If the cache has "begin", its rows share their prompt: the prompt is in the memory, and each row's own cache holds the positions after it.
 
-    memory_segments: of the encoder's tokens, where there is cross attention; rows one after the other may share one.
+    memory_segments: segments of the encoder's tokens, with cross attention; consecutive rows may share one.
     layers: see `Stack.step`.
     """
     known = cache["rows"]

@@ -1,4 +1,4 @@
-"""Encoders: every token sees every other of its segment; a head predicts tokens in place, labels or a span (BERT)."""
+"""Encoders: every token sees all tokens of its segment. A head predicts tokens in place, labels or a span (BERT)."""
 
 from __future__ import annotations
 
@@ -32,17 +32,16 @@ class EncoderConfig(TransformerConfig):
     """An encoder with a head.
 
     Args:
-        encoder: its stack of blocks.
-        head: what it predicts: "tokens" in place (the head of masked language modelling), the "label" of each text, the "tags" of its
-            words, or a "span" of it.
-        labels: texts of the classes of a label or of tags, in the order of their ids.
-        pooler: of the head for a label: dense and an activation first, as BERT has it.
-        pooler_activation: "tanh" (BERT) or "relu" (DistilBERT).
-        types: number of token types (BERT: 2); 0 for none.
-        embedding_norm: normalise the sum of the embeddings.
-        head_transform: of the head for words: dense, activation and norm before the logits (BERT's masked-LM head).
-        head_activation: of that head; None for the encoder's own.
-        head_bias: of that head: one for each word on the logits.
+        encoder: the stack of layers.
+        head: what the model predicts: "tokens" in place (masked language modeling), the "label" of each text, the "tags" of its words, or a "span" of it.
+        labels: names of the classes for "label" or "tags", in the order of their ids.
+        pooler: add a dense layer and an activation before the "label" head, as in BERT.
+        pooler_activation: activation of the pooler: "tanh" (BERT) or "relu" (DistilBERT).
+        types: number of token types (BERT: 2); 0 means none.
+        embedding_norm: normalize the sum of the embeddings.
+        head_transform: add a dense layer, an activation and a norm before the logits of the "tokens" head (BERT's masked-LM head).
+        head_activation: activation of that transform. None means the activation of the encoder.
+        head_bias: add a bias for each vocabulary entry to the logits of the "tokens" head.
     """
 
     kind: ClassVar[Kind] = "encoder"
@@ -65,7 +64,7 @@ class EncoderConfig(TransformerConfig):
         one_of("head", self.head, Output)
         if self.head in ("label", "tags") and (len(self.labels) < 2 or len(set(self.labels)) < len(self.labels)):
             raise UserError(
-                f"model.labels is {self.labels}; model.head {self.head!r} needs two or more different ones (--model.labels A B), those of the task."
+                f"model.labels is {self.labels}; model.head {self.head!r} needs two or more different labels, those of the task (--model.labels A B)."
             )
         if self.labels and self.head not in ("label", "tags"):
             raise UserError(f"model.labels is {self.labels}, but model.head is {self.head!r}. Nearest: label, tags.")
@@ -85,11 +84,11 @@ class EncoderConfig(TransformerConfig):
 
     @property
     def answer_places(self) -> int | None:
-        """The first place for a label, the first two for a span's ends."""
+        """Number of first positions that may have a target: 1 for a label, 2 for the ends of a span; None if any position may."""
         return {"label": 1, "span": 2}.get(self.head)
 
     def num_outputs(self, length: int) -> int:
-        """Return the number of words, of labels, or of the places of a row."""
+        """Return the number of logits at each position: vocabulary size, number of labels, or positions of a row."""
         if self.head == "tokens":
             return self.vocab_size
         return length if self.head == "span" else len(self.labels)
@@ -100,7 +99,7 @@ class EncoderConfig(TransformerConfig):
 
 
 class Transform(nnx.Module):
-    """Dense, activation, norm: what BERT's masked-LM head does before the logits."""
+    """Dense layer, activation and norm, which BERT's masked-LM head applies before the logits."""
 
     def __init__(self, config: EncoderConfig, size: int) -> None:
         stack = config.encoder
@@ -109,7 +108,7 @@ class Transform(nnx.Module):
         self.norm = norm(stack.norm, size, stack.norm_epsilon)
 
     def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
-        """Apply to each position on its own."""
+        """Apply to each position independently."""
         return self.norm(ACTIVATIONS[self.activation](self.dense(x)))
 
 
@@ -122,7 +121,7 @@ def _answer_head(config: EncoderConfig, stack: StackConfig) -> AnswerHead:
 
 
 class EncoderNetwork(Network):
-    """Embeddings, a stack, a head."""
+    """Embeddings, a stack and a head."""
 
     def __init__(self, config: EncoderConfig) -> None:
         stack = config.encoder
@@ -140,15 +139,15 @@ class EncoderNetwork(Network):
         return encode(self.embeddings, self.encoder, batch, keys)
 
     def head(self, hidden: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
-        """Return float32 logits: of words or labels, or two of each position as a span's first and last."""
+        """Return float32 logits: of the vocabulary, of labels, or of each position as the first and last token of a span."""
         if self.answer is not None:
             return self.answer(hidden, Keys(None))
-        assert self.lm_head is not None, "a head for words"
+        assert self.lm_head is not None, "a head that predicts tokens"
         x = hidden if self.transform is None else self.transform(hidden)
         return self.lm_head(x, self.embeddings)
 
     def scored(self, batch: Batch, keys: Keys) -> tuple[Float[Array, "B L V"], Aux]:
-        """Return float32 logits aligned with `batch.targets`, and the terms that layers report."""
+        """Return float32 logits aligned with `batch.targets`, and the auxiliary terms that layers report."""
         hidden, aux = self.forward(batch, keys)
         if self.answer is None:
             return self.head(hidden), aux
@@ -156,25 +155,25 @@ class EncoderNetwork(Network):
         return self.answer.logits(hidden, batch.encoder, keys), aux
 
     def start(self, batch: Batch, length: int) -> tuple[Float[Array, "B V"], Cache]:
-        """Raise UserError: encoders do not generate."""
+        """Raise UserError: encoders cannot generate."""
         raise UserError(
-            "an encoder does not generate text token by token; use fill-mask, or a decoder or encoder_decoder"
+            "an encoder does not generate text token by token; use fill-mask, or a model of kind decoder or encoder_decoder"
         )
 
     def step(self, cache: Cache, ids: Int[Array, "B"], layers: Layers = None) -> tuple[Float[Array, "B V"], Cache]:
-        """Raise UserError: encoders do not generate."""
+        """Raise UserError: encoders cannot generate."""
         return self.start(Batch(None, None, ids, ids), 0)
 
 
 def encode(
     embeddings: Callable[[Tokens, Keys], Float[Array, "B L D"]], stack: Stack, batch: Batch, keys: Keys
 ) -> tuple[Float[Array, "B L D"], Aux]:
-    """Embed the encoder's tokens and run its stack; also return the terms that its layers report."""
+    """Embed the encoder's tokens and run its stack. Also return the auxiliary terms that its layers report."""
     tokens = batch.encoder
     assert tokens is not None, "the batch has no encoder tokens"
     return stack(embeddings(tokens, keys), encoder_context(tokens, keys))
 
 
 def encoder_context(tokens: Tokens, keys: Keys) -> Context:
-    """Return what the layers of an encoder know of its tokens."""
+    """Return the context of an encoder's layers for its tokens."""
     return Context(segments=tokens.segments, positions=jnp.asarray(tokens.positions), bidirectional=True, keys=keys)

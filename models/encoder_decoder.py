@@ -1,4 +1,4 @@
-"""Encoder-decoders: a decoder that attends on an encoder's output (Vaswani et al. 2017; T5)."""
+"""Encoder-decoders: a decoder that attends to an encoder's output (Vaswani et al. 2017; T5)."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ from t2t.types import Batch, Tokens
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderDecoderConfig(TransformerConfig):
-    """An encoder and a decoder that share their embeddings. Both stacks have one kind of positions.
+    """An encoder and a decoder that share their embeddings. Both stacks have the same kind of positions.
 
-    Where the encoder is wider or narrower than the decoder, a matrix of its own brings the embeddings to its width.
+    If the encoder's width differs from the decoder's, a separate matrix projects the embeddings to it.
 
     Args:
         encoder: the stack that reads the inputs.
         decoder: the stack that writes the targets.
-        embedding_norm: normalise the embeddings.
-        shared: each layer's self-attention and feed-forward are the same parameters in both stacks, which are then alike ("enc-dec, shared" of Raffel et
-            al. 2020, section 3.2.2: P parameters for 2P). Cross attention, norms and relative positions stay each stack's own: the encoder has no use
-            for the first, the second are few, and the third tell before from after in the encoder alone. In `Model.specs` the shared ones are the
-            decoder's.
+        embedding_norm: normalize the embeddings.
+        shared: use the same self-attention and feed-forward parameters in both stacks, which must have the same options ("enc-dec, shared" of Raffel et al.
+            2020, section 3.2.2: P parameters instead of 2P). Cross attention, norms and relative positions are not shared: the encoder has no cross
+            attention, norms are small, and only the encoder's relative positions see both directions. `Model.specs` lists the shared parameters under
+            the decoder.
     """
 
     kind: ClassVar[Kind] = "encoder_decoder"
@@ -73,7 +73,7 @@ class EncoderDecoderConfig(TransformerConfig):
 
 
 class EncoderDecoderNetwork(Network):
-    """Embeddings, two stacks, a head."""
+    """Embeddings, two stacks and a head."""
 
     def __init__(self, config: EncoderDecoderConfig) -> None:
         self.embeddings = Embeddings(config, config.decoder, normed=config.embedding_norm)
@@ -96,11 +96,11 @@ class EncoderDecoderNetwork(Network):
         return x, added(aux, more)
 
     def encoded(self, batch: Batch, keys: Keys) -> tuple[Float[Array, "B k D"], Aux]:
-        """Run the encoder alone."""
+        """Return the output of the encoder."""
         return encode(self._embedded, self.encoder, batch, keys)
 
     def _embedded(self, tokens: Tokens, keys: Keys) -> Float[Array, "B k D"]:
-        """Embed the encoder's tokens in its own width."""
+        """Embed the encoder's tokens in the encoder's width."""
         if self.encoder_widen is None:
             return self.embeddings(tokens, keys)
         return constrain(self.encoder_widen(self.embeddings.narrow_rows(tokens, keys)), ("batch", "length", None))
@@ -110,7 +110,7 @@ class EncoderDecoderNetwork(Network):
         return self.lm_head(hidden, self.embeddings)
 
     def start(self, batch: Batch, length: int) -> tuple[Float[Array, "B V"], Cache]:
-        """Encode, then consume the decoder's prompt."""
+        """Run the encoder, then process the decoder's prompt."""
         tokens = prompt(batch)
         check_room(self.embeddings, tokens, length)
         keys = Keys(None)
@@ -122,12 +122,12 @@ class EncoderDecoderNetwork(Network):
         return self.head(last(x, rows["length"])), {"rows": rows, "layers": {"cache": cache, "memory": memories}}
 
     def step(self, cache: Cache, ids: Int[Array, "B"], layers: Layers = None) -> tuple[Float[Array, "B V"], Cache]:
-        """Consume one more token a row."""
+        """Process one more token per row."""
         x, cache = advance(self.embeddings, self.decoder, cache, ids, cache["rows"]["memory"], layers)
         return self.head(x), cache
 
     def layer_params(self) -> Layers:
-        """Return the decoder's."""
+        """Return the parameters of each layer of the decoder."""
         return self.decoder.layer_params()
 
     def _context(self, batch: Batch, memory: Float[Array, "B k D"], keys: Keys) -> Context:

@@ -1,4 +1,4 @@
-"""The families that are known to `transformers` too, and which of them a model is of."""
+"""The model families that `transformers` also has, and the choice of the family for a model."""
 
 from __future__ import annotations
 
@@ -20,41 +20,41 @@ from t2t.models.t5.mapping import T5, UMT5
 from t2t.nn.model import RATES, ModelConfig
 
 FAMILIES: tuple[Family, ...] = (T5(), UMT5(), Albert(), Roberta(), Bert(), DistilBert(), GPT2(), Llama())
-"""The families of the library."""
+"""The built-in families."""
 
 _Class = TypeVar("_Class", bound=type[Family])
 _registered: dict[str, Family] = {}
 
 
 def register(cls: _Class) -> _Class:
-    """Make a family of the user's own known, and return the class: a decorator. A later family of the same name replaces an earlier one.
+    """Class decorator that registers a user's family. A later family of the same name replaces an earlier one.
 
-    Raises UserError where a family of the library has its name or one of its model types.
+    Raises UserError if a built-in family has the same name or one of its model types.
     """
     for known in FAMILIES:
         same = set(known.model_types) & set(cls.model_types)
         if same or known.name == cls.name:
-            raise UserError(f"family {cls.__name__}: {min(same, default=cls.name)!r} is {known.name} of the library")
+            raise UserError(f"family {cls.__name__}: {min(same, default=cls.name)!r} belongs to the built-in family {known.name}")
     _registered[cls.name] = cls()
     return cls
 
 
 def families() -> tuple[Family, ...]:
-    """Return all families: those of the library, then the registered ones."""
+    """Return all families: the built-in ones, then the registered ones."""
     return (*FAMILIES, *_registered.values())
 
 
 def family_of(model_type: str, *, where: str) -> Family:
-    """Return the family of a config.json's model_type. Raises UserError where it is none of ours."""
+    """Return the family of a model_type of config.json. Raises UserError if no family has it."""
     for family in families():
         if model_type in family.model_types:
             return family
     known = [name for family in families() for name in family.model_types]
-    raise UserError(f"{where}: model_type is {model_type!r}, none of {', '.join(known)}.{nearest(model_type, known)}")
+    raise UserError(f"{where}: unknown model_type {model_type!r}; expected one of {', '.join(known)}.{nearest(model_type, known)}")
 
 
 class _Written:
-    """The tensors that a table would write; no two are equal."""
+    """The names of the tensors that an export would write. No two tensors are equal."""
 
     def __init__(self, wanted: list[Tensor]) -> None:
         self.names = {tensor.name for tensor in wanted}
@@ -64,7 +64,7 @@ class _Written:
 
 
 def left_behind(config: ModelConfig, family: Family, options: dict[str, Any]) -> list[str]:
-    """Return what of training the options of a config.json do not carry, a line "dropout 0.1" each: rates of dropout, and a quantization."""
+    """Return the training options that a config.json does not store, as lines like "dropout 0.1": dropout rates and quantization."""
     wanted = tensors(family.entries(config), config.build().specs)
     read, own = family.config(Options(options, where="config.json"), _Written(wanted)), config
     if isinstance(read, TransformerConfig) and isinstance(own, TransformerConfig):
@@ -76,9 +76,9 @@ def left_behind(config: ModelConfig, family: Family, options: dict[str, Any]) ->
 
 
 def exportable(config: ModelConfig) -> tuple[Family, dict[str, Any], list[Tensor]]:
-    """Return the family a model is of, its options for config.json and its tensors.
+    """Return the family of a model, its options for config.json and its tensors.
 
-    Raises UserError, naming the choices, where `transformers` has no such model: the options read back must give this configuration.
+    Raises UserError if `transformers` has no such model: reading the options back must give the same configuration. The message names the differences.
     """
     specs = config.build().specs
     reasons: list[str] = []
@@ -97,5 +97,5 @@ def exportable(config: ModelConfig) -> tuple[Family, dict[str, Any], list[Tensor
             return family, options, wanted
         reasons.append(f"{family.name} has {'; '.join(line.replace(' -> ', ', the model ') for line in changed)}")
     raise UserError(
-        f"transformers has no model like this one: {' / '.join(reasons) or f'no family of kind {config.kind} is known'}"
+        f"transformers has no model like this one: {' / '.join(reasons) or f'no family has models of kind {config.kind}'}"
     )

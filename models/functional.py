@@ -1,4 +1,4 @@
-"""An NNX network behind the interface that the rest of the stack knows."""
+"""Wrap an NNX network in the functional `Model` interface that the rest of the library uses."""
 
 from __future__ import annotations
 
@@ -23,36 +23,36 @@ from t2t.types import Batch, Params, Tokens
 
 
 class Network(nnx.Module, abc.ABC):
-    """A network with its parameters in it; the methods are those of `t2t.nn.model.Model` without them."""
+    """A network that contains its parameters. Its methods are those of `t2t.nn.model.Model`, without the parameters argument."""
 
     @abc.abstractmethod
     def forward(self, batch: Batch, keys: Keys) -> tuple[Float[Array, "B L D"], Aux]:
-        """Run the stacks; also return the terms that their layers report."""
+        """Run the stacks. Also return the auxiliary terms that their layers report."""
 
     @abc.abstractmethod
     def head(self, hidden: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
         """Return float32 logits."""
 
     def scored(self, batch: Batch, keys: Keys) -> tuple[Float[Array, "B L V"], Aux]:
-        """Return float32 logits aligned with `batch.targets`, and the terms that layers report."""
+        """Return float32 logits aligned with `batch.targets`, and the auxiliary terms that layers report."""
         hidden, aux = self.forward(batch, keys)
         return self.head(hidden), aux
 
     @abc.abstractmethod
     def start(self, batch: Batch, length: int) -> tuple[Float[Array, "B V"], Cache]:
-        """Consume the prompt."""
+        """Process the prompt."""
 
     @abc.abstractmethod
     def step(self, cache: Cache, ids: Int[Array, "B"], layers: Layers = None) -> tuple[Float[Array, "B V"], Cache]:
-        """Consume one more token a row. layers: `layer_params`, where they were made."""
+        """Process one more token per row. layers: the result of `layer_params`, if it was called."""
 
     def layer_params(self) -> Layers:
-        """Return what of the parameters is laid out anew, once, for many steps; None for nothing."""
+        """Return a copy of parameters in a layout that is faster for many steps, or None."""
         return None
 
 
 class FunctionalModel(Model):
-    """A model made of a network: binds the parameters at hand for each call."""
+    """A model that binds the given parameters to a network in each call."""
 
     def __init__(self, config: TransformerConfig, network: Network) -> None:
         self.config = config
@@ -60,21 +60,21 @@ class FunctionalModel(Model):
         self.specs = self._definition.specs
 
     def init(self, key: jax.Array) -> Params:
-        """Make parameters from a random key."""
+        """Return initial parameters for a random key."""
         return self._definition.init(key)
 
     def hidden(self, params: Params, batch: Batch, *, dropout_key: jax.Array | None = None) -> Float[Array, "B L D"]:
-        """Run the stacks; no dropout without a key."""
+        """Run the stacks. There is no dropout without a key."""
         return self.forward(params, batch, dropout_key=dropout_key)[0]
 
     def forward(
         self, params: Params, batch: Batch, *, dropout_key: jax.Array | None = None
     ) -> tuple[Float[Array, "B L D"], Aux]:
-        """Run the stacks; also return the terms that their layers report."""
+        """Run the stacks. Also return the auxiliary terms that their layers report."""
         return self._definition.bind(params).forward(batch, Keys(dropout_key))
 
     def embedded(self, params: Params, tokens: Tokens) -> Float[Array, "B L D"]:
-        """Return what enters the first block."""
+        """Return the input of the first block."""
         network: Any = self._definition.bind(params)
         return network.embeddings(tokens, Keys(None))
 
@@ -88,54 +88,54 @@ class FunctionalModel(Model):
         return self._definition.bind(params).head(hidden)
 
     def logits(self, params: Params, batch: Batch, *, dropout_key: jax.Array | None = None) -> Float[Array, "B L V"]:
-        """Return float32 logits aligned with `batch.targets`; no dropout without a key."""
+        """Return float32 logits aligned with `batch.targets`. There is no dropout without a key."""
         return self.scored(params, batch, dropout_key=dropout_key)[0]
 
     def scored(
         self, params: Params, batch: Batch, *, dropout_key: jax.Array | None = None
     ) -> tuple[Float[Array, "B L V"], Aux]:
-        """Return the logits with the terms that layers report."""
+        """Return the logits and the auxiliary terms that layers report."""
         return self._definition.bind(params).scored(batch, Keys(dropout_key))
 
     def start(self, params: Params, batch: Batch, length: int) -> tuple[Float[Array, "B V"], Cache]:
-        """Consume the encoder's tokens and the decoder's prompt; see `t2t.nn.model.Model.start`."""
+        """Process the encoder's tokens and the decoder's prompt; see `t2t.nn.model.Model.start`."""
         return self._definition.bind(params).start(batch, length)
 
     def step(self, params: Params, cache: Cache, ids: Int[Array, "B"]) -> tuple[Float[Array, "B V"], Cache]:
-        """Consume one more token a row and return the logits after it."""
+        """Process one more token per row and return the logits after it."""
         return self._definition.bind(params).step(cache, ids)
 
     def stepper(self, params: Params) -> Callable[[Cache, Int[Array, "B"]], tuple[Float[Array, "B V"], Cache]]:
-        """Return `step` for a loop of steps; see `t2t.nn.model.Model.stepper`."""
+        """Return `step` prepared for a loop; see `t2t.nn.model.Model.stepper`."""
         layers = self._definition.bind(params).layer_params()
         return lambda cache, ids: self._definition.bind(params).step(cache, ids, layers)
 
     def grow(self, cache: Cache, length: int) -> Cache:
-        """Return the cache with room for `length` positions, prompt included."""
+        """Return the cache with room for `length` positions, including the prompt."""
         return grow(cache, length)
 
     def select(self, cache: Cache, rows: Int[Array, "N"]) -> Cache:
-        """Return the cache of the given rows, which may repeat."""
+        """Return the cache of the given rows. Rows may repeat."""
         return select(cache, rows)
 
     def fork(self, cache: Cache, count: int) -> Cache:
-        """Return the cache with each row `count` times; what is known of the prompt and the encoder's tokens stays once, for all that are made of a row."""
+        """Return the cache with each row repeated `count` times. The copies of a row share the prompt and the encoder's tokens, which are stored once."""
         return fork(cache, count)
 
     def reorder(self, cache: Cache, rows: Int[Array, "N"]) -> Cache:
-        """Return the cache with rows taken from others of the same prompt."""
+        """Return a forked cache with the given rows. Each row must be replaced by one with the same prompt."""
         own = each(lambda axis, state: state.take(rows, axis), cache["layers"]["cache"])
         known = {name: x if name in SHARED else x[rows] for name, x in cache["rows"].items()}
         return {"rows": known, "layers": {**cache["layers"], "cache": own}}
 
 
 SHARED = ("memory", "prompt", "prefix")
-"""What a forked cache knows of rows once for all that are made of one."""
+"""Entries of "rows" that a forked cache stores once for all copies of a row."""
 
 
 def select(cache: Any, rows: Int[Array, "N"]) -> Any:
-    """Pick rows of a cache: "rows" holds arrays with the batch first, "layers" the layers' states and memories (`t2t.models.states`)."""
-    assert "begin" not in cache["rows"], "rows of a forked cache share their prompt: see `reorder`"
+    """Select rows of a cache. "rows" holds arrays with the batch axis first; "layers" holds the layers' states and memories (`t2t.models.states`)."""
+    assert "begin" not in cache["rows"], "rows of a forked cache share their prompt: use `reorder`"
     layers = cache["layers"]
     return {
         "rows": jax.tree.map(lambda x: x[rows], cache["rows"]),
@@ -147,11 +147,11 @@ def select(cache: Any, rows: Int[Array, "N"]) -> Any:
 
 
 def fork(cache: Any, count: int) -> Any:
-    """Return a cache as `start` makes it with each row `count` times, the prompt's part moved to "memory", where no step writes."""
+    """Return a cache from `start` with each row repeated `count` times. The prompt's part moves to "memory", which no step changes."""
     if count == 1:
         return cache
     known, layers = cache["rows"], cache["layers"]
-    assert "begin" not in known, "rows are forked once, after their prompt"
+    assert "begin" not in known, "a cache can be forked once, after its prompt"
     prompt = known["prompt"].shape[1]
     rows = {name: x if name in SHARED else jnp.repeat(x, count, axis=0) for name, x in known.items()}
     rows |= {"begin": rows["length"], "room": rows["room"][:, prompt:]}
@@ -163,7 +163,7 @@ def fork(cache: Any, count: int) -> Any:
 
 
 def grow(cache: Any, length: int) -> Any:
-    """Return a cache with room for `length` positions; where rows share their prompt, its part is no part of theirs."""
+    """Return a cache with room for `length` positions. If rows share their prompt, their own part has room for the positions after it."""
     known, layers = cache["rows"], cache["layers"]
     own = length - (known["prompt"].shape[1] if "begin" in known else 0)
     more = own - known["room"].shape[1]

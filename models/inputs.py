@@ -1,4 +1,4 @@
-"""From token ids to the residual stream, and back to logits."""
+"""Embeddings of token ids, and the head that computes logits."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _table_init(stack: StackConfig, std: float) -> Initializer:
 
 
 class Embeddings(nnx.Module):
-    """The sum of token, position and type embeddings, normalised where asked (BERT), widened where they are narrower than the stack (ALBERT)."""
+    """The sum of token, position and type embeddings. Optionally normalized (BERT), and projected to the stack's width if they are narrower (ALBERT)."""
 
     def __init__(self, config: TransformerConfig, stack: StackConfig, *, types: int = 0, normed: bool = False) -> None:
         size = stack.d_model if config.embedding_size is None else config.embedding_size
@@ -58,18 +58,18 @@ class Embeddings(nnx.Module):
         """Embed rows of tokens.
 
         Raises:
-            UserError: rows longer than the learned positions.
+            UserError: the rows are longer than the number of learned positions.
         """
         return self.widened(self.narrow_rows(tokens, keys))
 
     def narrow_rows(self, tokens: Tokens, keys: Keys) -> Float[Array, "B L E"]:
-        """Embed rows of tokens in the embeddings' own width. Raises UserError where rows are longer than the learned positions."""
+        """Embed rows of tokens in the width of the embeddings. Raises UserError if rows are longer than the number of learned positions."""
         self.check(tokens.ids.shape[1])
         types = None if tokens.types is None else jnp.asarray(tokens.types)
         return self.narrow(jnp.asarray(tokens.ids), jnp.asarray(tokens.positions), types, keys)
 
     def check(self, length: int) -> None:
-        """Raise UserError where `length` is beyond the learned positions."""
+        """Raise UserError if `length` is more than the number of learned positions."""
         if self.limit is not None and length > self.limit:
             raise UserError(
                 f"a sequence of {length} tokens is longer than the model's {self.limit} learned positions (max_length). Nearest: {self.limit}."
@@ -78,15 +78,15 @@ class Embeddings(nnx.Module):
     def at(
         self, ids: Int[Array, "B L"], positions: Int[Array, "B L"], types: Int[Array, "B L"] | None, keys: Keys
     ) -> Float[Array, "B L D"]:
-        """Embed tokens at given positions; types None are all 0."""
+        """Embed tokens at the given positions. types: None means that all types are 0."""
         return self.widened(self.narrow(ids, positions, types, keys))
 
     @jax.named_scope("embeddings")
     def narrow(
         self, ids: Int[Array, "B L"], positions: Int[Array, "B L"], types: Int[Array, "B L"] | None, keys: Keys
     ) -> Float[Array, "B L E"]:
-        """Embed tokens as `at` does, in the embeddings' own width."""
-        # Summed in float32: each table adds its own rounding otherwise.
+        """Embed tokens like `at`, but in the width of the embeddings."""
+        # The sum is in float32: otherwise each table adds its own rounding error.
         x = self.token(ids, jnp.float32)
         x = x if self.scale == 1.0 else x * self.scale
         if self.position is not None:
@@ -98,15 +98,15 @@ class Embeddings(nnx.Module):
         return dropout(x.astype(self.dtype), self.dropout, keys.next())
 
     def widened(self, x: Float[Array, "B L E"]) -> Float[Array, "B L D"]:
-        """Bring embeddings to the stack's width."""
+        """Project embeddings to the stack's width."""
         return constrain(x if self.widen is None else self.widen(x), ("batch", "length", None))
 
 
 class Head(nnx.Module):
-    """Float32 logits, from the embedding table or from a kernel of its own.
+    """Compute float32 logits, with the embedding table or with a separate kernel.
 
-    size: width of what comes in; the stack's where not given.
-    bias: one for each word (BERT).
+    size: width of the input; None means the width of the stack.
+    bias: add a bias for each vocabulary entry (BERT).
     """
 
     def __init__(
@@ -115,7 +115,7 @@ class Head(nnx.Module):
         size = stack.d_model if size is None else size
         if config.tied and size != (config.embedding_size or stack.d_model):
             raise UserError(
-                f"model.tied: logits cannot come from embeddings of width {config.embedding_size} (model.embedding_size), the stack's is {size}."
+                f"model.tied: logits cannot come from embeddings of width {config.embedding_size} (model.embedding_size); the stack's width is {size}."
                 " Set model.tied to False."
             )
         self.scale = stack.d_model**-0.5 if config.scaled_head else 1.0
@@ -138,10 +138,10 @@ class Head(nnx.Module):
 
 
 def last(x: Float[Array, "B L D"], lengths: Int[Array, "B"]) -> Float[Array, "B D"]:
-    """Return each row's last of `lengths` positions."""
+    """Return the last valid position of each row, whose number of tokens is in `lengths`."""
     return jnp.take_along_axis(x, jnp.maximum(lengths - 1, 0)[:, None, None], axis=1)[:, 0]
 
 
 def lengths(tokens: Tokens) -> Int[Array, "B"]:
-    """Return the number of tokens of each row, which stand at its start."""
+    """Return the number of tokens of each row. Tokens are at the start of the row."""
     return jnp.sum((jnp.asarray(tokens.segments) > 0).astype(jnp.int32), axis=1)

@@ -1,4 +1,4 @@
-"""What a preset is, and how overrides reach its parts."""
+"""Presets, and the assignment of overrides to the configuration and its stacks."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from t2t.models.config import StackConfig, TransformerConfig
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Preset:
-    """A configuration by name, and the parameter count that was published for it.
+    """A named configuration and its published parameter count.
 
-    config:    returns the configuration; takes overrides.
-    published: parameters, as published.
-    source:    where.
-    rounding:  what the published number is rounded to, 1 where it is exact.
-    besides:   what this implementation has more (or, negative, less) than what was counted, and why.
+    config:    function that returns the configuration; takes overrides.
+    published: number of parameters, as published.
+    source:    source of the published number.
+    rounding:  unit that the published number is rounded to; 1 if it is exact.
+    besides:   parameters that this implementation has and the published count does not (negative: the reverse), by reason.
     """
 
     config: Callable[..., TransformerConfig]
@@ -28,17 +28,17 @@ class Preset:
     besides: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     def agrees(self, count: int) -> bool:
-        """Whether `count` parameters are what was published, up to its rounding and what is here besides."""
+        """Whether `count` equals the published number, up to its rounding and the known differences in `besides`."""
         return 2 * abs(count - self.published - sum(self.besides.values())) <= self.rounding - self.rounding % 2
 
 
 def split_overrides(
     config: type[TransformerConfig], overrides: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Divide overrides into fields of `config` and fields of its stacks.
+    """Split overrides into fields of `config` and fields of its stacks.
 
     Raises:
-        UserError: a name is neither's.
+        UserError: a name is a field of neither.
     """
     top = {field.name for field in dataclasses.fields(config)}
     stack = {field.name for field in dataclasses.fields(StackConfig)}

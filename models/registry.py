@@ -1,4 +1,4 @@
-"""Presets by name, and tables of a configuration's parameters. Nothing here makes an array."""
+"""Presets by name, and parameter tables of configurations. This module allocates no arrays."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def presets() -> dict[str, Preset]:
 
 
 def preset(name: str, **overrides: Any) -> TransformerConfig:
-    """Return the configuration of that name.
+    """Return the configuration of the preset `name`.
 
-    overrides: fields to change: of the model (vocab_size, dropout, dtype, remat, attention, ...) or of its stacks (layers, mlp, ...).
+    overrides: fields to change, of the model (vocab_size, dropout, dtype, remat, attention, ...) or of its stacks (num_layers, d_ff, ...).
 
     Raises:
-        UserError: no such preset or field, or values that do not go together.
+        UserError: the preset or a field is unknown, or values contradict each other.
     """
     if name not in _PRESETS:
         raise UserError(f"unknown model preset {name!r}.{nearest(name, _PRESETS)}")
@@ -35,7 +35,7 @@ def preset(name: str, **overrides: Any) -> TransformerConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One parameter of a table: path with "/", shape, logical axes, whether weight decay applies, number of entries."""
+    """One row of a parameter table: path with "/", shape, logical axes, whether weight decay applies, and number of entries."""
 
     path: str
     shape: tuple[int, ...]
@@ -45,7 +45,7 @@ class Row:
 
 
 def parameter_table(config: ModelConfig) -> list[Row]:
-    """Return a row for each parameter, in the order of their paths."""
+    """Return a row for each parameter, sorted by path."""
     return _rows(config.build().specs, "")
 
 
@@ -65,7 +65,7 @@ def count(config: ModelConfig) -> int:
 
 
 def table_text(config: ModelConfig) -> str:
-    """Return the table as text: a line of path, shape, axes and decay for each parameter, and the total."""
+    """Return the table as text: one line with path, shape, axes and decay for each parameter, and the total."""
     rows = parameter_table(config)
     lines = [
         (

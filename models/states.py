@@ -1,10 +1,10 @@
-"""What a stack keeps of its layers while it decodes: the states of all layers, and what of the prompt and of the encoder's output no step changes.
+"""What a stack of layers stores while it decodes.
 
-Three forms, each of states and of memories:
+The states of the layers, and the memories: the parts of the prompt and of the encoder's output that no step changes. Both have one of three forms:
 
-- a tuple with a layer's each, in order;
-- one stacked over depth, where all layers are alike;
-- `Patterned`, where layers follow a pattern.
+- a tuple with one entry for each layer, in order;
+- one entry stacked over depth, if all layers are the same;
+- `Patterned`, if layers follow a pattern.
 """
 
 from __future__ import annotations
@@ -18,16 +18,21 @@ from flax import struct
 
 @struct.dataclass
 class Patterned:
-    """repeats: for each place of the pattern, its layers' stacked over repeats. tail: of the layers of the partial last repeat."""
+    """Entries of a stack with a pattern of layers.
+
+    repeats: for each position of the pattern, the entries of its layers, stacked over the repeats.
+    tail:    the entries of the layers of the partial last repeat.
+    """
 
     repeats: tuple[Any, ...]
     tail: tuple[Any, ...]
 
 
 def each(change: Callable[..., Any], kept: Any, *more: Any) -> Any:
-    """Return `change(axis, part, ...)` of every part of what is kept, in its form. axis: of the rows, 0 for one layer, 1 for layers stacked.
+    """Apply `change(axis, part, ...)` to every part of `kept` and return the results in the same form.
 
-    more: others of the same form, whose parts are passed on.
+    axis: axis of the rows, 0 for one layer and 1 for stacked layers.
+    more: values of the same form, whose parts are passed to `change` too.
     """
     if isinstance(kept, tuple):
         return tuple(change(0, *parts) for parts in zip(kept, *more, strict=True))
@@ -39,5 +44,5 @@ def each(change: Callable[..., Any], kept: Any, *more: Any) -> Any:
 
 
 def cut(stacked: Any, depth: int) -> tuple[Any, ...]:
-    """Return what is stacked over `depth` layers layer by layer."""
+    """Split a value that is stacked over `depth` layers into one value for each layer."""
     return tuple(jax.tree.map(lambda leaf, at=layer: leaf[at], stacked) for layer in range(depth))

@@ -1,4 +1,4 @@
-"""Stacks of layers: a pattern of layers repeated over depth, scanned over its repeats, with rematerialisation by name."""
+"""Stacks of layers: a pattern of layers repeated over depth, with a scan over the repeats and optional rematerialization."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ POLICIES: dict[str, Callable[..., Any] | None] = {
 }
 
 Layers = tuple[Params, ...] | None
-"""Parameters of a stack, a layer's each, or None where they are as they are kept: stacked."""
+"""Parameters of a stack, one entry for each layer. None means that the parameters are used as stored: stacked."""
 
 UNROLLED = 24
-"""Layers up to which a step of decoding is no loop over them: beyond, compiling takes too long."""
+"""Decoding steps unroll the loop over layers up to this number of layers. Beyond it, compilation takes too long."""
 
 COPIED = 2**30
-"""Bytes of a decoder's layers up to which decoding may hold them twice."""
+"""Decoding copies the parameters of the decoder's layers up to this size in bytes."""
 
 
 class Places(nnx.Module):
-    """Blocks by their place in a pattern: their parameters are named "0", "1", ..."""
+    """Blocks by their position in a pattern. Their parameters are named "0", "1", ..."""
 
     def __init__(self, blocks: Sequence[Block]) -> None:
         self.count = len(blocks)
@@ -53,14 +53,15 @@ class Places(nnx.Module):
 
 
 class Stack(nnx.Module):
-    """Layers one after the other, as one scan over parameters stacked over depth: compiled once however deep.
+    """A sequence of layers, run as one scan over parameters stacked over depth. Compile time does not depend on the depth.
 
-    cross:         layers also attend on a memory, the encoder's output. memory_width: of it, where it is not the stack's own.
-    bidirectional: tokens see those after them too.
+    cross:         add cross attention to the encoder's output.
+    memory_width:  width of the encoder's output, if it differs from the stack's.
+    bidirectional: tokens also see later tokens.
 
-    A pattern of one layer has the parameters of all layers stacked ("layers/attention/..."). Where the configuration has fewer groups than layers, a
-    group's parameters serve several layers in a row. A longer pattern has the parameters of each of its places stacked over the repeats
-    ("layers/0/attention/..."), and those of a partial last repeat by themselves ("tail/0/attention/..."), so that no round of the scan cuts arrays anew.
+    If the pattern has one layer, the parameters of all layers are stacked ("layers/attention/..."). If the configuration has fewer groups than layers, several
+    consecutive layers share the parameters of a group. If the pattern is longer, the parameters of each of its positions are stacked over the repeats
+    ("layers/0/attention/..."), and those of a partial last repeat are separate ("tail/0/attention/..."), so that no iteration of the scan slices arrays again.
     """
 
     def __init__(
@@ -103,14 +104,14 @@ class Stack(nnx.Module):
         )
 
     def share_layers(self, other: Stack) -> None:
-        """Take the mixers and feed-forward layers of a stack of the same pattern as one's own; norms, cross attention and tables stay each one's own."""
+        """Use the mixers and feed-forward layers of a stack with the same pattern. Norms, cross attention and tables are not shared."""
         for own, theirs in zip(self._blocks() + self.tail.all(), other._blocks() + other.tail.all(), strict=True):
             for name in (own.layer.mixer.name, own.layer.feed_forward.name):
-                # One module in two places is one set of parameters, to NNX too.
+                # One module in two places is one set of parameters in NNX.
                 setattr(own, name, getattr(theirs, name))
 
     def __call__(self, x: Float[Array, "B L D"], context: Context) -> tuple[Float[Array, "B L D"], Aux]:
-        """Apply to whole rows; also return the terms that layers report, of all layers together."""
+        """Apply to whole rows. Also return the auxiliary terms that layers report, summed over all layers."""
         contexts, parts = self._prepared(context), self._parts()
         keys, rest = self._layer_keys(context.keys)
 
@@ -134,7 +135,7 @@ class Stack(nnx.Module):
     def prefill(
         self, x: Float[Array, "B L D"], context: Context, length: int
     ) -> tuple[Float[Array, "B L D"], Any, Any]:
-        """Apply to whole rows; also return states with room for `length` positions, and memories, in a form of `t2t.models.states`."""
+        """Apply to whole rows. Also return states with room for `length` positions, and memories, in a form of `t2t.models.states`."""
         contexts, parts = self._prepared(context), self._parts()
 
         def body(x: jax.Array, round_: tuple[Any, None]) -> tuple[jax.Array, Any]:
@@ -156,15 +157,15 @@ class Stack(nnx.Module):
 
     @property
     def apart(self) -> bool:
-        """Whether states are a tuple with a layer's each, rather than stacked over depth, and steps write in them.
+        """Whether states are a tuple with one entry for each layer, and each step updates them layer by layer, instead of being stacked over depth.
 
-        XLA's CPU compiler copies what it cuts out of a stacked array and multiplies by, and a cache that is read before it is written. On
-        accelerators one write puts the entries of all layers in place.
+        XLA's CPU compiler copies a slice of a stacked array before it multiplies by it, and copies a cache that is read before it is written. On accelerators a
+        single write updates the entries of all layers.
         """
         return platform() == "cpu" and self.config.num_layers <= UNROLLED
 
     def layer_params(self) -> Layers:
-        """Return each layer's parameters, copied, where a loop of steps is faster for having them so and they take at most COPIED bytes."""
+        """Return a copy of each layer's parameters if that makes a loop of steps faster and takes at most COPIED bytes, else None."""
         size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(unbind(self.layers)[1]))
         return self._by_layer() if self.apart and size <= COPIED else None
 
@@ -176,11 +177,11 @@ class Stack(nnx.Module):
         context: Context,
         layers: Layers = None,
     ) -> tuple[Float[Array, "B 1 D"], Any]:
-        """Apply to one more position a row, at `context.index`. layers: `layer_params`, where they were made."""
+        """Apply to one more position per row, at `context.index`. layers: the result of `layer_params`, if it was called."""
         contexts, parts, index = self._prepared(context), self._parts(), context.index
         assert index is not None, "a step needs each row's index"
         if isinstance(states, tuple):
-            # Traced once for all layers of a place.
+            # Traced once for all layers at the same position of the pattern.
             ones = [
                 jax.jit(lambda x, own, *kept, graph=graph, of=of: rebind(graph, own).step(x, *kept, of))
                 for (graph, _), of in zip(parts, contexts, strict=True)
@@ -214,7 +215,7 @@ class Stack(nnx.Module):
     def _build_tables(
         self, pattern: Sequence[LayerConfig], options: BuildOptions
     ) -> tuple[tuple[tuple[str, str], ...], ...]:
-        """Build the modules that mixers have in common, and return for each place of the pattern (the mixer's name of it, the stack's)."""
+        """Build the modules that mixers share. Return for each position of the pattern pairs (the mixer's name of a module, the stack's name of it)."""
         built: dict[str, Any] = {}
         found = []
         for place, layer in enumerate(pattern):
@@ -230,7 +231,7 @@ class Stack(nnx.Module):
         return tuple(found)
 
     def _prepared(self, context: Context) -> list[Context]:
-        """Return the context of each place of the pattern: one array that each layer would make, and take the gradient of, anew."""
+        """Return the context of each position of the pattern. It computes once what each layer would otherwise compute and differentiate again."""
         tables = [{name: getattr(self, ours) for name, ours in own} for own in self.place_tables]
         return [block.prepared(context, own) for block, own in zip(self._blocks(), tables, strict=True)]
 
@@ -238,7 +239,7 @@ class Stack(nnx.Module):
         return [self.layers] if self.single else self.layers.all()
 
     def _parts(self) -> list[tuple[Any, Params]]:
-        """Return structure and parameters of each place of the pattern."""
+        """Return the structure and the parameters of each position of the pattern."""
         return [unbind(block) for block in self._blocks()]
 
     def _listed(self, of_places: Any) -> Sequence[Any]:
@@ -246,11 +247,11 @@ class Stack(nnx.Module):
         return [of_places] if self.single or of_places is None else of_places
 
     def _of_places(self, each_place: Sequence[Any]) -> Any:
-        """Return what a scan carries of the places of a pattern: that of the only one as it is."""
+        """Return the values of all positions in the form that a scan carries: without a tuple if there is only one."""
         return each_place[0] if self.single else tuple(each_place)
 
     def _kept(self, repeats: Sequence[Any], tail: Sequence[Any]) -> Any:
-        """Return states or memories in the form that steps want."""
+        """Return states or memories in the form that steps use."""
         if self.apart:
             apart = [cut(one, self.config.num_layers if self.single else self.repeats) for one in repeats]
             return (*(one for round_ in zip(*apart, strict=True) for one in round_), *tail)
@@ -268,13 +269,13 @@ class Stack(nnx.Module):
         return (*(layer for round_ in zip(*places, strict=True) for layer in round_), *tail)
 
     def _whole(self, graph: Any, context: Context, *, scanned: bool = True) -> Callable[..., tuple[jax.Array, Aux]]:
-        """Return the function (x, params, key) of one layer on whole rows, rematerialised as the configuration says."""
+        """Return the function (x, params, key) that applies one layer to whole rows, with the configured rematerialization."""
 
         def one(x: jax.Array, params: Params, key: jax.Array | None) -> tuple[jax.Array, Aux]:
             block: Block = rebind(graph, params)
             return block(x, dataclasses.replace(context, keys=Keys(key)))
 
-        # A policy that keeps products must not keep those that a mixer computes again itself; they alone have batch axes.
+        # A policy that saves products must not save those that a mixer recomputes itself. Only these have batch axes.
         keeps = all(block.layer.mixer.keeps_products for block in self._blocks())
         policy = POLICIES["dots_no_batch" if self.remat == "dots" and not keeps else self.remat]
         return one if policy is None else jax.checkpoint(one, policy=policy, prevent_cse=not scanned)
@@ -282,7 +283,7 @@ class Stack(nnx.Module):
     def _scan(
         self, body: Callable[..., tuple[Any, Any]], x: jax.Array, params: Any, each: Any, *, unroll: bool = False
     ) -> tuple[Any, Any]:
-        """Apply `body(x, (params, each))` for repeat after repeat; `each` is stacked over them, `params` too or, in groups, over groups of layers."""
+        """Scan `body(x, (params, each))` over the repeats. `each` is stacked over the repeats; `params` too, or over the groups of layers."""
         if not self.single:
             rounds = self.repeats
             return jax.lax.scan(body, x, (params, each), unroll=rounds if unroll else min(self.unroll, rounds))
@@ -299,7 +300,7 @@ class Stack(nnx.Module):
         return x, jax.tree.map(lambda leaf: leaf.reshape(layers, *leaf.shape[2:]), made)
 
     def _layer_keys(self, keys: Keys) -> tuple[Any, Any]:
-        """Return keys of dropout for the scan and for the tail, (None, None) without dropout."""
+        """Return the dropout keys for the scan and for the tail, or (None, None) without dropout."""
         key = keys.next()
         if key is None:
             return (None if self.single else (None,) * len(self._blocks())), None

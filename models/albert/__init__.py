@@ -1,1 +1,1 @@
-"""ALBERT (Lan et al. 2020): BERT whose layers share their parameters, with embeddings narrower than the layers."""
+"""ALBERT (Lan et al. 2020): BERT with parameters shared by all layers, and embeddings narrower than the layers."""

@@ -1,4 +1,4 @@
-"""ALBERT between this stack and `transformers` (AlbertForMaskedLM)."""
+"""Conversion of ALBERT to and from `transformers` (AlbertForMaskedLM)."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ class Albert(Family):
     prefix = "albert."
     heads = Heads(model="Albert", pooler="albert.pooler")
     left_out: ClassVar[Mapping[str, str]] = {
-        r"predictions\.bias": "decoder.bias is what counts where the head is untied",
+        r"predictions\.bias": "an untied head uses decoder.bias instead",
         r"(albert\.)?pooler\.(weight|bias)": POOLER,
         r"predictions\.sop_classifier\..*|sop_classifier\..*": "sentence-order prediction",
     }
 
     def config(self, options: Options, weights: Weights) -> ModelConfig:
-        """Return our configuration."""
-        options.must("position_embedding_type", "absolute", why="relative positions of BERT's kind are not here")
-        options.must("inner_group_num", 1, why="a group is one block here")
+        """Return the configuration."""
+        options.must("position_embedding_type", "absolute", why="relative positions of BERT are not supported")
+        options.must("inner_group_num", 1, why="groups of more than one layer are not supported")
         headed = "predictions.dense.weight" in weights.names
         answers, sizes = self.heads.read(options, weights), common(options)
         if not headed and not answers:
             raise options.refuse(
                 "architectures",
                 options.architecture,
-                "there is no head, and the embeddings of ALBERT are too narrow to be one; AlbertForMaskedLM has one",
+                "the model has no head, and the embeddings of ALBERT are too narrow to be one; use AlbertForMaskedLM",
             )
         return bert(
             **{**sizes, "activation": options.activation("hidden_act", "gelu_new")},
@@ -53,7 +53,7 @@ class Albert(Family):
         )
 
     def options(self, config: ModelConfig) -> dict[str, Any] | None:
-        """Return the options."""
+        """Return the options of config.json, or None if the model is not of this family."""
         if not isinstance(config, EncoderConfig) or config.embedding_size is None:
             return None
         return {
@@ -67,7 +67,7 @@ class Albert(Family):
         }
 
     def entries(self, config: ModelConfig) -> list[Entry]:
-        """Return the table."""
+        """Return the entries of all tensors."""
         assert isinstance(config, EncoderConfig)
         bias = config.encoder.biases
         copies = ("predictions.decoder.weight",) if config.tied and config.head == "tokens" else ()

@@ -1,4 +1,4 @@
-"""Heads for labels, tags and spans of BERT and its kin, between this stack and `transformers`."""
+"""Conversion of the label, tag and span heads of BERT-like models to and from `transformers`."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _SINGLE = "single_label_classification"
 
 @dataclass(frozen=True, kw_only=True)
 class Heads:
-    """A family's heads.
+    """The heads of a family.
 
-    model:      what its classes begin with: "Bert" of BertForSequenceClassification.
-    pooler:     the tensors of the dense layer before the classifier of texts.
-    label:      those of that classifier.
-    activation: between the two.
+    model:      prefix of the names of its classes: "Bert" of BertForSequenceClassification.
+    pooler:     name of the dense layer before the text classifier.
+    label:      name of the text classifier.
+    activation: activation between the two.
     """
 
     model: str
@@ -32,18 +32,19 @@ class Heads:
     activation: PoolerActivation = "tanh"
 
     def read(self, options: Options, weights: Weights) -> dict[str, Any]:
-        """Return the fields of `EncoderConfig` that say which head there is, none for that of words.
+        """Return the fields of `EncoderConfig` that select the head, or {} for a masked-LM head.
 
-        Raises UserError for a head that is not here.
+        Raises UserError if the head is not supported.
         """
         kind = options.architecture.partition("For")[2]
         there = sorted(name for name in weights.names if name.startswith(("classifier.", "qa_outputs.")))
         if kind in _OTHERS:
-            raise options.refuse("architectures", options.architecture, f"its head is not here; {self._known()} are")
+            raise options.refuse("architectures", options.architecture, f"its head is not supported; supported are {self._known()}")
         if kind not in _HEADS:
             if there:
                 raise UserError(
-                    f"{options.where}: architectures is {options.architecture or None!r}, which does not say what {there[0]} is; {self._known()} do"
+                    f"{options.where}: architectures is {options.architecture or None!r}, which does not say which head {there[0]} belongs to."
+                    f" Expected one of {self._known()}"
                 )
             return {}
         head = _HEADS[kind]
@@ -53,15 +54,15 @@ class Heads:
         labels = _labels(options)
         if head == "tags":
             return {**made, "labels": labels}
-        options.must("problem_type", _SINGLE, why="one label for each text is what the head gives")
+        options.must("problem_type", _SINGLE, why="only a single label for each text is supported")
         if len(labels) == 1:
             raise options.refuse(
-                "id2label", options.take("id2label", None), "one label is a regression, which is not here"
+                "id2label", options.take("id2label", None), "one label means regression, which is not supported"
             )
         return {**made, "labels": labels, "pooler": True, "pooler_activation": self.activation}
 
     def options(self, config: EncoderConfig) -> dict[str, Any]:
-        """Return the options of config.json that say which head there is; none for that of words."""
+        """Return the options of config.json that select the head, or {} for a masked-LM head."""
         if config.head == "tokens":
             return {}
         kind = next(kind for kind, head in _HEADS.items() if head == config.head)
@@ -72,7 +73,7 @@ class Heads:
         return {**made, "problem_type": _SINGLE} if config.head == "label" else made
 
     def entries(self, config: EncoderConfig) -> list[Entry]:
-        """Return the head's part of the table; none for that of words."""
+        """Return the entries of the head's tensors, or [] for a masked-LM head."""
         if config.head == "tokens":
             return []
         output = {"label": self.label, "tags": "classifier", "span": "qa_outputs"}[config.head]
@@ -84,13 +85,13 @@ class Heads:
 
 
 def _labels(options: Options) -> tuple[str, ...]:
-    """Return the labels in the order of their ids, as transformers would name them where nothing does."""
+    """Return the labels in the order of their ids, with the default names of transformers if config.json has none."""
     names = options.take("id2label", None)
     if names is None:
         return tuple(f"LABEL_{i}" for i in range(options.size("num_labels", 2)))
     if not isinstance(names, dict) or set(names) != {str(i) for i in range(len(names))}:
-        raise options.refuse("id2label", names, "the keys must be the ids from 0 on")
+        raise options.refuse("id2label", names, "the keys must be consecutive ids that start at 0")
     labels = [names[str(i)] for i in range(len(names))]
     if not all(isinstance(label, str) for label in labels):
-        raise options.refuse("id2label", names, "labels must be texts")
+        raise options.refuse("id2label", names, "labels must be strings")
     return tuple(labels)

@@ -1,4 +1,4 @@
-"""BERT (MiniLM among them) between this stack and `transformers` (BertForMaskedLM, BertModel where there is no head, and those of `heads.py`)."""
+"""Conversion of BERT models, such as MiniLM, to and from `transformers`: BertForMaskedLM, BertModel without a head, and the heads of `heads.py`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from t2t.models.bert.presets import bert
 from t2t.models.encoder import EncoderConfig
 from t2t.nn.model import ModelConfig
 
-POOLER = "the pooler serves classifiers, not masked language modelling"
+POOLER = "classifiers use the pooler, masked language modeling does not"
 
 
 class Bert(Family):
@@ -24,13 +24,13 @@ class Bert(Family):
     heads = Heads(model="Bert", pooler="bert.pooler.dense")
     left_out: ClassVar[Mapping[str, str]] = {
         r"(bert\.)?pooler\.dense\.(weight|bias)": POOLER,
-        r"cls\.predictions\.bias": "decoder.bias is what counts where the head is untied",
+        r"cls\.predictions\.bias": "an untied head uses decoder.bias instead",
         r"cls\.seq_relationship\.(weight|bias)": "next-sentence prediction",
     }
 
     def config(self, options: Options, weights: Weights) -> ModelConfig:
-        """Return our configuration. Without the tensors of a masked-LM head, logits are the product with the embeddings alone."""
-        options.must("position_embedding_type", "absolute", why="relative positions of BERT's kind are not here")
+        """Return the configuration. Without the tensors of a masked-LM head, logits are the product with the embeddings."""
+        options.must("position_embedding_type", "absolute", why="relative positions of BERT are not supported")
         headed = "cls.predictions.transform.dense.weight" in weights.names
         return bert(
             **common(options),
@@ -44,7 +44,7 @@ class Bert(Family):
         )
 
     def options(self, config: ModelConfig) -> dict[str, Any] | None:
-        """Return the options."""
+        """Return the options of config.json, or None if the model is not of this family."""
         if not isinstance(config, EncoderConfig) or not config.types or config.encoder.position_offset:
             return None
         if config.embedding_size is not None:
@@ -58,16 +58,16 @@ class Bert(Family):
         }
 
     def entries(self, config: ModelConfig) -> list[Entry]:
-        """Return the table."""
+        """Return the entries of all tensors."""
         assert isinstance(config, EncoderConfig)
         words = head(config, "cls.predictions.transform", "LayerNorm", "cls.predictions")
         return [*body(config, "bert."), *words, *self.heads.entries(config)]
 
 
 def common(options: Options) -> dict[str, Any]:
-    """Return what the configurations of BERT and its kin have in common."""
-    options.must("is_decoder", False, why="an encoder is wanted")
-    options.must("add_cross_attention", False, why="an encoder is wanted")
+    """Return the configuration fields that BERT-like models share."""
+    options.must("is_decoder", False, why="an encoder is expected")
+    options.must("add_cross_attention", False, why="an encoder is expected")
     heads, embed = options.size("num_attention_heads"), options.size("hidden_size")
     return {
         "num_layers": options.size("num_hidden_layers"),
@@ -85,7 +85,7 @@ def common(options: Options) -> dict[str, Any]:
 
 
 def common_options(config: EncoderConfig) -> dict[str, Any]:
-    """Return the options that BERT and its kin have in common."""
+    """Return the options of config.json that BERT-like models share."""
     stack = config.encoder
     return {
         "vocab_size": config.vocab_size,
@@ -105,7 +105,7 @@ def common_options(config: EncoderConfig) -> dict[str, Any]:
 
 
 def body(config: EncoderConfig, prefix: str) -> list[Entry]:
-    """Return the entries of embeddings and blocks, for BERT and RoBERTa."""
+    """Return the entries of the embeddings and blocks of BERT and RoBERTa."""
     stack, decoders = config.encoder, ("cls.predictions.decoder.weight", "lm_head.decoder.weight")
     table = [
         same(
@@ -132,9 +132,10 @@ def body(config: EncoderConfig, prefix: str) -> list[Entry]:
 
 
 def head(config: EncoderConfig, transform: str, norm: str, whole: str) -> list[Entry]:
-    """Return the entries of a masked-LM head, where there is one.
+    """Return the entries of a masked-LM head, or [] if there is none.
 
-    transform: its dense layer and norm are TRANSFORM.dense and TRANSFORM.`norm`. whole: WHOLE.bias and WHOLE.decoder give the logits.
+    transform: the dense layer and norm of the head are TRANSFORM.dense and TRANSFORM.`norm`.
+    whole:     WHOLE.bias and WHOLE.decoder compute the logits.
     """
     if not config.head_transform or config.head != "tokens":
         return []

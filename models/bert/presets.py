@@ -1,4 +1,4 @@
-"""BERT's sizes."""
+"""Sizes of BERT."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from t2t.models.encoder import EncoderConfig
 from t2t.models.preset import Preset, split_overrides
 
 VOCAB_SIZE = 30522
-"""Uncased WordPiece."""
+"""Vocabulary size of uncased WordPiece."""
 
 
 @former_names.sizes
@@ -25,10 +25,10 @@ def bert(
     vocab_size: int = VOCAB_SIZE,
     **overrides: Any,
 ) -> EncoderConfig:
-    """Return a BERT of any size, with the masked-LM head and without pooler and next-sentence classifier.
+    """Return the configuration of a BERT of any size, with the masked-LM head and without pooler and next-sentence classifier.
 
-    d_ff:        None for four times `d_model`.
-    max_length: learned positions.
+    d_ff:       inner width of the feed-forward layers; None means 4 * d_model.
+    max_length: number of learned positions.
     overrides:  any other field of EncoderConfig or of StackConfig.
     """
     top, stacks = split_overrides(EncoderConfig, overrides)
@@ -70,8 +70,8 @@ _SIZES = {"base": (12, 768, 12), "large": (24, 1024, 16)}
 def sized(size: str, **overrides: Any) -> EncoderConfig:
     """Return BERT "base" or "large", uncased.
 
-    The published counts, 109,482,240 and 335,141,888, are of the encoder with its pooler and without the masked-LM head; here it is the other way
-    round, which makes 109,514,298 and 335,174,458.
+    The published counts, 109,482,240 and 335,141,888, include the pooler and not the masked-LM head. This model has the masked-LM head and no pooler:
+    109,514,298 and 335,174,458 parameters.
     """
     num_layers, d_model, num_heads = _SIZES[size]
     return bert(**{"num_layers": num_layers, "d_model": d_model, "num_heads": num_heads, **overrides})
@@ -84,8 +84,8 @@ def _preset(size: str, published: int) -> Preset:
         published=published,
         source="released checkpoints of google-research/bert, uncased, without the cls/ variables",
         besides={
-            "the pooler, which only next-sentence prediction uses, is left out": -(d_model * d_model + d_model),
-            "the masked-LM head: dense, norm, a bias for each word": d_model * d_model + 3 * d_model + VOCAB_SIZE,
+            "without the pooler, which only next-sentence prediction uses": -(d_model * d_model + d_model),
+            "with the masked-LM head: dense layer, norm, a bias for each vocabulary entry": d_model * d_model + 3 * d_model + VOCAB_SIZE,
         },
     )
 

@@ -1,1 +1,1 @@
-"""DistilBERT (Sanh et al. 2019): BERT at half the depth, without token types."""
+"""DistilBERT (Sanh et al. 2019): BERT with half the depth and without token types."""

@@ -1,4 +1,4 @@
-"""DistilBERT between this stack and `transformers` (DistilBertForMaskedLM)."""
+"""Conversion of DistilBERT to and from `transformers` (DistilBertForMaskedLM)."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class DistilBert(Family):
     heads = Heads(model="DistilBert", pooler="pre_classifier", activation="relu")
 
     def config(self, options: Options, weights: Weights) -> ModelConfig:
-        """Return our configuration."""
-        options.must("is_decoder", False, why="an encoder is wanted")
-        options.must("add_cross_attention", False, why="an encoder is wanted")
+        """Return the configuration."""
+        options.must("is_decoder", False, why="an encoder is expected")
+        options.must("add_cross_attention", False, why="an encoder is expected")
         headed = "vocab_transform.weight" in weights.names
         return bert(
             num_layers=options.size("n_layers", 6),
@@ -47,7 +47,7 @@ class DistilBert(Family):
         )
 
     def options(self, config: ModelConfig) -> dict[str, Any] | None:
-        """Return the options."""
+        """Return the options of config.json, or None if the model is not of this family."""
         if not isinstance(config, EncoderConfig) or config.types:
             return None
         stack = config.encoder
@@ -69,7 +69,7 @@ class DistilBert(Family):
         }
 
     def entries(self, config: ModelConfig) -> list[Entry]:
-        """Return the table."""
+        """Return the entries of all tensors."""
         assert isinstance(config, EncoderConfig)
         bias = config.encoder.biases
         words = config.head_transform and config.head == "tokens"

@@ -1,7 +1,7 @@
-"""ELECTRA (Clark et al. 2020, https://arxiv.org/abs/2003.10555): a small generator fills masks, an encoder tells for each token whether it was replaced.
+"""ELECTRA (Clark et al. 2020, https://arxiv.org/abs/2003.10555): a small generator replaces masked tokens, an encoder detects the replaced tokens.
 
-Both are trained together and share their embeddings. What is wanted of it in the end is the encoder, the discriminator: `ElectraConfig.discriminator()`
-is its configuration, and its parameters are those under `embeddings/` and `encoder/`.
+Both are trained together and share their embeddings. The result of the training is the encoder, the discriminator. `ElectraConfig.discriminator()` returns
+its configuration; its parameters are those under `embeddings/` and `encoder/`.
 """
 
 from t2t.models.electra.config import ElectraConfig

@@ -1,4 +1,4 @@
-"""What an ELECTRA is made of, as data."""
+"""Configuration of ELECTRA."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
 
 
 OF_THE_OBJECTIVE = ("discriminator_weight", "masked_share")
-"""Fields of older versions that are those of `ReplacedTokenDetection` now."""
+"""Model fields of older versions that are now fields of `ReplacedTokenDetection`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ElectraConfig(TransformerConfig):
-    """A discriminator, which tells replaced tokens from real ones, and the masked language model that makes the replacements.
+    """A discriminator that detects replaced tokens, and the masked language model that generates the replacements.
 
     Args:
-        encoder: the discriminator's stack.
-        generator: the generator's, usually narrower. Both have the embeddings in common, of width `embedding_size` or the discriminator's own.
-        types: number of token types; 0 for none.
+        encoder: the stack of the discriminator.
+        generator: the stack of the generator, usually narrower. Both share the embeddings, of width `embedding_size` or the discriminator's width.
+        types: number of token types; 0 means none.
     """
 
     kind: ClassVar[Kind] = "encoder"
@@ -47,25 +47,25 @@ class ElectraConfig(TransformerConfig):
                 )
         if not self.tied:
             raise UserError(
-                "model.tied is False; an ELECTRA's generator has its logits from the shared embeddings. Nearest: True."
+                "model.tied is False; the generator of ELECTRA computes its logits with the shared embeddings. Nearest: True."
             )
 
     @classmethod
     def upgraded(cls, fields: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return the fields without those that belong to the objective now."""
+        """Return the fields without those that now belong to the objective."""
         return {name: value for name, value in fields.items() if name not in OF_THE_OBJECTIVE}
 
     @classmethod
     def old_objective(cls, model: Mapping[str, Any], loss: Any) -> Any:
-        """Return what `loss` and the model's own weights are as a ReplacedTokenDetection."""
+        """Return the JSON of a ReplacedTokenDetection, made from `loss` and the model's own weights."""
         kept = dict(loss) if isinstance(loss, Mapping) else {}
-        kept.pop("block", None)  # blocks of logits played no part
+        kept.pop("block", None)  # had no effect
         weights = {name: model[name] for name in OF_THE_OBJECTIVE if name in model}
         return {**kept, **weights, "class": "t2t.models.electra.objective.ReplacedTokenDetection"}
 
     @property
     def capabilities(self) -> frozenset[Capability]:
-        """What the model can do: its logits are the generator's alone."""
+        """What the model can do. It cannot "predict", because its logits depend on the generator only."""
         return super().capabilities - {"predict"} | {"detect"}
 
     @property
@@ -79,11 +79,11 @@ class ElectraConfig(TransformerConfig):
         return self.encoder.d_model if self.embedding_size is None else self.embedding_size
 
     def discriminator(self) -> EncoderConfig:
-        """Return the discriminator alone, as an encoder with a masked-LM head: `embeddings/**` and `encoder/**` are parameters of both."""
+        """Return the discriminator as an encoder with a masked-LM head. Both have the parameters `embeddings/**` and `encoder/**`."""
         return self._encoder(self.encoder, self.embedding_size)
 
     def generator_alone(self) -> EncoderConfig:
-        """Return the generator's shape as an encoder."""
+        """Return the generator as an encoder."""
         return self._encoder(self.generator, self.embedding_width)
 
     def build(self) -> Electra:

@@ -1,4 +1,4 @@
-"""Generator and discriminator over one set of embeddings."""
+"""Generator and discriminator with shared embeddings."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from t2t.types import Batch, Params, Tokens
 
 
 class Generator(nnx.Module):
-    """The masked language model: embeddings of another, brought to its own width, a stack, a head."""
+    """The masked language model: projects the given embeddings to its width, then applies a stack and a head."""
 
     def __init__(self, config: ElectraConfig) -> None:
         stack, width, alone = config.generator, config.embedding_width, config.generator_alone()
@@ -38,7 +38,7 @@ class Generator(nnx.Module):
         self.lm_head = Head(alone, stack, size=width, bias=True)
 
     def forward(self, embeddings: Embeddings, tokens: Tokens, keys: Keys) -> tuple[Float[Array, "B L G"], Aux]:
-        """Run the stack. Raises UserError where rows are longer than the learned positions."""
+        """Run the stack. Raises UserError if rows are longer than the number of learned positions."""
         x = embeddings.narrow_rows(tokens, keys)
         x = constrain(x if self.widen is None else self.widen(x), ("batch", "length", None))
         return self.stack(x, encoder_context(tokens, keys))
@@ -49,7 +49,7 @@ class Generator(nnx.Module):
 
 
 class Detector(nnx.Module):
-    """The discriminator's head: dense, activation, and one logit a token, above 0 where it seems replaced."""
+    """The discriminator's head: dense layer, activation and one logit per token, which is above 0 if the token seems replaced."""
 
     def __init__(self, config: ElectraConfig) -> None:
         stack = config.encoder
@@ -64,7 +64,7 @@ class Detector(nnx.Module):
 
 
 class ElectraNetwork(Network):
-    """Embeddings, the discriminator's stack and head, the generator. What predicts tokens is the generator."""
+    """Embeddings, the discriminator's stack and head, and the generator. The generator predicts tokens."""
 
     def __init__(self, config: ElectraConfig) -> None:
         self.embeddings = Embeddings(config, config.encoder, types=config.types, normed=True)
@@ -82,21 +82,21 @@ class ElectraNetwork(Network):
         return self.generator.head(hidden, self.embeddings)
 
     def detect(self, batch: Batch, keys: Keys) -> tuple[Float[Array, "B L"], Aux]:
-        """Run the discriminator on `batch.encoder`; the logits of each token's having been replaced."""
+        """Run the discriminator on `batch.encoder` and return for each token the logit that it was replaced."""
         hidden, aux = encode(self.embeddings, self.encoder, batch, keys)
         return self.detector(hidden), aux
 
     def start(self, batch: Batch, length: int) -> tuple[Float[Array, "B V"], Cache]:
-        """Raise UserError: encoders do not generate."""
-        raise UserError("an ELECTRA does not generate text token by token; its generator fills masks")
+        """Raise UserError: encoders cannot generate."""
+        raise UserError("ELECTRA does not generate text token by token; its generator fills masks")
 
     def step(self, cache: Cache, ids: Int[Array, "B"], layers: Layers = None) -> tuple[Float[Array, "B V"], Cache]:
-        """Raise UserError: encoders do not generate."""
+        """Raise UserError: encoders cannot generate."""
         return self.start(Batch(None, None, ids, ids), 0)
 
 
 class Electra(FunctionalModel):
-    """ELECTRA as a model: `logits` are the generator's, so that evaluation tells the masked-LM loss; `ReplacedTokenDetection` trains both."""
+    """ELECTRA model. `logits` are the generator's, so evaluation reports the masked-LM loss. `ReplacedTokenDetection` trains both parts."""
 
     config: ElectraConfig
 
@@ -104,9 +104,9 @@ class Electra(FunctionalModel):
         super().__init__(config, ElectraNetwork(config))
 
     def detect(self, params: Params, batch: Batch, *, dropout_key: jax.Array | None = None) -> Float[Array, "B L"]:
-        """Return the discriminator's float32 logits on `batch.encoder`: above 0 where it takes a token for replaced."""
+        """Return the discriminator's float32 logits on `batch.encoder`. A logit above 0 means that the token seems replaced."""
         return self.network(params).detect(batch, Keys(dropout_key))[0]
 
     def network(self, params: Params) -> ElectraNetwork:
-        """Return the network with these parameters, for objectives that run its halves."""
+        """Return the network with these parameters, for objectives that run its parts."""
         return cast(ElectraNetwork, self._definition.bind(params))

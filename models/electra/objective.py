@@ -1,4 +1,4 @@
-"""What trains an ELECTRA: the generator fills masks, the discriminator finds what it replaced."""
+"""Training objective of ELECTRA: the generator fills masks, the discriminator detects the tokens that it replaced."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from t2t.types import Batch, Params
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ReplacedTokenDetection(Objective):
-    """The generator's masked language modelling and the discriminator's replaced token detection, minimised together (Clark et al. 2020, section 2).
+    """Sum of the generator's masked language modeling loss and the discriminator's replaced token detection loss (Clark et al. 2020, section 2).
 
     Args:
-        discriminator_weight: of the discriminator's mean loss beside the generator's (lambda in section 2 of the paper).
-        masked_share: share of the tokens that the task has predicted. It makes of that weight on means one on sums, which alone add up over parts of a
-            batch; where a task predicts more or fewer, the weight is so much larger or smaller.
-        z_loss: of the generator: times log(Z)^2, which keeps the softmax normalizer near 1.
-        label_smoothing: of the generator: probability mass spread evenly over the vocabulary.
+        discriminator_weight: weight of the discriminator's mean loss relative to the generator's (lambda in section 2 of the paper).
+        masked_share: share of the tokens that the task masks. Losses are sums, because only sums add up over parts of a batch; this share converts the weight
+            of means into a weight of sums. If a task masks more or fewer tokens, the effective weight is proportionally larger or smaller.
+        z_loss: weight of the generator's z-loss, log(Z)^2, which keeps the softmax normalizer near 1.
+        label_smoothing: probability mass of the generator's targets that is spread evenly over the vocabulary.
     """
 
     needs: ClassVar[frozenset[Capability]] = frozenset({"detect"})
@@ -42,12 +42,12 @@ class ReplacedTokenDetection(Objective):
     def loss(self, model: Model, params: Params, batch: Batch, dropout_key: jax.Array | None = None) -> LossSums:
         """Return the sums of both losses.
 
-        `loss`, `correct` and `weight` are the generator's, of masked language modelling; `objective` is its objective plus the discriminator's binary
-        cross-entropy over all tokens that are not padding. Each token to be predicted is replaced by a draw from the generator, which no gradient
-        passes; one that happens to be the right one counts as real. Without a key the draws are those of a fixed one.
+        `loss`, `correct` and `weight` are those of the generator's masked language modeling. `objective` is the generator's objective plus the weighted binary
+        cross-entropy of the discriminator over all tokens that are not padding. Each token to predict is replaced by a sample from the generator; no gradient
+        passes through it. A sample that equals the original token counts as real. Without a dropout key, sampling uses a fixed key.
 
-        extra: "discriminator_loss" in nats a token, "discriminator_accuracy", "replaced" (share of the tokens) and "replaced_found" (share of these that
-        the discriminator takes for replaced).
+        extra: "discriminator_loss" in nats per token, "discriminator_accuracy", "replaced" (share of all tokens) and "replaced_found" (share of the replaced
+        tokens that the discriminator detects).
         """
         network, keys = cast(Electra, model).network(params), Keys(dropout_key)
         drawn_by = keys.next()
@@ -60,7 +60,7 @@ class ReplacedTokenDetection(Objective):
         return with_aux(self._with_discriminator(sums, scores, corrupted, replaced), added(aux, more))
 
     def metrics(self, sums: LossSums) -> Mapping[str, tuple[Float[Array, ""], Float[Array, ""]]]:
-        """Return also the generator's z-loss, where there is one."""
+        """Return the extra sums, and the generator's z-loss if it has a weight."""
         z_loss = {"z_loss": (sums.z_loss, sums.weight)} if self.z_loss else {}
         return {**z_loss, **sums.extra}
 
@@ -86,7 +86,7 @@ class ReplacedTokenDetection(Objective):
 
 
 def replace_predicted(batch: Batch, drawn: Int[Array, "B L"]) -> tuple[Batch, Bool[Array, "B L"]]:
-    """Return the batch with the drawn ids wherever there is something to predict, and where these are not the targets."""
+    """Return the batch with the drawn ids at every position to predict, and which of these differ from the targets."""
     tokens = batch.encoder
     assert tokens is not None, "an encoder needs batch.encoder"
     chosen = jnp.asarray(batch.weights) > 0

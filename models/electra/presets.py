@@ -1,4 +1,4 @@
-"""ELECTRA's sizes."""
+"""Sizes of ELECTRA."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from t2t.models.electra.config import ElectraConfig
 from t2t.models.preset import Preset, split_overrides
 
 VOCAB_SIZE = 30522
-"""BERT's uncased WordPiece."""
+"""Vocabulary size of BERT's uncased WordPiece."""
 
 
 @former_names.sizes
@@ -27,20 +27,20 @@ def electra(
     vocab_size: int = VOCAB_SIZE,
     **overrides: Any,
 ) -> ElectraConfig:
-    """Return an ELECTRA of any size; the sizes are the discriminator's, a BERT's.
+    """Return the configuration of an ELECTRA of any size. The sizes are those of the discriminator, which is a BERT.
 
-    d_ff:        None for four times `d_model`.
-    divisor:    the generator's width, feed-forward and heads are the discriminator's divided by it; its depth is the same.
-    max_length: learned positions.
-    overrides:  any other field of ElectraConfig (`embedding_size`, say) or, for both stacks, of StackConfig.
+    d_ff:       inner width of the feed-forward layers; None means 4 * d_model.
+    divisor:    the generator's width, feed-forward width and heads are the discriminator's divided by this. Its depth is the same.
+    max_length: number of learned positions.
+    overrides:  any other field of ElectraConfig (such as `embedding_size`) or, for both stacks, of StackConfig.
 
     Raises:
-        UserError: unknown field, or values that do not go together.
+        UserError: a field is unknown, or values contradict each other.
     """
     if divisor < 1 or d_model % divisor:
         best = max(n for n in range(1, max(divisor, 1) + 1) if d_model % n == 0)
         raise UserError(
-            f"divisor {divisor} of the generator does not divide model.d_model = {d_model}. Nearest: {best}."
+            f"the generator's divisor {divisor} does not divide model.d_model = {d_model}. Nearest: {best}."
         )
     top, stacks = split_overrides(ElectraConfig, overrides)
     d_ff = 4 * d_model if d_ff is None else d_ff
@@ -87,7 +87,7 @@ _SIZES = {
 def sized(size: str, **overrides: Any) -> ElectraConfig:
     """Return ELECTRA "small", "base" or "large" (tables 1 and 6 of the paper), uncased.
 
-    The published counts are of the discriminator alone, which is what is used in the end.
+    The published counts are those of the discriminator only.
     """
     num_layers, d_model, num_heads, embedding, divisor = _SIZES[size]
     sizes = {
@@ -101,7 +101,7 @@ def sized(size: str, **overrides: Any) -> ElectraConfig:
 
 
 def _generator(size: str) -> int:
-    """Return the parameters that the generator has to itself."""
+    """Return the number of parameters that only the generator has."""
     num_layers, whole, _, embedding, divisor = _SIZES[size]
     d_model, width = whole // divisor, embedding or whole
     block = 4 * (d_model * d_model + d_model) + 2 * 4 * d_model * d_model + 5 * d_model + 4 * d_model
@@ -115,7 +115,7 @@ def _preset(size: str, published: int, rounding: int) -> Preset:
         published=published,
         rounding=rounding,
         source="google-research/electra, the discriminators",
-        besides={"the generator, without the embeddings it shares": _generator(size)},
+        besides={"with the generator, without the embeddings that it shares": _generator(size)},
     )
 
 

@@ -1,4 +1,4 @@
-"""GPT-2 between this stack and `transformers` (GPT2LMHeadModel)."""
+"""Conversion of GPT-2 to and from `transformers` (GPT2LMHeadModel)."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from t2t.nn.model import ModelConfig
 
 
 class GPT2(Family):
-    """GPT-2. Its matrices have inputs first, as here; queries, keys and values are one."""
+    """GPT-2. Its kernels have the inputs first, as in this library. Queries, keys and values are one kernel."""
 
     name = "GPT-2"
     model_types = ("gpt2",)
     prefix = "transformer."
     left_out: ClassVar[Mapping[str, str]] = {
-        r"(transformer\.)?h\.\d+\.attn\.(masked_)?bias": "the causal mask, written out"
+        r"(transformer\.)?h\.\d+\.attn\.(masked_)?bias": "the causal mask, stored as a tensor"
     }
 
     def config(self, options: Options, weights: Weights) -> ModelConfig:
-        """Return our configuration."""
+        """Return the configuration."""
         options.free("is_decoder")
-        options.must("scale_attn_by_inverse_layer_idx", False, why="attention scaled by depth is not here")
-        options.must("add_cross_attention", False, why="a decoder on its own is wanted")
+        options.must("scale_attn_by_inverse_layer_idx", False, why="attention scaled by depth is not supported")
+        options.must("add_cross_attention", False, why="a model without an encoder is expected")
         embed, rate = options.size("n_embd"), options.number("resid_pdrop", 0.1)
-        options.must("embd_pdrop", rate, why="dropout of embeddings and of the residual stream are one rate here")
+        options.must("embd_pdrop", rate, why="the embeddings and the residual stream must have the same dropout rate")
         return gpt(
             num_layers=options.size("n_layer"),
             d_model=embed,
@@ -46,7 +46,7 @@ class GPT2(Family):
         )
 
     def options(self, config: ModelConfig) -> dict[str, Any] | None:
-        """Return the options."""
+        """Return the options of config.json, or None if the model is not of this family."""
         if not isinstance(config, DecoderConfig) or config.decoder.positions == "rotary":
             return None
         stack = config.decoder
@@ -70,7 +70,7 @@ class GPT2(Family):
         }
 
     def entries(self, config: ModelConfig) -> list[Entry]:
-        """Return the table."""
+        """Return the entries of all tensors."""
         assert isinstance(config, DecoderConfig)
         table = [
             same("transformer.wte.weight", "embeddings/token/table", *(("lm_head.weight",) if config.tied else ())),

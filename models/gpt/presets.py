@@ -1,4 +1,4 @@
-"""GPT's sizes."""
+"""Sizes of GPT."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def gpt(
     vocab_size: int = VOCAB_SIZE,
     **overrides: Any,
 ) -> DecoderConfig:
-    """Return a GPT-2 or GPT-3 of any size.
+    """Return the configuration of a GPT-2 or GPT-3 of any size.
 
-    d_ff:        None for four times `d_model`.
-    max_length: learned positions.
-    overrides:  any other field of DecoderConfig (`mask="prefix"`, say) or of StackConfig.
+    d_ff:       inner width of the feed-forward layers; None means 4 * d_model.
+    max_length: number of learned positions.
+    overrides:  any other field of DecoderConfig (such as `mask="prefix"`) or of StackConfig.
     """
     top, stacks = split_overrides(DecoderConfig, overrides)
     stack: dict[str, Any] = {
@@ -62,7 +62,7 @@ def gpt(
 
 @former_names.sizes
 def gpt1(**overrides: Any) -> DecoderConfig:
-    """Return GPT-1: 12 layers, 768 wide, norms after the sublayers, 512 positions."""
+    """Return GPT-1: 12 layers, width 768, norms after the sublayers, 512 positions."""
     sizes = {"num_layers": 12, "d_model": 768, "num_heads": 12, "max_length": 512, "vocab_size": VOCAB_SIZE_1}
     choices = {"norm_place": "post", "final_norm": False, "init_residual": False, "position_std": 0.02}
     return gpt(**{**sizes, **choices, **overrides})
@@ -84,17 +84,17 @@ _SIZES_3 = {
 
 @former_names.sizes
 def gpt2(size: str, **overrides: Any) -> DecoderConfig:
-    """Return GPT-2 "small", "medium", "large" or "xl": 1,024 positions."""
+    """Return GPT-2 "small", "medium", "large" or "xl", with 1,024 positions."""
     num_layers, d_model, num_heads = _SIZES_2[size]
     return gpt(**{"num_layers": num_layers, "d_model": d_model, "num_heads": num_heads, **overrides})
 
 
 @former_names.sizes
 def gpt3(size: str, **overrides: Any) -> DecoderConfig:
-    """Return GPT-3 "125m", "350m", "760m", "1.3b", "2.7b", "6.7b", "13b" or "175b": 2,048 positions, no dropout.
+    """Return GPT-3 "125m", "350m", "760m", "1.3b", "2.7b", "6.7b", "13b" or "175b", with 2,048 positions and no dropout.
 
-    Two rows of the paper's table 2.1 contradict its own totals (table D.1) and are read as what gives these: the 1.3B model with 16 heads of
-    128, not 24, and the 13B model 5,120 wide (40 heads of 128), not 5,140.
+    Two rows of table 2.1 of the paper contradict the totals in its table D.1. The sizes here match the totals: the 1.3B model has 16 heads of width 128, not
+    24, and the 13B model has width 5,120 (40 heads of width 128), not 5,140.
     """
     num_layers, d_model, num_heads = _SIZES_3[size]
     sizes = {"num_layers": num_layers, "d_model": d_model, "num_heads": num_heads, "max_length": 2048, "dropout": 0.0}
@@ -103,7 +103,7 @@ def gpt3(size: str, **overrides: Any) -> DecoderConfig:
 
 _PUBLISHED_2 = {"small": 124_439_808, "medium": 354_823_168, "large": 774_030_080, "xl": 1_557_611_200}
 _MILLION = 1_000_000
-_PUBLISHED_3 = {  # millions, and what they are rounded to
+_PUBLISHED_3 = {  # millions, and the unit of rounding
     "125m": (125, 1),
     "350m": (356, 1),
     "760m": (760, 1),

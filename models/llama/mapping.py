@@ -1,4 +1,4 @@
-"""LLaMA, SmolLM2 and Mistral between this stack and `transformers` (LlamaForCausalLM, MistralForCausalLM)."""
+"""Conversion of LLaMA, SmolLM2 and Mistral to and from `transformers` (LlamaForCausalLM, MistralForCausalLM)."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from t2t.nn.rotary import Rotary
 
 
 class Llama(Family):
-    """LLaMA and SmolLM2; Mistral, which has a sliding window besides."""
+    """LLaMA, SmolLM2, and Mistral, which adds a sliding window."""
 
     name = "LLaMA"
     model_types = ("llama", "mistral")
     prefix = "model."
 
     def config(self, options: Options, weights: Weights) -> ModelConfig:
-        """Return our configuration."""
+        """Return the configuration."""
         options.free("is_decoder")
-        options.must("add_cross_attention", False, why="a decoder on its own is wanted")
-        options.must("rope_interleaved", False, why="pairs of neighbouring coordinates do not turn together here")
-        options.must("partial_rotary_factor", 1.0, why="whole heads turn here")
+        options.must("add_cross_attention", False, why="a model without an encoder is expected")
+        options.must("rope_interleaved", False, why="rotary positions of adjacent coordinates are not supported")
+        options.must("partial_rotary_factor", 1.0, why="partial rotary positions are not supported")
         mistral = options.take("model_type", "llama") == "mistral"
         return llama(
             num_layers=options.size("num_hidden_layers"),
@@ -48,7 +48,7 @@ class Llama(Family):
         )
 
     def options(self, config: ModelConfig) -> dict[str, Any] | None:
-        """Return the options."""
+        """Return the options of config.json, or None if the model is not of this family."""
         if not isinstance(config, DecoderConfig) or config.decoder.positions != "rotary":
             return None
         stack = config.decoder
@@ -80,7 +80,7 @@ class Llama(Family):
         }
 
     def entries(self, config: ModelConfig) -> list[Entry]:
-        """Return the table."""
+        """Return the entries of all tensors."""
         assert isinstance(config, DecoderConfig)
         stack = config.decoder
         attention_bias = stack.biases if stack.attention_biases is None else stack.attention_biases
@@ -100,12 +100,12 @@ class Llama(Family):
 
 
 def _rotary(options: Options) -> Rotary:
-    """Read either spelling: rope_theta and rope_scaling (transformers 4), rope_parameters (5)."""
+    """Read both spellings: rope_theta and rope_scaling (transformers 4), and rope_parameters (transformers 5)."""
     theta = options.number("rope_theta", 10_000.0)
     scaling = {**options.group("rope_scaling"), **options.group("rope_parameters")}
     inner = Options(scaling, where=f"{options.where}: rope_scaling")
     kind = inner.take("rope_type", inner.take("type", "default"))
-    inner.must("partial_rotary_factor", 1.0, why="a LLaMA turns whole heads")
+    inner.must("partial_rotary_factor", 1.0, why="partial rotary positions are not supported")
     longest = options.size("max_position_embeddings", 2048)
     fields: dict[str, Any] = {"base": float(inner.number("rope_theta", theta))}
     if kind in ("linear", "dynamic", "llama3", "yarn"):
@@ -126,11 +126,11 @@ def _rotary(options: Options) -> Rotary:
         for name in ("long_factor", "short_factor"):
             values = inner.take(name)
             if not isinstance(values, list) or not all(isinstance(one, int | float) for one in values):
-                raise inner.refuse(name, values, "a list of numbers is wanted")
+                raise inner.refuse(name, values, "expected a list of numbers")
             fields[f"{name}s"] = tuple(map(float, values))
     elif kind not in ("default", "linear"):
         known = ("default", "linear", "dynamic", "yarn", "longrope", "llama3")
-        raise options.refuse("rope_scaling", kind, f"there are {', '.join(known)}.{nearest(str(kind), known)}")
+        raise options.refuse("rope_scaling", kind, f"supported are {', '.join(known)}.{nearest(str(kind), known)}")
     if kind in ("yarn", "longrope") and (given := inner.number("attention_factor", None)) is not None:
         fields["attention_factor"] = float(given)
     inner.finish()

@@ -1,4 +1,4 @@
-"""The sizes of LLaMA and its kin."""
+"""Sizes of LLaMA, SmolLM2 and Mistral."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def llama(
     base: float = 10_000.0,
     **overrides: Any,
 ) -> DecoderConfig:
-    """Return a LLaMA of any size.
+    """Return the configuration of a LLaMA of any size.
 
-    base:       of the rotary positions; or give `rotary`.
-    max_length: what it was trained with; limits nothing.
+    base:       base of the rotary positions; alternatively set `rotary`.
+    max_length: training length; limits nothing.
     overrides:  any other field of DecoderConfig or of StackConfig.
     """
     top, stacks = split_overrides(DecoderConfig, overrides)

@@ -1,4 +1,4 @@
-"""RoBERTa between this stack and `transformers` (RobertaForMaskedLM; XLM-RoBERTa has the same tensors)."""
+"""Conversion of RoBERTa to and from `transformers` (RobertaForMaskedLM; XLM-RoBERTa has the same tensors)."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ class Roberta(Family):
     prefix = "roberta."
     heads = Heads(model="Roberta", pooler="classifier.dense", label="classifier.out_proj")
     left_out: ClassVar[Mapping[str, str]] = {
-        r"lm_head\.bias": "decoder.bias is what counts where the head is untied",
+        r"lm_head\.bias": "an untied head uses decoder.bias instead",
         r"(roberta\.)?pooler\.dense\.(weight|bias)": POOLER,
     }
 
     def config(self, options: Options, weights: Weights) -> ModelConfig:
-        """Return our configuration: positions are counted from behind the id of padding."""
-        options.must("position_embedding_type", "absolute", why="relative positions of BERT's kind are not here")
+        """Return the configuration. Positions start after the padding id."""
+        options.must("position_embedding_type", "absolute", why="relative positions of BERT are not supported")
         headed = "lm_head.dense.weight" in weights.names
         offset = options.size("pad_token_id", 1, least=0) + 1
         sizes = common(options)
@@ -47,7 +47,7 @@ class Roberta(Family):
         )
 
     def options(self, config: ModelConfig) -> dict[str, Any] | None:
-        """Return the options."""
+        """Return the options of config.json, or None if the model is not of this family."""
         if not isinstance(config, EncoderConfig) or not config.encoder.position_offset:
             return None
         stack = config.encoder
@@ -63,7 +63,7 @@ class Roberta(Family):
         }
 
     def entries(self, config: ModelConfig) -> list[Entry]:
-        """Return the table."""
+        """Return the entries of all tensors."""
         assert isinstance(config, EncoderConfig)
         words = head(config, "lm_head", "layer_norm", "lm_head")
         return [*body(config, "roberta."), *words, *self.heads.entries(config)]

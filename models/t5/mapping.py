@@ -1,4 +1,4 @@
-"""T5, mT5, Flan-T5, ByT5 and umT5 between this stack and `transformers` (T5ForConditionalGeneration, UMT5ForConditionalGeneration)."""
+"""Conversion of T5, mT5, Flan-T5, ByT5 and umT5 to and from `transformers` (T5ForConditionalGeneration, UMT5ForConditionalGeneration)."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ _TABLES = ("shared.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens
 
 
 class T5(Family):
-    """T5 of either version, and what shares its code: mT5, Flan-T5, ByT5."""
+    """T5 of both versions, and the models that share its code: mT5, Flan-T5, ByT5."""
 
     name = "T5"
     model_types: ClassVar[tuple[str, ...]] = ("t5", "mt5")
     left_out: ClassVar[Mapping[str, str]] = {
-        r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight": "attention to the encoder has no relative positions"
+        r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight": "cross attention has no relative positions"
     }
     relative_per_layer = False
 
     def config(self, options: Options, weights: Weights) -> ModelConfig:
-        """Return our configuration. The head is the embeddings where it is missing or equal to them."""
+        """Return the configuration. The head is tied if its tensor is missing or equal to the embeddings."""
         options.free("n_positions", "scalable_attention", "add_cross_attention")
-        options.must("is_decoder", False, why="an encoder-decoder is wanted")
+        options.must("is_decoder", False, why="an encoder-decoder is expected")
         gate, _, function = str(options.take("feed_forward_proj", "relu")).rpartition("-")
         gated = gate == "gated"
         if gate not in ("", "gated"):
-            raise options.refuse("feed_forward_proj", f"{gate}-{function}", "neither gated- nor an activation alone")
+            raise options.refuse("feed_forward_proj", f"{gate}-{function}", "expected an activation, with or without the prefix gated-")
         function = "gelu_new" if gated and function == "gelu" else function
         activation = Options({"feed_forward_proj": function}, where=options.where).activation(
             "feed_forward_proj", "relu"
         )
-        options.must("dense_act_fn", function, why="feed_forward_proj says another activation")
-        options.must("is_gated_act", gated, why="feed_forward_proj says another")
+        options.must("dense_act_fn", function, why="feed_forward_proj has another activation")
+        options.must("is_gated_act", gated, why="feed_forward_proj contradicts it")
         table = next((name for name in _TABLES if name in weights.names), None)
         head = "lm_head.weight" if "lm_head.weight" in weights.names else None
         tied = head is None or table is None or weights.equal(head, table)
@@ -63,10 +63,10 @@ class T5(Family):
         )
 
     def scaled(self, options: Options, tied: bool) -> bool:
-        """Return whether logits are divided by sqrt(d_model), as T5 1.0's are; mT5's never are.
+        """Return whether logits are divided by sqrt(d_model), as in T5 1.0. Those of mT5 never are.
 
-        transformers 5 sets tie_word_embeddings to true whatever the weights are, and says in scale_decoder_outputs what it was.
-        Raises UserError where the option says that the head is the embeddings, and the weights have another.
+        transformers 5 sets tie_word_embeddings to true regardless of the weights; scale_decoder_outputs has the original value.
+        Raises UserError if the option says that the head is tied, but the weights have a different head.
         """
         said = options.take("scale_decoder_outputs", None)
         shared = options.flag("tie_word_embeddings", True)
@@ -75,11 +75,11 @@ class T5(Family):
         if said is not None:
             return options.flag("scale_decoder_outputs", True)
         if not tied:
-            options.must("tie_word_embeddings", False, why="lm_head.weight is there and is not the embeddings")
+            options.must("tie_word_embeddings", False, why="lm_head.weight exists and differs from the embeddings")
         return shared
 
     def options(self, config: ModelConfig) -> dict[str, Any] | None:
-        """Return the options."""
+        """Return the options of config.json, or None if the model is not of this family."""
         if not isinstance(config, EncoderDecoderConfig) or config.encoder.relative_per_layer != self.relative_per_layer:
             return None
         stack = config.encoder
@@ -108,10 +108,10 @@ class T5(Family):
         }
 
     def entries(self, config: ModelConfig) -> list[Entry]:
-        """Return the table."""
+        """Return the entries of all tensors."""
         assert isinstance(config, EncoderDecoderConfig)
         if config.shared:
-            raise RuntimeError("its encoder and decoder have parameters each, the model's share them (model.shared)")
+            raise RuntimeError("its encoder and decoder have separate parameters, the model's share them (model.shared)")
         first, *copies = (*_TABLES, "lm_head.weight") if config.tied else _TABLES
         table = [same(first, "embeddings/token/table", *copies)]
         if not config.tied:
@@ -120,7 +120,7 @@ class T5(Family):
 
 
 class UMT5(T5):
-    """umT5: each layer has relative positions of its own."""
+    """umT5: T5 with separate relative positions in each layer."""
 
     name = "umT5"
     model_types = ("umt5",)

@@ -1,4 +1,4 @@
-"""T5's sizes."""
+"""Sizes of T5."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from t2t.models.encoder_decoder import EncoderDecoderConfig
 from t2t.models.preset import Preset, split_overrides
 
 VOCAB_SIZE = 32128
-"""32,000 SentencePiece pieces and 100 sentinels, rounded up to a multiple of 128."""
+"""Vocabulary size: 32,000 SentencePiece pieces and 100 sentinels, rounded up to a multiple of 128."""
 
 VERSIONS = ("1.0", "1.1")
 
@@ -30,14 +30,14 @@ def t5(
     version: str = "1.1",
     **overrides: Any,
 ) -> EncoderDecoderConfig:
-    """Return a T5 of any size.
+    """Return the configuration of a T5 of any size.
 
-    num_layers:    of the encoder, and of the decoder where `num_decoder_layers` is None.
-    version:   "1.0" (ReLU, tied) or "1.1" (gated GELU, a head of its own).
-    overrides: any other field of EncoderDecoderConfig or, for both stacks, of StackConfig.
+    num_layers: depth of the encoder, and of the decoder if `num_decoder_layers` is None.
+    version:    "1.0" (ReLU, tied) or "1.1" (gated GELU, separate head).
+    overrides:  any other field of EncoderDecoderConfig or, for both stacks, of StackConfig.
 
     Raises:
-        UserError: unknown version or field, or values that do not go together.
+        UserError: the version or a field is unknown, or values contradict each other.
     """
     if version not in VERSIONS:
         raise UserError(f"unknown T5 version {version!r}.{nearest(version, VERSIONS)}")

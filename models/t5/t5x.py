@@ -1,4 +1,4 @@
-"""T5's parameters as T5X names them, and as the T5 before it (Mesh TensorFlow) did."""
+"""Names of T5 parameters in T5X checkpoints and in those of its predecessor, Mesh TensorFlow."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _LETTERS = {"query": "q", "key": "k", "value": "v", "out": "o"}
 
 
 def understood(arrays: Arrays, config: ModelConfig) -> Source:
-    """Return a checkpoint of T5X, of either layout, as a source; it does not say its configuration, which must be given.
+    """Return a T5X checkpoint of either layout as a source. The checkpoint does not contain its configuration, so `config` must be given.
 
-    Raises UserError where the model is no T5, or arrays are missing or left over.
+    Raises UserError if the model is not a T5, or if arrays are missing or left over.
     """
     if not isinstance(config, EncoderDecoderConfig):
         raise UserError(
-            f"{arrays.directory}: checkpoints of T5X are read as a T5; the preset is a model of kind {config.kind}. Nearest: t5:1.1-small."
+            f"{arrays.directory}: T5X checkpoints can only be read as a T5; the preset is a model of kind {config.kind}. Nearest: t5:1.1-small."
         )
     model = config.build()
     wanted = tensors(legacy(config) if arrays.legacy else native(config), model.specs)
@@ -32,7 +32,7 @@ def understood(arrays: Arrays, config: ModelConfig) -> Source:
 
 
 def native(config: EncoderDecoderConfig) -> list[Entry]:
-    """Return the table of T5X's minimal and full T5 examples, a parameter for each layer."""
+    """Return the entries for the minimal and full T5 examples of T5X, which have a separate parameter for each layer."""
     table = [same("token_embedder/embedding", "embeddings/token/table")]
     if not config.tied:
         table.append(same("decoder/logits_dense/kernel", "lm_head/kernel"))
@@ -59,7 +59,7 @@ def native(config: EncoderDecoderConfig) -> list[Entry]:
 
 
 def legacy(config: EncoderDecoderConfig) -> list[Entry]:
-    """Return the table of Mesh TensorFlow's variables; relative positions are in the first block."""
+    """Return the entries for Mesh TensorFlow's variables, which have relative positions in the first block."""
     table = [same("shared/embedding", "embeddings/token/table")]
     if not config.tied:
         table.append(same("decoder/logits/kernel", "lm_head/kernel"))

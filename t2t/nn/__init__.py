@@ -1,1 +1,1 @@
-"""Layers: parameters and their axes, attention, feed-forwards, norms, embeddings, positions; and the interface of models."""
+"""Layers: parameters and their axes, attention, feed-forward layers, norms, embeddings and positions. Also the interface of models."""

@@ -1,4 +1,4 @@
-"""What layers report beside their output: sums with their weights, as losses are (a router's loss, the load of experts)."""
+"""Auxiliary terms that layers report besides their output, as sums and weights like losses (a router's loss, the load of experts)."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from t2t.losses import LossSums
 
 @struct.dataclass
 class Term:
-    """One number that layers report, as a sum; float32 scalars.
+    """One number that layers report, as a sum. The arrays are float32 scalars.
 
-    Sums are added up over layers, microbatches and devices. The metric of the term's name is `sum / weight`.
+    Sums are added up over layers, microbatches and devices. The metric with the term's name is `sum / weight`.
 
-    sum:       over the tokens of a layer, in general.
-    weight:    what the mean divides by.
-    objective: factor with which the sum is added to the training objective, itself a sum over the batch; 0 for a term that is a metric only.
+    sum:       sum, usually over the tokens of a layer.
+    weight:    divisor of the mean.
+    objective: factor of the sum in the training objective, which is itself a sum over the batch. 0 means that the term is only a metric.
     """
 
     sum: Float[Array, ""]
@@ -31,11 +31,11 @@ class Term:
 
 
 Aux = Mapping[str, Term]
-"""Terms by the metric's name. Most layers have none, and then a stack computes nothing for them."""
+"""Terms by the name of the metric. Most layers have none; then a stack computes nothing for them."""
 
 
 def added(one: Aux, other: Aux) -> dict[str, Term]:
-    """Return the terms of both; terms of one name are added up."""
+    """Return the terms of both. Terms with the same name are added."""
     total = dict(one)
     for name, term in other.items():
         total[name] = jax.tree.map(jnp.add, total[name], term) if name in total else term
@@ -43,13 +43,13 @@ def added(one: Aux, other: Aux) -> dict[str, Term]:
 
 
 def over_layers(stacked: Aux) -> dict[str, Term]:
-    """Return the terms of all layers together, from terms with an axis of layers in front."""
+    """Return the sum over all layers of terms that have a leading axis of layers."""
     summed: Any = jax.tree.map(lambda x: jnp.sum(x, axis=0), dict(stacked))
     return summed
 
 
 def with_aux(sums: LossSums, aux: Aux) -> LossSums:
-    """Return the sums of a loss with the terms of the layers: all of them as metrics, and those that belong to the objective in it too."""
+    """Return the sums of a loss with the terms of the layers: all as metrics, and those with a factor also in the objective."""
     if not aux:
         return sums
     objective = sums.objective

@@ -1,13 +1,13 @@
-"""What models can do. Training, evaluation, inference and objectives ask a model for a capability, never which kind of model it is."""
+"""Capabilities of models. Training, evaluation, inference and objectives check capabilities, not the kind of the model."""
 
 from __future__ import annotations
 
 from typing import Literal
 
 Kind = Literal["encoder", "decoder", "encoder_decoder"]
-"""Which sides of a batch a model reads."""
+"""Kind of a model: the sides of a batch that it reads."""
 Output = Literal["tokens", "label", "tags", "span"]
-"""What logits score: words of the vocabulary; classes of a text, or of each of its words; places of a span's first and last token."""
+"""What logits score: tokens of the vocabulary; labels of a text; tags of its words; positions of a span's first and last token."""
 Side = Literal["encoder", "decoder"]
 SIDES: dict[Kind, tuple[Side, ...]] = {
     "encoder": ("encoder",),
@@ -29,14 +29,16 @@ Capability = Literal[
 ]
 """What a model can do.
 
-predict:        score the targets with logits that depend on all of its parameters, so that cross-entropy trains the whole of it.
-predict_inputs: score its inputs too (`Data.loss_on_inputs`).
-detect:         tell for each token whether another model replaced it (ELECTRA).
-generate:       write text token by token (`Model.start`, `Model.step`).
-continue_text:  generate behind its own inputs: prompt and output share the model's positions.
-fill_mask:      score words at masks.
-classify:       score labels of a text. tag: score labels of its words. find_span: score the ends of a span.
-embed:          make a vector of a text.
+predict:        score the targets with logits that depend on all parameters, so that cross-entropy trains all of them.
+predict_inputs: score the inputs too (`Data.loss_on_inputs`).
+detect:         detect for each token whether another model replaced it (ELECTRA).
+generate:       generate text token by token (`Model.start`, `Model.step`).
+continue_text:  generate after its own inputs: prompt and output share the model's positions.
+fill_mask:      score tokens at masks.
+classify:       score the labels of a text.
+tag:            score the tags of the words of a text.
+find_span:      score the ends of a span.
+embed:          compute a vector of a text.
 """
 
 _OF_OUTPUT: dict[Output, Capability] = {
@@ -53,5 +55,5 @@ _OF_KIND: dict[Kind, frozenset[Capability]] = {
 
 
 def capabilities_of(kind: Kind, output: Output) -> frozenset[Capability]:
-    """Return what a model of a kind can do whose logits score `output`."""
+    """Return the capabilities of a model of the given kind whose logits score `output`."""
     return _OF_KIND[kind] | ({_OF_OUTPUT[output]} if kind == "encoder" else set())

@@ -1,4 +1,4 @@
-"""Dropout (Srivastava et al. 2014), and the handing out of its keys."""
+"""Dropout (Srivastava et al. 2014) and its random keys."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from jaxtyping import Array, Bool, Float, UInt32
 
 
 class Keys:
-    """Hands out one key after another from one, or None for ever where there is none.
+    """Derives a sequence of keys from one key. Without a key, it always returns None.
 
-    The order of the calls is the program's own, so a traced function draws the same keys each time.
+    Keys depend only on the order of the calls, so a traced function uses the same keys each time.
     """
 
     def __init__(self, key: jax.Array | None) -> None:
@@ -20,7 +20,7 @@ class Keys:
         self._count = 0
 
     def next(self) -> jax.Array | None:
-        """Return a key never handed out before, or None."""
+        """Return the next key, or None without a key. No key is returned twice."""
         if self._key is None:
             return None
         self._count += 1
@@ -28,22 +28,22 @@ class Keys:
 
 
 def dropout(x: Float[Array, "*S"], rate: float, key: jax.Array | None) -> Float[Array, "*S"]:
-    """Set entries to zero with probability `rate` and scale the others by 1 / (1 - rate); nothing without a key."""
+    """Set entries to zero with probability `rate` and scale the others by 1 / (1 - rate). Without a key, return `x`."""
     if key is None or rate == 0.0:
         return x
     return jnp.where(keep(key, 1.0 - rate, x.shape), x / (1.0 - rate), jnp.zeros((), x.dtype))
 
 
 def keep(key: jax.Array, probability: float, shape: tuple[int, ...]) -> Bool[Array, "*S"]:
-    """Return true with `probability` in each place, as a hash of the key and the place says."""
+    """Return true with `probability` at each index. The value is a hash of the key and the index."""
     return hashed(key, shape) < jnp.uint32(min(round(probability * 2**32), 2**32 - 1))
 
 
 def hashed(key: jax.Array, shape: tuple[int, ...]) -> UInt32[Array, "*S"]:
-    """Return a number of 32 bits in each place, a hash of the key and the place.
+    """Return a 32-bit number at each index, a hash of the key and the index.
 
-    JAX's default generator, made for more than this, takes most of the compilation of a small model with dropout, and a good part of its
-    steps on a CPU. Like it, and unlike the hardware's, the hash gives the same whatever the devices the array is spread over.
+    JAX's default generator gives stronger guarantees, but takes most of the compile time of a small model with dropout, and much of its step time on a CPU.
+    Like the default generator, and unlike the hardware's, the result does not depend on how devices divide the array.
     """
     data = key if jnp.issubdtype(key.dtype, jnp.integer) else jax.random.key_data(key)
     lead, last = math.prod(shape[:-1]), shape[-1] if shape else 1
@@ -53,7 +53,7 @@ def hashed(key: jax.Array, shape: tuple[int, ...]) -> UInt32[Array, "*S"]:
 
 
 def _mix(x: UInt32[Array, "*S"]) -> UInt32[Array, "*S"]:
-    """Spread each bit over all: "lowbias32", the mixer of least bias that C. Wellons' search found (2018)."""
+    """Mix all bits with "lowbias32", the mixer with the least bias in C. Wellons' search (2018)."""
     x = (x ^ (x >> 16)) * jnp.uint32(0x7FEB352D)
     x = (x ^ (x >> 15)) * jnp.uint32(0x846CA68B)
     return x ^ (x >> 16)

@@ -1,4 +1,4 @@
-"""Tables of vectors looked up by integer: tokens, positions, token types; and logits from a token table."""
+"""Embedding tables of tokens, positions and token types, and logits computed with a token table."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from t2t.nn.parameters import parameter
 
 
 class Embedding(nnx.Module):
-    """A table of `rows` vectors.
+    """An embedding table with `rows` vectors.
 
     axis: logical axis of the rows: "vocab", "positions" or "types".
     """
@@ -25,12 +25,12 @@ class Embedding(nnx.Module):
     def __call__(
         self, ids: Int[Array, "*B"], dtype: Any, *, outside: Literal["fill", "clip"] = "fill"
     ) -> Float[Array, "*B D"]:
-        """Look up by integer, which is far cheaper than a one-hot product.
+        """Look up vectors by id. This is much cheaper than a one-hot product.
 
-        An id beyond the table gives NaN ("fill"), so that it is seen at once, or the last row ("clip").
+        outside: what an id beyond the table gives: NaN ("fill"), which makes the error visible, or the last row ("clip").
         """
         return jnp.take(self.table[...], ids, axis=0, mode=outside).astype(dtype)
 
     def attend(self, x: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
-        """Return float32 logits: the product with every row of the table."""
+        """Return float32 logits: the product of `x` with every row of the table."""
         return matmul(x, self.table[...].T, wide=True)

@@ -1,4 +1,4 @@
-"""The interface of feed-forward layers, which treat each position on its own."""
+"""The interface of feed-forward layers, which process each position independently."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from t2t.nn.mixers import BuildOptions, Context
 
 
 class FeedForward(nnx.Module, abc.ABC):
-    """A function of each position on its own."""
+    """A layer that processes each position independently."""
 
     @abc.abstractmethod
     def __call__(self, x: Float[Array, "B L D"], context: Context) -> tuple[Float[Array, "B L D"], Aux]:
-        """Apply to whole rows, or to one position a row; also return what there is to report, {} for nothing."""
+        """Apply to whole rows, or to one position per row. Also return the auxiliary terms to report, {} for none."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FeedForwardConfig(Configuration, abc.ABC):
-    """The configuration of a kind of feed-forward layer. name: of its parameters within a layer."""
+    """Configuration of a kind of feed-forward layer. name: name of its parameters in a layer."""
 
     name: ClassVar[str] = "feed_forward"
 

@@ -1,6 +1,6 @@
-"""How parameters begin: what T5, GPT and BERT do.
+"""Initializers of parameters, as in T5, GPT and BERT.
 
-An initializer is a frozen dataclass, `(key, shape) -> float32 array`, so that layers that hold one compare and hash by value.
+An initializer is a frozen dataclass that maps (key, shape) to a float32 array. Layers that hold one compare and hash by value.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import jax.numpy as jnp
 
 
 class Initializer(abc.ABC):
-    """Makes the first value of a parameter.
+    """Computes the initial value of a parameter.
 
-    The entries are independent and do not depend on the shape, so that layers are drawn together as they would be one by one.
+    Entries are independent of each other and of the shape. So stacked layers can be drawn together with the same distribution.
     """
 
     @abc.abstractmethod
@@ -31,7 +31,7 @@ class Constant(Initializer):
     value: float
 
     def __call__(self, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-        """Return the constant; the key is not used."""
+        """Return the constant. The key is not used."""
         return jnp.full(shape, self.value, jnp.float32)
 
 
@@ -42,27 +42,27 @@ class Normal(Initializer):
     std: float
 
     def __call__(self, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-        """Draw from the Gaussian."""
+        """Draw samples."""
         return self.std * jax.random.normal(key, shape, jnp.float32)
 
 
 _TRUNCATED_STD = 0.87962566103423978
-"""Standard deviation of a unit Gaussian cut at two deviations."""
+"""Standard deviation of a unit Gaussian that is truncated at two standard deviations."""
 
 
 @dataclass(frozen=True)
 class TruncatedNormal(Initializer):
-    """Gaussian cut at two standard deviations.
+    """Gaussian truncated at two standard deviations.
 
-    exact: whether `std` is that of the values drawn (variance scaling, as T5) or that of the Gaussian before the cut, a
-           little wider than the values drawn (`tf.truncated_normal_initializer`, as BERT).
+    exact: if true, `std` is the standard deviation of the truncated values (variance scaling, as in T5). If false, it is that of the Gaussian before
+           the truncation, which is a little larger (`tf.truncated_normal_initializer`, as in BERT).
     """
 
     std: float
     exact: bool = True
 
     def __call__(self, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-        """Draw from the cut Gaussian."""
+        """Draw samples."""
         std = self.std / _TRUNCATED_STD if self.exact else self.std
         return std * jax.random.truncated_normal(key, -2.0, 2.0, shape, jnp.float32)
 
@@ -72,5 +72,5 @@ ONES = Constant(1.0)
 
 
 def fan_in(inputs: int) -> TruncatedNormal:
-    """Variance 1 / inputs, so that a product keeps the variance of what it is given."""
+    """Return an initializer with variance 1 / inputs, which keeps the variance of the inputs in a product."""
     return TruncatedNormal(1.0 / math.sqrt(inputs))

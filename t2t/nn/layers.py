@@ -1,4 +1,4 @@
-"""What one layer of a stack is made of, as data."""
+"""Configuration of one layer of a stack."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class NormConfig:
     """The norms of a layer.
 
     kind, epsilon: see `t2t.nn.norms`.
-    place: "pre" normalises what enters a sublayer; "post" the sum after it; "sandwich" what enters a sublayer and what leaves it, before the sum (Ding
-           et al. 2021; Gemma 2).
+    place: "pre" normalizes the input of a sublayer; "post" normalizes the residual sum after it; "sandwich" normalizes the input and the output of a sublayer,
+           before the sum (Ding et al. 2021; Gemma 2).
     """
 
     kind: NormKind
@@ -32,9 +32,9 @@ class NormConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class LayerConfig:
-    """A layer: a mixer, cross attention where there is an encoder to read, a feed-forward layer, and the norms around each.
+    """A layer: a mixer, optional cross attention, a feed-forward layer, and the norms of each.
 
-    dropout: rate on what each of them adds to the residual stream.
+    dropout: dropout rate of what each of them adds to the residual stream.
     """
 
     mixer: MixerConfig

@@ -1,4 +1,4 @@
-"""Matrix products."""
+"""Matrix products and linear layers."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from t2t.nn.quantized import Quantization, check_installed, quantized_matmul
 def matmul(
     x: Float[Array, "*B I"], kernel: Float[Array, "I O"], *, wide: bool = False, quantization: Quantization = "none"
 ) -> Float[Array, "*B O"]:
-    """Multiply in the type of `x`; in eight bits where `quantization` says so.
+    """Multiply in the type of `x`, or in eight bits if `quantization` is set.
 
-    All leading axes are made one first: XLA's CPU matrix product is 1.3 to 1.7 times faster on two dimensions.
+    All leading axes are merged first: XLA's CPU matrix product is 1.3 to 1.7 times faster with two dimensions.
 
-    wide: return the sums in float32, as they are accumulated. The gradient's products are of the type of `x` all the same.
+    wide: return the accumulated float32 sums. The matrix products of the gradient still use the type of `x`.
     """
     rows = x.reshape(-1, x.shape[-1])
     if quantization != "none":
-        assert not wide, "products in eight bits give the type of x"
+        assert not wide, "products in eight bits return the type of x"
         flat = quantized_matmul(rows, kernel, quantization)
     elif wide:
         flat = _wide(rows, kernel.astype(x.dtype))
@@ -42,7 +42,7 @@ def _wide_forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax
 
 
 def _wide_backward(operands: tuple[jax.Array, jax.Array], slope: Float[Array, "N O"]) -> tuple[jax.Array, jax.Array]:
-    # Left to itself differentiation multiplies the float32 slope as it is: at a fraction of bfloat16's rate on accelerators.
+    # Automatic differentiation would multiply the float32 gradient, which is much slower than bfloat16 on accelerators.
     x, kernel = operands
     slope = slope.astype(x.dtype)
     return jnp.dot(slope, kernel.T), jnp.dot(x.T, slope)
@@ -52,13 +52,13 @@ _wide.defvjp(_wide_forward, _wide_backward)
 
 
 class Linear(nnx.Module):
-    """`x @ kernel + bias`, in the type of x.
+    """Linear layer: `x @ kernel + bias`, in the type of x.
 
     axes: logical axes of the kernel's two dimensions.
-    quantization: of the product, forward and backward; see `t2t.nn.quantized.quantized_matmul`. Parameters are float32 in any case.
+    quantization: type of the product, forward and backward; see `t2t.nn.quantized.quantized_matmul`. Parameters are always float32.
 
     Raises:
-        UserError: the library that quantizes is not installed.
+        UserError: the library for quantization is not installed.
     """
 
     def __init__(

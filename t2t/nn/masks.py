@@ -1,4 +1,4 @@
-"""Who may look at whom."""
+"""Attention masks."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from t2t.types import Array
 
 @struct.dataclass
 class Mask:
-    """What a mask is made of, so that any block of its rows can be made when needed.
+    """Compact description of an attention mask. Any block of its rows can be computed when needed.
 
-    A query sees the keys of its own segment; segment 0 is padding, which sees nothing and is not seen. Where `causal`, it sees of those only the
-    keys at its own index or before it, of these only the last `window`, and the keys marked in `prefix`. Where not `causal` and there is a `window`, it
-    sees those at most `window // 2` places before it or behind it.
+    A query sees the keys of its own segment. Segment 0 is padding: it sees nothing and is not seen. With `causal`, a query only sees keys at its own index or
+    before it, only the last `window` of these if there is a window, and also the keys marked in `prefix`. Without `causal`, a query with a `window` sees the
+    keys at most `window // 2` positions before or after it.
 
     queries: segment of each query.
     keys:    segment of each key.
-    index:   place of each query among the keys, one row for all or one for each; only read where causal or with a window.
-    prefix:  1 where a key is seen by every query of its segment, later ones or earlier, or None for nowhere. These are the first of a segment.
-    self_attention: the queries are the keys, in the same places: `queries` is `keys` and `index` is 0, 1, 2, ... in every row. Kernels leave out
-             by it what no query sees.
+    index:   index of each query among the keys, in one row for all rows or in a row for each. Only used with `causal` or a window.
+    prefix:  1 for keys that every query of their segment sees, or None. These keys are the first of a segment.
+    self_attention: the queries are the keys, in the same order: `queries` is `keys` and `index` is 0, 1, 2, ... in every row. Kernels use this to skip blocks
+             that no query sees.
     """
 
     queries: Int[Array, "B q"]
@@ -35,13 +35,13 @@ class Mask:
     self_attention: bool = struct.field(pytree_node=False, default=False)
 
     def sees(self) -> Bool[jax.Array, "B q"]:
-        """Return which queries see a key."""
+        """Return which queries see at least one key."""
         if self.self_attention:
             return jnp.asarray(self.queries) > 0  # itself
         return jnp.any(self.dense(), axis=-1)[:, 0]
 
     def dense(self) -> Bool[jax.Array, "B 1 q k"]:
-        """Return the mask, true where a query sees a key, with an axis for the heads."""
+        """Return the mask with an axis for the heads: true if a query sees a key."""
         queries, keys = jnp.asarray(self.queries), jnp.asarray(self.keys)
         seen = (queries[:, :, None] == keys[:, None, :]) & (keys > 0)[:, None, :]
         if self.causal:

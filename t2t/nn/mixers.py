@@ -1,6 +1,6 @@
-"""The interface of mixers, the layers that mix positions: for training, for consuming a prompt and for decoding a token at a time.
+"""The interface of mixers, the layers that mix positions: in training, when processing a prompt, and when decoding one token at a time.
 
-A mixer is one module and its configuration. Stacks, models and decoding use this interface alone; attention is one implementation of it
+A mixer is a module and its configuration. Stacks, models and decoding only use this interface. Attention is one implementation
 (`t2t.nn.attention.layer`).
 """
 
@@ -26,21 +26,21 @@ from t2t.types import Array as AnyArray
 
 @dataclass(frozen=True, kw_only=True)
 class Context:
-    """What every layer of a stack may know of the tokens in one pass.
+    """What the layers of a stack know about the tokens in one pass.
 
-    segments:  number of each token's example in its row, 0 for padding. Only tokens of one segment may mix.
-    positions: of the tokens, each in its own example; None where nothing reads them.
-    prefix:    1 for tokens of a prefix that every token of its segment may see, later ones too; None for no such prefix. In a step, of the prompt's tokens.
-    bidirectional: tokens also see those after them, as in an encoder.
-    memory:    the encoder's output, for cross attention, or None.
+    segments:  number of each token's example in its row, 0 for padding. Only tokens of the same segment may mix.
+    positions: position of each token in its example; None if nothing reads them.
+    prefix:    1 for the tokens of a prefix that every token of the segment may see, or None if there is no such prefix. In a step, of the prompt's tokens.
+    bidirectional: tokens also see later tokens, as in an encoder.
+    memory:    the encoder's output for cross attention, or None.
     memory_segments: segments of the encoder's tokens.
-    index:     in a step, each row's place in its state; None in a pass over whole rows.
-    room:      in a step, a 1 for each place that states have room for.
-    prompt:    in a step of hypotheses on one prompt, 1 for each token of that prompt and 0 for padding, a row for each hypothesis; None where each
-               row's state has its own prompt.
-    keys:      of dropout.
-    inputs:    what the mixer's `prepare` made of all this.
-    cross_inputs: the same of cross attention.
+    index:     in a step, the position of each row in its state; None in a pass over whole rows.
+    room:      in a step, 1 for each position that states have room for.
+    prompt:    in a step of hypotheses that share a prompt, 1 for each token of the prompt and 0 for padding, with a row for each hypothesis; None if each row's
+               state contains its prompt.
+    keys:      dropout keys.
+    inputs:    the result of the mixer's `prepare`.
+    cross_inputs: the result of `prepare_cross`.
     """
 
     segments: Int[AnyArray, "B L"]
@@ -59,15 +59,15 @@ class Context:
 
 @dataclass(frozen=True, kw_only=True)
 class BuildOptions:
-    """What a stack tells its layers when they are built.
+    """Options that a stack passes to its layers when it builds them.
 
-    width:    of the residual stream.
-    kernel_init: (inputs, shrink=1.0, residual=False) -> the initializer of a kernel with so many inputs. shrink: factor on the deviation of the kinds that
-              depend on the inputs; residual: the kernel writes to the residual stream.
-    bidirectional: tokens also see those after them.
-    memory_width: of the encoder's output, where there is cross attention.
-    dropout:  rate within feed-forward layers.
-    quantization: of the matrix products with kernels.
+    width:     width of the residual stream.
+    kernel_init: function (inputs, shrink=1.0, residual=False) that returns the initializer of a kernel with that many inputs. shrink: factor on the standard
+               deviation, for the kinds that depend on the inputs; residual: the kernel writes to the residual stream.
+    bidirectional: tokens also see later tokens.
+    memory_width: width of the encoder's output, for cross attention.
+    dropout:   dropout rate inside feed-forward layers.
+    quantization: type of the matrix products with kernels.
     """
 
     width: int
@@ -80,13 +80,13 @@ class BuildOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class Capabilities:
-    """What a kind of mixer can do. What is not declared is refused when a configuration asks for it.
+    """The features that a kind of mixer supports. A configuration that needs an undeclared feature raises an error.
 
     bidirectional: mix with later tokens too, in encoders.
-    packing:  keep the segments of a row apart.
+    packing:  keep the segments of a row separate.
     prefix:   let all tokens of a segment see its prefix.
-    decoding: a step form, with a state.
-    context:  rows divided over devices along their length.
+    decoding: decode step by step, with a state.
+    context:  divide rows over devices along their length.
     """
 
     bidirectional: bool = False
@@ -98,7 +98,7 @@ class Capabilities:
 
 @dataclass(frozen=True, kw_only=True)
 class Needs:
-    """What a model or a run asks of its mixers; the names are those of `Capabilities`. dtype: of the computation."""
+    """The features that a model or a run needs from its mixers, with the names of `Capabilities`. dtype: type of the computation."""
 
     bidirectional: bool = False
     packing: bool = False
@@ -109,54 +109,54 @@ class Needs:
 
 
 class Mixer(nnx.Module, abc.ABC):
-    """Mixes information between positions."""
+    """A layer that mixes information between positions."""
 
     @abc.abstractmethod
     def __call__(self, x: Float[Array, "B L D"], context: Context) -> tuple[Float[Array, "B L D"], Aux]:
-        """Mix whole rows; also return what there is to report, {} for nothing."""
+        """Mix whole rows. Also return the auxiliary terms to report, {} for none."""
 
     def prefill(self, x: Float[Array, "B L D"], context: Context, length: int) -> tuple[Float[Array, "B L D"], State]:
-        """Mix whole rows, a prompt each that is padded at its end; also return a state with room for `length` positions."""
-        raise NotImplementedError(f"{type(self).__name__} has no step form")
+        """Mix whole rows, which hold one prompt each and are padded at the end. Also return a state with room for `length` positions."""
+        raise NotImplementedError(f"{type(self).__name__} does not support step-by-step decoding")
 
     def step(
         self, x: Float[Array, "B 1 D"], state: Any, context: Context, shared: Any = None
     ) -> tuple[Float[Array, "B 1 D"], Any]:
-        """Mix one more position a row, at `context.index`, with those before it; also return the state with what it gains.
+        """Mix one more position per row, at `context.index`, with the positions before it. Also return the updated state.
 
-        shared: what `State.shared` returned, where rows are hypotheses on one prompt.
+        shared: result of `State.shared`, if rows are hypotheses that share a prompt.
         """
-        raise NotImplementedError(f"{type(self).__name__} has no step form")
+        raise NotImplementedError(f"{type(self).__name__} does not support step-by-step decoding")
 
     def step_entry(
         self, x: Float[Array, "B 1 D"], state: Any, context: Context, shared: Any = None
     ) -> tuple[Float[Array, "B 1 D"], Any]:
-        """Mix as `step` does; return in place of the state what `State.write` puts in it, for the states of all layers to be written at once."""
+        """Mix like `step`, but return the input of `State.write` instead of the state, so that the states of all layers can be written at once."""
         return self.step(x, state, context, shared)
 
 
 class CrossMixer(nnx.Module, abc.ABC):
-    """Brings information from an encoder's output to the positions."""
+    """A layer that brings information from the encoder's output to the positions."""
 
     @abc.abstractmethod
     def read(self, memory: Float[Array, "B k M"]) -> Any:
-        """Return what is needed of the encoder's output, for `__call__` and `keep`."""
+        """Return what `__call__` and `keep` need of the encoder's output."""
 
     @abc.abstractmethod
     def __call__(self, x: Float[Array, "B L D"], memory: Any, context: Context) -> tuple[Float[Array, "B L D"], Aux]:
-        """Mix whole rows, given what `read` returned."""
+        """Mix whole rows. memory: result of `read`."""
 
     @abc.abstractmethod
     def keep(self, memory: Any) -> Any:
-        """Return what `read` returned as steps read it, a pytree with the rows first."""
+        """Convert the result of `read` to the form that steps use, a pytree with the rows first."""
 
     @abc.abstractmethod
     def step(self, x: Float[Array, "R 1 D"], memory: Any, context: Context) -> Float[Array, "R 1 D"]:
-        """Mix one more position a row, given what `keep` returned; R / B rows one after the other share a row of it."""
+        """Mix one more position per row. memory: result of `keep`; R / B consecutive rows share one of its rows."""
 
 
 class TableConfig(abc.ABC):
-    """A module with parameters that the mixers of several layers have in common. Equal configurations are one module."""
+    """Configuration of a module with parameters that the mixers of several layers share. Equal configurations are one module."""
 
     @abc.abstractmethod
     def build(self, options: BuildOptions) -> nnx.Module:
@@ -165,10 +165,10 @@ class TableConfig(abc.ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class MixerConfig(Configuration, abc.ABC):
-    """The configuration of a kind of mixer.
+    """Configuration of a kind of mixer.
 
-    name: of the mixer's parameters within a layer.
-    capabilities: what the kind can do.
+    name: name of the mixer's parameters in a layer.
+    capabilities: the features that this kind of mixer supports.
     """
 
     name: ClassVar[str] = "mixer"
@@ -179,20 +179,20 @@ class MixerConfig(Configuration, abc.ABC):
         """Return the mixer."""
 
     def build_cross(self, options: BuildOptions) -> CrossMixer:
-        """Return what brings the encoder's output in. Raises UserError where the kind has no such form."""
+        """Return the layer that reads the encoder's output. Raises UserError if this kind of mixer has none."""
         raise UserError(f"{type(self).__name__} cannot read an encoder's output (model.decoder)")
 
     def tables(self) -> Mapping[str, TableConfig]:
-        """Return modules beside the mixers, by the name of their parameters; {} for none."""
+        """Return the configurations of the modules that mixers share, by the name of their parameters; {} for none."""
         return {}
 
     @property
     def tables_per_layer(self) -> bool:
-        """Whether each layer has the modules of `tables` to itself; otherwise a stack has them once."""
+        """Whether each layer has its own modules of `tables`. Otherwise the stack has them once."""
         return False
 
     def prepare(self, context: Context, tables: Mapping[str, Any]) -> Any:
-        """Return what mixers of this configuration derive from a context, to be computed once for all layers of a stack: `Context.inputs`.
+        """Return what mixers of this configuration derive from the context, computed once for all layers of a stack: `Context.inputs`.
 
         tables: the modules of `tables`.
         """
@@ -204,27 +204,27 @@ class MixerConfig(Configuration, abc.ABC):
 
     @property
     def keeps_products(self) -> bool:
-        """Whether matrix products within the mixer may be kept for the backward pass; False where it computes them again itself."""
+        """Whether matrix products inside the mixer may be saved for the backward pass. False if the mixer recomputes them itself."""
         return True
 
     def row_bytes(self, length: int) -> int:
-        """Return about how many bytes a pass over one row of `length` tokens takes on a CPU beyond what grows with the length alone; 0 for none."""
+        """Return the approximate bytes that one row of `length` tokens needs on a CPU, beyond what is linear in the length; 0 if none."""
         return 0
 
     def check(self, needs: Needs) -> None:
-        """Raise UserError where the kind cannot do what is needed."""
+        """Raise UserError if this kind of mixer does not support what is needed."""
         for name, why in self._lacks(needs):
             raise UserError(f"mixer {type(self).__name__} {why} (capabilities.{name} is False)")
 
     def _lacks(self, needs: Needs) -> Iterator[tuple[str, str]]:
         can = self.capabilities
         if needs.bidirectional and not can.bidirectional:
-            yield "bidirectional", "sees no later tokens; an encoder's layers must"
+            yield "bidirectional", "does not see later tokens, which the layers of an encoder must see"
         if needs.prefix and not can.prefix:
-            yield "prefix", "has no prefix that all of its segment sees (--model.mask prefix). Nearest: causal"
+            yield "prefix", "has no prefix mask (--model.mask prefix). Nearest: causal"
         if needs.decoding and not can.decoding:
-            yield "decoding", "has no step form, which a decoder needs to generate text"
+            yield "decoding", "does not support step-by-step decoding, which a decoder needs to generate text"
         if needs.packing and not can.packing:
-            yield "packing", "does not keep the texts of a packed row apart (--data.pack). Nearest: False"
+            yield "packing", "does not separate the examples of a packed row (--data.pack). Nearest: False"
         if needs.context > 1 and not can.context:
-            yield "context", f"is not divided along the length of rows (--mesh.context {needs.context}). Nearest: 1"
+            yield "context", f"cannot divide rows along their length (--mesh.context {needs.context}). Nearest: 1"

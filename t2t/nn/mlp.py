@@ -1,4 +1,4 @@
-"""Feed-forward networks."""
+"""Feed-forward layers."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 
 
 class MLP(FeedForward):
-    """`down(activation(up(x)))`, or `down(activation(gate(x)) * up(x))` where gated (Shazeer 2020; T5 v1.1, LLaMA).
+    """`down(activation(up(x)))`, or `down(activation(gate(x)) * up(x))` if `gated` (Shazeer 2020; T5 v1.1, LLaMA).
 
-    dropout: rate on the inner activations, as T5 has it.
-    quantization: of the matrix products.
+    dropout: dropout rate of the inner activations, as in T5.
+    quantization: type of the matrix products.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class MLP(FeedForward):
         self.down = linear(inner, size, ("mlp", "embed"), init=out_init)
 
     def __call__(self, x: Float[Array, "*B D"], context: Context) -> tuple[Float[Array, "*B D"], Aux]:
-        """Apply to each position on its own."""
+        """Apply to each position independently."""
         activation = ACTIVATIONS[self.activation]
         if self.gate is None:
             inner = activation(self.up(x))
@@ -67,13 +67,13 @@ class MLP(FeedForward):
 
 @dataclass(frozen=True, kw_only=True)
 class MLPConfig(FeedForwardConfig):
-    """An MLP of one inner layer.
+    """An MLP with one inner layer.
 
     Args:
         inner: width of the inner layer.
-        activation: "gelu" is exact, "gelu_tanh" its approximation.
-        gated: two branches are multiplied.
-        biases: on each matrix product.
+        activation: activation function. "gelu" is exact, "gelu_tanh" is its approximation.
+        gated: multiply two branches.
+        biases: add a bias to each matrix product.
     """
 
     name: ClassVar[str] = "mlp"

@@ -1,4 +1,4 @@
-"""What training, decoding and export know of a model: pure functions over a nested dict of parameters."""
+"""The interface of models for training, decoding and export: pure functions of a nested dict of parameters."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from t2t.nn.capabilities import SIDES, Capability, Kind, Output, Side, capabilit
 from t2t.types import Batch, Params
 
 Cache = Any
-"""A pytree that only the model that made it looks into."""
+"""A pytree whose structure only the model knows."""
 
 __all__ = [
     "EXECUTION",
@@ -36,22 +36,22 @@ __all__ = [
 ]
 
 EXECUTION = ("attention", "attention_block", "remat", "unroll")
-"""Fields of model configurations that say how a model is computed, never what: a run may change them when it goes on, an export has no need of them."""
+"""Configuration fields that select how a model is computed, but not what it computes. A run may change them when it resumes; an export ignores them."""
 PRECISION = ("dtype", "quantization")
-"""Fields that say in which numbers: the same function up to rounding. Parameters are float32 in any case."""
+"""Configuration fields that select the precision: the model is the same function up to rounding. Parameters are always float32."""
 RATES = ("dropout", "attention_dropout", "mlp_dropout", "final_dropout")
-"""Fields that matter while training alone: dropout, and where."""
+"""Configuration fields that only affect training: dropout rates, and where dropout applies."""
 START = ("embedding_std", "position_std", "init", "init_std", "init_residual")
-"""Fields that matter until there are parameters."""
+"""Configuration fields that only affect the initial parameters."""
 
 
 @dataclass(frozen=True)
 class ParamSpec:
-    """One parameter before it exists.
+    """Specification of one parameter.
 
-    axes:  a logical axis name, or None, for each dimension; "layers" first where stacked over depth.
-    decay: whether weight decay applies (not to biases, norms and embeddings of positions).
-    trainable: whether training changes it. A frozen parameter has no gradient and no optimizer state.
+    axes:      a logical axis name, or None, for each dimension; "layers" comes first if the parameter is stacked over depth.
+    decay:     whether weight decay applies. It does not apply to biases, norms and position embeddings.
+    trainable: whether training changes the parameter. A frozen parameter has no gradient and no optimizer state.
     """
 
     shape: tuple[int, ...]
@@ -62,24 +62,24 @@ class ParamSpec:
 
 
 class Model(abc.ABC):
-    """A model as pure functions; holds no arrays. Every method may be traced by `jax.jit`."""
+    """A model as pure functions. It holds no arrays. `jax.jit` can trace every method."""
 
     config: ModelConfig
     specs: dict[str, Any]
-    """Nested dict of ParamSpec in the shape of the parameters."""
+    """Nested dict of ParamSpec with the structure of the parameters."""
 
     @abc.abstractmethod
     def init(self, key: jax.Array) -> Params:
-        """Make parameters from a random key. Under jit with out_shardings they are created sharded."""
+        """Return initial parameters for a random key. Under jit with out_shardings they are created sharded."""
 
     @abc.abstractmethod
     def hidden(self, params: Params, batch: Batch, *, dropout_key: jax.Array | None = None) -> Float[Array, "B L D"]:
-        """Run the stacks; no dropout without a key."""
+        """Run the stacks. There is no dropout without a key."""
 
     def forward(
         self, params: Params, batch: Batch, *, dropout_key: jax.Array | None = None
     ) -> tuple[Float[Array, "B L D"], Aux]:
-        """Return what `hidden` does, with the terms that layers report beside it: for the loss, see `t2t.nn.aux.with_aux`."""
+        """Return the output of `hidden` and the auxiliary terms that layers report, which belong to the loss (see `t2t.nn.aux.with_aux`)."""
         return self.hidden(params, batch, dropout_key=dropout_key), {}
 
     @abc.abstractmethod
@@ -93,53 +93,53 @@ class Model(abc.ABC):
     def scored(
         self, params: Params, batch: Batch, *, dropout_key: jax.Array | None = None
     ) -> tuple[Float[Array, "B L V"], Aux]:
-        """Return `logits` with the terms that layers report beside them."""
+        """Return the output of `logits` and the auxiliary terms that layers report."""
         return self.logits(params, batch, dropout_key=dropout_key), {}
 
     def losses(self, params: Params, batch: Batch, loss: Any, *, dropout_key: jax.Array | None = None) -> LossSums:
-        """Return `loss.loss(self, ...)`, the sums of an objective: the name of version 0.1.0, for code that users wrote."""
+        """Return `loss.loss(self, ...)`, the sums of an objective. This is the method name of version 0.1.0, kept for user code."""
         return loss.loss(self, params, batch, dropout_key)
 
     @abc.abstractmethod
     def start(self, params: Params, batch: Batch, length: int) -> tuple[Float[Array, "B V"], Cache]:
-        """Consume the encoder's tokens and the decoder's prompt.
+        """Process the encoder's tokens and the decoder's prompt.
 
         Prompts are padded at the end and may differ in length (segment 0 is padding). The cache has room for `length`
-        decoder positions, prompt included. The logits are those after each row's last prompt token.
+        decoder positions, including the prompt. The logits are those after the last prompt token of each row.
         """
 
     @abc.abstractmethod
     def step(self, params: Params, cache: Cache, ids: Int[Array, "B"]) -> tuple[Float[Array, "B V"], Cache]:
-        """Consume one more token a row and return the logits after it."""
+        """Process one more token per row and return the logits after it."""
 
     def stepper(self, params: Params) -> Callable[[Cache, Int[Array, "B"]], tuple[Float[Array, "B V"], Cache]]:
-        """Return `step` with its parameters, for a loop of steps: what all of them want of the parameters is made here, before the loop."""
+        """Return `step` with bound parameters, for a loop of steps. Work that all steps share is done here, before the loop."""
         return partial(self.step, params)
 
     @abc.abstractmethod
     def grow(self, cache: Cache, length: int) -> Cache:
-        """Return the cache, forked or not, with room for `length` decoder positions, prompt included: more than it had."""
+        """Return the cache, forked or not, with room for `length` decoder positions, including the prompt. `length` must be more than it has room for."""
 
     @abc.abstractmethod
     def select(self, cache: Cache, rows: Int[Array, "N"]) -> Cache:
-        """Return the cache of the given rows, which may repeat."""
+        """Return the cache of the given rows. Rows may repeat."""
 
     def fork(self, cache: Cache, count: int) -> Cache:
-        """Return the cache with each row `count` times, one after the other: hypotheses on one prompt."""
+        """Return the cache with each row repeated `count` times, as hypotheses on one prompt. Copies of a row are adjacent."""
         rows = jax.tree.leaves(cache)[0].shape[0]
         return self.select(cache, jnp.repeat(jnp.arange(rows), count))
 
     def reorder(self, cache: Cache, rows: Int[Array, "N"]) -> Cache:
-        """Return a forked cache with the given rows in place of its own: each one's place goes to a hypothesis on the same prompt."""
+        """Return a forked cache with the given rows. Each row must be replaced by a hypothesis on the same prompt."""
         return self.select(cache, rows)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig(Configuration, abc.ABC):
-    """An architecture with its sizes. Families differ by choices, see `t2t.models`.
+    """Configuration of a model: an architecture and its sizes. See `t2t.models` for the families.
 
     Args:
-        vocab_size: rows of the embedding: ids of the vocabulary, rounded up to what divides over a mesh.
+        vocab_size: number of rows of the embedding table: the ids of the vocabulary, rounded up so that the mesh divides it.
     """
 
     kind: ClassVar[Kind]
@@ -147,16 +147,16 @@ class ModelConfig(Configuration, abc.ABC):
 
     @property
     def output(self) -> Output:
-        """What the logits score; anything but words is for encoders."""
+        """What the logits score. Only encoders score something other than tokens."""
         return "tokens"
 
     @property
     def answer_places(self) -> int | None:
-        """At how many of an example's first places its targets stand; None where any place may have one."""
+        """Number of first positions of an example that may have a target; None if any position may."""
         return None
 
     def num_outputs(self, length: int) -> int:
-        """Return how many logits a place has in rows of `length` tokens."""
+        """Return the number of logits at each position, in rows of `length` tokens."""
         return self.vocab_size
 
     @property
@@ -180,63 +180,67 @@ class ModelConfig(Configuration, abc.ABC):
 
     @property
     def quantization(self) -> str:
-        """Of the matrix products with kernels."""
+        """Type of the matrix products with kernels."""
         return "none"
 
     @property
     def types(self) -> int:
-        """Number of token types; 0 for none."""
+        """Number of token types; 0 means none."""
         return 0
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """Texts of the classes that the logits score, in the order of their ids."""
+        """Names of the classes that the logits score, in the order of their ids."""
         return ()
 
     @property
     def noncausal_prefix(self) -> bool:
-        """Whether all tokens of `Tokens.prefix` see each other."""
+        """Whether all tokens that `Tokens.prefix` marks see each other."""
         return False
 
     @property
     def execution(self) -> dict[str, Any]:
-        """Those of the fields EXECUTION that the model has, with their values."""
+        """The fields of EXECUTION that the model has, with their values."""
         return {field.name: getattr(self, field.name) for field in fields(self) if field.name in EXECUTION}
 
     @property
     def lighter(self) -> dict[str, Any]:
-        """Fields of EXECUTION, with values that make a step take less memory and no less time; {} where there are none left."""
+        """Changes to fields of EXECUTION that make a step use less memory, possibly at the cost of speed; {} if there are none."""
         return {}
 
     def row_bytes(self, length: int) -> int:
-        """Return about how many bytes a pass over one row of `length` tokens takes on a CPU beyond what grows with the length alone; 0 for none."""
+        """Return the approximate bytes that one row of `length` tokens needs on a CPU, beyond what is linear in the length; 0 if none."""
         return 0
 
     def room(self, prompt: int) -> int | None:
-        """Return how many tokens can be generated for a prompt of so many; None where there is no limit."""
+        """Return how many tokens can be generated after a prompt of `prompt` tokens; None if there is no limit."""
         limit = self.max_length
         return limit if limit is None or not self.can("continue_text") else limit - prompt
 
     @classmethod
     def old_objective(cls, model: Mapping[str, Any], loss: Any) -> Any:
-        """Return the JSON of the objective of a run.json of before there were objectives.
+        """Return the JSON of the objective for a run.json from before objectives existed.
 
-        model, loss: the JSON of its model and of its loss. A model that had a part of the loss among its own fields says here which objective that makes.
+        model, loss: JSON of its model and of its loss. Models that had options of the loss among their own fields override this.
         """
         return loss
 
     @property
     @abc.abstractmethod
     def max_length(self) -> int | None:
-        """Longest sequence the positions allow, in tokens; None where there is no limit."""
+        """Longest sequence that the positions allow, in tokens; None if there is no limit."""
 
     @abc.abstractmethod
     def build(self) -> Model:
         """Return the model."""
 
-    def check_run(self, *, packing: bool, context: int) -> None:  # a model without limits has nothing to check
-        """Raise UserError where the model cannot be trained as a run asks. packing: several texts share a row. context: devices that rows are divided over."""
+    def check_run(self, *, packing: bool, context: int) -> None:  # no limits by default
+        """Raise UserError if the model does not support what the run needs.
+
+        packing: several examples share a row.
+        context: number of devices that divide the rows along their length.
+        """
 
     def portable(self) -> ModelConfig:
-        """Return the same without kernels that one platform alone has, as evaluation and inference take it; parameters are the same."""
+        """Return the same configuration without platform-specific kernels, for evaluation and inference. The parameters are the same."""
         return self

@@ -1,4 +1,4 @@
-"""Normalisation over the last axis, computed in float32 whatever the type of the input."""
+"""Normalization over the last axis, always computed in float32."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ NormKind = Literal["rms", "layer"]
 
 
 class RMSNorm(nnx.Module):
-    """Root-mean-square norm (Zhang & Sennrich 2019): a scale, no mean, no bias. T5's layer norm."""
+    """Root-mean-square norm (Zhang & Sennrich 2019) with a scale, without mean and bias. T5 uses it."""
 
     def __init__(self, size: int, epsilon: float, axis: str = "embed") -> None:
         self.epsilon = epsilon
         self.scale = parameter((size,), (axis,), ONES, decay=False)
 
     def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
-        """Return the normalised input in its own type."""
+        """Return the normalized input in the type of the input."""
         wide = x.astype(jnp.float32)
         mean = jnp.mean(jnp.square(wide), axis=-1, keepdims=True)
         return (wide * jax.lax.rsqrt(mean + self.epsilon) * self.scale[...]).astype(x.dtype)
 
 
 class LayerNorm(nnx.Module):
-    """Layer norm (Ba et al. 2016) with scale and bias. GPT's and BERT's."""
+    """Layer norm (Ba et al. 2016) with scale and bias. GPT and BERT use it."""
 
     def __init__(self, size: int, epsilon: float, axis: str = "embed") -> None:
         self.epsilon = epsilon
@@ -38,7 +38,7 @@ class LayerNorm(nnx.Module):
         self.bias = parameter((size,), (axis,), ZEROS, decay=False)
 
     def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
-        """Return the normalised input in its own type."""
+        """Return the normalized input in the type of the input."""
         wide = x.astype(jnp.float32)
         centred = wide - jnp.mean(wide, axis=-1, keepdims=True)
         variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
@@ -47,5 +47,5 @@ class LayerNorm(nnx.Module):
 
 
 def norm(kind: NormKind, size: int, epsilon: float, axis: str = "embed") -> RMSNorm | LayerNorm:
-    """Build the norm of that kind. axis: logical axis of its parameters."""
+    """Return a norm of the given kind. axis: logical axis of its parameters."""
     return RMSNorm(size, epsilon, axis) if kind == "rms" else LayerNorm(size, epsilon, axis)

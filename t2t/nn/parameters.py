@@ -1,7 +1,7 @@
-"""Parameters of NNX layers: their logical axes, their decay flag, and the way to and from a nested dict.
+"""Parameters of NNX layers: their logical axes and flags, and their conversion to and from a nested dict.
 
-The one module that touches NNX's metadata and graph functions. Layers are built without arrays: a parameter holds its shape until
-`Definition.bind` puts arrays in, so that a model of any size is described without memory.
+Only this module uses NNX's metadata and graph functions. Layers are built without arrays: a parameter holds its shape until
+`Definition.bind` inserts arrays. So a model of any size can be described without memory.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ def parameter(
 ) -> nnx.Param:
     """Declare a float32 parameter.
 
-    axes:  a logical axis name, or None, for each dimension.
-    decay: whether weight decay applies: not to biases, norms and positions.
-    trainable: whether training changes it; an experiment may freeze more parameters (`t2t.optim.Trainable`), never fewer.
+    axes:      a logical axis name, or None, for each dimension.
+    decay:     whether weight decay applies. It does not apply to biases, norms and positions.
+    trainable: whether training changes the parameter. An experiment may freeze more parameters (`t2t.optim.Trainable`), never fewer.
     """
     assert len(shape) == len(axes), (shape, axes)
     abstract = jax.ShapeDtypeStruct(shape, jnp.float32)
@@ -53,7 +53,7 @@ def _variables(module: nnx.Module) -> list[tuple[tuple[str, ...], nnx.Variable]]
 
 
 def stack(module: Module, layers: int) -> Module:
-    """Give every parameter of a newly built `module` a leading axis "layers" and return it."""
+    """Add a leading axis "layers" to every parameter of a newly built `module`, and return the module."""
     for _, variable in _variables(module):
         value, metadata = variable.get_value(), variable.get_metadata("t2t")
         assert "layers" not in metadata.axes, "already stacked"
@@ -63,9 +63,9 @@ def stack(module: Module, layers: int) -> Module:
 
 
 class Definition(Generic[Module]):
-    """A module with its arrays taken out: its structure and, for each parameter, a ParamSpec.
+    """A module without its arrays: its structure and a ParamSpec for each parameter.
 
-    specs: nested dict of ParamSpec; the module's parameters are a nested dict of arrays of that structure.
+    specs: nested dict of ParamSpec. The module's parameters are a nested dict of arrays with the same structure.
     """
 
     def __init__(self, module: Module) -> None:
@@ -79,9 +79,9 @@ class Definition(Generic[Module]):
             _put(self.specs, path, spec)
 
     def init(self, key: jax.Array) -> Params:
-        """Make the parameters. A parameter's value depends on `key` and its own path alone."""
+        """Return initial parameters. The value of a parameter depends only on `key` and its path."""
         names = jnp.asarray([zlib.crc32("/".join(path).encode()) for path in self._init], jnp.uint32)
-        # All keys in one go, and layers drawn together: each draw of its own costs compile time.
+        # Compute all keys at once, and draw all layers together: each separate draw costs compile time.
         keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, names)
         params: Params = {}
         for own, (path, init) in zip(keys, self._init.items(), strict=True):
@@ -89,18 +89,18 @@ class Definition(Generic[Module]):
         return params
 
     def bind(self, params: Params) -> Module:
-        """Return the module with `params` in it, to be used within the trace at hand."""
+        """Return the module with the arrays `params`, for use in the current trace."""
         return nnx.merge(self._graph, nnx.State(params))
 
 
 def unbind(module: Module) -> tuple[Any, Params]:
-    """Take a module with arrays apart into its structure and a nested dict of them."""
+    """Split a module into its structure and a nested dict of its arrays."""
     graph, state = nnx.split(module)
     return graph, dict(nnx.to_pure_dict(state))
 
 
 def rebind(graph: Any, params: Params) -> Any:
-    """Put arrays back into a structure from `unbind`; their shapes may differ (one layer of a stack, say)."""
+    """Insert arrays into a structure from `unbind`. Their shapes may differ, such as for one layer of a stack."""
     return nnx.merge(graph, nnx.State(params))
 
 

@@ -1,7 +1,7 @@
-"""Matrix products in eight bits, forward and backward, of float operands and float results.
+"""Matrix products in eight bits, forward and backward, with float operands and float results.
 
-The library is qwix: it rounds (`qwix.quantize`) and multiplies what is rounded (`qwix.dot_general`). Which product is rounded to what stands here.
-Scales are current ones, of the values that are being multiplied: there is no state.
+The library is qwix: it quantizes (`qwix.quantize`) and multiplies quantized operands (`qwix.dot_general`). This module chooses the types of each product.
+Scales are computed from the operands of each product, so there is no state.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ Quantization = Literal["none", "int8", "fp8"]
 
 @dataclass(frozen=True, kw_only=True)
 class _Types:
-    """What operands are rounded to.
+    """Types of the quantized operands.
 
-    values:    inputs and kernels.
-    gradients: of the outputs.
-    kernels:   whether the product that gives the kernel's gradient is rounded too.
+    values:    type of inputs and kernels.
+    gradients: type of the gradients of the outputs.
+    kernels:   whether the product that computes the kernel's gradient is quantized too.
     """
 
     values: Any
@@ -43,8 +43,8 @@ _TYPES = {
 
 
 _CALIBRATION = {
-    # qwix divides by 127.5, which puts each vector's largest value on the border between two integers: the last bit of the quotient, and so how the
-    # compiler wrote the program, would decide between them. By 127 it is an integer.
+    # qwix divides by 127.5. This puts the largest value of each vector on the border between two integers, so the last bit of the quotient, and
+    # with it the compiler, would decide which one it is. With 127 it is exactly an integer.
     jnp.int8: f"absmax,{127.5 / 127}",
     jnp.float8_e4m3fn: "absmax",
     jnp.float8_e5m2: "absmax",
@@ -52,7 +52,7 @@ _CALIBRATION = {
 
 
 def check_installed(quantization: Quantization) -> None:
-    """Raise UserError where `quantization` needs qwix and it is not installed."""
+    """Raise UserError if `quantization` needs qwix and it is not installed."""
     if quantization == "none":
         return
     try:
@@ -67,23 +67,23 @@ def check_installed(quantization: Quantization) -> None:
 def quantized_matmul(
     x: Float[Array, "N I"], kernel: Float[Array, "I O"], quantization: Literal["int8", "fp8"]
 ) -> Float[Array, "N O"]:
-    """Multiply in eight bits, giving the type of `x`; gradients have the types of what they are gradients of.
+    """Multiply in eight bits and return the type of `x`. Each gradient has the type of its operand.
 
-    Each operand has one scale for each of its vectors that are multiplied: a row of `x` and a column of `kernel` in the forward pass, so that a
-    token's output depends on no other token. Sums are int32, or floats for "fp8".
+    Each operand has one scale for each vector that is multiplied: in the forward pass, for each row of `x` and each column of `kernel`. So the output of a
+    token does not depend on other tokens. Sums are int32, or floats for "fp8".
 
-    "int8": the forward product and that of the inputs' gradient; the kernel's gradient, a sum over all tokens, is computed in the type of `x`
+    "int8": quantizes the forward product and the product for the inputs' gradient. The kernel's gradient, a sum over all tokens, is computed in the type of `x`
             (SwitchBack, Wortsman et al. 2023, section 2).
-    "fp8":  all three; values are E4M3, gradients of outputs E5M2 (Micikevicius et al. 2022, section 3).
+    "fp8":  quantizes all three products. Values are E4M3, gradients of outputs E5M2 (Micikevicius et al. 2022, section 3).
 
-    Rounding passes gradients on as they are. A value that is not finite makes its vector's products NaN, as it would unrounded.
+    The gradient of the rounding is the identity. If a vector has a value that is not finite, its products are NaN, as without quantization.
     """
     types = _TYPES[quantization]
     return _product(x, kernel, (1, 0), (types.values, types.values), x.dtype)
 
 
 def _forward(x: jax.Array, kernel: jax.Array, quantization: str) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    # What is kept is what a product in floats keeps: rounded anew, the other way round, for the backward pass.
+    # Save the float operands. The backward pass quantizes them again, along the other axis.
     return quantized_matmul(x, kernel, quantization), (x, kernel)
 
 
@@ -103,7 +103,7 @@ quantized_matmul.defvjp(_forward, _backward)
 
 
 def _product(left: jax.Array, right: jax.Array, contracted: tuple[int, int], types: tuple[Any, Any], out: Any) -> Any:
-    """Round both matrices, a scale for each vector along their `contracted` axes, and multiply."""
+    """Quantize both matrices, with one scale for each vector along their `contracted` axes, and multiply."""
     import qwix
 
     rounded = [_round(*each) for each in zip((left, right), contracted, types, strict=True)]
@@ -112,12 +112,12 @@ def _product(left: jax.Array, right: jax.Array, contracted: tuple[int, int], typ
 
 
 def _round(matrix: jax.Array, axis: int, dtype: Any) -> Any:
-    """Return a `qwix.QArray` with a scale for each vector along `axis`."""
+    """Return a `qwix.QArray` with one scale for each vector along `axis`."""
     import qwix
 
     # In float32: in bfloat16 the quotient by the scale would be rounded before it is rounded to eight bits.
     wide = matrix.astype(jnp.float32)
     rounded = qwix.quantize(wide, dtype, channelwise_axes=(1 - axis,), calibration_method=_CALIBRATION[dtype])
-    # An integer is never NaN, and the largest of numbers and a NaN is a number in XLA's programs for CPUs.
+    # Integers cannot be NaN, and XLA's maximum on CPUs ignores NaN.
     finite = jnp.all(jnp.isfinite(wide), axis=axis, keepdims=True)
     return dataclasses.replace(rounded, scale=jnp.where(finite, rounded.scale, jnp.nan))

@@ -1,4 +1,4 @@
-"""T5's relative positions: a learned bias on attention logits for each head and bucket of distances (Raffel et al. 2020, 2.1)."""
+"""Relative positions of T5: a learned bias on attention logits for each head and bucket of distances (Raffel et al. 2020, section 2.1)."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from t2t.nn.parameters import parameter
 
 
 def thresholds(buckets: int, max_distance: int) -> tuple[int, ...]:
-    """Return the smallest distance of each bucket but the first, for distances of one sign.
+    """Return the smallest distance of each bucket except the first, for distances of one sign.
 
-    Half of the buckets hold one distance each; from there their edges grow by equal factors up to `max_distance`. Reckoned in integers:
-    the formula's logarithm in float32 puts distances that fall on an edge to either side, as the machine has it.
+    Half of the buckets hold one distance each. The others grow by equal factors up to `max_distance`. The computation uses integers: with the
+    formula's float32 logarithm, the bucket of a distance on an edge would depend on the machine.
     """
     exact = buckets // 2
     wide = buckets - exact
@@ -29,9 +29,9 @@ def thresholds(buckets: int, max_distance: int) -> tuple[int, ...]:
 
 
 def bucket(distance: Int[Array, "*S"], *, buckets: int, max_distance: int, bidirectional: bool) -> Int[Array, "*S"]:
-    """Return the bucket of each `distance`, the key's index less the query's.
+    """Return the bucket of each `distance`, the key's index minus the query's index.
 
-    Bidirectional: the upper half of the buckets is for keys after the query. One-directional: keys after it count as distance 0.
+    If `bidirectional`, the upper half of the buckets is for keys after the query. Otherwise keys after the query count as distance 0.
     """
     if bidirectional:
         buckets //= 2
@@ -45,7 +45,7 @@ def bucket(distance: Int[Array, "*S"], *, buckets: int, max_distance: int, bidir
 
 
 class RelativeBias(nnx.Module):
-    """The table of biases, one for all layers of a stack. Computes blocks of rows, so that no full bias need exist."""
+    """The table of biases that all layers of a stack share. It computes blocks of rows, so that the whole bias need not be in memory."""
 
     def __init__(self, heads: int, *, buckets: int, max_distance: int, bidirectional: bool, init: Initializer) -> None:
         self.buckets = buckets
@@ -60,12 +60,12 @@ class RelativeBias(nnx.Module):
     def block(self, start: Int[Array, ""] | int, rows: int, columns: int) -> Float[Array, "1 H rows columns"]:
         """Return the bias of queries `start`, ..., `start + rows - 1` on keys 0, ..., `columns - 1`.
 
-        Only rows + columns distances occur: their values are laid out in diagonals by repeating, cutting and folding one vector, whose gradient is
-        a sum, where that of a gather would be a slow scatter.
+        There are only rows + columns different distances. Their values are arranged in diagonals by repeating, cutting and reshaping one vector. The gradient
+        of this is a sum; the gradient of a gather would be a slow scatter.
         """
         period = rows + columns
         place = jnp.arange(period)
-        # distance to the query at `start`; the second half of a period are the negative ones, seen by later rows
+        # Distance to the query at `start`. The second half of a period has the negative distances, which later rows use.
         distance = jnp.where(place < columns, place, place - period) - start
         values = self._values(distance).T
         heads = values.shape[0]
@@ -74,6 +74,6 @@ class RelativeBias(nnx.Module):
         return folded[None, :, :, :columns]
 
     def at(self, index: Int[Array, "B"], columns: int) -> Float[Array, "B H 1 columns"]:
-        """Return the bias of one query a row, at `index`, on keys 0, ..., `columns - 1`."""
+        """Return the bias of one query per row, at `index`, on keys 0, ..., `columns - 1`."""
         values = self._values(jnp.arange(columns)[None] - index[:, None])
         return jnp.moveaxis(values, -1, 1)[:, :, None]

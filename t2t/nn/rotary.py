@@ -1,7 +1,8 @@
-"""Rotary positions (Su et al. 2021, "RoFormer"): queries and keys turned by angles that grow with their positions.
+"""Rotary positions (Su et al. 2021, "RoFormer"): rotate queries and keys by angles proportional to their positions.
 
-The two halves of a head are the coordinates that turn together, as in the published weights of LLaMA in `transformers`' layout. Meta's own files
-and GGUF have even and odd entries turn together: the same model with the rows of the queries' and keys' kernels in another order.
+Coordinate i of the first half of a head is paired with coordinate i of the second half, as in the published LLaMA weights in the layout of
+`transformers`. Meta's own files and GGUF pair even and odd coordinates instead: this is the same model with the rows of the query and key kernels in
+another order.
 """
 
 from __future__ import annotations
@@ -20,35 +21,36 @@ from t2t.limits import Configuration, Length, Range
 
 Scaling = Literal["none", "linear", "dynamic", "yarn", "longrope", "llama3", "proportional"]
 RotaryAngles = tuple[Float[Array, "B L half"], Float[Array, "B L half"]]
-"""Cosine and sine of each position's angles, float32."""
+"""Cosine and sine of each position's angles, in float32."""
 
 Factor = Annotated[float, Range(1e-6, 1e6)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rotary(Configuration):
-    """How fast the coordinates turn. The scalings are those of `transformers`' `ROPE_INIT_FUNCTIONS`, by the same names.
+    """Frequencies of rotary positions. The scalings have the names of `ROPE_INIT_FUNCTIONS` in `transformers`.
 
-    "dynamic" and "longrope" depend on the length of the longest text of the batch. In decoding this is the length so far: keys that are cached stay as
-    they were turned, as in `transformers`, so that past `original_length` steps differ from a pass over the whole text.
+    "dynamic" and "longrope" depend on the longest text of the batch. In decoding this is the length so far. Cached keys keep their rotation, as in
+    `transformers`, so beyond `original_length` positions the decoding steps differ from one pass over the whole text.
 
     Args:
-        base: coordinate pair i of n turns by base ** (-i / n) radians a position (theta).
-        factor: by how much the context is longer than it was in training; see `scaling`.
+        base: coordinate pair i of n rotates by base ** (-i / n) radians per position (theta).
+        factor: how much longer the context is than in training, see `scaling`.
         low: see `scaling`, "llama3".
         high: see `scaling`, "llama3".
-        original_length: positions that training had before the context was made longer; see `scaling`.
-        scaling: "none"; "linear": positions divided by `factor` (Chen et al. 2023); "dynamic": a larger base, the longer the text is than `original_length`
-            (NTK-aware scaling); "yarn": pairs that turn fast stay as they are, those that turn slowly are slowed by `factor`, with a ramp between `beta_fast`
-            and `beta_slow` turns in `original_length` positions (Peng et al. 2023); "longrope": each pair is slowed by its entry of `long_factors`, or of
-            `short_factors` where the text is not longer than `original_length` (Ding et al. 2024); "llama3": pairs that turn less than `low` times within
-            `original_length` positions are slowed by `factor`, those that turn more than `high` times not at all (Llama 3.1); "proportional": `share` of the
-            pairs turn as in a whole head, divided by `factor`, the others not at all (Gemma 4).
-        share: of each head's coordinates that turn, the first ones; the others stay as they are (GPT-NeoX's partial rotary positions).
+        original_length: length of the context in training, before it was extended; see `scaling`.
+        scaling: how to extend the context. "none": do not extend it. "linear": divide positions by `factor` (Chen et al. 2023). "dynamic": increase the base
+            for texts longer than `original_length` (NTK-aware scaling). "yarn": keep the frequency of fast pairs, divide that of slow pairs by `factor`, and
+            interpolate between `beta_fast` and `beta_slow` rotations in `original_length` positions (Peng et al. 2023). "longrope": divide the frequency of
+            each pair by its entry of `long_factors`, or of `short_factors` if the text is not longer than `original_length` (Ding et al. 2024). "llama3":
+            divide the frequency of pairs that rotate less than `low` times in `original_length` positions by `factor`, keep that of pairs that rotate more
+            than `high` times, and interpolate in between (Llama 3.1). "proportional": rotate only the first `share` of the pairs, with the frequencies of a
+            whole head divided by `factor` (Gemma 4).
+        share: share of each head's coordinates that rotate, starting with the first; the others do not (partial rotary positions of GPT-NeoX).
         beta_fast: see `scaling`, "yarn".
         beta_slow: see `scaling`, "yarn".
-        truncate: the ends of the ramp of "yarn" are rounded to whole pairs.
-        attention_factor: what turned queries and keys are multiplied by, for "yarn" and "longrope"; None for what their papers derive from `factor`.
+        truncate: round the ends of the "yarn" ramp to whole pairs.
+        attention_factor: factor on rotated queries and keys, for "yarn" and "longrope". None means the value that their papers derive from `factor`.
         long_factors: see `scaling`, "longrope"; one for each pair.
         short_factors: see `scaling`, "longrope"; one for each pair.
     """
@@ -77,11 +79,11 @@ class Rotary(Configuration):
             raise UserError(f"model.rotary.low is {self.low}; it must be less than model.rotary.high = {self.high}")
         if self.attention_factor is not None and self.scaling not in ("yarn", "longrope"):
             raise UserError(
-                f"model.rotary.attention_factor is {self.attention_factor}, but model.rotary.scaling {self.scaling!r} has none. Nearest: yarn, longrope."
+                f"model.rotary.attention_factor is {self.attention_factor}, but model.rotary.scaling {self.scaling!r} does not use it. Nearest: yarn, longrope."
             )
 
     def rotated_size(self, head_dim: int) -> int:
-        """Return how many coordinates of a head have angles: an even number. Raises UserError where `share` does not give such a number."""
+        """Return how many coordinates of a head rotate: an even number. Raises UserError if `share` does not give such a number."""
         size = head_dim if self.scaling == "proportional" else int(head_dim * self.share)
         least = 4 if self.scaling == "dynamic" else 2
         if size % 2 or size < least:
@@ -100,9 +102,9 @@ class Rotary(Configuration):
         return size
 
     def frequencies(self, head_dim: int, length: Int[Array, ""] | int | None = None) -> Any:
-        """Return the radians a position of each coordinate pair that has angles, float32.
+        """Return the frequency of each rotating coordinate pair in radians per position, float32.
 
-        length: of the longest text so far, which "dynamic" and "longrope" depend on; None for one of `original_length`.
+        length: length of the longest text so far, which "dynamic" and "longrope" use. None means `original_length`.
         """
         size = self.rotated_size(head_dim)
         exponents = np.arange(0, size, 2, dtype=np.float64) / size
@@ -131,7 +133,7 @@ class Rotary(Configuration):
 
     @property
     def magnitude(self) -> float:
-        """What turned queries and keys are multiplied by."""
+        """Factor on rotated queries and keys."""
         if self.scaling not in ("yarn", "longrope"):
             return 1.0
         if self.attention_factor is not None:
@@ -143,14 +145,14 @@ class Rotary(Configuration):
         return math.sqrt(1.0 + math.log(self.factor) / math.log(self.original_length))
 
     def angles(self, positions: Int[Array, "B L"], head_dim: int) -> RotaryAngles:
-        """Return cosine and sine of the angles at `positions`, times `magnitude`."""
+        """Return the cosine and sine of the angles at `positions`, multiplied by `magnitude`."""
         length = jnp.max(positions) + 1 if self.scaling in ("dynamic", "longrope") else None
         angles = positions[..., None].astype(jnp.float32) * jnp.asarray(self.frequencies(head_dim, length))
         cos, sin = jnp.cos(angles), jnp.sin(angles)
         return (cos, sin) if self.magnitude == 1.0 else (cos * self.magnitude, sin * self.magnitude)
 
     def _ramp(self, size: int) -> np.ndarray:
-        """Return how much "yarn" slows each pair, from 0 for not at all to 1 (Peng et al. 2023, section 3.2)."""
+        """Return the "yarn" ramp of each pair, from 0 (keep the frequency) to 1 (divide it by `factor`) (Peng et al. 2023, section 3.2)."""
 
         def pair_of(turns: float) -> float:
             return size * math.log(self.original_length / (turns * 2 * math.pi)) / (2 * math.log(self.base))
@@ -163,7 +165,7 @@ class Rotary(Configuration):
 
 
 def rotate(x: Float[Array, "B L H D"], angles: RotaryAngles) -> Float[Array, "B L H D"]:
-    """Turn each head's coordinates, or the first of them that there are angles for, in float32; the result has the type of `x`."""
+    """Rotate each head's coordinates in float32. If there are angles for fewer coordinates, rotate the first ones. Returns the type of `x`."""
     size = 2 * angles[0].shape[-1]
     if size < x.shape[-1]:
         return jnp.concatenate([rotate(x[..., :size], angles), x[..., size:]], axis=-1)
@@ -173,9 +175,9 @@ def rotate(x: Float[Array, "B L H D"], angles: RotaryAngles) -> Float[Array, "B 
 
 
 def shuffled(kernel: jax.Array | np.ndarray, heads: int, *, to_halves: bool) -> np.ndarray:
-    """Return a kernel [heads * D, ...] with each head's rows from even-and-odd order to halves, or back.
+    """Return a kernel of shape [heads * D, ...] with the rows of each head reordered from even-odd pairs to halves, or back.
 
-    to_halves: True from Meta's and GGUF's order to that of this module.
+    to_halves: True converts the order of Meta and GGUF to the order of this module.
     """
     rows = np.asarray(kernel).reshape(heads, -1, *kernel.shape[1:])
     size = rows.shape[1]

@@ -1,4 +1,4 @@
-"""What a mixer keeps while it decodes: a key-value cache, the state of a recurrence."""
+"""Decoding states of mixers, such as a key-value cache or the state of a recurrence."""
 
 from __future__ import annotations
 
@@ -12,37 +12,36 @@ Own = TypeVar("Own", bound="State")
 
 
 class State:
-    """What one layer keeps of the tokens so far. A subclass is a pytree of arrays with the rows first (`flax.struct.dataclass`).
+    """State of one layer after the tokens so far. A subclass is a pytree of arrays with the rows as first axis (`flax.struct.dataclass`).
 
-    The same operations serve the states of several layers at once, stacked over depth: `axis` is the axis of the rows, 0 for one layer and 1 for a
-    stack of them.
+    The same methods work on the states of several layers that are stacked over depth: `axis` is the axis of the rows, 0 for one layer and 1 for a stack.
 
-    The defaults are those of a state of one size, as a recurrence has it.
+    The default methods are for states of a fixed size, such as that of a recurrence.
     """
 
     def take(self: Own, rows: Int[Array, "N"], axis: int = 0) -> Own:
-        """Return the state of the given rows, which may repeat."""
+        """Return the state of the given rows. Rows may repeat."""
         return taken(self, rows, axis)
 
     def fork(self: Own, count: int, prompt: int, axis: int = 0) -> Own:
-        """Return the state of `count` hypotheses in place of each row, one after the other, without what `shared` returns.
+        """Return the state with each row replaced by `count` adjacent hypotheses, without the part that `shared` returns.
 
-        prompt: positions of the prompt that the hypotheses have in common.
+        prompt: number of positions of the prompt that the hypotheses share.
         """
         return jax.tree.map(lambda x: jnp.repeat(x, count, axis=axis), self)
 
     def shared(self, prompt: int, axis: int = 0) -> Any:
-        """Return what all hypotheses on one prompt read and none changes, a pytree with a row for each prompt; None for nothing."""
+        """Return the part that all hypotheses on one prompt read and none changes: a pytree with a row for each prompt, or None."""
         return None
 
     def grow(self: Own, more: int, axis: int = 0) -> Own:
-        """Return the state with room for `more` positions behind its own."""
+        """Return the state with room for `more` additional positions at the end."""
         return self
 
     def write(self: Own, entry: Any, index: Int[Array, "B"], axis: int = 0) -> Own:
-        """Return the state with what `Mixer.step_entry` returned for each row's position `index`: of one layer, or of all layers of a stack at once.
+        """Return the state with the result of `Mixer.step_entry` written at each row's position `index`, for one layer or for all layers of a stack at once.
 
-        By default an entry is the whole new state.
+        By default the entry is the whole new state.
         """
         return entry
 

@@ -151,7 +151,7 @@ def test_the_exported_program_gives_the_same_tokens(page, tmp_path):
 
 def test_an_encoder_with_the_mixer_is_refused(page):
     layer = LayerOptions(mixer=page.gated.GatedConfig(inner=24))
-    with pytest.raises(UserError, match=r"GatedConfig sees no later tokens"):
+    with pytest.raises(UserError, match=r"GatedConfig does not see later tokens"):
         config("bert", pattern=(layer,))
 
 
@@ -242,7 +242,7 @@ def test_names_that_are_taken_are_refused():
         class Mine(Exporter):
             name = "safetensors"
 
-    with pytest.raises(UserError, match=r"family Other: 'gpt2' is GPT-2 of the library"):
+    with pytest.raises(UserError, match=r"family Other: 'gpt2' belongs to the built-in family GPT-2"):
 
         @register_family
         class Other(Family):

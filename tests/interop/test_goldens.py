@@ -128,7 +128,7 @@ def test_copies_of_a_tied_tensor_must_be_equal(tmp_path):
 @pytest.mark.parametrize(
     ("case", "options", "message"),
     [
-        (LLAMA, {"model_type": "lama"}, r"model_type is 'lama'.*Nearest: llama"),
+        (LLAMA, {"model_type": "lama"}, r"unknown model_type 'lama'.*Nearest: llama"),
         (LLAMA, {"rope_flavour": "odd"}, r"unknown option rope_flavour = 'odd'.*--accept-option rope_flavour"),
         (LLAMA, {"hidden_act": "mish"}, r"hidden_act is 'mish'"),
         (LLAMA, {"rope_interleaved": True}, r"rope_interleaved is True"),

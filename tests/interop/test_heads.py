@@ -97,18 +97,18 @@ def test_a_pooler_that_a_head_has_no_use_for_is_left_out_and_told(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"problem_type": "multi_label_classification"}, "problem_type is 'multi_label_classification': one label"),
+        ({"problem_type": "multi_label_classification"}, "problem_type is 'multi_label_classification': only a single label"),
         ({"problem_type": "regression"}, "problem_type is 'regression'"),
-        ({"id2label": {"0": "score"}}, "id2label is .* one label is a regression"),
-        ({"id2label": None, "num_labels": 1}, "one label is a regression"),
+        ({"id2label": {"0": "score"}}, "id2label is .* one label means regression"),
+        ({"id2label": None, "num_labels": 1}, "one label means regression"),
         ({"id2label": {"0": "a", "1": "b"}}, r"classifier.*weight has shape 3x32; the configuration expects 2x32"),
-        ({"id2label": {"0": "a", "2": "b"}}, "id2label is .* the keys must be the ids from 0 on"),
-        ({"id2label": ["a", "b", "c"]}, "id2label is .* the keys must be the ids"),
-        ({"id2label": {"0": "a", "1": "b", "2": 3}}, "id2label is .* labels must be texts"),
+        ({"id2label": {"0": "a", "2": "b"}}, "id2label is .* the keys must be consecutive ids that start at 0"),
+        ({"id2label": ["a", "b", "c"]}, "id2label is .* the keys must be consecutive ids"),
+        ({"id2label": {"0": "a", "1": "b", "2": 3}}, "id2label is .* labels must be strings"),
         ({"id2label": {"0": "a", "1": "b", "2": "a"}}, "config.json: model.labels is .* different"),
-        ({"architectures": ["AnyForMultipleChoice"]}, "architectures is 'AnyForMultipleChoice': its head is not here"),
-        ({"architectures": None}, "architectures is None, which does not say what classifier"),
-        ({"architectures": ["SomeModel"]}, "architectures is 'SomeModel', which does not say what classifier"),
+        ({"architectures": ["AnyForMultipleChoice"]}, "architectures is 'AnyForMultipleChoice': its head is not supported"),
+        ({"architectures": None}, "architectures is None, which does not say which head classifier"),
+        ({"architectures": ["SomeModel"]}, "architectures is 'SomeModel', which does not say which head classifier"),
         ({"architectures": ["SomeForQuestionAnswering"]}, "qa_outputs.weight, qa_outputs.bias are missing"),
     ],
 )
@@ -137,4 +137,4 @@ def test_an_albert_without_a_head_is_refused(tmp_path):
     tensors = load_file(tmp_path / "model.safetensors")
     body = {name: value for name, value in tensors.items() if name.startswith("albert.")}
     save_file(body, tmp_path / "model.safetensors")
-    refused(tmp_path, "architectures is 'AlbertModel': there is no head")
+    refused(tmp_path, "architectures is 'AlbertModel': the model has no head")

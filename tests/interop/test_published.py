@@ -174,7 +174,7 @@ def test_what_was_published_gives_the_same_parameters(name, tmp_path):
 def test_what_is_not_read_is_told_with_its_reason(tmp_path):
     write_directory(T5, tmp_path)
     rewritten(tmp_path, lambda t: t.update({EXTRA_BIAS: np.ones((8, 3), np.float32)}))
-    assert read(tmp_path)[1] == {EXTRA_BIAS: "attention to the encoder has no relative positions"}
+    assert read(tmp_path)[1] == {EXTRA_BIAS: "cross attention has no relative positions"}
 
 
 def test_names_left_out_are_told_in_a_line_for_each_reason():
@@ -246,7 +246,7 @@ def test_a_double_too_large_for_float32_is_refused(tmp_path):
     ("case", "options", "message"),
     [
         (T5_11, {"tie_word_embeddings": True, "scale_decoder_outputs": None}, "tie_word_embeddings is True: lm_head"),
-        (UMT5, {"tie_word_embeddings": True}, "tie_word_embeddings is True: lm_head.weight is there and is not"),
+        (UMT5, {"tie_word_embeddings": True}, "tie_word_embeddings is True: lm_head.weight exists and differs"),
         (LLAMA, {"tie_word_embeddings": True}, "embed_tokens.weight and lm_head.weight differ"),
         (BY_NAME["GPT-2 untied"], {"tie_word_embeddings": True}, "wte.weight and lm_head.weight differ"),
         (BY_NAME["BERT untied"], {"tie_word_embeddings": True}, "differ"),
@@ -277,8 +277,8 @@ def test_a_double_too_large_for_float32_is_refused(tmp_path):
         (ROBERTA, {"pad_token_id": -2}, r"pad_token_id is -2"),
         (LLAMA, {"tie_word_embeddings": "yes"}, r"tie_word_embeddings is 'yes': expected true or false"),
         (LLAMA, {"hidden_act": ["silu"]}, r"hidden_act is \['silu'\]: unknown activation"),
-        (T5, {"dense_act_fn": "gelu"}, r"dense_act_fn is 'gelu': feed_forward_proj says another"),
-        (T5, {"is_gated_act": True}, r"is_gated_act is True: feed_forward_proj says another"),
+        (T5, {"dense_act_fn": "gelu"}, r"dense_act_fn is 'gelu': feed_forward_proj has another activation"),
+        (T5, {"is_gated_act": True}, r"is_gated_act is True: feed_forward_proj contradicts it"),
         (LLAMA, {"adapters": {"a": 1}, "depth_scale": 2}, r"to ignore: --accept-option adapters depth_scale"),
         (LLAMA, {"quantization_config": {"bits": 4}}, r"unknown option quantization_config"),
     ],

@@ -162,7 +162,7 @@ def test_caches_and_parameters_apart_give_what_stacked_ones_give(name):
 def test_too_little_room_is_refused():
     model, params = params_of(config("gpt"))
     prompts = some_batch("decoder", length=8)
-    with pytest.raises(UserError, match="prompt has 8 positions and only 5"):
+    with pytest.raises(UserError, match="prompt has 8 positions, but length allows only 5"):
         model.start(params, prompts, 5)
     with pytest.raises(UserError, match=r"25 tokens .* 24 learned positions"):
         model.start(params, prompts, 25)

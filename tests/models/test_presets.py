@@ -115,16 +115,16 @@ def test_overrides_reach_the_model_and_its_stacks(name):
         (lambda: preset("gpt:2-xl", attention="cudnn", dropout=0.0), r"computes in bfloat16 or float16"),
         (
             lambda: preset("t5:1.1-xl", attention="cudnn", dtype="bfloat16"),
-            r"gradient to a bias \(relative positions\)",
+            r"gradient of a bias \(relative positions\)",
         ),
         (lambda: preset("t5:1.1-xl", attention="splash"), r"no bias \(relative positions\). Nearest: flash, chunked"),
-        (lambda: preset("gpt:3-125m", attention="splash", attention_block=64), r"multiple of 128, and 64"),
+        (lambda: preset("gpt:3-125m", attention="splash", attention_block=64), r"multiple of 128, and --model.attention-block is 64"),
         (lambda: preset("gpt:3-125m", attention="flash", mask="prefix"), r"no prefix .*Nearest: splash"),
         (
             lambda: llama.llama(
                 num_layers=1, d_model=8, num_heads=2, d_ff=8, window=4, mask="prefix", attention="splash"
             ),
-            r"window of 4 .*beside a prefix",
+            r"window of 4 .*with a prefix mask",
         ),
         (lambda: bert.bert(num_layers=1, d_model=8, num_heads=2, activation="gel"), r"'gel'.*Nearest: gelu"),
         (lambda: bert.bert(num_layers=4, d_model=8, num_heads=2, groups=3), r"groups is 3, which does not divide"),

@@ -1,6 +1,6 @@
 """Attention as a function of queries, keys and values, with several backends (Vaswani et al. 2017).
 
-Every backend computes the same thing or refuses: what each can do stands in one table, `ABILITIES`.
+Every backend computes the same function or raises an error. The table `ABILITIES` has the features of each.
 """
 
 from t2t.nn.attention.abilities import ABILITIES, Abilities, Backend, Needs, check_abilities, portable

@@ -1,4 +1,4 @@
-"""What each backend of attention can do: one table, for configurations and for calls."""
+"""The features that each attention backend supports, in one table for configurations and for calls."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ Backend = Literal["einsum", "chunked", "splash", "flash", "cudnn"]
 
 @dataclass(frozen=True, kw_only=True)
 class Needs:
-    """What is asked of a backend. A configuration does not know all of it; what is not known is left at its default.
+    """The features that a call or a configuration needs from a backend. A configuration leaves what it does not know at the default.
 
-    dtype:    of the computation.
-    dropout:  rate at which weights are dropped.
+    dtype:    type of the computation.
+    dropout:  dropout rate of attention weights.
     bias:     whether logits have a bias (relative positions).
-    window:   tokens a token sees, or None.
-    prefix:   whether a prefix is seen by all of its segment.
-    softcap:  bound on logits, or None.
-    context:  devices that the length of rows is divided over.
-    block:    size of blocks, or None.
+    window:   size of the sliding window, or None.
+    prefix:   whether every token of a segment sees the segment's prefix.
+    softcap:  soft bound on logits, or None.
+    context:  number of devices that divide the rows along their length.
+    block:    block size, or None.
     platform: "cpu", "gpu" or "tpu", or None.
     """
 
@@ -39,15 +39,15 @@ class Needs:
 
 @dataclass(frozen=True, kw_only=True)
 class Abilities:
-    """What a backend honours.
+    """The features that a backend supports.
 
-    platform: the only one it runs on, or None for all.
-    dtypes:   those it computes in, or None for all.
-    bias:     "blocks": made a block of rows at a time; "whole": for all rows at once; None: none.
-    window, prefix: of the mask; together: both in one mask.
-    softcap:  logits may be bounded.
+    platform: the only platform it runs on, or None for all.
+    dtypes:   types it computes in, or None for all.
+    bias:     "blocks": computed for a block of rows at a time; "whole": computed for all rows at once; None: no bias.
+    window, prefix: supported in the mask; together: both in one mask.
+    softcap:  a soft bound on logits is supported.
     context:  rows may be divided along their length.
-    block:    its blocks' sizes are multiples of this.
+    block:    block sizes must be multiples of this.
     """
 
     platform: str | None = None
@@ -70,15 +70,15 @@ ABILITIES: dict[str, Abilities] = {
     "chunked": Abilities(dropout=True, bias="blocks", softcap=True, context=True),
     "einsum": Abilities(dropout=True, bias="whole", softcap=True, context=True),
 }
-"""By name, the narrower first. "cudnn" has no bias: it gives a gradient for one shape of it alone, and JAX leaves that out, as zeros, once a mask is
-folded into the bias."""
+"""Backends by name, the most specialized first. "cudnn" has no bias: it computes the bias gradient for one shape only, and JAX replaces that gradient
+with zeros once a mask is folded into the bias."""
 assert set(ABILITIES) == set(get_args(Backend))
 
 _DEVICES = {"tpu": "TPUs", "gpu": "NVIDIA GPUs"}
 
 
 def check_abilities(backend: str, needs: Needs) -> None:
-    """Raise UserError, with the backends that can do it, where a backend is unknown or cannot do what is asked."""
+    """Raise UserError if a backend is unknown or does not support what is needed. The message names the backends that do."""
     if backend not in ABILITIES:
         raise UserError(f"unknown attention backend {backend!r} (--model.attention).{nearest(backend, ABILITIES)}")
     for reason in _refusals(backend, needs):
@@ -87,34 +87,34 @@ def check_abilities(backend: str, needs: Needs) -> None:
 
 
 def portable(backend: Backend) -> Backend:
-    """Return the backend, or in place of one that runs on one platform alone, "chunked", which runs on all."""
+    """Return the backend itself if it runs on all platforms, else "chunked"."""
     return backend if ABILITIES[backend].platform is None else "chunked"
 
 
 def _refusals(backend: str, needs: Needs) -> Iterator[str]:
     can = ABILITIES[backend]
     if needs.dropout > 0.0 and not can.dropout:
-        yield f"has no dropout, and dropout of attention weights is {needs.dropout} (--model.attention-dropout)"
+        yield f"has no dropout, and the dropout rate of attention weights is {needs.dropout} (--model.attention-dropout)"
     if needs.context > 1 and not can.context:
-        yield f"is not divided along the length of rows, and context is {needs.context} (--mesh.context)"
+        yield f"cannot divide rows along their length, and context is {needs.context} (--mesh.context)"
     if needs.bias and can.bias is None:
         yield (
-            "gives no gradient to a bias (relative positions)"
+            "computes no gradient of a bias (relative positions)"
             if backend == "cudnn"
             else "has no bias (relative positions)"
         )
     if needs.window is not None and not can.window:
         yield f"has no sliding window, and window is {needs.window} (--model.decoder.window)"
     if needs.softcap is not None and not can.softcap:
-        yield f"does not bound logits, and attention_softcap is {needs.softcap} (--model.decoder.attention-softcap)"
+        yield f"has no soft bound on logits, and attention_softcap is {needs.softcap} (--model.decoder.attention-softcap)"
     if needs.prefix and not can.prefix:
-        yield "has no prefix that all of its segment sees (--model.mask)"
+        yield "has no prefix mask (--model.mask prefix)"
     if needs.window is not None and needs.prefix and not can.together:
-        yield f"has no sliding window of {needs.window} (--model.decoder.window) beside a prefix (--model.mask)"
+        yield f"cannot combine a sliding window of {needs.window} (--model.decoder.window) with a prefix mask (--model.mask prefix)"
     if can.dtypes is not None and needs.dtype not in can.dtypes:
         yield f"computes in {' or '.join(can.dtypes)} (--model.dtype), not in {needs.dtype}"
     if needs.block is not None and needs.block % can.block:
         near = max(needs.block // can.block, 1) * can.block
-        yield f"has blocks of a multiple of {can.block}, and {needs.block} (--model.attention-block) is none, the nearest being {near}"
+        yield f"needs blocks of a multiple of {can.block}, and --model.attention-block is {needs.block}, the nearest multiple being {near}"
     if needs.platform is not None and can.platform not in (None, needs.platform):
         yield f"runs on {_DEVICES[str(can.platform)]}, not on {needs.platform}"

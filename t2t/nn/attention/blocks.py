@@ -1,4 +1,4 @@
-"""Rows brought to lengths that kernels can divide into blocks."""
+"""Padding of rows to lengths that kernels can divide into blocks."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from t2t.nn.masks import Mask
 from t2t.types import Array
 
 LANES = 128
-"""Width of a TPU's vectors: lengths of blocks are multiples of it."""
+"""Width of a TPU's vectors. Block lengths must be multiples of it."""
 
 
 def padded(length: int) -> int:
-    """Return the length of rows with the padding that kernels want."""
+    """Return the padded length of rows."""
     return -(-length // LANES) * LANES
 
 
@@ -25,25 +25,25 @@ def block_of(length: int, most: int) -> int:
 
 
 def heads_first(x: Float[jax.Array, "B L H D"]) -> Float[jax.Array, "B H P D"]:
-    """Return rows padded, as kernels have them."""
+    """Return padded rows in the layout of the kernels."""
     return jnp.pad(jnp.swapaxes(x, 1, 2), ((0, 0), (0, 0), (0, padded(x.shape[1]) - x.shape[1]), (0, 0)))
 
 
 def heads_last(x: Float[jax.Array, "B H P D"], length: int) -> Float[jax.Array, "B L H D"]:
-    """Undo `heads_first`."""
+    """Invert `heads_first`."""
     return jnp.swapaxes(x[:, :, :length], 1, 2)
 
 
 def segments(ids: Int[Array, "B L"]) -> Int[jax.Array, "B P"]:
-    """Return the segments of padded rows. To kernels padding is a segment that sees itself: what comes of it is blanked."""
+    """Return the segments of padded rows. Kernels treat padding as a segment that sees itself; its output is set to 0 later."""
     ids = jnp.asarray(ids, jnp.int32)
     return jnp.pad(ids, ((0, 0), (0, padded(ids.shape[1]) - ids.shape[1])))
 
 
 def check_causal(backend: str, mask: Mask) -> None:
-    """Raise UserError where a causal mask is not that of whole rows on themselves, whose blocks above the diagonal kernels leave out."""
+    """Raise UserError if a causal mask is not of whole rows over themselves. Kernels skip the blocks above the diagonal of such masks."""
     if mask.causal and not mask.self_attention:
         raise UserError(
-            f"attention backend {backend!r} (--model.attention) has causal masks of whole rows on themselves alone (Mask.self_attention)."
+            f"attention backend {backend!r} (--model.attention) supports causal masks only with Mask.self_attention."
             " Nearest: chunked, einsum."
         )

@@ -1,4 +1,4 @@
-"""The one function that models call."""
+"""The attention function that models call."""
 
 from __future__ import annotations
 
@@ -41,19 +41,19 @@ def attention(
     backend: Backend = "einsum",
     block: int = 256,
 ) -> Float[Array, "B q H D"]:
-    """Weigh values by the softmax, in float32, of `scale * q . k + bias` over the keys that `mask` lets a query see.
+    """Return the values weighted by the float32 softmax of `scale * q . k + bias` over the keys that `mask` allows.
 
-    A query that sees no key gets 0. H must be a multiple of K: each head of keys serves H / K heads of queries.
+    A query that sees no key gets 0. H must be a multiple of K: each key head serves H / K query heads.
 
-    softcap: c, where logits `l = scale * q . k` become c tanh(l / c) before the bias is added (Gemma 2); None for logits as they are.
-    bias:    added to the logits: an array, or a function that makes a block of its rows (`t2t.nn.relative.RelativeBias.block`).
-    dropout: rate at which weights are dropped where there is a key.
-    backend: "einsum" holds all logits; "chunked" those of `block` queries at a time, and computes them again in the backward pass, so that memory
-             is linear in the number of queries (after Rabe & Staats 2021); "splash" and "flash" are JAX's fused kernels on TPUs, in blocks of at most
-             `block` queries and keys (after Dao et al. 2022), "cudnn" is cuDNN's on NVIDIA GPUs. `ABILITIES` has what each can do.
+    softcap: soft bound c on logits: `l = scale * q . k` becomes c tanh(l / c) before the bias is added (Gemma 2). None means no bound.
+    bias:    added to the logits: an array, or a function that computes a block of its rows (`t2t.nn.relative.RelativeBias.block`).
+    dropout: dropout rate of the weights, if there is a key.
+    backend: "einsum" holds all logits in memory. "chunked" holds the logits of `block` queries at a time and recomputes them in the backward pass, so that
+             memory is linear in the number of queries (after Rabe & Staats 2021). "splash" and "flash" are JAX's fused kernels on TPUs, with blocks of at
+             most `block` queries and keys (after Dao et al. 2022). "cudnn" is cuDNN's fused kernel on NVIDIA GPUs. See `ABILITIES` for their features.
 
     Raises:
-        UserError: the backend is unknown or cannot honour an argument.
+        UserError: the backend is unknown or does not support an argument.
     """
     needs = Needs(
         dtype=q.dtype.name,

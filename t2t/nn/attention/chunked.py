@@ -1,4 +1,4 @@
-"""Attention with the logits of one block of queries at a time, computed again in the backward pass (after Rabe & Staats 2021)."""
+"""Attention that holds the logits of one block of queries at a time and recomputes them in the backward pass (after Rabe & Staats 2021)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from t2t.sharding import axis_size
 
 
 def chunked(request: Request) -> Float[Array, "B q H D"]:
-    """Attend a block of queries at a time; where the mesh divides their length, each device goes through blocks of its own strip."""
+    """Attend with a block of queries at a time. If the mesh divides rows along their length, each device processes blocks of its own strip."""
     length, size, strips = request.q.shape[1], request.block, axis_size("context")
     strip = length // strips
     if strip <= size:
@@ -22,7 +22,7 @@ def chunked(request: Request) -> Float[Array, "B q H D"]:
     count = -(-strip // size)
 
     def split(x: jax.Array, axis: int) -> jax.Array:
-        """Return x with its queries' axis as [strips * size], and an axis of the blocks in front."""
+        """Return x with the axis of its queries of size [strips * size], and a leading axis of blocks."""
         before, after = x.shape[:axis], x.shape[axis + 1 :]
         x = x.reshape(*before, strips, strip, *after)
         widths = [(0, 0)] * x.ndim
@@ -47,7 +47,7 @@ def chunked(request: Request) -> Float[Array, "B q H D"]:
         return of_strips.reshape(*of_strips.shape[:2], strips * size, of_strips.shape[-1])
 
     def attend(part: dict[str, jax.Array]) -> Float[Array, "B rows H D"]:
-        # Masks and biases follow from what is the same in all layers: without a tie to the queries they would be made once for all blocks and kept.
+        # Masks and biases are the same in all layers. Without a dependency on the queries, XLA would compute them once for all blocks and keep them.
         key = part.pop("key", None)
         part = jax.lax.optimization_barrier(part)
         mask = dataclasses.replace(request.mask, self_attention=False, queries=part["queries"], index=part.get("index"))

@@ -1,4 +1,4 @@
-"""The configuration of attention as a mixer."""
+"""Configuration of attention as a mixer."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from t2t.nn.relative import RelativeBias
 from t2t.nn.rotary import Rotary
 
 LOGIT_BYTES = 6
-"""Bytes that attention takes for a head, a query and a key: its float32 logits, and a part of them again (compiled for CPUs: 1.3 to 1.6 times the logits)."""
+"""Bytes of memory for each head, query and key: the float32 logits plus a copy of part of them. Compiled for CPUs, it is 1.3 to 1.6 times the logits."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RelativeBiasConfig(TableConfig):
-    """A table of T5's relative positions, see `t2t.nn.relative.RelativeBias`."""
+    """Table of T5's relative positions, see `t2t.nn.relative.RelativeBias`."""
 
     num_heads: int
     buckets: int
@@ -47,23 +47,24 @@ class AttentionConfig(MixerConfig):
     """Multi-head softmax attention.
 
     Args:
-        num_heads: of queries.
+        num_heads: number of query heads.
         head_dim: width of a head.
-        num_kv_heads: heads of keys and values; None for as many as `num_heads`.
-        scaled: logits divided by sqrt(head_dim). T5 draws its queries' kernel that much smaller instead.
-        biases: on the matrix products.
-        window: tokens that a token sees, itself included; None for all. Where tokens see both ways, those at most window // 2 places away.
-        softcap: logits l become softcap * tanh(l / softcap) (Gemma 2); None for logits as they are.
-        qk_norm: kind of norm over each head's query and key; None for none. Not in cross attention.
-        norm_epsilon: of that norm.
-        positions: "relative" (T5's learned bias), "rotary", or "none" of attention's own.
-        buckets: of relative positions.
-        max_distance: tokens from which on all relative positions are one bucket.
-        relative_per_layer: each layer has relative positions of its own.
-        rotary: how fast rotary positions turn.
-        backend: see `t2t.nn.attention.attention`.
-        block: of the backend.
-        dropout: rate on attention weights.
+        num_kv_heads: number of key and value heads. None means the same as `num_heads`.
+        scaled: divide logits by sqrt(head_dim). T5 does not: it initializes the query kernel with smaller values instead.
+        biases: add a bias to the matrix products.
+        window: size of the sliding window in tokens, including the token itself. None means no window. In bidirectional attention, a token sees tokens up to
+            window // 2 positions away.
+        softcap: soft bound on logits: a logit l becomes softcap * tanh(l / softcap) (Gemma 2). None means no bound.
+        qk_norm: kind of norm of each head's queries and keys. None means no norm. Cross attention does not use it.
+        norm_epsilon: epsilon of that norm.
+        positions: "relative" (T5's learned bias), "rotary", or "none" if attention itself uses no positions.
+        buckets: number of buckets of relative positions.
+        max_distance: distance in tokens from which all relative positions share the last bucket.
+        relative_per_layer: give each layer its own relative positions.
+        rotary: frequencies of rotary positions.
+        backend: backend that computes attention, see `t2t.nn.attention.attention`.
+        block: block size of the backend.
+        dropout: dropout rate of attention weights.
     """
 
     name: ClassVar[str] = "attention"
@@ -89,15 +90,15 @@ class AttentionConfig(MixerConfig):
     dropout: Rate = 0.0
 
     def build(self, options: BuildOptions) -> Attention:
-        """Return attention of tokens among themselves."""
+        """Return the self-attention layer."""
         return Attention(self._shape(), options)
 
     def build_cross(self, options: BuildOptions) -> CrossAttention:
-        """Return attention on an encoder's output. It has neither positions nor a window."""
+        """Return the cross-attention layer. It uses neither positions nor a window."""
         return CrossAttention(replace(self._shape(), qk_norm=None), options)
 
     def tables(self) -> Mapping[str, TableConfig]:
-        """Return the table of relative positions, where there is one."""
+        """Return the table of relative positions, or {} if there is none."""
         if self.positions != "relative":
             return {}
         return {
@@ -108,7 +109,7 @@ class AttentionConfig(MixerConfig):
 
     @property
     def tables_per_layer(self) -> bool:
-        """Whether each layer has relative positions of its own."""
+        """Whether each layer has its own relative positions."""
         return self.relative_per_layer
 
     def prepare(self, context: Context, tables: Mapping[str, Any]) -> Inputs:
@@ -122,20 +123,20 @@ class AttentionConfig(MixerConfig):
         return make(context, window=self.window, relative=tables.get("relative_bias"), by_block=by_block, angles=angles)
 
     def prepare_cross(self, context: Context) -> Mask:
-        """Return the mask on the encoder's tokens."""
+        """Return the mask over the encoder's tokens."""
         return on_memory(context)
 
     @property
     def keeps_products(self) -> bool:
-        """False for "chunked", whose blocks' products are what it is there not to keep."""
+        """False for "chunked", which exists to not keep the products of its blocks."""
         return self.backend != "chunked"
 
     def row_bytes(self, length: int) -> int:
-        """Return the bytes of all logits of a row, where the backend holds them all."""
+        """Return the bytes of all logits of a row, if the backend holds them all in memory."""
         return LOGIT_BYTES * self.num_heads * length**2 if self.backend == "einsum" else 0
 
     def check(self, needs: Needs) -> None:
-        """Raise UserError where the backend cannot do what is needed: its table is `ABILITIES`."""
+        """Raise UserError if the backend does not support what is needed, see `ABILITIES`."""
         check_abilities(
             self.backend,
             abilities.Needs(

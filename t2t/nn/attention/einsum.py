@@ -1,4 +1,4 @@
-"""Attention with all logits at once."""
+"""Attention that computes all logits at once."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from t2t.nn.attention.softmax import softmax_attention
 from t2t.nn.dropout import keep
 
 HIDDEN = -1e30
-"""Logit of what is not seen: far below any other, and finite, so that a row of nothing else is no NaN."""
+"""Logit of hidden keys: far below any other, and finite, so that a row with only hidden keys is not NaN."""
 
 
 def einsum(request: Request) -> Float[Array, "B q H D"]:
@@ -20,7 +20,7 @@ def einsum(request: Request) -> Float[Array, "B q H D"]:
 
 
 def weigh(request: Request, bias: Float[Array, "#B #H q k"] | None) -> Float[Array, "B q H D"]:
-    """Attend with a bias of its own, in place of the request's."""
+    """Attend with the given bias instead of the request's."""
     q, k, v = request.q, *request.repeated()
     seen, rate, kept = request.mask.dense(), 0.0, None
     if request.key is not None and request.dropout > 0.0:
@@ -36,7 +36,7 @@ def weigh(request: Request, bias: Float[Array, "#B #H q k"] | None) -> Float[Arr
 
 
 def capped(logits: Float[Array, "*S"], cap: float | None) -> Float[Array, "*S"]:
-    """Return logits bounded to (-cap, cap), smoothly; as they are where `cap` is None."""
+    """Return logits with a soft bound of (-cap, cap). None means no bound."""
     return logits if cap is None else cap * jnp.tanh(logits / cap)
 
 
@@ -50,7 +50,7 @@ def _capped_attention(
     seen: Bool[Array, "B 1 q k"],
     kept: Bool[Array, "B H q k"] | None,
 ) -> Float[Array, "B q H D"]:
-    """Attend as `softmax_attention` does, with bounded logits, whose gradient differentiation finds."""
+    """Attend like `softmax_attention`, but with bounded logits and automatic differentiation."""
     logits = capped(jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=jnp.float32), cap)
     logits = jnp.where(seen, logits if bias is None else logits + bias, HIDDEN)
     weights = jax.nn.softmax(logits, axis=-1)

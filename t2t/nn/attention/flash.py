@@ -17,8 +17,8 @@ _IDS = ("batch", None)
 def flash(request: Request) -> Float[Array, "B q H D"]:
     """Attend with the kernel. Rows are padded to a multiple of 128.
 
-    Logits are never in memory; the bias is, in float32 and whole. Where it is one for all rows, [1 H q k] of it and of its gradient are: rows then go
-    through the kernel one after the other. Raises UserError for a causal mask that is not of whole rows on themselves.
+    The logits are never in memory. The whole bias is, in float32. If all rows have the same bias, memory holds only [1 H q k] of it and of its gradient; then
+    rows go through the kernel one by one. Raises UserError for a causal mask without `self_attention`.
     """
     mask, bias = request.mask, request.whole_bias()
     check_causal("flash", mask)

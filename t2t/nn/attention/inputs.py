@@ -1,4 +1,4 @@
-"""What attention derives from the tokens once for all layers: masks, relative biases, rotary angles."""
+"""Inputs of attention that are computed once for all layers: masks, relative biases and rotary angles."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from t2t.sharding import constrain
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
-    """What the attention layers of a stack have in common in one pass.
+    """Inputs that the attention layers of a stack share in one pass.
 
-    mask:  of the tokens among themselves; in a step, of one token a row on the row's own cache.
-    bias:  relative bias on those logits, or None.
-    angles: what rotary positions turn queries and keys by, or None where positions are not rotary.
-    prompt_mask: in a step of hypotheses on one prompt, of the rows on that prompt; None otherwise.
-    prompt_bias: relative bias on those logits, or None.
+    mask:   self-attention mask; in a step, of one query per row over the row's own cache.
+    bias:   relative bias on those logits, or None.
+    angles: angles of rotary positions, or None.
+    prompt_mask: in a step of hypotheses that share a prompt, the mask over that prompt; otherwise None.
+    prompt_bias: relative bias on the logits of the prompt, or None.
     """
 
     mask: Mask
@@ -38,7 +38,7 @@ class Inputs:
 def of_rows(
     context: Context, *, window: int | None, relative: RelativeBias | None, by_block: bool, angles: RotaryAngles | None
 ) -> Inputs:
-    """Return the inputs of a pass over whole rows. by_block: the bias is made a block of queries at a time."""
+    """Return the inputs of a pass over whole rows. by_block: compute the bias for a block of queries at a time."""
     length = context.segments.shape[1]
     causal = not context.bidirectional
     mask = Mask(
@@ -59,11 +59,11 @@ def of_step(
     """Return the inputs of a step."""
     place = context.index
     assert place is not None, "a step needs each row's index"
-    assert context.room is not None, "a step needs the room that states have"
+    assert context.room is not None, "a step needs the room of its states"
     own = context.segments
-    # All before a token is seen anyhow, a prefix too, but for what is outside of its window.
+    # A token sees all earlier tokens, including the prefix. Only with a window must the prefix be marked.
     prefix = None if window is None else context.prefix
-    # A row's tokens stand without gaps from 0 to `place`, so that the causal mask alone hides what is not filled yet.
+    # The tokens of a row fill positions 0 to `place` without gaps, so the causal mask also hides the unused positions.
     mask = Mask(queries=own, keys=context.room, index=place[:, None], causal=True, window=window)
     bias = None if relative is None else relative.at(place, context.room.shape[1])
     if context.prompt is None:
@@ -80,15 +80,15 @@ def of_step(
 
 
 def on_memory(context: Context) -> Mask:
-    """Return the mask of the tokens on the encoder's."""
+    """Return the mask of the tokens over the encoder's tokens."""
     keys = context.memory_segments
     assert keys is not None, "cross attention needs the segments of the encoder's tokens"
-    # In a step several rows in a row may share one of the encoder's: all that they see is its tokens.
+    # In a step, several consecutive rows may share a row of the encoder. They all see all of its tokens.
     return Mask(queries=context.segments if context.index is None else jnp.ones_like(keys[:, :1]), keys=keys)
 
 
 def whole_rows(length: int) -> Int[Array, "1 L"]:
-    """Return the index of each token of a row, the same for all rows."""
+    """Return the index of each token in its row, the same for all rows."""
     return jax.lax.iota(jnp.int32, length)[None]
 
 

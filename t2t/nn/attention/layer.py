@@ -1,4 +1,4 @@
-"""Multi-head attention as a mixer: of tokens among themselves, and on an encoder's output."""
+"""Multi-head self-attention and cross attention as mixers."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from t2t.sharding import constrain
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
-    """The sizes and choices of an attention layer.
+    """The sizes and options of an attention layer.
 
-    num_kv_heads: heads of keys and values; fewer than `num_heads` is grouped-query attention (Ainslie et al. 2023).
-    softcap:  bound on logits, see `t2t.nn.attention.attention`.
-    qk_norm, norm_epsilon: kind of norm over each head's query and key before they turn (Henry et al. 2020); None for none.
-    scaled:   whether logits are divided by sqrt(head_dim). T5 instead draws its queries' kernel that much smaller.
-    backend, block, dropout: see `t2t.nn.attention.attention`. Steps of decoding have one query and a way of their own, `attend_step`.
+    num_kv_heads: number of key and value heads; fewer than `num_heads` is grouped-query attention (Ainslie et al. 2023).
+    softcap:  soft bound on logits, see `t2t.nn.attention.attention`.
+    qk_norm, norm_epsilon: kind and epsilon of the norm of each head's queries and keys, applied before they rotate (Henry et al. 2020); None means no norm.
+    scaled:   whether logits are divided by sqrt(head_dim). T5 initializes its query kernel with smaller values instead.
+    backend, block, dropout: see `t2t.nn.attention.attention`. Decoding steps have one query and use `attend_step`.
     """
 
     num_heads: int
@@ -51,10 +51,10 @@ class Shape:
 
 
 class Projections(nnx.Module):
-    """The kernels of attention, and attention itself on what they make.
+    """The projections of attention, and attention on their results.
 
-    width, memory_width: of what queries and of what keys and values are made from.
-    Quantization is of the products with kernels; logits and weighted sums stay in floats.
+    width, memory_width: width of the inputs of queries, and of the inputs of keys and values.
+    Only the products with kernels are quantized, not the logits and weighted sums.
     """
 
     def __init__(self, shape: Shape, options: BuildOptions, memory_width: int) -> None:
@@ -72,7 +72,7 @@ class Projections(nnx.Module):
         self.key_norm = self._norm()
 
     def queries(self, x: Float[Array, "B L D"], angles: RotaryAngles | None = None) -> Float[Array, "B L H D"]:
-        """Return the queries of positions, turned where positions are rotary."""
+        """Return the queries, rotated if there are angles."""
         queries = self._split(self.query(x), self.shape.num_heads)
         queries = queries if self.query_norm is None else self.query_norm(queries)
         return queries if angles is None else rotate(queries, angles)
@@ -80,8 +80,8 @@ class Projections(nnx.Module):
     def keys_values(
         self, x: Float[Array, "B k D"], angles: RotaryAngles | None = None
     ) -> tuple[Float[Array, "B k K D"], Float[Array, "B k K D"]]:
-        """Return the keys and values of positions, keys turned where positions are rotary."""
-        # Whole rows on every device: where the mesh divides their length, this is where the parts are gathered.
+        """Return the keys and values. Keys are rotated if there are angles."""
+        # Keys and values have whole rows on every device. If the mesh divides rows along their length, the parts are gathered here.
         keys = self._split(self.key(x), self.shape.num_kv_heads, None)
         values = self._split(self.value(x), self.shape.num_kv_heads, None)
         keys = keys if self.key_norm is None else self.key_norm(keys)
@@ -97,7 +97,7 @@ class Projections(nnx.Module):
         dropout_key: jax.Array | None,
         angles: RotaryAngles | None = None,
     ) -> Float[Array, "B q D"]:
-        """Attend from whole rows."""
+        """Attend with the queries of whole rows."""
         out = attention(
             self.queries(x, angles),
             keys,
@@ -114,7 +114,7 @@ class Projections(nnx.Module):
         return self.joined(out)
 
     def joined(self, out: Float[Array, "B q H D"]) -> Float[Array, "B q D"]:
-        """Return what the heads found, brought to the residual stream."""
+        """Merge the heads and project to the residual stream."""
         return self.out(out.reshape(*out.shape[:2], -1))
 
     def _norm(self) -> RMSNorm | LayerNorm | None:
@@ -126,20 +126,20 @@ class Projections(nnx.Module):
 
 
 class Attention(Projections, Mixer):
-    """Attention of tokens among themselves. Its inputs are `t2t.nn.attention.inputs.Inputs`."""
+    """Self-attention. Its `Context.inputs` are `t2t.nn.attention.inputs.Inputs`."""
 
     def __init__(self, shape: Shape, options: BuildOptions) -> None:
         super().__init__(shape, options, options.width)
 
     def __call__(self, x: Float[Array, "B L D"], context: Context) -> tuple[Float[Array, "B L D"], Aux]:
-        """Attend over the rows themselves."""
+        """Attend over the same rows."""
         keys, values = self.keys_values(x, _inputs(context).angles)
         return self._rows(x, context, keys, values), {}
 
     def prefill(
         self, x: Float[Array, "B L D"], context: Context, length: int
     ) -> tuple[Float[Array, "B L D"], KeyValues]:
-        """Attend over the rows themselves; the state holds their keys and values."""
+        """Attend over the same rows. The state holds their keys and values."""
         keys, values = self.keys_values(x, _inputs(context).angles)
         room = ((0, 0), (0, 0), (0, length - x.shape[1]), (0, 0))
         key, value = (jnp.pad(jnp.swapaxes(y, 1, 2), room) for y in (keys, values))
@@ -148,7 +148,7 @@ class Attention(Projections, Mixer):
     def step(
         self, x: Float[Array, "B 1 D"], state: Any, context: Context, shared: Any = None
     ) -> tuple[Float[Array, "B 1 D"], Any]:
-        """Attend over the positions before and this one, on a cache that has its key and value already: written before it is read, it need not be copied."""
+        """Attend over the current and earlier positions. The cache is written before it is read, so that it need not be copied."""
         assert context.index is not None, "a step needs each row's index"
         state = state.write(self._entry(x, context), context.index)
         return self._step(x, state, context, shared, None), state
@@ -156,7 +156,7 @@ class Attention(Projections, Mixer):
     def step_entry(
         self, x: Float[Array, "B 1 D"], state: Any, context: Context, shared: Any = None
     ) -> tuple[Float[Array, "B 1 D"], Any]:
-        """Attend as `step` does; what is to be cached is the position's key and value."""
+        """Attend like `step`. Return the position's key and value for the cache."""
         assert context.index is not None, "a step needs each row's index"
         entry = self._entry(x, context)
         return self._step(x, state, context, shared, (context.index, entry.key, entry.value)), entry
@@ -193,7 +193,7 @@ class Attention(Projections, Mixer):
 
 
 class CrossAttention(Projections, CrossMixer):
-    """Attention on an encoder's output. Its inputs are the mask on the encoder's tokens."""
+    """Cross attention to an encoder's output. Its `Context.cross_inputs` are the mask over the encoder's tokens."""
 
     def __init__(self, shape: Shape, options: BuildOptions) -> None:
         super().__init__(shape, options, options.memory_width or options.width)
@@ -203,17 +203,17 @@ class CrossAttention(Projections, CrossMixer):
         return self.keys_values(memory)
 
     def __call__(self, x: Float[Array, "B L D"], memory: Any, context: Context) -> tuple[Float[Array, "B L D"], Aux]:
-        """Attend on the encoder's output."""
+        """Attend to the encoder's output."""
         keys, values = memory
         return self.attend(x, keys, values, context.cross_inputs, None, context.keys.next()), {}
 
     def keep(self, memory: Any) -> dict[str, Float[Array, "B K k D"]]:
-        """Return the keys and values as steps read them."""
+        """Return the keys and values in the layout that steps use."""
         keys, values = memory
         return {"key": jnp.swapaxes(keys, 1, 2), "value": jnp.swapaxes(values, 1, 2)}
 
     def step(self, x: Float[Array, "R 1 D"], memory: Any, context: Context) -> Float[Array, "R 1 D"]:
-        """Attend on the encoder's output from one position a row."""
+        """Attend to the encoder's output with one position per row."""
         out = attend_step(
             self.queries(x),
             memory["key"],
@@ -226,5 +226,5 @@ class CrossAttention(Projections, CrossMixer):
 
 
 def _inputs(context: Context) -> Inputs:
-    assert isinstance(context.inputs, Inputs), "attention needs what AttentionConfig.prepare returns"
+    assert isinstance(context.inputs, Inputs), "attention needs the result of AttentionConfig.prepare"
     return context.inputs

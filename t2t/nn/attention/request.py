@@ -1,4 +1,4 @@
-"""What a backend is given."""
+"""Arguments of attention backends."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from jaxtyping import Array, Bool, Float
 from t2t.nn.masks import Mask
 
 Bias = Callable[[int | jax.Array, int], Float[Array, "#B H rows k"]]
-"""A bias by blocks: (first query, number of queries) -> bias of these on all keys."""
+"""A function (first query, number of queries) that returns the bias of these queries on all keys."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """The arguments of `attention`, `q` times the scale. `dropout` is 0 where there is no key."""
+    """The arguments of `attention`, with `q` already scaled. `dropout` has no effect without a key."""
 
     q: Float[Array, "B q H D"]
     k: Float[Array, "B k K D"]
@@ -34,7 +34,7 @@ class Request:
         return self.bias(0, self.q.shape[1]) if callable(self.bias) else self.bias
 
     def repeated(self) -> tuple[Float[Array, "B k H D"], Float[Array, "B k H D"]]:
-        """Return keys and values, one for each head of queries."""
+        """Return keys and values repeated for each query head."""
         times = self.q.shape[2] // self.k.shape[2]
         if times == 1:
             return self.k, self.v
@@ -42,5 +42,5 @@ class Request:
 
 
 def blank(out: Float[Array, "B q H D"], sees: Bool[Array, "B q"]) -> Float[Array, "B q H D"]:
-    """Give 0 to queries that see nothing, whose softmax is even over all keys."""
+    """Set the output of queries that see no key to 0. Their softmax would be uniform over all keys."""
     return jnp.where(sees[:, :, None, None], out, jnp.zeros((), out.dtype))

@@ -1,4 +1,4 @@
-"""Softmax attention with a gradient of its own, which goes over what has the logits' size as few times as it can."""
+"""Softmax attention with a custom gradient that makes as few passes as possible over arrays of the logits' size."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ def softmax_attention(
     hidden: Float[Array, "B 1 q k"],
     kept: Bool[Array, "B H q k"] | None,
 ) -> Float[Array, "B q H D"]:
-    """Return `softmax(q . k + bias + hidden) . v`. Logits and their softmax are float32; products are of the inputs' type, summed in float32.
+    """Return `softmax(q . k + bias + hidden) . v`. Logits and their softmax are float32. Products have the type of the inputs and are summed in float32.
 
-    hidden: 0 where a query sees a key, far below any logit elsewhere. It has no gradient.
-    kept:   which weights are not dropped, those divided by 1 - `rate`; None for all.
+    hidden: 0 if a query sees a key, else a value far below any logit. It has no gradient.
+    kept:   which weights dropout keeps; they are divided by 1 - `rate`. None means all.
 
-    With logits l, their highest m in a row, p = exp(l - m), the row's sum t of p, and z = kept / (1 - rate), the output is o = (z p . v) / t: D numbers
-    of a row are divided rather than k. Its gradients, with g = dL/do and c = g / t:
+    Let l be the logits, m the maximum of each row, p = exp(l - m), t the sum of each row of p, and z = kept / (1 - rate). The output is o = (z p . v) / t: this
+    divides D numbers for each row instead of k numbers. With g = dL/do and c = g / t, the gradients are:
 
         dL/dv = (z p)^T . c,  dL/dl = p (z (c . v^T) - sum(c o)),  dL/dq = dL/dl . k,  dL/dk = (dL/dl)^T . q,  dL/dbias = dL/dl
 
-    The second is the softmax's: dL/dl = w (dL/dw - sum(w dL/dw)) for its weights w = p / t, where dL/dw = z (g . v^T), and so sum(w dL/dw) = sum(g o)
-    (Dao et al. 2022, appendix B.2). Of the logits' size p alone is kept, and p and dL/dl alone are made.
+    The second is the gradient of the softmax: dL/dl = w (dL/dw - sum(w dL/dw)) for its weights w = p / t, where dL/dw = z (g . v^T), so sum(w dL/dw) = sum(g o)
+    (Dao et al. 2022, appendix B.2). Of the arrays of the logits' size, only p is saved, and only p and dL/dl are computed.
     """
     return _forward(rate, q, k, v, bias, hidden, kept)[0]
 
@@ -67,7 +67,7 @@ def _backward(rate: float, residuals: tuple[Any, ...], slope: Float[Array, "B q 
     wide = powers * (_of_kept(of_powers, kept) - inner)
     of_logits = wide.astype(q.dtype)
     of_q = jnp.einsum("bhqk,bhkd->bhqd", of_logits, jnp.swapaxes(k, 1, 2))
-    # As [D k]: XLA's CPU compiler has its fast product for the first factor turned round, which it is while it is copied anyway.
+    # As [D k]: XLA's CPU compiler has a fast product if the first factor is transposed, and it is copied here anyway.
     of_k = jnp.einsum("bqhd,bhqk->bhdk", q, of_logits)
     of_v = jnp.einsum("bqhd,bhqk->bhdk", share, _of_kept(powers, kept).astype(v.dtype))
     of_bias = None if like is None else _of_bias(wide, like)
@@ -82,7 +82,7 @@ def _of_kept(x: Float[Array, "B H q k"], kept: Bool[Array, "B H q k"] | None) ->
 
 
 def _of_bias(slope: Float[Array, "B H q k"], like: jax.Array) -> Float[Array, "#B #H q k"]:
-    """Sum over what one bias served. Over rows as a product with ones: XLA's CPU sums over the first axis took 70 times as long."""
+    """Sum over the axes along which the bias is broadcast. The sum over rows is a product with ones: XLA's CPU sum over the first axis was 70 times slower."""
     rows, heads = like.shape[1:]
     if rows == 1:
         slope = jnp.einsum("b,bhqk->hqk", jnp.ones(slope.shape[0], slope.dtype), slope)[None]

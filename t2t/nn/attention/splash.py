@@ -1,4 +1,4 @@
-"""JAX's "splash" attention on TPUs: a fused kernel that leaves out the blocks that a mask hides (after Dao et al. 2022)."""
+"""JAX's "splash" attention on TPUs: a fused kernel that skips the blocks that a mask hides (after Dao et al. 2022)."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _IDS = ("batch", None)
 
 
 def splash(request: Request) -> Float[jax.Array, "B q H D"]:
-    """Attend with the kernel: memory linear in the length, backward pass included. Rows are padded to a multiple of 128.
+    """Attend with the kernel. Memory is linear in the length, also in the backward pass. Rows are padded to a multiple of 128.
 
-    Raises UserError for a causal mask that is not of whole rows on themselves.
+    Raises UserError for a causal mask without `self_attention`.
     """
     mask = request.mask
     check_causal("splash", mask)
@@ -41,7 +41,7 @@ def splash(request: Request) -> Float[jax.Array, "B q H D"]:
 
 
 def _last_seen(ids: Int[Array, "B P"], prefix: Int[Array, "B L"]) -> Int[jax.Array, "B P"]:
-    """Return the last key that each query sees of its own segment: itself, or in a prefix the prefix' end."""
+    """Return the last key of its own segment that each query sees: itself, or the end of the prefix for a query in the prefix."""
     length = ids.shape[1]
     inside = jnp.pad(jnp.asarray(prefix), ((0, 0), (0, length - prefix.shape[1]))) > 0
     place = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32), ids.shape)
@@ -51,7 +51,7 @@ def _last_seen(ids: Int[Array, "B P"], prefix: Int[Array, "B L"]) -> Int[jax.Arr
 
 
 def _kernel(mask: Mask, heads: int, queries: int, keys: int, most: int) -> Any:
-    """Return the kernel of one row: (q, k, v, segments of queries, of keys[, last key seen]) -> out, [H P D] each."""
+    """Return the kernel of one row: (q, k, v, segments of queries, segments of keys[, last key seen]) -> out, with shapes [H P D]."""
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernels
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask_info as infos
@@ -68,7 +68,7 @@ def _kernel(mask: Mask, heads: int, queries: int, keys: int, most: int) -> Any:
     )
     shape = (queries, keys)
     if mask.prefix is not None:
-        # What a query sees is data: no block can be left out, and the queries' places that the causal mask compares are each row's own.
+        # The prefix is data, so no block can be skipped. The query positions that the causal mask compares differ from row to row.
         def with_prefix(q: Any, k: Any, v: Any, own: Any, others: Any, last: Any) -> Any:
             info = infos.MaskInfo(None, None, None, None, last)
             kernel = kernels.SplashAttentionKernel(

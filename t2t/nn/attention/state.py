@@ -14,13 +14,13 @@ from t2t.nn.state import State
 
 @struct.dataclass
 class KeyValues(State):
-    """Keys and values of the tokens so far, K heads of them, as products with one query read them; N layers in front where they are stacked."""
+    """Keys and values of the tokens so far, with K heads, in the layout for products with one query. Stacked layers have a leading axis N."""
 
     key: Float[Array, "*N B K L D"]
     value: Float[Array, "*N B K L D"]
 
     def fork(self, count: int, prompt: int, axis: int = 0) -> KeyValues:
-        """Return empty caches for `count` rows in place of each, for the positions behind the prompt."""
+        """Return empty caches with `count` rows for each row, for the positions after the prompt."""
 
         def empty(x: Float[Array, "*N B K L D"]) -> Float[Array, "*N R K l D"]:
             *layers, batch, heads, length, size = x.shape
@@ -33,11 +33,11 @@ class KeyValues(State):
         return {"key": self.key[..., :prompt, :], "value": self.value[..., :prompt, :]}
 
     def grow(self, more: int, axis: int = 0) -> KeyValues:
-        """Return the cache with room for `more` positions behind its own."""
+        """Return the cache with room for `more` additional positions at the end."""
         return jax.tree.map(lambda x: jnp.pad(x, [(0, 0)] * (x.ndim - 2) + [(0, more), (0, 0)]), self)
 
     def write(self, entry: Any, index: Int[Array, "B"], axis: int = 0) -> KeyValues:
-        """Return the cache with each row's entry, a `KeyValues` of one position, at its index. Only the entries are written."""
+        """Return the cache with each row's entry, a `KeyValues` of one position, at its index. Only these entries are written."""
         rows = jnp.arange(index.shape[0])
 
         def of_layer(old: jax.Array, new: jax.Array) -> jax.Array:

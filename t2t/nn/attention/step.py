@@ -1,4 +1,4 @@
-"""Attention of one more position a row on what is cached: memory-bound, so that the cache is read once and written nowhere."""
+"""Attention of one new position per row over a cache. It is limited by memory bandwidth, so the cache is read once and not copied."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from t2t.nn.masks import Mask
 
 
 class Shared(NamedTuple):
-    """Keys and values before a row's own that R / B rows one after the other share: hypotheses on one prompt (Athiwaratkun et al. 2024).
+    """Keys and values that R / B consecutive rows share, which come before their own: hypotheses on one prompt (Athiwaratkun et al. 2024).
 
-    mask: [R 1] queries on P keys.
+    mask: mask of [R 1] queries over P keys.
     """
 
     keys: Float[Array, "B K P D"]
@@ -36,19 +36,19 @@ def attend_step(
     own: tuple[Int[Array, "R"], Float[Array, "R K 1 D"], Float[Array, "R K 1 D"]] | None = None,
     shared: Shared | None = None,
 ) -> Float[Array, "R 1 H D"]:
-    """Weigh cached values by the softmax, in float32, of `scale * q . keys + bias`; a query that sees nothing gets 0.
+    """Return the cached values weighted by the float32 softmax of `scale * q . keys + bias`. A query that sees no key gets 0.
 
-    R is a multiple of B: each row of the cache then serves so many queries in a row, the beams of one prompt on its encoder's output. H is a multiple
+    R is a multiple of B: each row of the cache serves R / B consecutive queries, such as the beams of one prompt on its encoder's output. H is a multiple
     of K (grouped queries). Neither is repeated in memory.
 
-    softcap: bound on the logits before the bias, see `t2t.nn.attention.attention`.
-    mask: [R 1] or, where rows share a cache, [B 1] queries on L keys.
-    own:  where each row's own position is, with its key and value, which count in place of what the cache holds there.
-    shared: further keys and values, in the same softmax.
+    softcap: soft bound on the logits before the bias, see `t2t.nn.attention.attention`.
+    mask: mask of [R 1] queries or, if rows share a cache, [B 1] queries over L keys.
+    own:  index of each row's own position, with its key and value, which replace the cache's entry at that index.
+    shared: additional keys and values in the same softmax.
     """
     rows = q.shape[0]
     batch, groups, length, _ = keys.shape
-    assert (own is None and shared is None) or batch == rows, "rows that share a cache add nothing to it"
+    assert (own is None and shared is None) or batch == rows, "rows that share a cache cannot add entries to it"
     queries = (q * scale if scale != 1.0 else q)[:, 0]
     logits = capped(_logits(queries, keys), softcap)
     if own is not None:
@@ -92,14 +92,14 @@ def _is_at(place: Int[Array, "R"], length: int) -> Bool[Array, "R 1 1 L"]:
 
 
 def _grouped(x: Float[Array, "R H *S"], batch: int, groups: int) -> Float[Array, "B K G *S"]:
-    """Return what queries have by the keys they meet: G is (R / B) (H / K), rows first."""
+    """Group the queries' axis by key heads: G is (R / B) (H / K), with rows first."""
     rows, heads = x.shape[:2]
     x = x.reshape(batch, rows // batch, groups, heads // groups, *x.shape[2:])
     return jnp.moveaxis(x, 1, 2).reshape(batch, groups, rows // batch * (heads // groups), *x.shape[4:])
 
 
 def _ungrouped(x: Float[Array, "B K G *S"], rows: int) -> Float[Array, "R H *S"]:
-    """Undo `_grouped`."""
+    """Invert `_grouped`."""
     batch, groups, each = x.shape[:3]
     x = x.reshape(batch, groups, rows // batch, each * batch // rows, *x.shape[3:])
     return jnp.moveaxis(x, 2, 1).reshape(rows, groups * each * batch // rows, *x.shape[4:])
