@@ -80,12 +80,12 @@ def pointers(
 ) -> Float[Array, "B L L"]:
     """Return for position q the scores of positions 0, 1, ... of its example: as first token of the span if q is position 0, else as last."""
     length = positions.shape[1]
-    place = jax.lax.iota(jnp.int32, length)
-    begins = place[None] - positions
-    at = begins[:, :, None] + place
-    inside = jnp.clip(at, 0, length - 1)
+    position = jax.lax.iota(jnp.int32, length)
+    starts = position[None] - positions
+    index = starts[:, :, None] + position
+    clipped = jnp.clip(index, 0, length - 1)
     flat = scores.swapaxes(1, 2).reshape(scores.shape[0], 1, 2 * length)
-    chosen = jnp.take_along_axis(flat, inside + jnp.where(positions == 0, 0, length)[:, :, None], axis=2)
-    own = jnp.take_along_axis(segments[:, None, :], inside, axis=2)
-    there = (at < length) & (own == segments[:, :, None]) & (segments > 0)[:, :, None]
-    return jnp.where(there, chosen, HIDDEN)
+    chosen = jnp.take_along_axis(flat, clipped + jnp.where(positions == 0, 0, length)[:, :, None], axis=2)
+    index_segments = jnp.take_along_axis(segments[:, None, :], clipped, axis=2)
+    valid = (index < length) & (index_segments == segments[:, :, None]) & (segments > 0)[:, :, None]
+    return jnp.where(valid, chosen, HIDDEN)

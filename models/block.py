@@ -50,32 +50,32 @@ class Block(nnx.Module):
 
     def __call__(self, x: Float[Array, "B L D"], context: Context) -> tuple[Float[Array, "B L D"], Aux]:
         """Apply to whole rows."""
-        context, mixer = self._own(context), self._mixer
+        context, mixer = self._with_own_tables(context), self._mixer
         x, aux = self._sublayer(self.layer.mixer.name, x, lambda y: mixer(y, context), context.keys)
-        x, more = self._rest(x, self._own_memory(context), context)
+        x, more = self._after_mixer(x, self._read_memory(context), context)
         return x, added(aux, more)
 
     def prefill(
         self, x: Float[Array, "B L D"], context: Context, length: int
     ) -> tuple[Float[Array, "B L D"], Any, Any]:
         """Apply to whole rows. Also return a state with room for `length` positions, and the memory."""
-        context, mixer = self._own(context), self._mixer
+        context, mixer = self._with_own_tables(context), self._mixer
         x, state = self._sublayer(self.layer.mixer.name, x, lambda y: mixer.prefill(y, context, length), context.keys)
-        memory, cross = self._own_memory(context), self._cross
-        kept = {} if cross is None else {"encoder": cross.keep(memory)}
-        return self._rest(x, memory, context)[0], state, kept
+        memory, cross = self._read_memory(context), self._cross
+        memory_state = {} if cross is None else {"encoder": cross.keep(memory)}
+        return self._after_mixer(x, memory, context)[0], state, memory_state
 
     def step(
         self, x: Float[Array, "B 1 D"], state: Any, memory: Any, context: Context
     ) -> tuple[Float[Array, "B 1 D"], Any]:
         """Apply to one more position per row. Also return the updated state."""
-        return self._one(self._mixer.step, x, state, memory, context)
+        return self._step(self._mixer.step, x, state, memory, context)
 
     def step_entry(
         self, x: Float[Array, "B 1 D"], state: Any, memory: Any, context: Context
     ) -> tuple[Float[Array, "B 1 D"], Any]:
         """Apply to one more position per row. Also return what `State.write` writes to the state."""
-        return self._one(self._mixer.step_entry, x, state, memory, context)
+        return self._step(self._mixer.step_entry, x, state, memory, context)
 
     @property
     def _mixer(self) -> Mixer:
@@ -85,7 +85,7 @@ class Block(nnx.Module):
     def _cross(self) -> CrossMixer | None:
         return None if self.layer.cross is None else getattr(self, f"cross_{self.layer.cross.name}")
 
-    def _own(self, context: Context) -> Context:
+    def _with_own_tables(self, context: Context) -> Context:
         """Return the context with the inputs that this layer computes from its own tables, if it has any."""
         mixer = self.layer.mixer
         if not mixer.tables_per_layer:
@@ -93,16 +93,16 @@ class Block(nnx.Module):
         tables = {name: getattr(self, name) for name in mixer.tables()}
         return dataclasses.replace(context, inputs=mixer.prepare(context, tables))
 
-    def _one(
+    def _step(
         self, step: Callable[..., Any], x: Float[Array, "B 1 D"], state: Any, memory: Any, context: Context
     ) -> tuple[Float[Array, "B 1 D"], Any]:
-        context = self._own(context)
+        context = self._with_own_tables(context)
         x, after = self._sublayer(
             self.layer.mixer.name, x, lambda y: step(y, state, context, memory.get("prompt")), context.keys
         )
-        return self._rest(x, memory.get("encoder"), context)[0], after
+        return self._after_mixer(x, memory.get("encoder"), context)[0], after
 
-    def _own_memory(self, context: Context) -> Any:
+    def _read_memory(self, context: Context) -> Any:
         cross = self._cross
         if cross is None:
             return None
@@ -111,7 +111,7 @@ class Block(nnx.Module):
         with jax.named_scope(f"cross_{self.layer.cross.name}"):
             return cross.read(context.memory)
 
-    def _rest(self, x: Float[Array, "B L D"], memory: Any, context: Context) -> tuple[Float[Array, "B L D"], Aux]:
+    def _after_mixer(self, x: Float[Array, "B L D"], memory: Any, context: Context) -> tuple[Float[Array, "B L D"], Aux]:
         cross = self._cross
         aux: Aux = {}
         if cross is not None:
@@ -130,10 +130,10 @@ class Block(nnx.Module):
     def _sublayer(
         self, name: str, x: Float[Array, "B L D"], apply: Callable[..., tuple[Any, Any]], keys: Keys
     ) -> tuple[Float[Array, "B L D"], Any]:
-        place, normalise = self.layer.norms.place, getattr(self, f"{name}_norm")
+        place, norm = self.layer.norms.place, getattr(self, f"{name}_norm")
         with jax.named_scope(name):  # the name of the operations in a profile
-            y, aside = apply(x if place == "post" else normalise(x))
+            y, extra = apply(x if place == "post" else norm(x))
             if place == "sandwich":
                 y = getattr(self, f"{name}_output_norm")(y)
             x = x + dropout(y, self.layer.dropout, keys.next())
-            return (normalise(x) if place == "post" else x), aside
+            return (norm(x) if place == "post" else x), extra

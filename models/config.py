@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields, replace
 from typing import Annotated, Any, Literal, get_args
 
@@ -34,7 +34,7 @@ def one_of(field: str, value: str, choices: object) -> None:
         raise UserError(f"unknown {field} {value!r} (model.{field}).{nearest(str(value), valid)}")
 
 
-def both_ways(side: str, stack: StackConfig) -> None:
+def check_even_buckets(side: str, stack: StackConfig) -> None:
     """Raise UserError if a bidirectional stack (an encoder) has an odd number of relative position buckets.
 
     T5 uses half of the buckets for keys before the query and half for keys after it (Raffel et al. 2020, section 2.1).
@@ -44,6 +44,16 @@ def both_ways(side: str, stack: StackConfig) -> None:
             f"model.{side}.buckets is {stack.buckets}; it must be even, because each direction has half of the buckets."
             f" Nearest: {stack.buckets + 1}."
         )
+
+
+def check_equal(one: tuple[str, StackConfig], other: tuple[str, StackConfig], names: Iterable[str], why: str) -> None:
+    """Raise UserError if two stacks, given as (side, configuration), differ in a field of `names`."""
+    for name in names:
+        wanted, found = getattr(one[1], name), getattr(other[1], name)
+        if found != wanted:
+            raise UserError(
+                f"model.{other[0]}.{name} is {found!r} and model.{one[0]}.{name} is {wanted!r}; {why}. Nearest: {wanted}."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,6 +224,11 @@ class StackConfig(Configuration):
         return self.num_heads if self.num_kv_heads is None else self.num_kv_heads
 
     @property
+    def has_attention_biases(self) -> bool:
+        """Whether the matrix products of attention have biases."""
+        return self.biases if self.attention_biases is None else self.attention_biases
+
+    @property
     def blocks(self) -> int:
         """Number of blocks that have their own parameters."""
         return self.num_layers if self.groups is None else self.groups
@@ -324,7 +339,7 @@ class TransformerConfig(ModelConfig):
             head_dim=stack.head_size,
             num_kv_heads=stack.num_kv_heads,
             scaled=stack.scaled_attention,
-            biases=stack.biases if stack.attention_biases is None else stack.attention_biases,
+            biases=stack.has_attention_biases,
             window=stack.window,
             softcap=stack.attention_softcap,
             qk_norm=stack.norm if stack.qk_norm else None,

@@ -149,17 +149,17 @@ def advance(
 ) -> tuple[Float[Array, "B D"], Any]:
     """Run a decoder's stack on one more token per row.
 
-    If the cache has "begin", its rows share their prompt: the prompt is in the memory, and each row's own cache holds the positions after it.
+    If the cache has "prompt_length", its rows share their prompt: the prompt is in the memory, and each row's own cache holds the positions after it.
 
     memory_segments: segments of the encoder's tokens, with cross attention; consecutive rows may share one.
     layers: see `Stack.step`.
     """
-    known = cache["rows"]
-    index, begin = known["length"], known.get("begin")
-    prompt, prefix = None, known.get("prefix")
-    if begin is not None:
-        times = index.shape[0] // known["prompt"].shape[0]
-        prompt = jnp.repeat(known["prompt"], times, axis=0)
+    rows = cache["rows"]
+    index, prompt_length = rows["length"], rows.get("prompt_length")
+    prompt, prefix = None, rows.get("prefix")
+    if prompt_length is not None:
+        times = index.shape[0] // rows["prompt"].shape[0]
+        prompt = jnp.repeat(rows["prompt"], times, axis=0)
         prefix = None if prefix is None else jnp.repeat(prefix, times, axis=0)
     keys = Keys(None)
     x = embeddings.at(ids[:, None], index[:, None], None, keys)
@@ -168,11 +168,11 @@ def advance(
         positions=index[:, None],
         prefix=prefix,
         memory_segments=memory_segments,
-        index=index if begin is None else index - begin,
-        room=known["room"],
+        index=index if prompt_length is None else index - prompt_length,
+        room=rows["room"],
         prompt=prompt,
         keys=keys,
     )
-    kept = cache["layers"]
-    x, caches = stack.step(x, kept["cache"], kept["memory"], context, layers)
-    return x[:, 0], {"rows": {**known, "length": index + 1}, "layers": {"cache": caches, "memory": kept["memory"]}}
+    layer_states = cache["layers"]
+    x, caches = stack.step(x, layer_states["cache"], layer_states["memory"], context, layers)
+    return x[:, 0], {"rows": {**rows, "length": index + 1}, "layers": {"cache": caches, "memory": layer_states["memory"]}}

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 from t2t.errors import UserError
 from t2t.limits import FewOrZero
 from t2t.models.answer_heads import AnswerHead, LabelHead, PoolerActivation, SpanHead
-from t2t.models.config import StackConfig, TransformerConfig, both_ways, one_of
+from t2t.models.config import StackConfig, TransformerConfig, check_even_buckets, one_of
 from t2t.models.functional import FunctionalModel, Network
 from t2t.models.inputs import Embeddings, Head
 from t2t.models.transformer import Layers, Stack
@@ -58,7 +58,7 @@ class EncoderConfig(TransformerConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        both_ways("encoder", self.encoder)
+        check_even_buckets("encoder", self.encoder)
         if self.head_activation is not None:
             one_of("head_activation", self.head_activation, Activation)
         one_of("head", self.head, Output)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import ClassVar
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from t2t.errors import UserError
-from t2t.models.config import StackConfig, TransformerConfig, both_ways
+from t2t.models.config import StackConfig, TransformerConfig, check_equal, check_even_buckets
 from t2t.models.decoder import advance, check_room, placed, prompt
 from t2t.models.encoder import encode
 from t2t.models.functional import FunctionalModel, Network
@@ -49,18 +47,11 @@ class EncoderDecoderConfig(TransformerConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        both_ways("encoder", self.encoder)
-        self._check_alike(("positions", "max_length", "position_offset"), "they share embeddings")
+        check_even_buckets("encoder", self.encoder)
+        sides = ("encoder", self.encoder), ("decoder", self.decoder)
+        check_equal(*sides, ("positions", "max_length", "position_offset"), "they share embeddings")
         if self.shared:
-            self._check_alike((field.name for field in fields(StackConfig)), "they share parameters (model.shared)")
-
-    def _check_alike(self, names: Iterable[str], why: str) -> None:
-        for name in names:
-            ours, theirs = getattr(self.encoder, name), getattr(self.decoder, name)
-            if ours != theirs:
-                raise UserError(
-                    f"model.decoder.{name} is {theirs!r} and model.encoder.{name} is {ours!r}; {why}. Nearest: {ours}."
-                )
+            check_equal(*sides, (field.name for field in fields(StackConfig)), "they share parameters (model.shared)")
 
     @property
     def stacks(self) -> tuple[StackConfig, ...]:

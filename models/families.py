@@ -66,13 +66,13 @@ class _Written:
 def left_behind(config: ModelConfig, family: Family, options: dict[str, Any]) -> list[str]:
     """Return the training options that a config.json does not store, as lines like "dropout 0.1": dropout rates and quantization."""
     wanted = tensors(family.entries(config), config.build().specs)
-    read, own = family.config(Options(options, where="config.json"), _Written(wanted)), config
-    if isinstance(read, TransformerConfig) and isinstance(own, TransformerConfig):
-        read, own = (dataclasses.replace(one, attention_dropout=one.attention_rate) for one in (read, own))
-    lost = [line for line in configuration.differences(read, own) if line.partition(":")[0].rpartition(".")[2] in RATES]
-    said = [f"{path} {change.rpartition(' -> ')[2]}" for path, _, change in (line.partition(": ") for line in lost)]
+    exported, trained = family.config(Options(options, where="config.json"), _Written(wanted)), config
+    if isinstance(exported, TransformerConfig) and isinstance(trained, TransformerConfig):
+        exported, trained = (dataclasses.replace(one, attention_dropout=one.attention_rate) for one in (exported, trained))
+    lost_rates = [line for line in configuration.differences(exported, trained) if line.partition(":")[0].rpartition(".")[2] in RATES]
+    lines = [f"{path} {change.rpartition(' -> ')[2]}" for path, _, change in (line.partition(": ") for line in lost_rates)]
     quantization = config.quantization
-    return said if quantization == "none" else [*said, f"quantization {quantization}"]
+    return lines if quantization == "none" else [*lines, f"quantization {quantization}"]
 
 
 def exportable(config: ModelConfig) -> tuple[Family, dict[str, Any], list[Tensor]]:

@@ -51,8 +51,15 @@ class Network(nnx.Module, abc.ABC):
         return None
 
 
+SHARED = ("memory", "prompt", "prefix")
+"""Entries of a cache's "rows" that a forked cache stores once for all copies of a row."""
+
+
 class FunctionalModel(Model):
-    """A model that binds the given parameters to a network in each call."""
+    """A model that binds the given parameters to a network in each call.
+
+    In a cache, "rows" holds arrays with the batch axis first, and "layers" the layers' states and memories (`t2t.models.states`).
+    """
 
     def __init__(self, config: TransformerConfig, network: Network) -> None:
         self.config = config
@@ -112,61 +119,48 @@ class FunctionalModel(Model):
 
     def grow(self, cache: Cache, length: int) -> Cache:
         """Return the cache with room for `length` positions, including the prompt."""
-        return grow(cache, length)
+        rows, layers = cache["rows"], cache["layers"]
+        # The rows of a forked cache share their prompt: their own part has room for the positions after it.
+        own_length = length - (rows["prompt"].shape[1] if "prompt_length" in rows else 0)
+        added = own_length - rows["room"].shape[1]
+        room = jnp.pad(rows["room"], ((0, 0), (0, added)), constant_values=1)
+        grown = each(lambda axis, state: state.grow(added, axis), layers["cache"])
+        return {"rows": {**rows, "room": room}, "layers": {**layers, "cache": grown}}
 
     def select(self, cache: Cache, rows: Int[Array, "N"]) -> Cache:
         """Return the cache of the given rows. Rows may repeat."""
-        return select(cache, rows)
+        assert "prompt_length" not in cache["rows"], "rows of a forked cache share their prompt: use `reorder`"
+        layers = cache["layers"]
+        return {
+            "rows": jax.tree.map(lambda x: x[rows], cache["rows"]),
+            "layers": {
+                "cache": each(lambda axis, state: state.take(rows, axis), layers["cache"]),
+                "memory": each(lambda axis, memory: taken(memory, rows, axis), layers["memory"]),
+            },
+        }
 
     def fork(self, cache: Cache, count: int) -> Cache:
-        """Return the cache with each row repeated `count` times. The copies of a row share the prompt and the encoder's tokens, which are stored once."""
-        return fork(cache, count)
+        """Return the cache with each row repeated `count` times.
+
+        The copies of a row share the prompt and the encoder's tokens, which are stored once: the prompt's part moves to "memory", which no step changes.
+        """
+        if count == 1:
+            return cache
+        old_rows, layers = cache["rows"], cache["layers"]
+        assert "prompt_length" not in old_rows, "a cache can be forked once, after its prompt"
+        prompt = old_rows["prompt"].shape[1]
+        rows = {name: x if name in SHARED else jnp.repeat(x, count, axis=0) for name, x in old_rows.items()}
+        rows |= {"prompt_length": rows["length"], "room": rows["room"][:, prompt:]}
+        states = each(lambda axis, state: state.fork(count, prompt, axis), layers["cache"])
+        memory = each(
+            lambda axis, memory, state: {**memory, "prompt": state.shared(prompt, axis)},
+            layers["memory"],
+            layers["cache"],
+        )
+        return {"rows": rows, "layers": {"cache": states, "memory": memory}}
 
     def reorder(self, cache: Cache, rows: Int[Array, "N"]) -> Cache:
         """Return a forked cache with the given rows. Each row must be replaced by one with the same prompt."""
-        own = each(lambda axis, state: state.take(rows, axis), cache["layers"]["cache"])
-        known = {name: x if name in SHARED else x[rows] for name, x in cache["rows"].items()}
-        return {"rows": known, "layers": {**cache["layers"], "cache": own}}
-
-
-SHARED = ("memory", "prompt", "prefix")
-"""Entries of "rows" that a forked cache stores once for all copies of a row."""
-
-
-def select(cache: Any, rows: Int[Array, "N"]) -> Any:
-    """Select rows of a cache. "rows" holds arrays with the batch axis first; "layers" holds the layers' states and memories (`t2t.models.states`)."""
-    assert "begin" not in cache["rows"], "rows of a forked cache share their prompt: use `reorder`"
-    layers = cache["layers"]
-    return {
-        "rows": jax.tree.map(lambda x: x[rows], cache["rows"]),
-        "layers": {
-            "cache": each(lambda axis, state: state.take(rows, axis), layers["cache"]),
-            "memory": each(lambda axis, memory: taken(memory, rows, axis), layers["memory"]),
-        },
-    }
-
-
-def fork(cache: Any, count: int) -> Any:
-    """Return a cache from `start` with each row repeated `count` times. The prompt's part moves to "memory", which no step changes."""
-    if count == 1:
-        return cache
-    known, layers = cache["rows"], cache["layers"]
-    assert "begin" not in known, "a cache can be forked once, after its prompt"
-    prompt = known["prompt"].shape[1]
-    rows = {name: x if name in SHARED else jnp.repeat(x, count, axis=0) for name, x in known.items()}
-    rows |= {"begin": rows["length"], "room": rows["room"][:, prompt:]}
-    own = each(lambda axis, state: state.fork(count, prompt, axis), layers["cache"])
-    memory = each(
-        lambda axis, memory, state: {**memory, "prompt": state.shared(prompt, axis)}, layers["memory"], layers["cache"]
-    )
-    return {"rows": rows, "layers": {"cache": own, "memory": memory}}
-
-
-def grow(cache: Any, length: int) -> Any:
-    """Return a cache with room for `length` positions. If rows share their prompt, their own part has room for the positions after it."""
-    known, layers = cache["rows"], cache["layers"]
-    own = length - (known["prompt"].shape[1] if "begin" in known else 0)
-    more = own - known["room"].shape[1]
-    room = jnp.pad(known["room"], ((0, 0), (0, more)), constant_values=1)
-    grown = each(lambda axis, state: state.grow(more, axis), layers["cache"])
-    return {"rows": {**known, "room": room}, "layers": {**layers, "cache": grown}}
+        states = each(lambda axis, state: state.take(rows, axis), cache["layers"]["cache"])
+        kept_rows = {name: x if name in SHARED else x[rows] for name, x in cache["rows"].items()}
+        return {"rows": kept_rows, "layers": {**cache["layers"], "cache": states}}

@@ -117,18 +117,18 @@ class Stack(nnx.Module):
 
         def body(x: jax.Array, round_: tuple[Any, Any]) -> tuple[jax.Array, Aux]:
             total: Aux = {}
-            for place, (params, key) in enumerate(zip(*map(self._listed, round_), strict=True)):
-                x, aux = self._whole(parts[place][0], contexts[place])(x, params, key)
+            for place, (params, key) in enumerate(zip(*map(self._unpacked, round_), strict=True)):
+                x, aux = self._row_function(parts[place][0], contexts[place])(x, params, key)
                 total = added(total, aux)
             return x, total
 
         with jax.named_scope(self.scope):
-            x, terms = self._scan(body, x, self._of_places([params for _, params in parts]), keys)
+            x, terms = self._scan(body, x, self._packed([params for _, params in parts]), keys)
             total: Aux = over_layers(terms)
             for place, block in enumerate(self.tail.all()):
                 graph, params = unbind(block)
                 key = None if rest is None else rest[place]
-                x, aux = self._whole(graph, contexts[place], scanned=False)(x, params, key)
+                x, aux = self._row_function(graph, contexts[place], scanned=False)(x, params, key)
                 total = added(total, aux)
             return self._finish(x, context.keys), total
 
@@ -139,24 +139,24 @@ class Stack(nnx.Module):
         contexts, parts = self._prepared(context), self._parts()
 
         def body(x: jax.Array, round_: tuple[Any, None]) -> tuple[jax.Array, Any]:
-            made = []
-            for place, params in enumerate(self._listed(round_[0])):
-                x, *kept = rebind(parts[place][0], params).prefill(x, contexts[place], length)
-                made.append(tuple(kept))
-            return x, self._of_places(made)
+            outputs = []
+            for place, params in enumerate(self._unpacked(round_[0])):
+                x, *output = rebind(parts[place][0], params).prefill(x, contexts[place], length)
+                outputs.append(tuple(output))
+            return x, self._packed(outputs)
 
-        x, made = self._scan(body, x, self._of_places([params for _, params in parts]), None)
+        x, outputs = self._scan(body, x, self._packed([params for _, params in parts]), None)
         tail = []
         for place, block in enumerate(self.tail.all()):
-            x, *kept = block.prefill(x, contexts[place], length)
-            tail.append(tuple(kept))
+            x, *output = block.prefill(x, contexts[place], length)
+            tail.append(tuple(output))
         states, memories = (
-            self._kept([one[i] for one in self._listed(made)], [one[i] for one in tail]) for i in (0, 1)
+            self._decoding_form([one[i] for one in self._unpacked(outputs)], [one[i] for one in tail]) for i in (0, 1)
         )
         return self._finish(x, context.keys), states, memories
 
     @property
-    def apart(self) -> bool:
+    def per_layer(self) -> bool:
         """Whether states are a tuple with one entry for each layer, and each step updates them layer by layer, instead of being stacked over depth.
 
         XLA's CPU compiler copies a slice of a stacked array before it multiplies by it, and copies a cache that is read before it is written. On accelerators a
@@ -167,7 +167,7 @@ class Stack(nnx.Module):
     def layer_params(self) -> Layers:
         """Return a copy of each layer's parameters if that makes a loop of steps faster and takes at most COPIED bytes, else None."""
         size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(unbind(self.layers)[1]))
-        return self._by_layer() if self.apart and size <= COPIED else None
+        return self._by_layer() if self.per_layer and size <= COPIED else None
 
     def step(
         self,
@@ -182,26 +182,26 @@ class Stack(nnx.Module):
         assert index is not None, "a step needs each row's index"
         if isinstance(states, tuple):
             # Traced once for all layers at the same position of the pattern.
-            ones = [
-                jax.jit(lambda x, own, *kept, graph=graph, of=of: rebind(graph, own).step(x, *kept, of))
-                for (graph, _), of in zip(parts, contexts, strict=True)
+            steps = [
+                jax.jit(lambda x, params, *kept, graph=graph, layer_context=layer_context: rebind(graph, params).step(x, *kept, layer_context))
+                for (graph, _), layer_context in zip(parts, contexts, strict=True)
             ]
-            after = []
+            new_states = []
             for depth, layer in enumerate(zip(layers or self._by_layer(), states, memories, strict=True)):
-                x, kept = ones[depth % len(ones)](x, *layer)
-                after.append(kept)
-            return self._finish(x, context.keys), tuple(after)
+                x, kept = steps[depth % len(steps)](x, *layer)
+                new_states.append(kept)
+            return self._finish(x, context.keys), tuple(new_states)
 
         def body(x: jax.Array, round_: tuple[Any, tuple[Any, Any]]) -> tuple[jax.Array, Any]:
-            made = []
-            own, (state, memory) = round_
-            for place, kept in enumerate(zip(*map(self._listed, (own, state, memory)), strict=True)):
+            entries = []
+            params, (state, memory) = round_
+            for place, kept in enumerate(zip(*map(self._unpacked, (params, state, memory)), strict=True)):
                 x, entry = rebind(parts[place][0], kept[0]).step_entry(x, kept[1], kept[2], contexts[place])
-                made.append(entry)
-            return x, self._of_places(made)
+                entries.append(entry)
+            return x, self._packed(entries)
 
         repeated = (self._repeated(states), self._repeated(memories))
-        params = self._of_places([params for _, params in parts])
+        params = self._packed([params for _, params in parts])
         x, entries = self._scan(body, x, params, repeated, unroll=self.config.num_layers <= UNROLLED)
         tail = []
         if isinstance(states, Patterned):
@@ -217,23 +217,23 @@ class Stack(nnx.Module):
     ) -> tuple[tuple[tuple[str, str], ...], ...]:
         """Build the modules that mixers share. Return for each position of the pattern pairs (the mixer's name of a module, the stack's name of it)."""
         built: dict[str, Any] = {}
-        found = []
+        place_names = []
         for place, layer in enumerate(pattern):
-            own = []
+            names = []
             for name, table in ({} if layer.mixer.tables_per_layer else layer.mixer.tables()).items():
-                same = [known for known, other in built.items() if known.split("-")[0] == name and other == table]
-                ours = same[0] if same else name if name not in built else f"{name}-{place}"
-                if ours not in built:
-                    built[ours] = table
-                    setattr(self, ours, table.build(options))
-                own.append((name, ours))
-            found.append(tuple(own))
-        return tuple(found)
+                equal = [known for known, other in built.items() if known.split("-")[0] == name and other == table]
+                stack_name = equal[0] if equal else name if name not in built else f"{name}-{place}"
+                if stack_name not in built:
+                    built[stack_name] = table
+                    setattr(self, stack_name, table.build(options))
+                names.append((name, stack_name))
+            place_names.append(tuple(names))
+        return tuple(place_names)
 
     def _prepared(self, context: Context) -> list[Context]:
         """Return the context of each position of the pattern. It computes once what each layer would otherwise compute and differentiate again."""
-        tables = [{name: getattr(self, ours) for name, ours in own} for own in self.place_tables]
-        return [block.prepared(context, own) for block, own in zip(self._blocks(), tables, strict=True)]
+        tables = [{name: getattr(self, stack_name) for name, stack_name in names} for names in self.place_tables]
+        return [block.prepared(context, own_tables) for block, own_tables in zip(self._blocks(), tables, strict=True)]
 
     def _blocks(self) -> list[Block]:
         return [self.layers] if self.single else self.layers.all()
@@ -242,23 +242,23 @@ class Stack(nnx.Module):
         """Return the structure and the parameters of each position of the pattern."""
         return [unbind(block) for block in self._blocks()]
 
-    def _listed(self, of_places: Any) -> Sequence[Any]:
-        """Undo `_of_places`."""
-        return [of_places] if self.single or of_places is None else of_places
+    def _unpacked(self, packed: Any) -> Sequence[Any]:
+        """Invert `_packed`."""
+        return [packed] if self.single or packed is None else packed
 
-    def _of_places(self, each_place: Sequence[Any]) -> Any:
+    def _packed(self, places: Sequence[Any]) -> Any:
         """Return the values of all positions in the form that a scan carries: without a tuple if there is only one."""
-        return each_place[0] if self.single else tuple(each_place)
+        return places[0] if self.single else tuple(places)
 
-    def _kept(self, repeats: Sequence[Any], tail: Sequence[Any]) -> Any:
+    def _decoding_form(self, repeats: Sequence[Any], tail: Sequence[Any]) -> Any:
         """Return states or memories in the form that steps use."""
-        if self.apart:
-            apart = [cut(one, self.config.num_layers if self.single else self.repeats) for one in repeats]
-            return (*(one for round_ in zip(*apart, strict=True) for one in round_), *tail)
+        if self.per_layer:
+            per_layer = [cut(one, self.config.num_layers if self.single else self.repeats) for one in repeats]
+            return (*(one for round_ in zip(*per_layer, strict=True) for one in round_), *tail)
         return repeats[0] if self.single else Patterned(tuple(repeats), tuple(tail))
 
-    def _repeated(self, kept: Any) -> Any:
-        return kept.repeats if isinstance(kept, Patterned) else kept
+    def _repeated(self, states: Any) -> Any:
+        return states.repeats if isinstance(states, Patterned) else states
 
     def _by_layer(self) -> tuple[Params, ...]:
         places = [cut(params, self.repeats) for _, params in self._parts()]
@@ -268,7 +268,7 @@ class Stack(nnx.Module):
         tail = [unbind(block)[1] for block in self.tail.all()]
         return (*(layer for round_ in zip(*places, strict=True) for layer in round_), *tail)
 
-    def _whole(self, graph: Any, context: Context, *, scanned: bool = True) -> Callable[..., tuple[jax.Array, Aux]]:
+    def _row_function(self, graph: Any, context: Context, *, scanned: bool = True) -> Callable[..., tuple[jax.Array, Aux]]:
         """Return the function (x, params, key) that applies one layer to whole rows, with the configured rematerialization."""
 
         def one(x: jax.Array, params: Params, key: jax.Array | None) -> tuple[jax.Array, Aux]:
@@ -292,24 +292,24 @@ class Stack(nnx.Module):
             return jax.lax.scan(body, x, (params, each), unroll=layers if unroll else min(self.unroll, layers))
 
         def group(x: jax.Array, item: tuple[Any, Any]) -> tuple[Any, Any]:
-            own, each = item
-            return jax.lax.scan(lambda x, part: body(x, (own, part)), x, each, length=layers // groups)
+            group_params, each = item
+            return jax.lax.scan(lambda x, part: body(x, (group_params, part)), x, each, length=layers // groups)
 
         parts = jax.tree.map(lambda leaf: leaf.reshape(groups, layers // groups, *leaf.shape[1:]), each)
-        x, made = jax.lax.scan(group, x, (params, parts))
-        return x, jax.tree.map(lambda leaf: leaf.reshape(layers, *leaf.shape[2:]), made)
+        x, outputs = jax.lax.scan(group, x, (params, parts))
+        return x, jax.tree.map(lambda leaf: leaf.reshape(layers, *leaf.shape[2:]), outputs)
 
     def _layer_keys(self, keys: Keys) -> tuple[Any, Any]:
         """Return the dropout keys for the scan and for the tail, or (None, None) without dropout."""
         key = keys.next()
         if key is None:
             return (None if self.single else (None,) * len(self._blocks())), None
-        own = jax.random.split(key, self.config.num_layers)
+        layer_keys = jax.random.split(key, self.config.num_layers)
         if self.single:
-            return own, None
+            return layer_keys, None
         places = len(self._blocks())
-        scanned = own[: self.repeats * places].reshape(self.repeats, places, *own.shape[1:])
-        return tuple(scanned[:, place] for place in range(places)), own[self.repeats * places :]
+        scanned = layer_keys[: self.repeats * places].reshape(self.repeats, places, *layer_keys.shape[1:])
+        return tuple(scanned[:, place] for place in range(places)), layer_keys[self.repeats * places :]
 
     def _finish(self, x: Float[Array, "B L D"], keys: Keys) -> Float[Array, "B L D"]:
         if self.final_norm is not None:

@@ -31,9 +31,9 @@ class Albert(Family):
         """Return the configuration."""
         options.must("position_embedding_type", "absolute", why="relative positions of BERT are not supported")
         options.must("inner_group_num", 1, why="groups of more than one layer are not supported")
-        headed = "predictions.dense.weight" in weights.names
-        answers, sizes = self.heads.read(options, weights), common(options)
-        if not headed and not answers:
+        masked_lm = "predictions.dense.weight" in weights.names
+        head_fields, sizes = self.heads.read(options, weights, masked_lm=masked_lm), common(options)
+        if not masked_lm and "head" not in head_fields:
             raise options.refuse(
                 "architectures",
                 options.architecture,
@@ -44,12 +44,7 @@ class Albert(Family):
             groups=options.size("num_hidden_groups", 1),
             embedding_size=options.size("embedding_size", 128),
             types=options.size("type_vocab_size", 2),
-            **{
-                "head_transform": headed,
-                "head_bias": headed,
-                "tied": options.flag("tie_word_embeddings", True),
-                **answers,
-            },
+            **head_fields,
         )
 
     def options(self, config: ModelConfig) -> dict[str, Any] | None:

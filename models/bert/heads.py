@@ -31,46 +31,47 @@ class Heads:
     label: str = "classifier"
     activation: PoolerActivation = "tanh"
 
-    def read(self, options: Options, weights: Weights) -> dict[str, Any]:
-        """Return the fields of `EncoderConfig` that select the head, or {} for a masked-LM head.
+    def read(self, options: Options, weights: Weights, *, masked_lm: bool) -> dict[str, Any]:
+        """Return the fields of `EncoderConfig` that select the head. masked_lm: whether there are tensors of a masked-LM head.
 
         Raises UserError if the head is not supported.
         """
+        tied = options.flag("tie_word_embeddings", True) or not masked_lm
         kind = options.architecture.partition("For")[2]
-        there = sorted(name for name in weights.names if name.startswith(("classifier.", "qa_outputs.")))
+        head_tensors = sorted(name for name in weights.names if name.startswith(("classifier.", "qa_outputs.")))
         if kind in _OTHERS:
             raise options.refuse("architectures", options.architecture, f"its head is not supported; supported are {self._known()}")
         if kind not in _HEADS:
-            if there:
+            if head_tensors:
                 raise UserError(
-                    f"{options.where}: architectures is {options.architecture or None!r}, which does not say which head {there[0]} belongs to."
+                    f"{options.where}: architectures is {options.architecture or None!r}, which does not say which head {head_tensors[0]} belongs to."
                     f" Expected one of {self._known()}"
                 )
-            return {}
+            return {"head_transform": masked_lm, "head_bias": masked_lm, "tied": tied}
         head = _HEADS[kind]
-        made: dict[str, Any] = {"head": head, "head_transform": False, "head_bias": False, "tied": True}
+        fields: dict[str, Any] = {"head": head, "head_transform": False, "head_bias": False, "tied": True}
         if head == "span":
-            return made
+            return fields
         labels = _labels(options)
         if head == "tags":
-            return {**made, "labels": labels}
+            return {**fields, "labels": labels}
         options.must("problem_type", _SINGLE, why="only a single label for each text is supported")
         if len(labels) == 1:
             raise options.refuse(
                 "id2label", options.take("id2label", None), "one label means regression, which is not supported"
             )
-        return {**made, "labels": labels, "pooler": True, "pooler_activation": self.activation}
+        return {**fields, "labels": labels, "pooler": True, "pooler_activation": self.activation}
 
     def options(self, config: EncoderConfig) -> dict[str, Any]:
         """Return the options of config.json that select the head, or {} for a masked-LM head."""
         if config.head == "tokens":
             return {}
         kind = next(kind for kind, head in _HEADS.items() if head == config.head)
-        made: dict[str, Any] = {"architectures": [f"{self.model}For{kind}"]}
+        head_options: dict[str, Any] = {"architectures": [f"{self.model}For{kind}"]}
         if config.labels:
-            made["id2label"] = {str(i): label for i, label in enumerate(config.labels)}
-            made["label2id"] = {label: i for i, label in enumerate(config.labels)}
-        return {**made, "problem_type": _SINGLE} if config.head == "label" else made
+            head_options["id2label"] = {str(i): label for i, label in enumerate(config.labels)}
+            head_options["label2id"] = {label: i for i, label in enumerate(config.labels)}
+        return {**head_options, "problem_type": _SINGLE} if config.head == "label" else head_options
 
     def entries(self, config: EncoderConfig) -> list[Entry]:
         """Return the entries of the head's tensors, or [] for a masked-LM head."""

@@ -31,16 +31,11 @@ class Bert(Family):
     def config(self, options: Options, weights: Weights) -> ModelConfig:
         """Return the configuration. Without the tensors of a masked-LM head, logits are the product with the embeddings."""
         options.must("position_embedding_type", "absolute", why="relative positions of BERT are not supported")
-        headed = "cls.predictions.transform.dense.weight" in weights.names
+        masked_lm = "cls.predictions.transform.dense.weight" in weights.names
         return bert(
             **common(options),
             types=options.size("type_vocab_size", 2),
-            **{
-                "head_transform": headed,
-                "head_bias": headed,
-                "tied": options.flag("tie_word_embeddings", True) or not headed,
-                **self.heads.read(options, weights),
-            },
+            **self.heads.read(options, weights, masked_lm=masked_lm),
         )
 
     def options(self, config: ModelConfig) -> dict[str, Any] | None:

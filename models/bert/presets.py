@@ -13,6 +13,19 @@ from t2t.models.preset import Preset, split_overrides
 VOCAB_SIZE = 30522
 """Vocabulary size of uncased WordPiece."""
 
+STACK: dict[str, Any] = {
+    "activation": "gelu",
+    "biases": True,
+    "norm": "layer",
+    "norm_epsilon": 1e-12,
+    "norm_place": "post",
+    "final_norm": False,
+    "positions": "learned",
+    "init": "truncated_normal",
+    "init_std": 0.02,
+}
+"""Options of the stack of every BERT."""
+
 
 @former_names.sizes
 def bert(
@@ -38,15 +51,7 @@ def bert(
         "num_heads": num_heads,
         "d_ff": 4 * d_model if d_ff is None else d_ff,
         "max_length": max_length,
-        "activation": "gelu",
-        "biases": True,
-        "norm": "layer",
-        "norm_epsilon": 1e-12,
-        "norm_place": "post",
-        "final_norm": False,
-        "positions": "learned",
-        "init": "truncated_normal",
-        "init_std": 0.02,
+        **STACK,
         **stacks,
     }
     return EncoderConfig(

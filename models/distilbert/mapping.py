@@ -24,7 +24,7 @@ class DistilBert(Family):
         """Return the configuration."""
         options.must("is_decoder", False, why="an encoder is expected")
         options.must("add_cross_attention", False, why="an encoder is expected")
-        headed = "vocab_transform.weight" in weights.names
+        masked_lm = "vocab_transform.weight" in weights.names
         return bert(
             num_layers=options.size("n_layers", 6),
             d_model=options.size("dim", 768),
@@ -38,12 +38,7 @@ class DistilBert(Family):
             init_std=options.number("initializer_range", 0.02),
             norm_epsilon=1e-12,
             types=0,
-            **{
-                "head_transform": headed,
-                "head_bias": headed,
-                "tied": options.flag("tie_word_embeddings", True) or not headed,
-                **self.heads.read(options, weights),
-            },
+            **self.heads.read(options, weights, masked_lm=masked_lm),
         )
 
     def options(self, config: ModelConfig) -> dict[str, Any] | None:

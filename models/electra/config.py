@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from t2t.errors import UserError
 from t2t.limits import FewOrZero
-from t2t.models.config import StackConfig, TransformerConfig, both_ways
+from t2t.models.config import StackConfig, TransformerConfig, check_equal, check_even_buckets
 from t2t.models.encoder import EncoderConfig
 from t2t.nn.model import Capability, Kind
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from t2t.models.electra.network import Electra
 
 
-OF_THE_OBJECTIVE = ("discriminator_weight", "masked_share")
+OBJECTIVE_FIELDS = ("discriminator_weight", "masked_share")
 """Model fields of older versions that are now fields of `ReplacedTokenDetection`."""
 
 
@@ -38,13 +38,9 @@ class ElectraConfig(TransformerConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         for side in ("encoder", "generator"):
-            both_ways(side, getattr(self, side))
-        for field in ("positions", "max_length", "position_offset"):
-            ours, theirs = getattr(self.encoder, field), getattr(self.generator, field)
-            if ours != theirs:
-                raise UserError(
-                    f"model.generator.{field} is {theirs!r} and model.encoder.{field} is {ours!r}; they share embeddings. Nearest: {ours}."
-                )
+            check_even_buckets(side, getattr(self, side))
+        sides = ("encoder", self.encoder), ("generator", self.generator)
+        check_equal(*sides, ("positions", "max_length", "position_offset"), "they share embeddings")
         if not self.tied:
             raise UserError(
                 "model.tied is False; the generator of ELECTRA computes its logits with the shared embeddings. Nearest: True."
@@ -53,14 +49,14 @@ class ElectraConfig(TransformerConfig):
     @classmethod
     def upgraded(cls, fields: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return the fields without those that now belong to the objective."""
-        return {name: value for name, value in fields.items() if name not in OF_THE_OBJECTIVE}
+        return {name: value for name, value in fields.items() if name not in OBJECTIVE_FIELDS}
 
     @classmethod
     def old_objective(cls, model: Mapping[str, Any], loss: Any) -> Any:
         """Return the JSON of a ReplacedTokenDetection, made from `loss` and the model's own weights."""
         kept = dict(loss) if isinstance(loss, Mapping) else {}
         kept.pop("block", None)  # had no effect
-        weights = {name: model[name] for name in OF_THE_OBJECTIVE if name in model}
+        weights = {name: model[name] for name in OBJECTIVE_FIELDS if name in model}
         return {**kept, **weights, "class": "t2t.models.electra.objective.ReplacedTokenDetection"}
 
     @property

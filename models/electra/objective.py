@@ -50,11 +50,11 @@ class ReplacedTokenDetection(Objective):
         tokens that the discriminator detects).
         """
         network, keys = cast(Electra, model).network(params), Keys(dropout_key)
-        drawn_by = keys.next()
+        sampling_key = keys.next()
         hidden, aux = network.forward(batch, keys)
         logits = network.head(hidden)
         sums = cross_entropy(logits, batch.targets, batch.weights, self)
-        drawn = sample(jax.random.key(0) if drawn_by is None else drawn_by, logits)
+        drawn = sample(jax.random.key(0) if sampling_key is None else sampling_key, logits)
         corrupted, replaced = replace_predicted(batch, drawn)
         scores, more = network.detect(corrupted, keys)
         return with_aux(self._with_discriminator(sums, scores, corrupted, replaced), added(aux, more))
@@ -69,18 +69,18 @@ class ReplacedTokenDetection(Objective):
     ) -> LossSums:
         assert corrupted.encoder is not None
         real = (jnp.asarray(corrupted.encoder.segments) > 0).astype(jnp.float32)
-        wrong = replaced.astype(jnp.float32) * real
+        changed = replaced.astype(jnp.float32) * real
         binary = jnp.sum((jax.nn.softplus(scores) - replaced * scores) * real)
-        called = scores > 0
-        tokens, changed = jnp.sum(real), jnp.sum(wrong)
+        detected = scores > 0
+        tokens, num_changed = jnp.sum(real), jnp.sum(changed)
         return dataclasses.replace(
             sums,
             objective=sums.objective + self.discriminator_weight * self.masked_share * binary,
             extra={
                 "discriminator_loss": (binary, tokens),
-                "discriminator_accuracy": (jnp.sum((called == replaced) * real), tokens),
-                "replaced": (changed, tokens),
-                "replaced_found": (jnp.sum(called * wrong), changed),
+                "discriminator_accuracy": (jnp.sum((detected == replaced) * real), tokens),
+                "replaced": (num_changed, tokens),
+                "replaced_found": (jnp.sum(detected * changed), num_changed),
             },
         )
 

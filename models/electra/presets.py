@@ -7,12 +7,10 @@ from typing import Any
 
 from t2t import former_names
 from t2t.errors import UserError
+from t2t.models.bert.presets import STACK, VOCAB_SIZE
 from t2t.models.config import StackConfig
 from t2t.models.electra.config import ElectraConfig
 from t2t.models.preset import Preset, split_overrides
-
-VOCAB_SIZE = 30522
-"""Vocabulary size of BERT's uncased WordPiece."""
 
 
 @former_names.sizes
@@ -46,23 +44,16 @@ def electra(
     d_ff = 4 * d_model if d_ff is None else d_ff
 
     def stack(d_model: int, d_ff: int, num_heads: int) -> StackConfig:
-        choices: dict[str, Any] = {
+        fields: dict[str, Any] = {
             "num_layers": num_layers,
             "d_model": d_model,
             "num_heads": num_heads,
             "d_ff": d_ff,
             "max_length": max_length,
-            "activation": "gelu",
-            "biases": True,
-            "norm": "layer",
-            "norm_epsilon": 1e-12,
-            "norm_place": "post",
-            "final_norm": False,
-            "positions": "learned",
-            "init": "truncated_normal",
-            "init_std": 0.02,
+            **STACK,
+            **stacks,
         }
-        return StackConfig(**{**choices, **stacks})
+        return StackConfig(**fields)
 
     return ElectraConfig(
         **{

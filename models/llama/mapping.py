@@ -54,7 +54,7 @@ class Llama(Family):
         stack = config.decoder
         kind: dict[str, Any] = {"architectures": ["LlamaForCausalLM"], "model_type": "llama"}
         biases: dict[str, Any] = {
-            "attention_bias": stack.biases if stack.attention_biases is None else stack.attention_biases,
+            "attention_bias": stack.has_attention_biases,
             "mlp_bias": stack.biases,
         }
         if stack.window is not None:
@@ -83,12 +83,11 @@ class Llama(Family):
         """Return the entries of all tensors."""
         assert isinstance(config, DecoderConfig)
         stack = config.decoder
-        attention_bias = stack.biases if stack.attention_biases is None else stack.attention_biases
         copies = ("lm_head.weight",) if config.tied else ()
         table = [same("model.embed_tokens.weight", "embeddings/token/table", *copies)]
         layer, ours = "model.layers.{layer}", "decoder/layers"
         for letter, name in (("q", "query"), ("k", "key"), ("v", "value"), ("o", "out")):
-            table += linear(f"{layer}.self_attn.{letter}_proj", f"{ours}/attention/{name}", bias=attention_bias)
+            table += linear(f"{layer}.self_attn.{letter}_proj", f"{ours}/attention/{name}", bias=stack.has_attention_biases)
         for name in ("gate", "up", "down"):
             table += linear(f"{layer}.mlp.{name}_proj", f"{ours}/mlp/{name}", bias=stack.biases)
         table += normalised(f"{layer}.input_layernorm", f"{ours}/attention_norm", bias=False)
@@ -131,8 +130,8 @@ def _rotary(options: Options) -> Rotary:
     elif kind not in ("default", "linear"):
         known = ("default", "linear", "dynamic", "yarn", "longrope", "llama3")
         raise options.refuse("rope_scaling", kind, f"supported are {', '.join(known)}.{nearest(str(kind), known)}")
-    if kind in ("yarn", "longrope") and (given := inner.number("attention_factor", None)) is not None:
-        fields["attention_factor"] = float(given)
+    if kind in ("yarn", "longrope") and (attention_factor := inner.number("attention_factor", None)) is not None:
+        fields["attention_factor"] = float(attention_factor)
     inner.finish()
     return Rotary(scaling="none" if kind == "default" else kind, **fields)
 

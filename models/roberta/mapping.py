@@ -30,20 +30,15 @@ class Roberta(Family):
     def config(self, options: Options, weights: Weights) -> ModelConfig:
         """Return the configuration. Positions start after the padding id."""
         options.must("position_embedding_type", "absolute", why="relative positions of BERT are not supported")
-        headed = "lm_head.dense.weight" in weights.names
+        masked_lm = "lm_head.dense.weight" in weights.names
         offset = options.size("pad_token_id", 1, least=0) + 1
         sizes = common(options)
         return bert(
             **{**sizes, "max_length": sizes["max_length"] - offset},
             position_offset=offset,
             types=options.size("type_vocab_size", 2),
-            **{
-                "head_transform": headed,
-                "head_activation": "gelu" if headed else None,
-                "head_bias": headed,
-                "tied": options.flag("tie_word_embeddings", True) or not headed,
-                **self.heads.read(options, weights),
-            },
+            head_activation="gelu" if masked_lm else None,
+            **self.heads.read(options, weights, masked_lm=masked_lm),
         )
 
     def options(self, config: ModelConfig) -> dict[str, Any] | None:

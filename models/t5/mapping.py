@@ -68,15 +68,15 @@ class T5(Family):
         transformers 5 sets tie_word_embeddings to true regardless of the weights; scale_decoder_outputs has the original value.
         Raises UserError if the option says that the head is tied, but the weights have a different head.
         """
-        said = options.take("scale_decoder_outputs", None)
-        shared = options.flag("tie_word_embeddings", True)
+        saved = options.take("scale_decoder_outputs", None)
+        tied_option = options.flag("tie_word_embeddings", True)
         if options.take("model_type", "t5") == "mt5":
             return False
-        if said is not None:
+        if saved is not None:
             return options.flag("scale_decoder_outputs", True)
         if not tied:
             options.must("tie_word_embeddings", False, why="lm_head.weight exists and differs from the embeddings")
-        return shared
+        return tied_option
 
     def options(self, config: ModelConfig) -> dict[str, Any] | None:
         """Return the options of config.json, or None if the model is not of this family."""
@@ -127,6 +127,11 @@ class UMT5(T5):
     relative_per_layer = True
 
 
+def feed_forward_names(stack: StackConfig) -> list[tuple[str, str]]:
+    """Return the names of the feed-forward kernels in T5 checkpoints, each with its name in this library."""
+    return [("wi_0", "gate"), ("wi_1", "up"), ("wo", "down")] if stack.gated else [("wi", "up"), ("wo", "down")]
+
+
 def _stack(side: str, stack: StackConfig) -> list[Entry]:
     block, ours = f"{side}.block.{{layer}}.layer", f"{side}/layers"
     bias = "layer.0.SelfAttention.relative_attention_bias.weight"
@@ -143,8 +148,7 @@ def _stack(side: str, stack: StackConfig) -> list[Entry]:
             table += linear(f"{block}.{theirs}.{letter}", f"{ours}/{own}/{name}", bias=stack.biases)
         table += normalised(f"{block}.{theirs[0]}.layer_norm", f"{ours}/{own}_norm", bias=stack.norm == "layer")
     last = len(attentions)
-    gated = [("wi_0", "gate"), ("wi_1", "up"), ("wo", "down")]
-    for theirs, own in gated if stack.gated else [("wi", "up"), ("wo", "down")]:
+    for theirs, own in feed_forward_names(stack):
         table += linear(f"{block}.{last}.DenseReluDense.{theirs}", f"{ours}/mlp/{own}", bias=stack.biases)
     table += normalised(f"{block}.{last}.layer_norm", f"{ours}/mlp_norm", bias=stack.norm == "layer")
     if stack.final_norm:

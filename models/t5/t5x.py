@@ -8,7 +8,7 @@ from t2t.export.mapping import Entry, Transposed, check_shapes, resolve, same, t
 from t2t.export.t5x import Arrays
 from t2t.models.config import StackConfig
 from t2t.models.encoder_decoder import EncoderDecoderConfig
-from t2t.models.t5.mapping import T5
+from t2t.models.t5.mapping import T5, feed_forward_names
 from t2t.nn.model import ModelConfig
 
 _ATTENTION = ("query", "key", "value", "out")
@@ -52,7 +52,7 @@ def native(config: EncoderDecoderConfig) -> list[Entry]:
             table += [same(f"{layer}/{theirs}/{name}/kernel", f"{ours}/{own}/{name}/kernel") for name in _ATTENTION]
             table.append(same(f"{layer}/{norm}/scale", f"{ours}/{own}_norm/scale"))
         table += [
-            same(f"{layer}/mlp/{theirs}/kernel", f"{ours}/mlp/{own}/kernel") for theirs, own in _feed_forward(stack)
+            same(f"{layer}/mlp/{theirs}/kernel", f"{ours}/mlp/{own}/kernel") for theirs, own in feed_forward_names(stack)
         ]
         table.append(same(f"{layer}/pre_mlp_layer_norm/scale", f"{ours}/mlp_norm/scale"))
     return table
@@ -77,7 +77,7 @@ def legacy(config: EncoderDecoderConfig) -> list[Entry]:
                 table.append(same(f"{block}/{place}/{theirs}/{letter}", f"{ours}/{own}/{name}/kernel"))
             table.append(_norm(f"{block}/{place}", f"{ours}/{own}_norm/scale"))
         last = f"{block}/layer_{len(parts):03d}"
-        for theirs, own in _feed_forward(stack):
+        for theirs, own in feed_forward_names(stack):
             table.append(same(f"{last}/DenseReluDense/{theirs}/kernel", f"{ours}/mlp/{own}/kernel"))
         table.append(_norm(last, f"{ours}/mlp_norm/scale"))
     return table
@@ -85,7 +85,3 @@ def legacy(config: EncoderDecoderConfig) -> list[Entry]:
 
 def _norm(place: str, ours: str) -> Entry:
     return same(f"{place}/rms_norm/scale", ours, f"{place}/layer_norm/scale")
-
-
-def _feed_forward(stack: StackConfig) -> list[tuple[str, str]]:
-    return [("wi_0", "gate"), ("wi_1", "up"), ("wo", "down")] if stack.gated else [("wi", "up"), ("wo", "down")]

@@ -41,11 +41,11 @@ def _wide_forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax
     return _wide(x, kernel), (x, kernel)
 
 
-def _wide_backward(operands: tuple[jax.Array, jax.Array], slope: Float[Array, "N O"]) -> tuple[jax.Array, jax.Array]:
+def _wide_backward(operands: tuple[jax.Array, jax.Array], gradient: Float[Array, "N O"]) -> tuple[jax.Array, jax.Array]:
     # Automatic differentiation would multiply the float32 gradient, which is much slower than bfloat16 on accelerators.
     x, kernel = operands
-    slope = slope.astype(x.dtype)
-    return jnp.dot(slope, kernel.T), jnp.dot(x.T, slope)
+    gradient = gradient.astype(x.dtype)
+    return jnp.dot(gradient, kernel.T), jnp.dot(x.T, gradient)
 
 
 _wide.defvjp(_wide_forward, _wide_backward)

@@ -46,15 +46,15 @@ class Mask:
         seen = (queries[:, :, None] == keys[:, None, :]) & (keys > 0)[:, None, :]
         if self.causal:
             assert self.index is not None, "a causal mask needs the queries' index"
-            place, own = jnp.arange(keys.shape[1])[None, None, :], jnp.asarray(self.index)[:, :, None]
-            past = place <= own
+            key_index, query_index = jnp.arange(keys.shape[1])[None, None, :], jnp.asarray(self.index)[:, :, None]
+            past = key_index <= query_index
             if self.window is not None:
-                past = past & (place > own - self.window)
+                past = past & (key_index > query_index - self.window)
             if self.prefix is not None:
                 past = past | (jnp.asarray(self.prefix) > 0)[:, None, :]
             seen = seen & past
         elif self.window is not None:
             assert self.index is not None, "a window needs the queries' index"
-            away = jnp.arange(keys.shape[1])[None, None, :] - jnp.asarray(self.index)[:, :, None]
-            seen = seen & (jnp.abs(away) <= self.window // 2)
+            distance = jnp.arange(keys.shape[1])[None, None, :] - jnp.asarray(self.index)[:, :, None]
+            seen = seen & (jnp.abs(distance) <= self.window // 2)
         return seen[:, None]

@@ -84,8 +84,8 @@ class Definition(Generic[Module]):
         # Compute all keys at once, and draw all layers together: each separate draw costs compile time.
         keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, names)
         params: Params = {}
-        for own, (path, init) in zip(keys, self._init.items(), strict=True):
-            _put(params, path, init(own, _get(self.specs, path).shape))
+        for param_key, (path, init) in zip(keys, self._init.items(), strict=True):
+            _put(params, path, init(param_key, _get(self.specs, path).shape))
         return params
 
     def bind(self, params: Params) -> Module:

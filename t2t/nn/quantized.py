@@ -88,15 +88,15 @@ def _forward(x: jax.Array, kernel: jax.Array, quantization: str) -> tuple[jax.Ar
 
 
 def _backward(
-    quantization: str, kept: tuple[jax.Array, jax.Array], gradient: Float[Array, "N O"]
+    quantization: str, saved: tuple[jax.Array, jax.Array], gradient: Float[Array, "N O"]
 ) -> tuple[jax.Array, jax.Array]:
-    (x, kernel), types = kept, _TYPES[quantization]
-    of_x = _product(gradient, kernel, (1, 1), (types.gradients, types.values), x.dtype)
+    (x, kernel), types = saved, _TYPES[quantization]
+    x_gradient = _product(gradient, kernel, (1, 1), (types.gradients, types.values), x.dtype)
     if types.kernels:
-        of_kernel = _product(x, gradient, (0, 0), (types.values, types.gradients), x.dtype)
+        kernel_gradient = _product(x, gradient, (0, 0), (types.values, types.gradients), x.dtype)
     else:
-        of_kernel = jax.lax.dot_general(x, gradient, (((0,), (0,)), ((), ())))
-    return of_x, of_kernel.astype(kernel.dtype)
+        kernel_gradient = jax.lax.dot_general(x, gradient, (((0,), (0,)), ((), ())))
+    return x_gradient, kernel_gradient.astype(kernel.dtype)
 
 
 quantized_matmul.defvjp(_forward, _backward)

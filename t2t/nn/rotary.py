@@ -97,7 +97,7 @@ class Rotary(Configuration):
             for name in ("long_factors", "short_factors"):
                 if len(getattr(self, name)) != size // 2:
                     raise UserError(
-                        f"model.rotary.{name} has {len(getattr(self, name))} numbers, and {size} coordinates turn in pairs. Nearest: {size // 2}."
+                        f"model.rotary.{name} has {len(getattr(self, name))} numbers, and {size} coordinates rotate in pairs. Nearest: {size // 2}."
                     )
         return size
 
@@ -108,28 +108,28 @@ class Rotary(Configuration):
         """
         size = self.rotated_size(head_dim)
         exponents = np.arange(0, size, 2, dtype=np.float64) / size
-        turn = self.base**-exponents
+        frequency = self.base**-exponents
         if self.scaling == "dynamic" and length is not None:
             longest = jnp.maximum(jnp.asarray(length), self.original_length).astype(jnp.float32)
-            grown = self.factor * longest / self.original_length - (self.factor - 1.0)
-            return jnp.asarray(turn, jnp.float32) * grown ** jnp.asarray(-exponents * size / (size - 2), jnp.float32)
+            growth = self.factor * longest / self.original_length - (self.factor - 1.0)
+            return jnp.asarray(frequency, jnp.float32) * growth ** jnp.asarray(-exponents * size / (size - 2), jnp.float32)
         if self.scaling == "longrope":
             short, long = (
-                (turn / np.asarray(own)).astype(np.float32) for own in (self.short_factors, self.long_factors)
+                (frequency / np.asarray(factors)).astype(np.float32) for factors in (self.short_factors, self.long_factors)
             )
             return short if length is None else jnp.where(jnp.asarray(length) > self.original_length, long, short)
         if self.scaling == "linear":
-            turn = turn / self.factor
+            frequency = frequency / self.factor
         elif self.scaling == "llama3":
-            turns = self.original_length * turn / (2 * math.pi)
-            kept = np.clip((turns - self.low) / (self.high - self.low), 0.0, 1.0)
-            turn = kept * turn + (1.0 - kept) * turn / self.factor
+            rotations = self.original_length * frequency / (2 * math.pi)
+            weight = np.clip((rotations - self.low) / (self.high - self.low), 0.0, 1.0)
+            frequency = weight * frequency + (1.0 - weight) * frequency / self.factor
         elif self.scaling == "yarn":
-            slowed = self._ramp(size)
-            turn = turn / self.factor * slowed + turn * (1.0 - slowed)
+            ramp = self._ramp(size)
+            frequency = frequency / self.factor * ramp + frequency * (1.0 - ramp)
         elif self.scaling == "proportional":
-            turn = np.where(np.arange(size // 2) < int(self.share * head_dim // 2), turn, 0.0) / self.factor
-        return turn.astype(np.float32)
+            frequency = np.where(np.arange(size // 2) < int(self.share * head_dim // 2), frequency, 0.0) / self.factor
+        return frequency.astype(np.float32)
 
     @property
     def magnitude(self) -> float:
@@ -154,8 +154,8 @@ class Rotary(Configuration):
     def _ramp(self, size: int) -> np.ndarray:
         """Return the "yarn" ramp of each pair, from 0 (keep the frequency) to 1 (divide it by `factor`) (Peng et al. 2023, section 3.2)."""
 
-        def pair_of(turns: float) -> float:
-            return size * math.log(self.original_length / (turns * 2 * math.pi)) / (2 * math.log(self.base))
+        def pair_of(rotations: float) -> float:
+            return size * math.log(self.original_length / (rotations * 2 * math.pi)) / (2 * math.log(self.base))
 
         first, last = pair_of(self.beta_fast), pair_of(self.beta_slow)
         if self.truncate:

@@ -64,7 +64,7 @@ def test_a_presets_parameters_add_up(capsys):
     assert ["embeddings/token/table", "30522x768", "vocab,embed", "yes", "23,440,896"] in table
     assert "109,514,298 parameters in" in text
     assert "Published: 109,482,240" in text
-    assert "-590,592: the pooler" in text
+    assert "-590,592: without the pooler" in text
     assert "differs" not in text
 
 

@@ -114,7 +114,7 @@ def _refusals(backend: str, needs: Needs) -> Iterator[str]:
     if can.dtypes is not None and needs.dtype not in can.dtypes:
         yield f"computes in {' or '.join(can.dtypes)} (--model.dtype), not in {needs.dtype}"
     if needs.block is not None and needs.block % can.block:
-        near = max(needs.block // can.block, 1) * can.block
-        yield f"needs blocks of a multiple of {can.block}, and --model.attention-block is {needs.block}, the nearest multiple being {near}"
+        multiple = max(needs.block // can.block, 1) * can.block
+        yield f"needs blocks of a multiple of {can.block}, and --model.attention-block is {needs.block}, the nearest multiple being {multiple}"
     if needs.platform is not None and can.platform not in (None, needs.platform):
         yield f"runs on {_DEVICES[str(can.platform)]}, not on {needs.platform}"

@@ -19,9 +19,9 @@ def padded(length: int) -> int:
     return -(-length // LANES) * LANES
 
 
-def block_of(length: int, most: int) -> int:
-    """Return the longest block of at most `most` that divides a padded length."""
-    return max(size for size in range(LANES, max(most, LANES) + 1, LANES) if length % size == 0)
+def block_size(length: int, max_block: int) -> int:
+    """Return the longest block of at most `max_block` that divides a padded length."""
+    return max(size for size in range(LANES, max(max_block, LANES) + 1, LANES) if length % size == 0)
 
 
 def heads_first(x: Float[jax.Array, "B L H D"]) -> Float[jax.Array, "B H P D"]:
@@ -34,7 +34,7 @@ def heads_last(x: Float[jax.Array, "B H P D"], length: int) -> Float[jax.Array, 
     return jnp.swapaxes(x[:, :, :length], 1, 2)
 
 
-def segments(ids: Int[Array, "B L"]) -> Int[jax.Array, "B P"]:
+def padded_segments(ids: Int[Array, "B L"]) -> Int[jax.Array, "B P"]:
     """Return the segments of padded rows. Kernels treat padding as a segment that sees itself; its output is set to 0 later."""
     ids = jnp.asarray(ids, jnp.int32)
     return jnp.pad(ids, ((0, 0), (0, padded(ids.shape[1]) - ids.shape[1])))

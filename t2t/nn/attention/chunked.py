@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from t2t.nn.attention.einsum import einsum, weigh
+from t2t.nn.attention.einsum import einsum, attend_with_bias
 from t2t.nn.attention.request import Bias, Request
 from t2t.sharding import axis_size
 
@@ -42,7 +42,7 @@ def chunked(request: Request) -> Float[Array, "B q H D"]:
     if request.bias is not None and not callable(request.bias):
         blocks["bias"] = split(request.bias, 2)
 
-    def bias_from(bias: Bias, start: jax.Array) -> Float[Array, "#B H rows k"]:
+    def block_bias(bias: Bias, start: jax.Array) -> Float[Array, "#B H rows k"]:
         of_strips = jax.vmap(lambda first: bias(first, size), out_axes=2)(start + jnp.arange(strips) * strip)
         return of_strips.reshape(*of_strips.shape[:2], strips * size, of_strips.shape[-1])
 
@@ -51,9 +51,9 @@ def chunked(request: Request) -> Float[Array, "B q H D"]:
         key = part.pop("key", None)
         part = jax.lax.optimization_barrier(part)
         mask = dataclasses.replace(request.mask, self_attention=False, queries=part["queries"], index=part.get("index"))
-        bias = bias_from(request.bias, part["start"]) if callable(request.bias) else part.get("bias")
-        own = dataclasses.replace(request, q=part["q"], mask=mask, bias=None, key=key)
-        return weigh(own, bias)
+        bias = block_bias(request.bias, part["start"]) if callable(request.bias) else part.get("bias")
+        block_request = dataclasses.replace(request, q=part["q"], mask=mask, bias=None, key=key)
+        return attend_with_bias(block_request, bias)
 
     out = jax.lax.map(jax.checkpoint(attend), blocks)
     out = out.reshape(count, out.shape[1], strips, size, *out.shape[3:])

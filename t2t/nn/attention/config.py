@@ -11,8 +11,8 @@ from flax import nnx
 from t2t.limits import Length, NormEpsilon, Range, Rate, Softcap, Width
 from t2t.nn.attention import abilities
 from t2t.nn.attention.abilities import ABILITIES, Backend, check_abilities
-from t2t.nn.attention.inputs import Inputs, of_rows, of_step, on_memory
-from t2t.nn.attention.layer import Attention, CrossAttention, Shape
+from t2t.nn.attention.inputs import Inputs, memory_mask, row_inputs, step_inputs
+from t2t.nn.attention.layer import Attention, CrossAttention
 from t2t.nn.masks import Mask
 from t2t.nn.mixers import BuildOptions, Capabilities, Context, MixerConfig, Needs, TableConfig
 from t2t.nn.norms import NormKind
@@ -49,13 +49,15 @@ class AttentionConfig(MixerConfig):
     Args:
         num_heads: number of query heads.
         head_dim: width of a head.
-        num_kv_heads: number of key and value heads. None means the same as `num_heads`.
+        num_kv_heads: number of key and value heads; fewer than `num_heads` is grouped-query attention (Ainslie et al. 2023). None means the same as
+            `num_heads`.
         scaled: divide logits by sqrt(head_dim). T5 does not: it initializes the query kernel with smaller values instead.
         biases: add a bias to the matrix products.
         window: size of the sliding window in tokens, including the token itself. None means no window. In bidirectional attention, a token sees tokens up to
             window // 2 positions away.
         softcap: soft bound on logits: a logit l becomes softcap * tanh(l / softcap) (Gemma 2). None means no bound.
-        qk_norm: kind of norm of each head's queries and keys. None means no norm. Cross attention does not use it.
+        qk_norm: kind of norm of each head's queries and keys, applied before they rotate (Henry et al. 2020). None means no norm. Cross
+            attention does not use it.
         norm_epsilon: epsilon of that norm.
         positions: "relative" (T5's learned bias), "rotary", or "none" if attention itself uses no positions.
         buckets: number of buckets of relative positions.
@@ -89,13 +91,18 @@ class AttentionConfig(MixerConfig):
     block: Length = 256
     dropout: Rate = 0.0
 
+    @property
+    def key_heads(self) -> int:
+        """Number of key and value heads."""
+        return self.num_heads if self.num_kv_heads is None else self.num_kv_heads
+
     def build(self, options: BuildOptions) -> Attention:
         """Return the self-attention layer."""
-        return Attention(self._shape(), options)
+        return Attention(self, options)
 
     def build_cross(self, options: BuildOptions) -> CrossAttention:
         """Return the cross-attention layer. It uses neither positions nor a window."""
-        return CrossAttention(replace(self._shape(), qk_norm=None), options)
+        return CrossAttention(replace(self, qk_norm=None), options)
 
     def tables(self) -> Mapping[str, TableConfig]:
         """Return the table of relative positions, or {} if there is none."""
@@ -118,13 +125,13 @@ class AttentionConfig(MixerConfig):
         if self.positions == "rotary":
             assert context.positions is not None, "rotary positions need the tokens' positions"
             angles = self.rotary.angles(context.positions, self.head_dim)
-        make = of_rows if context.index is None else of_step
+        compute = row_inputs if context.index is None else step_inputs
         by_block = ABILITIES[self.backend].bias == "blocks"
-        return make(context, window=self.window, relative=tables.get("relative_bias"), by_block=by_block, angles=angles)
+        return compute(context, window=self.window, relative=tables.get("relative_bias"), by_block=by_block, angles=angles)
 
     def prepare_cross(self, context: Context) -> Mask:
         """Return the mask over the encoder's tokens."""
-        return on_memory(context)
+        return memory_mask(context)
 
     @property
     def keeps_products(self) -> bool:
@@ -149,19 +156,4 @@ class AttentionConfig(MixerConfig):
                 context=needs.context,
                 block=self.block,
             ),
-        )
-
-    def _shape(self) -> Shape:
-        return Shape(
-            num_heads=self.num_heads,
-            num_kv_heads=self.num_heads if self.num_kv_heads is None else self.num_kv_heads,
-            head_dim=self.head_dim,
-            scaled=self.scaled,
-            biases=self.biases,
-            backend=self.backend,
-            block=self.block,
-            dropout=self.dropout,
-            softcap=self.softcap,
-            qk_norm=self.qk_norm,
-            norm_epsilon=self.norm_epsilon,
         )

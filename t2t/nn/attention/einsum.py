@@ -16,10 +16,10 @@ HIDDEN = -1e30
 
 def einsum(request: Request) -> Float[Array, "B q H D"]:
     """Attend with all logits, [B H q k] in float32, in memory."""
-    return weigh(request, request.whole_bias())
+    return attend_with_bias(request, request.whole_bias())
 
 
-def weigh(request: Request, bias: Float[Array, "#B #H q k"] | None) -> Float[Array, "B q H D"]:
+def attend_with_bias(request: Request, bias: Float[Array, "#B #H q k"] | None) -> Float[Array, "B q H D"]:
     """Attend with the given bias instead of the request's."""
     q, k, v = request.q, *request.repeated()
     seen, rate, kept = request.mask.dense(), 0.0, None

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from t2t.nn.attention.blocks import block_of, check_causal, heads_first, heads_last, padded, segments
+from t2t.nn.attention.blocks import block_size, check_causal, heads_first, heads_last, padded, padded_segments
 from t2t.nn.attention.request import Request, blank
 from t2t.sharding import per_device
 
@@ -23,7 +23,7 @@ def flash(request: Request) -> Float[Array, "B q H D"]:
     mask, bias = request.mask, request.whole_bias()
     check_causal("flash", mask)
     arrays = [heads_first(request.q), *(heads_first(x) for x in request.repeated())]
-    arrays += [segments(mask.queries), segments(mask.keys)]
+    arrays += [padded_segments(mask.queries), padded_segments(mask.keys)]
     axes = [_ROWS, _ROWS, _ROWS, _IDS, _IDS]
     if bias is not None:
         heads, (queries, keys) = request.q.shape[2], bias.shape[2:]
@@ -33,7 +33,7 @@ def flash(request: Request) -> Float[Array, "B q H D"]:
     attend = _all_rows if bias is None or bias.shape[0] != 1 else _row_by_row
 
     def divided(*arrays: jax.Array) -> jax.Array:
-        return attend(*arrays, causal=mask.causal, most=request.block)
+        return attend(*arrays, causal=mask.causal, max_block=request.block)
 
     out = per_device(divided, tuple(axes), _ROWS)(*arrays)
     return blank(heads_last(out, request.q.shape[1]), mask.sees())
@@ -43,34 +43,34 @@ def _row_by_row(
     q: Float[Array, "B H P D"],
     k: Float[Array, "B H S D"],
     v: Float[Array, "B H S D"],
-    own: jax.Array,
-    others: jax.Array,
+    query_segments: jax.Array,
+    key_segments: jax.Array,
     bias: Float[Array, "1 H P S"],
     *,
     causal: bool,
-    most: int,
+    max_block: int,
 ) -> Float[Array, "B H P D"]:
     def one(row: tuple[jax.Array, ...]) -> jax.Array:
-        q, k, v, own, others = (x[None] for x in row)
-        return _all_rows(q, k, v, own, others, bias, causal=causal, most=most)[0]
+        q, k, v, query_segments, key_segments = (x[None] for x in row)
+        return _all_rows(q, k, v, query_segments, key_segments, bias, causal=causal, max_block=max_block)[0]
 
-    return jax.lax.map(one, (q, k, v, own, others))
+    return jax.lax.map(one, (q, k, v, query_segments, key_segments))
 
 
 def _all_rows(
     q: Float[Array, "B H P D"],
     k: Float[Array, "B H S D"],
     v: Float[Array, "B H S D"],
-    own: jax.Array,
-    others: jax.Array,
+    query_segments: jax.Array,
+    key_segments: jax.Array,
     bias: Float[Array, "B H P S"] | None = None,
     *,
     causal: bool,
-    most: int,
+    max_block: int,
 ) -> Float[Array, "B H P D"]:
     from jax.experimental.pallas.ops.tpu import flash_attention as kernels
 
-    rows, columns = block_of(q.shape[2], most), block_of(k.shape[2], most)
+    rows, columns = block_size(q.shape[2], max_block), block_size(k.shape[2], max_block)
     sizes = kernels.BlockSizes(
         block_q=rows,
         block_k_major=columns,
@@ -84,5 +84,5 @@ def _all_rows(
         block_k_dq=columns,
         block_q_dq=rows,
     )
-    ids = kernels.SegmentIds(own, others)
+    ids = kernels.SegmentIds(query_segments, key_segments)
     return kernels.flash_attention(q, k, v, bias, ids, causal=causal, block_sizes=sizes)

@@ -35,7 +35,7 @@ class Inputs:
     prompt_bias: Float[Array, "B H 1 k"] | None = None
 
 
-def of_rows(
+def row_inputs(
     context: Context, *, window: int | None, relative: RelativeBias | None, by_block: bool, angles: RotaryAngles | None
 ) -> Inputs:
     """Return the inputs of a pass over whole rows. by_block: compute the bias for a block of queries at a time."""
@@ -53,33 +53,33 @@ def of_rows(
     return Inputs(mask=mask, bias=_bias(relative, length, by_block), angles=angles)
 
 
-def of_step(
+def step_inputs(
     context: Context, *, window: int | None, relative: RelativeBias | None, by_block: bool, angles: RotaryAngles | None
 ) -> Inputs:
     """Return the inputs of a step."""
-    place = context.index
-    assert place is not None, "a step needs each row's index"
+    index = context.index
+    assert index is not None, "a step needs each row's index"
     assert context.room is not None, "a step needs the room of its states"
-    own = context.segments
+    queries = context.segments
     # A token sees all earlier tokens, including the prefix. Only with a window must the prefix be marked.
     prefix = None if window is None else context.prefix
-    # The tokens of a row fill positions 0 to `place` without gaps, so the causal mask also hides the unused positions.
-    mask = Mask(queries=own, keys=context.room, index=place[:, None], causal=True, window=window)
-    bias = None if relative is None else relative.at(place, context.room.shape[1])
+    # The tokens of a row fill positions 0 to `index` without gaps, so the causal mask also hides the unused positions.
+    mask = Mask(queries=queries, keys=context.room, index=index[:, None], causal=True, window=window)
+    bias = None if relative is None else relative.at(index, context.room.shape[1])
     if context.prompt is None:
         if prefix is not None:
             mask = dataclasses.replace(
                 mask, prefix=jnp.pad(prefix, ((0, 0), (0, context.room.shape[1] - prefix.shape[1])))
             )
         return Inputs(mask=mask, bias=bias, angles=angles)
-    at = context.positions
-    assert at is not None, "a step on a shared prompt needs the tokens' positions"
-    prompt_mask = Mask(queries=own, keys=context.prompt, index=at, prefix=prefix, causal=True, window=window)
-    before = None if relative is None else relative.at(at[:, 0], context.prompt.shape[1])
-    return Inputs(mask=mask, bias=bias, angles=angles, prompt_mask=prompt_mask, prompt_bias=before)
+    positions = context.positions
+    assert positions is not None, "a step on a shared prompt needs the tokens' positions"
+    prompt_mask = Mask(queries=queries, keys=context.prompt, index=positions, prefix=prefix, causal=True, window=window)
+    prompt_bias = None if relative is None else relative.at(positions[:, 0], context.prompt.shape[1])
+    return Inputs(mask=mask, bias=bias, angles=angles, prompt_mask=prompt_mask, prompt_bias=prompt_bias)
 
 
-def on_memory(context: Context) -> Mask:
+def memory_mask(context: Context) -> Mask:
     """Return the mask of the tokens over the encoder's tokens."""
     keys = context.memory_segments
     assert keys is not None, "cross attention needs the segments of the encoder's tokens"

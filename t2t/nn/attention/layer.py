@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from t2t.nn.attention.abilities import Backend
 from t2t.nn.attention.call import Bias, attention
 from t2t.nn.attention.inputs import Inputs
 from t2t.nn.attention.state import KeyValues
@@ -21,33 +19,12 @@ from t2t.nn.aux import Aux
 from t2t.nn.linear import Linear
 from t2t.nn.masks import Mask
 from t2t.nn.mixers import BuildOptions, Context, CrossMixer, Mixer
-from t2t.nn.norms import LayerNorm, NormKind, RMSNorm, norm
+from t2t.nn.norms import LayerNorm, RMSNorm, norm
 from t2t.nn.rotary import RotaryAngles, rotate
 from t2t.sharding import constrain
 
-
-@dataclass(frozen=True, kw_only=True)
-class Shape:
-    """The sizes and options of an attention layer.
-
-    num_kv_heads: number of key and value heads; fewer than `num_heads` is grouped-query attention (Ainslie et al. 2023).
-    softcap:  soft bound on logits, see `t2t.nn.attention.attention`.
-    qk_norm, norm_epsilon: kind and epsilon of the norm of each head's queries and keys, applied before they rotate (Henry et al. 2020); None means no norm.
-    scaled:   whether logits are divided by sqrt(head_dim). T5 initializes its query kernel with smaller values instead.
-    backend, block, dropout: see `t2t.nn.attention.attention`. Decoding steps have one query and use `attend_step`.
-    """
-
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
-    scaled: bool
-    biases: bool
-    backend: Backend = "einsum"
-    block: int = 256
-    dropout: float = 0.0
-    softcap: float | None = None
-    qk_norm: NormKind | None = None
-    norm_epsilon: float = 1e-6
+if TYPE_CHECKING:
+    from t2t.nn.attention.config import AttentionConfig
 
 
 class Projections(nnx.Module):
@@ -57,23 +34,23 @@ class Projections(nnx.Module):
     Only the products with kernels are quantized, not the logits and weighted sums.
     """
 
-    def __init__(self, shape: Shape, options: BuildOptions, memory_width: int) -> None:
-        self.shape = shape
-        self.scale = shape.head_dim**-0.5 if shape.scaled else 1.0
+    def __init__(self, config: AttentionConfig, options: BuildOptions, memory_width: int) -> None:
+        self.config = config
+        self.scale = config.head_dim**-0.5 if config.scaled else 1.0
         width, init = options.width, options.kernel_init
-        inner, of_keys = shape.num_heads * shape.head_dim, shape.num_kv_heads * shape.head_dim
-        shrink = 1.0 if shape.scaled else shape.head_dim**-0.5
-        linear: Callable[..., Linear] = partial(Linear, bias=shape.biases, quantization=options.quantization)
+        inner, key_width = config.num_heads * config.head_dim, config.key_heads * config.head_dim
+        shrink = 1.0 if config.scaled else config.head_dim**-0.5
+        linear: Callable[..., Linear] = partial(Linear, bias=config.biases, quantization=options.quantization)
         self.query = linear(width, inner, ("embed", "heads"), init=init(width, shrink=shrink))
-        self.key = linear(memory_width, of_keys, ("embed", "heads"), init=init(memory_width))
-        self.value = linear(memory_width, of_keys, ("embed", "heads"), init=init(memory_width))
+        self.key = linear(memory_width, key_width, ("embed", "heads"), init=init(memory_width))
+        self.value = linear(memory_width, key_width, ("embed", "heads"), init=init(memory_width))
         self.out = linear(inner, width, ("heads", "embed"), init=init(inner, residual=True))
         self.query_norm = self._norm()
         self.key_norm = self._norm()
 
     def queries(self, x: Float[Array, "B L D"], angles: RotaryAngles | None = None) -> Float[Array, "B L H D"]:
         """Return the queries, rotated if there are angles."""
-        queries = self._split(self.query(x), self.shape.num_heads)
+        queries = self._split(self.query(x), self.config.num_heads)
         queries = queries if self.query_norm is None else self.query_norm(queries)
         return queries if angles is None else rotate(queries, angles)
 
@@ -82,8 +59,8 @@ class Projections(nnx.Module):
     ) -> tuple[Float[Array, "B k K D"], Float[Array, "B k K D"]]:
         """Return the keys and values. Keys are rotated if there are angles."""
         # Keys and values have whole rows on every device. If the mesh divides rows along their length, the parts are gathered here.
-        keys = self._split(self.key(x), self.shape.num_kv_heads, None)
-        values = self._split(self.value(x), self.shape.num_kv_heads, None)
+        keys = self._split(self.key(x), self.config.key_heads, None)
+        values = self._split(self.value(x), self.config.key_heads, None)
         keys = keys if self.key_norm is None else self.key_norm(keys)
         return (keys if angles is None else rotate(keys, angles)), values
 
@@ -105,11 +82,11 @@ class Projections(nnx.Module):
             mask=mask,
             bias=bias,
             scale=self.scale,
-            softcap=self.shape.softcap,
-            dropout=self.shape.dropout,
+            softcap=self.config.softcap,
+            dropout=self.config.dropout,
             dropout_key=dropout_key,
-            backend=self.shape.backend,
-            block=self.shape.block,
+            backend=self.config.backend,
+            block=self.config.block,
         )
         return self.joined(out)
 
@@ -118,18 +95,18 @@ class Projections(nnx.Module):
         return self.out(out.reshape(*out.shape[:2], -1))
 
     def _norm(self) -> RMSNorm | LayerNorm | None:
-        shape = self.shape
-        return None if shape.qk_norm is None else norm(shape.qk_norm, shape.head_dim, shape.norm_epsilon, axis="kv")
+        config = self.config
+        return None if config.qk_norm is None else norm(config.qk_norm, config.head_dim, config.norm_epsilon, axis="kv")
 
     def _split(self, x: Float[Array, "B L HD"], heads: int, length: str | None = "length") -> Float[Array, "B L H D"]:
-        return constrain(x.reshape(*x.shape[:2], heads, self.shape.head_dim), ("batch", length, "heads", None))
+        return constrain(x.reshape(*x.shape[:2], heads, self.config.head_dim), ("batch", length, "heads", None))
 
 
 class Attention(Projections, Mixer):
     """Self-attention. Its `Context.inputs` are `t2t.nn.attention.inputs.Inputs`."""
 
-    def __init__(self, shape: Shape, options: BuildOptions) -> None:
-        super().__init__(shape, options, options.width)
+    def __init__(self, config: AttentionConfig, options: BuildOptions) -> None:
+        super().__init__(config, options, options.width)
 
     def __call__(self, x: Float[Array, "B L D"], context: Context) -> tuple[Float[Array, "B L D"], Aux]:
         """Attend over the same rows."""
@@ -164,8 +141,8 @@ class Attention(Projections, Mixer):
     def _rows(
         self, x: Float[Array, "B L D"], context: Context, keys: jax.Array, values: jax.Array
     ) -> Float[Array, "B L D"]:
-        own = _inputs(context)
-        return self.attend(x, keys, values, own.mask, own.bias, context.keys.next(), own.angles)
+        inputs = _inputs(context)
+        return self.attend(x, keys, values, inputs.mask, inputs.bias, context.keys.next(), inputs.angles)
 
     def _entry(self, x: Float[Array, "B 1 D"], context: Context) -> KeyValues:
         key, value = (jnp.swapaxes(new, 1, 2) for new in self.keys_values(x, _inputs(context).angles))
@@ -185,7 +162,7 @@ class Attention(Projections, Mixer):
             mask=inputs.mask,
             bias=inputs.bias,  # type: ignore[arg-type]  # of one query, an array
             scale=self.scale,
-            softcap=self.shape.softcap,
+            softcap=self.config.softcap,
             own=own,
             shared=shared,
         )
@@ -195,8 +172,8 @@ class Attention(Projections, Mixer):
 class CrossAttention(Projections, CrossMixer):
     """Cross attention to an encoder's output. Its `Context.cross_inputs` are the mask over the encoder's tokens."""
 
-    def __init__(self, shape: Shape, options: BuildOptions) -> None:
-        super().__init__(shape, options, options.memory_width or options.width)
+    def __init__(self, config: AttentionConfig, options: BuildOptions) -> None:
+        super().__init__(config, options, options.memory_width or options.width)
 
     def read(self, memory: Float[Array, "B k M"]) -> tuple[Float[Array, "B k K D"], Float[Array, "B k K D"]]:
         """Return the keys and values of the encoder's output."""
@@ -220,7 +197,7 @@ class CrossAttention(Projections, CrossMixer):
             memory["value"],
             mask=context.cross_inputs,
             scale=self.scale,
-            softcap=self.shape.softcap,
+            softcap=self.config.softcap,
         )
         return self.joined(out)
 

@@ -50,42 +50,42 @@ def _forward(
     logits = (logits if bias is None else logits + bias) + hidden
     powers = jnp.exp(logits - jnp.max(logits, axis=-1, keepdims=True))
     total = jnp.sum(powers, axis=-1, keepdims=True)
-    weights = _of_kept(powers, kept).astype(v.dtype)
+    weights = _apply_dropout(powers, kept).astype(v.dtype)
     out = jnp.einsum("bhqk,bhkd->bhqd", weights, heads_first[2], preferred_element_type=jnp.float32)
     out = (out / (total * (1.0 - rate))).astype(v.dtype)
     like = None if bias is None else jnp.zeros((0, *bias.shape[:2]), bias.dtype)
     return jnp.swapaxes(out, 1, 2), (q, k, v, powers, total, out, kept, like)
 
 
-def _backward(rate: float, residuals: tuple[Any, ...], slope: Float[Array, "B q H D"]) -> tuple[jax.Array | None, ...]:
+def _backward(rate: float, residuals: tuple[Any, ...], gradient: Float[Array, "B q H D"]) -> tuple[jax.Array | None, ...]:
     q, k, v, powers, total, out, kept, like = residuals
-    share = slope / jnp.swapaxes(total, 1, 2)
-    own = jnp.swapaxes(share, 1, 2)
-    inner = jnp.sum(own * out, axis=-1, keepdims=True)
-    share, own = ((x / (1.0 - rate)).astype(v.dtype) for x in (share, own))
-    of_powers = jnp.einsum("bhqd,bhkd->bhqk", own, jnp.swapaxes(v, 1, 2), preferred_element_type=jnp.float32)
-    wide = powers * (_of_kept(of_powers, kept) - inner)
-    of_logits = wide.astype(q.dtype)
-    of_q = jnp.einsum("bhqk,bhkd->bhqd", of_logits, jnp.swapaxes(k, 1, 2))
+    scaled = gradient / jnp.swapaxes(total, 1, 2)
+    scaled_heads_first = jnp.swapaxes(scaled, 1, 2)
+    inner = jnp.sum(scaled_heads_first * out, axis=-1, keepdims=True)
+    scaled, scaled_heads_first = ((x / (1.0 - rate)).astype(v.dtype) for x in (scaled, scaled_heads_first))
+    power_gradients = jnp.einsum("bhqd,bhkd->bhqk", scaled_heads_first, jnp.swapaxes(v, 1, 2), preferred_element_type=jnp.float32)
+    wide_gradients = powers * (_apply_dropout(power_gradients, kept) - inner)
+    logit_gradients = wide_gradients.astype(q.dtype)
+    q_gradient = jnp.einsum("bhqk,bhkd->bhqd", logit_gradients, jnp.swapaxes(k, 1, 2))
     # As [D k]: XLA's CPU compiler has a fast product if the first factor is transposed, and it is copied here anyway.
-    of_k = jnp.einsum("bqhd,bhqk->bhdk", q, of_logits)
-    of_v = jnp.einsum("bqhd,bhqk->bhdk", share, _of_kept(powers, kept).astype(v.dtype))
-    of_bias = None if like is None else _of_bias(wide, like)
-    return jnp.swapaxes(of_q, 1, 2), jnp.moveaxis(of_k, 3, 1), jnp.moveaxis(of_v, 3, 1), of_bias, None, None
+    k_gradient = jnp.einsum("bqhd,bhqk->bhdk", q, logit_gradients)
+    v_gradient = jnp.einsum("bqhd,bhqk->bhdk", scaled, _apply_dropout(powers, kept).astype(v.dtype))
+    bias_gradient = None if like is None else _bias_gradient(wide_gradients, like)
+    return jnp.swapaxes(q_gradient, 1, 2), jnp.moveaxis(k_gradient, 3, 1), jnp.moveaxis(v_gradient, 3, 1), bias_gradient, None, None
 
 
 softmax_attention.defvjp(_forward, _backward)
 
 
-def _of_kept(x: Float[Array, "B H q k"], kept: Bool[Array, "B H q k"] | None) -> Float[Array, "B H q k"]:
+def _apply_dropout(x: Float[Array, "B H q k"], kept: Bool[Array, "B H q k"] | None) -> Float[Array, "B H q k"]:
     return x if kept is None else jnp.where(kept, x, 0.0)
 
 
-def _of_bias(slope: Float[Array, "B H q k"], like: jax.Array) -> Float[Array, "#B #H q k"]:
+def _bias_gradient(gradient: Float[Array, "B H q k"], like: jax.Array) -> Float[Array, "#B #H q k"]:
     """Sum over the axes along which the bias is broadcast. The sum over rows is a product with ones: XLA's CPU sum over the first axis was 70 times slower."""
     rows, heads = like.shape[1:]
     if rows == 1:
-        slope = jnp.einsum("b,bhqk->hqk", jnp.ones(slope.shape[0], slope.dtype), slope)[None]
+        gradient = jnp.einsum("b,bhqk->hqk", jnp.ones(gradient.shape[0], gradient.dtype), gradient)[None]
     if heads == 1:
-        slope = jnp.sum(slope, axis=1, keepdims=True)
-    return slope.astype(like.dtype)
+        gradient = jnp.sum(gradient, axis=1, keepdims=True)
+    return gradient.astype(like.dtype)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float, Int
 
-from t2t.nn.attention.blocks import block_of, check_causal, heads_first, heads_last, segments
+from t2t.nn.attention.blocks import block_size, check_causal, heads_first, heads_last, padded_segments
 from t2t.nn.attention.request import Request, blank
 from t2t.nn.masks import Mask
 from t2t.sharding import per_device
@@ -26,7 +26,7 @@ def splash(request: Request) -> Float[jax.Array, "B q H D"]:
     mask = request.mask
     check_causal("splash", mask)
     arrays = [heads_first(request.q), heads_first(request.k), heads_first(request.v)]
-    arrays += [segments(mask.queries), segments(mask.keys)]
+    arrays += [padded_segments(mask.queries), padded_segments(mask.keys)]
     axes = [_ROWS, _ROWS, _ROWS, _IDS, _IDS]
     if mask.prefix is not None:
         arrays.append(_last_seen(arrays[-1], mask.prefix))
@@ -43,20 +43,20 @@ def splash(request: Request) -> Float[jax.Array, "B q H D"]:
 def _last_seen(ids: Int[Array, "B P"], prefix: Int[Array, "B L"]) -> Int[jax.Array, "B P"]:
     """Return the last key of its own segment that each query sees: itself, or the end of the prefix for a query in the prefix."""
     length = ids.shape[1]
-    inside = jnp.pad(jnp.asarray(prefix), ((0, 0), (0, length - prefix.shape[1]))) > 0
-    place = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32), ids.shape)
-    goes_on = inside[:, 1:] & inside[:, :-1] & (ids[:, 1:] == ids[:, :-1])
-    end = jnp.where(jnp.pad(goes_on, ((0, 0), (0, 1))), length, place)
+    in_prefix = jnp.pad(jnp.asarray(prefix), ((0, 0), (0, length - prefix.shape[1]))) > 0
+    index = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32), ids.shape)
+    continues = in_prefix[:, 1:] & in_prefix[:, :-1] & (ids[:, 1:] == ids[:, :-1])
+    end = jnp.where(jnp.pad(continues, ((0, 0), (0, 1))), length, index)
     return jax.lax.cummin(end, axis=1, reverse=True)
 
 
-def _kernel(mask: Mask, heads: int, queries: int, keys: int, most: int) -> Any:
+def _kernel(mask: Mask, heads: int, queries: int, keys: int, max_block: int) -> Any:
     """Return the kernel of one row: (q, k, v, segments of queries, segments of keys[, last key seen]) -> out, with shapes [H P D]."""
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernels
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask_info as infos
 
-    rows, columns = block_of(queries, most), block_of(keys, most)
+    rows, columns = block_size(queries, max_block), block_size(keys, max_block)
     sizes = kernels.BlockSizes(
         block_q=rows,
         block_kv=columns,
@@ -69,7 +69,7 @@ def _kernel(mask: Mask, heads: int, queries: int, keys: int, most: int) -> Any:
     shape = (queries, keys)
     if mask.prefix is not None:
         # The prefix is data, so no block can be skipped. The query positions that the causal mask compares differ from row to row.
-        def with_prefix(q: Any, k: Any, v: Any, own: Any, others: Any, last: Any) -> Any:
+        def with_prefix(q: Any, k: Any, v: Any, query_segments: Any, key_segments: Any, last: Any) -> Any:
             info = infos.MaskInfo(None, None, None, None, last)
             kernel = kernels.SplashAttentionKernel(
                 info,
@@ -84,7 +84,7 @@ def _kernel(mask: Mask, heads: int, queries: int, keys: int, most: int) -> Any:
                 mask_function=_at_or_before,
                 interpret=False,
             )
-            return kernel(q, k, v, segment_ids=kernels.SegmentIds(own, others))
+            return kernel(q, k, v, segment_ids=kernels.SegmentIds(query_segments, key_segments))
 
         return with_prefix
     one: masks.Mask
@@ -100,8 +100,8 @@ def _kernel(mask: Mask, heads: int, queries: int, keys: int, most: int) -> Any:
         masks.MultiHeadMask([one] * heads), block_sizes=sizes, head_shards=1, q_seq_shards=1
     )
 
-    def attend(q: Any, k: Any, v: Any, own: Any, others: Any) -> Any:
-        return kernel(q, k, v, segment_ids=kernels.SegmentIds(own, others))
+    def attend(q: Any, k: Any, v: Any, query_segments: Any, key_segments: Any) -> Any:
+        return kernel(q, k, v, segment_ids=kernels.SegmentIds(query_segments, key_segments))
 
     return attend
 

@@ -52,28 +52,28 @@ def attend_step(
     queries = (q * scale if scale != 1.0 else q)[:, 0]
     logits = capped(_logits(queries, keys), softcap)
     if own is not None:
-        logits = jnp.where(_is_at(own[0], length), capped(_logits(queries, own[1]), softcap), logits)
+        logits = jnp.where(_one_hot(own[0], length), capped(_logits(queries, own[1]), softcap), logits)
     if bias is not None:
-        logits = logits + _grouped(_of_rows(bias, rows), batch, groups)
-    seen, before = mask.dense(), 0
+        logits = logits + _grouped(_broadcast_bias(bias, rows), batch, groups)
+    seen, shared_length = mask.dense(), 0
     if shared is not None:
-        before = shared.keys.shape[2]
-        theirs = _ungrouped(capped(_logits(queries, shared.keys), softcap), rows)
+        shared_length = shared.keys.shape[2]
+        shared_logits = _ungrouped(capped(_logits(queries, shared.keys), softcap), rows)
         if shared.bias is not None:
-            theirs = theirs + _of_rows(shared.bias, rows)
-        logits = jnp.concatenate([_grouped(theirs, batch, groups), logits], axis=-1)
+            shared_logits = shared_logits + _broadcast_bias(shared.bias, rows)
+        logits = jnp.concatenate([_grouped(shared_logits, batch, groups), logits], axis=-1)
         seen = jnp.concatenate([shared.mask.dense(), seen], axis=-1)
     weights = jax.nn.softmax(jnp.where(seen, logits, HIDDEN), axis=-1).astype(values.dtype)
-    on_shared, on_own = weights[..., :before], weights[..., before:]
+    shared_weights, own_weights = weights[..., :shared_length], weights[..., shared_length:]
     if own is None:
-        out = jnp.einsum("bkgl,bkld->bkgd", on_own, values)
+        out = jnp.einsum("bkgl,bkld->bkgd", own_weights, values)
     else:
-        here = _is_at(own[0], length)
-        out = jnp.einsum("bkgl,bkld->bkgd", jnp.where(here, 0, on_own), values)
-        out = out + jnp.sum(jnp.where(here, on_own, 0), axis=-1, keepdims=True) * own[2]
+        is_own = _one_hot(own[0], length)
+        out = jnp.einsum("bkgl,bkld->bkgd", jnp.where(is_own, 0, own_weights), values)
+        out = out + jnp.sum(jnp.where(is_own, own_weights, 0), axis=-1, keepdims=True) * own[2]
     if shared is not None:
-        on_shared = _grouped(_ungrouped(on_shared, rows), shared.values.shape[0], groups)
-        out = out + _grouped(_ungrouped(jnp.einsum("bkgl,bkld->bkgd", on_shared, shared.values), rows), batch, groups)
+        shared_weights = _grouped(_ungrouped(shared_weights, rows), shared.values.shape[0], groups)
+        out = out + _grouped(_ungrouped(jnp.einsum("bkgl,bkld->bkgd", shared_weights, shared.values), rows), batch, groups)
     out = jnp.where(jnp.any(seen, axis=-1, keepdims=True), out, jnp.zeros((), out.dtype))
     return _ungrouped(out, rows)[:, None]
 
@@ -83,11 +83,11 @@ def _logits(q: Float[Array, "R H D"], keys: Float[Array, "B K L D"]) -> Float[Ar
     return jnp.einsum("bkgd,bkld->bkgl", queries, keys, preferred_element_type=jnp.float32)
 
 
-def _of_rows(bias: Float[Array, "#R H 1 L"], rows: int) -> Float[Array, "R H L"]:
+def _broadcast_bias(bias: Float[Array, "#R H 1 L"], rows: int) -> Float[Array, "R H L"]:
     return jnp.broadcast_to(bias[:, :, 0], (rows, bias.shape[1], bias.shape[3]))
 
 
-def _is_at(place: Int[Array, "R"], length: int) -> Bool[Array, "R 1 1 L"]:
+def _one_hot(place: Int[Array, "R"], length: int) -> Bool[Array, "R 1 1 L"]:
     return (jnp.arange(length)[None] == place[:, None])[:, None, None]
 
 
