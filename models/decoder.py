@@ -75,7 +75,7 @@ class DecoderNetwork(Network):
 
     def forward(self, batch: Batch, keys: Keys) -> tuple[Float[Array, "B L D"], Aux]:
         """Run the stack on `batch.decoder`."""
-        tokens = prompt(batch)
+        tokens = decoder_tokens(batch)
         context = self._context(tokens, keys)
         return self.decoder(self.embeddings(tokens, keys), context)
 
@@ -85,19 +85,19 @@ class DecoderNetwork(Network):
 
     def start(self, batch: Batch, length: int) -> tuple[Float[Array, "B V"], Cache]:
         """Process the prompt."""
-        tokens = prompt(batch)
+        tokens = decoder_tokens(batch)
         check_room(self.embeddings, tokens, length)
         keys = Keys(None)
         context = self._context(tokens, keys)
         x, cache, memory = self.decoder.prefill(self.embeddings(tokens, keys), context, length)
-        rows = placed(tokens, length)
+        rows = cache_rows(tokens, length)
         if context.prefix is not None:
             rows["prefix"] = jnp.asarray(context.prefix, jnp.int32)
         return self.head(last(x, rows["length"])), {"rows": rows, "layers": {"cache": cache, "memory": memory}}
 
     def step(self, cache: Cache, ids: Int[Array, "B"], layers: Layers = None) -> tuple[Float[Array, "B V"], Cache]:
         """Process one more token per row."""
-        x, cache = advance(self.embeddings, self.decoder, cache, ids, layers=layers)
+        x, cache = decode_step(self.embeddings, self.decoder, cache, ids, layers=layers)
         return self.head(x), cache
 
     def layer_params(self) -> Layers:
@@ -113,7 +113,7 @@ class DecoderNetwork(Network):
         )
 
 
-def prompt(batch: Batch) -> Tokens:
+def decoder_tokens(batch: Batch) -> Tokens:
     """Return the decoder's tokens."""
     assert batch.decoder is not None, "the batch has no decoder tokens"
     return batch.decoder
@@ -128,7 +128,7 @@ def check_room(embeddings: Embeddings, tokens: Tokens, length: int) -> None:
     embeddings.check(length)
 
 
-def placed(tokens: Tokens, length: int) -> dict[str, Array]:
+def cache_rows(tokens: Tokens, length: int) -> dict[str, Array]:
     """Return the "rows" part of a cache with room for `length` positions, after the prompt.
 
     length: number of tokens of each row, [B].
@@ -139,7 +139,7 @@ def placed(tokens: Tokens, length: int) -> dict[str, Array]:
     return {"length": lengths(tokens), "prompt": prompt, "room": jnp.ones((prompt.shape[0], length), jnp.int32)}
 
 
-def advance(
+def decode_step(
     embeddings: Embeddings,
     stack: Stack,
     cache: Any,

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from t2t.models.config import StackConfig, TransformerConfig, check_equal, check_even_buckets
-from t2t.models.decoder import advance, check_room, placed, prompt
+from t2t.models.decoder import cache_rows, check_room, decode_step, decoder_tokens
 from t2t.models.encoder import encode
 from t2t.models.functional import FunctionalModel, Network
 from t2t.models.inputs import Embeddings, Head, last
@@ -83,7 +83,7 @@ class EncoderDecoderNetwork(Network):
     def forward(self, batch: Batch, keys: Keys) -> tuple[Float[Array, "B L D"], Aux]:
         """Run the encoder on `batch.encoder`, then the decoder on `batch.decoder`."""
         memory, aux = self.encoded(batch, keys)
-        x, more = self.decoder(self.embeddings(prompt(batch), keys), self._context(batch, memory, keys))
+        x, more = self.decoder(self.embeddings(decoder_tokens(batch), keys), self._context(batch, memory, keys))
         return x, added(aux, more)
 
     def encoded(self, batch: Batch, keys: Keys) -> tuple[Float[Array, "B k D"], Aux]:
@@ -102,19 +102,19 @@ class EncoderDecoderNetwork(Network):
 
     def start(self, batch: Batch, length: int) -> tuple[Float[Array, "B V"], Cache]:
         """Run the encoder, then process the decoder's prompt."""
-        tokens = prompt(batch)
+        tokens = decoder_tokens(batch)
         check_room(self.embeddings, tokens, length)
         keys = Keys(None)
         memory, _ = self.encoded(batch, keys)
         context = self._context(batch, memory, keys)
         x, cache, memories = self.decoder.prefill(self.embeddings(tokens, keys), context, length)
         assert batch.encoder is not None
-        rows = {**placed(tokens, length), "memory": jnp.asarray(batch.encoder.segments)}
+        rows = {**cache_rows(tokens, length), "memory": jnp.asarray(batch.encoder.segments)}
         return self.head(last(x, rows["length"])), {"rows": rows, "layers": {"cache": cache, "memory": memories}}
 
     def step(self, cache: Cache, ids: Int[Array, "B"], layers: Layers = None) -> tuple[Float[Array, "B V"], Cache]:
         """Process one more token per row."""
-        x, cache = advance(self.embeddings, self.decoder, cache, ids, cache["rows"]["memory"], layers)
+        x, cache = decode_step(self.embeddings, self.decoder, cache, ids, cache["rows"]["memory"], layers)
         return self.head(x), cache
 
     def layer_params(self) -> Layers:
@@ -122,7 +122,7 @@ class EncoderDecoderNetwork(Network):
         return self.decoder.layer_params()
 
     def _context(self, batch: Batch, memory: Float[Array, "B k D"], keys: Keys) -> Context:
-        tokens = prompt(batch)
+        tokens = decoder_tokens(batch)
         assert batch.encoder is not None
         return Context(
             segments=tokens.segments,

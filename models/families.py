@@ -53,7 +53,7 @@ def family_of(model_type: str, *, where: str) -> Family:
     raise UserError(f"{where}: unknown model_type {model_type!r}; expected one of {', '.join(known)}.{nearest(model_type, known)}")
 
 
-class _Written:
+class _ExportedTensors:
     """The names of the tensors that an export would write. No two tensors are equal."""
 
     def __init__(self, wanted: list[Tensor]) -> None:
@@ -66,7 +66,7 @@ class _Written:
 def left_behind(config: ModelConfig, family: Family, options: dict[str, Any]) -> list[str]:
     """Return the training options that a config.json does not store, as lines like "dropout 0.1": dropout rates and quantization."""
     wanted = tensors(family.entries(config), config.build().specs)
-    exported, trained = family.config(Options(options, where="config.json"), _Written(wanted)), config
+    exported, trained = family.config(Options(options, where="config.json"), _ExportedTensors(wanted)), config
     if isinstance(exported, TransformerConfig) and isinstance(trained, TransformerConfig):
         exported, trained = (dataclasses.replace(one, attention_dropout=one.attention_rate) for one in (exported, trained))
     lost_rates = [line for line in configuration.differences(exported, trained) if line.partition(":")[0].rpartition(".")[2] in RATES]
@@ -88,7 +88,7 @@ def exportable(config: ModelConfig) -> tuple[Family, dict[str, Any], list[Tensor
             continue
         try:
             wanted = tensors(family.entries(config), specs)
-            back = family.config(Options(options, where="config.json"), _Written(wanted))
+            back = family.config(Options(options, where="config.json"), _ExportedTensors(wanted))
         except (RuntimeError, UserError) as error:
             reasons.append(f"{family.name}: {error}")
             continue

@@ -39,7 +39,7 @@ COPIED = 2**30
 """Decoding copies the parameters of the decoder's layers up to this size in bytes."""
 
 
-class Places(nnx.Module):
+class PatternBlocks(nnx.Module):
     """Blocks by their position in a pattern. Their parameters are named "0", "1", ..."""
 
     def __init__(self, blocks: Sequence[Block]) -> None:
@@ -92,11 +92,11 @@ class Stack(nnx.Module):
         if self.single:
             self.repeats = stack_config.blocks
             self.layers: Any = stack(blocks[0], self.repeats)
-            self.tail = Places([])
+            self.tail = PatternBlocks([])
         else:
             self.repeats, rest = divmod(stack_config.num_layers, len(pattern))
-            self.layers = Places([stack(block, self.repeats) for block in blocks])
-            self.tail = Places([Block(layer, options) for layer in pattern[:rest]])
+            self.layers = PatternBlocks([stack(block, self.repeats) for block in blocks])
+            self.tail = PatternBlocks([Block(layer, options) for layer in pattern[:rest]])
         self.final_norm = (
             norm(stack_config.norm, stack_config.d_model, stack_config.norm_epsilon)
             if stack_config.final_norm
