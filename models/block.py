@@ -111,7 +111,9 @@ class Block(nnx.Module):
         with jax.named_scope(f"cross_{self.layer.cross.name}"):
             return cross.read(context.memory)
 
-    def _after_mixer(self, x: Float[Array, "B L D"], memory: Any, context: Context) -> tuple[Float[Array, "B L D"], Aux]:
+    def _after_mixer(
+        self, x: Float[Array, "B L D"], memory: Any, context: Context
+    ) -> tuple[Float[Array, "B L D"], Aux]:
         cross = self._cross
         aux: Aux = {}
         if cross is not None:

@@ -175,4 +175,7 @@ def decode_step(
     )
     layer_states = cache["layers"]
     x, caches = stack.step(x, layer_states["cache"], layer_states["memory"], context, layers)
-    return x[:, 0], {"rows": {**rows, "length": index + 1}, "layers": {"cache": caches, "memory": layer_states["memory"]}}
+    return x[:, 0], {
+        "rows": {**rows, "length": index + 1},
+        "layers": {"cache": caches, "memory": layer_states["memory"]},
+    }

@@ -34,7 +34,9 @@ def register(cls: _Class) -> _Class:
     for known in FAMILIES:
         same = set(known.model_types) & set(cls.model_types)
         if same or known.name == cls.name:
-            raise UserError(f"family {cls.__name__}: {min(same, default=cls.name)!r} belongs to the built-in family {known.name}")
+            raise UserError(
+                f"family {cls.__name__}: {min(same, default=cls.name)!r} belongs to the built-in family {known.name}"
+            )
     _registered[cls.name] = cls()
     return cls
 
@@ -50,7 +52,9 @@ def family_of(model_type: str, *, where: str) -> Family:
         if model_type in family.model_types:
             return family
     known = [name for family in families() for name in family.model_types]
-    raise UserError(f"{where}: unknown model_type {model_type!r}; expected one of {', '.join(known)}.{nearest(model_type, known)}")
+    raise UserError(
+        f"{where}: unknown model_type {model_type!r}; expected one of {', '.join(known)}.{nearest(model_type, known)}"
+    )
 
 
 class _ExportedTensors:
@@ -68,9 +72,17 @@ def left_behind(config: ModelConfig, family: Family, options: dict[str, Any]) ->
     wanted = tensors(family.entries(config), config.build().specs)
     exported, trained = family.config(Options(options, where="config.json"), _ExportedTensors(wanted)), config
     if isinstance(exported, TransformerConfig) and isinstance(trained, TransformerConfig):
-        exported, trained = (dataclasses.replace(one, attention_dropout=one.attention_rate) for one in (exported, trained))
-    lost_rates = [line for line in configuration.differences(exported, trained) if line.partition(":")[0].rpartition(".")[2] in RATES]
-    lines = [f"{path} {change.rpartition(' -> ')[2]}" for path, _, change in (line.partition(": ") for line in lost_rates)]
+        exported, trained = (
+            dataclasses.replace(one, attention_dropout=one.attention_rate) for one in (exported, trained)
+        )
+    lost_rates = [
+        line
+        for line in configuration.differences(exported, trained)
+        if line.partition(":")[0].rpartition(".")[2] in RATES
+    ]
+    lines = [
+        f"{path} {change.rpartition(' -> ')[2]}" for path, _, change in (line.partition(": ") for line in lost_rates)
+    ]
     quantization = config.quantization
     return lines if quantization == "none" else [*lines, f"quantization {quantization}"]
 

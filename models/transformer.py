@@ -183,7 +183,11 @@ class Stack(nnx.Module):
         if isinstance(states, tuple):
             # Traced once for all layers at the same position of the pattern.
             steps = [
-                jax.jit(lambda x, params, *kept, graph=graph, layer_context=layer_context: rebind(graph, params).step(x, *kept, layer_context))
+                jax.jit(
+                    lambda x, params, *kept, graph=graph, layer_context=layer_context: rebind(graph, params).step(
+                        x, *kept, layer_context
+                    )
+                )
                 for (graph, _), layer_context in zip(parts, contexts, strict=True)
             ]
             new_states = []
@@ -268,7 +272,9 @@ class Stack(nnx.Module):
         tail = [unbind(block)[1] for block in self.tail.all()]
         return (*(layer for round_ in zip(*places, strict=True) for layer in round_), *tail)
 
-    def _row_function(self, graph: Any, context: Context, *, scanned: bool = True) -> Callable[..., tuple[jax.Array, Aux]]:
+    def _row_function(
+        self, graph: Any, context: Context, *, scanned: bool = True
+    ) -> Callable[..., tuple[jax.Array, Aux]]:
         """Return the function (x, params, key) that applies one layer to whole rows, with the configured rematerialization."""
 
         def one(x: jax.Array, params: Params, key: jax.Array | None) -> tuple[jax.Array, Aux]:

@@ -40,7 +40,9 @@ class Heads:
         kind = options.architecture.partition("For")[2]
         head_tensors = sorted(name for name in weights.names if name.startswith(("classifier.", "qa_outputs.")))
         if kind in _OTHERS:
-            raise options.refuse("architectures", options.architecture, f"its head is not supported; supported are {self._known()}")
+            raise options.refuse(
+                "architectures", options.architecture, f"its head is not supported; supported are {self._known()}"
+            )
         if kind not in _HEADS:
             if head_tensors:
                 raise UserError(

@@ -90,7 +90,9 @@ def _preset(size: str, published: int) -> Preset:
         source="released checkpoints of google-research/bert, uncased, without the cls/ variables",
         besides={
             "without the pooler, which only next-sentence prediction uses": -(d_model * d_model + d_model),
-            "with the masked-LM head: dense layer, norm, a bias for each vocabulary entry": d_model * d_model + 3 * d_model + VOCAB_SIZE,
+            "with the masked-LM head: dense layer, norm, a bias for each vocabulary entry": d_model * d_model
+            + 3 * d_model
+            + VOCAB_SIZE,
         },
     )
 

@@ -1,7 +1,7 @@
 """GPT-1 (Radford et al. 2018), GPT-2 (Radford et al. 2019) and GPT-3 (Brown et al. 2020).
 
 Decoders with learned positions, biases, tanh GELU, and logits tied to the embeddings. GPT-1 has norms after each sublayer. GPT-2 and GPT-3 have norms before
-each sublayer and a final norm. Half of GPT-3's layers use locally banded attention in a pattern that was not published. Here all layers use dense
+each sublayer and a final norm. Every other layer of GPT-3 uses locally banded attention, in a pattern that was not published. Here all layers use dense
 attention; this changes no parameter.
 """
 

@@ -87,7 +87,9 @@ class Llama(Family):
         table = [same("model.embed_tokens.weight", "embeddings/token/table", *copies)]
         layer, ours = "model.layers.{layer}", "decoder/layers"
         for letter, name in (("q", "query"), ("k", "key"), ("v", "value"), ("o", "out")):
-            table += linear(f"{layer}.self_attn.{letter}_proj", f"{ours}/attention/{name}", bias=stack.has_attention_biases)
+            table += linear(
+                f"{layer}.self_attn.{letter}_proj", f"{ours}/attention/{name}", bias=stack.has_attention_biases
+            )
         for name in ("gate", "up", "down"):
             table += linear(f"{layer}.mlp.{name}_proj", f"{ours}/mlp/{name}", bias=stack.biases)
         table += normalised(f"{layer}.input_layernorm", f"{ours}/attention_norm", bias=False)

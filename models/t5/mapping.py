@@ -32,7 +32,9 @@ class T5(Family):
         gate, _, function = str(options.take("feed_forward_proj", "relu")).rpartition("-")
         gated = gate == "gated"
         if gate not in ("", "gated"):
-            raise options.refuse("feed_forward_proj", f"{gate}-{function}", "expected an activation, with or without the prefix gated-")
+            raise options.refuse(
+                "feed_forward_proj", f"{gate}-{function}", "expected an activation, with or without the prefix gated-"
+            )
         function = "gelu_new" if gated and function == "gelu" else function
         activation = Options({"feed_forward_proj": function}, where=options.where).activation(
             "feed_forward_proj", "relu"
@@ -111,7 +113,9 @@ class T5(Family):
         """Return the entries of all tensors."""
         assert isinstance(config, EncoderDecoderConfig)
         if config.shared:
-            raise RuntimeError("its encoder and decoder have separate parameters, the model's share them (model.shared)")
+            raise RuntimeError(
+                "its encoder and decoder have separate parameters, the model's share them (model.shared)"
+            )
         first, *copies = (*_TABLES, "lm_head.weight") if config.tied else _TABLES
         table = [same(first, "embeddings/token/table", *copies)]
         if not config.tied:

@@ -52,7 +52,8 @@ def native(config: EncoderDecoderConfig) -> list[Entry]:
             table += [same(f"{layer}/{theirs}/{name}/kernel", f"{ours}/{own}/{name}/kernel") for name in _ATTENTION]
             table.append(same(f"{layer}/{norm}/scale", f"{ours}/{own}_norm/scale"))
         table += [
-            same(f"{layer}/mlp/{theirs}/kernel", f"{ours}/mlp/{own}/kernel") for theirs, own in feed_forward_names(stack)
+            same(f"{layer}/mlp/{theirs}/kernel", f"{ours}/mlp/{own}/kernel")
+            for theirs, own in feed_forward_names(stack)
         ]
         table.append(same(f"{layer}/pre_mlp_layer_norm/scale", f"{ours}/mlp_norm/scale"))
     return table

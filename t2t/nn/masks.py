@@ -20,7 +20,7 @@ class Mask:
 
     queries: segment of each query.
     keys:    segment of each key.
-    index:   index of each query among the keys, in one row for all rows or in a row for each. Only used with `causal` or a window.
+    index:   index of each query among the keys, [1 q] if it is the same in all rows. Only used with `causal` or a window.
     prefix:  1 for keys that every query of their segment sees, or None. These keys are the first of a segment.
     self_attention: the queries are the keys, in the same order: `queries` is `keys` and `index` is 0, 1, 2, ... in every row. Kernels use this to skip blocks
              that no query sees.

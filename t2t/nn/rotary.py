@@ -112,10 +112,13 @@ class Rotary(Configuration):
         if self.scaling == "dynamic" and length is not None:
             longest = jnp.maximum(jnp.asarray(length), self.original_length).astype(jnp.float32)
             growth = self.factor * longest / self.original_length - (self.factor - 1.0)
-            return jnp.asarray(frequency, jnp.float32) * growth ** jnp.asarray(-exponents * size / (size - 2), jnp.float32)
+            return jnp.asarray(frequency, jnp.float32) * growth ** jnp.asarray(
+                -exponents * size / (size - 2), jnp.float32
+            )
         if self.scaling == "longrope":
             short, long = (
-                (frequency / np.asarray(factors)).astype(np.float32) for factors in (self.short_factors, self.long_factors)
+                (frequency / np.asarray(factors)).astype(np.float32)
+                for factors in (self.short_factors, self.long_factors)
             )
             return short if length is None else jnp.where(jnp.asarray(length) > self.original_length, long, short)
         if self.scaling == "linear":

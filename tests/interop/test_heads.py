@@ -97,7 +97,10 @@ def test_a_pooler_that_a_head_has_no_use_for_is_left_out_and_told(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"problem_type": "multi_label_classification"}, "problem_type is 'multi_label_classification': only a single label"),
+        (
+            {"problem_type": "multi_label_classification"},
+            "problem_type is 'multi_label_classification': only a single label",
+        ),
         ({"problem_type": "regression"}, "problem_type is 'regression'"),
         ({"id2label": {"0": "score"}}, "id2label is .* one label means regression"),
         ({"id2label": None, "num_labels": 1}, "one label means regression"),
@@ -106,7 +109,10 @@ def test_a_pooler_that_a_head_has_no_use_for_is_left_out_and_told(tmp_path):
         ({"id2label": ["a", "b", "c"]}, "id2label is .* the keys must be consecutive ids"),
         ({"id2label": {"0": "a", "1": "b", "2": 3}}, "id2label is .* labels must be strings"),
         ({"id2label": {"0": "a", "1": "b", "2": "a"}}, "config.json: model.labels is .* different"),
-        ({"architectures": ["AnyForMultipleChoice"]}, "architectures is 'AnyForMultipleChoice': its head is not supported"),
+        (
+            {"architectures": ["AnyForMultipleChoice"]},
+            "architectures is 'AnyForMultipleChoice': its head is not supported",
+        ),
         ({"architectures": None}, "architectures is None, which does not say which head classifier"),
         ({"architectures": ["SomeModel"]}, "architectures is 'SomeModel', which does not say which head classifier"),
         ({"architectures": ["SomeForQuestionAnswering"]}, "qa_outputs.weight, qa_outputs.bias are missing"),

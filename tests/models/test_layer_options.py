@@ -145,7 +145,8 @@ def test_a_token_of_an_encoder_sees_half_of_its_window_on_either_side(backend):
 
 def test_backends_that_do_not_bound_logits_are_refused():
     with pytest.raises(
-        UserError, match=r"'cudnn' .*has no soft bound on logits, and attention_softcap is 2.0.*Nearest: chunked, einsum"
+        UserError,
+        match=r"'cudnn' .*has no soft bound on logits, and attention_softcap is 2.0.*Nearest: chunked, einsum",
     ):
         config("llama", attention="cudnn", attention_softcap=2.0, dtype="bfloat16")
 

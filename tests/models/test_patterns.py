@@ -301,7 +301,10 @@ def test_a_pattern_is_kept_in_a_configuration_file():
             r"pattern\[0\]: model.num_heads is 3.*Nearest: 2",
         ),
         (lambda: config("llama", pattern=(LayerOptions(positions="learned"),)), r"pattern\[0\].positions is 'learned'"),
-        (lambda: config("gpt", groups=1, pattern=(LayerOptions(),) * 2), r"model.groups is 1 together with a pattern of 2"),
+        (
+            lambda: config("gpt", groups=1, pattern=(LayerOptions(),) * 2),
+            r"model.groups is 1 together with a pattern of 2",
+        ),
         (
             lambda: config("prefix", pattern=(LayerOptions(mixer=RecurrenceConfig()),)),
             r"RecurrenceConfig has no prefix mask .* Nearest: causal",

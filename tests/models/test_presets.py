@@ -118,7 +118,10 @@ def test_overrides_reach_the_model_and_its_stacks(name):
             r"gradient of a bias \(relative positions\)",
         ),
         (lambda: preset("t5:1.1-xl", attention="splash"), r"no bias \(relative positions\). Nearest: flash, chunked"),
-        (lambda: preset("gpt:3-125m", attention="splash", attention_block=64), r"multiple of 128, and --model.attention-block is 64"),
+        (
+            lambda: preset("gpt:3-125m", attention="splash", attention_block=64),
+            r"multiple of 128, and --model.attention-block is 64",
+        ),
         (lambda: preset("gpt:3-125m", attention="flash", mask="prefix"), r"no prefix .*Nearest: splash"),
         (
             lambda: llama.llama(

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from t2t.nn.attention.einsum import einsum, attend_with_bias
+from t2t.nn.attention.einsum import attend_with_bias, einsum
 from t2t.nn.attention.request import Bias, Request
 from t2t.sharding import axis_size
 

@@ -127,7 +127,9 @@ class AttentionConfig(MixerConfig):
             angles = self.rotary.angles(context.positions, self.head_dim)
         compute = row_inputs if context.index is None else step_inputs
         by_block = ABILITIES[self.backend].bias == "blocks"
-        return compute(context, window=self.window, relative=tables.get("relative_bias"), by_block=by_block, angles=angles)
+        return compute(
+            context, window=self.window, relative=tables.get("relative_bias"), by_block=by_block, angles=angles
+        )
 
     def prepare_cross(self, context: Context) -> Mask:
         """Return the mask over the encoder's tokens."""

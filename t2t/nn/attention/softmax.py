@@ -57,13 +57,17 @@ def _forward(
     return jnp.swapaxes(out, 1, 2), (q, k, v, powers, total, out, kept, like)
 
 
-def _backward(rate: float, residuals: tuple[Any, ...], gradient: Float[Array, "B q H D"]) -> tuple[jax.Array | None, ...]:
+def _backward(
+    rate: float, residuals: tuple[Any, ...], gradient: Float[Array, "B q H D"]
+) -> tuple[jax.Array | None, ...]:
     q, k, v, powers, total, out, kept, like = residuals
     scaled = gradient / jnp.swapaxes(total, 1, 2)
     scaled_heads_first = jnp.swapaxes(scaled, 1, 2)
     inner = jnp.sum(scaled_heads_first * out, axis=-1, keepdims=True)
     scaled, scaled_heads_first = ((x / (1.0 - rate)).astype(v.dtype) for x in (scaled, scaled_heads_first))
-    power_gradients = jnp.einsum("bhqd,bhkd->bhqk", scaled_heads_first, jnp.swapaxes(v, 1, 2), preferred_element_type=jnp.float32)
+    power_gradients = jnp.einsum(
+        "bhqd,bhkd->bhqk", scaled_heads_first, jnp.swapaxes(v, 1, 2), preferred_element_type=jnp.float32
+    )
     wide_gradients = powers * (_apply_dropout(power_gradients, kept) - inner)
     logit_gradients = wide_gradients.astype(q.dtype)
     q_gradient = jnp.einsum("bhqk,bhkd->bhqd", logit_gradients, jnp.swapaxes(k, 1, 2))
@@ -71,7 +75,14 @@ def _backward(rate: float, residuals: tuple[Any, ...], gradient: Float[Array, "B
     k_gradient = jnp.einsum("bqhd,bhqk->bhdk", q, logit_gradients)
     v_gradient = jnp.einsum("bqhd,bhqk->bhdk", scaled, _apply_dropout(powers, kept).astype(v.dtype))
     bias_gradient = None if like is None else _bias_gradient(wide_gradients, like)
-    return jnp.swapaxes(q_gradient, 1, 2), jnp.moveaxis(k_gradient, 3, 1), jnp.moveaxis(v_gradient, 3, 1), bias_gradient, None, None
+    return (
+        jnp.swapaxes(q_gradient, 1, 2),
+        jnp.moveaxis(k_gradient, 3, 1),
+        jnp.moveaxis(v_gradient, 3, 1),
+        bias_gradient,
+        None,
+        None,
+    )
 
 
 softmax_attention.defvjp(_forward, _backward)

@@ -73,7 +73,9 @@ def attend_step(
         out = out + jnp.sum(jnp.where(is_own, own_weights, 0), axis=-1, keepdims=True) * own[2]
     if shared is not None:
         shared_weights = _grouped(_ungrouped(shared_weights, rows), shared.values.shape[0], groups)
-        out = out + _grouped(_ungrouped(jnp.einsum("bkgl,bkld->bkgd", shared_weights, shared.values), rows), batch, groups)
+        out = out + _grouped(
+            _ungrouped(jnp.einsum("bkgl,bkld->bkgd", shared_weights, shared.values), rows), batch, groups
+        )
     out = jnp.where(jnp.any(seen, axis=-1, keepdims=True), out, jnp.zeros((), out.dtype))
     return _ungrouped(out, rows)[:, None]
 

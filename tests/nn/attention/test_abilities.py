@@ -16,7 +16,11 @@ from t2t.sharding import MeshConfig, activate, assume_platform, interpreted, pla
         ("einsm", {}, r"'einsm'.*Nearest: einsum"),
         ("splash", {"dropout": 0.1}, r"no dropout.*0.1 \(--model.attention-dropout\). Nearest: chunked, einsum\."),
         ("splash", {"bias": True}, r"no bias.*Nearest: flash, chunked, einsum\."),
-        ("splash", {"window": 8, "prefix": True}, r"window of 8 .*with a prefix mask.*Nearest: cudnn, chunked, einsum\."),
+        (
+            "splash",
+            {"window": 8, "prefix": True},
+            r"window of 8 .*with a prefix mask.*Nearest: cudnn, chunked, einsum\.",
+        ),
         ("splash", {"context": 2}, r"context is 2 \(--mesh.context\)"),
         ("splash", {"dtype": "float16"}, r"bfloat16 or float32 .*not in float16"),
         ("splash", {"block": 200}, r"multiple of 128, and --model.attention-block is 200.*nearest being 128"),
