@@ -10,6 +10,8 @@ from typing import Any
 import seqio
 import tensorflow as tf
 
+from t2t.data.converters import Convert
+from t2t.data.registry import set_converter
 from t2t.data.tfds import prepare_for_splits, prepared
 from t2t.data.vocabularies import derived
 from t2t.errors import UserError, nearest
@@ -17,6 +19,7 @@ from t2t.tasks.formatting import Format, Text, fields_of
 from t2t.tasks.objectives import text_features
 from t2t.tasks.objectives.features import seqio_vocabulary
 from t2t.tasks.sources import FileSource
+from t2t.tasks.sources.lines import LineSource
 from t2t.vocabularies import Vocabulary
 
 Preprocessor = Callable[..., tf.data.Dataset]
@@ -28,16 +31,17 @@ def add(
     name: str,
     *,
     source: seqio.DataSource,
-    targets: Text,
-    inputs: Text | None = None,
-    second: Text | None = None,
-    start: Text | None = None,
+    targets: Text | int,
+    inputs: Text | int | None = None,
+    second: Text | int | None = None,
+    start: Text | int | None = None,
     prefix: str = "",
     labels: Sequence[str] | None = None,
     metrics: Sequence[Callable[..., Mapping[str, Any]]] = (),
     vocabulary: Vocabulary | seqio.Vocabulary | None = None,
     objective: Preprocessor | Sequence[Preprocessor] | None = None,
     features: Features | None = None,
+    converter: Convert | None = None,
     postprocess: Callable[..., Any] | None = None,
     keep: Sequence[str] = (),
     replace: bool = False,
@@ -48,7 +52,7 @@ def add(
       name: letters, digits and `_ . : #`.
       source: any `seqio.DataSource`; `t2t.tasks.sources` has files and TFDS.
       targets: the text to produce: a field of the source, a format string ("{title}: {body}"), or a function that maps the
-        example (a dict of tensors) to a string tensor.
+        example (a dict of tensors) to a string tensor. A number is a column, from 0, of CSV or TSV files without a header.
       inputs: the input text, in the same forms; None for tasks without inputs, such as language modelling.
       second: a second text, in the same forms, for objectives that take pairs.
       start: the character of `second` at which the answer starts, see `t2t.tasks.objectives.find_span`: a field or function
@@ -61,6 +65,8 @@ def add(
       objective: preprocessors on token ids that replace "append EOS", see `t2t.tasks.objectives`.
       features: function from a vocabulary to the features that the objective fills. Default: `inputs` (if the task has
         them) and `targets`. An encoder's objective needs `t2t.tasks.objectives.encoder_features`.
+      converter: how the examples fill rows: a function from the `t2t.data.converters.FeatureConverter` of the model's kind to
+        another one. Default: that of the kind.
       postprocess: SeqIO's postprocessing function for decoded outputs and targets.
       keep: fields of the source that metrics need in addition to `inputs_pretokenized` and `targets_pretokenized`.
       replace: whether to replace an existing task of this name.
@@ -74,10 +80,8 @@ def add(
         raise UserError(f"prefix {prefix!r} of task {name!r}: the task has no inputs to prepend it to.")
     if labels is not None and (len(labels) < 2 or len(set(labels)) != len(labels) or isinstance(labels, str)):
         raise UserError(f"labels {labels!r} of task {name!r}: expected two or more different texts.")
-    fields_used = [
-        fields_of(text, f"{origin} of task {name!r}")
-        for origin, text in (("inputs", inputs), ("second", second), ("start", start), ("targets", targets))
-    ]
+    source, texts = _by_number(name, source, {"inputs": inputs, "second": second, "start": start, "targets": targets})
+    fields_used = [fields_of(text, f"{origin} of task {name!r}") for origin, text in texts.items()]
     if isinstance(source, FileSource) and all(fields is not None for fields in fields_used):
         source = source.with_fields([field for fields in fields_used for field in fields or []] + list(keep))
     resolved = seqio_vocabulary(vocabulary)
@@ -87,14 +91,7 @@ def add(
         output_features = text_features(resolved, inputs=inputs is not None or objective is not None)
     steps = [seqio.preprocessors.append_eos] if objective is None else _as_list(objective)
     formatter = Format(
-        task=name,
-        prefix=prefix,
-        inputs=inputs,
-        targets=targets,
-        labels=None if labels is None else tuple(labels),
-        keep=tuple(keep),
-        second=second,
-        start=start,
+        task=name, prefix=prefix, labels=None if labels is None else tuple(labels), keep=tuple(keep), **texts
     )
     task = seqio.Task(
         name,
@@ -106,7 +103,24 @@ def add(
     )
     seqio.TaskRegistry.remove(name)
     seqio.TaskRegistry.add_provider(name, task)
+    set_converter(name, converter)
     return task
+
+
+def _by_number(
+    name: str, source: seqio.DataSource, texts: Mapping[str, Text | int | None]
+) -> tuple[seqio.DataSource, dict[str, Any]]:
+    """Return the source, and the texts with names of columns in place of numbers."""
+    numbers = {origin: text for origin, text in texts.items() if isinstance(text, int)}
+    if not numbers:
+        return source, dict(texts)
+    where = f"columns {list(numbers.values())} of task {name!r}"
+    if any(isinstance(number, bool) or number < 0 for number in numbers.values()):
+        raise UserError(f"{where}: a column's number is a whole number from 0. Nearest: 0.")
+    if not isinstance(source, LineSource):
+        raise UserError(f"{where}: only columns of CSV and TSV files have numbers. Nearest: the name of a field.")
+    source, names = source.with_columns(list(numbers.values()))
+    return source, {**texts, **dict(zip(numbers, names, strict=True))}
 
 
 def _as_list(objective: Preprocessor | Sequence[Preprocessor]) -> list[Preprocessor]:

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+import t2t
 from benchmarks import batches
 from benchmarks.cases import BEAM, CLIP_NORM, RATE, TOP_K, Case
 from benchmarks.protocol import Answer, Prepared, serve
@@ -187,7 +188,7 @@ def ceilings(subject: None) -> Answer:
 
 def versions() -> dict[str, str]:
     """Return the versions of the packages."""
-    return {"t2t": metadata.version("t2t"), **{name: metadata.version(name) for name in PACKAGES}}
+    return {"t2t": t2t.__version__, **{name: metadata.version(name) for name in PACKAGES}}
 
 
 def _size(tree: Any) -> int:

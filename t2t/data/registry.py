@@ -43,6 +43,30 @@ def tasks_of(provider: Provider, split: str | None = None) -> list[seqio.Task]:
     return [task for task in tasks if split is None or split in task.splits]
 
 
+_converters: dict[str, Convert] = {}
+"""Task -> how its examples fill rows, where it says so itself."""
+
+
+def set_converter(task: str, convert: Convert | None) -> None:
+    """Let a task say how its examples fill rows. convert: from the `FeatureConverter` of the model's kind to the task's own; None for none."""
+    _converters.pop(task, None)
+    if convert is not None:
+        _converters[task] = convert
+
+
+def task_converter(name: str) -> Convert:
+    """Return how the examples of a task or mixture fill rows. Raises UserError if the tasks of a mixture disagree."""
+    found = {task: _converters.get(task, unchanged) for task in task_names(name)}
+    first = next(iter(found))
+    for task, convert in found.items():
+        if convert is not found[first]:
+            raise UserError(
+                f"mixture {name!r}: tasks {first!r} and {task!r} have different converters, and a batch has one."
+                " Nearest: give all tasks of the mixture the same function."
+            )
+    return found[first]
+
+
 def provider_of(data: Data) -> Provider:
     """Return the task or mixture of `data`, with its vocabulary replaced by `data.vocabulary` unless that is None."""
     provider = find(data.task)
@@ -73,7 +97,7 @@ def task_vocabulary(data: Data) -> Vocabulary:
 def converter_of(data: Data, kind: Kind, provider: Provider, convert: Convert = unchanged) -> FeatureConverter:
     """Return the converter that arranges the provider's examples in rows for this kind of model.
 
-    convert: replaces the default converter of the kind, see `t2t.objectives.Objective.converter`.
+    convert: the objective's change of the task's converter, see `t2t.objectives.Objective.converter`.
 
     Raises:
       UserError: the task lacks features that the kind of model or the objective needs.
@@ -85,18 +109,17 @@ def converter_of(data: Data, kind: Kind, provider: Provider, convert: Convert = 
         endings = CONVERTERS[kind].variants
         raise UserError(f"task {data.task!r} {why}{_variant(data.task, endings) if endings else ''}")
     vocabulary = _vocabulary(data, provider)
-    layout = convert(
-        converter(
-            kind,
-            inputs_length=data.inputs_length,
-            targets_length=data.targets_length,
-            has_inputs="inputs" in offered,
-            has_types="types" in offered,
-            loss_on_inputs=data.loss_on_inputs,
-            bos_id=0 if vocabulary is None else vocabulary.bos_id,
-            zero_pads=vocabulary is None or vocabulary.pad_id == 0,
-        )
+    of_kind = converter(
+        kind,
+        inputs_length=data.inputs_length,
+        targets_length=data.targets_length,
+        has_inputs="inputs" in offered,
+        has_types="types" in offered,
+        loss_on_inputs=data.loss_on_inputs,
+        bos_id=0 if vocabulary is None else vocabulary.bos_id,
+        zero_pads=vocabulary is None or vocabulary.pad_id == 0,
     )
+    layout = convert(task_converter(data.task)(of_kind))
     for name in layout.features:
         if name not in offered:
             raise UserError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -18,6 +18,8 @@ from t2t.limits import Configuration
 from t2t.losses import LossSums
 from t2t.nn.model import Capability, Model, ModelConfig
 from t2t.types import Batch, Extra, Params
+
+DifferentiableLoss = Callable[[Params, Batch, jax.Array], tuple[Float[Array, ""], LossSums]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +42,17 @@ class Objective(Configuration, abc.ABC):
         The sums of the parts of a batch (on microbatches and devices) must add up to the sums of the whole batch.
         Without `dropout_key`, there is no dropout and the result is deterministic.
         """
+
+    def gradients(
+        self, loss: DifferentiableLoss, params: Params, batch: Batch, key: jax.Array
+    ) -> tuple[Params, LossSums]:
+        """Return the gradients of `loss` and its sums. Override it for another way to compute an update, such as sharpness-aware minimization.
+
+        loss:   (params, batch, key) -> (scalar, LossSums); the scalar is the part's objective over the batch's weight.
+        params: the trainable parameters.
+        batch:  the batch, or a microbatch: gradients of microbatches are summed.
+        """
+        return jax.grad(loss, has_aux=True)(params, batch, key)
 
     def weight(self, batch: Batch) -> Float[Array, ""]:
         """Return the divisor of the batch's summed objective and loss. The default is the weight of all targets."""

@@ -17,6 +17,7 @@ from t2t.errors import OutOfMemory
 from t2t.train.experiment import Experiment
 from t2t.train.program import Program
 from t2t.train.state import TrainState
+from t2t.types import Batch
 
 T = TypeVar("T")
 MOMENT = 2.0
@@ -72,6 +73,7 @@ class BackgroundCompiler:
         self._step: Future[jax.stages.Compiled] = Future()
         self._rebuilt: dict[Future[Any], Any] = {}
         self._taken = False
+        self._batch: Batch | None = None
         if self._threaded:
             threading.Thread(target=self._make, name=THREAD, daemon=True).start()
 
@@ -95,10 +97,23 @@ class BackgroundCompiler:
             timer.daemon = True
             timer.start()
         try:
-            return self._part(self._step, self._compile)
+            return self._step_of_task()
         finally:
             if timer is not None:
                 timer.cancel()
+
+    def _step_of_task(self) -> jax.stages.Compiled:
+        """Return the compiled update. If the task fills rows in its own way, what was compiled before its data was opened is for other shapes."""
+        wanted = self.program().abstract_batch(rows=self._layout.result()) if self._layout.done() else None
+        try:
+            step = self._part(self._step, self._compile)
+        except Exception:
+            if wanted is None or self._batch == wanted:
+                raise
+            step = None
+        if step is None or (wanted is not None and self._batch != wanted):
+            step = self._rebuilt[self._step] = self._compile()
+        return step
 
     def text(self) -> str:
         """Return the text of the compiled update."""
@@ -148,9 +163,9 @@ class BackgroundCompiler:
     def _compile(self) -> jax.stages.Compiled:
         program = self.program()
         rows = self._experiment.rows()
-        if rows.varies:
+        if rows.varies or self._layout.done():
             rows = self._layout.result()
-        batch = program.abstract_batch(has_inputs=rows.has_inputs, has_types=rows.has_types)
+        self._batch = batch = program.abstract_batch(rows=rows)
         if self._experiment.profile is None:
             return program.compiled(batch)
         # The cache key of a compiled program does not include metadata. A cached program could have the operation names of another model.

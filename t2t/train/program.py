@@ -79,9 +79,12 @@ class Program:
         """Return the sharding of the arrays of a batch, [B L]."""
         return batch_sharding(self.mesh)
 
-    def abstract_batch(self, *, has_inputs: bool = True, has_types: bool = False) -> Batch:
-        """Return a batch as ShapeDtypeStructs with shardings. has_inputs, has_types: whether the task has these features, see `FeatureConverter`."""
-        rows = self.experiment.rows(has_inputs=has_inputs, has_types=has_types)
+    def abstract_batch(self, *, has_types: bool = False, rows: FeatureConverter | None = None) -> Batch:
+        """Return a batch as ShapeDtypeStructs with shardings.
+
+        rows: the task's converter; None for the one that the experiment has without its task, and then has_types: see `FeatureConverter`.
+        """
+        rows = self.experiment.rows(has_types=has_types) if rows is None else rows
         batch, sharding, extra = rows.batch([[]]), self.batch_sharding(), self.extra_shardings(rows)
 
         def abstract(row: types.Array, sharding: NamedSharding = sharding) -> jax.ShapeDtypeStruct:

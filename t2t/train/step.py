@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -57,7 +58,7 @@ def make_step(
             total = objective.loss(model, merge(trainable, frozen), part, part_key)
             return total.objective / weight, total
 
-        grads, total = _accumulate(jax.grad(part_loss, has_aux=True), trainable, batch, key, microbatches)
+        grads, total = _accumulate(partial(objective.gradients, part_loss), trainable, batch, key, microbatches)
         updates, opt_state = transform.update(grads, state.opt_state, trainable)
         updated = optax.apply_updates(trainable, updates)
         value, squared = total.loss / weight, squares(grads, stacked)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import hashlib
 import io
 import json
@@ -47,6 +49,26 @@ class LineSource(FileSource):
         super().__init__(files, fields=fields, held_out=held_out, split_by=split_by, on_bad=on_bad)
         self.reader = reader
         self.format = reader.name
+
+    def with_columns(self, numbers: Sequence[int]) -> tuple[LineSource, list[str]]:
+        """Return the source with numbered columns, from 0, and the field names of the given columns.
+
+        Unless the columns have names (`columns`), the files then have no header.
+
+        Raises:
+          UserError: the files have no columns, or not as many.
+        """
+        if not isinstance(self.reader, DelimitedReader):
+            raise UserError(f"{self}: only columns of CSV and TSV files have numbers. Nearest: the name of a field.")
+        if self.reader.columns is not None:
+            for number in numbers:
+                if number >= len(self.reader.columns):
+                    raise UserError(f"{self}: there is no column {number}. Nearest: {len(self.reader.columns) - 1}.")
+            return self, [self.reader.columns[number] for number in numbers]
+        other = copy.copy(self)
+        other.reader = dataclasses.replace(self.reader, numbered=True)
+        other._forget()
+        return other, [str(number) for number in numbers]
 
     def _head(self, stream: BinaryIO, path: str) -> tuple[tuple[str, ...], int]:
         try:
@@ -240,7 +262,8 @@ def csv(
 
     Args:
       files: see `text`.
-      columns: names of the columns. Default: the first line of each file.
+      columns: names of the columns. Default: the first line of each file, unless the task gives columns by number: then the
+        files have no header.
       fields, held_out, split_by: see `jsonl`.
       delimiter: one character.
       quotes: whether `"` quotes fields.

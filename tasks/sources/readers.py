@@ -177,12 +177,14 @@ class DelimitedReader(Reader):
     delimiter: one character.
     quotes:    whether `"` quotes fields, which may then contain delimiters and line breaks (RFC 4180).
     columns:   names of the columns; None reads them from the first line.
+    numbered:  the file has no header: its columns are "0", "1", ..., as many as the first line has.
     """
 
     name: ClassVar[str] = "delimited"
     delimiter: str = ","
     quotes: bool = True
     columns: tuple[str, ...] | None = None
+    numbered: bool = False
 
     def _rows(self, lines: _CountedLines) -> Iterator[list[str]]:
         csv.field_size_limit(max(csv.field_size_limit(), 1 << 28))
@@ -195,12 +197,16 @@ class DelimitedReader(Reader):
         super().header(stream)
         if self.columns is not None:
             return self.columns, 1
+        start = stream.tell()
         lines = _CountedLines(stream, 1)
         try:
             names = tuple(next(self._rows(lines), ()))
         except csv.Error as error:
             raise BadRecord(f"broken header: {error}") from None
         _decode(b"".join(lines.taken))
+        if self.numbered:
+            stream.seek(start)
+            return tuple(str(number) for number in range(len(names))), 1
         if len(set(names)) != len(names) or not all(names):
             raise BadRecord(f"the header {names} has an empty or repeated column name")
         stream.seek(lines.end)

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from t2t.api.exporters import Exporter
@@ -32,6 +33,9 @@ from t2t.objectives import CrossEntropy
 from t2t.optim import Constant, Optax
 from t2t.plan.topology import ENVIRONMENT
 from t2t.sharding import MeshConfig, assume_platform
+from t2t.train.guard import healthy
+from t2t.train.state import TrainState
+from t2t.train.step import make_step
 from tests.docs.test_snippets import EVALUATED, FENCE, ROOT, SHORT
 from tests.export.exported_models import VOCABULARY
 from tests.export.test_huggingface import SIZE, saved
@@ -53,7 +57,7 @@ def files(tmp_path_factory):
 @pytest.fixture(scope="module")
 def page(files):
     """The page's modules, imported as `--import` does it."""
-    names = ("gated", "sparse", "focal", "lion", "gpt1", "npz")
+    names = ("gated", "sparse", "focal", "sharpness", "lion", "gpt1", "npz")
     made = SimpleNamespace(**{name: imports.load(str(files / f"{name}.py")) for name in names})
     imports.forget()  # what other tests train does not keep them
     return made
@@ -285,3 +289,28 @@ def test_runs_answer_and_train_on_elsewhere(files, tmp_path, monkeypatch):
     trained = t2t("train", "from:run", "--dir", "next", "--trust-code", *TRAINED)
     assert trained.returncode == 0, trained.stderr
     assert (there / "next/code/gated.py").read_bytes() == (files / "gated.py").read_bytes()
+
+
+def test_the_update_is_that_of_the_worst_point_nearby(page):
+    model, params = params_of(config("gpt"))
+    rows_, objective = some_batch("decoder"), page.sharpness.SharpnessAware(radius=0.5)
+
+    def loss(params):
+        sums = CrossEntropy().loss(model, params, rows_)
+        return sums.objective / sums.weight
+
+    grads = jax.grad(loss)(params)
+    norm = optax.global_norm(grads)
+    worst = jax.tree.map(lambda p, g: p + 0.5 * g / norm, params, grads)
+    transform = optax.sgd(1.0)
+    state = TrainState(
+        step=jnp.int32(0), params=params, opt_state=transform.init(params), key=jax.random.key(0), health=healthy()
+    )
+    step = make_step(model, transform, objective, learning_rate=lambda step: jnp.float32(1.0))
+    after, metrics = quick_jit(step)(state, rows_)
+    expected = jax.grad(loss)(worst)
+    assert float(metrics["grad_norm"]) == pytest.approx(float(optax.global_norm(expected)), rel=1e-4)
+    assert abs(float(metrics["grad_norm"]) / float(norm) - 1) > 1e-2
+    jax.tree.map(
+        lambda new, old, g: np.testing.assert_allclose(new, old - g, atol=1e-5), after.params, params, expected
+    )

@@ -1,5 +1,6 @@
 """Types of fields of JSON lines and Parquet files: told from many records, lists, nested ones, numbers that stay what they are."""
 
+import gzip
 import json
 
 import numpy as np
@@ -197,3 +198,62 @@ def test_a_function_that_asks_for_another_field_is_told_in_one_line(tmp_path):
     with pytest.raises(UserError, match=message):
         raws("sf_function", "decoder")
     assert task.name == "sf_function"
+
+
+def _texts(name, split="train"):
+    return [
+        tuple(example[f"{part}_pretokenized"].decode() for part in ("inputs", "targets"))
+        for example in tasks.find(name)
+        .get_dataset(split=split, shuffle=False, sequence_length=None)
+        .as_numpy_iterator()
+    ]
+
+
+def test_columns_by_number_are_of_files_without_a_header(tmp_path):
+    rows = ["open the file\tDatei öffnen\t1", "close it\tschließen\t2", "save\tspeichern\t3"]
+    with gzip.open(tmp_path / "pairs.tsv.gz", "wt", encoding="utf-8") as stream:
+        stream.write("\ufeff" + "\n".join(rows) + "\n")
+    tasks.add(
+        "numbered_pairs",
+        source=sources.tsv(tmp_path / "pairs.tsv.gz"),
+        prefix="en de: ",
+        inputs=0,
+        targets=1,
+        replace=True,
+    )
+    assert _texts("numbered_pairs") == [
+        ("en de: open the file", "Datei öffnen"),
+        ("en de: close it", "schließen"),
+        ("en de: save", "speichern"),
+    ]
+
+
+def test_columns_by_number_may_have_names(tmp_path):
+    (tmp_path / "pairs.csv").write_text('"a, b",c\nd,e\n')
+    named = sources.csv(tmp_path / "pairs.csv", columns=["left", "right"])
+    tasks.add("numbered_pairs", source=named, inputs=1, targets="left", replace=True)
+    assert _texts("numbered_pairs") == [("c", "a, b"), ("e", "d")]
+
+
+@pytest.mark.parametrize(
+    ("source", "inputs", "said"),
+    [
+        ("tsv", -1, r"columns \[-1, 1\] of task 'wrong_pairs': .* Nearest: 0"),
+        ("tsv", True, r"columns \[True, 1\] of task 'wrong_pairs'"),
+        ("jsonl", 0, r"only columns of CSV and TSV files have numbers"),
+        ("parquet", 0, r"columns \[0, 1\] of task 'wrong_pairs': only columns of CSV and TSV files have numbers"),
+    ],
+)
+def test_columns_that_cannot_be_are_refused(tmp_path, source, inputs, said):
+    with pytest.raises(UserError, match=said):
+        tasks.add("wrong_pairs", source=getattr(sources, source)(str(tmp_path / "pairs")), inputs=inputs, targets=1)
+
+
+def test_a_column_that_there_is_not_names_the_last_one(tmp_path):
+    (tmp_path / "pairs.tsv").write_text("a\tb\n")
+    named = sources.tsv(tmp_path / "pairs.tsv", columns=["left", "right"])
+    with pytest.raises(UserError, match=r"there is no column 2\. Nearest: 1\."):
+        tasks.add("wrong_pairs", source=named, inputs=0, targets=2)
+    tasks.add("numbered_pairs", source=sources.tsv(tmp_path / "pairs.tsv"), inputs=0, targets=2, replace=True)
+    with pytest.raises(UserError, match=r"no field '2'"):
+        _texts("numbered_pairs")
