@@ -7,7 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -48,9 +48,8 @@ def command(arguments: Sequence[str], imports: tuple[str, ...]) -> int:
     os.environ.update(
         {name: value for name, value in ENVIRONMENT.items() if name not in os.environ or name == "JAX_PLATFORMS"}
     )
-    from t2t.api.recipes import find, is_own
     from t2t.launch import parse
-    from t2t.launch.train import SHORT
+    from t2t.launch.experiment import experiment_of, recipe_of
 
     if options.recipe is None and {"-h", "--help"} & set(rest):
         print(f"usage: t2t plan RECIPE --topology NAME [--option value ...]\n\n{ABOUT}")
@@ -59,19 +58,11 @@ def command(arguments: Sequence[str], imports: tuple[str, ...]) -> int:
         raise UserError(
             "t2t plan: RECIPE is missing: t2t recipes lists them. Example: t2t plan t5:1.0-11b --topology v5e:16x16"
         )
-    if is_own(options.recipe):
-        from t2t.api.quiet import import_tensorflow
-
-        import_tensorflow()  # a user's recipe probably registers tasks
     prog = f"t2t plan {options.recipe}"
-    recipe = find(options.recipe)
-    experiment = parse.override(recipe(), rest, prog=prog, description=ABOUT, short=SHORT, also=OWN)
+    recipe = recipe_of(options.recipe)
+    experiment = experiment_of(recipe(), rest, prog=prog, about=ABOUT, own=OWN, vocabulary=options.vocabulary)
     if options.topology is None:
         raise UserError(f"{prog}: --topology NAME is missing: it names the hardware: {EXAMPLES}")
-    if options.vocabulary is not None:
-        from t2t.api.vocabulary_file import vocabulary_of
-
-        experiment = replace(experiment, data=replace(experiment.data, vocabulary=vocabulary_of(options.vocabulary)))
     with parse.options():
         words = Words(
             recipe=options.recipe,

@@ -6,29 +6,22 @@ import argparse
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import jax
 
-from t2t.api import overrides, report
+from t2t.api import report
 from t2t.api.assembly import run_training
 from t2t.api.earlier_recipes import as_begun
 from t2t.api.progress import Progress
-from t2t.api.quiet import import_tensorflow
-from t2t.api.recipes import find, is_own
 from t2t.api.user_code import run_code
-from t2t.api.vocabulary_file import vocabulary_of
 from t2t.errors import UserError
 from t2t.launch import parse
 from t2t.launch.codes import DONE, STOPPED
+from t2t.launch.experiment import SHORT, experiment_of, recipe_of
 from t2t.launch.main import STARTED
-from t2t.limits import option
 from t2t.paths import check_directory
 from t2t.train.experiment import Experiment
-
-SHORT = {option(short): option(name) for short, name in overrides.SHORT.items()}
-"""Short option -> full option."""
 
 
 def columns(texts: Mapping[str, str]) -> str:
@@ -100,9 +93,7 @@ def command(arguments: Sequence[str], imports: tuple[str, ...]) -> int:
         raise UserError(
             "t2t train: RECIPE is missing: t2t recipes lists them. Example: t2t train t5:quickstart --dir RUN"
         )
-    if is_own(options.recipe):
-        import_tensorflow()  # a user's recipe probably registers tasks
-    recipe = find(options.recipe)
+    recipe = recipe_of(options.recipe)
     prog = f"t2t train {options.recipe}"
     if options.dir is None and not helped:
         raise UserError(f"{prog}: --dir RUN is missing: it names the run's directory")
@@ -110,17 +101,14 @@ def command(arguments: Sequence[str], imports: tuple[str, ...]) -> int:
     if options.dir is not None:
         directory = check_directory(options.dir, "--dir")
         run_code.ready(directory)
-    experiment = parse.override(
+    experiment = experiment_of(
         as_begun(options.recipe, recipe(), directory),
         rest,
         prog=prog,
-        description=f"{(recipe.__doc__ or '').strip()}\n\nthe command's own options:\n{columns(OWN)}",
-        short=SHORT,
-        also=("--dir", "--vocabulary"),
+        about=f"{(recipe.__doc__ or '').strip()}\n\nthe command's own options:\n{columns(OWN)}",
+        own=("--dir", "--vocabulary"),
+        vocabulary=options.vocabulary,
     )
-    if options.vocabulary is not None:
-        data = replace(experiment.data, vocabulary=vocabulary_of(options.vocabulary))
-        experiment = replace(experiment, data=data)
     return _train(directory, options.recipe, experiment, imported)
 
 

@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from t2t.api.recipes import find, is_own
 from t2t.errors import UserError, nearest
 from t2t.launch import parse
 from t2t.launch.bench import ceilings, checkpoint, compile, data, decode, start, step
@@ -21,7 +20,7 @@ from t2t.launch.bench.show import draw, show, show_ratios
 from t2t.launch.bench.timing import Limits
 from t2t.launch.bench.workload import Workload
 from t2t.launch.codes import DONE
-from t2t.launch.train import SHORT
+from t2t.launch.experiment import experiment_of, recipe_of
 from t2t.paths import check, check_output
 from t2t.train.experiment import Experiment
 from t2t.train.experiment import check as check_experiment
@@ -146,18 +145,9 @@ def _parse(arguments: Sequence[str]) -> tuple[list[str], Any, list[str]]:
 
 
 def _experiment(recipe: str, rest: Sequence[str], vocabulary: str | None) -> Experiment:
-    if is_own(recipe):
-        from t2t.api.quiet import import_tensorflow
-
-        import_tensorflow()  # a user's recipe probably registers tasks
-    found = find(recipe)
+    found = recipe_of(recipe)
     about = f"{(found.__doc__ or '').strip()}\n\n{ABOUT}"
-    experiment = parse.override(found(), rest, prog=f"t2t bench {recipe}", description=about, short=SHORT, also=OWN)
-    if vocabulary is not None:
-        from t2t.api.vocabulary_file import vocabulary_of
-
-        experiment = replace(experiment, data=replace(experiment.data, vocabulary=vocabulary_of(vocabulary)))
-    return experiment
+    return experiment_of(found(), rest, prog=f"t2t bench {recipe}", about=about, own=OWN, vocabulary=vocabulary)
 
 
 def _imported(imports: tuple[str, ...]) -> list[str]:

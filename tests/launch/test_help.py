@@ -7,9 +7,9 @@ import pytest
 
 from t2t.api.recipes import recipes
 from t2t.launch import parse
+from t2t.launch.experiment import SHORT
 from t2t.launch.launch import LAUNCHERS
 from t2t.launch.main import COMMANDS, run
-from t2t.launch.train import SHORT
 
 OWN_USAGE = {"train", "plan", "bench", "launch"}
 """Commands whose own help is written by hand: their other options are those of what they are given."""

@@ -10,7 +10,7 @@ from t2t.api.option_names import nearest_options
 from t2t.api.recipes import find
 from t2t.errors import UserError
 from t2t.launch import parse
-from t2t.launch.train import SHORT
+from t2t.launch.experiment import SHORT
 from t2t.limits import Configuration, Count, Few
 
 RUN = Annotated[str, tyro.conf.Positional]
