@@ -32,7 +32,7 @@ def texts_of(texts: Sequence[str], seconds: Sequence[str], path: str | None) -> 
     where = "standard input" if path == "-" else path
     rows = _read(path, where)
     if not rows:
-        raise UserError(f"{where} (--input) is empty.")
+        raise UserError(f"{where} (--input) has no text.")
     return [row for _, row in rows], lambda i: f"{where}:{rows[i][0]}"
 
 

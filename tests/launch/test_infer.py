@@ -183,7 +183,7 @@ def test_encoders_refuse_what_generates(load):
     ("name", "content", "said"),
     [
         ("a.jsonl", b'{"inputs": "a"}\n{"input": "b"}\n', r"a.jsonl:2: no field 'inputs'. Nearest: input"),
-        ("a.jsonl", b'{"inputs": "a"}\n{"inputs": \n', "a.jsonl:2: not a JSON object"),
+        ("a.jsonl", b'{"inputs": "a"}\n{"inputs": \n', "a.jsonl:2: the line is not a JSON object"),
         ("a.jsonl", b"[1]\n", "a.jsonl:1: expected a JSON object, not list"),
         ("a.jsonl", b'{"inputs": 3}\n', "'inputs' is int"),
         ("a.txt", b"fine\nb\xffd\n", r"a.txt:2: not UTF-8 text \(byte 1"),
