@@ -159,7 +159,7 @@ def test_options_say_how_to_decode(given, expected):
         (["--text", "a", "--max-length", "0"], r"max_length 0 \(--max-length\)"),
         (["--text", "a", "--batch-size", "0"], r"batch_size 0 \(--batch-size\)"),
         (["--input", "missing.txt"], "missing.txt"),
-        (["--text", "a", "--output", "no/such/place.jsonl"], "no directory"),
+        (["--text", "a", "--output", "no/such/place.jsonl"], "no such directory"),
         (["--text", "a", "--decoding", "beem"], "beem"),
         (["--text", "a", "--temperature", "0"], "temperature 0.0"),
     ],

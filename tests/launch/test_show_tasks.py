@@ -196,7 +196,7 @@ def test_which_file_is_which_vocabulary(tmp_path):
     with pytest.raises(UserError, match=r"no.json"):
         show_tasks.vocabulary_of(str(tmp_path / "no.json"))
     (tmp_path / "v.bin").write_text("")
-    with pytest.raises(UserError, match=r"ending '\.bin' is none of"):
+    with pytest.raises(UserError, match=r"extension '\.bin' is not one of"):
         show_tasks.vocabulary_of(str(tmp_path / "v.bin"))
     with pytest.raises(UserError, match="no vocabulary file"):
         show_tasks.vocabulary_of(str(tmp_path / "none.model"))
