@@ -128,7 +128,7 @@ def test_infer_gives_labels_tags_and_spans(ask, tmp_path):
 @pytest.mark.parametrize(
     ("task", "words", "said"),
     [
-        ("entity_span", ["--text", "name?"], "a question .* and the text it is asked of"),
+        ("entity_span", ["--text", "name?"], "a question .* and the text with the answer"),
         ("entity_tags", ["--text", "a", "--second", "b"], "--second b: .* RUN tags words"),
         ("parity_label", ["--text", "a", "--text", "b", "--second", "c"], "--second is given 1 times and --text 2"),
         ("parity_label", ["--text", "1", "--top", "3"], "--top 3: this option is for encoders that fill in masks"),
