@@ -128,7 +128,7 @@ def test_parameters_are_read_once(runs, monkeypatch):
         ("t5", lambda run: run.generate("copy: a"), r"texts is one text\. Nearest: a list of texts, \['copy: a'\]\."),
         ("t5", lambda run: run.generate(["a", 3]), r"texts\[1\] is int, not text\."),
         ("t5", lambda run: run.generate(["a"], max_length=0), r"max_length 0 \(Run\.generate\) is not .* Nearest: 1\."),
-        ("t5", lambda run: run.generate(["a"], too_long="skip"), r"too_long 'skip' is no way"),
+        ("t5", lambda run: run.generate(["a"], too_long="skip"), r"unknown too_long 'skip'\. Nearest: stop"),
         ("t5", lambda run: run.export("hugingface", "x"), r"unknown format 'hugingface'"),
         (
             "t5",

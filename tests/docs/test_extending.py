@@ -229,7 +229,7 @@ def test_the_family_and_the_format_write_and_read(page, tmp_path, capsys):
     assert exportable(config("gpt", vocab_size=SIZE))[0].name == "GPT-2"
     params = saved(tmp_path / "run", settings)
     export(str(tmp_path / "run"), format="huggingface", out=str(tmp_path / "out"))
-    assert "logits read back differ by at most 0.0e+00" in capsys.readouterr().err
+    assert "logits of the exported model differ by at most 0.0e+00" in capsys.readouterr().err
     with opened(tmp_path / "out", family_of) as source:
         assert source.family.name == "GPT-1"
         jax.tree.map(np.testing.assert_array_equal, source.params(MeshConfig().build()), params)

@@ -109,7 +109,7 @@ def test_how_a_model_computes_never_decides_whether_a_family_has_it(family):
 def test_a_run_comes_out_and_in_whatever_way_it_computed(family, how, tmp_path, capsys):
     params = saved(tmp_path / "run", dataclasses.replace(FAMILIES[family], **how))
     export(str(tmp_path / "run"), format="huggingface", out=str(tmp_path / "out"))
-    assert "logits read back differ by at most 0.0e+00" in capsys.readouterr().err
+    assert "logits of the exported model differ by at most 0.0e+00" in capsys.readouterr().err
     with opened(tmp_path / "out", family_of) as source:
         jax.tree.map(np.testing.assert_array_equal, source.params(MeshConfig().build()), params)
         assert source.family.name in (family, "T5", "LLaMA")
