@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 RUN ?= runs/quickstart
 SOURCES = setup.py t2t models tasks launch tests docs benchmarks
 
-.PHONY: quickstart test faults test-slurm lint types imports check format lock clean plans test-memory test-interop cases goldens benchmark-environments benchmarks
+.PHONY: quickstart quick test faults test-slurm lint types imports check format lock clean plans test-memory test-interop cases goldens benchmark-environments benchmarks
 
 quickstart: $(VENV)/installed
 	$(BIN)/t2t train t5:quickstart --dir $(RUN)
@@ -17,6 +17,10 @@ quickstart: $(VENV)/installed
 # Real plans of large presets, for docs/planning.md; an hour on two cores, and the compilers: see there.
 plans: $(VENV)/installed
 	$(BIN)/python -m tests.plan.large plans
+
+# Before each commit: linters, types and the quickest tests, in two minutes on two cores. tests/quick.py chose the files.
+quick: check
+	$(BIN)/python -m pytest -n 2 --dist loadfile $$(cat tests/quick.txt)
 
 test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST)
