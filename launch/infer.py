@@ -73,7 +73,7 @@ def command(
         samples: answers per text: the number of samples, or the best hypotheses of beam search.
         beams: number of hypotheses of beam search. Default: 4.
         length_penalty: alpha of beam search's length penalty. Default: 0.6.
-        max_length: maximum number of tokens to generate. Default: the run's targets_length. For spans: maximum tokens of a span. Default: unlimited.
+        max_length: maximum number of tokens to generate. Default: the run's targets_length. For spans: maximum tokens of a span, by default unlimited.
         continue_text: decoders: continue the text itself, as a language model does. Otherwise an end-of-sequence token is appended to the text,
             as to a task's inputs.
         top: encoders: number of candidates for each mask. Default: 5.
