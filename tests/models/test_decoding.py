@@ -97,7 +97,7 @@ def test_hypotheses_that_share_their_prompt_go_on_as_if_each_had_its_own(name, o
     def decoded(params, own):
         _, cache = model.start(params, prompts, 11)
         cache = model.select(cache, np.repeat(np.arange(3), 3)) if own else model.fork(cache, 3)
-        assert own == ("begin" not in cache["rows"])
+        assert own == ("prompt_length" not in cache["rows"])
         step, found = model.stepper(params), []
         for at, column in enumerate(tokens):
             logits, cache = step(cache, column)
