@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 from tokenizers import processors
 
-from t2t.decode import answer_text as answers
+from t2t.decode import answer_text
 from t2t.errors import UserError
 from t2t.tasks.objectives import classify, find_span, label_features, span_features, tag_words
 from t2t.vocabularies import Bytes, Tokenizer
@@ -35,9 +35,9 @@ def test_two_separators_stand_between_the_texts_of_a_robertas_pair(roberta):
     sep = roberta.sep_id
     first, second = roberta.encode("the row"), roberta.encode("a model")
     wanted = [roberta.cls_id, *first, sep, sep, *second, sep]
-    assert answers._framed(roberta, "the row", "a model").ids == wanted
+    assert answer_text._framed(roberta, "the row", "a model").ids == wanted
     assert roberta.library().encode("the row", "a model").ids == wanted
-    assert answers._framed(roberta, "the row", None).ids == [roberta.cls_id, *first, sep]
+    assert answer_text._framed(roberta, "the row", None).ids == [roberta.cls_id, *first, sep]
     features = label_features(roberta, labels=("no", "yes"), of="text", types=True)
     fields = {"inputs": ["the row " * 9], "second": ["a model"], "targets": ["no"]}
     (cut,) = made(classify, features, fields, length=24, labels=("no", "yes"))
@@ -67,7 +67,7 @@ def test_a_label_is_predicted_at_the_first_token_and_pairs_have_types(framed):
     features = label_features(framed, labels=("no", "yes"), of="text", types=True)
     texts = {"inputs": ["the row", "a"], "second": ["a model reads", "it"], "targets": ["yes", "<unk>"]}
     one, hidden = made(classify, features, texts, labels=("no", "yes"))
-    expected = answers._framed(framed, "the row", "a model reads")
+    expected = answer_text._framed(framed, "the row", "a model reads")
     assert one["inputs"].tolist() == expected.ids
     assert one["types"].tolist() == expected.types
     assert one["types"].sum() == len(framed.encode("a model reads")) + 1
@@ -96,7 +96,7 @@ def test_tags_stand_at_the_first_token_of_their_words(framed):
     tags = [random.integers(3, size=len(text.split())) for text in texts]
     fields = {"inputs": texts, "targets": [" ".join(LABELS[i] for i in some) for some in tags]}
     for example, text, some in zip(made(tag_words, features, fields, labels=LABELS), texts, tags, strict=True):
-        expected = answers._framed_words(framed, None, text)
+        expected = answer_text._framed_words(framed, None, text)
         assert example["inputs"].tolist() == expected.ids
         assert np.flatnonzero(example["weights"]).tolist() == expected.starts[:-1]
         assert example["targets"][expected.starts[:-1]].tolist() == some.tolist()
@@ -131,7 +131,7 @@ def test_a_span_is_the_words_that_the_answer_touches(framed):
     for example, text, start, answer in zip(
         examples, fields["second"], fields["start"], fields["targets"], strict=True
     ):
-        expected = answers._framed_words(framed, "of the row", text)
+        expected = answer_text._framed_words(framed, "of the row", text)
         assert example["inputs"].tolist() == expected.ids
         assert example["types"].tolist() == expected.types
         assert np.flatnonzero(example["weights"]).tolist() == [0, 1]
@@ -140,7 +140,7 @@ def test_a_span_is_the_words_that_the_answer_touches(framed):
         assert example["targets"][:2].tolist() == [expected.starts[begin], expected.starts[end] - 1]
     first = made(find_span, features, {key: value for key, value in fields.items() if key != "start"})
     for example, text, answer in zip(first, fields["second"], fields["targets"], strict=True):
-        expected = answers._framed_words(framed, "of the row", text)
+        expected = answer_text._framed_words(framed, "of the row", text)
         assert example["targets"][0] == expected.starts[len((text[: text.index(answer)] + "x").split()) - 1]
 
 
