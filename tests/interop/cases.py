@@ -2,43 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
 import zlib
 from typing import Any
 
 import numpy as np
 
-VOCAB = 96
+from tests.interop.case import HEADS, LLAMA, VOCAB, Case, case
+
 ROWS = (10, 7)
 """Number of tokens in each row of the inputs; the rest is padding."""
 TARGETS = 6
 
 
-HEADS = {"SequenceClassification": "label", "TokenClassification": "tags", "QuestionAnswering": "span"}
 LABELS = ("no", "yes", "perhaps")
-
-
-@dataclasses.dataclass(frozen=True)
-class Case:
-    """A configuration of `transformers`: its config class, its model class, and the options that differ from the defaults."""
-
-    name: str
-    family: str
-    config: str
-    model: str
-    options: dict[str, Any]
-
-    @property
-    def kind(self) -> str:
-        """Architecture of the model."""
-        if self.family in ("T5", "umT5"):
-            return "encoder_decoder"
-        return "decoder" if self.family in ("GPT-2", "LLaMA") else "encoder"
-
-    @property
-    def output(self) -> str:
-        """Output of the head."""
-        return HEADS.get(self.model.partition("For")[2], "tokens")
 
 
 _T5 = {"vocab_size": VOCAB, "d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 3}
@@ -46,27 +22,21 @@ _T5 |= {"relative_attention_num_buckets": 8, "relative_attention_max_distance": 
 _BERT = {"vocab_size": VOCAB, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4}
 _BERT |= {"intermediate_size": 48, "max_position_embeddings": 24}
 _GPT = {"vocab_size": VOCAB, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 24}
-_LLAMA = {"vocab_size": VOCAB, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
-_LLAMA |= {"intermediate_size": 48, "max_position_embeddings": 64, "num_key_value_heads": 2}
 _LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 
 
-def _case(family: str, name: str, config: str, model: str, base: dict[str, Any], **options: Any) -> Case:
-    return Case(f"{family} {name}", family, config, model, {**base, **options})
-
-
 def _t5(name: str, **options: Any) -> Case:
-    return _case("T5", name, "T5Config", "T5ForConditionalGeneration", _T5, **options)
+    return case("T5", name, "T5Config", "T5ForConditionalGeneration", _T5, **options)
 
 
 def _llama(name: str, **options: Any) -> Case:
-    return _case("LLaMA", name, "LlamaConfig", "LlamaForCausalLM", _LLAMA, **options)
+    return case("LLaMA", name, "LlamaConfig", "LlamaForCausalLM", LLAMA, **options)
 
 
 def _headed(family: str, kind: str, base: dict[str, Any], **options: Any) -> Case:
     labels = {} if kind == "QuestionAnswering" else {"id2label": dict(enumerate(LABELS))}
     name = f"{family}For{kind}"
-    return _case(_FAMILIES[family], HEADS[kind], f"{family}Config", name, base, **options, **labels)
+    return case(_FAMILIES[family], HEADS[kind], f"{family}Config", name, base, **options, **labels)
 
 
 _FAMILIES = {"Bert": "BERT", "Roberta": "RoBERTa", "DistilBert": "DistilBERT", "Albert": "ALBERT"}
@@ -78,12 +48,12 @@ CASES = (
     _t5("1.1", feed_forward_proj="gated-gelu", tie_word_embeddings=False),
     _t5("gated SiLU, deeper decoder", feed_forward_proj="gated-silu", tie_word_embeddings=False, num_decoder_layers=3),
     _t5("GELU, epsilon, buckets", feed_forward_proj="gelu", layer_norm_epsilon=1e-2, relative_attention_num_buckets=16),
-    _case("umT5", "1.1", "UMT5Config", "UMT5ForConditionalGeneration", _T5, feed_forward_proj="gated-gelu"),
-    _case("BERT", "masked LM", "BertConfig", "BertForMaskedLM", _BERT),
-    _case("BERT", "ReLU, epsilon", "BertConfig", "BertForMaskedLM", _BERT, hidden_act="relu", layer_norm_eps=1e-2),
-    _case("BERT", "untied", "BertConfig", "BertForMaskedLM", _BERT, tie_word_embeddings=False, type_vocab_size=3),
-    _case("RoBERTa", "masked LM", "RobertaConfig", "RobertaForMaskedLM", _BERT, type_vocab_size=1, pad_token_id=1),
-    _case(
+    case("umT5", "1.1", "UMT5Config", "UMT5ForConditionalGeneration", _T5, feed_forward_proj="gated-gelu"),
+    case("BERT", "masked LM", "BertConfig", "BertForMaskedLM", _BERT),
+    case("BERT", "ReLU, epsilon", "BertConfig", "BertForMaskedLM", _BERT, hidden_act="relu", layer_norm_eps=1e-2),
+    case("BERT", "untied", "BertConfig", "BertForMaskedLM", _BERT, tie_word_embeddings=False, type_vocab_size=3),
+    case("RoBERTa", "masked LM", "RobertaConfig", "RobertaForMaskedLM", _BERT, type_vocab_size=1, pad_token_id=1),
+    case(
         "RoBERTa",
         "ReLU",
         "RobertaConfig",
@@ -93,14 +63,14 @@ CASES = (
         type_vocab_size=1,
         pad_token_id=3,
     ),
-    _case(
+    case(
         "DistilBERT",
         "masked LM",
         "DistilBertConfig",
         "DistilBertForMaskedLM",
         _DISTILBERT,
     ),
-    _case(
+    case(
         "DistilBERT",
         "ReLU",
         "DistilBertConfig",
@@ -108,8 +78,8 @@ CASES = (
         _DISTILBERT,
         activation="relu",
     ),
-    _case("ALBERT", "one group", "AlbertConfig", "AlbertForMaskedLM", _BERT, embedding_size=16),
-    _case(
+    case("ALBERT", "one group", "AlbertConfig", "AlbertForMaskedLM", _BERT, embedding_size=16),
+    case(
         "ALBERT",
         "two groups",
         "AlbertConfig",
@@ -119,8 +89,8 @@ CASES = (
         num_hidden_groups=2,
         hidden_act="gelu",
     ),
-    _case("GPT-2", "as published", "GPT2Config", "GPT2LMHeadModel", _GPT),
-    _case(
+    case("GPT-2", "as published", "GPT2Config", "GPT2LMHeadModel", _GPT),
+    case(
         "GPT-2",
         "ReLU, narrow, unscaled",
         "GPT2Config",
@@ -131,7 +101,7 @@ CASES = (
         scale_attn_weights=False,
         layer_norm_epsilon=1e-2,
     ),
-    _case(
+    case(
         "GPT-2", "untied", "GPT2Config", "GPT2LMHeadModel", _GPT, tie_word_embeddings=False, activation_function="gelu"
     ),
     _llama("2: every head its own keys", num_key_value_heads=4, rms_norm_eps=1e-2),
@@ -161,7 +131,7 @@ CASES = (
         },
     ),
     _llama("biases, head size", attention_bias=True, mlp_bias=True, head_dim=6, hidden_act="gelu"),
-    _case("LLaMA", "Mistral: sliding window", "MistralConfig", "MistralForCausalLM", _LLAMA, sliding_window=4),
+    case("LLaMA", "Mistral: sliding window", "MistralConfig", "MistralForCausalLM", LLAMA, sliding_window=4),
     *(_headed("Bert", kind, _BERT) for kind in HEADS),
     *(_headed("Roberta", kind, _BERT, type_vocab_size=1, pad_token_id=1) for kind in HEADS),
     *(_headed("DistilBert", kind, _DISTILBERT) for kind in HEADS),
@@ -188,13 +158,13 @@ def weight(name: str, shape: tuple[int, ...]) -> np.ndarray:
     return (value * (0.5 if embedding and "mapping" not in name else shape[-1] ** -0.5)).astype(np.float32)
 
 
-def inputs(case: Case) -> dict[str, np.ndarray]:
+def inputs(one: Case) -> dict[str, np.ndarray]:
     """Return the inputs of a model: ids (padded with `pad`), mask, types and targets. The ids contain no special tokens."""
     random = np.random.default_rng(1)
     shape = (len(ROWS), max(ROWS))
-    pad = case.options.get("pad_token_id", 0)
+    pad = one.options.get("pad_token_id", 0)
     mask = (np.arange(shape[1]) < np.array(ROWS)[:, None]).astype(np.int64)
     ids = np.where(mask, random.integers(5, VOCAB, shape), pad)
-    types = random.integers(0, case.options.get("type_vocab_size", 2), shape) * mask
+    types = random.integers(0, one.options.get("type_vocab_size", 2), shape) * mask
     targets = random.integers(5, VOCAB, (shape[0], TARGETS))
     return {"ids": ids, "mask": mask, "types": types, "targets": targets}

@@ -21,7 +21,8 @@ from t2t.models.families import exportable, family_of
 from t2t.sharding import MeshConfig
 from t2t.vocabularies import Bytes
 from tests.interop import ours, theirs
-from tests.interop.cases import CASES, Case, inputs
+from tests.interop.case import Case
+from tests.interop.cases import CASES, inputs
 
 STEPS = 100
 RATE = 3e-4

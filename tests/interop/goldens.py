@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
-from tests.interop.cases import Case, weight
+from tests.interop.case import Case
+from tests.interop.cases import weight
 
 FOLDER = Path(__file__).parent / "golden"
 

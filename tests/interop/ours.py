@@ -12,7 +12,8 @@ import numpy as np
 from t2t.decode import Beam, Greedy, generate
 from t2t.nn.model import Model
 from t2t.types import Batch, Params, Tokens
-from tests.interop.cases import LABELS, Case
+from tests.interop.case import Case
+from tests.interop.cases import LABELS
 
 NEW = 8
 """Number of tokens to generate."""

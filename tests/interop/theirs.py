@@ -9,7 +9,8 @@ import numpy as np
 import torch
 import transformers
 
-from tests.interop.cases import LABELS, Case, inputs, weight
+from tests.interop.case import Case
+from tests.interop.cases import LABELS, inputs, weight
 from tests.interop.ours import EOS, NEW
 
 _RATES = ("dropout", "drop")

@@ -1,0 +1,40 @@
+"""A small configuration of a model in `transformers`."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+VOCAB = 96
+HEADS = {"SequenceClassification": "label", "TokenClassification": "tags", "QuestionAnswering": "span"}
+LLAMA = {"vocab_size": VOCAB, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+LLAMA |= {"intermediate_size": 48, "max_position_embeddings": 64, "num_key_value_heads": 2}
+"""Sizes of LLaMA and of the families that are like it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A configuration of `transformers`: its config class, its model class, and the options that differ from the defaults."""
+
+    name: str
+    family: str
+    config: str
+    model: str
+    options: dict[str, Any]
+
+    @property
+    def kind(self) -> str:
+        """Architecture of the model."""
+        if self.model.endswith("ForConditionalGeneration"):
+            return "encoder_decoder"
+        return "decoder" if self.model.endswith(("ForCausalLM", "LMHeadModel")) else "encoder"
+
+    @property
+    def output(self) -> str:
+        """Output of the head."""
+        return HEADS.get(self.model.partition("For")[2], "tokens")
+
+
+def case(family: str, name: str, config: str, model: str, base: dict[str, Any], **options: Any) -> Case:
+    """Return the case "FAMILY NAME" with the options of `base` and `options`."""
+    return Case(f"{family} {name}", family, config, model, {**base, **options})
