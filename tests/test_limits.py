@@ -218,7 +218,7 @@ def test_relations_between_fields():
     dataclasses.replace(EXPERIMENT.model, decoder=dataclasses.replace(EXPERIMENT.model.decoder, buckets=31))
     with pytest.raises(UserError, match=r"model\.generator\.buckets is 31"):
         dataclasses.replace(ELECTRA, generator=dataclasses.replace(ELECTRA.generator, buckets=31))
-    with pytest.raises(UserError, match=r"model\.unroll is 100; .* at most 2 layers\. Nearest: 2"):
+    with pytest.raises(UserError, match=r"model\.unroll is 100; the deepest stack .* has 2 layers\. Nearest: 2"):
         dataclasses.replace(EXPERIMENT.model, unroll=100)
     with pytest.raises(UserError, match=r"model\.num_kv_heads is 3, which does not divide"):
         dataclasses.replace(stack, num_kv_heads=3)

@@ -67,7 +67,7 @@ class LineSource(FileSource):
             return self, [self.reader.columns[number] for number in numbers]
         other = copy.copy(self)
         other.reader = dataclasses.replace(self.reader, numbered=True)
-        other._forget()
+        other._clear_cache()
         return other, [str(number) for number in numbers]
 
     def _head(self, stream: BinaryIO, path: str) -> tuple[tuple[str, ...], int]:
