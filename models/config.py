@@ -105,6 +105,8 @@ class StackConfig(Configuration):
         gated: use gated feed-forward layers, which multiply two branches (T5 v1.1, LLaMA).
         biases: add a bias to every matrix product of the layers.
         attention_biases: add a bias to the matrix products of attention. None means the same as `biases`.
+        attention_output_bias: add a bias to the last product of attention, which merges the heads. None means the same as `attention_biases`. Qwen 2 has
+            biases on queries, keys and values only.
         groups: number of layers with their own parameters; each is applied num_layers / groups times in a row (ALBERT). None means that no parameters are
             shared.
         norm: kind of norm: "rms" (T5, LLaMA) or "layer" (GPT, BERT).
@@ -144,6 +146,7 @@ class StackConfig(Configuration):
     gated: bool = False
     biases: bool = False
     attention_biases: bool | None = None
+    attention_output_bias: bool | None = None
     groups: Depth | None = None
     norm: NormKind = "layer"
     norm_epsilon: NormEpsilon = 1e-6
@@ -227,6 +230,11 @@ class StackConfig(Configuration):
     def has_attention_biases(self) -> bool:
         """Whether the matrix products of attention have biases."""
         return self.biases if self.attention_biases is None else self.attention_biases
+
+    @property
+    def has_attention_output_bias(self) -> bool:
+        """Whether the last product of attention has a bias."""
+        return self.has_attention_biases if self.attention_output_bias is None else self.attention_output_bias
 
     @property
     def blocks(self) -> int:
@@ -340,6 +348,7 @@ class TransformerConfig(ModelConfig):
             num_kv_heads=stack.num_kv_heads,
             scaled=stack.scaled_attention,
             biases=stack.has_attention_biases,
+            output_bias=stack.has_attention_output_bias,
             window=stack.window,
             softcap=stack.attention_softcap,
             qk_norm=stack.norm if stack.qk_norm else None,

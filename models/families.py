@@ -15,11 +15,23 @@ from t2t.models.config import TransformerConfig
 from t2t.models.distilbert.mapping import DistilBert
 from t2t.models.gpt.mapping import GPT2
 from t2t.models.llama.mapping import Llama
+from t2t.models.qwen.mapping import Qwen2, Qwen3
 from t2t.models.roberta.mapping import Roberta
 from t2t.models.t5.mapping import T5, UMT5
 from t2t.nn.model import RATES, ModelConfig
 
-FAMILIES: tuple[Family, ...] = (T5(), UMT5(), Albert(), Roberta(), Bert(), DistilBert(), GPT2(), Llama())
+FAMILIES: tuple[Family, ...] = (
+    T5(),
+    UMT5(),
+    Albert(),
+    Roberta(),
+    Bert(),
+    DistilBert(),
+    GPT2(),
+    Llama(),
+    Qwen2(),
+    Qwen3(),
+)
 """The built-in families."""
 
 _Class = TypeVar("_Class", bound=type[Family])

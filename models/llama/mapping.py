@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from t2t.errors import nearest
 from t2t.export.family import Family, Options, Weights, activation_name
@@ -17,40 +17,27 @@ class Llama(Family):
     """LLaMA, SmolLM2, and Mistral, which adds a sliding window."""
 
     name = "LLaMA"
-    model_types = ("llama", "mistral")
+    model_types: ClassVar[tuple[str, ...]] = ("llama", "mistral")
     prefix = "model."
 
     def config(self, options: Options, weights: Weights) -> ModelConfig:
         """Return the configuration."""
-        options.free("is_decoder")
-        options.must("add_cross_attention", False, why="a model without an encoder is expected")
         options.must("rope_interleaved", False, why="rotary positions of adjacent coordinates are not supported")
         options.must("partial_rotary_factor", 1.0, why="partial rotary positions are not supported")
         mistral = options.take("model_type", "llama") == "mistral"
         return llama(
-            num_layers=options.size("num_hidden_layers"),
-            d_model=options.size("hidden_size"),
-            num_heads=options.size("num_attention_heads"),
-            num_kv_heads=options.size("num_key_value_heads", 8 if mistral else None),
-            head_dim=options.size("head_dim", None),
-            d_ff=options.size("intermediate_size"),
-            max_length=options.size("max_position_embeddings", 2048),
-            vocab_size=options.size("vocab_size"),
-            activation=options.activation("hidden_act", "silu"),
-            norm_epsilon=options.number("rms_norm_eps", 1e-6),
-            rotary=_rotary(options),
+            **decoder_fields(options, num_kv_heads=8 if mistral else None),
             window=options.nullable("sliding_window", 4096) if mistral else None,
             attention_biases=options.flag("attention_bias", False),
             biases=options.flag("mlp_bias", False),
-            attention_dropout=options.number("attention_dropout", 0.0),
-            init_std=options.number("initializer_range", 0.02),
-            tied=options.flag("tie_word_embeddings", False),
         )
 
     def options(self, config: ModelConfig) -> dict[str, Any] | None:
         """Return the options of config.json, or None if the model is not of this family."""
-        if not isinstance(config, DecoderConfig) or config.decoder.positions != "rotary":
+        shared = decoder_options(config)
+        if shared is None:
             return None
+        assert isinstance(config, DecoderConfig)
         stack = config.decoder
         kind: dict[str, Any] = {"architectures": ["LlamaForCausalLM"], "model_type": "llama"}
         biases: dict[str, Any] = {
@@ -60,24 +47,7 @@ class Llama(Family):
         if stack.window is not None:
             kind = {"architectures": ["MistralForCausalLM"], "model_type": "mistral", "sliding_window": stack.window}
             biases = {}
-        return {
-            **kind,
-            "vocab_size": config.vocab_size,
-            "hidden_size": stack.d_model,
-            "num_hidden_layers": stack.num_layers,
-            "num_attention_heads": stack.num_heads,
-            "num_key_value_heads": stack.key_heads,
-            "head_dim": stack.head_size,
-            "intermediate_size": stack.d_ff,
-            "hidden_act": activation_name(stack.activation),
-            "max_position_embeddings": stack.max_length,
-            "rms_norm_eps": stack.norm_epsilon,
-            **_rotary_options(stack.rotary),
-            **biases,
-            "attention_dropout": config.attention_rate,
-            "initializer_range": stack.init_std,
-            "tie_word_embeddings": config.tied,
-        }
+        return {**kind, **shared, **biases}
 
     def entries(self, config: ModelConfig) -> list[Entry]:
         """Return the entries of all tensors."""
@@ -86,10 +56,13 @@ class Llama(Family):
         copies = ("lm_head.weight",) if config.tied else ()
         table = [same("model.embed_tokens.weight", "embeddings/token/table", *copies)]
         layer, ours = "model.layers.{layer}", "decoder/layers"
-        for letter, name in (("q", "query"), ("k", "key"), ("v", "value"), ("o", "out")):
-            table += linear(
-                f"{layer}.self_attn.{letter}_proj", f"{ours}/attention/{name}", bias=stack.has_attention_biases
-            )
+        biased = stack.has_attention_biases
+        for letter, name in (("q", "query"), ("k", "key"), ("v", "value")):
+            table += linear(f"{layer}.self_attn.{letter}_proj", f"{ours}/attention/{name}", bias=biased)
+        table += linear(f"{layer}.self_attn.o_proj", f"{ours}/attention/out", bias=stack.has_attention_output_bias)
+        if stack.qk_norm:
+            for letter, name in (("q", "query"), ("k", "key")):
+                table += normalised(f"{layer}.self_attn.{letter}_norm", f"{ours}/attention/{name}_norm", bias=False)
         for name in ("gate", "up", "down"):
             table += linear(f"{layer}.mlp.{name}_proj", f"{ours}/mlp/{name}", bias=stack.biases)
         table += normalised(f"{layer}.input_layernorm", f"{ours}/attention_norm", bias=False)
@@ -100,9 +73,67 @@ class Llama(Family):
         return table
 
 
-def _rotary(options: Options) -> Rotary:
-    """Read both spellings: rope_theta and rope_scaling (transformers 4), and rope_parameters (transformers 5)."""
-    theta = options.number("rope_theta", 10_000.0)
+def decoder_fields(
+    options: Options,
+    *,
+    num_kv_heads: int | None = None,
+    head_dim: int | None = None,
+    base: float = 10_000.0,
+    tied: bool = False,
+) -> dict[str, Any]:
+    """Return the arguments of `llama` that the options of LLaMA and of the families like it have in common.
+
+    num_kv_heads, head_dim, base, tied: values that `transformers` uses if config.json does not have them.
+    """
+    options.free("is_decoder")
+    options.must("add_cross_attention", False, why="a model without an encoder is expected")
+    return {
+        "num_layers": options.size("num_hidden_layers"),
+        "d_model": options.size("hidden_size"),
+        "num_heads": options.size("num_attention_heads"),
+        "num_kv_heads": options.size("num_key_value_heads", num_kv_heads),
+        "head_dim": options.size("head_dim", head_dim),
+        "d_ff": options.size("intermediate_size"),
+        "max_length": options.size("max_position_embeddings", 2048),
+        "vocab_size": options.size("vocab_size"),
+        "activation": options.activation("hidden_act", "silu"),
+        "norm_epsilon": options.number("rms_norm_eps", 1e-6),
+        "rotary": read_rotary(options, base),
+        "attention_dropout": options.number("attention_dropout", 0.0),
+        "init_std": options.number("initializer_range", 0.02),
+        "tied": options.flag("tie_word_embeddings", tied),
+    }
+
+
+def decoder_options(config: ModelConfig) -> dict[str, Any] | None:
+    """Return the options of config.json that LLaMA and the families like it have in common; None if the model is not a decoder with rotary positions."""
+    if not isinstance(config, DecoderConfig) or config.decoder.positions != "rotary":
+        return None
+    stack = config.decoder
+    return {
+        "vocab_size": config.vocab_size,
+        "hidden_size": stack.d_model,
+        "num_hidden_layers": stack.num_layers,
+        "num_attention_heads": stack.num_heads,
+        "num_key_value_heads": stack.key_heads,
+        "head_dim": stack.head_size,
+        "intermediate_size": stack.d_ff,
+        "hidden_act": activation_name(stack.activation),
+        "max_position_embeddings": stack.max_length,
+        "rms_norm_eps": stack.norm_epsilon,
+        **rotary_options(stack.rotary),
+        "attention_dropout": config.attention_rate,
+        "initializer_range": stack.init_std,
+        "tie_word_embeddings": config.tied,
+    }
+
+
+def read_rotary(options: Options, base: float = 10_000.0) -> Rotary:
+    """Read both spellings: rope_theta and rope_scaling (transformers 4), and rope_parameters (transformers 5).
+
+    base: rope_theta if config.json does not have it.
+    """
+    theta = options.number("rope_theta", base)
     scaling = {**options.group("rope_scaling"), **options.group("rope_parameters")}
     inner = Options(scaling, where=f"{options.where}: rope_scaling")
     kind = inner.take("rope_type", inner.take("type", "default"))
@@ -138,7 +169,8 @@ def _rotary(options: Options) -> Rotary:
     return Rotary(scaling="none" if kind == "default" else kind, **fields)
 
 
-def _rotary_options(rotary: Rotary) -> dict[str, Any]:
+def rotary_options(rotary: Rotary) -> dict[str, Any]:
+    """Return rope_theta and rope_scaling, which every version of transformers reads."""
     scaling: dict[str, Any] = {"rope_type": rotary.scaling}
     if rotary.scaling in ("linear", "dynamic", "llama3", "yarn", "longrope"):
         scaling["factor"] = rotary.factor

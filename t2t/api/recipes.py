@@ -228,14 +228,14 @@ def discriminator_of(directory: str) -> Experiment:
 
 
 def recipes() -> Mapping[str, Recipe]:
-    """Return the built-in recipes by name: the quickstarts, and one for each preset."""
+    """Return the built-in recipes by name: the quickstarts, and one for each preset whose training settings are published."""
     named: dict[str, Recipe] = {
         "t5:quickstart": quickstart_t5,
         "gpt:quickstart": quickstart_gpt,
         "bert:quickstart": quickstart_bert,
         "electra:quickstart": quickstart_electra,
     }
-    for name in models.presets():
+    for name in PUBLISHED:
         named[name] = _pretraining(name)
     return named
 
@@ -244,7 +244,11 @@ def is_own(name: str) -> bool:
     """Return whether the name refers to a user function, not to a built-in recipe. The function need not exist."""
     source, colon, _ = name.rpartition(":")
     started = name.startswith((FROM, DISCRIMINATOR))
-    return bool(colon) and not started and source not in {known.partition(":")[0] for known in recipes()}
+    return (
+        bool(colon)
+        and not started
+        and source not in {known.partition(":")[0] for known in (*recipes(), *models.presets())}
+    )
 
 
 def find(name: str) -> Recipe:
@@ -259,6 +263,10 @@ def find(name: str) -> Recipe:
         return update_wrapper(partial(from_run, name.removeprefix(FROM)), from_run)
     if name.startswith(DISCRIMINATOR):
         return update_wrapper(partial(discriminator_of, name.removeprefix(DISCRIMINATOR)), discriminator_of)
+    if name in models.presets():
+        raise UserError(
+            f"preset {name} has no recipe: its training settings are not published. Write a recipe with t2t.models.preset({name!r}), or import its weights and use {FROM}RUN."
+        )
     if not is_own(name):
         raise UserError(f"unknown recipe {name!r}.{nearest(name, known)}")
     recipe = function_of(name, option="recipe")

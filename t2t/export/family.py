@@ -212,13 +212,13 @@ def _canonical_stack(stack: Any) -> Any:
     if stack.positions != "learned":
         unused += ["position_offset"]
     changes = {name: _default(fields[name], getattr(stack, name)) for name in unused}
-    biases = stack.biases if stack.attention_biases is None else stack.attention_biases
     return dataclasses.replace(
         stack,
         **changes,
         head_dim=stack.head_size,
         num_kv_heads=stack.key_heads,
-        attention_biases=biases,
+        attention_biases=stack.has_attention_biases,
+        attention_output_bias=stack.has_attention_output_bias,
         groups=stack.blocks,
     )
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from tests.interop import cases_qwen
 from tests.interop.case import HEADS, LLAMA, VOCAB, Case, case
 
 ROWS = (10, 7)
@@ -132,6 +133,7 @@ CASES = (
     ),
     _llama("biases, head size", attention_bias=True, mlp_bias=True, head_dim=6, hidden_act="gelu"),
     case("LLaMA", "Mistral: sliding window", "MistralConfig", "MistralForCausalLM", LLAMA, sliding_window=4),
+    *cases_qwen.CASES,
     *(_headed("Bert", kind, _BERT) for kind in HEADS),
     *(_headed("Roberta", kind, _BERT, type_vocab_size=1, pad_token_id=1) for kind in HEADS),
     *(_headed("DistilBert", kind, _DISTILBERT) for kind in HEADS),

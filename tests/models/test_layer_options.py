@@ -18,6 +18,8 @@ from tests.models.tiny import VOCAB, batch, config, logits_of, loss, params_of, 
 ALL = {
     "norm_place": "sandwich",
     "qk_norm": True,
+    "attention_biases": True,
+    "attention_output_bias": False,
     "attention_softcap": 2.0,
     "final_softcap": 5.0,
     "embedding_scale": 4.0,

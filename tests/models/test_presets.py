@@ -43,6 +43,10 @@ def test_presets_are_those_promised():
         "bert": ["base", "large"],
         "electra": ["small", "base", "large"],
         "llama": ["2-7b", "3-8b", "3-70b", "smollm2-135m", "smollm2-360m", "smollm2-1.7b", "mistral-7b"],
+        "qwen": [
+            *(f"2.5-{size}" for size in ("0.5b", "1.5b", "3b", "7b", "14b", "32b", "72b")),
+            *(f"3-{size}" for size in ("0.6b", "1.7b", "4b", "8b", "14b", "32b")),
+        ],
     }
     assert sorted(f"{family}:{size}" for family, all_sizes in sizes.items() for size in all_sizes) == NAMES
 
@@ -63,6 +67,7 @@ def test_counts_of_models_known_to_the_last_parameter():
     assert count(preset("gpt:2-xl")) == 1_557_611_200
     assert count(preset("gpt:1")) == 116_534_784
     assert count(preset("bert:base")) == 109_514_298
+    assert count(preset("qwen:2.5-0.5b")) == 494_032_768
     assert count(preset("gpt:3-175b")) == 174_604_259_328
 
 

@@ -53,6 +53,7 @@ class AttentionConfig(MixerConfig):
             `num_heads`.
         scaled: divide logits by sqrt(head_dim). T5 does not: it initializes the query kernel with smaller values instead.
         biases: add a bias to the matrix products.
+        output_bias: add a bias to the last product, which merges the heads. None means the same as `biases`.
         window: size of the sliding window in tokens, including the token itself. None means no window. In bidirectional attention, a token sees tokens up to
             window // 2 positions away.
         softcap: soft bound on logits: a logit l becomes softcap * tanh(l / softcap) (Gemma 2). None means no bound.
@@ -78,6 +79,7 @@ class AttentionConfig(MixerConfig):
     num_kv_heads: Width | None = None
     scaled: bool = True
     biases: bool = False
+    output_bias: bool | None = None
     window: Length | None = None
     softcap: Softcap | None = None
     qk_norm: NormKind | None = None

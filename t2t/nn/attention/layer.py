@@ -41,10 +41,11 @@ class Projections(nnx.Module):
         inner, key_width = config.num_heads * config.head_dim, config.key_heads * config.head_dim
         shrink = 1.0 if config.scaled else config.head_dim**-0.5
         linear: Callable[..., Linear] = partial(Linear, bias=config.biases, quantization=options.quantization)
+        last_bias = config.biases if config.output_bias is None else config.output_bias
         self.query = linear(width, inner, ("embed", "heads"), init=init(width, shrink=shrink))
         self.key = linear(memory_width, key_width, ("embed", "heads"), init=init(memory_width))
         self.value = linear(memory_width, key_width, ("embed", "heads"), init=init(memory_width))
-        self.out = linear(inner, width, ("heads", "embed"), init=init(inner, residual=True))
+        self.out = linear(inner, width, ("heads", "embed"), bias=last_bias, init=init(inner, residual=True))
         self.query_norm = self._norm()
         self.key_norm = self._norm()
 

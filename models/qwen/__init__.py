@@ -1,0 +1,8 @@
+"""Qwen 2, 2.5 (Yang et al. 2024) and 3 (Yang et al. 2025): decoders like LLaMA.
+
+Qwen 2 and 2.5 have biases on queries, keys and values. Qwen 3 normalizes each head's queries and keys instead.
+"""
+
+from t2t.models.qwen.presets import PRESETS, sized
+
+__all__ = ["PRESETS", "sized"]
