@@ -1,4 +1,4 @@
-"""Sizes of LLaMA, SmolLM2 and Mistral."""
+"""Sizes of LLaMA 2 to 3.3, SmolLM2 and Mistral."""
 
 from __future__ import annotations
 
@@ -59,6 +59,11 @@ _SIZES: dict[str, tuple[int, int, int, int, int, int, int, float, bool]] = {
     "2-7b": (32, 4096, 32, 32, 11008, 32_000, 4096, 10_000.0, False),
     "3-8b": (32, 4096, 32, 8, 14336, 128_256, 8192, 500_000.0, False),
     "3-70b": (80, 8192, 64, 8, 28672, 128_256, 8192, 500_000.0, False),
+    "3.1-8b": (32, 4096, 32, 8, 14336, 128_256, 131_072, 500_000.0, False),
+    "3.1-70b": (80, 8192, 64, 8, 28672, 128_256, 131_072, 500_000.0, False),
+    "3.2-1b": (16, 2048, 32, 8, 8192, 128_256, 131_072, 500_000.0, True),
+    "3.2-3b": (28, 3072, 24, 8, 8192, 128_256, 131_072, 500_000.0, True),
+    "3.3-70b": (80, 8192, 64, 8, 28672, 128_256, 131_072, 500_000.0, False),
     "smollm2-135m": (30, 576, 9, 3, 1536, 49_152, 8192, 100_000.0, True),
     "smollm2-360m": (32, 960, 15, 5, 2560, 49_152, 8192, 100_000.0, True),
     "smollm2-1.7b": (24, 2048, 32, 32, 8192, 49_152, 8192, 130_000.0, True),
@@ -68,7 +73,7 @@ _SIZES: dict[str, tuple[int, int, int, int, int, int, int, float, bool]] = {
 
 @former_names.sizes
 def sized(size: str, **overrides: Any) -> DecoderConfig:
-    """Return "2-7b", "3-8b", "3-70b", "smollm2-135m", "smollm2-360m", "smollm2-1.7b" or "mistral-7b"."""
+    """Return a published size: "2-7b", "3-8b" to "3.3-70b", "smollm2-135m" to "smollm2-1.7b" or "mistral-7b"."""
     num_layers, d_model, num_heads, num_kv_heads, d_ff, vocab_size, max_length, base, tied = _SIZES[size]
     sizes: dict[str, Any] = {
         "num_layers": num_layers,
@@ -83,6 +88,9 @@ def sized(size: str, **overrides: Any) -> DecoderConfig:
     }
     if size == "mistral-7b":
         sizes["window"] = 4096
+    if size.startswith(("3.1-", "3.2-", "3.3-")):
+        factor = 32.0 if size.startswith("3.2-") else 8.0
+        sizes["rotary"] = Rotary(base=base, scaling="llama3", factor=factor, low=1.0, high=4.0, original_length=8192)
     return llama(**{**sizes, **overrides})
 
 
@@ -90,6 +98,11 @@ _PUBLISHED = {
     "2-7b": 6_738_415_616,
     "3-8b": 8_030_261_248,
     "3-70b": 70_553_706_496,
+    "3.1-8b": 8_030_261_248,
+    "3.1-70b": 70_553_706_496,
+    "3.2-1b": 1_235_814_400,
+    "3.2-3b": 3_212_749_824,
+    "3.3-70b": 70_553_706_496,
     "smollm2-135m": 134_515_008,
     "smollm2-360m": 361_821_120,
     "smollm2-1.7b": 1_711_376_384,
