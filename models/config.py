@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Annotated, Any, Literal, get_args
 
 from t2t.errors import UserError, nearest
-from t2t.limits import Configuration, Depth, Deviation, FewOrZero, Length, NormEpsilon, Range, Rate, Softcap, Width
+from t2t.limits import Configuration, Depth, Deviation, FewOrZero, Length, LogitScale, NormEpsilon, Range, Rate, Softcap, Width
 from t2t.nn.attention import Backend, portable
 from t2t.nn.attention.config import AttentionConfig
 from t2t.nn.feed_forward import FeedForwardConfig
@@ -109,7 +109,7 @@ class StackConfig(Configuration):
             biases on queries, keys and values only.
         groups: number of layers with their own parameters; each is applied num_layers / groups times in a row (ALBERT). None means that no parameters are
             shared.
-        norm: kind of norm: "rms" (T5, LLaMA) or "layer" (GPT, BERT).
+        norm: kind of norm: "rms" (T5, LLaMA), "rms_plus_one", which multiplies by 1 + its scale (Gemma), or "layer" (GPT, BERT).
         norm_epsilon: small number added to the variance or mean square in the norms.
         norm_place: place of the norms: "pre" normalizes the input of each sublayer, "post" normalizes the residual sum after it (GPT-1, BERT), "sandwich"
             normalizes both the input and the output of the sublayer, before the sum (Gemma 2).
@@ -127,6 +127,7 @@ class StackConfig(Configuration):
         attention_softcap: soft bound on attention logits: a logit l becomes attention_softcap * tanh(l / attention_softcap) (Gemma 2). None means no bound.
         max_length: number of learned positions. With rotary positions it records the training length and limits nothing.
         scaled_attention: divide attention logits by sqrt(head_dim). T5 does not: it initializes the query kernel with smaller values instead.
+        attention_scale: factor on attention logits (Gemma 2 27B: 1 / sqrt(144)). None means 1 / sqrt(head_dim), or 1 without `scaled_attention`.
         mlp_dropout: apply dropout inside the feed-forward layers as well (T5).
         final_dropout: apply dropout to the output of the stack as well (T5).
         init: initialization of kernels: "fan_in" (T5), "normal" (GPT) or "truncated_normal" (BERT); the last two use `init_std`.
@@ -163,6 +164,7 @@ class StackConfig(Configuration):
     attention_softcap: Softcap | None = None
     max_length: Length = 512
     scaled_attention: bool = True
+    attention_scale: LogitScale | None = None
     mlp_dropout: bool = False
     final_dropout: bool = False
     init: InitKind = "normal"
@@ -347,6 +349,7 @@ class TransformerConfig(ModelConfig):
             head_dim=stack.head_size,
             num_kv_heads=stack.num_kv_heads,
             scaled=stack.scaled_attention,
+            scale=stack.attention_scale,
             biases=stack.has_attention_biases,
             output_bias=stack.has_attention_output_bias,
             window=stack.window,

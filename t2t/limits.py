@@ -150,6 +150,8 @@ NormEpsilon = Annotated[float, Range(1e-20, 1.0, typical=1e-6)]
 """Epsilon of a norm layer, added to the mean square."""
 Softcap = Annotated[float, Range(1e-3, 1e6, typical=30.0)]
 """Soft cap of logits."""
+LogitScale = Annotated[float, Range(1e-6, 1e6, typical=0.125)]
+"""Factor on attention logits."""
 Norm = Annotated[float, Range(1e-12, 1e20, typical=1.0)]
 """Maximum of a norm, or a scale."""
 

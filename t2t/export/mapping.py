@@ -108,12 +108,25 @@ class Entry:
     theirs:  name of their tensor.
     ours:    paths of our parameters ("encoder/layers/mlp/up/kernel").
     aliases: other names under which a checkpoint may have copies of the tensor. Copies must be equal.
+    first:   number of the layer in their names that is index 0 of our parameters.
+    step:    number of layers from one index to the next: the length of the pattern, see `t2t.export.patterns`.
     """
 
     theirs: str
     ours: tuple[str, ...]
     operation: Operation = Same()
     aliases: tuple[str, ...] = ()
+    first: int = 0
+    step: int = 1
+
+    def number(self, layer: int | None) -> int | None:
+        """Return the number in their names of the layer at an index of our parameters, or None if they are not stacked."""
+        return None if layer is None else self.first + self.step * layer
+
+
+def numbered(name: str, layer: int) -> str:
+    """Return the name of a layer's tensor."""
+    return name.replace(f"block_{LAYER}", f"block_{layer:03d}").replace(LAYER, str(layer))
 
 
 def same(theirs: str, ours: str, *aliases: str) -> Entry:
@@ -168,10 +181,8 @@ def tensors(entries: Iterable[Entry], specs: Mapping[str, Any]) -> list[Tensor]:
         shapes = tuple(spec.shape[LAYER in entry.theirs :] for spec in entry_specs)
         for layer in layers:
 
-            def named(name: str, layer: int | None = layer) -> str:
-                if layer is None:
-                    return name
-                return name.replace(f"block_{LAYER}", f"block_{layer:03d}").replace(LAYER, str(layer))
+            def named(name: str, number: int | None = entry.number(layer)) -> str:
+                return name if number is None else numbered(name, number)
 
             aliases = tuple(map(named, entry.aliases))
             shape = entry.operation.shape(shapes)
@@ -189,8 +200,8 @@ def check_depth(entries: Iterable[Entry], specs: Mapping[str, Any], names: Colle
     """
     flat: dict[str, ParamSpec] = flatten(dict(specs))
     for entry in entries:
-        if LAYER in entry.theirs and flat[entry.ours[0]].shape[0] > len(names):
-            layers = flat[entry.ours[0]].shape[0]
+        layers = flat[entry.ours[0]].shape[0] * entry.step if LAYER in entry.theirs else 0
+        if layers > len(names):
             raise UserError(
                 f"{where}: the model has {layers} layers ({entry.theirs}), but the weights have only {len(names)} tensors"
             )

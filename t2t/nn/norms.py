@@ -12,21 +12,25 @@ from jaxtyping import Array, Float
 from t2t.nn.initializers import ONES, ZEROS
 from t2t.nn.parameters import parameter
 
-NormKind = Literal["rms", "layer"]
+NormKind = Literal["rms", "rms_plus_one", "layer"]
 
 
 class RMSNorm(nnx.Module):
-    """Root-mean-square norm (Zhang & Sennrich 2019) with a scale, without mean and bias. T5 uses it."""
+    """Root-mean-square norm (Zhang & Sennrich 2019) with a scale, without mean and bias. T5 uses it.
 
-    def __init__(self, size: int, epsilon: float, axis: str = "embed") -> None:
-        self.epsilon = epsilon
-        self.scale = parameter((size,), (axis,), ONES, decay=False)
+    plus_one: the output is multiplied by 1 + scale, and the initial scale is 0 (Gemma).
+    """
+
+    def __init__(self, size: int, epsilon: float, axis: str = "embed", *, plus_one: bool = False) -> None:
+        self.epsilon, self.plus_one = epsilon, plus_one
+        self.scale = parameter((size,), (axis,), ZEROS if plus_one else ONES, decay=False)
 
     def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
         """Return the normalized input in the type of the input."""
         wide = x.astype(jnp.float32)
         mean = jnp.mean(jnp.square(wide), axis=-1, keepdims=True)
-        return (wide * jax.lax.rsqrt(mean + self.epsilon) * self.scale[...]).astype(x.dtype)
+        scale = 1.0 + self.scale[...] if self.plus_one else self.scale[...]
+        return (wide * jax.lax.rsqrt(mean + self.epsilon) * scale).astype(x.dtype)
 
 
 class LayerNorm(nnx.Module):
@@ -48,4 +52,6 @@ class LayerNorm(nnx.Module):
 
 def norm(kind: NormKind, size: int, epsilon: float, axis: str = "embed") -> RMSNorm | LayerNorm:
     """Return a norm of the given kind. axis: logical axis of its parameters."""
-    return RMSNorm(size, epsilon, axis) if kind == "rms" else LayerNorm(size, epsilon, axis)
+    if kind == "layer":
+        return LayerNorm(size, epsilon, axis)
+    return RMSNorm(size, epsilon, axis, plus_one=kind == "rms_plus_one")

@@ -16,6 +16,8 @@ from t2t.nn.rotary import Rotary
 from tests.models.tiny import VOCAB, batch, config, logits_of, loss, params_of, quick_jit, row, rows, some_batch
 
 ALL = {
+    "norm": "rms_plus_one",
+    "attention_scale": 0.3,
     "norm_place": "sandwich",
     "qk_norm": True,
     "attention_biases": True,

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from flax import nnx
 
-from t2t.limits import Length, NormEpsilon, Range, Rate, Softcap, Width
+from t2t.limits import Length, LogitScale, NormEpsilon, Range, Rate, Softcap, Width
 from t2t.nn.attention import abilities
 from t2t.nn.attention.abilities import ABILITIES, Backend, check_abilities
 from t2t.nn.attention.inputs import Inputs, memory_mask, row_inputs, step_inputs
@@ -52,6 +52,7 @@ class AttentionConfig(MixerConfig):
         num_kv_heads: number of key and value heads; fewer than `num_heads` is grouped-query attention (Ainslie et al. 2023). None means the same as
             `num_heads`.
         scaled: divide logits by sqrt(head_dim). T5 does not: it initializes the query kernel with smaller values instead.
+        scale: factor on logits. None means 1 / sqrt(head_dim), or 1 without `scaled`.
         biases: add a bias to the matrix products.
         output_bias: add a bias to the last product, which merges the heads. None means the same as `biases`.
         window: size of the sliding window in tokens, including the token itself. None means no window. In bidirectional attention, a token sees tokens up to
@@ -78,6 +79,7 @@ class AttentionConfig(MixerConfig):
     head_dim: Width
     num_kv_heads: Width | None = None
     scaled: bool = True
+    scale: LogitScale | None = None
     biases: bool = False
     output_bias: bool | None = None
     window: Length | None = None
@@ -97,6 +99,12 @@ class AttentionConfig(MixerConfig):
     def key_heads(self) -> int:
         """Number of key and value heads."""
         return self.num_heads if self.num_kv_heads is None else self.num_kv_heads
+
+    @property
+    def logit_scale(self) -> float:
+        """Factor on logits."""
+        default = self.head_dim**-0.5 if self.scaled else 1.0
+        return default if self.scale is None else self.scale
 
     def build(self, options: BuildOptions) -> Attention:
         """Return the self-attention layer."""

@@ -36,7 +36,7 @@ class Projections(nnx.Module):
 
     def __init__(self, config: AttentionConfig, options: BuildOptions, memory_width: int) -> None:
         self.config = config
-        self.scale = config.head_dim**-0.5 if config.scaled else 1.0
+        self.scale = config.logit_scale
         width, init = options.width, options.kernel_init
         inner, key_width = config.num_heads * config.head_dim, config.key_heads * config.head_dim
         shrink = 1.0 if config.scaled else config.head_dim**-0.5

@@ -1,0 +1,47 @@
+"""Tensors of stacks with a pattern of layers, which are numbered from the first layer to the last in a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from t2t.export.mapping import LAYER, Entry, numbered
+
+_Kind = TypeVar("_Kind")
+
+
+def shortest_pattern(layers: Sequence[_Kind]) -> tuple[_Kind, ...]:
+    """Return the shortest pattern that, repeated from the first layer to the last, gives `layers`: (1, 2, 1, 2, 1) is (1, 2)."""
+    for length in range(1, len(layers)):
+        if all(one == other for one, other in zip(layers, layers[length:], strict=False)):
+            return tuple(layers[:length])
+    return tuple(layers)
+
+
+def in_pattern(entries: Iterable[Entry], side: str, stack: Any) -> list[Entry]:
+    """Return the entries of a stack, each one for every place of the stack's pattern.
+
+    entries: as for a stack without a pattern ("decoder/layers/..."). Other entries are returned as they are.
+    side:    name of the stack: "encoder" or "decoder".
+    stack:   its `StackConfig`.
+    """
+    length = len(stack.pattern[: stack.num_layers])
+    if length < 2:
+        return list(entries)
+    repeats, rest = divmod(stack.num_layers, length)
+    whole, found = f"{side}/layers/", []
+    for entry in entries:
+        if LAYER not in entry.theirs or not entry.ours[0].startswith(whole):
+            found.append(entry)
+            continue
+
+        def moved(folder: str, entry: Entry = entry) -> tuple[str, ...]:
+            return tuple(f"{side}/{folder}/{path.removeprefix(whole)}" for path in entry.ours)
+
+        for place in range(length):
+            found.append(replace(entry, ours=moved(f"layers/{place}"), first=place, step=length))
+        for place in range(rest):
+            theirs, *aliases = (numbered(name, repeats * length + place) for name in (entry.theirs, *entry.aliases))
+            found.append(replace(entry, theirs=theirs, aliases=tuple(aliases), ours=moved(f"tail/{place}")))
+    return found
