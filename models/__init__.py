@@ -1,9 +1,9 @@
-"""Encoders, decoders and encoder-decoders, and the families built from them: T5, GPT, BERT, ELECTRA, LLaMA, Qwen. Installed as `t2t.models`."""
+"""Encoders, decoders and encoder-decoders, and the families built from them: T5, GPT, BERT, ELECTRA, LLaMA, Qwen, Gemma. Installed as `t2t.models`."""
 
 if __name__ != "t2t.models":
     raise ImportError("import t2t.models, not models: a second copy of the package would register everything twice")
 
-from t2t.models import bert, electra, gpt, llama, qwen, t5
+from t2t.models import bert, electra, gemma, gpt, llama, qwen, t5
 from t2t.models.config import StackConfig, TransformerConfig
 from t2t.models.decoder import DecoderConfig
 from t2t.models.encoder import EncoderConfig
@@ -22,6 +22,7 @@ __all__ = [
     "bert",
     "count",
     "electra",
+    "gemma",
     "gpt",
     "llama",
     "parameter_table",

@@ -8,7 +8,19 @@ from dataclasses import dataclass, fields, replace
 from typing import Annotated, Any, Literal, get_args
 
 from t2t.errors import UserError, nearest
-from t2t.limits import Configuration, Depth, Deviation, FewOrZero, Length, LogitScale, NormEpsilon, Range, Rate, Softcap, Width
+from t2t.limits import (
+    Configuration,
+    Depth,
+    Deviation,
+    FewOrZero,
+    Length,
+    LogitScale,
+    NormEpsilon,
+    Range,
+    Rate,
+    Softcap,
+    Width,
+)
 from t2t.nn.attention import Backend, portable
 from t2t.nn.attention.config import AttentionConfig
 from t2t.nn.feed_forward import FeedForwardConfig

@@ -13,6 +13,7 @@ from t2t.models.albert.mapping import Albert
 from t2t.models.bert.mapping import Bert
 from t2t.models.config import TransformerConfig
 from t2t.models.distilbert.mapping import DistilBert
+from t2t.models.gemma.mapping import Gemma2, Gemma3
 from t2t.models.gpt.mapping import GPT2
 from t2t.models.llama.mapping import Llama
 from t2t.models.qwen.mapping import Qwen2, Qwen3
@@ -31,6 +32,8 @@ FAMILIES: tuple[Family, ...] = (
     Llama(),
     Qwen2(),
     Qwen3(),
+    Gemma2(),
+    Gemma3(),
 )
 """The built-in families."""
 

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Protocol
 from t2t.errors import UserError, nearest
 from t2t.export.mapping import Entry
 from t2t.export.neutral import NEUTRAL
+from t2t.export.patterns import shortest_pattern
 from t2t.nn.model import EXECUTION, PRECISION, RATES, START, ModelConfig
 
 _MISSING: Any = object()
@@ -201,6 +202,11 @@ def canonical(config: Any) -> Any:
 
 
 def _canonical_stack(stack: Any) -> Any:
+    if stack.pattern:
+        layers = [stack.pattern[layer % len(stack.pattern)] for layer in range(stack.num_layers)]
+        pattern = shortest_pattern(layers)
+        alike = len(pattern) == 1 and pattern[0].mixer is None and pattern[0].feed_forward is None
+        stack = pattern[0].applied(stack) if alike else dataclasses.replace(stack, pattern=pattern)
     fields = {field.name: field for field in dataclasses.fields(stack)}
     unused = [name for name in fields if name in _WITHOUT_EFFECT]
     if stack.positions != "relative":
@@ -219,7 +225,7 @@ def _canonical_stack(stack: Any) -> Any:
         num_kv_heads=stack.key_heads,
         attention_biases=stack.has_attention_biases,
         attention_output_bias=stack.has_attention_output_bias,
-        groups=stack.blocks,
+        groups=None if stack.pattern else stack.blocks,
     )
 
 

@@ -43,6 +43,7 @@ _REASONS = {
     "from the original code of ALBERT, not read by transformers": (
         "net_structure_type layers_to_keep gap_size num_memory_blocks down_scale_factor"
     ),
+    "from the first release of Gemma 2, not read by transformers, which reads sliding_window": "sliding_window_size",
     "from the distillation of TinyBERT": "cell emb_size pre_trained structure training",
 }
 

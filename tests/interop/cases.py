@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.interop import cases_qwen
+from tests.interop import cases_gemma, cases_qwen
 from tests.interop.case import HEADS, LLAMA, VOCAB, Case, case
 
 ROWS = (10, 7)
@@ -138,6 +138,7 @@ CASES = (
     *(_headed("Roberta", kind, _BERT, type_vocab_size=1, pad_token_id=1) for kind in HEADS),
     *(_headed("DistilBert", kind, _DISTILBERT) for kind in HEADS),
     *(_headed("Albert", kind, _BERT, embedding_size=16) for kind in HEADS),
+    *cases_gemma.CASES,
 )
 
 

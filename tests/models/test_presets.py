@@ -50,6 +50,7 @@ def test_presets_are_those_promised():
             *(f"2.5-{size}" for size in ("0.5b", "1.5b", "3b", "7b", "14b", "32b", "72b")),
             *(f"3-{size}" for size in ("0.6b", "1.7b", "4b", "8b", "14b", "32b")),
         ],
+        "gemma": ["2-2b", "2-9b", "2-27b", "3-270m", "3-1b", "3-4b", "3-12b", "3-27b"],
     }
     assert sorted(f"{family}:{size}" for family, all_sizes in sizes.items() for size in all_sizes) == NAMES
 

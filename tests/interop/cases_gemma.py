@@ -1,0 +1,63 @@
+"""Small configurations of Gemma 2, Gemma 3 and T5Gemma."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.interop.case import LLAMA, Case, case
+
+# Only the attention of the class itself bounds its logits.
+_GEMMA = {**LLAMA, "head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": 4, "attn_implementation": "eager"}
+
+
+def _gemma2(name: str, **options: Any) -> Case:
+    return case("Gemma 2", name, "Gemma2Config", "Gemma2ForCausalLM", {**_GEMMA, "num_hidden_layers": 3}, **options)
+
+
+def _gemma3(name: str, **options: Any) -> Case:
+    sizes = {**_GEMMA, "num_hidden_layers": 7}
+    return case("Gemma 3", name, "Gemma3TextConfig", "Gemma3ForCausalLM", sizes, **options)
+
+
+CASES: tuple[Case, ...] = (
+    _gemma2("as published"),
+    _gemma2(
+        "27B: queries' scale, tight bounds",
+        query_pre_attn_scalar=12,
+        attn_logit_softcapping=2.0,
+        final_logit_softcapping=3.0,
+    ),
+    _gemma2(
+        "untied, biases, no bounds, other layers",
+        tie_word_embeddings=False,
+        attention_bias=True,
+        hidden_activation="silu",
+        rms_norm_eps=1e-2,
+        num_hidden_layers=4,
+        attn_logit_softcapping=None,
+        final_logit_softcapping=None,
+        layer_types=["full_attention", "sliding_attention", "sliding_attention", "full_attention"],
+        rope_parameters={"rope_type": "default", "rope_theta": 1e5},
+    ),
+    _gemma2("windows everywhere", layer_types=["sliding_attention"] * 3),
+    _gemma3("1B as published"),
+    _gemma3(
+        "4B: linear positions",
+        query_pre_attn_scalar=12,
+        rope_parameters={
+            "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+        },
+    ),
+    _gemma3(
+        "untied, final bound, every third layer",
+        tie_word_embeddings=False,
+        final_logit_softcapping=4.0,
+        num_hidden_layers=3,
+        sliding_window_pattern=3,
+        rope_parameters={
+            "full_attention": {"rope_type": "default", "rope_theta": 1e5},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 2e4},
+        },
+    ),
+)
