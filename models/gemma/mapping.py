@@ -79,7 +79,8 @@ class Gemma3(Gemma2):
     def config(self, options: Options, weights: Weights) -> ModelConfig:
         """Return the configuration. Its two kinds of layers have different rotary positions."""
         if options.take("model_type", "gemma3_text") == "gemma3":
-            options.free(*_IMAGES)
+            options.free(*_NOT_TEXT)
+            options.must("tie_word_embeddings", True, why="the text model of Gemma 3 is tied")
             inner = Options(options.group("text_config"), where=f"{options.where}: text_config")
             config = self._text(inner)
             inner.finish()
@@ -130,8 +131,15 @@ class Gemma3(Gemma2):
         return [replace(entry, aliases=aliases(entry)) for entry in super().entries(config)]
 
 
-_IMAGES = ("vision_config", "mm_tokens_per_image", "boi_token_index", "eoi_token_index", "image_token_index")
-"""Options that concern only images."""
+_NOT_TEXT = (
+    "vision_config",
+    "mm_tokens_per_image",
+    "boi_token_index",
+    "eoi_token_index",
+    "image_token_index",
+    "initializer_range",
+)
+"""Options next to text_config that do not change the text model."""
 
 
 def stack_fields(options: Options, *, max_length: int = 8192) -> dict[str, Any]:
