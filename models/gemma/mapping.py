@@ -24,7 +24,7 @@ class Gemma2(Family):
     """Gemma 2."""
 
     name = "Gemma 2"
-    model_types: tuple[str, ...] = ("gemma2",)
+    model_types: ClassVar[tuple[str, ...]] = ("gemma2",)
     prefix = "model."
 
     def config(self, options: Options, weights: Weights) -> ModelConfig:
