@@ -18,6 +18,7 @@ from t2t.models.gpt.mapping import GPT2
 from t2t.models.llama.mapping import Llama
 from t2t.models.qwen.mapping import Qwen2, Qwen3
 from t2t.models.roberta.mapping import Roberta
+from t2t.models.smollm3.mapping import SmolLM3
 from t2t.models.t5.mapping import T5, UMT5
 from t2t.nn.model import RATES, ModelConfig
 
@@ -34,6 +35,7 @@ FAMILIES: tuple[Family, ...] = (
     Qwen3(),
     Gemma2(),
     Gemma3(),
+    SmolLM3(),
 )
 """The built-in families."""
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.interop import cases_gemma, cases_qwen
+from tests.interop import cases_gemma, cases_qwen, cases_smollm3
 from tests.interop.case import HEADS, LLAMA, VOCAB, Case, case
 
 ROWS = (10, 7)
@@ -134,6 +134,7 @@ CASES = (
     _llama("biases, head size", attention_bias=True, mlp_bias=True, head_dim=6, hidden_act="gelu"),
     case("LLaMA", "Mistral: sliding window", "MistralConfig", "MistralForCausalLM", LLAMA, sliding_window=4),
     *cases_qwen.CASES,
+    *cases_smollm3.CASES,
     *(_headed("Bert", kind, _BERT) for kind in HEADS),
     *(_headed("Roberta", kind, _BERT, type_vocab_size=1, pad_token_id=1) for kind in HEADS),
     *(_headed("DistilBert", kind, _DISTILBERT) for kind in HEADS),
