@@ -180,7 +180,7 @@ def test_foreign_and_broken_directories_are_refused(whole, tmp_path):
     with pytest.raises(UserError, match="is not empty and is not a run"):
         run(tmp_path, TINY)
     assert os.listdir(tmp_path) == ["notes.txt"]
-    with pytest.raises(UserError, match="Nearest: whole"):
+    with pytest.raises(UserError, match=r"Nearest: \S*whole\."):
         SavedRun.load(whole.parent / "whol")
     with pytest.raises(UserError, match=r"has no checkpoint of step 5.*Nearest: 4"):
         SavedRun.load(whole, 5)
