@@ -37,7 +37,7 @@ def main() -> None:
     """Print the files, one per line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("report", type=Path)
-    parser.add_argument("--seconds", type=float, default=120.0)
+    parser.add_argument("--seconds", type=float, default=60.0)
     given = parser.parse_args()
     files = [path.as_posix() for path in Path("tests").rglob("test_*.py")]
     print("\n".join(quickest(given.report.read_text(encoding="utf-8"), files, given.seconds)))
