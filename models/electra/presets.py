@@ -66,7 +66,7 @@ def electra(
     )
 
 
-#         layers embed heads embedding divisor
+#         num_layers d_model num_heads embedding divisor
 _SIZES = {
     "small": (12, 256, 4, 128, 4),
     "base": (12, 768, 12, None, 3),

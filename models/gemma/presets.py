@@ -92,7 +92,7 @@ def gemma3(
 
 
 _Sizes = tuple[int, int, int, int, int, int, int | None]
-#              layers embed heads kv_heads mlp head_dim queries' width, if it is not head_dim
+#              num_layers d_model num_heads num_kv_heads d_ff head_dim queries' width, if it is not head_dim
 _GEMMA2: dict[str, _Sizes] = {
     "2-2b": (26, 2304, 8, 4, 9216, 256, None),
     "2-9b": (42, 3584, 16, 8, 14_336, 256, None),

@@ -68,7 +68,7 @@ def gpt1(**overrides: Any) -> DecoderConfig:
     return gpt(**{**sizes, **choices, **overrides})
 
 
-#            layers embed heads
+#            num_layers d_model num_heads
 _SIZES_2 = {"small": (12, 768, 12), "medium": (24, 1024, 16), "large": (36, 1280, 20), "xl": (48, 1600, 25)}
 _SIZES_3 = {
     "125m": (12, 768, 12),

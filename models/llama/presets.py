@@ -54,7 +54,7 @@ def llama(
     )
 
 
-#                   layers embed heads kv_heads mlp    vocabulary length  base     tied
+#                   num_layers d_model num_heads num_kv_heads d_ff    vocabulary length  base     tied
 _SIZES: dict[str, tuple[int, int, int, int, int, int, int, float, bool]] = {
     "2-7b": (32, 4096, 32, 32, 11008, 32_000, 4096, 10_000.0, False),
     "3-8b": (32, 4096, 32, 8, 14336, 128_256, 8192, 500_000.0, False),

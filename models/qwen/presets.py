@@ -9,7 +9,7 @@ from t2t.models.decoder import DecoderConfig
 from t2t.models.llama.presets import llama
 from t2t.models.preset import Preset
 
-#                   layers embed heads kv_heads mlp  vocabulary length epsilon tied
+#                   num_layers d_model num_heads num_kv_heads d_ff  vocabulary length epsilon tied
 _SIZES: dict[str, tuple[int, int, int, int, int, int, int, float, bool]] = {
     "2.5-0.5b": (24, 896, 14, 2, 4864, 151_936, 32_768, 1e-6, True),
     "2.5-1.5b": (28, 1536, 12, 2, 8960, 151_936, 131_072, 1e-6, True),

@@ -74,7 +74,7 @@ def t5(
     )
 
 
-#              layers embed  mlp   heads head_dim
+#              num_layers d_model  d_ff   num_heads head_dim
 _SIZES_1_0 = {
     "small": (6, 512, 2048, 8, 64),
     "base": (12, 768, 3072, 12, 64),

@@ -107,7 +107,7 @@ class BackgroundCompiler:
         wanted = self.program().abstract_batch(rows=self._layout.result()) if self._layout.done() else None
         try:
             step = self._part(self._step, self._compile)
-        except Exception:
+        except Exception:  # any error: the objective may need an array that only the task's converter makes
             if wanted is None or self._batch == wanted:
                 raise
             step = None
