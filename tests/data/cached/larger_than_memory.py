@@ -75,7 +75,16 @@ def data(out: str) -> Data:
 
 
 def read(examples: int, out: str) -> None:
-    """Read every example once."""
+    """Read every example once, and print the resident memory near the start and at the end."""
+    before, after = resident_while_reading(examples, out)
+    print(
+        f"  all {examples:,} examples once; resident after 20 batches {before / 1e9:.2f} GB, at the end {after / 1e9:.2f} GB",
+        end="",
+    )
+
+
+def resident_while_reading(examples: int, out: str) -> tuple[int, int]:
+    """Read every example once. Return the resident memory of this process after 20 batches and at the end, in bytes."""
     from t2t.data.pipeline import batches
 
     register(examples)
@@ -85,8 +94,7 @@ def read(examples: int, out: str) -> None:
         if step == 20:
             before = resident()
     assert iterator.counts.examples == examples
-    print(f"  all {examples:,} examples once; resident after 20 batches {before / 1e9:.2f} GB,", end="")
-    print(f" at the end {resident() / 1e9:.2f} GB", end="")
+    return before, resident()
 
 
 def train(examples: int, out: str) -> None:
