@@ -94,9 +94,9 @@ def our_logits(source: Source, params: Params, batch: Batch) -> np.ndarray:
     import jax
 
     model = source.model
-    if source.config.can("generate") or source.config.can("fill_mask"):
-        return np.asarray(jax.jit(model.logits)(params, batch))
-    scores = np.asarray(jax.jit(lambda params, batch: model.head(params, model.hidden(params, batch)))(params, batch))
+    if source.config.can("find_span"):
+        return np.asarray(jax.jit(lambda params, batch: model.head(params, model.hidden(params, batch)))(params, batch))
+    scores = np.asarray(jax.jit(model.logits)(params, batch))
     return scores[:, 0] if source.config.can("classify") else scores
 
 

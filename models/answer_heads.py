@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import abc
+from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 import jax
@@ -15,8 +17,13 @@ from t2t.nn.dropout import Keys, dropout
 from t2t.nn.linear import Linear
 from t2t.types import Tokens
 
-PoolerActivation = Literal["tanh", "relu"]
-_POOLERS = {"tanh": jnp.tanh, "relu": jax.nn.relu}
+PoolerActivation = Literal["tanh", "relu", "gelu"]
+_POOLERS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "tanh": jnp.tanh,
+    "relu": jax.nn.relu,
+    "gelu": partial(jax.nn.gelu, approximate=False),
+}
+Pooling = Literal["first", "mean", "mean_scores"]
 
 HIDDEN = -1e9
 """Score of a position that cannot be chosen. It is finite, so that the gradient of rows of only padding has no NaN."""
@@ -73,6 +80,17 @@ class SpanHead(AnswerHead):
     def logits(self, hidden: Float[Array, "B L D"], tokens: Tokens, keys: Keys) -> Float[Array, "B L L"]:
         """Return the scores of the positions of each example, and `HIDDEN` for positions outside of it."""
         return pointers(self(hidden, keys), jnp.asarray(tokens.positions), jnp.asarray(tokens.segments))
+
+
+def averaged(x: Float[Array, "B L K"], segments: Int[Array, "B L"]) -> Float[Array, "B L K"]:
+    """Return for each position the mean over the positions of its example, in float32. `segments` are at most L; padding has segment 0."""
+
+    def means(values: Float[Array, "L K"], owners: Int[Array, "L"]) -> Float[Array, "L K"]:
+        total = partial(jax.ops.segment_sum, segment_ids=owners, num_segments=len(owners) + 1)
+        counts = total(jnp.ones_like(owners, jnp.float32))
+        return (total(values.astype(jnp.float32)) / jnp.maximum(counts, 1.0)[:, None])[owners]
+
+    return jax.vmap(means)(x, segments)
 
 
 def pointers(

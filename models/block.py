@@ -24,6 +24,7 @@ class Block(nnx.Module):
     encoder's output, "prompt" is what hypotheses on the same prompt have in common.
 
     The configurations of the parts name the parameters ("attention", "mlp"). The norms have the same names with the suffix "_norm".
+    A mixer may have no norm (`NormConfig.mixer`).
     """
 
     def __init__(self, layer: LayerConfig, options: BuildOptions) -> None:
@@ -34,7 +35,8 @@ class Block(nnx.Module):
         parts[layer.feed_forward.name] = layer.feed_forward.build(options)
         for name, part in parts.items():
             setattr(self, name, part)
-            setattr(self, f"{name}_norm", layer.norms.build(options.width))
+            normed = layer.norms.mixer or name != layer.mixer.name
+            setattr(self, f"{name}_norm", layer.norms.build(options.width) if normed else None)
             if layer.norms.place == "sandwich":
                 setattr(self, f"{name}_output_norm", layer.norms.build(options.width))
         if layer.mixer.tables_per_layer:
@@ -134,8 +136,8 @@ class Block(nnx.Module):
     ) -> tuple[Float[Array, "B L D"], Any]:
         place, norm = self.layer.norms.place, getattr(self, f"{name}_norm")
         with jax.named_scope(name):  # the name of the operations in a profile
-            y, extra = apply(x if place == "post" else norm(x))
+            y, extra = apply(x if place == "post" or norm is None else norm(x))
             if place == "sandwich":
                 y = getattr(self, f"{name}_output_norm")(y)
             x = x + dropout(y, self.layer.dropout, keys.next())
-            return (norm(x) if place == "post" else x), extra
+            return (norm(x) if place == "post" and norm is not None else x), extra

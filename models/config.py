@@ -80,6 +80,7 @@ class LayerOptions(Configuration):
         num_kv_heads: same as in `StackConfig`.
         head_dim: same as in `StackConfig`.
         d_ff: same as in `StackConfig`.
+        mixer_norm: same as in `StackConfig`.
         mixer: another kind of mixer, used instead of attention.
         feed_forward: another kind of feed-forward layer.
     """
@@ -91,6 +92,7 @@ class LayerOptions(Configuration):
     num_kv_heads: Width | None = None
     head_dim: Width | None = None
     d_ff: Width | None = None
+    mixer_norm: bool | None = None
     mixer: MixerConfig | None = None
     feed_forward: FeedForwardConfig | None = None
 
@@ -99,7 +101,7 @@ class LayerOptions(Configuration):
         options = {field.name for field in fields(StackConfig)}
         changes = {field.name: getattr(self, field.name) for field in fields(self) if field.name in options}
         changes = {name: value for name, value in changes.items() if value is not None}
-        return replace(stack, pattern=(), **changes)
+        return replace(stack, pattern=(), first=(), **changes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,10 +123,12 @@ class StackConfig(Configuration):
             biases on queries, keys and values only.
         groups: number of layers with their own parameters; each is applied num_layers / groups times in a row (ALBERT). None means that no parameters are
             shared.
-        norm: kind of norm: "rms" (T5, LLaMA), "rms_plus_one", which multiplies by 1 + its scale (Gemma), or "layer" (GPT, BERT).
+        norm: kind of norm: "rms" (T5, LLaMA), "rms_plus_one", which multiplies by 1 + its scale (Gemma), "layer" (GPT, BERT) or "layer_unbiased",
+            a layer norm without bias (ModernBERT).
         norm_epsilon: small number added to the variance or mean square in the norms.
         norm_place: place of the norms: "pre" normalizes the input of each sublayer, "post" normalizes the residual sum after it (GPT-1, BERT), "sandwich"
             normalizes both the input and the output of the sublayer, before the sum (Gemma 2).
+        mixer_norm: give the mixers their norm. The first mixer of ModernBERT has none, because the embeddings are normalized.
         final_norm: add a norm after the last layer.
         positions: kind of position encoding: "relative" (T5; see `buckets` and `max_distance`), "learned" (`max_length` vectors, added to the token
             embeddings), "rotary" (LLaMA; see `rotary`) or "none".
@@ -147,6 +151,7 @@ class StackConfig(Configuration):
         init_residual: divide the initial kernels that write to the residual stream by sqrt(2 * num_layers) (GPT-2).
         pattern: options of the layers at each position of a repeated pattern; () means that all layers are the same. The pattern starts at the first layer; the
             last repeat may be partial. Set it in a recipe.
+        first: options of the first layers, which come before the pattern and have their own parameters.
     """
 
     num_layers: Depth
@@ -164,6 +169,7 @@ class StackConfig(Configuration):
     norm: NormKind = "layer"
     norm_epsilon: NormEpsilon = 1e-6
     norm_place: NormPlace = "pre"
+    mixer_norm: bool = True
     final_norm: bool = True
     positions: Positions = "learned"
     buckets: Annotated[int, Range(4, 2**16)] = 32
@@ -183,6 +189,7 @@ class StackConfig(Configuration):
     init_std: Deviation = 0.02
     init_residual: bool = False
     pattern: tuple[LayerOptions, ...] = ()
+    first: tuple[LayerOptions, ...] = ()
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -219,16 +226,26 @@ class StackConfig(Configuration):
             raise UserError(
                 f"model.groups is {self.groups} together with a pattern of {len(self.pattern)} layers; groups need layers that are all the same. Nearest: None."
             )
-        for place, layer in enumerate(self.pattern):
-            if layer.positions == "learned" != self.positions:
-                raise UserError(
-                    f"model.pattern[{place}].positions is 'learned', and model.positions is {self.positions!r}; learned positions apply to the whole stack."
-                    " Nearest: rotary, relative, none."
-                )
-            try:
-                layer.applied(self)
-            except UserError as error:
-                raise UserError(f"model.pattern[{place}]: {error}") from None
+        if self.first and (self.groups is not None or len(self.first) >= self.num_layers):
+            raise UserError(
+                f"model.first has {len(self.first)} layers together with model.num_layers = {self.num_layers} and model.groups = {self.groups}; there must be"
+                " more layers than these, and no groups. Nearest: ()."
+            )
+        for name in ("first", "pattern"):
+            for place, layer in enumerate(getattr(self, name)):
+                self._check_layer(layer, f"model.{name}[{place}]")
+
+    def _check_layer(self, layer: LayerOptions, where: str) -> None:
+        """Raise UserError if the options of one place of the stack are not possible. where: the place."""
+        if layer.positions == "learned" != self.positions:
+            raise UserError(
+                f"{where}.positions is 'learned', and model.positions is {self.positions!r}; learned positions apply to the whole stack."
+                " Nearest: rotary, relative, none."
+            )
+        try:
+            layer.applied(self)
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from None
 
     @property
     def head_size(self) -> int:
@@ -352,8 +369,12 @@ class TransformerConfig(ModelConfig):
         if not stack.pattern:
             return (self._layer(stack, LayerOptions(), cross=cross),)
         # If the stack has fewer layers than the pattern, use the first ones.
-        places = stack.pattern[: stack.num_layers]
+        places = stack.pattern[: stack.num_layers - len(stack.first)]
         return tuple(self._layer(place.applied(stack), place, cross=cross) for place in places)
+
+    def first_of(self, stack: StackConfig, *, cross: bool = False) -> tuple[LayerConfig, ...]:
+        """Return the layers of a stack that come before its pattern."""
+        return tuple(self._layer(place.applied(stack), place, cross=cross) for place in stack.first)
 
     def _layer(self, stack: StackConfig, place: LayerOptions, *, cross: bool) -> LayerConfig:
         attention = AttentionConfig(
@@ -381,7 +402,9 @@ class TransformerConfig(ModelConfig):
         return LayerConfig(
             mixer=attention if place.mixer is None else place.mixer,
             feed_forward=mlp if place.feed_forward is None else place.feed_forward,
-            norms=NormConfig(kind=stack.norm, epsilon=stack.norm_epsilon, place=stack.norm_place),
+            norms=NormConfig(
+                kind=stack.norm, epsilon=stack.norm_epsilon, place=stack.norm_place, mixer=stack.mixer_norm
+            ),
             cross=attention if cross else None,
             dropout=self.dropout,
         )
@@ -391,7 +414,7 @@ class TransformerConfig(ModelConfig):
         for field in fields(self):
             stack = getattr(self, field.name)
             if isinstance(stack, StackConfig):
-                for layer in self.pattern_of(stack):
+                for layer in (*self.first_of(stack), *self.pattern_of(stack)):
                     yield layer.mixer, self._needs(field.name)
 
     def _needs(self, side: str) -> Needs:

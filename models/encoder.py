@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int
 
 from t2t.errors import UserError
 from t2t.limits import FewOrZero
-from t2t.models.answer_heads import AnswerHead, LabelHead, PoolerActivation, SpanHead
+from t2t.models.answer_heads import AnswerHead, LabelHead, PoolerActivation, Pooling, SpanHead, averaged
 from t2t.models.config import StackConfig, TransformerConfig, check_even_buckets, one_of
 from t2t.models.functional import FunctionalModel, Network
 from t2t.models.inputs import Embeddings, Head
@@ -36,11 +36,15 @@ class EncoderConfig(TransformerConfig):
         head: what the model predicts: "tokens" in place (masked language modeling), the "label" of each text, the "tags" of its words, or a "span" of it.
         labels: names of the classes for "label" or "tags", in the order of their ids.
         pooler: add a dense layer and an activation before the "label" head, as in BERT.
-        pooler_activation: activation of the pooler: "tanh" (BERT) or "relu" (DistilBERT).
+        pooler_activation: activation of the pooler: "tanh" (BERT), "relu" (DistilBERT) or "gelu" (ELECTRA).
+        pooling: where the "label" head takes a text's scores from: its "first" token (BERT), the "mean" of its tokens (ModernBERT), or "mean_scores", the mean
+            of the scores of its tokens (EuroBERT).
         types: number of token types (BERT: 2); 0 means none.
         embedding_norm: normalize the sum of the embeddings.
         head_transform: add a dense layer, an activation and a norm before the logits of the "tokens" head (BERT's masked-LM head).
         head_activation: activation of that transform. None means the activation of the encoder.
+        transform_bias: add a bias to the dense layer of that transform.
+        answer_transform: apply that transform before the scores of labels, tags and spans as well (ModernBERT).
         head_bias: add a bias for each vocabulary entry to the logits of the "tokens" head.
     """
 
@@ -50,11 +54,14 @@ class EncoderConfig(TransformerConfig):
     embedding_norm: bool = False
     head_transform: bool = False
     head_activation: Activation | None = None
+    transform_bias: bool = True
+    answer_transform: bool = False
     head_bias: bool = False
     head: Output = "tokens"
     labels: tuple[str, ...] = ()
     pooler: bool = False
     pooler_activation: PoolerActivation = "tanh"
+    pooling: Pooling = "first"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -71,6 +78,9 @@ class EncoderConfig(TransformerConfig):
         one_of("pooler_activation", self.pooler_activation, PoolerActivation)
         if self.pooler and self.head != "label":
             raise UserError(f"model.pooler is True, but model.head is {self.head!r}. Nearest: label.")
+        one_of("pooling", self.pooling, Pooling)
+        if self.pooling != "first" and self.head != "label":
+            raise UserError(f"model.pooling is {self.pooling!r}, but model.head is {self.head!r}. Nearest: first.")
 
     @property
     def stacks(self) -> tuple[StackConfig, ...]:
@@ -104,7 +114,8 @@ class Transform(nnx.Module):
     def __init__(self, config: EncoderConfig, size: int) -> None:
         stack = config.encoder
         self.activation: str = config.head_activation or stack.activation
-        self.dense = Linear(stack.d_model, size, ("embed", None), bias=True, init=stack.kernel_init(stack.d_model))
+        init = stack.kernel_init(stack.d_model)
+        self.dense = Linear(stack.d_model, size, ("embed", None), bias=config.transform_bias, init=init)
         self.norm = norm(stack.norm, size, stack.norm_epsilon)
 
     def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
@@ -129,7 +140,9 @@ class EncoderNetwork(Network):
         self.encoder = Stack(config, stack, bidirectional=True)
         words = config.head == "tokens"
         size = (config.embedding_size or stack.d_model) if config.head_transform else stack.d_model
-        self.transform = Transform(config, size) if words and config.head_transform else None
+        transformed = config.head_transform if words else config.answer_transform
+        self.transform = Transform(config, size if words else stack.d_model) if transformed else None
+        self.pooling: Pooling = config.pooling
         self.lm_head = Head(config, stack, size=size, bias=config.head_bias) if words else None
         self.answer = None if words else _answer_head(config, stack)
 
@@ -140,10 +153,10 @@ class EncoderNetwork(Network):
 
     def head(self, hidden: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
         """Return float32 logits: of the vocabulary, of labels, or of each position as the first and last token of a span."""
-        if self.answer is not None:
-            return self.answer(hidden, Keys(None))
-        assert self.lm_head is not None, "a head that predicts tokens"
         x = hidden if self.transform is None else self.transform(hidden)
+        if self.answer is not None:
+            return self.answer(x, Keys(None))
+        assert self.lm_head is not None, "a head that predicts tokens"
         return self.lm_head(x, self.embeddings)
 
     def scored(self, batch: Batch, keys: Keys) -> tuple[Float[Array, "B L V"], Aux]:
@@ -152,7 +165,11 @@ class EncoderNetwork(Network):
         if self.answer is None:
             return self.head(hidden), aux
         assert batch.encoder is not None, "an encoder needs batch.encoder"
-        return self.answer.logits(hidden, batch.encoder, keys), aux
+        segments = jnp.asarray(batch.encoder.segments)
+        x = averaged(hidden, segments).astype(hidden.dtype) if self.pooling == "mean" else hidden
+        x = x if self.transform is None else self.transform(x)
+        logits = self.answer.logits(x, batch.encoder, keys)
+        return (averaged(logits, segments) if self.pooling == "mean_scores" else logits), aux
 
     def start(self, batch: Batch, length: int) -> tuple[Float[Array, "B V"], Cache]:
         """Raise UserError: encoders cannot generate."""

@@ -16,6 +16,7 @@ from t2t.models.distilbert.mapping import DistilBert
 from t2t.models.gemma.mapping import Gemma2, Gemma3
 from t2t.models.gpt.mapping import GPT2
 from t2t.models.llama.mapping import Llama
+from t2t.models.modernbert.mapping import ModernBert
 from t2t.models.qwen.mapping import Qwen2, Qwen3
 from t2t.models.roberta.mapping import Roberta
 from t2t.models.smollm3.mapping import SmolLM3
@@ -31,6 +32,7 @@ FAMILIES: tuple[Family, ...] = (
     DistilBert(),
     GPT2(),
     Llama(),
+    ModernBert(),
     Qwen2(),
     Qwen3(),
     Gemma2(),

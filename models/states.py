@@ -4,7 +4,7 @@ The states of the layers, and the memories: the parts of the prompt and of the e
 
 - a tuple with one entry for each layer, in order;
 - one entry stacked over depth, if all layers are the same;
-- `Patterned`, if layers follow a pattern.
+- `Patterned`, if layers follow a pattern, or others come first.
 """
 
 from __future__ import annotations
@@ -22,10 +22,12 @@ class Patterned:
 
     repeats: for each position of the pattern, the entries of its layers, stacked over the repeats.
     tail:    the entries of the layers of the partial last repeat.
+    first:   the entries of the layers before the pattern.
     """
 
     repeats: tuple[Any, ...]
     tail: tuple[Any, ...]
+    first: tuple[Any, ...] = ()
 
 
 def each(change: Callable[..., Any], kept: Any, *more: Any) -> Any:
@@ -39,7 +41,12 @@ def each(change: Callable[..., Any], kept: Any, *more: Any) -> Any:
     if isinstance(kept, Patterned):
         repeats = zip(kept.repeats, *(one.repeats for one in more), strict=True)
         tail = zip(kept.tail, *(one.tail for one in more), strict=True)
-        return Patterned(tuple(change(1, *parts) for parts in repeats), tuple(change(0, *parts) for parts in tail))
+        first = zip(kept.first, *(one.first for one in more), strict=True)
+        return Patterned(
+            tuple(change(1, *parts) for parts in repeats),
+            tuple(change(0, *parts) for parts in tail),
+            tuple(change(0, *parts) for parts in first),
+        )
     return change(1, kept, *more)
 
 

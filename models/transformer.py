@@ -62,6 +62,7 @@ class Stack(nnx.Module):
     If the pattern has one layer, the parameters of all layers are stacked ("layers/attention/..."). If the configuration has fewer groups than layers, several
     consecutive layers share the parameters of a group. If the pattern is longer, the parameters of each of its positions are stacked over the repeats
     ("layers/0/attention/..."), and those of a partial last repeat are separate ("tail/0/attention/..."), so that no iteration of the scan slices arrays again.
+    Layers that come before the pattern are separate too ("first/0/attention/...").
     """
 
     def __init__(
@@ -77,7 +78,7 @@ class Stack(nnx.Module):
         self.scope = "encoder" if bidirectional else "decoder"
         self.remat, self.unroll = config.remat, config.unroll
         self.dropout = config.dropout if stack_config.final_dropout else 0.0
-        pattern = config.pattern_of(stack_config, cross=cross)
+        first, pattern = config.first_of(stack_config, cross=cross), config.pattern_of(stack_config, cross=cross)
         options = BuildOptions(
             width=stack_config.d_model,
             kernel_init=stack_config.kernel_init,
@@ -86,15 +87,17 @@ class Stack(nnx.Module):
             dropout=config.dropout if stack_config.mlp_dropout else 0.0,
             quantization=config.quantization,
         )
-        self.place_tables = self._build_tables(pattern, options)
+        self.place_tables = self._build_tables((*first, *pattern), options)
+        self.first = PatternBlocks([Block(layer, options) for layer in first])
+        self.depth = stack_config.num_layers - len(first)
         blocks = [Block(layer, options) for layer in pattern]
         self.single = len(pattern) == 1
         if self.single:
-            self.repeats = stack_config.blocks
+            self.repeats = stack_config.blocks - len(first)
             self.layers: Any = stack(blocks[0], self.repeats)
             self.tail = PatternBlocks([])
         else:
-            self.repeats, rest = divmod(stack_config.num_layers, len(pattern))
+            self.repeats, rest = divmod(self.depth, len(pattern))
             self.layers = PatternBlocks([stack(block, self.repeats) for block in blocks])
             self.tail = PatternBlocks([Block(layer, options) for layer in pattern[:rest]])
         self.final_norm = (
@@ -105,15 +108,15 @@ class Stack(nnx.Module):
 
     def share_layers(self, other: Stack) -> None:
         """Use the mixers and feed-forward layers of a stack with the same pattern. Norms, cross attention and tables are not shared."""
-        for own, theirs in zip(self._blocks() + self.tail.all(), other._blocks() + other.tail.all(), strict=True):
+        for own, theirs in zip(self._all_blocks(), other._all_blocks(), strict=True):
             for name in (own.layer.mixer.name, own.layer.feed_forward.name):
                 # One module in two places is one set of parameters in NNX.
                 setattr(own, name, getattr(theirs, name))
 
     def __call__(self, x: Float[Array, "B L D"], context: Context) -> tuple[Float[Array, "B L D"], Aux]:
         """Apply to whole rows. Also return the auxiliary terms that layers report, summed over all layers."""
-        contexts, parts = self._prepared(context), self._parts()
-        keys, rest = self._layer_keys(context.keys)
+        (before, contexts), parts = self._prepared(context), self._parts()
+        first_keys, keys, rest = self._layer_keys(context.keys)
 
         def body(x: jax.Array, round_: tuple[Any, Any]) -> tuple[jax.Array, Aux]:
             total: Aux = {}
@@ -122,21 +125,29 @@ class Stack(nnx.Module):
                 total = added(total, aux)
             return x, total
 
-        with jax.named_scope(self.scope):
-            x, terms = self._scan(body, x, self._packed([params for _, params in parts]), keys)
-            total: Aux = over_layers(terms)
-            for place, block in enumerate(self.tail.all()):
+        def separate(
+            x: jax.Array, blocks: Sequence[Block], contexts: Sequence[Context], keys: Any
+        ) -> tuple[jax.Array, Aux]:
+            total: Aux = {}
+            for place, block in enumerate(blocks):
                 graph, params = unbind(block)
-                key = None if rest is None else rest[place]
+                key = None if keys is None else keys[place]
                 x, aux = self._row_function(graph, contexts[place], scanned=False)(x, params, key)
                 total = added(total, aux)
-            return self._finish(x, context.keys), total
+            return x, total
+
+        with jax.named_scope(self.scope):
+            x, total = separate(x, self.first.all(), before, first_keys)
+            x, terms = self._scan(body, x, self._packed([params for _, params in parts]), keys)
+            total = added(total, over_layers(terms))
+            x, aux = separate(x, self.tail.all(), contexts, rest)
+            return self._finish(x, context.keys), added(total, aux)
 
     def prefill(
         self, x: Float[Array, "B L D"], context: Context, length: int
     ) -> tuple[Float[Array, "B L D"], Any, Any]:
         """Apply to whole rows. Also return states with room for `length` positions, and memories, in a form of `t2t.models.states`."""
-        contexts, parts = self._prepared(context), self._parts()
+        (before, contexts), parts = self._prepared(context), self._parts()
 
         def body(x: jax.Array, round_: tuple[Any, None]) -> tuple[jax.Array, Any]:
             outputs = []
@@ -145,13 +156,19 @@ class Stack(nnx.Module):
                 outputs.append(tuple(output))
             return x, self._packed(outputs)
 
+        def separate(x: jax.Array, blocks: Sequence[Block], contexts: Sequence[Context]) -> tuple[jax.Array, list[Any]]:
+            outputs = []
+            for block, own in zip(blocks, contexts, strict=False):
+                x, *output = block.prefill(x, own, length)
+                outputs.append(tuple(output))
+            return x, outputs
+
+        x, first = separate(x, self.first.all(), before)
         x, outputs = self._scan(body, x, self._packed([params for _, params in parts]), None)
-        tail = []
-        for place, block in enumerate(self.tail.all()):
-            x, *output = block.prefill(x, contexts[place], length)
-            tail.append(tuple(output))
+        x, tail = separate(x, self.tail.all(), contexts)
         states, memories = (
-            self._decoding_form([one[i] for one in self._unpacked(outputs)], [one[i] for one in tail]) for i in (0, 1)
+            self._decoding_form(*([one[i] for one in part] for part in (first, self._unpacked(outputs), tail)))
+            for i in (0, 1)
         )
         return self._finish(x, context.keys), states, memories
 
@@ -178,21 +195,23 @@ class Stack(nnx.Module):
         layers: Layers = None,
     ) -> tuple[Float[Array, "B 1 D"], Any]:
         """Apply to one more position per row, at `context.index`. layers: the result of `layer_params`, if it was called."""
-        contexts, parts, index = self._prepared(context), self._parts(), context.index
+        (before, contexts), parts, index = self._prepared(context), self._parts(), context.index
         assert index is not None, "a step needs each row's index"
         if isinstance(states, tuple):
             # Traced once for all layers at the same position of the pattern.
+            first = [unbind(block) for block in self.first.all()]
             steps = [
                 jax.jit(
                     lambda x, params, *kept, graph=graph, layer_context=layer_context: rebind(graph, params).step(
                         x, *kept, layer_context
                     )
                 )
-                for (graph, _), layer_context in zip(parts, contexts, strict=True)
+                for (graph, _), layer_context in zip((*first, *parts), (*before, *contexts), strict=True)
             ]
             new_states = []
             for depth, layer in enumerate(zip(layers or self._by_layer(), states, memories, strict=True)):
-                x, kept = steps[depth % len(steps)](x, *layer)
+                place = depth if depth < len(first) else len(first) + (depth - len(first)) % len(parts)
+                x, kept = steps[place](x, *layer)
                 new_states.append(kept)
             return self._finish(x, context.keys), tuple(new_states)
 
@@ -204,15 +223,24 @@ class Stack(nnx.Module):
                 entries.append(entry)
             return x, self._packed(entries)
 
+        def separate(
+            x: jax.Array, blocks: Sequence[Block], contexts: Sequence[Context], kept: Any, memory: Any
+        ) -> tuple[jax.Array, tuple[Any, ...]]:
+            entries = []
+            for block, state, own_memory, own in zip(blocks, kept, memory, contexts, strict=False):
+                x, entry = block.step_entry(x, state, own_memory, own)
+                entries.append(entry)
+            return x, tuple(entries)
+
         repeated = (self._repeated(states), self._repeated(memories))
         params = self._packed([params for _, params in parts])
-        x, entries = self._scan(body, x, params, repeated, unroll=self.config.num_layers <= UNROLLED)
-        tail = []
+        first_entries: tuple[Any, ...] = ()
         if isinstance(states, Patterned):
-            for place, block in enumerate(self.tail.all()):
-                x, entry = block.step_entry(x, states.tail[place], memories.tail[place], contexts[place])
-                tail.append(entry)
-            entries = Patterned(entries, tuple(tail))
+            x, first_entries = separate(x, self.first.all(), before, states.first, memories.first)
+        x, entries = self._scan(body, x, params, repeated, unroll=self.config.num_layers <= UNROLLED)
+        if isinstance(states, Patterned):
+            x, tail = separate(x, self.tail.all(), contexts, states.tail, memories.tail)
+            entries = Patterned((entries,) if self.single else entries, tail, first_entries)
         written = each(lambda axis, state, entry: state.write(entry, index, axis), states, entries)
         return self._finish(x, context.keys), written
 
@@ -234,10 +262,18 @@ class Stack(nnx.Module):
             place_names.append(tuple(names))
         return tuple(place_names)
 
-    def _prepared(self, context: Context) -> list[Context]:
-        """Return the context of each position of the pattern. It computes once what each layer would otherwise compute and differentiate again."""
+    def _prepared(self, context: Context) -> tuple[list[Context], list[Context]]:
+        """Return the contexts of the first layers, and of each position of the pattern.
+
+        They hold what each layer would otherwise compute and differentiate again.
+        """
         tables = [{name: getattr(self, stack_name) for name, stack_name in names} for names in self.place_tables]
-        return [block.prepared(context, own_tables) for block, own_tables in zip(self._blocks(), tables, strict=True)]
+        blocks = self.first.all() + self._blocks()
+        contexts = [block.prepared(context, own_tables) for block, own_tables in zip(blocks, tables, strict=True)]
+        return contexts[: self.first.count], contexts[self.first.count :]
+
+    def _all_blocks(self) -> list[Block]:
+        return self.first.all() + self._blocks() + self.tail.all()
 
     def _blocks(self) -> list[Block]:
         return [self.layers] if self.single else self.layers.all()
@@ -254,23 +290,23 @@ class Stack(nnx.Module):
         """Return the values of all positions in the form that a scan carries: without a tuple if there is only one."""
         return places[0] if self.single else tuple(places)
 
-    def _decoding_form(self, repeats: Sequence[Any], tail: Sequence[Any]) -> Any:
+    def _decoding_form(self, first: Sequence[Any], repeats: Sequence[Any], tail: Sequence[Any]) -> Any:
         """Return states or memories in the form that steps use."""
         if self.per_layer:
-            per_layer = [cut(one, self.config.num_layers if self.single else self.repeats) for one in repeats]
-            return (*(one for round_ in zip(*per_layer, strict=True) for one in round_), *tail)
-        return repeats[0] if self.single else Patterned(tuple(repeats), tuple(tail))
+            per_layer = [cut(one, self.depth if self.single else self.repeats) for one in repeats]
+            return (*first, *(one for round_ in zip(*per_layer, strict=True) for one in round_), *tail)
+        return repeats[0] if self.single and not first else Patterned(tuple(repeats), tuple(tail), tuple(first))
 
     def _repeated(self, states: Any) -> Any:
-        return states.repeats if isinstance(states, Patterned) else states
+        return self._packed(states.repeats) if isinstance(states, Patterned) else states
 
     def _by_layer(self) -> tuple[Params, ...]:
         places = [cut(params, self.repeats) for _, params in self._parts()]
+        first, tail = ([unbind(block)[1] for block in part.all()] for part in (self.first, self.tail))
         if self.single:
-            times = self.config.num_layers // self.repeats
-            return tuple(layer for layer in places[0] for _ in range(times))
-        tail = [unbind(block)[1] for block in self.tail.all()]
-        return (*(layer for round_ in zip(*places, strict=True) for layer in round_), *tail)
+            times = self.depth // self.repeats
+            return (*first, *(layer for layer in places[0] for _ in range(times)))
+        return (*first, *(layer for round_ in zip(*places, strict=True) for layer in round_), *tail)
 
     def _row_function(
         self, graph: Any, context: Context, *, scanned: bool = True
@@ -293,7 +329,7 @@ class Stack(nnx.Module):
         if not self.single:
             rounds = self.repeats
             return jax.lax.scan(body, x, (params, each), unroll=rounds if unroll else min(self.unroll, rounds))
-        layers, groups = self.config.num_layers, self.repeats
+        layers, groups = self.depth, self.repeats
         if groups == layers:
             return jax.lax.scan(body, x, (params, each), unroll=layers if unroll else min(self.unroll, layers))
 
@@ -305,17 +341,18 @@ class Stack(nnx.Module):
         x, outputs = jax.lax.scan(group, x, (params, parts))
         return x, jax.tree.map(lambda leaf: leaf.reshape(layers, *leaf.shape[2:]), outputs)
 
-    def _layer_keys(self, keys: Keys) -> tuple[Any, Any]:
-        """Return the dropout keys for the scan and for the tail, or (None, None) without dropout."""
+    def _layer_keys(self, keys: Keys) -> tuple[Any, Any, Any]:
+        """Return the dropout keys for the first layers, for the scan and for the tail, or None in their place without dropout."""
         key = keys.next()
         if key is None:
-            return (None if self.single else (None,) * len(self._blocks())), None
-        layer_keys = jax.random.split(key, self.config.num_layers)
+            return None, (None if self.single else (None,) * len(self._blocks())), None
+        all_keys = jax.random.split(key, self.config.num_layers)
+        first, layer_keys = all_keys[: self.first.count], all_keys[self.first.count :]
         if self.single:
-            return layer_keys, None
+            return first, layer_keys, None
         places = len(self._blocks())
         scanned = layer_keys[: self.repeats * places].reshape(self.repeats, places, *layer_keys.shape[1:])
-        return tuple(scanned[:, place] for place in range(places)), layer_keys[self.repeats * places :]
+        return first, tuple(scanned[:, place] for place in range(places)), layer_keys[self.repeats * places :]
 
     def _finish(self, x: Float[Array, "B L D"], keys: Keys) -> Float[Array, "B L D"]:
         if self.final_norm is not None:

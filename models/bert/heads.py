@@ -21,14 +21,16 @@ class Heads:
     """The heads of a family.
 
     model:      prefix of the names of its classes: "Bert" of BertForSequenceClassification.
-    pooler:     name of the dense layer before the text classifier.
+    pooler:     name of the dense layer before the text classifier, None if there is none.
     label:      name of the text classifier.
-    activation: activation between the two.
+    span:       name of the layer that scores the ends of spans.
+    activation: activation between the dense layer and the text classifier.
     """
 
     model: str
-    pooler: str
+    pooler: str | None
     label: str = "classifier"
+    span: str = "qa_outputs"
     activation: PoolerActivation = "tanh"
 
     def read(self, options: Options, weights: Weights, *, masked_lm: bool) -> dict[str, Any]:
@@ -62,7 +64,8 @@ class Heads:
             raise options.refuse(
                 "id2label", options.take("id2label", None), "one label means regression, which is not supported"
             )
-        return {**fields, "labels": labels, "pooler": True, "pooler_activation": self.activation}
+        pooler = {} if self.pooler is None else {"pooler": True, "pooler_activation": self.activation}
+        return {**fields, "labels": labels, **pooler}
 
     def options(self, config: EncoderConfig) -> dict[str, Any]:
         """Return the options of config.json that select the head, or {} for a masked-LM head."""
@@ -79,8 +82,8 @@ class Heads:
         """Return the entries of the head's tensors, or [] for a masked-LM head."""
         if config.head == "tokens":
             return []
-        output = {"label": self.label, "tags": "classifier", "span": "qa_outputs"}[config.head]
-        pooler = linear(self.pooler, "answer/pooler", bias=True) if config.pooler else []
+        output = {"label": self.label, "tags": "classifier", "span": self.span}[config.head]
+        pooler = linear(self.pooler, "answer/pooler", bias=True) if self.pooler and config.pooler else []
         return [*pooler, *linear(output, "answer/output", bias=True)]
 
     def _known(self) -> str:

@@ -177,23 +177,25 @@ class Family(abc.ABC):
         """Return the table of tensors."""
 
 
-_TOKEN_HEAD = ("tied", "scaled_head", "head_transform", "head_bias", "head_activation")
+_TOKEN_HEAD = ("tied", "scaled_head", "head_transform", "head_bias")
+_TRANSFORM = ("head_activation", "transform_bias")
 _WITHOUT_EFFECT = (*EXECUTION, *PRECISION, *RATES, *START)
 
 
 def canonical(config: Any) -> Any:
     """Return the configuration in float32 with default values for all fields that do not change what trained parameters compute."""
     changes: dict[str, Any] = {}
+    transformed = getattr(config, "head_transform" if config.output == "tokens" else "answer_transform", False)
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if (
             field.name in _WITHOUT_EFFECT
             or (field.name in _TOKEN_HEAD and config.output != "tokens")
+            or (field.name == "answer_transform" and config.output == "tokens")
+            or (field.name in _TRANSFORM and not transformed)
             or (field.name == "pooler_activation" and not config.pooler)
         ):
             changes[field.name] = _default(field, value)
-        elif field.name == "head_activation" and not config.head_transform:
-            changes[field.name] = None
         elif field.name == "head_activation":
             changes[field.name] = value or config.encoder.activation
         elif dataclasses.is_dataclass(value) and hasattr(value, "head_size"):
@@ -203,9 +205,10 @@ def canonical(config: Any) -> Any:
 
 def _canonical_stack(stack: Any) -> Any:
     if stack.pattern:
-        layers = [stack.pattern[layer % len(stack.pattern)] for layer in range(stack.num_layers)]
-        pattern = shortest_pattern(layers)
-        alike = len(pattern) == 1 and pattern[0].mixer is None and pattern[0].feed_forward is None
+        repeated = stack.num_layers - len(stack.first)
+        pattern = shortest_pattern([stack.pattern[layer % len(stack.pattern)] for layer in range(repeated)])
+        # Options of the pattern are not those of the stack if there are other layers, which do not have them.
+        alike = len(pattern) == 1 and not stack.first and pattern[0].mixer is None and pattern[0].feed_forward is None
         stack = pattern[0].applied(stack) if alike else dataclasses.replace(stack, pattern=pattern)
     fields = {field.name: field for field in dataclasses.fields(stack)}
     unused = [name for name in fields if name in _WITHOUT_EFFECT]
@@ -225,7 +228,7 @@ def _canonical_stack(stack: Any) -> Any:
         num_kv_heads=stack.key_heads,
         attention_biases=stack.has_attention_biases,
         attention_output_bias=stack.has_attention_output_bias,
-        groups=None if stack.pattern else stack.blocks,
+        groups=None if stack.pattern or stack.first else stack.blocks,
     )
 
 

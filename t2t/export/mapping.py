@@ -102,6 +102,23 @@ class Joined(Operation):
 
 
 @dataclass(frozen=True)
+class JoinedTransposed(Operation):
+    """Our matrices side by side, with the output axis first, as in linear layers of PyTorch that compute several products at once."""
+
+    def to_ours(self, theirs: np.ndarray, shapes: Sequence[Shape]) -> list[np.ndarray]:
+        """Split the transpose."""
+        return Joined(axis=-1).to_ours(theirs.T, shapes)
+
+    def to_theirs(self, ours: Sequence[np.ndarray]) -> np.ndarray:
+        """Return the transpose of the concatenation."""
+        return Joined(axis=-1).to_theirs(ours).T
+
+    def shape(self, shapes: Sequence[Shape]) -> Shape:
+        """Return the reversed shape of the concatenation."""
+        return Joined(axis=-1).shape(shapes)[::-1]
+
+
+@dataclass(frozen=True)
 class Entry:
     """One of their tensors, or one for each layer.
 
@@ -138,6 +155,13 @@ def linear(theirs: str, ours: str, *, bias: bool) -> list[Entry]:
     """Return the entries of a linear layer: the transposed weight, and the bias if it has one."""
     entries = [Entry(f"{theirs}.weight", (f"{ours}/kernel",), Transposed())]
     return [*entries, same(f"{theirs}.bias", f"{ours}/bias")] if bias else entries
+
+
+def fused(theirs: str, ours: Sequence[str], *, bias: bool) -> list[Entry]:
+    """Return the entries of a linear layer that computes several of ours at once."""
+    entries = [Entry(f"{theirs}.weight", tuple(f"{path}/kernel" for path in ours), JoinedTransposed())]
+    biases = Entry(f"{theirs}.bias", tuple(f"{path}/bias" for path in ours), Joined(axis=0))
+    return [*entries, biases] if bias else entries
 
 
 def normalised(theirs: str, ours: str, *, bias: bool) -> list[Entry]:

@@ -20,16 +20,20 @@ def shortest_pattern(layers: Sequence[_Kind]) -> tuple[_Kind, ...]:
 
 
 def in_pattern(entries: Iterable[Entry], side: str, stack: Any) -> list[Entry]:
-    """Return the entries of a stack, each one for every place of the stack's pattern.
+    """Return the entries of a stack, each one for every place of the stack's pattern, and for each layer before it.
 
     entries: as for a stack without a pattern ("decoder/layers/..."). Other entries are returned as they are.
     side:    name of the stack: "encoder" or "decoder".
     stack:   its `StackConfig`.
     """
-    length = len(stack.pattern[: stack.num_layers])
-    if length < 2:
+    before = len(stack.first)
+    length = len(stack.pattern[: stack.num_layers - before]) or 1
+    if length < 2 and not before:
         return list(entries)
-    repeats, rest = divmod(stack.num_layers, length)
+    repeats, rest = divmod(stack.num_layers - before, length)
+    # The layers that are not stacked: folder of our parameters, number of the layer.
+    single = [(f"first/{place}", place) for place in range(before)]
+    single += [(f"tail/{place}", before + repeats * length + place) for place in range(rest)]
     whole, found = f"{side}/layers/", []
     for entry in entries:
         if LAYER not in entry.theirs or not entry.ours[0].startswith(whole):
@@ -40,8 +44,9 @@ def in_pattern(entries: Iterable[Entry], side: str, stack: Any) -> list[Entry]:
             return tuple(f"{side}/{folder}/{path.removeprefix(whole)}" for path in entry.ours)
 
         for place in range(length):
-            found.append(replace(entry, ours=moved(f"layers/{place}"), first=place, step=length))
-        for place in range(rest):
-            theirs, *aliases = (numbered(name, repeats * length + place) for name in (entry.theirs, *entry.aliases))
-            found.append(replace(entry, theirs=theirs, aliases=tuple(aliases), ours=moved(f"tail/{place}")))
+            folder = "layers" if length == 1 else f"layers/{place}"
+            found.append(replace(entry, ours=moved(folder), first=before + place, step=length))
+        for folder, number in single:
+            theirs, *aliases = (numbered(name, number) for name in (entry.theirs, *entry.aliases))
+            found.append(replace(entry, theirs=theirs, aliases=tuple(aliases), ours=moved(folder)))
     return found

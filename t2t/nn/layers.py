@@ -19,11 +19,13 @@ class NormConfig:
     kind, epsilon: see `t2t.nn.norms`.
     place: "pre" normalizes the input of a sublayer; "post" normalizes the residual sum after it; "sandwich" normalizes the input and the output of a sublayer,
            before the sum (Ding et al. 2021; Gemma 2).
+    mixer: whether the mixer has its norm of the kind "pre" or "post".
     """
 
     kind: NormKind
     epsilon: float
     place: NormPlace
+    mixer: bool = True
 
     def build(self, width: int) -> RMSNorm | LayerNorm:
         """Return one norm."""

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 from t2t.nn.initializers import ONES, ZEROS
 from t2t.nn.parameters import parameter
 
-NormKind = Literal["rms", "rms_plus_one", "layer"]
+NormKind = Literal["rms", "rms_plus_one", "layer", "layer_unbiased"]
 
 
 class RMSNorm(nnx.Module):
@@ -34,12 +34,12 @@ class RMSNorm(nnx.Module):
 
 
 class LayerNorm(nnx.Module):
-    """Layer norm (Ba et al. 2016) with scale and bias. GPT and BERT use it."""
+    """Layer norm (Ba et al. 2016) with a scale, and with a bias unless `biased` is False. GPT and BERT use a bias, ModernBERT does not."""
 
-    def __init__(self, size: int, epsilon: float, axis: str = "embed") -> None:
+    def __init__(self, size: int, epsilon: float, axis: str = "embed", *, biased: bool = True) -> None:
         self.epsilon = epsilon
         self.scale = parameter((size,), (axis,), ONES, decay=False)
-        self.bias = parameter((size,), (axis,), ZEROS, decay=False)
+        self.bias = parameter((size,), (axis,), ZEROS, decay=False) if biased else None
 
     def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
         """Return the normalized input in the type of the input."""
@@ -47,11 +47,12 @@ class LayerNorm(nnx.Module):
         centred = wide - jnp.mean(wide, axis=-1, keepdims=True)
         variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
         normal = centred * jax.lax.rsqrt(variance + self.epsilon)
-        return (normal * self.scale[...] + self.bias[...]).astype(x.dtype)
+        scaled = normal * self.scale[...]
+        return (scaled if self.bias is None else scaled + self.bias[...]).astype(x.dtype)
 
 
 def norm(kind: NormKind, size: int, epsilon: float, axis: str = "embed") -> RMSNorm | LayerNorm:
     """Return a norm of the given kind. axis: logical axis of its parameters."""
-    if kind == "layer":
-        return LayerNorm(size, epsilon, axis)
+    if kind in ("layer", "layer_unbiased"):
+        return LayerNorm(size, epsilon, axis, biased=kind == "layer")
     return RMSNorm(size, epsilon, axis, plus_one=kind == "rms_plus_one")

@@ -165,10 +165,10 @@ def estimate(program: Program, topology: Topology) -> Estimate:
 
 
 def _depth(specs: dict[str, Any]) -> int:
-    """Return the number of layers with their own parameters. "layers" stacks layers over depth, one stack per pattern position; "tail" does not."""
+    """Return the number of layers with their own parameters. "layers" stacks layers over depth, one stack per pattern position; "first" and "tail" do not."""
     found: dict[str, int] = {}
     for path, spec in specs.items():
-        kind = re.match(r"(.*?/)?(layers(?=/)|tail/\d+)(/\d+(?=/))?", path)
+        kind = re.match(r"(.*?/)?(layers(?=/)|(?:first|tail)/\d+)(/\d+(?=/))?", path)
         if kind is not None:
             found[kind[0]] = spec.shape[0] if spec.axes[:1] == ("layers",) else 1
     return sum(found.values())

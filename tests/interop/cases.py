@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.interop import cases_gemma, cases_qwen, cases_smollm3
+from tests.interop import cases_encoders, cases_gemma, cases_qwen, cases_smollm3
 from tests.interop.case import HEADS, LLAMA, VOCAB, Case, case
 
 ROWS = (10, 7)
@@ -15,7 +15,7 @@ ROWS = (10, 7)
 TARGETS = 6
 
 
-LABELS = ("no", "yes", "perhaps")
+LABELS = cases_encoders.LABELS
 
 
 _T5 = {"vocab_size": VOCAB, "d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 3}
@@ -139,6 +139,7 @@ CASES = (
     *(_headed("Roberta", kind, _BERT, type_vocab_size=1, pad_token_id=1) for kind in HEADS),
     *(_headed("DistilBert", kind, _DISTILBERT) for kind in HEADS),
     *(_headed("Albert", kind, _BERT, embedding_size=16) for kind in HEADS),
+    *cases_encoders.CASES,
     *cases_gemma.CASES,
 )
 

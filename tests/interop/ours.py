@@ -68,9 +68,9 @@ def real(case: Case, given: dict[str, np.ndarray], logits: np.ndarray) -> np.nda
 def logits(case: Case, model: Model, params: Params, given: dict[str, np.ndarray], jit: Any = jax.jit) -> np.ndarray:
     """Return the logits for the inputs of a case in the shape of transformers: per text for labels, two per token for spans."""
     own = batch(case, given)
-    if case.output == "tokens":
-        return np.asarray(jit(model.logits)(params, own))
-    scores = np.asarray(jit(lambda params, own: model.head(params, model.hidden(params, own)))(params, own))
+    if case.output == "span":
+        return np.asarray(jit(lambda params, own: model.head(params, model.hidden(params, own)))(params, own))
+    scores = np.asarray(jit(model.logits)(params, own))
     return scores[:, 0] if case.output == "label" else scores
 
 

@@ -19,6 +19,14 @@ HEADS = {
     "label": {"head": "label", "labels": LABELS, "pooler": True},
     "tags": {"head": "tags", "labels": LABELS},
     "span": {"head": "span"},
+    "mean label": {"head": "label", "labels": LABELS, "answer_transform": True, "pooling": "mean"},
+    "mean of scores": {
+        "head": "label",
+        "labels": LABELS,
+        "pooler": True,
+        "pooler_activation": "gelu",
+        "pooling": "mean_scores",
+    },
 }
 
 
@@ -91,6 +99,10 @@ def test_published_counts_of_bert_with_each_head():
         ({"head": "tags", "labels": ("a", "a")}, "needs two or more different"),
         ({"labels": ("a", "b")}, "model.labels is .* but model.head is 'tokens'"),
         ({"head": "span", "pooler": True}, "model.pooler is True, but model.head is 'span'"),
+        (
+            {"head": "tags", "labels": ("a", "b"), "pooling": "mean"},
+            "model.pooling is 'mean', but model.head is 'tags'",
+        ),
         ({"head": "lable"}, "unknown head 'lable'.*Nearest: label"),
         ({"pooler_activation": "rely"}, "unknown pooler_activation 'rely'.*Nearest: relu"),
     ],

@@ -39,6 +39,14 @@ PATTERNS = {
         ),
     },
     "own": {"num_layers": 3, "pattern": (LayerOptions(mixer=RecurrenceConfig()),)},
+    # a first layer without a norm, like the rest of the layers or not
+    "first": {"num_layers": 4, "first": (LayerOptions(window=3, mixer_norm=False),)},
+    "first of a pattern": {
+        "num_layers": 6,
+        "norm": "layer_unbiased",
+        "first": (LayerOptions(mixer_norm=False, d_ff=20),),
+        "pattern": (LOCAL, GLOBAL),
+    },
 }
 
 
@@ -59,16 +67,22 @@ def patterned(name, **overrides):
 def layers_of(settings, params):
     """Return each layer's block and parameters in order, as the stack should apply them."""
     stack, own = settings.decoder, params["decoder"]
-    pattern = settings.pattern_of(stack)
-    for depth in range(stack.num_layers):
+    pattern, first = settings.pattern_of(stack), settings.first_of(stack)
+    for depth, layer in enumerate(first):
+        yield _block(layer, stack), own["first"][str(depth)]
+    for depth in range(stack.num_layers - len(first)):
         repeat, place = divmod(depth, len(pattern))
         if len(pattern) == 1:
             found = jax.tree.map(lambda p, i=depth: p[i], own["layers"])
-        elif repeat < stack.num_layers // len(pattern):
+        elif repeat < (stack.num_layers - len(first)) // len(pattern):
             found = jax.tree.map(lambda p, i=repeat: p[i], own["layers"][str(place)])
         else:
             found = own["tail"][str(place)]
-        yield Block(pattern[place], BuildOptions(width=stack.d_model, kernel_init=stack.kernel_init)), found
+        yield _block(pattern[place], stack), found
+
+
+def _block(layer, stack):
+    return Block(layer, BuildOptions(width=stack.d_model, kernel_init=stack.kernel_init))
 
 
 @pytest.mark.parametrize("name", PATTERNS)
@@ -81,6 +95,8 @@ def test_the_scan_equals_a_loop_over_layers(name):
     for block, found in layers_of(settings, params):
         context = block.prepared(Context(segments=tokens.segments, positions=jnp.asarray(tokens.positions)), {})
         x, _ = Definition(block).bind(found)(x, context)
+    if settings.decoder.norm != "rms":
+        x = x - x.mean(-1, keepdims=True)
     x = x / jnp.sqrt((x**2).mean(-1, keepdims=True) + 1e-5) * params["decoder"]["final_norm"]["scale"]
     real = tokens.segments > 0
     np.testing.assert_allclose(quick_jit(model.hidden)(params, own)[real], x[real], atol=1e-6, rtol=1e-6)

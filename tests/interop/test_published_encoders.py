@@ -1,0 +1,99 @@
+"""Encoders as they were published: their config.json, the names and types of their tensors."""
+
+import ml_dtypes
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from t2t.errors import UserError
+from t2t.export.huggingface import opened
+from t2t.models.families import family_of
+from t2t.sharding import MeshConfig
+from tests.interop.cases import CASES
+from tests.interop.goldens import write_directory
+
+BY_NAME = {case.name: case for case in CASES}
+# ModernBERT-base, with its sizes reduced.
+MODERNBERT = {
+    "architectures": ["ModernBertForMaskedLM"],
+    "attention_bias": False,
+    "attention_dropout": 0.0,
+    "bos_token_id": 50281,
+    "classifier_activation": "gelu",
+    "classifier_bias": False,
+    "classifier_dropout": 0.0,
+    "classifier_pooling": "mean",
+    "cls_token_id": 50281,
+    "decoder_bias": True,
+    "deterministic_flash_attn": False,
+    "embedding_dropout": 0.0,
+    "eos_token_id": 50282,
+    "global_attn_every_n_layers": 3,
+    "global_rope_theta": 160000.0,
+    "gradient_checkpointing": False,
+    "hidden_activation": "gelu",
+    "initializer_cutoff_factor": 2.0,
+    "initializer_range": 0.02,
+    "layer_norm_eps": 1e-05,
+    "local_rope_theta": 10000.0,
+    "mlp_bias": False,
+    "mlp_dropout": 0.0,
+    "model_type": "modernbert",
+    "norm_bias": False,
+    "norm_eps": 1e-05,
+    "pad_token_id": 50283,
+    "position_embedding_type": "absolute",
+    "reference_compile": True,
+    "sep_token_id": 50282,
+    "sparse_pred_ignore_index": -100,
+    "sparse_prediction": False,
+    "tie_word_embeddings": True,
+    "torch_dtype": "float32",
+    "transformers_version": "4.47.0.dev0",
+}
+# The names of transformers 5, which these files do not have.
+LATER = dict.fromkeys(("layer_types", "rope_parameters"))
+AS_PUBLISHED = {"ModernBERT masked LM": {**MODERNBERT, **LATER}}
+
+
+def in_bfloat16(directory):
+    """Store the weights in bfloat16, as many fine-tuned models do. Return them in float32."""
+    tensors = load_file(directory / "model.safetensors")
+    stored = {name: value.astype(ml_dtypes.bfloat16) for name, value in tensors.items()}
+    save_file(stored, directory / "model.safetensors")
+    return {name: value.astype(np.float32) for name, value in stored.items()}
+
+
+@pytest.mark.parametrize("name", AS_PUBLISHED)
+def test_published_options_give_the_same_model(name, tmp_path):
+    case = BY_NAME[name]
+    write_directory(case, tmp_path / "today")
+    write_directory(case, tmp_path / "published", **AS_PUBLISHED[name])
+    stored = in_bfloat16(tmp_path / "published")
+    with opened(tmp_path / "published", family_of) as published, opened(tmp_path / "today", family_of) as today:
+        assert published.config == today.config
+        assert not published.left_out
+        params = published.params(MeshConfig().build())
+    vocabulary = next(value for name, value in stored.items() if "embeddings" in name and value.shape[0] == 96)
+    np.testing.assert_array_equal(params["embeddings"]["token"]["table"], vocabulary)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("ModernBERT masked LM", {"embedding_dropout": 0.1}, "embedding_dropout is 0.1: the places of dropout differ"),
+        (
+            "ModernBERT masked LM",
+            {"rope_parameters": {"full_attention": {"rope_type": "yarn", "factor": 4.0}}},
+            "rope_parameters.full_attention: rope_type is 'yarn': scaled rotary positions of ModernBERT",
+        ),
+        ("ModernBERT masked LM", {"layer_types": ["full_attention"]}, r"layer_types is .*: expected 5 of full_att"),
+        ("ModernBERT label", {"classifier_pooling": "max"}, "classifier_pooling is 'max': supported are cls, mean"),
+        ("ModernBERT masked LM", {"num_hidden_layers": 10**9}, r"config.json: .*layers.*1000000000.*Nearest: 10000"),
+    ],
+)
+def test_options_that_cannot_be_honoured_are_refused_by_name(name, options, message, tmp_path):
+    write_directory(BY_NAME[name], tmp_path, **options)
+    with pytest.raises(UserError, match=message) as caught, opened(tmp_path, family_of):
+        pass
+    assert "\n" not in str(caught.value)
