@@ -93,7 +93,7 @@ class ModernBert(Family):
         positions["rope_parameters"] = {
             kind: {"rope_type": "default", "rope_theta": base} for kind, base in bases.items()
         }
-        pooling = next(theirs for theirs, ours in _POOLING.items() if ours in (config.pooling, "first"))
+        pooling = {ours: theirs for theirs, ours in _POOLING.items()}.get(config.pooling, "cls")
         return {
             "architectures": ["ModernBertForMaskedLM" if config.head_transform else "ModernBertModel"],
             "model_type": "modernbert",
