@@ -78,7 +78,7 @@ def our_layers(source: Source, params: Params) -> Rows:
     rows: Rows = []
     for side in source.config.sides:
         stack, tokens = getattr(source.config, side), getattr(batch, side)
-        rows.append((f"{side} embeddings", np.asarray(source.model.embedded(params, tokens))))  # type: ignore[attr-defined]
+        rows.append((f"{side} embeddings", np.asarray(source.model.embedded(params, tokens, side))))  # type: ignore[attr-defined]
         for count in range(1, stack.num_layers + 1):
             config, shorter = cut(source.config, params, side, count)
             network = config.build()

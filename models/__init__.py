@@ -3,7 +3,7 @@
 if __name__ != "t2t.models":
     raise ImportError("import t2t.models, not models: a second copy of the package would register everything twice")
 
-from t2t.models import bert, electra, gemma, gpt, llama, modernbert, qwen, smollm3, t5
+from t2t.models import bart, bert, electra, gemma, gpt, llama, modernbert, qwen, smollm3, t5
 from t2t.models.config import StackConfig, TransformerConfig
 from t2t.models.decoder import DecoderConfig
 from t2t.models.encoder import EncoderConfig
@@ -19,6 +19,7 @@ __all__ = [
     "Row",
     "StackConfig",
     "TransformerConfig",
+    "bart",
     "bert",
     "count",
     "electra",

@@ -8,6 +8,7 @@ from typing import ClassVar
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from t2t.errors import UserError
 from t2t.models.config import StackConfig, TransformerConfig, check_equal, check_even_buckets
 from t2t.models.decoder import cache_rows, check_room, decode_step, decoder_tokens
 from t2t.models.encoder import encode
@@ -33,6 +34,8 @@ class EncoderDecoderConfig(TransformerConfig):
         encoder: the stack that reads the inputs.
         decoder: the stack that writes the targets.
         embedding_norm: normalize the embeddings.
+        separate_positions: give the encoder its own learned positions and its own norm of the embeddings (BART). Otherwise both stacks have the same ones.
+        head_bias: add a bias for each vocabulary entry to the logits (BART, Marian).
         shared: use the same self-attention and feed-forward parameters in both stacks, which must have the same options ("enc-dec, shared" of Raffel et al.
             2020, section 3.2.2: P parameters instead of 2P). Cross attention, norms and relative positions are not shared: the encoder has no cross
             attention, norms are small, and only the encoder's relative positions see both directions. `Model.specs` lists the shared parameters under
@@ -44,12 +47,19 @@ class EncoderDecoderConfig(TransformerConfig):
     decoder: StackConfig
     shared: bool = False
     embedding_norm: bool = False
+    separate_positions: bool = False
+    head_bias: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_even_buckets("encoder", self.encoder)
         sides = ("encoder", self.encoder), ("decoder", self.decoder)
         check_equal(*sides, ("positions", "max_length", "position_offset"), "they share embeddings")
+        if self.separate_positions and self.decoder.positions != "learned" and not self.embedding_norm:
+            raise UserError(
+                f"model.separate_positions is True, but model.decoder.positions is {self.decoder.positions!r} and model.embedding_norm is False:"
+                " there is nothing to separate. Nearest: False."
+            )
         if self.shared:
             check_equal(*sides, (field.name for field in fields(StackConfig)), "they share parameters (model.shared)")
 
@@ -68,6 +78,7 @@ class EncoderDecoderNetwork(Network):
 
     def __init__(self, config: EncoderDecoderConfig) -> None:
         self.embeddings = Embeddings(config, config.decoder, normed=config.embedding_norm)
+        self.encoder_embeddings = self._own_embeddings(config) if config.separate_positions else None
         width, own = config.embedding_size or config.decoder.d_model, config.encoder
         self.encoder_widen = (
             None
@@ -78,7 +89,14 @@ class EncoderDecoderNetwork(Network):
         self.decoder = Stack(config, config.decoder, cross=True, memory_width=config.encoder.d_model)
         if config.shared:
             self.encoder.share_layers(self.decoder)
-        self.lm_head = Head(config, config.decoder)
+        self.lm_head = Head(config, config.decoder, bias=config.head_bias)
+
+    def _own_embeddings(self, config: EncoderDecoderConfig) -> Embeddings:
+        """Return the encoder's embeddings, which share the table of tokens with the decoder's."""
+        own = Embeddings(config, config.decoder, normed=config.embedding_norm)
+        # One module in two places is one set of parameters in NNX.
+        own.token, own.widen = self.embeddings.token, self.embeddings.widen
+        return own
 
     def forward(self, batch: Batch, keys: Keys) -> tuple[Float[Array, "B L D"], Aux]:
         """Run the encoder on `batch.encoder`, then the decoder on `batch.decoder`."""
@@ -92,9 +110,10 @@ class EncoderDecoderNetwork(Network):
 
     def _embedded(self, tokens: Tokens, keys: Keys) -> Float[Array, "B k D"]:
         """Embed the encoder's tokens in the encoder's width."""
+        embeddings = self.embeddings if self.encoder_embeddings is None else self.encoder_embeddings
         if self.encoder_widen is None:
-            return self.embeddings(tokens, keys)
-        return constrain(self.encoder_widen(self.embeddings.narrow_rows(tokens, keys)), ("batch", "length", None))
+            return embeddings(tokens, keys)
+        return constrain(self.encoder_widen(embeddings.narrow_rows(tokens, keys)), ("batch", "length", None))
 
     def head(self, hidden: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
         """Return float32 logits."""

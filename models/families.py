@@ -10,6 +10,7 @@ from t2t.errors import UserError, nearest
 from t2t.export.family import Family, Options, canonical
 from t2t.export.mapping import Tensor, tensors
 from t2t.models.albert.mapping import Albert
+from t2t.models.bart.mapping import Bart
 from t2t.models.bert.mapping import Bert
 from t2t.models.config import TransformerConfig
 from t2t.models.distilbert.mapping import DistilBert
@@ -26,6 +27,7 @@ from t2t.nn.model import RATES, ModelConfig
 FAMILIES: tuple[Family, ...] = (
     T5(),
     UMT5(),
+    Bart(),
     Albert(),
     Roberta(),
     Bert(),

@@ -15,6 +15,7 @@ from t2t.models.config import TransformerConfig
 from t2t.models.states import each
 from t2t.models.transformer import Layers
 from t2t.nn.aux import Aux
+from t2t.nn.capabilities import Side
 from t2t.nn.dropout import Keys
 from t2t.nn.model import Cache, Model
 from t2t.nn.parameters import Definition
@@ -80,10 +81,11 @@ class FunctionalModel(Model):
         """Run the stacks. Also return the auxiliary terms that their layers report."""
         return self._definition.bind(params).forward(batch, Keys(dropout_key))
 
-    def embedded(self, params: Params, tokens: Tokens) -> Float[Array, "B L D"]:
-        """Return the input of the first block."""
+    def embedded(self, params: Params, tokens: Tokens, side: Side) -> Float[Array, "B L D"]:
+        """Return the input of the first block of the encoder or the decoder."""
         network: Any = self._definition.bind(params)
-        return network.embeddings(tokens, Keys(None))
+        own = getattr(network, "encoder_embeddings", None) if side == "encoder" else None
+        return (network.embeddings if own is None else own)(tokens, Keys(None))
 
     def encoded(self, params: Params, batch: Batch) -> Float[Array, "B L D"]:
         """Return the output of an encoder-decoder's encoder."""

@@ -7,12 +7,12 @@ import math
 from typing import Any
 
 from t2t.errors import UserError, nearest
-from t2t.models import bert, electra, gemma, gpt, llama, modernbert, qwen, smollm3, t5
+from t2t.models import bart, bert, electra, gemma, gpt, llama, modernbert, qwen, smollm3, t5
 from t2t.models.config import TransformerConfig
 from t2t.models.preset import Preset
 from t2t.nn.model import ModelConfig, ParamSpec
 
-_FAMILIES = (t5, gpt, bert, electra, modernbert, llama, qwen, gemma, smollm3)
+_FAMILIES = (t5, bart, gpt, bert, electra, modernbert, llama, qwen, gemma, smollm3)
 _PRESETS: dict[str, Preset] = {name: preset for family in _FAMILIES for name, preset in family.PRESETS.items()}
 
 

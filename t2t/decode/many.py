@@ -48,6 +48,7 @@ def generate_many(
     length: int,
     eos_id: int | tuple[int, ...],
     bos_id: int | None = 0,
+    forced_id: int | None = None,
     batch_size: int = 32,
     key: jax.Array | None = None,
     vocab_size: int | None = None,
@@ -61,6 +62,7 @@ def generate_many(
     length: maximum number of tokens to generate, EOS included.
     eos_id: the end id, or several end ids.
     bos_id: start token of the decoder. None for a decoder-only model whose prompts have no start token.
+    forced_id: first token of an encoder-decoder's output (BART). It does not count towards `length`, nor in the score.
     key:    random key for `Sampling`. The samples of an input depend on its index in `inputs`, not on the batches.
     name:   returns the name of the i-th input for error messages.
     before: called before each batch.
@@ -70,8 +72,10 @@ def generate_many(
     """
     if length < 1:
         raise UserError(f"length {length} is less than 1. Nearest: 1.")
+    forced = [] if forced_id is None or not {"encoder", "decoder"} <= set(model.config.sides) else [forced_id]
+    start = [*([] if bos_id is None else [bos_id]), *forced]
     requests = form_of(model.config).generating(
-        inputs, length=length, bos_id=bos_id, limit=model.config.max_length, name=name
+        inputs, length=length, start=start, limit=model.config.max_length, name=name
     )
     mesh = mesh_of(params)
     found: list[list[Continuation]] = [[] for _ in inputs]
@@ -101,7 +105,7 @@ def generate_many(
         )
         for row, i in enumerate(group.indices):
             found[i] = [
-                Continuation(_until_end(ids, all_ends(eos_id), pad_id), float(value))
+                Continuation(forced + _until_end(ids, all_ends(eos_id), pad_id), float(value))
                 for ids, value in zip(generated.ids[row], generated.scores[row], strict=True)
             ]
     return found

@@ -32,9 +32,12 @@ class Form(abc.ABC):
 
     @abc.abstractmethod
     def generating(
-        self, inputs: Sequence[Ids], *, length: int, bos_id: int | None, limit: int | None, name: Name
+        self, inputs: Sequence[Ids], *, length: int, start: Sequence[int], limit: int | None, name: Name
     ) -> Requests:
-        """Return requests to generate at most `length` tokens after each input; see `t2t.decode.many.generate_many`."""
+        """Return requests to generate at most `length` tokens after each input; see `t2t.decode.many.generate_many`.
+
+        start: first tokens of the decoder, before the input of a decoder-only model.
+        """
 
     @abc.abstractmethod
     def scoring(
@@ -52,7 +55,7 @@ class Form(abc.ABC):
 
 class _EncoderForm(Form):
     def generating(
-        self, inputs: Sequence[Ids], *, length: int, bos_id: int | None, limit: int | None, name: Name
+        self, inputs: Sequence[Ids], *, length: int, start: Sequence[int], limit: int | None, name: Name
     ) -> Requests:
         raise UserError("an encoder generates no text; it can only fill in masks.")
 
@@ -85,10 +88,10 @@ class _EncoderForm(Form):
 
 class _DecoderForm(Form):
     def generating(
-        self, inputs: Sequence[Ids], *, length: int, bos_id: int | None, limit: int | None, name: Name
+        self, inputs: Sequence[Ids], *, length: int, start: Sequence[int], limit: int | None, name: Name
     ) -> Requests:
         check_fits(inputs, None if limit is None else limit - length, limit, name)
-        head = [] if bos_id is None else [bos_id]
+        head = list(start)
         room = None if limit is None else limit - length + 1
         sizes: list[tuple[int, ...]] = [(bucket(len(head) + len(ids), limit=room),) for ids in inputs]
         for i, ids in enumerate(inputs):
@@ -130,17 +133,18 @@ class _DecoderForm(Form):
 
 class _EncoderDecoderForm(Form):
     def generating(
-        self, inputs: Sequence[Ids], *, length: int, bos_id: int | None, limit: int | None, name: Name
+        self, inputs: Sequence[Ids], *, length: int, start: Sequence[int], limit: int | None, name: Name
     ) -> Requests:
-        if limit is not None and length > limit:
-            raise UserError(f"length {length} is greater than the model's {limit} positions. Nearest: {limit}.")
+        most = None if limit is None else limit + 1 - len(start)
+        if most is not None and length > most:
+            raise UserError(f"length {length} is greater than the model's {most} positions. Nearest: {most}.")
         check_fits(inputs, limit, limit, name)
-        assert bos_id is not None, "an encoder-decoder needs a start token"
+        assert start, "an encoder-decoder needs a start token"
         sizes: list[tuple[int, ...]] = [(bucket(len(ids), limit=limit),) for ids in inputs]
 
         def batch(group: Group) -> Batch:
             (shape,) = _shapes(sizes, group)
-            starts = tokens([[bos_id]] * len(group.indices), (group.rows, 1))
+            starts = tokens([list(start)] * len(group.indices), (group.rows, len(start)))
             return prompt(encoder=tokens([inputs[i] for i in group.indices], shape), decoder=starts)
 
         return Requests(sizes, batch)

@@ -70,6 +70,7 @@ def generate_texts(
         bos_id=vocabulary.bos_id
         if append_eos or vocabulary.prepends_bos or not model.config.can("continue_text")
         else None,
+        forced_id=vocabulary.forced,
         batch_size=batch_size,
         key=key,
         vocab_size=vocabulary.size,

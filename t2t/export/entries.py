@@ -45,7 +45,7 @@ def entries(
     *,
     length: int,
     eos_id: int | tuple[int, ...],
-    start_id: int = 0,
+    start_ids: tuple[int, ...] = (0,),
     vocab_size: int | None = None,
     pad_id: int | None = 0,
 ) -> list[Entry]:
@@ -53,7 +53,7 @@ def entries(
 
     length:     maximum number of tokens that `greedy` generates.
     eos_id:     the end id, or several end ids.
-    start_id:   start token of an encoder-decoder's output.
+    start_ids:  start token of an encoder-decoder's output, and the token that always follows it, if there is one.
     vocab_size: ids from this number on are never generated.
     pad_id:     padding id of the inputs, never generated. None if the vocabulary has no padding.
     """
@@ -68,7 +68,7 @@ def entries(
         return _encoder(model, pad_id)
     if model.config.can("continue_text"):
         return _decoder(model, length, continued)
-    return _encoder_decoder(model, length, start_id, pad_id, continued)
+    return _encoder_decoder(model, length, start_ids, pad_id, continued)
 
 
 def _padding(pad_id: int | None) -> str:
@@ -159,7 +159,9 @@ def _decoder(model: Model, length: int, continued: Continued) -> list[Entry]:
     ]
 
 
-def _encoder_decoder(model: Model, length: int, start_id: int, pad_id: int | None, continued: Continued) -> list[Entry]:
+def _encoder_decoder(
+    model: Model, length: int, start_ids: tuple[int, ...], pad_id: int | None, continued: Continued
+) -> list[Entry]:
     inputs = Input(shape=("batch", "inputs_length"), about=f"ids of the inputs, {_padding(pad_id)}")
     targets = Input(
         shape=("batch", "targets_length"),
@@ -171,7 +173,7 @@ def _encoder_decoder(model: Model, length: int, start_id: int, pad_id: int | Non
         return {"logits": model.logits(params, _batch(arrays["targets"], **tokens))}
 
     def greedy(params: Params, arrays: Arrays) -> Arrays:
-        start = jnp.full((arrays["inputs"].shape[0], 1), start_id, jnp.int32)
+        start = jnp.broadcast_to(jnp.array(start_ids, jnp.int32), (arrays["inputs"].shape[0], len(start_ids)))
         return continued(params, _batch(start, encoder=_padded(arrays["inputs"], pad_id), decoder=_whole(start)))
 
     return [

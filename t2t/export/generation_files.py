@@ -15,6 +15,7 @@ from t2t.vocabularies.library import added
 
 GENERATION = "generation_config.json"
 _CONFIG = "config.json"
+_FIRST = "forced_bos_token_id"
 _GENERATING = ("ForConditionalGeneration", "ForCausalLM", "LMHeadModel")
 """Suffixes of the class names of models that generate."""
 _DEFAULTS: dict[str, Any] = {
@@ -75,6 +76,7 @@ class Generation:
     def applied(self, vocabulary: Vocabulary, kind: Kind) -> Vocabulary:
         """Return the vocabulary with the model's end ids. For an encoder it is unchanged.
 
+        `forced_bos_token_id` becomes `forced` of an encoder-decoder's vocabulary.
         If the EOS of a `Tokenizer` is not one of the end ids, the first end id becomes EOS: transformers would not stop at the old one.
         Raises UserError if the vocabulary does not have an end id, or if an encoder-decoder does not start from the vocabulary's start token.
         """
@@ -95,7 +97,16 @@ class Generation:
             # Only a special token can become EOS: an ordinary token would be found inside words.
             eos = next((name for name, token in special.items() if token == ids[0]), None)
             vocabulary = vocabulary if eos is None else replace(vocabulary, eos=eos)
+        if kind == "encoder_decoder":
+            vocabulary = replace(vocabulary, forced=self._forced(vocabulary))
         return replace(vocabulary, ends=tuple(i for i in ids if i != vocabulary.eos_id))
+
+    def _forced(self, vocabulary: Vocabulary) -> int | None:
+        """Return the id that each output begins with, or None. Raises UserError if it is not an id of the vocabulary."""
+        value, where = self._values.get(_FIRST, (None, ""))
+        if value is not None and (isinstance(value, bool) or value not in range(vocabulary.size)):
+            raise UserError(f"{where}: {_FIRST} is {value!r}: expected one of the tokenizer's {vocabulary.size} ids")
+        return value
 
     def not_carried(self, kind: Kind) -> list[str]:
         """Return the generation settings that a run does not keep, as texts like "num_beams = 4". `t2t infer` has its own options for them."""
@@ -103,6 +114,7 @@ class Generation:
             return []
         do_sample, _ = self._values.get("do_sample", (None, ""))
         unused = () if do_sample is True else ("temperature", "top_k", "top_p", "min_p", "typical_p")
+        unused = (*unused, _FIRST) if kind == "encoder_decoder" else unused
         return [
             f"{name} = {value!r}"
             for name, (value, _) in self._values.items()
@@ -130,6 +142,8 @@ def generation_config(
     if not options["architectures"][0].endswith(_GENERATING):
         return None
     settings = ids_of(vocabulary)
+    if vocabulary.forced is not None:
+        settings[_FIRST] = vocabulary.forced
     if settings["pad_token_id"] is None:
         settings["pad_token_id"] = vocabulary.eos_id
     if lengths is not None:

@@ -44,6 +44,9 @@ _REASONS = {
         "net_structure_type layers_to_keep gap_size num_memory_blocks down_scale_factor"
     ),
     "from the first release of Gemma 2, not read by transformers, which reads sliding_window": "sliding_window_size",
+    "from the training of published BARTs, not read by transformers": (
+        "force_bos_token_to_be_generated replacing_rate save_step student_encoder_layers student_decoder_layers kobart_version author"
+    ),
     "from the distillation of TinyBERT": "cell emb_size pre_trained structure training",
 }
 

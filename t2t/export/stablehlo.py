@@ -78,7 +78,7 @@ def write_stablehlo(
     options: dict[str, Any] = {
         "length": length,
         "eos_id": vocabulary.end_ids,
-        "start_id": vocabulary.bos_id,
+        "start_ids": (vocabulary.bos_id, *([] if vocabulary.forced is None else [vocabulary.forced])),
         "vocab_size": vocabulary.size,
         "pad_id": vocabulary.pad_id,
     }

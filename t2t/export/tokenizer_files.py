@@ -96,7 +96,7 @@ def read_vocabulary(directory: Path, options: Mapping[str, Any], *, scratch: Pat
     texts = [*TEXTS, *marked(name for name in added(library) if not name.startswith("<extra_id_"))[:400]]
     check(
         f"{directory}: the tokenizer's files",
-        vocabulary.encode,
+        lambda text: vocabulary.encode(text)[vocabulary.adds_cls :],
         lambda text: library.encode(text, add_special_tokens=False).ids,
         texts,
     )
@@ -131,7 +131,7 @@ def _library(directory: Path, settings: Mapping[str, Any], kind: str, model_type
         if kind in ("BertTokenizer", "DistilBertTokenizer") or (not kind and model_type in ("bert", "distilbert")):
             if _is_bert(library):
                 library.normalizer = _bert_normalizer(directory, settings)
-        elif kind in ("GPT2Tokenizer", "RobertaTokenizer") and isinstance(
+        elif kind in ("GPT2Tokenizer", "RobertaTokenizer", "BartTokenizer") and isinstance(
             library.pre_tokenizer, pre_tokenizers.ByteLevel
         ):
             library.pre_tokenizer.add_prefix_space = _flag(directory, settings, "add_prefix_space", False)
@@ -142,7 +142,9 @@ def _library(directory: Path, settings: Mapping[str, Any], kind: str, model_type
         )
     if (directory / "vocab.json").is_file() and (directory / "merges.txt").is_file():
         return _byte_level(
-            directory, settings, roberta=kind == "RobertaTokenizer" or (not kind and model_type == "roberta")
+            directory,
+            settings,
+            roberta=kind in ("RobertaTokenizer", "BartTokenizer") or (not kind and model_type in ("roberta", "bart")),
         ), True
     if model_type in _SENTENCEPIECE and (directory / "spiece.model").is_file():
         return library_of(_spiece(directory, settings)), True
@@ -300,6 +302,8 @@ def _roles(
     if options.get("model_type") in ("roberta", "xlm-roberta", "albert"):
         roles["eos"] = roles["sep"] or roles["eos"]
         roles["cls"], roles["sep"] = roles["cls"] or roles["bos"], roles["sep"] or roles["eos"]
+    if options.get("model_type") == "bart":
+        roles["cls"] = roles["cls"] or roles["bos"]
     if options.get("is_encoder_decoder") is True or options.get("model_type") in _SENTENCEPIECE:
         # The start token of the decoder; T5 uses padding.
         start = options.get("decoder_start_token_id", 0)
@@ -324,8 +328,11 @@ def _tokenizer(
     add_bos = settings.get("add_bos_token")
     if not isinstance(add_bos, bool):
         add_bos = bos is not None and library.encode("a").ids[:1] == [library.token_to_id(bos)]
-    add_bos = bos is not None and options.get("is_encoder_decoder") is not True and add_bos
-    return Tokenizer(path=str(file), eos=eos, add_bos=add_bos, extra_ids=_sentinels(library), **others)  # type: ignore[arg-type]
+    encoder_decoder = options.get("is_encoder_decoder") is True
+    add_bos = bos is not None and not encoder_decoder and add_bos
+    cls = others["cls"]
+    add_cls = cls is not None and encoder_decoder and library.encode("a").ids[:1] == [library.token_to_id(cls)]
+    return Tokenizer(path=str(file), eos=eos, add_bos=add_bos, add_cls=add_cls, extra_ids=_sentinels(library), **others)  # type: ignore[arg-type]
 
 
 def _sentinels(library: Library) -> int:

@@ -19,18 +19,19 @@ _CERTAIN = 100.0
 
 
 def frame(vocabulary: Vocabulary, kind: Kind) -> tuple[list[int], list[int]]:
-    """Return the ids before and after a text: a decoder's start token, an encoder's [CLS] and [SEP] or EOS, an encoder-decoder's EOS."""
+    """Return the ids before and after a text: a decoder's start token, an encoder's [CLS] and [SEP] or EOS, an encoder-decoder's EOS,
+    after its [CLS] if the vocabulary adds it."""
     if kind == "decoder":
         return ([vocabulary.bos_id] if vocabulary.prepends_bos else []), []
     if kind == "encoder" and vocabulary.cls_id is not None and vocabulary.sep_id is not None:
         return [vocabulary.cls_id], [vocabulary.sep_id]
-    return [], [vocabulary.eos_id]
+    return [vocabulary.cls_id] if vocabulary.adds_cls and vocabulary.cls_id is not None else [], [vocabulary.eos_id]
 
 
 def framed(vocabulary: Vocabulary, kind: Kind, text: str) -> list[int]:
     """Return the ids of a text with the special tokens for a model of that kind."""
     before, after = frame(vocabulary, kind)
-    return [*before, *vocabulary.encode_marked(text), *after]
+    return [*([] if vocabulary.adds_cls else before), *vocabulary.encode_marked(text), *after]
 
 
 def library_of(vocabulary: Vocabulary) -> Library:

@@ -58,6 +58,8 @@ def write_tokenizer(
     ids = {"pad": vocabulary.pad_id, "eos": vocabulary.eos_id, "unk": vocabulary.unk_id}
     if kind == "decoder" or isinstance(vocabulary, Tokenizer):
         ids["bos"] = vocabulary.bos_id
+    if vocabulary.adds_cls:
+        ids["cls"] = vocabulary.cls_id
     if kind == "encoder":
         ids |= {"mask": vocabulary.mask_id, "cls": vocabulary.cls_id, "sep": vocabulary.sep_id}
     for role, number in ids.items():
@@ -114,7 +116,7 @@ def _compare_with_transformers(
         return list(tokenizer(text, add_special_tokens=not kept)["input_ids"])
 
     def ours(text: str) -> list[int]:
-        return vocabulary.encode_marked(text) if kept else framed(vocabulary, kind, text)
+        return vocabulary.encode_marked(text)[vocabulary.adds_cls :] if kept else framed(vocabulary, kind, text)
 
     if not kept:
         check("the tokenizer's files, read by transformers,", ours, theirs, texts)

@@ -24,11 +24,14 @@ class Vocabulary(Configuration, abc.ABC):
     (https://arxiv.org/abs/1910.10683).
 
     extra_ids: number of sentinels.
+    forced:    id that an encoder-decoder's output always begins with, after its start token (`forced_bos_token_id` of `transformers`: BART's `<s>`, or the
+               language of a translation). None if there is none.
     ends:      ids that end generated text, in addition to `eos_id`. For example, LLaMA 3 ends a turn of a conversation with another token than a document.
     """
 
     extra_ids: ExtraIds = 0
     ends: tuple[TokenId, ...] = ()
+    forced: TokenId | None = None
 
     @property
     @abc.abstractmethod
@@ -64,6 +67,11 @@ class Vocabulary(Configuration, abc.ABC):
     def prepends_bos(self) -> bool:
         """Whether texts start with `bos_id`. If not, a language model that continues a text starts from its first token."""
         return True
+
+    @property
+    def adds_cls(self) -> bool:
+        """Whether `encode` puts `cls_id` before every text, as BART's inputs and targets have it."""
+        return False
 
     @property
     def mask_id(self) -> int | None:

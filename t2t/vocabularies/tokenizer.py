@@ -20,6 +20,7 @@ class Tokenizer(LibraryVocabulary):
 
     bos, eos, unk, pad, mask, cls, sep: the special tokens as they are written in the file, None if there is none. `eos` is required.
     add_bos: whether texts start with `bos` (LLaMA) or not (GPT-2).
+    add_cls: whether `encode` puts `cls` before every text of an encoder-decoder, inputs and targets (BART).
     """
 
     eos: str
@@ -30,6 +31,7 @@ class Tokenizer(LibraryVocabulary):
     cls: str | None = None
     sep: str | None = None
     add_bos: bool = False
+    add_cls: bool = False
 
     @property
     def _tokenizer(self) -> Library:
@@ -70,6 +72,16 @@ class Tokenizer(LibraryVocabulary):
     def prepends_bos(self) -> bool:
         """Whether texts start with `bos` (`add_bos`)."""
         return self.add_bos
+
+    @property
+    def adds_cls(self) -> bool:
+        """Whether `encode` puts `cls_id` before every text (`add_cls`)."""
+        return self.add_cls
+
+    def encode(self, text: str) -> list[int]:
+        """Return the ids without BOS and EOS, after that of `cls` if `add_cls` is True. Special tokens in the text become their ids."""
+        before = [self.cls_id] if self.add_cls and self.cls_id is not None else []
+        return before + super().encode(text)
 
     @property
     def mask_id(self) -> int | None:

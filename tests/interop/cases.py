@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.interop import cases_encoders, cases_gemma, cases_qwen, cases_smollm3
+from tests.interop import cases_bart, cases_encoders, cases_gemma, cases_qwen, cases_smollm3
 from tests.interop.case import HEADS, LLAMA, VOCAB, Case, case
 
 ROWS = (10, 7)
@@ -140,6 +140,7 @@ CASES = (
     *(_headed("DistilBert", kind, _DISTILBERT) for kind in HEADS),
     *(_headed("Albert", kind, _BERT, embedding_size=16) for kind in HEADS),
     *cases_encoders.CASES,
+    *cases_bart.CASES,
     *cases_gemma.CASES,
 )
 

@@ -93,7 +93,9 @@ def _gradients(case: Case, model: Any, own: Any, params: Any, batch: Any, tensor
     model.zero_grad()
     _their_loss(case, model, inputs(case)).backward()
     named = {name: parameter.grad for name, parameter in model.named_parameters(remove_duplicate=False)}
-    return max(_largest(write_tensor(tensor, grads), named[tensor.name].numpy()) for tensor in tensors)
+    return max(
+        _largest(write_tensor(tensor, grads), named[tensor.name].numpy()) for tensor in tensors if tensor.name in named
+    )
 
 
 def _curves(case: Case, model: Any, own: Any, params: Any) -> float:
@@ -110,6 +112,9 @@ def _curves(case: Case, model: Any, own: Any, params: Any) -> float:
     def step(params: Any, state: Any, batch: Any) -> Any:
         value, grads = jax.value_and_grad(lambda p: ours.loss(own, p, batch))(params)
         updates, state = transform.update(grads, state, params)
+        if case.kind == "encoder_decoder" and "bias" in params.get("lm_head", {}):
+            # transformers has it in a buffer, which is not trained
+            updates["lm_head"]["bias"] *= 0
         return optax.apply_updates(params, updates), state, value
 
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01)

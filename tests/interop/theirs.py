@@ -32,9 +32,14 @@ def model(case: Case) -> Any:
     made = getattr(transformers, case.model)(config(case))
     untie(case, made)
     with torch.no_grad():
-        for name, parameter in made.named_parameters():
+        for name, parameter in (*made.named_parameters(), *biases(made)):
             parameter.copy_(torch.from_numpy(weight(name, tuple(parameter.shape))))
     return made.float().eval()
+
+
+def biases(made: Any) -> list[tuple[str, torch.Tensor]]:
+    """Return the bias of the logits of BART's families, which is a buffer: it is saved, but not trained."""
+    return [(name, buffer) for name, buffer in made.named_buffers() if name == "final_logits_bias"]
 
 
 def untie(case: Case, made: Any) -> None:

@@ -40,6 +40,7 @@ def test_presets_are_those_promised():
             "2-xl",
             *(f"3-{size}" for size in ("125m", "350m", "760m", "1.3b", "2.7b", "6.7b", "13b", "175b")),
         ],
+        "bart": ["base", "large"],
         "bert": ["base", "large"],
         "electra": ["small", "base", "large"],
         "modernbert": ["base", "large"],
