@@ -50,7 +50,9 @@ def test_packed_equals_unpacked_with_all_of_them(backend):
     assert float(np.std(logits)) > 0.05
 
 
-@pytest.mark.parametrize("settings", [config("llama", **ALL), unequal()], ids=["all", "unequal widths"])
+@pytest.mark.parametrize(
+    "settings", [config("llama", **ALL), unequal(), config("bart")], ids=["all", "unequal widths", "separate positions"]
+)
 def test_steps_equal_the_full_pass(settings):
     lengths, steps = [6, 1, 4], 3
     model, params = params_of(settings)
