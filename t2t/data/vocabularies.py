@@ -21,6 +21,7 @@ _DERIVED = re.compile(r":(bytes|sentencepiece|wordpiece|tokenizer)_[0-9a-f]{12}$
 
 
 _ENDS = "t2t_ends"
+_FORCED = "t2t_forced"
 
 
 class TokenizerVocabulary(seqio.Vocabulary):
@@ -105,11 +106,13 @@ def to_seqio(vocabulary: Vocabulary) -> seqio.Vocabulary:
       UserError: the vocabulary has no counterpart in SeqIO.
     """
     if isinstance(vocabulary, Bytes):
-        return _with_ends(seqio.ByteVocabulary(extra_ids=vocabulary.extra_ids), vocabulary.ends)
+        return _with_ends(seqio.ByteVocabulary(extra_ids=vocabulary.extra_ids), vocabulary.ends, vocabulary.forced)
     if isinstance(vocabulary, SentencePiece):
         _ = vocabulary.size  # raises a one-line error if the file is unreadable or unsuitable
         return _with_ends(
-            seqio.SentencePieceVocabulary(vocabulary.path, extra_ids=vocabulary.extra_ids), vocabulary.ends
+            seqio.SentencePieceVocabulary(vocabulary.path, extra_ids=vocabulary.extra_ids),
+            vocabulary.ends,
+            vocabulary.forced,
         )
     if isinstance(vocabulary, WordPiece | Tokenizer):
         _ = vocabulary.size
@@ -119,10 +122,12 @@ def to_seqio(vocabulary: Vocabulary) -> seqio.Vocabulary:
     )
 
 
-def _with_ends(vocabulary: seqio.Vocabulary, ends: tuple[int, ...]) -> seqio.Vocabulary:
-    """Store `Vocabulary.ends` on SeqIO's vocabulary, which has only one EOS, so that `from_seqio` can restore them."""
+def _with_ends(vocabulary: seqio.Vocabulary, ends: tuple[int, ...], forced: int | None) -> seqio.Vocabulary:
+    """Store `Vocabulary.ends` and `forced` on SeqIO's vocabulary, which has only one EOS, so that `from_seqio` can restore them."""
     if ends:
         setattr(vocabulary, _ENDS, ends)
+    if forced is not None:
+        setattr(vocabulary, _FORCED, forced)
     return vocabulary
 
 
@@ -134,8 +139,9 @@ def from_seqio(vocabulary: seqio.Vocabulary) -> Vocabulary:
     """
     if isinstance(vocabulary, TokenizerVocabulary):
         return vocabulary.wrapped
+    forced = getattr(vocabulary, _FORCED, None)
     if type(vocabulary) is seqio.ByteVocabulary:
-        return Bytes(extra_ids=vocabulary.extra_ids, ends=getattr(vocabulary, _ENDS, ()))
+        return Bytes(extra_ids=vocabulary.extra_ids, ends=getattr(vocabulary, _ENDS, ()), forced=forced)
     if type(vocabulary) is seqio.SentencePieceVocabulary:
         ends = getattr(vocabulary, _ENDS, ())
         plain = seqio.SentencePieceVocabulary(
@@ -143,7 +149,7 @@ def from_seqio(vocabulary: seqio.Vocabulary) -> Vocabulary:
             extra_ids=vocabulary.extra_ids,
             use_fast_tokenizer=vocabulary._use_fast_tokenizer,
         )
-        if vocabulary != _with_ends(plain, ends):
+        if vocabulary != _with_ends(plain, ends, forced):
             raise UserError(
                 f"vocabulary {vocabulary.sentencepiece_model_file!r}: reverse_extra_ids=False and normalizer_spec_overrides"
                 " are not supported; put the normalization into the model file."
@@ -152,6 +158,7 @@ def from_seqio(vocabulary: seqio.Vocabulary) -> Vocabulary:
             path=vocabulary.sentencepiece_model_file,
             extra_ids=vocabulary.extra_ids,
             ends=ends,
+            forced=forced,
         )
     if isinstance(vocabulary, seqio.PassThroughVocabulary):
         raise UserError(
