@@ -51,9 +51,17 @@ def loads(text: str | bytes, *, where: str = "configuration") -> Any:
     return from_json(parse_json(text, where=where), where=where)
 
 
+def identifying(config: Any) -> Any:
+    """Return the result of `to_json` without fields of `added_later` (`t2t.limits.Configuration`) that have their default value.
+
+    Names and checks of saved data that are made from it stay valid when a class gets a new field.
+    """
+    return _encode(config, "", brief=True)
+
+
 def fingerprint(config: Any) -> str:
-    """Return a short hash. Two configurations have the same hash if and only if they are equal."""
-    canonical = json.dumps(to_json(config), sort_keys=True, ensure_ascii=False)
+    """Return a short hash of the result of `identifying`. Two configurations have the same hash if and only if they are equal."""
+    canonical = json.dumps(identifying(config), sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 
 
@@ -81,17 +89,19 @@ def _leaves(data: Any, path: str) -> Iterator[tuple[str, str]]:
         yield path, json.dumps(data, ensure_ascii=False)
 
 
-def _encode(value: Any, path: str) -> Any:
+def _encode(value: Any, path: str, *, brief: bool = False) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         cls = type(value)
-        body = {f.name: _encode(getattr(value, f.name), f"{path}.{f.name}") for f in dataclasses.fields(value)}
+        later = getattr(cls, "added_later", ()) if brief else ()
+        kept = [f.name for f in dataclasses.fields(value) if f.name not in later or getattr(value, f.name) != f.default]
+        body = {name: _encode(getattr(value, name), f"{path}.{name}", brief=brief) for name in kept}
         return {CLASS: config_classes.tag(config_classes.register(cls)), **body}
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, tuple):
-        return [_encode(item, f"{path}[{i}]") for i, item in enumerate(value)]
+        return [_encode(item, f"{path}[{i}]", brief=brief) for i, item in enumerate(value)]
     if isinstance(value, dict) and all(isinstance(key, str) and key != CLASS for key in value):
-        return {key: _encode(item, f"{path}.{key}") for key, item in value.items()}
+        return {key: _encode(item, f"{path}.{key}", brief=brief) for key, item in value.items()}
     raise TypeError(f"{path.lstrip('.')}: {type(value).__name__} {value!r} cannot be part of a configuration")
 
 

@@ -15,7 +15,7 @@ import types
 import typing
 from collections.abc import Hashable, Mapping
 from dataclasses import MISSING, dataclass, fields
-from typing import TYPE_CHECKING, Annotated, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol, runtime_checkable
 
 from t2t import former_names
 from t2t.errors import UserError
@@ -168,6 +168,9 @@ class Configuration(metaclass=_AcceptsFormerNames):
 
     A subclass with its own `__post_init__` must call `super().__post_init__()` first.
     """
+
+    added_later: ClassVar[frozenset[str]] = frozenset()
+    """Fields that earlier versions did not have. At their default value, they do not change the fingerprint (`t2t.config.fingerprint`)."""
 
     def __post_init__(self) -> None:
         check_fields(self)

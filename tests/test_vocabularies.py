@@ -1,15 +1,16 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from t2t.config import from_json, to_json
+from t2t.config import fingerprint, from_json, identifying, to_json
 from t2t.errors import UserError
-from t2t.vocabularies import Bytes, SentencePiece, Vocabulary, WordPiece
+from t2t.vocabularies import Bytes, SentencePiece, Tokenizer, Vocabulary, WordPiece
 
 VOCAB = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "cat", "##s", "un", "##aff", "##able", "run", ",", "é"]
 
@@ -182,6 +183,19 @@ def test_a_vocabulary_is_configuration(spm, vocab_txt):
     for vocabulary in (Bytes(extra_ids=3), SentencePiece(path=spm, extra_ids=2), WordPiece(path=vocab_txt)):
         assert from_json(json.loads(json.dumps(to_json(vocabulary)))) == vocabulary
         assert hash(vocabulary) == hash(from_json(to_json(vocabulary)))
+
+
+def test_a_new_option_does_not_rename_derived_tasks_and_their_caches():
+    known = {
+        "58464b9bab2d": Bytes(),
+        "64b19db47f27": SentencePiece(path="spiece.model", extra_ids=100),
+        "eb8d268b77f7": Tokenizer(path="tokenizer.json", eos="</s>"),
+    }
+    for recorded, vocabulary in known.items():
+        assert fingerprint(vocabulary) == recorded
+        assert fingerprint(replace(vocabulary, forced=5)) != recorded
+        assert "forced" not in identifying(vocabulary) and "forced" in to_json(vocabulary)
+    assert fingerprint(replace(vocabulary, add_cls=True)) != recorded
 
 
 def test_relocated_copies_the_file_and_is_relative(spm, tmp_path):

@@ -7,7 +7,7 @@ import itertools
 import re
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, fields
-from typing import Self, cast
+from typing import ClassVar, Self, cast
 
 from t2t.errors import UserError
 from t2t.limits import Configuration, ExtraIds, TokenId
@@ -28,6 +28,8 @@ class Vocabulary(Configuration, abc.ABC):
                language of a translation). None if there is none.
     ends:      ids that end generated text, in addition to `eos_id`. For example, LLaMA 3 ends a turn of a conversation with another token than a document.
     """
+
+    added_later: ClassVar[frozenset[str]] = frozenset({"forced"})
 
     extra_ids: ExtraIds = 0
     ends: tuple[TokenId, ...] = ()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from tokenizers import AddedToken
 from tokenizers import Tokenizer as Library
@@ -22,6 +22,8 @@ class Tokenizer(LibraryVocabulary):
     add_bos: whether texts start with `bos` (LLaMA) or not (GPT-2).
     add_cls: whether `encode` puts `cls` before every text of an encoder-decoder, inputs and targets (BART).
     """
+
+    added_later: ClassVar[frozenset[str]] = LibraryVocabulary.added_later | {"add_cls"}
 
     eos: str
     bos: str | None = None

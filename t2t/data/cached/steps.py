@@ -14,7 +14,7 @@ from typing import Any
 import seqio
 import tensorflow as tf
 
-from t2t.config import to_json
+from t2t.config import identifying
 from t2t.data.cached.manifest import Field, Manifest, checksum
 from t2t.data.vocabularies import from_seqio
 from t2t.errors import UserError
@@ -114,7 +114,7 @@ def _vocabulary(vocabulary: seqio.Vocabulary) -> str:
         ours = from_seqio(vocabulary)
     except UserError:  # ids that are not text, or the user's own kind of vocabulary
         return f"{type(vocabulary).__name__} of {vocabulary.vocab_size} ids"
-    fields = {name: value for name, value in to_json(ours).items() if name != "path"}
+    fields = {name: value for name, value in identifying(ours).items() if name != "path"}
     path = getattr(ours, "path", None)
     if path is not None:  # the path may differ between machines, the content must not
         fields["sha256"] = checksum(Path(path))
