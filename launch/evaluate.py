@@ -9,6 +9,7 @@ import tyro
 
 from t2t.api.evaluation import evaluate_run
 from t2t.api.progress import number
+from t2t.api.report import write_report
 from t2t.api.user_code.loading import load_run
 from t2t.launch.output import console, table
 from t2t.limits import CountOrZero, Few, Generated, Length, Rows
@@ -82,6 +83,7 @@ def evaluate(
     )
     if jax.process_index() == 0:
         _show(loaded, results)
+        write_report(loaded.directory)
 
 
 def _show(run: SavedRun, results: list[EvalResult]) -> None:

@@ -3,13 +3,19 @@
 if __name__ != "t2t.models":
     raise ImportError("import t2t.models, not models: a second copy of the package would register everything twice")
 
-from t2t.models import bart, bert, electra, gemma, gpt, llama, modernbert, qwen, smollm3, t5
+import importlib
+from types import ModuleType
+from typing import TYPE_CHECKING
+
 from t2t.models.config import StackConfig, TransformerConfig
 from t2t.models.decoder import DecoderConfig
 from t2t.models.encoder import EncoderConfig
 from t2t.models.encoder_decoder import EncoderDecoderConfig
 from t2t.models.preset import Preset
-from t2t.models.registry import Row, count, parameter_table, preset, presets, table_text
+from t2t.models.registry import FAMILIES, Row, count, parameter_table, preset, presets, table_text
+
+if TYPE_CHECKING:
+    from t2t.models import bart, bert, electra, gemma, gpt, llama, modernbert, qwen, smollm3, t5
 
 __all__ = [
     "DecoderConfig",
@@ -35,3 +41,10 @@ __all__ = [
     "t5",
     "table_text",
 ]
+
+
+def __getattr__(name: str) -> ModuleType:
+    """Import the module of a family at its first use: a command that reads one run needs none of the other families' presets."""
+    if name in FAMILIES:
+        return importlib.import_module(f"t2t.models.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import math
 from typing import Any
 
 from t2t.errors import UserError, nearest
-from t2t.models import bart, bert, electra, gemma, gpt, llama, modernbert, qwen, smollm3, t5
 from t2t.models.config import TransformerConfig
 from t2t.models.preset import Preset
 from t2t.nn.model import ModelConfig, ParamSpec
 
-_FAMILIES = (t5, bart, gpt, bert, electra, modernbert, llama, qwen, gemma, smollm3)
-_PRESETS: dict[str, Preset] = {name: preset for family in _FAMILIES for name, preset in family.PRESETS.items()}
+FAMILIES = ("t5", "bart", "gpt", "bert", "electra", "modernbert", "llama", "qwen", "gemma", "smollm3")
+"""Modules of `t2t.models` with presets. They are imported when they are first used."""
 
 
 def presets() -> dict[str, Preset]:
     """Return every preset by name ("t5:1.1-small", "gpt:2-xl", "bert:base", ...)."""
-    return dict(_PRESETS)
+    found: dict[str, Preset] = {}
+    for family in FAMILIES:
+        found |= importlib.import_module(f"t2t.models.{family}").PRESETS
+    return found
 
 
 def preset(name: str, **overrides: Any) -> TransformerConfig:
@@ -29,9 +32,10 @@ def preset(name: str, **overrides: Any) -> TransformerConfig:
     Raises:
         UserError: the preset or a field is unknown, or values contradict each other.
     """
-    if name not in _PRESETS:
-        raise UserError(f"unknown model preset {name!r}.{nearest(name, _PRESETS)}")
-    return _PRESETS[name].config(**overrides)
+    known = presets()
+    if name not in known:
+        raise UserError(f"unknown model preset {name!r}.{nearest(name, known)}")
+    return known[name].config(**overrides)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,10 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-import jax
-
 from t2t.api.quiet import register_tasks
-from t2t.api.report import write_report
 from t2t.api.user_code.loading import check_tasks
 from t2t.data.config import Data
 from t2t.distributed.preflight import preflight
@@ -36,7 +33,7 @@ def evaluate_run(
     prompt_length: int | None = None,
     length: int | None = None,
 ) -> list[EvalResult]:
-    """Evaluate a run on tasks and return one result for each task. Updates RUN/eval and the report. Call it on all processes.
+    """Evaluate a run on tasks and return one result for each task. Updates RUN/eval; the report takes longer, see `write_report`. Call it on all processes.
 
     The options are those of `t2t eval`. None keeps the value of the run's own evaluation. The name of a result is TASK@SPLIT on a split other than
     the run's own, and TASK@4-shot with examples in the prompt.
@@ -78,8 +75,6 @@ def evaluate_run(
     other += [few_shot.label or "0-shot"] if few_shot.label != shown.label else []
     results = [replace(result, task="@".join([result.task, *map(str, other)])) for result in results]
     write(run.directory, run.step, results)
-    if jax.process_index() == 0:
-        write_report(run.directory)
     return results
 
 

@@ -258,9 +258,12 @@ class Run(SavedRun):
         The arguments are the options of `t2t eval`. None keeps the value of the run's own evaluation.
         examples: number of examples of each task, from the start; 0 for all.
         """
-        from t2t.api.evaluation import evaluate_run
+        import jax
 
-        return evaluate_run(
+        from t2t.api.evaluation import evaluate_run
+        from t2t.api.report import write_report
+
+        results = evaluate_run(
             self,
             params=self.parameters,
             tasks=(tasks,) if isinstance(tasks, str) else tasks,
@@ -276,6 +279,9 @@ class Run(SavedRun):
             prompt_length=prompt_length,
             length=length,
         )
+        if jax.process_index() == 0:
+            write_report(self.directory)
+        return results
 
     def export(self, format: str, out: str | os.PathLike[str], *, overwrite: bool = False, **options: Any) -> Path:
         """Export the model and return the directory.
