@@ -25,6 +25,7 @@ class Heads:
     label:      name of the text classifier.
     span:       name of the layer that scores the ends of spans.
     activation: activation between the dense layer and the text classifier.
+    kinds:      the heads that `transformers` has.
     """
 
     model: str
@@ -32,6 +33,7 @@ class Heads:
     label: str = "classifier"
     span: str = "qa_outputs"
     activation: PoolerActivation = "tanh"
+    kinds: tuple[str, ...] = tuple(_HEADS)
 
     def read(self, options: Options, weights: Weights, *, masked_lm: bool) -> dict[str, Any]:
         """Return the fields of `EncoderConfig` that select the head. masked_lm: whether there are tensors of a masked-LM head.
@@ -41,7 +43,7 @@ class Heads:
         tied = options.flag("tie_word_embeddings", True) or not masked_lm
         kind = options.architecture.partition("For")[2]
         head_tensors = sorted(name for name in weights.names if name.startswith(("classifier.", "qa_outputs.")))
-        if kind in _OTHERS:
+        if kind in _OTHERS or (kind in _HEADS and kind not in self.kinds):
             raise options.refuse(
                 "architectures", options.architecture, f"its head is not supported; supported are {self._known()}"
             )
@@ -87,7 +89,7 @@ class Heads:
         return [*pooler, *linear(output, "answer/output", bias=True)]
 
     def _known(self) -> str:
-        return ", ".join(f"{self.model}For{kind}" for kind in _HEADS)
+        return ", ".join(f"{self.model}For{kind}" for kind in self.kinds)
 
 
 def _labels(options: Options) -> tuple[str, ...]:

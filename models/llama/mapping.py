@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 from t2t.errors import nearest
 from t2t.export.family import Family, Options, Weights, activation_name
 from t2t.export.mapping import Entry, Transposed, linear, normalised, same
+from t2t.models.config import StackConfig, TransformerConfig
 from t2t.models.decoder import DecoderConfig
 from t2t.models.llama.presets import llama
 from t2t.nn.model import ModelConfig
@@ -52,25 +53,31 @@ class Llama(Family):
     def entries(self, config: ModelConfig) -> list[Entry]:
         """Return the entries of all tensors."""
         assert isinstance(config, DecoderConfig)
-        stack = config.decoder
         copies = ("lm_head.weight",) if config.tied else ()
-        table = [same("model.embed_tokens.weight", "embeddings/token/table", *copies)]
-        layer, ours = "model.layers.{layer}", "decoder/layers"
-        biased = stack.has_attention_biases
-        for letter, name in (("q", "query"), ("k", "key"), ("v", "value")):
-            table += linear(f"{layer}.self_attn.{letter}_proj", f"{ours}/attention/{name}", bias=biased)
-        table += linear(f"{layer}.self_attn.o_proj", f"{ours}/attention/out", bias=stack.has_attention_output_bias)
-        if stack.qk_norm:
-            for letter, name in (("q", "query"), ("k", "key")):
-                table += normalised(f"{layer}.self_attn.{letter}_norm", f"{ours}/attention/{name}_norm", bias=False)
-        for name in ("gate", "up", "down"):
-            table += linear(f"{layer}.mlp.{name}_proj", f"{ours}/mlp/{name}", bias=stack.biases)
-        table += normalised(f"{layer}.input_layernorm", f"{ours}/attention_norm", bias=False)
-        table += normalised(f"{layer}.post_attention_layernorm", f"{ours}/mlp_norm", bias=False)
-        table += normalised("model.norm", "decoder/final_norm", bias=False)
+        table = [
+            same("model.embed_tokens.weight", "embeddings/token/table", *copies),
+            *stack_entries(config.decoder, "decoder"),
+        ]
         if not config.tied:
             table.append(Entry("lm_head.weight", ("lm_head/kernel",), Transposed()))
         return table
+
+
+def stack_entries(stack: StackConfig, side: str) -> list[Entry]:
+    """Return the entries of the layers and of the last norm. side: name of the stack, "encoder" or "decoder"."""
+    layer, ours = "model.layers.{layer}", f"{side}/layers"
+    table: list[Entry] = []
+    for letter, name in (("q", "query"), ("k", "key"), ("v", "value")):
+        table += linear(f"{layer}.self_attn.{letter}_proj", f"{ours}/attention/{name}", bias=stack.has_attention_biases)
+    table += linear(f"{layer}.self_attn.o_proj", f"{ours}/attention/out", bias=stack.has_attention_output_bias)
+    if stack.qk_norm:
+        for letter, name in (("q", "query"), ("k", "key")):
+            table += normalised(f"{layer}.self_attn.{letter}_norm", f"{ours}/attention/{name}_norm", bias=False)
+    for name in ("gate", "up", "down"):
+        table += linear(f"{layer}.mlp.{name}_proj", f"{ours}/mlp/{name}", bias=stack.biases)
+    table += normalised(f"{layer}.input_layernorm", f"{ours}/attention_norm", bias=False)
+    table += normalised(f"{layer}.post_attention_layernorm", f"{ours}/mlp_norm", bias=False)
+    return [*table, *normalised("model.norm", f"{side}/final_norm", bias=False)]
 
 
 def decoder_fields(
@@ -80,10 +87,12 @@ def decoder_fields(
     head_dim: int | None = None,
     base: float = 10_000.0,
     tied: bool = False,
+    max_length: int = 2048,
+    norm_epsilon: float = 1e-6,
 ) -> dict[str, Any]:
     """Return the arguments of `llama` that the options of LLaMA and of the families like it have in common.
 
-    num_kv_heads, head_dim, base, tied: values that `transformers` uses if config.json does not have them.
+    num_kv_heads, head_dim, base, tied, max_length, norm_epsilon: values that `transformers` uses if config.json does not have them.
     """
     options.free("is_decoder")
     options.must("add_cross_attention", False, why="a model without an encoder is expected")
@@ -94,11 +103,11 @@ def decoder_fields(
         "num_kv_heads": options.size("num_key_value_heads", num_kv_heads),
         "head_dim": options.size("head_dim", head_dim),
         "d_ff": options.size("intermediate_size"),
-        "max_length": options.size("max_position_embeddings", 2048),
+        "max_length": options.size("max_position_embeddings", max_length),
         "vocab_size": options.size("vocab_size"),
         "activation": options.activation("hidden_act", "silu"),
-        "norm_epsilon": options.number("rms_norm_eps", 1e-6),
-        "rotary": read_rotary(options, base),
+        "norm_epsilon": options.number("rms_norm_eps", norm_epsilon),
+        "rotary": read_rotary(options, base, max_length),
         "attention_dropout": options.number("attention_dropout", 0.0),
         "init_std": options.number("initializer_range", 0.02),
         "tied": options.flag("tie_word_embeddings", tied),
@@ -109,7 +118,11 @@ def decoder_options(config: ModelConfig) -> dict[str, Any] | None:
     """Return the options of config.json that LLaMA and the families like it have in common; None if the model is not a decoder with rotary positions."""
     if not isinstance(config, DecoderConfig) or config.decoder.positions != "rotary":
         return None
-    stack = config.decoder
+    return stack_options(config, config.decoder)
+
+
+def stack_options(config: TransformerConfig, stack: StackConfig) -> dict[str, Any]:
+    """Return the options of config.json for a stack of LLaMA's layers."""
     return {
         "vocab_size": config.vocab_size,
         "hidden_size": stack.d_model,
@@ -128,17 +141,17 @@ def decoder_options(config: ModelConfig) -> dict[str, Any] | None:
     }
 
 
-def read_rotary(options: Options, base: float = 10_000.0) -> Rotary:
+def read_rotary(options: Options, base: float = 10_000.0, max_length: int = 2048) -> Rotary:
     """Read both spellings: rope_theta and rope_scaling (transformers 4), and rope_parameters (transformers 5).
 
-    base: rope_theta if config.json does not have it.
+    base, max_length: rope_theta and max_position_embeddings if config.json does not have them.
     """
     theta = options.number("rope_theta", base)
     scaling = {**options.group("rope_scaling"), **options.group("rope_parameters")}
     inner = Options(scaling, where=f"{options.where}: rope_scaling")
     kind = inner.take("rope_type", inner.take("type", "default"))
     inner.must("partial_rotary_factor", 1.0, why="partial rotary positions are not supported")
-    longest = options.size("max_position_embeddings", 2048)
+    longest = options.size("max_position_embeddings", max_length)
     fields: dict[str, Any] = {"base": float(inner.number("rope_theta", theta))}
     if kind in ("linear", "dynamic", "llama3", "yarn"):
         fields["factor"] = float(inner.number("factor"))

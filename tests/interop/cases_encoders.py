@@ -1,14 +1,16 @@
-"""Cases of encoders: ModernBERT."""
+"""Cases of encoders: ModernBERT, EuroBERT."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from tests.interop.case import HEADS, VOCAB, Case, case
+from tests.interop.case import HEADS, LLAMA, VOCAB, Case, case
 
 LABELS = ("no", "yes", "perhaps")
 _MODERN = {"vocab_size": VOCAB, "hidden_size": 32, "num_hidden_layers": 5, "num_attention_heads": 4}
 _MODERN |= {"intermediate_size": 24, "max_position_embeddings": 64, "pad_token_id": 0, "local_attention": 6}
+_EURO = {**LLAMA, "pad_token_id": 0}
+_EURO_BIASED = {"attention_bias": True, "mlp_bias": True, "num_key_value_heads": 4, "rms_norm_eps": 1e-2}
 
 
 def headed(family: str, model: str, kind: str, base: dict[str, Any], **options: Any) -> Case:
@@ -19,6 +21,10 @@ def headed(family: str, model: str, kind: str, base: dict[str, Any], **options: 
 
 def _modern(name: str, **options: Any) -> Case:
     return case("ModernBERT", name, "ModernBertConfig", "ModernBertForMaskedLM", _MODERN, **options)
+
+
+def _euro(name: str, **options: Any) -> Case:
+    return case("EuroBERT", name, "EuroBertConfig", "EuroBertForMaskedLM", _EURO, **options)
 
 
 CASES: tuple[Case, ...] = (
@@ -48,5 +54,28 @@ CASES: tuple[Case, ...] = (
         "ModernBertForSequenceClassification",
         {**_MODERN, "num_hidden_layers": 4, "id2label": dict(enumerate(LABELS))},
         classifier_pooling="cls",
+    ),
+    _euro("masked LM", rope_parameters={"rope_type": "default", "rope_theta": 250000.0}),
+    _euro(
+        "biases, tied, linear positions",
+        **_EURO_BIASED,
+        hidden_act="gelu",
+        head_dim=6,
+        tie_word_embeddings=True,
+        rope_parameters={"rope_type": "linear", "factor": 3.0, "rope_theta": 1e4},
+    ),
+    headed("EuroBERT", "EuroBert", "SequenceClassification", _EURO),
+    headed("EuroBERT", "EuroBert", "TokenClassification", _EURO),
+    *(
+        case(
+            "EuroBERT",
+            name,
+            "EuroBertConfig",
+            "EuroBertForSequenceClassification",
+            {**_EURO, "id2label": dict(enumerate(LABELS))},
+            **_EURO_BIASED,
+            classifier_pooling=pooling,
+        )
+        for name, pooling in (("label, mean", "mean"), ("label, first token", "bos"))
     ),
 )

@@ -51,9 +51,47 @@ MODERNBERT = {
     "torch_dtype": "float32",
     "transformers_version": "4.47.0.dev0",
 }
+# EuroBERT-210m.
+EUROBERT = {
+    "architectures": ["EuroBertForMaskedLM"],
+    "attention_bias": False,
+    "attention_dropout": 0.0,
+    "auto_map": {"AutoConfig": "configuration_eurobert.EuroBertConfig"},
+    "bos_token": "<|begin_of_text|>",
+    "bos_token_id": 128000,
+    "clf_pooling": "late",
+    "eos_token": "<|end_of_text|>",
+    "eos_token_id": 128001,
+    "hidden_act": "silu",
+    "hidden_dropout": 0.0,
+    "initializer_range": 0.02,
+    "mask_token": "<|mask|>",
+    "mask_token_id": 128002,
+    "mlp_bias": False,
+    "model_type": "eurobert",
+    "pad_token": "<|end_of_text|>",
+    "pad_token_id": 128001,
+    "pretraining_tp": 1,
+    "rms_norm_eps": 1e-05,
+    "rope_scaling": None,
+    "rope_theta": 250000,
+    "tie_word_embeddings": False,
+    "torch_dtype": "bfloat16",
+    "transformers_version": "4.40.0.dev0",
+    "use_cache": False,
+}
 # The names of transformers 5, which these files do not have.
-LATER = dict.fromkeys(("layer_types", "rope_parameters"))
-AS_PUBLISHED = {"ModernBERT masked LM": {**MODERNBERT, **LATER}}
+LATER = dict.fromkeys(("layer_types", "rope_parameters", "classifier_pooling"))
+AS_PUBLISHED = {
+    "ModernBERT masked LM": {**LATER, **MODERNBERT},
+    "EuroBERT masked LM": {**LATER, **EUROBERT},
+    "EuroBERT label": {
+        **LATER,
+        **EUROBERT,
+        "architectures": ["EuroBertForSequenceClassification"],
+        "rope_theta": 10000,
+    },
+}
 
 
 def in_bfloat16(directory):
@@ -74,7 +112,7 @@ def test_published_options_give_the_same_model(name, tmp_path):
         assert published.config == today.config
         assert not published.left_out
         params = published.params(MeshConfig().build())
-    vocabulary = next(value for name, value in stored.items() if "embeddings" in name and value.shape[0] == 96)
+    vocabulary = next(value for name, value in stored.items() if "embed" in name and value.shape[0] == 96)
     np.testing.assert_array_equal(params["embeddings"]["token"]["table"], vocabulary)
 
 
@@ -89,6 +127,17 @@ def test_published_options_give_the_same_model(name, tmp_path):
         ),
         ("ModernBERT masked LM", {"layer_types": ["full_attention"]}, r"layer_types is .*: expected 5 of full_att"),
         ("ModernBERT label", {"classifier_pooling": "max"}, "classifier_pooling is 'max': supported are cls, mean"),
+        ("EuroBERT masked LM", {"hidden_dropout": 0.1}, "hidden_dropout is 0.1: the places of dropout differ"),
+        (
+            "EuroBERT label",
+            {"classifier_pooling": None, "clf_pooling": "max"},
+            "classifier_pooling is 'max': supported",
+        ),
+        (
+            "EuroBERT tags",
+            {"architectures": ["EuroBertForQuestionAnswering"]},
+            "its head is not supported; supported are EuroBertForSequenceClassification, EuroBertForTokenClassification",
+        ),
         (
             "ModernBERT masked LM",
             {"num_hidden_layers": 10**9, "layer_types": None},
