@@ -15,7 +15,7 @@ from t2t.models.preset import Preset
 from t2t.models.registry import FAMILIES, Row, count, parameter_table, preset, presets, table_text
 
 if TYPE_CHECKING:
-    from t2t.models import bart, bert, electra, eurobert, gemma, gpt, llama, modernbert, qwen, smollm3, t5
+    from t2t.models import bart, bert, electra, eurobert, gemma, gpt, llama, modernbert, mpnet, qwen, smollm3, t5
 
 __all__ = [
     "DecoderConfig",
@@ -34,6 +34,7 @@ __all__ = [
     "gpt",
     "llama",
     "modernbert",
+    "mpnet",
     "parameter_table",
     "preset",
     "presets",

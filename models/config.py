@@ -51,7 +51,7 @@ def check_even_buckets(side: str, stack: StackConfig) -> None:
 
     T5 uses half of the buckets for keys before the query and half for keys after it (Raffel et al. 2020, section 2.1).
     """
-    if stack.positions == "relative" and stack.buckets % 2:
+    if stack.has_relative_positions and stack.buckets % 2:
         raise UserError(
             f"model.{side}.buckets is {stack.buckets}; it must be even, because each direction has half of the buckets."
             f" Nearest: {stack.buckets + 1}."
@@ -135,6 +135,7 @@ class StackConfig(Configuration):
         buckets: number of buckets of relative positions. It must be even in an encoder.
         max_distance: distance in tokens from which all relative positions share the last bucket.
         relative_per_layer: give each layer its own relative positions (umT5). Otherwise all layers share them (T5).
+        relative_bias: add relative positions to attention logits next to learned positions (MPNet).
         rotary: frequencies of rotary positions.
         position_offset: number of unused rows in the table of learned positions before the row of position 0 (RoBERTa: 2).
         window: size of the sliding attention window in tokens. In a decoder, a token sees itself and the window - 1 tokens before it (Mistral). In an encoder,
@@ -175,6 +176,7 @@ class StackConfig(Configuration):
     buckets: Annotated[int, Range(4, 2**16)] = 32
     max_distance: Length = 128
     relative_per_layer: bool = False
+    relative_bias: bool = False
     rotary: Rotary = Rotary()
     position_offset: FewOrZero = 0
     window: Length | None = None
@@ -217,7 +219,11 @@ class StackConfig(Configuration):
             )
         if self.positions == "rotary":
             self.rotary.rotated_size(self.head_size)
-        if self.positions == "relative" and self.max_distance <= self.buckets // 2:
+        if self.relative_bias and self.positions != "learned":
+            raise UserError(
+                f"model.relative_bias is True, but model.positions is {self.positions!r}; it adds to learned positions. Nearest: False."
+            )
+        if self.has_relative_positions and self.max_distance <= self.buckets // 2:
             raise UserError(
                 f"model.max_distance is {self.max_distance}; it must be more than half of model.buckets = {self.buckets}."
                 f" Nearest: {self.buckets // 2 + 1}."
@@ -266,6 +272,18 @@ class StackConfig(Configuration):
     def has_attention_output_bias(self) -> bool:
         """Whether the last product of attention has a bias."""
         return self.has_attention_biases if self.attention_output_bias is None else self.attention_output_bias
+
+    @property
+    def has_relative_positions(self) -> bool:
+        """Whether attention logits have relative positions."""
+        return self.positions == "relative" or self.relative_bias
+
+    @property
+    def attention_positions(self) -> Literal["relative", "rotary", "none"]:
+        """The positions that attention uses. Learned positions are added to the embeddings instead."""
+        if self.has_relative_positions:
+            return "relative"
+        return "rotary" if self.positions == "rotary" else "none"
 
     @property
     def blocks(self) -> int:
@@ -389,7 +407,7 @@ class TransformerConfig(ModelConfig):
             softcap=stack.attention_softcap,
             qk_norm=stack.norm if stack.qk_norm else None,
             norm_epsilon=stack.norm_epsilon,
-            positions="none" if stack.positions == "learned" else stack.positions,
+            positions=stack.attention_positions,
             buckets=stack.buckets,
             max_distance=stack.max_distance,
             relative_per_layer=stack.relative_per_layer,

@@ -19,6 +19,7 @@ from t2t.models.gemma.mapping import Gemma2, Gemma3
 from t2t.models.gpt.mapping import GPT2
 from t2t.models.llama.mapping import Llama
 from t2t.models.modernbert.mapping import ModernBert
+from t2t.models.mpnet.mapping import MPNet
 from t2t.models.qwen.mapping import Qwen2, Qwen3
 from t2t.models.roberta.mapping import Roberta
 from t2t.models.smollm3.mapping import SmolLM3
@@ -30,6 +31,7 @@ FAMILIES: tuple[Family, ...] = (
     UMT5(),
     Bart(),
     Albert(),
+    MPNet(),
     Roberta(),
     Bert(),
     DistilBert(),

@@ -12,7 +12,20 @@ from t2t.models.config import TransformerConfig
 from t2t.models.preset import Preset
 from t2t.nn.model import ModelConfig, ParamSpec
 
-FAMILIES = ("t5", "bart", "gpt", "bert", "electra", "modernbert", "eurobert", "llama", "qwen", "gemma", "smollm3")
+FAMILIES = (
+    "t5",
+    "bart",
+    "gpt",
+    "bert",
+    "electra",
+    "mpnet",
+    "modernbert",
+    "eurobert",
+    "llama",
+    "qwen",
+    "gemma",
+    "smollm3",
+)
 """Modules of `t2t.models` with presets. They are imported when they are first used."""
 
 

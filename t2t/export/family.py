@@ -212,7 +212,7 @@ def _canonical_stack(stack: Any) -> Any:
         stack = pattern[0].applied(stack) if alike else dataclasses.replace(stack, pattern=pattern)
     fields = {field.name: field for field in dataclasses.fields(stack)}
     unused = [name for name in fields if name in _WITHOUT_EFFECT]
-    if stack.positions != "relative":
+    if not stack.has_relative_positions:
         unused += ["buckets", "max_distance", "relative_per_layer"]
     if stack.positions != "rotary":
         unused += ["rotary"]

@@ -1,4 +1,4 @@
-"""Cases of encoders: ModernBERT, EuroBERT."""
+"""Cases of encoders: ModernBERT, EuroBERT, MPNet."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ _MODERN = {"vocab_size": VOCAB, "hidden_size": 32, "num_hidden_layers": 5, "num_
 _MODERN |= {"intermediate_size": 24, "max_position_embeddings": 64, "pad_token_id": 0, "local_attention": 6}
 _EURO = {**LLAMA, "pad_token_id": 0}
 _EURO_BIASED = {"attention_bias": True, "mlp_bias": True, "num_key_value_heads": 4, "rms_norm_eps": 1e-2}
+_MPNET = {"vocab_size": VOCAB, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4}
+_MPNET |= {"intermediate_size": 48, "max_position_embeddings": 26, "pad_token_id": 1, "layer_norm_eps": 1e-5}
 
 
 def headed(family: str, model: str, kind: str, base: dict[str, Any], **options: Any) -> Case:
@@ -78,4 +80,16 @@ CASES: tuple[Case, ...] = (
         )
         for name, pooling in (("label, mean", "mean"), ("label, first token", "bos"))
     ),
+    case("MPNet", "masked LM", "MPNetConfig", "MPNetForMaskedLM", _MPNET),
+    case(
+        "MPNet",
+        "untied, ReLU",
+        "MPNetConfig",
+        "MPNetForMaskedLM",
+        _MPNET,
+        hidden_act="relu",
+        layer_norm_eps=1e-2,
+        tie_word_embeddings=False,
+    ),
+    *(headed("MPNet", "MPNet", kind, _MPNET) for kind in HEADS),
 )

@@ -29,6 +29,7 @@ ALL = {
     "rotary": Rotary(share=0.5, scaling="yarn", factor=4.0, original_length=16),
     "window": 5,
 }
+LEARNED_AND_RELATIVE = {"relative_bias": True, "buckets": 8, "max_distance": 12}
 
 
 def unequal(**options):
@@ -37,12 +38,16 @@ def unequal(**options):
     return dataclasses.replace(made, decoder=dataclasses.replace(made.decoder, d_model=12, head_dim=8, num_layers=3))
 
 
-@pytest.mark.parametrize("backend", ["einsum", "chunked"])
-def test_packed_equals_unpacked_with_all_of_them(backend):
+@pytest.mark.parametrize(
+    ("name", "options", "backend"),
+    [("llama", ALL, "einsum"), ("llama", ALL, "chunked"), ("gpt", LEARNED_AND_RELATIVE, "einsum")],
+    ids=["all", "all in blocks", "learned and relative positions"],
+)
+def test_packed_equals_unpacked_with_all_of_them(name, options, backend):
     random = np.random.default_rng(0)
     texts = [random.integers(1, VOCAB, n) for n in (4, 8, 3, 5)]
     own = batch("decoder", None, rows([row(texts, 21), *(row([x], 21) for x in texts)]))
-    logits = np.asarray(logits_of(config("llama", **ALL, attention=backend, attention_block=4))(own))
+    logits = np.asarray(logits_of(config(name, **options, attention=backend, attention_block=4))(own))
     at = 0
     for index, text in enumerate(texts):
         np.testing.assert_allclose(logits[0, at : at + len(text)], logits[index + 1, : len(text)], atol=1e-5, rtol=1e-5)
@@ -51,7 +56,9 @@ def test_packed_equals_unpacked_with_all_of_them(backend):
 
 
 @pytest.mark.parametrize(
-    "settings", [config("llama", **ALL), unequal(), config("bart")], ids=["all", "unequal widths", "separate positions"]
+    "settings",
+    [config("llama", **ALL), unequal(), config("bart"), config("gpt", **LEARNED_AND_RELATIVE)],
+    ids=["all", "unequal widths", "separate positions", "learned and relative positions"],
 )
 def test_steps_equal_the_full_pass(settings):
     lengths, steps = [6, 1, 4], 3

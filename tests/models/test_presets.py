@@ -45,6 +45,7 @@ def test_presets_are_those_promised():
         "electra": ["small", "base", "large"],
         "modernbert": ["base", "large"],
         "eurobert": ["210m", "610m", "2.1b"],
+        "mpnet": ["base"],
         "llama": [
             *("2-7b", "3-8b", "3-70b", "3.1-8b", "3.1-70b", "3.2-1b", "3.2-3b", "3.3-70b"),
             *("smollm2-135m", "smollm2-360m", "smollm2-1.7b", "mistral-7b"),
