@@ -31,7 +31,18 @@ from t2t.nn.attention.config import AttentionConfig
 from t2t.nn.mlp import MLPConfig
 from t2t.nn.rotary import Rotary
 from t2t.objectives import CrossEntropy
-from t2t.optim import Adafactor, AdamW, Constant, Cosine, InverseSquareRoot, Linear, Optax, WarmupStableDecay
+from t2t.optim import (
+    Adafactor,
+    AdamW,
+    Constant,
+    Cosine,
+    InverseSquareRoot,
+    Linear,
+    Muon,
+    Optax,
+    StableAdamW,
+    WarmupStableDecay,
+)
 from t2t.optim.trainable import Trainable
 from t2t.plan.topology import Topology
 from t2t.sharding import MeshConfig
@@ -61,7 +72,7 @@ CONFIGURATIONS = [
     ),
     *(AttentionConfig(num_heads=2, head_dim=8), MLPConfig(inner=16), LayerOptions()),
     *(Greedy(), Sampling(), Beam(size=8)),
-    *(AdamW(), Adafactor(), Optax(name="optax.lion", arguments={"b1": 0.5, "nesterov": True})),
+    *(AdamW(), StableAdamW(), Muon(), Adafactor(), Optax(name="optax.lion", arguments={"b1": 0.5, "nesterov": True})),
     *(Constant(), InverseSquareRoot(), Linear(steps=1000), Cosine(steps=1000)),
     WarmupStableDecay(peak=1e-3, steps=1000, decay_steps=100),
     *(Bytes(), SentencePiece(path="a.model"), WordPiece(path="a.txt"), Tokenizer(path="a.json", eos="</s>")),

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from t2t.limits import Configuration, Epsilon, Momentum, Norm, Range, Share, Weight, Width
+from t2t.nn.model import ParamSpec
 from t2t.optim.norms import clip_by_norm
 from t2t.optim.paths import flatten_specs, path_name
-from t2t.optim.per_layer import as_matrices, per_layer
+from t2t.optim.per_layer import as_matrices, depth, per_layer
 from t2t.optim.schedules import Constant, Cosine, InverseSquareRoot, Schedule
 from t2t.types import Params
 
@@ -62,9 +64,48 @@ class AdamW(OptimizerConfig):
         """Return Adam, weight decay and the learning rate."""
         return [
             optax.scale_by_adam(b1=self.b1, b2=self.b2, eps=self.eps),
-            *_weight_decay(self.weight_decay, specs),
+            *add_weight_decay(self.weight_decay, specs),
             optax.scale_by_learning_rate(self.schedule.build()),
         ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StableAdamW(AdamW):
+    """AdamW whose step shrinks for a parameter with unusually large gradients (Wortsman et al. 2023, https://arxiv.org/abs/2304.13013, algorithm 2).
+
+    The learning rate of a parameter is divided by the root mean square of gradient / sqrt(second moment) if that is more than 1. Each layer of a stacked
+    parameter counts as a parameter. This replaces clipping. ModernBERT was trained with it (Warner et al. 2024).
+    """
+
+    clip_norm: Norm | None = None
+
+    def rules(self, specs: Any) -> list[optax.GradientTransformation]:
+        """Return Adam with weight decay, divided for each parameter, and the learning rate."""
+        return [
+            _stable_adam(self.b1, self.b2, self.eps, self.weight_decay, flatten_specs(specs)),
+            optax.scale_by_learning_rate(self.schedule.build()),
+        ]
+
+
+def _stable_adam(
+    b1: float, b2: float, eps: float, weight_decay: float, specs: Mapping[str, ParamSpec]
+) -> optax.GradientTransformation:
+    adam = optax.scale_by_adam(b1=b1, b2=b2, eps=eps)
+
+    def update(updates: Params, state: Any, params: Params | None = None) -> tuple[Params, Any]:
+        steps, state = adam.update(updates, state, params)
+        unbiased = 1 - b2 ** state.count.astype(jnp.float32)
+
+        def one(path: tuple[Any, ...], step: jax.Array, gradient: jax.Array, nu: jax.Array, param: jax.Array) -> Any:
+            spec = specs[path_name(path)]
+            axes = None if depth(spec) is None else tuple(range(1, gradient.ndim))
+            ratios = jnp.square(gradient) / jnp.maximum(nu / unbiased, eps**2)
+            size = jnp.sqrt(jnp.mean(ratios, axis=axes, keepdims=True))
+            return (step + weight_decay * spec.decay * param) / jnp.maximum(1.0, size)
+
+        return jax.tree_util.tree_map_with_path(one, steps, updates, state.nu, params), state
+
+    return optax.GradientTransformation(adam.init, update)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +147,7 @@ class Adafactor(OptimizerConfig):
             whole.append(optax.scale_by_param_block_rms(self.min_scale))
         return [
             as_matrices(per_layer(optax.chain(*whole), specs), specs),
-            *_weight_decay(self.weight_decay, specs),
+            *add_weight_decay(self.weight_decay, specs),
             optax.scale_by_learning_rate(self.schedule.build()),
         ]
 
@@ -117,5 +158,6 @@ def decay_mask(specs: Any) -> Callable[[Params], Any]:
     return lambda tree: jax.tree_util.tree_map_with_path(lambda path, leaf: decays[path_name(path)], tree)
 
 
-def _weight_decay(rate: float, specs: Any) -> list[optax.GradientTransformation]:
+def add_weight_decay(rate: float, specs: Any) -> list[optax.GradientTransformation]:
+    """Return the transformation that adds weight decay to updates, in a list that is empty if the rate is 0."""
     return [optax.add_decayed_weights(rate, mask=decay_mask(specs))] if rate else []

@@ -8,7 +8,7 @@ import pytest
 
 from t2t.config import from_json, to_json
 from t2t.errors import UserError
-from t2t.optim import Adafactor, AdamW, Constant, Cosine, Optax
+from t2t.optim import Adafactor, AdamW, Constant, Cosine, Optax, StableAdamW
 from t2t.optim.norms import clip_by_norm
 from tests.optim.stacked_toy import STACKED, random_like, run, spec, unstack
 
@@ -29,6 +29,28 @@ def test_adamw_equals_the_papers_algorithm_with_decay_where_the_spec_says():
             step = (m / (1 - 0.8**t)) / (np.sqrt(v / (1 - 0.9**t)) + 1e-8) + decay * x
             x = x - float(rate(t - 1)) * step
         np.testing.assert_allclose(got[name], x, rtol=1e-4, atol=1e-6)
+
+
+def test_stable_adamw_equals_the_papers_algorithm_for_each_layer():
+    specs = {"w": spec((2, 3, 4), "layers", "embed", "mlp"), "b": spec((4,), "mlp", decay=False)}
+    config = StableAdamW(schedule=Cosine(peak=0.1, warmup=2, steps=9), b1=0.8, b2=0.9, weight_decay=0.3)
+    params = random_like(specs, 0)
+    gradients = [random_like(specs, seed, scale) for seed, scale in ((1, 0.1), (2, 5.0), (3, 1.0), (4, 40.0))]
+    got, _ = run(config.build(specs), params, gradients)
+    rate = config.schedule.build()
+    shrunk = []
+    for name, layer, decay in (("w", 0, 0.3), ("w", 1, 0.3), ("b", slice(None), 0.0)):
+        x, v, u = np.asarray(params[name][layer], np.float64), 0.0, 0.0
+        for t, gradient in enumerate(gradients, start=1):
+            g = np.asarray(gradient[name][layer], np.float64)
+            b1, b2 = 0.8 * (1 - 0.8 ** (t - 1)) / (1 - 0.8**t), 0.9 * (1 - 0.9 ** (t - 1)) / (1 - 0.9**t)
+            v, u = b1 * v + (1 - b1) * g, b2 * u + (1 - b2) * g**2
+            size = np.sqrt(np.mean(g**2 / np.maximum(u, 1e-16)))
+            shrunk.append(size > 1)
+            now = float(rate(t - 1)) / max(1.0, size)
+            x = x - now * decay * x - now * v / (np.sqrt(u) + 1e-8)
+        np.testing.assert_allclose(got[name][layer], x, rtol=1e-4, atol=1e-6)
+    assert 0 < sum(shrunk) < len(shrunk), "steps of both kinds"
 
 
 def test_clipping_scales_all_gradients_by_one_norm():

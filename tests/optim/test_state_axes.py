@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import optax
 import pytest
 
-from t2t.optim import Adafactor, AdamW, Optax, state_axes
+from t2t.optim import Adafactor, AdamW, Optax, StableAdamW, state_axes
 from t2t.optim.paths import flatten_specs
 from t2t.optim.state_axes import abstract_params
 from tests.optim.stacked_toy import STACKED, spec
@@ -21,6 +21,7 @@ def leaves(transform, specs):
     ("config", "copies"),
     [
         (AdamW(), 2),
+        (StableAdamW(), 2),
         (Optax(name="optax.lion"), 1),
         (Optax(name="optax.lion", per_layer=False, clip_norm=1.0), 1),
         (Optax(name="optax.adamw", arguments={"weight_decay": 0.1}), 2),

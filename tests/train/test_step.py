@@ -11,7 +11,7 @@ import pytest
 
 from t2t import models
 from t2t.objectives import CrossEntropy
-from t2t.optim import AdamW, Constant
+from t2t.optim import AdamW, Constant, Muon
 from t2t.optim.paths import path_name
 from t2t.sharding import MeshConfig, activate
 from t2t.train.guard import Guard, Judge
@@ -103,6 +103,19 @@ def test_sharded_equals_unsharded(kind, mesh):
     for one, other in zip(losses, sharded, strict=True):
         assert one == pytest.approx(other, rel=1e-4)
     close(params, state.params)
+
+
+def test_muon_on_divided_matrices_equals_muon_on_whole_ones():
+    """The orthogonal update of a matrix needs all of its rows, which are on different devices."""
+    muon = Muon(schedule=Constant(peak=1e-3))
+    whole, losses = run(CONFIGS["decoder"], optimizer=muon)
+    divided, sharded = run(CONFIGS["decoder"], optimizer=muon, mesh=MeshConfig(data=1, fsdp=4, tensor=2))
+    assert [one["loss"] for one in losses] == pytest.approx([one["loss"] for one in sharded], rel=1e-5)
+    close(jax.device_get(whole.params), divided.params)
+    moments = {path_name(path): x for path, x in jax.tree_util.tree_leaves_with_path(divided.opt_state)}
+    matrices = [x for path, x in moments.items() if "mu/" in path and "mlp" in path and path.endswith("kernel")]
+    assert len(matrices) >= 2
+    assert all(x.addressable_shards[0].data.size == x.size // 8 for x in matrices)
 
 
 def test_state_is_divided_over_the_mesh():
