@@ -33,7 +33,7 @@ def export(
         run: the run's directory.
         format: stablehlo (programs and weights that run with JAX only), safetensors (weights and configuration) or huggingface (a directory
             for from_pretrained of transformers); or a format of your own, see docs/extending.md.
-        out: directory to write to.
+        out: directory to write to. The halves of an ELECTRA are written to its folders discriminator and generator (huggingface).
         step: checkpoint to export. Default: the newest.
         length: stablehlo: maximum tokens that the greedy program generates. Default: the run's targets length.
         platforms: stablehlo: platforms that the programs can run on. Default: cpu, cuda and tpu.
@@ -63,5 +63,5 @@ def export(
         overwrite=overwrite,
         say=lambda line: print(line, file=sys.stderr),
     )
-    for path in sorted(written.iterdir()):
+    for path in sorted(path for path in written.rglob("*") if path.is_file()):
         print(f"{path.stat().st_size:>14,}  {path}")

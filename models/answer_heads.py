@@ -42,21 +42,32 @@ class AnswerHead(nnx.Module, abc.ABC):
 
 
 class LabelHead(AnswerHead):
-    """Dropout and a linear layer that scores the labels at each position. With `pooler`, a dense layer and its activation come first."""
+    """Dropout and a linear layer that scores the labels at each position. With `pooler`, a dense layer and its activation come first.
+
+    With `reference`, the score of the first label is 0, and the linear layer scores the others.
+    """
 
     def __init__(
-        self, stack: StackConfig, labels: int, *, pooler: bool, rate: float, activation: PoolerActivation
+        self,
+        stack: StackConfig,
+        labels: int,
+        *,
+        pooler: bool,
+        rate: float,
+        activation: PoolerActivation,
+        reference: bool = False,
     ) -> None:
         init = stack.kernel_init(stack.d_model)
-        self.rate = rate
+        self.rate, self.reference = rate, reference
         self.activation: str = activation
         self.pooler = Linear(stack.d_model, stack.d_model, ("embed", None), bias=True, init=init) if pooler else None
-        self.output = Linear(stack.d_model, labels, ("embed", None), bias=True, init=init)
+        self.output = Linear(stack.d_model, labels - reference, ("embed", None), bias=True, init=init)
 
     def __call__(self, hidden: Float[Array, "*B D"], keys: Keys) -> Float[Array, "*B K"]:
         """Return the scores of the labels."""
         x = hidden if self.pooler is None else _POOLERS[self.activation](self.pooler(hidden))
-        return self.output(dropout(x, self.rate, keys.next()).astype(jnp.float32))
+        scores = self.output(dropout(x, self.rate, keys.next()).astype(jnp.float32))
+        return jnp.concatenate([jnp.zeros_like(scores[..., :1]), scores], -1) if self.reference else scores
 
     def logits(self, hidden: Float[Array, "B L D"], tokens: Tokens, keys: Keys) -> Float[Array, "B L K"]:
         """Return the scores of the labels."""

@@ -35,8 +35,9 @@ class EncoderConfig(TransformerConfig):
         encoder: the stack of layers.
         head: what the model predicts: "tokens" in place (masked language modeling), the "label" of each text, the "tags" of its words, or a "span" of it.
         labels: names of the classes for "label" or "tags", in the order of their ids.
-        pooler: add a dense layer and an activation before the "label" head, as in BERT.
+        pooler: add a dense layer and an activation before the "label" head, as in BERT, or at each token before the "tags" head (ELECTRA's discriminator).
         pooler_activation: activation of the pooler: "tanh" (BERT), "relu" (DistilBERT) or "gelu" (ELECTRA).
+        reference_label: the first label's score is 0 and has no parameters. With two labels, the head computes one logit (ELECTRA's discriminator).
         pooling: where the "label" head takes a text's scores from: its "first" token (BERT), the "mean" of its tokens (ModernBERT), or "mean_scores", the mean
             of the scores of its tokens (EuroBERT).
         types: number of token types (BERT: 2); 0 means none.
@@ -61,6 +62,7 @@ class EncoderConfig(TransformerConfig):
     labels: tuple[str, ...] = ()
     pooler: bool = False
     pooler_activation: PoolerActivation = "tanh"
+    reference_label: bool = False
     pooling: Pooling = "first"
 
     def __post_init__(self) -> None:
@@ -76,8 +78,9 @@ class EncoderConfig(TransformerConfig):
         if self.labels and self.head not in ("label", "tags"):
             raise UserError(f"model.labels is {self.labels}, but model.head is {self.head!r}. Nearest: label, tags.")
         one_of("pooler_activation", self.pooler_activation, PoolerActivation)
-        if self.pooler and self.head != "label":
-            raise UserError(f"model.pooler is True, but model.head is {self.head!r}. Nearest: label.")
+        for name in ("pooler", "reference_label"):
+            if getattr(self, name) and self.head not in ("label", "tags"):
+                raise UserError(f"model.{name} is True, but model.head is {self.head!r}. Nearest: label, tags.")
         one_of("pooling", self.pooling, Pooling)
         if self.pooling != "first" and self.head != "label":
             raise UserError(f"model.pooling is {self.pooling!r}, but model.head is {self.head!r}. Nearest: first.")
@@ -127,7 +130,12 @@ def _answer_head(config: EncoderConfig, stack: StackConfig) -> AnswerHead:
     if config.head == "span":
         return SpanHead(stack)
     return LabelHead(
-        stack, len(config.labels), pooler=config.pooler, rate=config.dropout, activation=config.pooler_activation
+        stack,
+        len(config.labels),
+        pooler=config.pooler,
+        rate=config.dropout,
+        activation=config.pooler_activation,
+        reference=config.reference_label,
     )
 
 

@@ -14,6 +14,7 @@ from t2t.models.bart.mapping import Bart
 from t2t.models.bert.mapping import Bert
 from t2t.models.config import TransformerConfig
 from t2t.models.distilbert.mapping import DistilBert
+from t2t.models.electra.mapping import Electra
 from t2t.models.eurobert.mapping import EuroBert
 from t2t.models.gemma.mapping import Gemma2, Gemma3
 from t2t.models.gpt.mapping import GPT2
@@ -30,6 +31,7 @@ FAMILIES: tuple[Family, ...] = (
     T5(),
     UMT5(),
     Bart(),
+    Electra(),
     Albert(),
     MPNet(),
     Roberta(),

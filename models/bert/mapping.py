@@ -56,7 +56,7 @@ class Bert(Family):
         """Return the entries of all tensors."""
         assert isinstance(config, EncoderConfig)
         words = head(config, "cls.predictions.transform", "LayerNorm", "cls.predictions")
-        return [*body(config, "bert."), *words, *self.heads.entries(config)]
+        return [*body(config, "bert.", "cls.predictions.decoder.weight"), *words, *self.heads.entries(config)]
 
 
 def common(options: Options) -> dict[str, Any]:
@@ -99,14 +99,14 @@ def common_options(config: EncoderConfig) -> dict[str, Any]:
     }
 
 
-def body(config: EncoderConfig, prefix: str) -> list[Entry]:
-    """Return the entries of the embeddings and blocks of BERT and RoBERTa."""
-    stack, decoders = config.encoder, ("cls.predictions.decoder.weight", "lm_head.decoder.weight")
+def body(config: EncoderConfig, prefix: str, *copies: str) -> list[Entry]:
+    """Return the entries of the embeddings and blocks of BERT, RoBERTa and ELECTRA. copies: names of a masked-LM head's copy of the embeddings."""
+    stack = config.encoder
     table = [
         same(
             f"{prefix}embeddings.word_embeddings.weight",
             "embeddings/token/table",
-            *(decoders if config.tied and config.head_transform and config.head == "tokens" else ()),
+            *(copies if config.tied and config.head_transform and config.head == "tokens" else ()),
         ),
         same(f"{prefix}embeddings.position_embeddings.weight", "embeddings/position/table"),
         same(f"{prefix}embeddings.token_type_embeddings.weight", "embeddings/type/table"),

@@ -10,12 +10,20 @@ from t2t.errors import UserError
 from t2t.limits import FewOrZero
 from t2t.models.config import StackConfig, TransformerConfig, check_equal, check_even_buckets
 from t2t.models.encoder import EncoderConfig
-from t2t.nn.model import Capability, Kind
+from t2t.nn.model import Capability, Kind, Part
+from t2t.types import Params
 
 if TYPE_CHECKING:
     from t2t.models.electra.network import Electra
 
 
+DISCRIMINATOR: dict[str, Any] = {
+    "head": "tags",
+    "labels": ("original", "replaced"),
+    "pooler": True,
+    "reference_label": True,
+}
+"""Fields of an EncoderConfig with the discriminator's head."""
 OBJECTIVE_FIELDS = ("discriminator_weight", "masked_share")
 """Model fields of older versions that are now fields of `ReplacedTokenDetection`."""
 
@@ -82,6 +90,20 @@ class ElectraConfig(TransformerConfig):
         """Return the generator as an encoder."""
         return self._encoder(self.generator, self.embedding_width)
 
+    def parts(self) -> Mapping[str, Part]:
+        """Return the discriminator, which tags each token as original or replaced, and the generator, which fills masks."""
+        common = {field.name: getattr(self, field.name) for field in fields(TransformerConfig)}
+        common |= {"types": self.types, "embedding_norm": True, "unroll": 1}
+        detector = {**DISCRIMINATOR, "pooler_activation": self.encoder.activation}
+        discriminator = EncoderConfig(**{**common, **detector, "encoder": self.encoder})
+        width = None if self.generator.d_model == self.embedding_width else self.embedding_width
+        filler = {"head_transform": True, "head_bias": True, "embedding_size": width, "encoder": self.generator}
+        generator = EncoderConfig(**{**common, **filler})
+        return {
+            "discriminator": Part(config=discriminator, params=_discriminator),
+            "generator": Part(config=generator, params=_generator),
+        }
+
     def build(self) -> Electra:
         """Return the model."""
         from t2t.models.electra.network import Electra
@@ -94,3 +116,19 @@ class ElectraConfig(TransformerConfig):
         return EncoderConfig(
             **{**common, **head, "encoder": stack, "types": self.types, "embedding_size": embedding_size}
         )
+
+
+def _discriminator(params: Params) -> Params:
+    """Return the parameters of the discriminator as an encoder."""
+    detector = params["detector"]
+    answer = {"pooler": detector["dense"], "output": detector["out"]}
+    return {"embeddings": params["embeddings"], "encoder": params["encoder"], "answer": answer}
+
+
+def _generator(params: Params) -> Params:
+    """Return the parameters of the generator as an encoder. It has its own projection of the embeddings that both halves share."""
+    own = dict(params["generator"])
+    embeddings = {name: value for name, value in params["embeddings"].items() if name != "widen"}
+    if "widen" in own:
+        embeddings["widen"] = own.pop("widen")
+    return {"embeddings": embeddings, "encoder": own.pop("stack"), **own}

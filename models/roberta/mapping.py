@@ -61,4 +61,4 @@ class Roberta(Family):
         """Return the entries of all tensors."""
         assert isinstance(config, EncoderConfig)
         words = head(config, "lm_head", "layer_norm", "lm_head")
-        return [*body(config, "roberta."), *words, *self.heads.entries(config)]
+        return [*body(config, "roberta.", "lm_head.decoder.weight"), *words, *self.heads.entries(config)]

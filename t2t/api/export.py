@@ -7,6 +7,7 @@ from pathlib import Path
 
 from t2t.api.exporters import BUILT_IN, registered
 from t2t.errors import Failure, UserError, nearest
+from t2t.nn.model import ModelConfig, Part
 from t2t.train.run import SavedRun
 from t2t.types import Params
 
@@ -62,6 +63,8 @@ def export_run(
 ) -> Path:
     """Write a run's model to a directory and return its path. The options are those of `t2t export`.
 
+    A model of several parts (ELECTRA) is written to a folder for each part.
+
     params: the run's parameters. By default, they are read from the checkpoint.
     say: receives log lines: what the format cannot store, and the results of the checks.
     Raises UserError for an unknown format, an option of another format, a model that the format does not support, or a directory that is not empty.
@@ -74,21 +77,28 @@ def export_run(
     check_export(format, length=length, platforms=platforms, dtype=dtype, shard_bytes=shard_bytes)
     check_out(Path(out), overwrite=overwrite)
     source = {"run": str(run.directory), "step": run.step, "recipe": run.record.recipe}
+    parts: dict[str, Part] = {}
     if format == "huggingface":
-        exportable(run.experiment.model)  # raises UserError before the parameters are read
+        whole = run.experiment.model
+        parts = dict(whole.parts()) or {"": Part(config=whole, params=lambda params: params)}
+        for part in parts.values():
+            exportable(part.config)  # raises UserError before the parameters are read
     model, vocabulary = run.model, run.vocabulary
     params = run.params() if params is None else params
     if format == "huggingface":
-        return _huggingface(
-            run,
-            params,
-            out,
-            dtype=dtype or "float32",
-            shard_bytes=shard_bytes or _SHARD_BYTES,
-            check=check,
-            overwrite=overwrite,
-            say=say,
-        )
+        for name, part in parts.items():
+            _huggingface(
+                run,
+                part.config,
+                part.params(params),
+                Path(out) / name,
+                dtype=dtype or "float32",
+                shard_bytes=shard_bytes or _SHARD_BYTES,
+                check=check,
+                overwrite=overwrite,
+                say=say,
+            )
+        return Path(out)
     if format in registered():
         with writing(Path(out), overwrite=overwrite) as draft:
             registered()[format].write(run, params, draft)
@@ -117,15 +127,16 @@ def export_run(
 
 def _huggingface(
     run: SavedRun,
+    config: ModelConfig,
     params: Params,
-    out: str,
+    out: Path,
     *,
     dtype: str,
     shard_bytes: int,
     check: bool,
     overwrite: bool,
     say: Callable[[str], None],
-) -> Path:
+) -> None:
     import numpy as np
 
     from t2t.api.importing import KEPT
@@ -135,11 +146,11 @@ def _huggingface(
     from t2t.models.families import exportable, family_of, left_behind
     from t2t.sharding import MeshConfig
 
-    family, options, wanted = exportable(run.experiment.model)
-    if lost := left_behind(run.experiment.model, family, options):
+    family, options, wanted = exportable(config)
+    if lost := left_behind(config, family, options):
         say(f"note: config.json of {family.name} cannot store {', '.join(lost)}: only training uses it")
     # Compare in float32, because the run's own dtype and kernels may round differently.
-    model = canonical(run.experiment.model).build()
+    model = canonical(config).build()
 
     def compare(draft: Path) -> None:
         texts = check_tokenizer(
@@ -161,7 +172,7 @@ def _huggingface(
                 f" ids of {texts} texts equal"
             )
 
-    return write_huggingface(
+    write_huggingface(
         params,
         options,
         wanted,

@@ -33,6 +33,7 @@ __all__ = [
     "ModelConfig",
     "Output",
     "ParamSpec",
+    "Part",
 ]
 
 EXECUTION = ("attention", "attention_block", "remat", "unroll")
@@ -135,6 +136,18 @@ class Model(abc.ABC):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Part:
+    """A model that is a part of another model.
+
+    config: its configuration.
+    params: returns its parameters, given those of the whole model.
+    """
+
+    config: ModelConfig
+    params: Callable[[Params], Params]
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelConfig(Configuration, abc.ABC):
     """Configuration of a model: an architecture and its sizes. See `t2t.models` for the families.
 
@@ -168,6 +181,10 @@ class ModelConfig(Configuration, abc.ABC):
     def sides(self) -> tuple[Side, ...]:
         """The sides of a batch that the model reads: "encoder", "decoder" or both."""
         return SIDES[self.kind]
+
+    def parts(self) -> Mapping[str, Part]:
+        """Return the models that an export writes instead of this one, by name; {} if it writes the model itself."""
+        return {}
 
     def can(self, what: Capability) -> bool:
         """Whether the model has a capability."""

@@ -6,7 +6,10 @@ import dataclasses
 from typing import Any
 
 VOCAB = 96
+LABELS = ("no", "yes", "perhaps")
 HEADS = {"SequenceClassification": "label", "TokenClassification": "tags", "QuestionAnswering": "span"}
+DETECTOR = "replaced"
+"""Output of ELECTRA's discriminator in transformers: one logit for each token. Here it tags tokens, and the logit is the score of the second tag."""
 LLAMA = {"vocab_size": VOCAB, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 LLAMA |= {"intermediate_size": 48, "max_position_embeddings": 64, "num_key_value_heads": 2}
 """Sizes of LLaMA and of the families that are like it."""
@@ -32,7 +35,12 @@ class Case:
     @property
     def output(self) -> str:
         """Output of the head."""
-        return HEADS.get(self.model.partition("For")[2], "tokens")
+        return {**HEADS, "PreTraining": DETECTOR}.get(self.model.partition("For")[2], "tokens")
+
+    @property
+    def labels(self) -> int:
+        """Number of labels of the head."""
+        return 2 if self.output == DETECTOR else len(LABELS)
 
 
 def case(family: str, name: str, config: str, model: str, base: dict[str, Any], **options: Any) -> Case:

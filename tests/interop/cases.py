@@ -8,14 +8,11 @@ from typing import Any
 import numpy as np
 
 from tests.interop import cases_bart, cases_encoders, cases_gemma, cases_qwen, cases_smollm3
-from tests.interop.case import HEADS, LLAMA, VOCAB, Case, case
+from tests.interop.case import HEADS, LABELS, LLAMA, VOCAB, Case, case
 
 ROWS = (10, 7)
 """Number of tokens in each row of the inputs; the rest is padding."""
 TARGETS = 6
-
-
-LABELS = cases_encoders.LABELS
 
 
 _T5 = {"vocab_size": VOCAB, "d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 3}

@@ -1,18 +1,19 @@
-"""Cases of encoders: ModernBERT, EuroBERT, MPNet."""
+"""Cases of encoders: ModernBERT, EuroBERT, MPNet, ELECTRA."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from tests.interop.case import HEADS, LLAMA, VOCAB, Case, case
+from tests.interop.case import HEADS, LABELS, LLAMA, VOCAB, Case, case
 
-LABELS = ("no", "yes", "perhaps")
 _MODERN = {"vocab_size": VOCAB, "hidden_size": 32, "num_hidden_layers": 5, "num_attention_heads": 4}
 _MODERN |= {"intermediate_size": 24, "max_position_embeddings": 64, "pad_token_id": 0, "local_attention": 6}
 _EURO = {**LLAMA, "pad_token_id": 0}
 _EURO_BIASED = {"attention_bias": True, "mlp_bias": True, "num_key_value_heads": 4, "rms_norm_eps": 1e-2}
 _MPNET = {"vocab_size": VOCAB, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4}
 _MPNET |= {"intermediate_size": 48, "max_position_embeddings": 26, "pad_token_id": 1, "layer_norm_eps": 1e-5}
+_ELECTRA = {**_MPNET, "max_position_embeddings": 24, "pad_token_id": 0, "layer_norm_eps": 1e-12, "embedding_size": 16}
+_WIDE = {"embedding_size": 32, "layer_norm_eps": 1e-2}
 
 
 def headed(family: str, model: str, kind: str, base: dict[str, Any], **options: Any) -> Case:
@@ -92,4 +93,21 @@ CASES: tuple[Case, ...] = (
         tie_word_embeddings=False,
     ),
     *(headed("MPNet", "MPNet", kind, _MPNET) for kind in HEADS),
+    *(
+        case("ELECTRA", name, "ElectraConfig", model, _ELECTRA, **options)
+        for name, model, options in (
+            ("discriminator", "ElectraForPreTraining", {}),
+            ("discriminator, wide, ReLU", "ElectraForPreTraining", {**_WIDE, "hidden_act": "relu"}),
+            ("generator", "ElectraForMaskedLM", {}),
+            ("generator, untied, ReLU", "ElectraForMaskedLM", {"hidden_act": "relu", "tie_word_embeddings": False}),
+        )
+    ),
+    *(headed("ELECTRA", "Electra", kind, _ELECTRA) for kind in HEADS),
+    case(
+        "ELECTRA",
+        "label, wide",
+        "ElectraConfig",
+        "ElectraForSequenceClassification",
+        {**_ELECTRA, **_WIDE, "id2label": dict(enumerate(LABELS))},
+    ),
 )

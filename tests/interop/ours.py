@@ -12,8 +12,7 @@ import numpy as np
 from t2t.decode import Beam, Greedy, generate
 from t2t.nn.model import Model
 from t2t.types import Batch, Params, Tokens
-from tests.interop.case import Case
-from tests.interop.cases import LABELS
+from tests.interop.case import DETECTOR, Case
 
 NEW = 8
 """Number of tokens to generate."""
@@ -32,8 +31,8 @@ def batch(case: Case, given: dict[str, np.ndarray]) -> Batch:
     """Return a batch with the same loss as in `transformers`: encoders predict their own ids, decoders the next ids."""
     ids, mask = given["ids"], given["mask"]
     if case.kind == "encoder":
-        types = given["types"] if case.family in ("BERT", "ALBERT") else None
-        targets = ids if case.output == "tokens" else ids % len(LABELS)
+        types = given["types"] if case.family in ("BERT", "ALBERT", "ELECTRA") else None
+        targets = ids if case.output == "tokens" else ids % case.labels
         # Labels are predicted only at the first token.
         places = mask * (np.arange(ids.shape[1]) == 0) if case.output == "label" else mask
         return Batch(
@@ -71,6 +70,8 @@ def logits(case: Case, model: Model, params: Params, given: dict[str, np.ndarray
     if case.output == "span":
         return np.asarray(jit(lambda params, own: model.head(params, model.hidden(params, own)))(params, own))
     scores = np.asarray(jit(model.logits)(params, own))
+    if case.output == DETECTOR:
+        return scores[..., 1:] - scores[..., :1]
     return scores[:, 0] if case.output == "label" else scores
 
 

@@ -13,11 +13,12 @@ from t2t.launch.import_model import import_model
 from t2t.launch.infer import command as infer
 from t2t.models.families import exportable, family_of
 from t2t.sharding import MeshConfig
-from tests.interop.cases import CASES, LABELS
+from tests.interop.case import HEADS, LABELS
+from tests.interop.cases import CASES
 from tests.interop.goldens import write_directory
 
 BY_NAME = {case.name: case for case in CASES}
-HEADED = [case for case in CASES if case.output != "tokens"]
+HEADED = [case for case in CASES if case.output in HEADS.values()]
 
 
 def tokenizer(directory):
@@ -93,7 +94,7 @@ def test_a_pooler_that_a_head_has_no_use_for_is_left_out_and_told(tmp_path):
         assert list(source.left_out) == ["bert.pooler.dense.bias"]
 
 
-@pytest.mark.parametrize("family", ["BERT", "RoBERTa", "DistilBERT", "ALBERT"])
+@pytest.mark.parametrize("family", ["BERT", "RoBERTa", "DistilBERT", "ALBERT", "ELECTRA"])
 @pytest.mark.parametrize(
     ("options", "message"),
     [

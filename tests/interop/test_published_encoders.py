@@ -95,6 +95,23 @@ MPNET = {
     "pad_token_id": 1,
     "relative_attention_num_buckets": 32,
 }
+# electra-small-generator, electra-small-discriminator.
+ELECTRA = {
+    "architectures": ["ElectraForMaskedLM"],
+    "attention_probs_dropout_prob": 0.1,
+    "hidden_act": "gelu",
+    "hidden_dropout_prob": 0.1,
+    "initializer_range": 0.02,
+    "layer_norm_eps": 1e-12,
+    "model_type": "electra",
+    "pad_token_id": 0,
+    "position_embedding_type": "absolute",
+    "summary_activation": "gelu",
+    "summary_last_dropout": 0.1,
+    "summary_type": "first",
+    "summary_use_proj": True,
+    "type_vocab_size": 2,
+}
 # The names of transformers 5, which these files do not have.
 LATER = dict.fromkeys(("layer_types", "rope_parameters", "classifier_pooling"))
 AS_PUBLISHED = {
@@ -107,6 +124,8 @@ AS_PUBLISHED = {
         "rope_theta": 10000,
     },
     "MPNet masked LM": MPNET,
+    "ELECTRA generator": ELECTRA,
+    "ELECTRA discriminator": {**ELECTRA, "architectures": ["ElectraForPreTraining"]},
 }
 
 
@@ -145,6 +164,29 @@ def test_a_sentence_encoder_is_a_base_model_with_a_pooler_that_is_left_out(tmp_p
     assert exportable(source.config)[1]["architectures"] == ["MPNetModel"]
 
 
+def test_a_fine_tuned_discriminator_leaves_its_first_head_out(tmp_path):
+    write_directory(BY_NAME["ELECTRA tags"], tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    extra = {"discriminator_predictions.dense.weight": np.ones((32, 32), np.float32)}
+    save_file({**tensors, **extra}, tmp_path / "model.safetensors")
+    with opened(tmp_path, family_of) as source:
+        assert set(source.left_out) == set(extra)
+        assert source.config.head == "tags"
+        assert not source.config.reference_label
+
+
+def test_a_narrow_electra_without_a_head_is_refused(tmp_path):
+    write_directory(BY_NAME["ELECTRA discriminator"], tmp_path, architectures=["ElectraModel"], prefix="electra.")
+    tensors = load_file(tmp_path / "model.safetensors")
+    body = {name: value for name, value in tensors.items() if not name.startswith("discriminator_")}
+    save_file(body, tmp_path / "model.safetensors")
+    with (
+        pytest.raises(UserError, match="the model has no head, and embeddings of width 16"),
+        opened(tmp_path, family_of),
+    ):
+        pass
+
+
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
@@ -171,6 +213,11 @@ def test_a_sentence_encoder_is_a_base_model_with_a_pooler_that_is_left_out(tmp_p
             "MPNet masked LM",
             {"relative_attention_num_buckets": 64},
             "relative_attention_num_buckets is 64: transformers computes 32 buckets with any value",
+        ),
+        (
+            "ELECTRA discriminator",
+            {"hidden_act": "silu"},
+            "hidden_act is 'silu': the discriminator's head supports tanh, relu, gelu",
         ),
         (
             "ModernBERT masked LM",

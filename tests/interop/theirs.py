@@ -9,8 +9,8 @@ import numpy as np
 import torch
 import transformers
 
-from tests.interop.case import Case
-from tests.interop.cases import LABELS, inputs, weight
+from tests.interop.case import DETECTOR, LABELS, Case
+from tests.interop.cases import inputs, weight
 from tests.interop.ours import EOS, NEW
 
 _RATES = ("dropout", "drop")
@@ -62,13 +62,13 @@ def given_to(case: Case, given: dict[str, np.ndarray]) -> dict[str, torch.Tensor
     arguments = {"input_ids": ids, "attention_mask": mask}
     if case.kind == "encoder_decoder":
         return {**arguments, "labels": torch.tensor(given["targets"])}
-    if case.family in ("BERT", "ALBERT"):
+    if case.family in ("BERT", "ALBERT", "ELECTRA"):
         arguments["token_type_ids"] = torch.tensor(given["types"])
     if case.output == "span":
         return arguments
     if case.output == "label":
         return {**arguments, "labels": ids[:, 0] % len(LABELS)}
-    targets = ids % len(LABELS) if case.output == "tags" else ids
+    targets = ids if case.output == "tokens" else ids % case.labels
     return {**arguments, "labels": torch.where(mask == 1, targets, -100)}
 
 
@@ -77,6 +77,7 @@ def logits(case: Case, made: Any) -> np.ndarray:
     with torch.no_grad():
         out = made(**given_to(case, inputs(case)))
     logits = torch.stack([out.start_logits, out.end_logits], -1) if case.output == "span" else out.logits
+    logits = logits[..., None] if case.output == DETECTOR else logits
     return logits.numpy()
 
 

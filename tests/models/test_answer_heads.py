@@ -20,6 +20,13 @@ HEADS = {
     "tags": {"head": "tags", "labels": LABELS},
     "span": {"head": "span"},
     "mean label": {"head": "label", "labels": LABELS, "answer_transform": True, "pooling": "mean"},
+    "one logit": {
+        "head": "tags",
+        "labels": LABELS,
+        "pooler": True,
+        "pooler_activation": "gelu",
+        "reference_label": True,
+    },
     "mean of scores": {
         "head": "label",
         "labels": LABELS,
@@ -99,6 +106,7 @@ def test_published_counts_of_bert_with_each_head():
         ({"head": "tags", "labels": ("a", "a")}, "needs two or more different"),
         ({"labels": ("a", "b")}, "model.labels is .* but model.head is 'tokens'"),
         ({"head": "span", "pooler": True}, "model.pooler is True, but model.head is 'span'"),
+        ({"reference_label": True}, "model.reference_label is True, but model.head is 'tokens'"),
         (
             {"head": "tags", "labels": ("a", "b"), "pooling": "mean"},
             "model.pooling is 'mean', but model.head is 'tags'",

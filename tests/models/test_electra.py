@@ -243,6 +243,22 @@ def test_sizes_of_the_generator_are_the_papers():
         assert loads(dumps(config)) == config
 
 
+@pytest.mark.parametrize("width", [8, None], ids=["narrow embeddings", "wide embeddings"])
+def test_its_halves_are_encoders_that_transformers_has(width):
+    config = dataclasses.replace(CONFIG, embedding_size=width)
+    model, params = params_of(config)
+    own, scores, classes = masked(*examples(), 16), {}, {}
+    for name, part in config.parts().items():
+        scores[name] = quick_jit(part.config.build().logits)(part.params(params), own)
+        classes[name] = exportable(part.config)[1]["architectures"]
+    np.testing.assert_allclose(scores["generator"], quick_jit(model.logits)(params, own), atol=1e-5)
+    replaced = scores["discriminator"][..., 1] - scores["discriminator"][..., 0]
+    np.testing.assert_allclose(replaced, quick_jit(model.detect)(params, own), atol=1e-5)
+    assert classes["discriminator"] == ["ElectraForPreTraining"]
+    # A generator as wide as the embeddings is a BERT.
+    assert classes["generator"] == ["ElectraForMaskedLM" if width is None else "BertForMaskedLM"]
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
