@@ -16,6 +16,7 @@ from t2t.paths import LocalPath
 
 if TYPE_CHECKING:
     from t2t.export.huggingface import Source
+    from t2t.models.config import LayerOptions, StackConfig
     from t2t.nn.model import Capability
     from t2t.types import Batch, Params
 
@@ -113,14 +114,45 @@ def cut(config: Any, params: Params, side: str, count: int) -> tuple[Any, Params
     import jax
 
     stack = getattr(config, side)
-    repeats = stack.num_layers // stack.blocks
-    layers = jax.tree.map(lambda leaf: leaf.repeat(repeats, axis=0)[:count], params[side]["layers"])
-    kept = {**params[side], "layers": layers}
     whole = count == stack.num_layers
+    kept = {name: value for name, value in params[side].items() if name not in ("layers", "first", "tail")}
     if not whole:
         kept.pop("final_norm", None)
-    shorter = dataclasses.replace(stack, num_layers=count, groups=None, final_norm=stack.final_norm and whole)
+    if stack.first or len(stack.pattern) > 1:
+        # The last layer is the new pattern, and all others come first.
+        options, layers = separate(stack, params[side])
+        changes = {"first": tuple(options[: count - 1]), "pattern": (options[count - 1],)}
+        if count > 1:
+            kept["first"] = {str(place): layer for place, layer in enumerate(layers[: count - 1])}
+        kept["layers"] = jax.tree.map(lambda leaf: leaf[None], layers[count - 1])
+    else:
+        changes, repeats = {}, stack.num_layers // stack.blocks
+        kept["layers"] = jax.tree.map(lambda leaf: leaf.repeat(repeats, axis=0)[:count], params[side]["layers"])
+    shorter = dataclasses.replace(
+        stack, num_layers=count, groups=None, final_norm=stack.final_norm and whole, **changes
+    )
     return dataclasses.replace(config, **{side: shorter}), {**params, side: kept}
+
+
+def separate(stack: StackConfig, params: Params) -> tuple[list[LayerOptions], list[Params]]:
+    """Return the options and the parameters of each layer of a stack, in order."""
+    import jax
+
+    from t2t.models.config import LayerOptions
+
+    before, pattern = len(stack.first), stack.pattern or (LayerOptions(),)
+    rest = stack.num_layers - before
+    pattern = pattern[:rest]
+    options, layers = list(stack.first), [params["first"][str(place)] for place in range(before)]
+    for depth in range(rest):
+        repeat, place = divmod(depth, len(pattern))
+        options.append(pattern[place])
+        if repeat == rest // len(pattern):
+            layers.append(params["tail"][str(place)])
+        else:
+            stacked = params["layers"] if len(pattern) == 1 else params["layers"][str(place)]
+            layers.append(jax.tree.map(lambda leaf, index=repeat: leaf[index], stacked))
+    return options, layers
 
 
 _THEIRS: dict[Capability, str] = {
@@ -139,7 +171,9 @@ def their_layers(source: Source, torch: Any, transformers: Any) -> Rows:
     from t2t.export.huggingface import short_batch
 
     directory, sides = source.files.directory, source.config.sides
+    detector = getattr(source.config, "reference_label", False)
     auto = next(name for able, name in _THEIRS.items() if source.config.can(able))
+    auto = "AutoModelForPreTraining" if detector else auto
     loader = getattr(transformers, auto if headed(source) else "AutoModel")
     # Code and pickles in the directory are not run.
     safe = {"trust_remote_code": False, "use_safetensors": True, "local_files_only": True}
@@ -160,5 +194,6 @@ def their_layers(source: Source, torch: Any, transformers: Any) -> Rows:
         rows += [(name, state.float().numpy()) for name, state in zip(names, states, strict=True)]
     if headed(source):
         logits = torch.stack([out.start_logits, out.end_logits], -1) if source.config.can("find_span") else out.logits
+        logits = torch.stack([torch.zeros_like(logits), logits], -1) if detector else logits
         rows.append(("logits", logits.float().numpy()))
     return rows

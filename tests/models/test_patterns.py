@@ -12,6 +12,7 @@ from t2t.config import dumps, loads
 from t2t.config_classes import register
 from t2t.decode import Beam, Greedy, generate
 from t2t.errors import UserError
+from t2t.launch.convert_check import cut
 from t2t.models.block import Block
 from t2t.models.config import LayerOptions
 from t2t.models.states import Patterned
@@ -100,6 +101,16 @@ def test_the_scan_equals_a_loop_over_layers(name):
     x = x / jnp.sqrt((x**2).mean(-1, keepdims=True) + 1e-5) * params["decoder"]["final_norm"]["scale"]
     real = tokens.segments > 0
     np.testing.assert_allclose(quick_jit(model.hidden)(params, own)[real], x[real], atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["gemma", "first of a pattern"])
+def test_layers_taken_apart_for_convert_check_are_the_model(name):
+    settings = patterned(name)
+    model, params = params_of(settings)
+    whole, own = cut(settings, params, "decoder", settings.decoder.num_layers)
+    given = some_batch("decoder")
+    expected = quick_jit(model.hidden)(params, given)
+    np.testing.assert_allclose(quick_jit(whole.build().hidden)(own, given), expected, atol=1e-6, rtol=1e-6)
 
 
 def test_local_layers_see_their_window_and_global_ones_all():
