@@ -1,4 +1,4 @@
-"""Encoders, decoders and encoder-decoders, and the families built from them: T5, GPT, BERT, ELECTRA, LLaMA, Qwen, Gemma. Installed as `t2t.models`."""
+"""Encoders, decoders and encoder-decoders, and the families built from them: T5, BART, GPT, BERT, LLaMA and others. Installed as `t2t.models`."""
 
 if __name__ != "t2t.models":
     raise ImportError("import t2t.models, not models: a second copy of the package would register everything twice")
@@ -15,7 +15,23 @@ from t2t.models.preset import Preset
 from t2t.models.registry import FAMILIES, Row, count, parameter_table, preset, presets, table_text
 
 if TYPE_CHECKING:
-    from t2t.models import bart, bert, electra, eurobert, gemma, gpt, llama, modernbert, mpnet, qwen, smollm3, t5
+    from t2t.models import (
+        bart,
+        bert,
+        electra,
+        eurobert,
+        gemma,
+        gpt,
+        llama,
+        modernbert,
+        mpnet,
+        neox,
+        olmo,
+        phi,
+        qwen,
+        smollm3,
+        t5,
+    )
 
 __all__ = [
     "DecoderConfig",
@@ -35,7 +51,10 @@ __all__ = [
     "llama",
     "modernbert",
     "mpnet",
+    "neox",
+    "olmo",
     "parameter_table",
+    "phi",
     "preset",
     "presets",
     "qwen",

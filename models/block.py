@@ -23,8 +23,8 @@ class Block(nnx.Module):
     The methods are those of the mixer (`t2t.nn.mixers`). `memory` is what rows may share and no step changes: "encoder" is what cross attention keeps of the
     encoder's output, "prompt" is what hypotheses on the same prompt have in common.
 
-    The configurations of the parts name the parameters ("attention", "mlp"). The norms have the same names with the suffix "_norm".
-    A mixer may have no norm (`NormConfig.mixer`).
+    The configurations of the parts name the parameters ("attention", "mlp"). The norms have the same names with the suffix "_norm", and those of outputs with
+    the suffix "_output_norm". A mixer may have no norm (`NormConfig.mixer`).
     """
 
     def __init__(self, layer: LayerConfig, options: BuildOptions) -> None:
@@ -35,9 +35,9 @@ class Block(nnx.Module):
         parts[layer.feed_forward.name] = layer.feed_forward.build(options)
         for name, part in parts.items():
             setattr(self, name, part)
-            normed = layer.norms.mixer or name != layer.mixer.name
+            normed = layer.norms.place != "output" and (layer.norms.mixer or name != layer.mixer.name)
             setattr(self, f"{name}_norm", layer.norms.build(options.width) if normed else None)
-            if layer.norms.place == "sandwich":
+            if layer.norms.place in ("sandwich", "output"):
                 setattr(self, f"{name}_output_norm", layer.norms.build(options.width))
         if layer.mixer.tables_per_layer:
             for name, table in layer.mixer.tables().items():
@@ -53,19 +53,19 @@ class Block(nnx.Module):
     def __call__(self, x: Float[Array, "B L D"], context: Context) -> tuple[Float[Array, "B L D"], Aux]:
         """Apply to whole rows."""
         context, mixer = self._with_own_tables(context), self._mixer
-        x, aux = self._sublayer(self.layer.mixer.name, x, lambda y: mixer(y, context), context.keys)
-        x, more = self._after_mixer(x, self._read_memory(context), context)
-        return x, added(aux, more)
+        y, aux = self._sublayer(self.layer.mixer.name, x, lambda y: mixer(y, context), context.keys)
+        y, more = self._after_mixer(y, x, self._read_memory(context), context)
+        return y, added(aux, more)
 
     def prefill(
         self, x: Float[Array, "B L D"], context: Context, length: int
     ) -> tuple[Float[Array, "B L D"], Any, Any]:
         """Apply to whole rows. Also return a state with room for `length` positions, and the memory."""
         context, mixer = self._with_own_tables(context), self._mixer
-        x, state = self._sublayer(self.layer.mixer.name, x, lambda y: mixer.prefill(y, context, length), context.keys)
+        y, state = self._sublayer(self.layer.mixer.name, x, lambda y: mixer.prefill(y, context, length), context.keys)
         memory, cross = self._read_memory(context), self._cross
         memory_state = {} if cross is None else {"encoder": cross.keep(memory)}
-        return self._after_mixer(x, memory, context)[0], state, memory_state
+        return self._after_mixer(y, x, memory, context)[0], state, memory_state
 
     def step(
         self, x: Float[Array, "B 1 D"], state: Any, memory: Any, context: Context
@@ -99,10 +99,10 @@ class Block(nnx.Module):
         self, step: Callable[..., Any], x: Float[Array, "B 1 D"], state: Any, memory: Any, context: Context
     ) -> tuple[Float[Array, "B 1 D"], Any]:
         context = self._with_own_tables(context)
-        x, after = self._sublayer(
+        y, after = self._sublayer(
             self.layer.mixer.name, x, lambda y: step(y, state, context, memory.get("prompt")), context.keys
         )
-        return self._after_mixer(x, memory.get("encoder"), context)[0], after
+        return self._after_mixer(y, x, memory.get("encoder"), context)[0], after
 
     def _read_memory(self, context: Context) -> Any:
         cross = self._cross
@@ -114,9 +114,10 @@ class Block(nnx.Module):
             return cross.read(context.memory)
 
     def _after_mixer(
-        self, x: Float[Array, "B L D"], memory: Any, context: Context
+        self, x: Float[Array, "B L D"], start: Float[Array, "B L D"], memory: Any, context: Context
     ) -> tuple[Float[Array, "B L D"], Aux]:
-        cross = self._cross
+        """Apply the sublayers after the mixer. start: the input of the layer, which they read if they are parallel."""
+        cross, read = self._cross, start if self.layer.parallel else None
         aux: Aux = {}
         if cross is not None:
             assert self.layer.cross is not None
@@ -126,18 +127,26 @@ class Block(nnx.Module):
                 x,
                 lambda y: (cross.step(y, memory, context), {}) if stepping else cross(y, memory, context),
                 context.keys,
+                read,
             )
         name = self.layer.feed_forward.name
-        x, more = self._sublayer(name, x, lambda y: getattr(self, name)(y, context), context.keys)
+        x, more = self._sublayer(name, x, lambda y: getattr(self, name)(y, context), context.keys, read)
         return constrain(x, ("batch", "length", None)), added(aux, more)
 
     def _sublayer(
-        self, name: str, x: Float[Array, "B L D"], apply: Callable[..., tuple[Any, Any]], keys: Keys
+        self,
+        name: str,
+        x: Float[Array, "B L D"],
+        apply: Callable[..., tuple[Any, Any]],
+        keys: Keys,
+        read: Float[Array, "B L D"] | None = None,
     ) -> tuple[Float[Array, "B L D"], Any]:
-        place, norm = self.layer.norms.place, getattr(self, f"{name}_norm")
+        """Add the output of a sublayer to `x`. read: its input, if that is not x."""
+        given = x if read is None else read
+        place, norm = self.layer.norms.place, getattr(self, f"{name}_norm", None)
         with jax.named_scope(name):  # the name of the operations in a profile
-            y, extra = apply(x if place == "post" or norm is None else norm(x))
-            if place == "sandwich":
+            y, extra = apply(given if place == "post" or norm is None else norm(given))
+            if place in ("sandwich", "output"):
                 y = getattr(self, f"{name}_output_norm")(y)
             x = x + dropout(y, self.layer.dropout, keys.next())
             return (norm(x) if place == "post" and norm is not None else x), extra

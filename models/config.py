@@ -127,8 +127,10 @@ class StackConfig(Configuration):
             a layer norm without bias (ModernBERT).
         norm_epsilon: small number added to the variance or mean square in the norms.
         norm_place: place of the norms: "pre" normalizes the input of each sublayer, "post" normalizes the residual sum after it (GPT-1, BERT), "sandwich"
-            normalizes both the input and the output of the sublayer, before the sum (Gemma 2).
+            normalizes both the input and the output of the sublayer, before the sum (Gemma 2), "output" normalizes only the output (OLMo 2).
         mixer_norm: give the mixers their norm. The first mixer of ModernBERT has none, because the embeddings are normalized.
+        parallel: give the feed-forward layer (and cross attention) the same input as attention, and add the outputs of all of them (GPT-J, GPT-NeoX). Otherwise
+            each reads the sum after the one before it.
         final_norm: add a norm after the last layer.
         positions: kind of position encoding: "relative" (T5; see `buckets` and `max_distance`), "learned" (`max_length` vectors, added to the token
             embeddings), "rotary" (LLaMA; see `rotary`) or "none".
@@ -141,6 +143,7 @@ class StackConfig(Configuration):
         window: size of the sliding attention window in tokens. In a decoder, a token sees itself and the window - 1 tokens before it (Mistral). In an encoder,
             it sees tokens up to window // 2 positions away on either side (ModernBERT). None means no window.
         qk_norm: normalize the queries and keys of each head, with the kind of norm that `norm` names (Gemma 3, Qwen 3).
+        qk_norm_whole: with `qk_norm`, normalize all heads of the queries, and of the keys, at once, with a scale for each coordinate of each head (OLMo 2).
         attention_softcap: soft bound on attention logits: a logit l becomes attention_softcap * tanh(l / attention_softcap) (Gemma 2). None means no bound.
         max_length: number of learned positions. With rotary positions it records the training length and limits nothing.
         scaled_attention: divide attention logits by sqrt(head_dim). T5 does not: it initializes the query kernel with smaller values instead.
@@ -171,6 +174,7 @@ class StackConfig(Configuration):
     norm_epsilon: NormEpsilon = 1e-6
     norm_place: NormPlace = "pre"
     mixer_norm: bool = True
+    parallel: bool = False
     final_norm: bool = True
     positions: Positions = "learned"
     buckets: Annotated[int, Range(4, 2**16)] = 32
@@ -181,6 +185,7 @@ class StackConfig(Configuration):
     position_offset: FewOrZero = 0
     window: Length | None = None
     qk_norm: bool = False
+    qk_norm_whole: bool = False
     attention_softcap: Softcap | None = None
     max_length: Length = 512
     scaled_attention: bool = True
@@ -216,6 +221,11 @@ class StackConfig(Configuration):
         if self.groups is not None and self.num_layers % self.groups:
             raise UserError(
                 f"model.groups is {self.groups}, which does not divide model.num_layers = {self.num_layers}"
+            )
+        if self.parallel and self.norm_place == "post":
+            raise UserError(
+                "model.parallel is True, and model.norm_place is 'post': a norm of the sum after each sublayer needs one sublayer after the other."
+                " Nearest: pre."
             )
         if self.positions == "rotary":
             self.rotary.rotated_size(self.head_size)
@@ -406,6 +416,7 @@ class TransformerConfig(ModelConfig):
             window=stack.window,
             softcap=stack.attention_softcap,
             qk_norm=stack.norm if stack.qk_norm else None,
+            qk_norm_whole=stack.qk_norm_whole,
             norm_epsilon=stack.norm_epsilon,
             positions=stack.attention_positions,
             buckets=stack.buckets,
@@ -424,6 +435,7 @@ class TransformerConfig(ModelConfig):
                 kind=stack.norm, epsilon=stack.norm_epsilon, place=stack.norm_place, mixer=stack.mixer_norm
             ),
             cross=attention if cross else None,
+            parallel=stack.parallel,
             dropout=self.dropout,
         )
 

@@ -21,6 +21,9 @@ from t2t.models.gpt.mapping import GPT2
 from t2t.models.llama.mapping import Llama
 from t2t.models.modernbert.mapping import ModernBert
 from t2t.models.mpnet.mapping import MPNet
+from t2t.models.neox.mapping import GPTNeoX
+from t2t.models.olmo.mapping import Olmo2, Olmo3
+from t2t.models.phi.mapping import Phi3
 from t2t.models.qwen.mapping import Qwen2, Qwen3
 from t2t.models.roberta.mapping import Roberta
 from t2t.models.smollm3.mapping import SmolLM3
@@ -46,6 +49,10 @@ FAMILIES: tuple[Family, ...] = (
     Gemma2(),
     Gemma3(),
     SmolLM3(),
+    Olmo2(),
+    Olmo3(),
+    Phi3(),
+    GPTNeoX(),
 )
 """The built-in families."""
 

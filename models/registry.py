@@ -25,6 +25,9 @@ FAMILIES = (
     "qwen",
     "gemma",
     "smollm3",
+    "olmo",
+    "phi",
+    "neox",
 )
 """Modules of `t2t.models` with presets. They are imported when they are first used."""
 

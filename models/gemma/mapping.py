@@ -90,7 +90,11 @@ class Gemma3(Gemma2):
     def _text(self, options: Options) -> ModelConfig:
         options.must("attn_logit_softcapping", None, why="transformers does not apply it in Gemma 3")
         shared = stack_fields(options, max_length=131_072)
-        everywhere, local = _rotaries(options)
+        everywhere, local = rotaries_by_kind(
+            options,
+            theta=options.number("rope_theta", 1_000_000.0),
+            local_theta=options.number("rope_local_base_freq", 10_000.0),
+        )
         every = options.size("_sliding_window_pattern", 6)
         every = options.size("sliding_window_pattern", every)
         return gemma(
@@ -169,8 +173,6 @@ def stack_fields(options: Options, *, max_length: int = 8192) -> dict[str, Any]:
 
 def stack_options(stack: StackConfig) -> dict[str, Any]:
     """Return the options of config.json for `stack_fields` and `window_fields`."""
-    pattern = stack.pattern or (LayerOptions(window=stack.window),)
-    windows = [layer.window for layer in pattern if layer.window]
     scale = stack.attention_scale
     return {
         "hidden_size": stack.d_model,
@@ -183,10 +185,19 @@ def stack_options(stack: StackConfig) -> dict[str, Any]:
         "hidden_activation": activation_name(stack.activation),
         "max_position_embeddings": stack.max_length,
         "rms_norm_eps": stack.norm_epsilon,
-        "sliding_window": max(windows, default=4096),
-        "layer_types": [LOCAL if pattern[layer % len(pattern)].window else GLOBAL for layer in range(stack.num_layers)],
+        **window_options(stack),
         "attention_bias": stack.has_attention_biases,
         "initializer_range": stack.init_std,
+    }
+
+
+def window_options(stack: StackConfig) -> dict[str, Any]:
+    """Return the options of config.json for `window_fields`."""
+    pattern = stack.pattern or (LayerOptions(window=stack.window),)
+    windows = [layer.window for layer in pattern if layer.window]
+    return {
+        "sliding_window": max(windows, default=4096),
+        "layer_types": [LOCAL if pattern[layer % len(pattern)].window else GLOBAL for layer in range(stack.num_layers)],
     }
 
 
@@ -261,10 +272,12 @@ def layer_entries(
     return in_pattern(table, side, stack)
 
 
-def _rotaries(options: Options) -> tuple[Rotary, Rotary]:
+def rotaries_by_kind(options: Options, *, theta: float, local_theta: float) -> tuple[Rotary, Rotary]:
     """Return the rotary positions of layers without and with a window.
 
-    transformers 4 has rope_theta and rope_scaling, and rope_local_base_freq; transformers 5 has rope_parameters for each of layer_types.
+    transformers 4 has rope_scaling, which only the layers without a window use. transformers 5 has rope_parameters for each of layer_types.
+
+    theta, local_theta: base of either, where rope_parameters do not have it.
     """
     by_kind = options.group("rope_parameters")
     if unknown := [name for name in by_kind if name not in (LOCAL, GLOBAL)]:
@@ -277,6 +290,6 @@ def _rotaries(options: Options) -> tuple[Rotary, Rotary]:
 
     scaling = options.group("rope_scaling")
     return (
-        read(GLOBAL, options.number("rope_theta", 1_000_000.0), scaling),
-        read(LOCAL, options.number("rope_local_base_freq", 10_000.0), {}),
+        read(GLOBAL, theta, scaling),
+        read(LOCAL, local_theta, {}),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 from t2t.errors import nearest
@@ -13,6 +14,9 @@ from t2t.models.llama.presets import llama
 from t2t.nn.model import ModelConfig
 from t2t.nn.rotary import Rotary
 
+NORMS = {"attention_norm": "input_layernorm", "mlp_norm": "post_attention_layernorm"}
+"""Our names of the norms of a layer -> theirs."""
+
 
 class Llama(Family):
     """LLaMA, SmolLM2, and Mistral, which adds a sliding window."""
@@ -20,6 +24,8 @@ class Llama(Family):
     name = "LLaMA"
     model_types: ClassVar[tuple[str, ...]] = ("llama", "mistral")
     prefix = "model."
+    norms: ClassVar[Mapping[str, str]] = NORMS
+    """Our names of the norms of a layer -> theirs."""
 
     def config(self, options: Options, weights: Weights) -> ModelConfig:
         """Return the configuration."""
@@ -56,27 +62,48 @@ class Llama(Family):
         copies = ("lm_head.weight",) if config.tied else ()
         table = [
             same("model.embed_tokens.weight", "embeddings/token/table", *copies),
-            *stack_entries(config.decoder, "decoder"),
+            *stack_entries(config.decoder, "decoder", norms=self.norms, products=self.products),
         ]
         if not config.tied:
             table.append(Entry("lm_head.weight", ("lm_head/kernel",), Transposed()))
         return table
 
+    def products(self, layer: str, ours: str, stack: StackConfig) -> list[Entry]:
+        """Return the entries of the matrix products of a layer. layer, ours: prefix of their names and of ours."""
+        return separate_products(layer, ours, stack)
 
-def stack_entries(stack: StackConfig, side: str) -> list[Entry]:
-    """Return the entries of the layers and of the last norm. side: name of the stack, "encoder" or "decoder"."""
-    layer, ours = "model.layers.{layer}", f"{side}/layers"
+
+def separate_products(layer: str, ours: str, stack: StackConfig) -> list[Entry]:
+    """Return the entries of the matrix products of a layer. layer, ours: prefix of their names and of ours."""
     table: list[Entry] = []
     for letter, name in (("q", "query"), ("k", "key"), ("v", "value")):
         table += linear(f"{layer}.self_attn.{letter}_proj", f"{ours}/attention/{name}", bias=stack.has_attention_biases)
     table += linear(f"{layer}.self_attn.o_proj", f"{ours}/attention/out", bias=stack.has_attention_output_bias)
+    for name in ("gate", "up", "down"):
+        table += linear(f"{layer}.mlp.{name}_proj", f"{ours}/mlp/{name}", bias=stack.biases)
+    return table
+
+
+def stack_entries(
+    stack: StackConfig,
+    side: str,
+    *,
+    norms: Mapping[str, str] = NORMS,
+    products: Callable[[str, str, StackConfig], list[Entry]] = separate_products,
+) -> list[Entry]:
+    """Return the entries of the layers and of the last norm.
+
+    side:     name of the stack, "encoder" or "decoder".
+    norms:    our name of a norm of a layer -> theirs.
+    products: see `separate_products`.
+    """
+    layer, ours = "model.layers.{layer}", f"{side}/layers"
+    table = products(layer, ours, stack)
     if stack.qk_norm:
         for letter, name in (("q", "query"), ("k", "key")):
             table += normalised(f"{layer}.self_attn.{letter}_norm", f"{ours}/attention/{name}_norm", bias=False)
-    for name in ("gate", "up", "down"):
-        table += linear(f"{layer}.mlp.{name}_proj", f"{ours}/mlp/{name}", bias=stack.biases)
-    table += normalised(f"{layer}.input_layernorm", f"{ours}/attention_norm", bias=False)
-    table += normalised(f"{layer}.post_attention_layernorm", f"{ours}/mlp_norm", bias=False)
+    for own, theirs in norms.items():
+        table += normalised(f"{layer}.{theirs}", f"{ours}/{own}", bias=False)
     return [*table, *normalised("model.norm", f"{side}/final_norm", bias=False)]
 
 
@@ -87,12 +114,14 @@ def decoder_fields(
     head_dim: int | None = None,
     base: float = 10_000.0,
     tied: bool = False,
+    rotary: Rotary | None = None,
     max_length: int = 2048,
     norm_epsilon: float = 1e-6,
 ) -> dict[str, Any]:
     """Return the arguments of `llama` that the options of LLaMA and of the families like it have in common.
 
     num_kv_heads, head_dim, base, tied, max_length, norm_epsilon: values that `transformers` uses if config.json does not have them.
+    rotary: rotary positions, if they are not to be read from the options.
     """
     options.free("is_decoder")
     options.must("add_cross_attention", False, why="a model without an encoder is expected")
@@ -107,7 +136,7 @@ def decoder_fields(
         "vocab_size": options.size("vocab_size"),
         "activation": options.activation("hidden_act", "silu"),
         "norm_epsilon": options.number("rms_norm_eps", norm_epsilon),
-        "rotary": read_rotary(options, base, max_length),
+        "rotary": read_rotary(options, base, max_length) if rotary is None else rotary,
         "attention_dropout": options.number("attention_dropout", 0.0),
         "init_std": options.number("initializer_range", 0.02),
         "tied": options.flag("tie_word_embeddings", tied),
@@ -141,18 +170,24 @@ def stack_options(config: TransformerConfig, stack: StackConfig) -> dict[str, An
     }
 
 
-def read_rotary(options: Options, base: float = 10_000.0, max_length: int = 2048) -> Rotary:
+def read_rotary(
+    options: Options, base: float = 10_000.0, max_length: int = 2048, *, share: float | None = None
+) -> Rotary:
     """Read both spellings: rope_theta and rope_scaling (transformers 4), and rope_parameters (transformers 5).
 
     base, max_length: rope_theta and max_position_embeddings if config.json does not have them.
+    share: partial_rotary_factor if rope_parameters do not have it. None means that the family has no partial rotary positions.
     """
     theta = options.number("rope_theta", base)
     scaling = {**options.group("rope_scaling"), **options.group("rope_parameters")}
     inner = Options(scaling, where=f"{options.where}: rope_scaling")
     kind = inner.take("rope_type", inner.take("type", "default"))
-    inner.must("partial_rotary_factor", 1.0, why="partial rotary positions are not supported")
     longest = options.size("max_position_embeddings", max_length)
     fields: dict[str, Any] = {"base": float(inner.number("rope_theta", theta))}
+    if share is None:
+        inner.must("partial_rotary_factor", 1.0, why="partial rotary positions are not supported")
+    else:
+        fields["share"] = float(inner.number("partial_rotary_factor", share))
     if kind in ("linear", "dynamic", "llama3", "yarn"):
         fields["factor"] = float(inner.number("factor"))
     if kind == "dynamic":
@@ -180,6 +215,12 @@ def read_rotary(options: Options, base: float = 10_000.0, max_length: int = 2048
         fields["attention_factor"] = float(attention_factor)
     inner.finish()
     return Rotary(scaling="none" if kind == "default" else kind, **fields)
+
+
+def one_rotary(rotary: Rotary) -> dict[str, Any]:
+    """Return rope_parameters as transformers 5 has them: the base and the scaling in one object."""
+    written = rotary_options(rotary)
+    return {"rope_theta": written["rope_theta"], **(written["rope_scaling"] or {"rope_type": "default"})}
 
 
 def rotary_options(rotary: Rotary) -> dict[str, Any]:

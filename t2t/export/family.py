@@ -220,6 +220,8 @@ def _canonical_stack(stack: Any) -> Any:
         unused += ["max_length"]
     if stack.positions != "learned":
         unused += ["position_offset"]
+    if not stack.qk_norm:
+        unused += ["qk_norm_whole"]
     changes = {name: _default(fields[name], getattr(stack, name)) for name in unused}
     return dataclasses.replace(
         stack,

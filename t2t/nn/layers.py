@@ -9,7 +9,7 @@ from t2t.nn.feed_forward import FeedForwardConfig
 from t2t.nn.mixers import MixerConfig
 from t2t.nn.norms import LayerNorm, NormKind, RMSNorm, norm
 
-NormPlace = Literal["pre", "post", "sandwich"]
+NormPlace = Literal["pre", "post", "sandwich", "output"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +18,7 @@ class NormConfig:
 
     kind, epsilon: see `t2t.nn.norms`.
     place: "pre" normalizes the input of a sublayer; "post" normalizes the residual sum after it; "sandwich" normalizes the input and the output of a sublayer,
-           before the sum (Ding et al. 2021; Gemma 2).
+           before the sum (Ding et al. 2021; Gemma 2); "output" normalizes only the output, before the sum (OLMo 2).
     mixer: whether the mixer has its norm of the kind "pre" or "post".
     """
 
@@ -36,6 +36,7 @@ class NormConfig:
 class LayerConfig:
     """A layer: a mixer, optional cross attention, a feed-forward layer, and the norms of each.
 
+    parallel: all of them read the input of the layer. Otherwise each reads the sum after the one before it.
     dropout: dropout rate of what each of them adds to the residual stream.
     """
 
@@ -43,4 +44,5 @@ class LayerConfig:
     feed_forward: FeedForwardConfig
     norms: NormConfig
     cross: MixerConfig | None = None
+    parallel: bool = False
     dropout: float = 0.0

@@ -17,13 +17,17 @@ LLAMA |= {"intermediate_size": 48, "max_position_embeddings": 64, "num_key_value
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A configuration of `transformers`: its config class, its model class, and the options that differ from the defaults."""
+    """A configuration of `transformers`: its config class, its model class, and the options that differ from the defaults.
+
+    exported: `model_type` of the export, if it is another family, which computes the same.
+    """
 
     name: str
     family: str
     config: str
     model: str
     options: dict[str, Any]
+    exported: str = ""
 
     @property
     def kind(self) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.interop import cases_bart, cases_encoders, cases_gemma, cases_qwen, cases_smollm3
+from tests.interop import cases_bart, cases_decoders, cases_encoders, cases_gemma, cases_qwen, cases_smollm3
 from tests.interop.case import HEADS, LABELS, LLAMA, VOCAB, Case, case
 
 ROWS = (10, 7)
@@ -139,6 +139,7 @@ CASES = (
     *cases_encoders.CASES,
     *cases_bart.CASES,
     *cases_gemma.CASES,
+    *cases_decoders.CASES,
 )
 
 

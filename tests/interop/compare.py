@@ -49,20 +49,20 @@ def compare(case: Case, *, train: bool = True) -> Result:
     with tempfile.TemporaryDirectory() as folder:
         theirs.save(model, Path(folder) / "theirs")
         with opened(Path(folder) / "theirs", family_of) as source:
-            params, own = source.params(MeshConfig().build()), source.model
+            params, own, read = source.params(MeshConfig().build()), source.model, source.wanted
         wanted = theirs.logits(case, model)
         batch = ours.batch(case, given)
         made = ours.logits(case, own, params, given)
         out = Path(folder) / "ours"
         _, options, tensors = exportable(own.config)
         write_huggingface(params, options, tensors, Bytes(), out, kind=case.kind)
-        back = getattr(transformers, case.model).from_pretrained(out)
+        back = getattr(transformers, options["architectures"][0]).from_pretrained(out)
         if case.family == "umT5":
             back.config.tie_word_embeddings = False
         returned = theirs.logits(case, back.float().eval())
     # transformers allows spans that start in the padding, so its loss differs.
     train &= case.output != "span"
-    gradients = _gradients(case, model, own, params, batch, tensors) if case.output != "span" else None
+    gradients = _gradients(case, model, own, params, batch, read) if case.output != "span" else None
     generation: list[bool | None] = [None, None]
     if case.kind != "encoder":
         for place, beams in enumerate((1, 4)):
@@ -93,9 +93,12 @@ def _gradients(case: Case, model: Any, own: Any, params: Any, batch: Any, tensor
     model.zero_grad()
     _their_loss(case, model, inputs(case)).backward()
     named = {name: parameter.grad for name, parameter in model.named_parameters(remove_duplicate=False)}
-    return max(
-        _largest(write_tensor(tensor, grads), named[tensor.name].numpy()) for tensor in tensors if tensor.name in named
-    )
+
+    def theirs_of(tensor: Any) -> Any:
+        return next((named[name] for name in (tensor.name, *tensor.aliases) if name in named), None)
+
+    found = [(write_tensor(tensor, grads), theirs_of(tensor)) for tensor in tensors]
+    return max(_largest(ours, theirs.numpy()) for ours, theirs in found if theirs is not None)
 
 
 def _curves(case: Case, model: Any, own: Any, params: Any) -> float:

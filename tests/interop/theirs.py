@@ -33,13 +33,18 @@ def model(case: Case) -> Any:
     untie(case, made)
     with torch.no_grad():
         for name, parameter in (*made.named_parameters(), *biases(made)):
-            parameter.copy_(torch.from_numpy(weight(name, tuple(parameter.shape))))
+            parameter.copy_(torch.from_numpy(weight(saved_name(case, name), tuple(parameter.shape))))
     return made.float().eval()
 
 
 def biases(made: Any) -> list[tuple[str, torch.Tensor]]:
     """Return the bias of the logits of BART's families, which is a buffer: it is saved, but not trained."""
     return [(name, buffer) for name, buffer in made.named_buffers() if name == "final_logits_bias"]
+
+
+def saved_name(case: Case, name: str) -> str:
+    """Return the name under which a parameter is saved. `transformers` 5 renames the head of GPT-NeoX."""
+    return name.replace("lm_head.", "embed_out.") if case.family == "GPT-NeoX" else name
 
 
 def untie(case: Case, made: Any) -> None:

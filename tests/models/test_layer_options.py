@@ -30,6 +30,7 @@ ALL = {
     "window": 5,
 }
 LEARNED_AND_RELATIVE = {"relative_bias": True, "buckets": 8, "max_distance": 12}
+OUTPUT = {**ALL, "norm_place": "output", "qk_norm_whole": True, "num_kv_heads": 1, "parallel": True}
 
 
 def unequal(**options):
@@ -40,8 +41,13 @@ def unequal(**options):
 
 @pytest.mark.parametrize(
     ("name", "options", "backend"),
-    [("llama", ALL, "einsum"), ("llama", ALL, "chunked"), ("gpt", LEARNED_AND_RELATIVE, "einsum")],
-    ids=["all", "all in blocks", "learned and relative positions"],
+    [
+        ("llama", ALL, "einsum"),
+        ("llama", ALL, "chunked"),
+        ("llama", OUTPUT, "einsum"),
+        ("gpt", LEARNED_AND_RELATIVE, "einsum"),
+    ],
+    ids=["all", "all in blocks", "norms of outputs, parallel", "learned and relative positions"],
 )
 def test_packed_equals_unpacked_with_all_of_them(name, options, backend):
     random = np.random.default_rng(0)
@@ -57,8 +63,20 @@ def test_packed_equals_unpacked_with_all_of_them(name, options, backend):
 
 @pytest.mark.parametrize(
     "settings",
-    [config("llama", **ALL), unequal(), config("bart"), config("gpt", **LEARNED_AND_RELATIVE)],
-    ids=["all", "unequal widths", "separate positions", "learned and relative positions"],
+    [
+        config("llama", **ALL),
+        config("llama", **OUTPUT),
+        unequal(parallel=True),
+        config("bart"),
+        config("gpt", **LEARNED_AND_RELATIVE),
+    ],
+    ids=[
+        "all",
+        "norms of outputs, parallel",
+        "unequal widths, parallel",
+        "separate positions",
+        "learned and relative positions",
+    ],
 )
 def test_steps_equal_the_full_pass(settings):
     lengths, steps = [6, 1, 4], 3
@@ -98,8 +116,9 @@ def changed(params, *path, factor):
     return {**params, path[0]: changed(params[path[0]], *path[1:], factor=factor)}
 
 
-def test_the_size_of_queries_and_of_what_a_sublayer_gives_is_normalised_away():
-    model, params = params_of(config("llama", qk_norm=True, norm_place="sandwich"))
+@pytest.mark.parametrize(("place", "whole"), [("sandwich", False), ("output", True)])
+def test_the_size_of_queries_and_of_what_a_sublayer_gives_is_normalised_away(place, whole):
+    model, params = params_of(config("llama", qk_norm=True, qk_norm_whole=whole, norm_place=place))
     run, own = functools.partial(quick_jit(model.logits), batch=some_batch("decoder")), ("decoder", "layers")
     plain = run(params)
     for path in (("attention", "query", "kernel"), ("attention", "key", "kernel"), ("mlp", "down", "kernel")):

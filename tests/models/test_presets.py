@@ -56,6 +56,12 @@ def test_presets_are_those_promised():
             *(f"3-{size}" for size in ("0.6b", "1.7b", "4b", "8b", "14b", "32b")),
         ],
         "gemma": ["2-2b", "2-9b", "2-27b", "3-270m", "3-1b", "3-4b", "3-12b", "3-27b"],
+        "olmo": ["2-1b", "2-7b", "2-13b", "2-32b", "3-7b", "3-32b"],
+        "phi": ["3-mini", "3-medium", "4", "4-mini"],
+        "neox": [
+            *(f"pythia-{size}" for size in ("70m", "160m", "410m", "1b", "1.4b", "2.8b", "6.9b", "12b")),
+            "20b",
+        ],
     }
     assert sorted(f"{family}:{size}" for family, all_sizes in sizes.items() for size in all_sizes) == NAMES
 
@@ -144,6 +150,10 @@ def test_overrides_reach_the_model_and_its_stacks(name):
             r"window of 4 .*with a prefix mask",
         ),
         (lambda: bert.bert(num_layers=1, d_model=8, num_heads=2, activation="gel"), r"'gel'.*Nearest: gelu"),
+        (
+            lambda: bert.bert(num_layers=1, d_model=8, num_heads=2, parallel=True),
+            r"parallel is True, and model.norm_place is 'post'.*Nearest: pre",
+        ),
         (lambda: bert.bert(num_layers=4, d_model=8, num_heads=2, groups=3), r"groups is 3, which does not divide"),
         (
             lambda: gpt.gpt(num_layers=1, d_model=8, num_heads=2, embedding_size=4).build(),

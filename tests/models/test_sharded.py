@@ -97,6 +97,11 @@ def test_kernels_of_tpus_are_each_devices_own(name, backend):
         check_on(mesh, name, (("attention_dropout", 0.0),), attention=backend)
 
 
+def test_a_norm_over_all_heads_sees_those_of_all_devices():
+    options = (("norm_place", "output"), ("qk_norm", True), ("qk_norm_whole", True), ("parallel", True))
+    check_on(MeshConfig(data=2, fsdp=2, tensor=2).build(), "llama", options)
+
+
 def test_parameters_are_made_where_they_belong_and_the_same_on_any_mesh():
     model = config("gpt").build()
     mesh = MeshConfig(data=1, fsdp=4, tensor=2).build()

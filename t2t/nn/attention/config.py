@@ -60,6 +60,7 @@ class AttentionConfig(MixerConfig):
         softcap: soft bound on logits: a logit l becomes softcap * tanh(l / softcap) (Gemma 2). None means no bound.
         qk_norm: kind of norm of each head's queries and keys, applied before they rotate (Henry et al. 2020). None means no norm. Cross
             attention does not use it.
+        qk_norm_whole: apply that norm to all heads of the queries, and of the keys, at once (OLMo 2).
         norm_epsilon: epsilon of that norm.
         positions: "relative" (T5's learned bias), "rotary", or "none" if attention itself uses no positions.
         buckets: number of buckets of relative positions.
@@ -85,6 +86,7 @@ class AttentionConfig(MixerConfig):
     window: Length | None = None
     softcap: Softcap | None = None
     qk_norm: NormKind | None = None
+    qk_norm_whole: bool = False
     norm_epsilon: NormEpsilon = 1e-6
     positions: Literal["relative", "rotary", "none"] = "none"
     buckets: Annotated[int, Range(4, 2**16)] = 32

@@ -46,13 +46,12 @@ class Projections(nnx.Module):
         self.key = linear(memory_width, key_width, ("embed", "heads"), init=init(memory_width))
         self.value = linear(memory_width, key_width, ("embed", "heads"), init=init(memory_width))
         self.out = linear(inner, width, ("heads", "embed"), bias=last_bias, init=init(inner, residual=True))
-        self.query_norm = self._norm()
-        self.key_norm = self._norm()
+        self.query_norm = self._norm(config.num_heads)
+        self.key_norm = self._norm(config.key_heads)
 
     def queries(self, x: Float[Array, "B L D"], angles: RotaryAngles | None = None) -> Float[Array, "B L H D"]:
         """Return the queries, rotated if there are angles."""
-        queries = self._split(self.query(x), self.config.num_heads)
-        queries = queries if self.query_norm is None else self.query_norm(queries)
+        queries = self._normed(self.query(x), self.query_norm, self.config.num_heads)
         return queries if angles is None else rotate(queries, angles)
 
     def keys_values(
@@ -60,9 +59,8 @@ class Projections(nnx.Module):
     ) -> tuple[Float[Array, "B k K D"], Float[Array, "B k K D"]]:
         """Return the keys and values. Keys are rotated if there are angles."""
         # Keys and values have whole rows on every device. If the mesh divides rows along their length, the parts are gathered here.
-        keys = self._split(self.key(x), self.config.key_heads, None)
+        keys = self._normed(self.key(x), self.key_norm, self.config.key_heads, None)
         values = self._split(self.value(x), self.config.key_heads, None)
-        keys = keys if self.key_norm is None else self.key_norm(keys)
         return (keys if angles is None else rotate(keys, angles)), values
 
     def attend(
@@ -95,9 +93,22 @@ class Projections(nnx.Module):
         """Merge the heads and project to the residual stream."""
         return self.out(out.reshape(*out.shape[:2], -1))
 
-    def _norm(self) -> RMSNorm | LayerNorm | None:
+    def _norm(self, heads: int) -> RMSNorm | LayerNorm | None:
         config = self.config
-        return None if config.qk_norm is None else norm(config.qk_norm, config.head_dim, config.norm_epsilon, axis="kv")
+        if config.qk_norm is None:
+            return None
+        size, axis = (heads * config.head_dim, "heads") if config.qk_norm_whole else (config.head_dim, "kv")
+        return norm(config.qk_norm, size, config.norm_epsilon, axis=axis)
+
+    def _normed(
+        self, x: Float[Array, "B L HD"], norm: RMSNorm | LayerNorm | None, heads: int, length: str | None = "length"
+    ) -> Float[Array, "B L H D"]:
+        """Split into heads, and apply the norm of queries or of keys."""
+        if norm is None:
+            return self._split(x, heads, length)
+        if self.config.qk_norm_whole:
+            return self._split(norm(x), heads, length)
+        return norm(self._split(x, heads, length))
 
     def _split(self, x: Float[Array, "B L HD"], heads: int, length: str | None = "length") -> Float[Array, "B L H D"]:
         return constrain(x.reshape(*x.shape[:2], heads, self.config.head_dim), ("batch", length, "heads", None))
