@@ -28,6 +28,7 @@ def evaluate(
     run: Annotated[LocalPath, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")],
     *,
     step: CountOrZero | None = None,
+    plain_weights: bool = False,
     tasks: tuple[str, ...] | None = None,
     split: str | None = None,
     examples: CountOrZero | None = None,
@@ -50,6 +51,7 @@ def evaluate(
     Args:
         run: the run's directory.
         step: checkpoint to load. Default: the newest.
+        plain_weights: use the trained parameters of a run with a running mean (--ema.decay), instead of the mean.
         tasks: names of tasks or mixtures. Default: the run's evaluation tasks.
         split: split to evaluate on. Default: the run's evaluation split, or validation.
         examples: number of examples of each task, from the first on; 0 for all. Default: as in the run.
@@ -65,7 +67,7 @@ def evaluate(
         length: tokens of an example, instead of the lengths of training. Decoder: of a row, inputs included. Encoder: of the text.
             Encoder-decoder: of the inputs and of the targets each.
     """
-    loaded = load_run(run, step)
+    loaded = load_run(run, step, plain_weights=plain_weights)
     results = evaluate_run(
         loaded,
         tasks=tasks,

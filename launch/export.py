@@ -20,6 +20,7 @@ def export(
     format: str,
     out: LocalPath,
     step: CountOrZero | None = None,
+    plain_weights: bool = False,
     length: Generated | None = None,
     platforms: tuple[str, ...] | None = None,
     dtype: str | None = None,
@@ -35,6 +36,7 @@ def export(
             for from_pretrained of transformers); or a format of your own, see docs/extending.md.
         out: directory to write to. The halves of an ELECTRA are written to its folders discriminator and generator (huggingface).
         step: checkpoint to export. Default: the newest.
+        plain_weights: use the trained parameters of a run with a running mean (--ema.decay), instead of the mean.
         length: stablehlo: maximum tokens that the greedy program generates. Default: the run's targets length.
         platforms: stablehlo: platforms that the programs can run on. Default: cpu, cuda and tpu.
         dtype: huggingface: type of the weights: float32, bfloat16 or float16. Default: float32.
@@ -52,7 +54,7 @@ def export(
 
     check_out(Path(out), overwrite=overwrite)
     written = export_run(
-        load_run(run, step),
+        load_run(run, step, plain_weights=plain_weights),
         format=format,
         out=out,
         length=length,

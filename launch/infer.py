@@ -36,6 +36,7 @@ def command(
     input: LocalPath | None = None,
     output: LocalPath | None = None,
     step: CountOrZero | None = None,
+    plain_weights: bool = False,
     decoding: Literal["greedy", "sample", "beam"] | None = None,
     temperature: Temperature | None = None,
     top_k: TopK | None = None,
@@ -66,6 +67,7 @@ def command(
         input: text file with one text per line, or .jsonl file of objects with "inputs" (pairs: also "second"). - reads texts from standard input.
         output: file for the JSON lines. Default: standard output.
         step: checkpoint to load. Default: the newest.
+        plain_weights: use the trained parameters of a run with a running mean (--ema.decay), instead of the mean.
         decoding: decoding method. Default: the method that the options below belong to, or greedy if none is given.
         temperature: sampling temperature. Default: 1.
         top_k: sample from the k most likely tokens; 0 for all.
@@ -103,7 +105,7 @@ def command(
 
     from t2t.api.user_code.loading import load_run
 
-    loaded = load_run(run, step)
+    loaded = load_run(run, step, plain_weights=plain_weights)
     model = loaded.experiment.model
     if second and (not (model.can("classify") or model.can("find_span")) or embed is not None):
         raise UserError(

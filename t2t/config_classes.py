@@ -32,6 +32,7 @@ _MODULES = (
     "t2t.nn.rotary",
     "t2t.objectives.cross_entropy",
     "t2t.optim.by_name",
+    "t2t.optim.ema",
     "t2t.optim.muon",
     "t2t.optim.optimizers",
     "t2t.optim.schedules",

@@ -22,6 +22,7 @@ def load(
     path: str | os.PathLike[str],
     *,
     step: int | None = None,
+    plain_weights: bool = False,
     dir: str | os.PathLike[str] | None = None,
     imports: Sequence[str] = (),
     trust_code: bool = False,
@@ -31,6 +32,7 @@ def load(
     Args:
       path: a run's directory, or a model to import: a directory of Hugging Face transformers (config.json, safetensors) or a GGUF file.
       step: the checkpoint of a run. The default is the newest.
+      plain_weights: use the trained parameters of a run that keeps a running mean of them (`Experiment.ema`), instead of the mean.
       dir: for an imported model, the directory of the new run. The default is a directory in the user's cache, which is reused
         until the model's files change.
       imports: modules and files that register your own tasks or configuration classes.
@@ -55,7 +57,7 @@ def load(
         if dir is not None:
             raise UserError(f"dir {os.fspath(dir)}: it is for models that are imported, and {place} is not one.")
         run_code.ready(place)
-        return Run.load(place, step)
+        return Run.load(place, step, plain_weights=plain_weights)
 
 
 def _imported(source: Path, dir: str | os.PathLike[str] | None) -> Path:

@@ -16,7 +16,8 @@ import jax
 from etils import epath
 from flax.traverse_util import unflatten_dict
 
-from t2t.checkpoint import checksums, frozen, store
+from t2t.checkpoint import checksums, ema, frozen, store
+from t2t.checkpoint.ema import EMA
 from t2t.checkpoint.frozen import PARAMS, Reference
 from t2t.checkpoint.retention import CheckpointConfig, expired, ranking
 from t2t.checkpoint.scan import read_object
@@ -31,7 +32,7 @@ State = TypeVar("State")
 
 log = logging.getLogger(__name__)
 
-# The folders of a step. Parameters have their own folder, so that inference and fine-tuning read nothing else.
+# The folders of a step. Parameters and their running means have their own folders, so that inference and fine-tuning read nothing else.
 _TRAINING, _POSITION, _ABOUT = "training", "position", "about"
 _METRICS_FILE = "metrics.json"
 # Metrics that are added after the step was saved. Its name starts with a dot, so that it is no damage if the process ends before its checksum is written.
@@ -50,8 +51,8 @@ class CheckpointError(Failure):
 class Checkpoints:
     """The checkpoints in a directory, each in DIRECTORY/STEP/.
 
-    A state is a dataclass that is a pytree. It has the field `params` (nested dict of arrays) and any others; leaves may be random keys. Writes
-    run in the background, one at a time. The next call, at the latest `wait` or `close`, raises their errors. All processes must make the same
+    A state is a dataclass that is a pytree. It has the field `params` (nested dict of arrays) and any others; leaves may be random keys. A field
+    `ema` with arrays has running means of parameters. Writes run in the background, one at a time. The next call, at the latest `wait` or `close`, raises their errors. All processes must make the same
     calls; only process 0 deletes.
 
     Opening changes nothing on disk, so you can read a run while another process writes to it.
@@ -164,22 +165,28 @@ class Checkpoints:
         asked = _in_older_layout(wanted[_TRAINING]) if older else wanted[_TRAINING]
         check(stored, asked, what="training state", where=path)
         training = store.read(path, _TRAINING, asked)
+        if EMA in wanted:
+            check(store.shapes(path, EMA), wanted[EMA], what="running mean", where=path)
+            training[EMA] = store.read(path, EMA, wanted[EMA])
         if older:
             training[_OPTIMIZER] = functools.reduce(lambda tree, name: tree[name], _FREEZE, training[_OPTIMIZER])
         return from_plain(abstract_state, {**training, "params": frozen.read(path, wanted[PARAMS])})
 
-    def restore_params(self, step: int, abstract_params: Params | None = None, *, partial: bool = False) -> Params:
-        """Return only the parameters, without reading optimizer state.
+    def restore_params(
+        self, step: int, abstract_params: Params | None = None, *, partial: bool = False, plain: bool = False
+    ) -> Params:
+        """Return only the parameters, without reading optimizer state. If the step has running means, these are the parameters.
 
         abstract_params: nested dict of jax.ShapeDtypeStruct with shardings. None reads all parameters as they were saved, on one device.
         partial:         allow other parameters in the checkpoint. They are not read.
+        plain:           read the trained parameters, not their running means.
         Raises UserError like `restore`.
         """
         path = self._path(step)
         stored = frozen.shapes(path)
         wanted = nested(stored if abstract_params is None else abstract_params, to_plain_struct)
         check(stored, wanted, what="parameter", where=path, partial=partial)
-        return frozen.read(path, wanted)
+        return frozen.read(path, wanted) if plain else ema.read(path, wanted)
 
     def param_shapes(self, step: int) -> Params:
         """Return a nested dict with the jax.ShapeDtypeStruct of each saved parameter."""
@@ -211,7 +218,7 @@ class Checkpoints:
             frozen.check(self.directory)
             self._frozen_is_good = True
         path = store.committed(self.directory)[step]
-        return frozen.damage_on_all(path, (PARAMS,) if params_only else None)
+        return frozen.damage_on_all(path, (PARAMS, EMA) if params_only else None)
 
     def newest_good(self, log: Callable[[str], None], *, params_only: bool = False) -> int | None:
         """Return the newest step whose checksums match, or None if no step was saved. `log` gets a line for each damaged step.
@@ -344,7 +351,8 @@ class Checkpoints:
 
 
 def _trees(state: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    return {PARAMS: state["params"], _TRAINING: {name: value for name, value in state.items() if name != "params"}}
+    apart = {name: state[name] for name in (PARAMS, EMA) if name in state}
+    return {**apart, _TRAINING: {name: value for name, value in state.items() if name not in apart}}
 
 
 def _in_older_layout(training: dict[str, Any]) -> dict[str, Any]:

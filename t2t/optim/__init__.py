@@ -1,6 +1,7 @@
 """Optimizers, learning rate schedules, and the sharding of their state."""
 
 from t2t.optim.by_name import Optax
+from t2t.optim.ema import Ema
 from t2t.optim.muon import Muon
 from t2t.optim.optimizers import Adafactor, AdamW, OptimizerConfig, StableAdamW, decay_mask
 from t2t.optim.per_layer import per_layer
@@ -13,6 +14,7 @@ __all__ = [
     "AdamW",
     "Constant",
     "Cosine",
+    "Ema",
     "InverseSquareRoot",
     "Linear",
     "Muon",

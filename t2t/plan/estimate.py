@@ -157,7 +157,7 @@ def estimate(program: Program, topology: Topology) -> Estimate:
     )
     times = experiment.microbatches
     moved = times * (3 * gathered + 3 * held(layer) + 6 * logits) + 2 * (
-        state.gradients + state.optimizer + times * state.gradients  # only trainable parameters are updated
+        state.gradients + state.optimizer + state.ema + times * state.gradients  # only trainable parameters are updated
     )
     return Estimate(
         memory=memory, moved=moved, sent=_sent(program, topology, rows, itemsize, gathered), flops=operations

@@ -16,7 +16,8 @@ from t2t.train.program import Program
 class Memory:
     """Peak memory of one device, in bytes.
 
-    parameters, optimizer, batch: inputs of the step; exact. The optimizer has state for trainable parameters only.
+    parameters, optimizer, batch, ema: inputs of the step; exact. The optimizer has state for trainable parameters only, and so has the running
+                 mean of the parameters (`Experiment.ema`).
     gradients:   gradients of the trainable parameters, in float32, with the same sharding as these.
     activations: values that the forward pass's loops over layers save for the backward pass.
     temporaries: all other memory that the compiler allocates: logits, intermediates of one layer, gathered parameters, fragmentation.
@@ -30,11 +31,12 @@ class Memory:
     activations: float
     temporaries: float
     code: float = 0.0
+    ema: float = 0.0
 
     @property
     def total(self) -> float:
         """Sum of all parts."""
-        state = self.parameters + self.optimizer + self.batch
+        state = self.parameters + self.optimizer + self.batch + self.ema
         return state + self.gradients + self.activations + self.temporaries + self.code
 
 
@@ -58,6 +60,7 @@ def state_bytes(program: Program) -> Memory:
         gradients=bytes_a_device(program.trainable(state.params)),
         activations=0.0,
         temporaries=0.0,
+        ema=bytes_a_device(state.ema),
     )
 
 
@@ -69,7 +72,9 @@ def compiled_memory(program: Program, hlo: HloModule, analysis: Any) -> Memory:
     """
     state = state_bytes(program)
     held = analysis.argument_size_in_bytes + analysis.output_size_in_bytes - analysis.alias_size_in_bytes
-    spare = float(analysis.temp_size_in_bytes) + max(held - state.parameters - state.optimizer - state.batch, 0.0)
+    spare = float(analysis.temp_size_in_bytes) + max(
+        held - state.parameters - state.optimizer - state.batch - state.ema, 0.0
+    )
     activations = min(kept_for_backward(hlo), spare)
     gradients = min(state.gradients, spare - activations)
     return Memory(
@@ -80,6 +85,7 @@ def compiled_memory(program: Program, hlo: HloModule, analysis: Any) -> Memory:
         activations=activations,
         temporaries=spare - activations - gradients,
         code=float(analysis.generated_code_size_in_bytes),
+        ema=state.ema,
     )
 
 

@@ -14,7 +14,7 @@ from t2t.errors import UserError
 from t2t.limits import Configuration, Count, CountOrZero, Parts, Seed
 from t2t.nn.model import EXECUTION, ModelConfig
 from t2t.objectives import CrossEntropy, Objective
-from t2t.optim import OptimizerConfig, Trainable
+from t2t.optim import Ema, OptimizerConfig, Trainable
 from t2t.paths import LocalPath
 from t2t.sharding import MeshConfig
 from t2t.train.evaluation import Evaluation
@@ -32,12 +32,14 @@ class StartFrom(Configuration):
         step: step of the checkpoint. None takes the newest one.
         include: glob patterns of the parameter paths to take ("encoder/**").
         exclude: glob patterns of parameter paths that are not taken, even if they match `include`.
+        plain_weights: take the trained parameters of a run that keeps a running mean of them (`ema`), instead of the mean.
     """
 
     run: LocalPath | None = None
     step: CountOrZero | None = None
     include: tuple[str, ...] = ("**",)
     exclude: tuple[str, ...] = ()
+    plain_weights: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +52,7 @@ class Experiment(Configuration):
         optimizer: optimizer and learning rate schedule.
         trainable: which parameters are trained. The others are frozen.
         objective: the training objective.
+        ema: running mean of the parameters, which is evaluated and used in their place.
         mesh: layout of the devices.
         checkpoint: when to save checkpoints, and how many to keep.
         evaluation: what to evaluate, and when.
@@ -76,6 +79,7 @@ class Experiment(Configuration):
     checkpoint: CheckpointConfig = CheckpointConfig()
     evaluation: Evaluation = Evaluation()
     guard: Guard = Guard()
+    ema: Ema = Ema()
     start_from: StartFrom = StartFrom()
 
     def resolved_data(self) -> Data:

@@ -50,7 +50,9 @@ class Program:
         model = experiment.model.build()
         specs = experiment.trainable.apply(model.specs)
         transform = _named(experiment.optimizer.build(trainable_specs(specs)))
-        return cls(experiment, mesh, model, specs, transform, state_shardings(model, transform, mesh, specs=specs))
+        ema = experiment.ema.decay is not None
+        shardings = state_shardings(model, transform, mesh, specs=specs, ema=ema)
+        return cls(experiment, mesh, model, specs, transform, shardings)
 
     @property
     def learning_rate(self) -> Callable[[Int[Array, ""]], Float[Array, ""]]:
@@ -103,8 +105,10 @@ class Program:
 
     def create(self, seed: int) -> TrainState:
         """Return the state at step 0. Each device creates its own part."""
+        ema = self.shardings.ema is not None
         create = jax.jit(
-            lambda seed: create_state(self.model, self.transform, seed, self.specs), out_shardings=self.shardings
+            lambda seed: create_state(self.model, self.transform, seed, self.specs, ema=ema),
+            out_shardings=self.shardings,
         )
         return create(seed)
 
@@ -122,6 +126,7 @@ class Program:
             microbatches=self.experiment.microbatches,
             guard=self.experiment.guard,
             specs=self.specs,
+            ema=self.experiment.ema,
         )
 
         def sharded(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:

@@ -156,14 +156,18 @@ def make_directory(directory: Path) -> None:
 
 @dataclass(frozen=True)
 class SavedRun:
-    """A trained run, for evaluation, inference or export."""
+    """A trained run, for evaluation, inference or export.
+
+    plain_weights: use the trained parameters of a run that keeps a running mean of them (`Experiment.ema`), instead of the mean.
+    """
 
     directory: Path
     record: RunRecord
     step: int
+    plain_weights: bool = False
 
     @classmethod
-    def load(cls, directory: str | Path, step: int | None = None) -> Self:
+    def load(cls, directory: str | Path, step: int | None = None, *, plain_weights: bool = False) -> Self:
         """Return the run with its newest checkpoint, or with that of `step`. Raises UserError if there is none."""
         directory = Path(directory)
         record = read_record(directory)
@@ -179,7 +183,7 @@ class SavedRun:
             elif damage := checkpoints.damage(step, params_only=True):
                 raise UserError(damage[0])
         assert step is not None, "there are finished steps"
-        return cls(directory, record, step)
+        return cls(directory, record, step, plain_weights)
 
     @property
     def experiment(self) -> Experiment:
@@ -196,8 +200,13 @@ class SavedRun:
         """The model, for any platform."""
         return self.experiment.model.portable().build()
 
+    @property
+    def has_mean(self) -> bool:
+        """Whether `params` are the running means of the trained parameters."""
+        return self.experiment.ema.decay is not None and not self.plain_weights
+
     def params(self) -> Params:
-        """Read the parameters, in float32. They are sharded over the run's mesh, or replicated if the mesh does not fit this machine."""
+        """Read the parameters, in float32: their running means if the run has them. They are sharded over the run's mesh, or replicated if the mesh does not fit this machine."""
         try:
             mesh = self.experiment.mesh.build()
         except UserError:
@@ -209,7 +218,7 @@ class SavedRun:
             shardings,
         )
         with Checkpoints(self.directory / CHECKPOINTS, self.experiment.checkpoint) as checkpoints:
-            return checkpoints.restore_params(self.step, abstract)
+            return checkpoints.restore_params(self.step, abstract, plain=self.plain_weights)
 
 
 if not TYPE_CHECKING:

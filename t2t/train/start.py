@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 
 from t2t.checkpoint import Checkpoints, Reference, initialise
 from t2t.errors import UserError
@@ -36,7 +38,7 @@ def initial_state(
     start_from = record.experiment.start_from
     if start_from.run is None:
         return state
-    source = SavedRun.load(start_from.run, start_from.step)
+    source = SavedRun.load(start_from.run, start_from.step, plain_weights=start_from.plain_weights)
     initial = initialise(state.params, source.params(), include=start_from.include, exclude=start_from.exclude)
     _check_vocabulary(record.vocabulary.in_directory(str(directory / VOCABULARY)), source, program.model, initial.taken)
     if record.experiment.trainable.frozen_storage == "reference":
@@ -45,7 +47,11 @@ def initial_state(
     params = jax.tree.map(jax.device_put, initial.params, program.shardings.params)
     # The optimizer state may depend on the initial parameters.
     restart = jax.jit(program.transform.init, out_shardings=program.shardings.opt_state)
-    return dataclasses.replace(state, params=params, opt_state=restart(program.trainable(params)))
+    trainable = program.trainable(params)
+    # A copy, because the step donates the parameters and the mean.
+    copy = jax.jit(functools.partial(jax.tree.map, jnp.copy), out_shardings=program.shardings.ema)
+    ema = None if state.ema is None else copy(trainable)
+    return dataclasses.replace(state, params=params, opt_state=restart(trainable), ema=ema)
 
 
 def _reference(program: Program, source: SavedRun, taken: Sequence[str]) -> Reference:
@@ -54,6 +60,11 @@ def _reference(program: Program, source: SavedRun, taken: Sequence[str]) -> Refe
         raise UserError(
             f"trainable.frozen_storage reference (--trainable.frozen-storage): the frozen parameter {path} is not taken from"
             f" {source.directory} (--start-from.run). Nearest: copy."
+        )
+    if source.has_mean:
+        raise UserError(
+            "trainable.frozen_storage reference (--trainable.frozen-storage): the reference is to the trained parameters of"
+            f" {source.directory} (--start-from.run), not to their running mean. Nearest: copy, or --start-from.plain-weights."
         )
     place = source.directory / CHECKPOINTS
     with Checkpoints(place) as theirs:

@@ -14,7 +14,7 @@ from jaxtyping import Array, Int, PRNGKeyArray
 from t2t.nn.model import Model, ParamSpec
 from t2t.optim import state_axes
 from t2t.optim.paths import path_name
-from t2t.optim.trainable import split, trainable_specs
+from t2t.optim.trainable import merge, split, trainable_specs
 from t2t.sharding import DEFAULT_RULES, Rules
 from t2t.train.guard import Health, healthy
 from t2t.types import Params
@@ -27,6 +27,7 @@ class TrainState:
     step:   number of batches trained on.
     key:    random key of the run. Step i uses fold_in(key, i), so the key never changes.
     health: statistics that detect bad steps.
+    ema:    running mean of the trainable parameters, None if there is none (`t2t.optim.Ema`).
     """
 
     step: Int[Array, ""]
@@ -34,21 +35,40 @@ class TrainState:
     opt_state: Any
     key: PRNGKeyArray
     health: Health
+    ema: Params | None = None
+
+    @property
+    def evaluated(self) -> Params:
+        """The parameters to evaluate: the running means, if there are any, and the frozen parameters."""
+        return self.params if self.ema is None else merge(self.params, self.ema)
 
 
 def create_state(
-    model: Model, transform: optax.GradientTransformation, seed: jax.Array | int, specs: Any = None
+    model: Model,
+    transform: optax.GradientTransformation,
+    seed: jax.Array | int,
+    specs: Any = None,
+    *,
+    ema: bool = False,
 ) -> TrainState:
     """Return the state at step 0. Under jit with out_shardings it is created sharded, never as a whole.
 
     specs: the model's specs with the frozen parameters marked (`Trainable.apply`); None uses `model.specs`. The optimizer state covers only
            the trainable parameters.
+    ema:   keep a running mean, which begins with the initial parameters.
     """
     specs = model.specs if specs is None else specs
     init_key, run_key = jax.random.split(jax.random.key(seed))
     params = jax.tree.map(lambda leaf, spec: leaf.astype(spec.dtype), model.init(init_key), specs)
-    opt_state = transform.init(split(params, specs)[0])
-    return TrainState(step=jnp.zeros((), jnp.int32), params=params, opt_state=opt_state, key=run_key, health=healthy())
+    trainable = split(params, specs)[0]
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        opt_state=transform.init(trainable),
+        key=run_key,
+        health=healthy(),
+        ema=jax.tree.map(jnp.copy, trainable) if ema else None,
+    )
 
 
 def param_shardings(model: Model, mesh: Mesh | AbstractMesh, rules: Rules = DEFAULT_RULES) -> Any:
@@ -67,8 +87,12 @@ def state_shardings(
     rules: Rules = DEFAULT_RULES,
     *,
     specs: Any = None,
+    ema: bool = False,
 ) -> TrainState:
-    """Return a TrainState of NamedShardings. Optimizer state is sharded like its parameters; scalars are replicated. specs: see `create_state`."""
+    """Return a TrainState of NamedShardings. Optimizer state and running means are sharded like their parameters; scalars are replicated.
+
+    specs, ema: see `create_state`.
+    """
     specs = model.specs if specs is None else specs
     whole = NamedSharding(mesh, PartitionSpec())
     abstract = jax.eval_shape(lambda: create_state(model, transform, 0, specs))
@@ -77,12 +101,14 @@ def state_shardings(
     def one(path: Any, leaf: jax.ShapeDtypeStruct, leaf_axes: tuple[str | None, ...]) -> NamedSharding:
         return rules.sharding(leaf_axes, leaf.shape, mesh, name=f"optimizer state {path_name(path)}")
 
+    params = param_shardings(model, mesh, rules)
     return TrainState(
         step=whole,  # type: ignore[arg-type]
-        params=param_shardings(model, mesh, rules),
+        params=params,
         opt_state=jax.tree_util.tree_map_with_path(one, abstract.opt_state, axes),
         key=whole,  # type: ignore[arg-type]
         health=jax.tree.map(lambda _: whole, abstract.health),
+        ema=split(params, specs)[0] if ema else None,
     )
 
 
@@ -90,7 +116,7 @@ def abstract_state(
     model: Model, transform: optax.GradientTransformation, shardings: TrainState, specs: Any = None
 ) -> TrainState:
     """Return the state as ShapeDtypeStructs with shardings. specs: see `create_state`."""
-    shapes = jax.eval_shape(lambda: create_state(model, transform, 0, specs))
+    shapes = jax.eval_shape(lambda: create_state(model, transform, 0, specs, ema=shardings.ema is not None))
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes, shardings
     )

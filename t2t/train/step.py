@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from t2t.losses import LossSums
 from t2t.nn.model import Model
 from t2t.objectives import Objective
+from t2t.optim.ema import Ema
 from t2t.optim.norms import layered, squares
 from t2t.optim.trainable import merge, split, trainable_specs
 from t2t.train.guard import Guard, examine
@@ -33,6 +34,7 @@ def make_step(
     microbatches: int = 1,
     guard: Guard | None = None,
     specs: Any = None,
+    ema: Ema | None = None,
 ) -> Step:
     """Return the function (state, batch) -> (next state, metrics), to be jitted with shardings.
 
@@ -42,6 +44,7 @@ def make_step(
 
     specs: the model's specs with the frozen parameters marked (`Trainable.apply`); None uses `model.specs`. Gradients, gradient norm, updates
            and optimizer state cover only the trainable parameters. Frozen parameters are returned unchanged.
+    ema:   how the running mean of a state that has one is updated. A skipped step and a batch without weight do not change it.
     """
     guard = guard or Guard()
     specs = model.specs if specs is None else specs
@@ -73,6 +76,14 @@ def make_step(
 
         updated, opt_state = jax.tree.map(sound, (updated, opt_state), (trainable, state.opt_state))
         params = merge(updated, frozen)
+        mean = state.ema
+        if mean is not None and ema is not None:
+            unchanged = finding.whole | (objective.weight(batch) <= 0)
+            mean = jax.tree.map(
+                lambda new, old: jnp.where(unchanged, old, new),
+                ema.updated(mean, updated, state.step - state.health.skipped),
+                mean,
+            )
         metrics = {
             "loss": value,
             "accuracy": total.correct / weight,
@@ -88,7 +99,9 @@ def make_step(
         }
         for name, (part, own_weight) in objective.metrics(total).items():
             metrics[name] = part / jnp.maximum(own_weight, 1.0)
-        after = TrainState(step=state.step + 1, params=params, opt_state=opt_state, key=state.key, health=health)
+        after = TrainState(
+            step=state.step + 1, params=params, opt_state=opt_state, key=state.key, health=health, ema=mean
+        )
         return after, metrics
 
     return step

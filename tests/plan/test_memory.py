@@ -1,6 +1,9 @@
+from dataclasses import replace
+
 import jax
 import pytest
 
+from t2t.optim import Ema
 from t2t.plan.compile import compile_step, out_of_memory
 from t2t.plan.memory import compiled_memory, state_bytes
 from t2t.sharding import MeshConfig
@@ -22,6 +25,21 @@ def test_parameters_and_optimizer_are_what_real_arrays_take():
     state, estimated = program.create(0), state_bytes(program)
     assert on_each_device(state.params) == {estimated.parameters}
     assert on_each_device(state.opt_state) == {estimated.optimizer}
+    assert estimated.ema == 0
+
+
+def test_a_running_mean_takes_the_memory_of_the_parameters_again():
+    mesh = MeshConfig(data=2, fsdp=2, tensor=2)
+    plain = Program.of(decoder(mesh=mesh), mesh.build())
+    program = Program.of(replace(decoder(mesh=mesh), ema=Ema(decay=0.99)), mesh.build())
+    estimated = state_bytes(program)
+    assert on_each_device(program.create(0).ema) == {estimated.ema}
+    assert estimated.total - state_bytes(plain).total == estimated.parameters
+    compiled = compile_step(program)
+    memory = compiled_memory(program, compiled.hlo, compiled.analysis)
+    assert memory.total == pytest.approx(
+        compiled.analysis.argument_size_in_bytes + compiled.analysis.temp_size_in_bytes, rel=0.05
+    )
 
 
 def test_activations_kept_are_read_from_the_program():

@@ -10,13 +10,13 @@ from t2t.paths import check
 from t2t.train.run import RECORD, SavedRun
 
 
-def load_run(directory: str, step: int | None = None) -> SavedRun:
+def load_run(directory: str, step: int | None = None, *, plain_weights: bool = False) -> SavedRun:
     """Return a run. Run its code only if the user trusts or knows it.
 
     Raises UserError if the run does not exist, or if its configuration needs code that is not trusted, known or imported.
     """
     run_code.ready(check(directory, "RUN"))
-    return SavedRun.load(directory, step)
+    return SavedRun.load(directory, step, plain_weights=plain_weights)
 
 
 def check_tasks(names: Iterable[str], directory: Path) -> None:
