@@ -18,7 +18,7 @@ from t2t.api.lengths import Lengths, Name, Rows, Way
 from t2t.decode import MASK, Beam, Candidate, Decoding, Greedy, Label, Output, Pooling, Sampling, Span
 from t2t.decode.config import LengthPenalty, Temperature, TopK, TopP
 from t2t.errors import UserError, nearest, writing
-from t2t.launch.infer_inputs import texts_of
+from t2t.launch.infer_inputs import conversations_of, texts_of
 from t2t.launch.infer_output import open_output
 from t2t.limits import CountOrZero, Few, Generated, Ids, Seed
 from t2t.limits import Rows as BatchRows
@@ -46,6 +46,8 @@ def command(
     length_penalty: LengthPenalty | None = None,
     max_length: Generated | None = None,
     continue_text: bool = False,
+    chat: bool = False,
+    chat_template: LocalPath | None = None,
     top: Ids | None = None,
     embed: Pooling | None = None,
     normalise: bool = False,
@@ -78,6 +80,9 @@ def command(
         max_length: maximum number of tokens to generate. Default: the run's targets_length. For spans: maximum tokens of a span, by default unlimited.
         continue_text: decoders: continue the text itself, as a language model does. Otherwise an end-of-sequence token is appended to the text,
             as to a task's inputs.
+        chat: decoders: answer conversations with the model's chat template. --text is one user message, --input a .jsonl file with "messages".
+            Without both, talk in the terminal.
+        chat_template: file with a chat template for --chat: Jinja text or a tokenizer_config.json. Default: the one that came with the model.
         top: encoders: number of candidates for each mask. Default: 5.
         embed: encoders: print a vector for each text: the mean of the encoder's output over the tokens, or the output of the first token.
         normalise: divide each vector by its length, so that the dot product of two vectors is their cosine.
@@ -99,7 +104,17 @@ def command(
         beams=beams,
         length_penalty=length_penalty,
     )
-    rows, name = texts_of(text, second, input)
+    talking = chat and not text and input is None
+    if talking:
+        _refuse({"--output": output}, "a conversation in the terminal is not written to a file. Nearest: --input FILE.")
+    if chat:
+        others = {"--second": second or None, "--embed": embed, "--top": top, "--continue-text": continue_text or None}
+        _refuse(others, "this option has no effect with --chat.")
+        if too_long == "truncate":
+            raise UserError("--too-long truncate would cut the end of a prompt of --chat. Nearest: --too-long skip.")
+    else:
+        _refuse({"--chat-template": chat_template}, "this option is for --chat.")
+    rows, name = _conversations(text, input) if chat else texts_of(text, second, input)
     if output is not None:
         check_output(output, "--output")
 
@@ -137,6 +152,13 @@ def command(
         if continue_text and not model.can("continue_text"):
             raise UserError(f"--continue-text: {run} is a model of kind {model.kind}; only decoders continue a text.")
 
+    talk = None
+    if chat:
+        from t2t.api.chat import chat_of
+        from t2t.launch.chat import converse, prompts_of
+
+        talk = chat_of(loaded, chat_template)
+        rows = prompts_of(talk, rows, name)
     params = loaded.params()
 
     lengths = Lengths(too_long, loaded.vocabulary)
@@ -153,15 +175,19 @@ def command(
         if model.can("fill_mask"):
             filled = inference.fill(loaded, texts, top=5 if top is None else top, **same)
             return [_filled(text, masks) for text, masks in zip(texts, filled, strict=True)]
-        generated = inference.infer(
-            loaded, texts, how, max_length=max_length, seed=seed + start, continue_text=continue_text, **same
-        )
+        same |= {"max_length": max_length, "seed": seed + start}
+        if talk is not None:
+            return [_generated(outputs) for outputs in talk.replies(loaded, texts, how, **same)]
+        generated = inference.infer(loaded, texts, how, continue_text=continue_text, **same)
         return [_generated(outputs) for outputs in generated]
 
-    def answers() -> Iterator[dict[str, Any]]:
+    def answers(rows: Rows = rows) -> Iterator[dict[str, Any]]:
         found = inference.asked(loaded, rows, fields, lengths=lengths, batch_size=batch_size, name=name)
-        return ({**row, **more} for row, more in found)
+        return ({**(row if talk is None else row["row"]), **more} for row, more in found)
 
+    if talk is not None and talking:
+        converse(lambda messages: next(answers(prompts_of(talk, [{"messages": messages}], name))))
+        return
     if output is None:
         with writing("standard output"):
             _write(answers(), sys.stdout, readable=input is None and embed is None)
@@ -213,6 +239,15 @@ def choose(
         raise UserError(f"unknown decoding {decoding!r} (--decoding).{nearest(decoding, ways)}")
     _refuse({**sampling, **beam, "--samples": samples}, "this option has no effect with --decoding greedy.")
     return Greedy()
+
+
+def _conversations(texts: Sequence[str], path: str | None) -> tuple[list[dict[str, Any]], Name]:
+    """Return the conversations and a function that names the i-th. There are none if the user types them in a terminal."""
+    if texts or path is not None:
+        return conversations_of(texts, path)
+    if sys.stdin is None or not sys.stdin.isatty():
+        raise UserError('t2t infer --chat: no terminal to talk in; give --text "..." or --input FILE.')
+    return [], lambda i: "the conversation"
 
 
 def _refuse(options: dict[str, Any], why: str) -> None:

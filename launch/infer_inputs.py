@@ -1,16 +1,19 @@
-"""Inputs of `t2t infer`: texts from the command line, text lines or JSON lines."""
+"""Inputs of `t2t infer`: texts or conversations from the command line, text lines or JSON lines."""
 
 from __future__ import annotations
 
 import codecs
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from t2t.api.lengths import Name
 from t2t.errors import UserError, nearest
 from t2t.json_files import NotJson, json_value
+
+_JSON = (".jsonl", ".json")
+"""Suffixes of files of JSON lines."""
 
 
 def texts_of(texts: Sequence[str], seconds: Sequence[str], path: str | None) -> tuple[list[dict[str, Any]], Name]:
@@ -30,13 +33,32 @@ def texts_of(texts: Sequence[str], seconds: Sequence[str], path: str | None) -> 
     if texts:
         raise UserError(f"--text and --input {path} are both given; give one of them.")
     where = "standard input" if path == "-" else path
-    rows = _read(path, where)
+    rows = _read(path, where, _object)
     if not rows:
         raise UserError(f"{where} (--input) has no text.")
     return [row for _, row in rows], lambda i: f"{where}:{rows[i][0]}"
 
 
-def _read(path: str, where: str) -> list[tuple[int, dict[str, Any]]]:
+def conversations_of(texts: Sequence[str], path: str | None) -> tuple[list[dict[str, Any]], Name]:
+    """Return an object with "messages" for each conversation, and a function that names the i-th in errors. A text is one user message.
+
+    Raises UserError like `texts_of`.
+    """
+    if path is None or texts or not path.endswith(_JSON):
+        rows, name = texts_of(texts, (), path)
+        return [{"messages": [user_message(row["inputs"])]} for row in rows], name
+    lines = _read(path, path, _conversation)
+    if not lines:
+        raise UserError(f"{path} (--input) has no conversation.")
+    return [row for _, row in lines], lambda i: f"{path}:{lines[i][0]}"
+
+
+def user_message(text: str) -> dict[str, str]:
+    """Return a message of the user."""
+    return {"role": "user", "content": text}
+
+
+def _read(path: str, where: str, parse: Callable[[str, str], dict[str, Any]]) -> list[tuple[int, dict[str, Any]]]:
     """Return each line's number and row. An empty line counts as a text; in JSON lines it is skipped."""
     if path == "-" and sys.stdin is None:
         raise UserError("standard input (--input -) is closed. Nearest: --input FILE.")
@@ -53,27 +75,36 @@ def _read(path: str, where: str) -> list[tuple[int, dict[str, Any]]]:
             line = raw.removesuffix(b"\r").decode("utf-8")
         except UnicodeDecodeError as error:
             raise UserError(f"{where}:{number}: not UTF-8 text (byte {error.start} of the line).") from None
-        if not path.endswith((".jsonl", ".json")):
+        if not path.endswith(_JSON):
             rows.append((number, {"inputs": line}))
         elif line.strip():
-            rows.append((number, _object(line, f"{where}:{number}")))
+            rows.append((number, parse(line, f"{where}:{number}")))
     return rows
 
 
 def _object(line: str, where: str) -> dict[str, Any]:
+    row = _fields(line, where, "inputs")
+    if not isinstance(row["inputs"], str):
+        raise UserError(f"{where}: the field 'inputs' is {type(row['inputs']).__name__}, not text.")
+    for name in ("inputs", "second"):
+        if isinstance(row.get(name), str):
+            _check_text(row[name], f"{where}: the field {name!r}")
+    return row
+
+
+def _conversation(line: str, where: str) -> dict[str, Any]:
+    return _fields(line, where, "messages")
+
+
+def _fields(line: str, where: str, needed: str) -> dict[str, Any]:
     try:
         row = json_value(line)
     except NotJson as error:
         raise UserError(f"{where}: the line is not a JSON object ({error}).") from None
     if not isinstance(row, dict):
         raise UserError(f"{where}: expected a JSON object, not {type(row).__name__}.")
-    if "inputs" not in row:
-        raise UserError(f"{where}: no field 'inputs'.{nearest('inputs', row)}")
-    if not isinstance(row["inputs"], str):
-        raise UserError(f"{where}: the field 'inputs' is {type(row['inputs']).__name__}, not text.")
-    for name in ("inputs", "second"):
-        if isinstance(row.get(name), str):
-            _check_text(row[name], f"{where}: the field {name!r}")
+    if needed not in row:
+        raise UserError(f"{where}: no field {needed!r}.{nearest(needed, row)}")
     return row
 
 

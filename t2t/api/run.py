@@ -7,7 +7,7 @@ import inspect
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, ParamSpec, TypeVar
@@ -142,6 +142,51 @@ class Run(SavedRun):
             )
 
         return self._asked(_rows(texts), compute, batch_size, too_long)
+
+    @_checked
+    def chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        decoding: Decoding | None = None,
+        *,
+        template: str | os.PathLike[str] | None = None,
+        max_length: Generated | None = None,
+        seed: Seed = 0,
+    ) -> str:
+        """Return the model's answer to a conversation, which its chat template turns into a prompt. The answer ends with the model's turn.
+
+        A special token in a message becomes this token, as in `apply_chat_template` of transformers; a warning names it.
+
+        Args:
+          messages: the conversation, oldest message first: [{"role": "user", "content": "..."}]. Roles are "system", "user" and "assistant".
+          decoding: t2t.Greedy(), t2t.Sampling(temperature=0.8) or t2t.Beam(size=4). Greedy by default.
+          template: file with a chat template: Jinja text or a tokenizer_config.json. The default is the template that an import kept in the run.
+          max_length: maximum number of tokens to generate. The default is the run's targets_length.
+          seed: seed for sampling.
+
+        Raises:
+          UserError: the model is not a decoder, there is no template, the template refuses the conversation, or it is too long for the model.
+        """
+        from t2t.api.chat import chat_of
+
+        talk = chat_of(self, None if template is None else os.fspath(template))
+        prompt = talk.prompt(messages)
+        if token := talk.written_by_user(messages):
+            log.warning("%s in a message is read as a special token", token)
+
+        def compute(rows: Rows, at_once: int, name: Name, start: int) -> list[list[Output]]:
+            return talk.replies(
+                self,
+                [row["inputs"] for row in rows],
+                decoding,
+                max_length=max_length,
+                batch_size=at_once,
+                seed=seed,
+                params=self.parameters,
+                name=name,
+            )
+
+        return self._asked(_rows([prompt]), compute, 1, "stop")[0][0].text
 
     @_checked
     def score(

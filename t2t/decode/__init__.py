@@ -18,7 +18,7 @@ from t2t.decode.many import Continuation, MaskFill, fill_many, generate_many, sc
 from t2t.decode.placement import fetch, mesh_of, place
 from t2t.decode.rows import TooLong
 from t2t.decode.scoring import Filled, TokenScores, fill_mask, score, token_scores
-from t2t.decode.texts import MASK, Candidate, Output, fill_texts, generate_texts, score_texts
+from t2t.decode.texts import MASK, Candidate, Output, fill_texts, generate_prompts, generate_texts, score_texts
 
 __all__ = [
     "MASK",
@@ -45,6 +45,7 @@ __all__ = [
     "fill_texts",
     "generate",
     "generate_many",
+    "generate_prompts",
     "generate_texts",
     "label_texts",
     "mesh_of",

@@ -9,7 +9,7 @@ import jax
 
 from t2t.decode.config import Decoding
 from t2t.decode.many import fill_many, generate_many, score_many
-from t2t.decode.rows import Name, text_name
+from t2t.decode.rows import Ids, Name, text_name
 from t2t.errors import UserError
 from t2t.nn.model import Model
 from t2t.types import Params
@@ -60,16 +60,50 @@ def generate_texts(
     A text may contain sentinels (`<extra_id_0>`). Raises UserError if a text is too long for the model.
     """
     end = [vocabulary.eos_id] if append_eos else []
-    results = generate_many(
+    begins = append_eos or vocabulary.prepends_bos or not model.config.can("continue_text")
+    return generate_prompts(
         model,
         params,
+        vocabulary,
         [vocabulary.encode_marked(text) + end for text in texts],
         decoding,
         length=length,
+        bos_id=vocabulary.bos_id if begins else None,
+        batch_size=batch_size,
+        key=key,
+        name=name,
+    )
+
+
+def generate_prompts(
+    model: Model,
+    params: Params,
+    vocabulary: Vocabulary,
+    prompts: Sequence[Ids],
+    decoding: Decoding,
+    *,
+    length: int = 128,
+    bos_id: int | None = None,
+    batch_size: int = 32,
+    key: jax.Array | None = None,
+    name: Name = text_name,
+) -> list[list[Output]]:
+    """Return the N outputs of each prompt, in the order of the prompts.
+
+    prompts: ids, without the start token. They are not changed.
+    bos_id:  start token of the decoder. None if the prompts have one, or none is needed.
+    name:    returns the name of the i-th prompt for error messages.
+
+    Raises UserError if a prompt is too long for the model.
+    """
+    results = generate_many(
+        model,
+        params,
+        prompts,
+        decoding,
+        length=length,
         eos_id=vocabulary.end_ids,
-        bos_id=vocabulary.bos_id
-        if append_eos or vocabulary.prepends_bos or not model.config.can("continue_text")
-        else None,
+        bos_id=bos_id,
         forced_id=vocabulary.forced,
         batch_size=batch_size,
         key=key,

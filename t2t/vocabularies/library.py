@@ -40,6 +40,11 @@ class LibraryVocabulary(FileVocabulary):
         """Return a copy of the library's tokenizer, including the sentinels."""
         return Library.from_str(self._tokenizer.to_str())
 
+    def special_tokens(self) -> dict[str, int]:
+        """Return the text and the id of each special token. A text that contains one gets its id."""
+        tokens = self._tokenizer.get_added_tokens_decoder().items()
+        return {token.content: number for number, token in tokens if token.special}
+
     def encode(self, text: str) -> list[int]:
         """Return the ids without BOS and EOS. Special tokens in the text become their ids."""
         return self._tokenizer.encode(text, add_special_tokens=False).ids
