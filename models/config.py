@@ -33,10 +33,12 @@ from t2t.nn.norms import NormKind
 from t2t.nn.quantized import Quantization
 from t2t.nn.rotary import Rotary
 
-Positions = Literal["relative", "learned", "rotary", "none"]
+Positions = Literal["relative", "learned", "sinusoidal", "rotary", "none"]
 InitKind = Literal["fan_in", "normal", "truncated_normal"]
 Remat = Literal["none", "full", "dots", "dots_no_batch"]
 Dtype = Literal["float32", "bfloat16"]
+EMBEDDED = ("learned", "sinusoidal")
+"""Positions that are added to the token embeddings."""
 
 
 def one_of(field: str, value: str, choices: object) -> None:
@@ -74,7 +76,7 @@ class LayerOptions(Configuration):
 
     Args:
         window: same as in `StackConfig`. To use windows in some layers only, set the stack's `window` to None and set this one.
-        positions: same as in `StackConfig`: "relative", "rotary" or "none". "learned" can only be set for the whole stack.
+        positions: same as in `StackConfig`: "relative", "rotary" or "none". "learned" and "sinusoidal" can only be set for the whole stack.
         rotary: same as in `StackConfig`.
         num_heads: same as in `StackConfig`.
         num_kv_heads: same as in `StackConfig`.
@@ -133,7 +135,8 @@ class StackConfig(Configuration):
             each reads the sum after the one before it.
         final_norm: add a norm after the last layer.
         positions: kind of position encoding: "relative" (T5; see `buckets` and `max_distance`), "learned" (`max_length` vectors, added to the token
-            embeddings), "rotary" (LLaMA; see `rotary`) or "none".
+            embeddings), "sinusoidal" (fixed vectors, added to the token embeddings: sines, then cosines; Marian, PEGASUS), "rotary" (LLaMA; see `rotary`) or
+            "none".
         buckets: number of buckets of relative positions. It must be even in an encoder.
         max_distance: distance in tokens from which all relative positions share the last bucket.
         relative_per_layer: give each layer its own relative positions (umT5). Otherwise all layers share them (T5).
@@ -145,7 +148,7 @@ class StackConfig(Configuration):
         qk_norm: normalize the queries and keys of each head, with the kind of norm that `norm` names (Gemma 3, Qwen 3).
         qk_norm_whole: with `qk_norm`, normalize all heads of the queries, and of the keys, at once, with a scale for each coordinate of each head (OLMo 2).
         attention_softcap: soft bound on attention logits: a logit l becomes attention_softcap * tanh(l / attention_softcap) (Gemma 2). None means no bound.
-        max_length: number of learned positions. With rotary positions it records the training length and limits nothing.
+        max_length: number of learned positions. With rotary or sinusoidal positions it records the training length and limits nothing.
         scaled_attention: divide attention logits by sqrt(head_dim). T5 does not: it initializes the query kernel with smaller values instead.
         attention_scale: factor on attention logits (Gemma 2 27B: 1 / sqrt(144)). None means 1 / sqrt(head_dim), or 1 without `scaled_attention`.
         mlp_dropout: apply dropout inside the feed-forward layers as well (T5).
@@ -253,9 +256,9 @@ class StackConfig(Configuration):
 
     def _check_layer(self, layer: LayerOptions, where: str) -> None:
         """Raise UserError if the options of one place of the stack are not possible. where: the place."""
-        if layer.positions == "learned" != self.positions:
+        if layer.positions in EMBEDDED and layer.positions != self.positions:
             raise UserError(
-                f"{where}.positions is 'learned', and model.positions is {self.positions!r}; learned positions apply to the whole stack."
+                f"{where}.positions is {layer.positions!r}, and model.positions is {self.positions!r}; {layer.positions} positions apply to the whole stack."
                 " Nearest: rotary, relative, none."
             )
         try:
@@ -290,7 +293,7 @@ class StackConfig(Configuration):
 
     @property
     def attention_positions(self) -> Literal["relative", "rotary", "none"]:
-        """The positions that attention uses. Learned positions are added to the embeddings instead."""
+        """The positions that attention uses. `EMBEDDED` ones are added to the embeddings instead."""
         if self.has_relative_positions:
             return "relative"
         return "rotary" if self.positions == "rotary" else "none"

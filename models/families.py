@@ -19,10 +19,13 @@ from t2t.models.eurobert.mapping import EuroBert
 from t2t.models.gemma.mapping import Gemma2, Gemma3
 from t2t.models.gpt.mapping import GPT2
 from t2t.models.llama.mapping import Llama
+from t2t.models.marian.mapping import Marian
+from t2t.models.mbart.mapping import MBart
 from t2t.models.modernbert.mapping import ModernBert
 from t2t.models.mpnet.mapping import MPNet
 from t2t.models.neox.mapping import GPTNeoX
 from t2t.models.olmo.mapping import Olmo2, Olmo3
+from t2t.models.pegasus.mapping import Pegasus
 from t2t.models.phi.mapping import Phi3
 from t2t.models.qwen.mapping import Qwen2, Qwen3
 from t2t.models.roberta.mapping import Roberta
@@ -34,6 +37,9 @@ FAMILIES: tuple[Family, ...] = (
     T5(),
     UMT5(),
     Bart(),
+    MBart(),
+    Pegasus(),
+    Marian(),
     Electra(),
     Albert(),
     MPNet(),

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int
 from t2t.errors import UserError
 from t2t.models.config import StackConfig, TransformerConfig
 from t2t.nn.dropout import Keys, dropout
-from t2t.nn.embeddings import Embedding
+from t2t.nn.embeddings import Embedding, sinusoids
 from t2t.nn.initializers import ZEROS, Initializer, Normal, TruncatedNormal
 from t2t.nn.linear import Linear, matmul
 from t2t.nn.norms import norm
@@ -44,6 +44,11 @@ class Embeddings(nnx.Module):
             if stack.positions == "learned"
             else None
         )
+        self.sinusoidal = stack.positions == "sinusoidal"
+        if self.sinusoidal and size % 2:
+            raise UserError(
+                f"model.positions is 'sinusoidal', and the embeddings have the odd width {size}; sines and cosines have half of it each. Nearest: {size + 1}."
+            )
         self.type = (
             Embedding(types, size, axis="types", init=_table_init(stack, config.embedding_std)) if types else None
         )
@@ -91,6 +96,8 @@ class Embeddings(nnx.Module):
         x = x if self.scale == 1.0 else x * self.scale
         if self.position is not None:
             x = x + self.position(positions + self.offset, jnp.float32, outside="clip")
+        if self.sinusoidal:
+            x = x + sinusoids(positions, x.shape[-1])
         if self.type is not None:
             x = x + self.type(jnp.zeros_like(ids) if types is None else types, jnp.float32)
         if self.norm is not None:

@@ -15,6 +15,9 @@ from t2t.nn.model import ModelConfig, ParamSpec
 FAMILIES = (
     "t5",
     "bart",
+    "mbart",
+    "pegasus",
+    "marian",
     "gpt",
     "bert",
     "electra",

@@ -19,6 +19,8 @@ from t2t.nn.model import ModelConfig
 LOGITS_BIAS = "final_logits_bias"
 COPIES = ("model.encoder.embed_tokens.weight", "model.decoder.embed_tokens.weight", "lm_head.weight")
 """Other names of the table of tokens."""
+SINUSOIDS = {r"(model\.)?(encoder|decoder)\.embed_positions\.weight": "fixed positions, which every version computes"}
+"""What the families with sinusoidal positions leave out."""
 
 
 class Bart(Family):
@@ -31,7 +33,12 @@ class Bart(Family):
         r"(model\.)?(encoder|decoder)\.version": "the version of the original code's modules",
     }
     architecture: ClassVar[str] = "BartForConditionalGeneration"
-    fixed: ClassVar[Mapping[str, Any]] = {"norm_place": "post", "final_norm": False, "embedding_norm": True}
+    fixed: ClassVar[Mapping[str, Any]] = {
+        "norm_place": "post",
+        "final_norm": False,
+        "embedding_norm": True,
+        "positions": "learned",
+    }
     """Fields of the configuration that all models of the family have in common."""
 
     def config(self, options: Options, weights: Weights) -> ModelConfig:
@@ -80,8 +87,11 @@ class Bart(Family):
         options.must("is_encoder_decoder", True, why="an encoder-decoder is expected")
         options.must("tie_word_embeddings", True, why="the logits are computed with the table of tokens")
         why = f"transformers has no such {self.name}"
-        options.must("static_position_embeddings", False, why=why)
-        options.must("extra_pos_embeddings", 2, why=why)
+        learned = self.fixed["positions"] == "learned"
+        options.must("static_position_embeddings", not learned, why=why)
+        if learned:
+            options.must("extra_pos_embeddings", 2, why=why)
+        options.free("extra_pos_embeddings")
         options.must("normalize_before", self.fixed["norm_place"] == "pre", why=why)
         options.must("normalize_embedding", self.fixed["embedding_norm"], why=why)
         options.must("add_final_layer_norm", self.fixed["final_norm"], why=why)
@@ -93,7 +103,7 @@ class Bart(Family):
         if not isinstance(config, EncoderDecoderConfig):
             return None
         one, other = config.encoder, config.decoder
-        if one.positions != "learned" or one.norm_place != self.fixed["norm_place"]:
+        if any(getattr(one, name) != self.fixed[name] for name in ("positions", "norm_place")):
             return None
         return {
             "architectures": [self.architecture],

@@ -12,6 +12,14 @@ from t2t.models.preset import Preset, split_overrides
 VOCAB_SIZE = 50_265
 """Vocabulary size: GPT-2's byte-level BPE, special tokens, and rows that no token uses."""
 
+SINUSOIDAL: dict[str, Any] = {
+    "positions": "sinusoidal",
+    "position_offset": 0,
+    "separate_positions": False,
+    "embedding_norm": False,
+}
+"""Fields of the families with fixed positions and without a norm of the embeddings: PEGASUS and Marian."""
+
 
 def bart(
     *,

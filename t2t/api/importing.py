@@ -144,7 +144,7 @@ def _vocabulary(model: Source, source: str, file: str | None, scratch: Path, say
     from t2t.api.vocabulary_file import vocabulary_of
     from t2t.export.generation_files import Generation
     from t2t.export.huggingface import CONFIG, read_options
-    from t2t.export.tokenizer_files import read_vocabulary, trained_lengths
+    from t2t.export.tokenizer_files import added_before, read_vocabulary, trained_lengths
 
     directory = model.files.directory
     if not (directory / CONFIG).is_file():
@@ -157,6 +157,8 @@ def _vocabulary(model: Source, source: str, file: str | None, scratch: Path, say
     result = generation.applied(tokenizer, kind)
     if generation.ends() and model.config.can("generate") and result.eos_id not in generation.ends():
         say(f"note: eos_token_id does not include the tokenizer's EOS, id {result.eos_id}: both end a text here")
+    if kind == "encoder_decoder" and (token := added_before(result)) is not None:
+        say(f"note: the tokenizer adds {token} before each text, and this run does not: write it in the texts")
     # Our own exports store the length of outputs and the suppressed tokens there. The run already has these values.
     ours = trained_lengths(directory) is not None
     known = ("max_new_tokens = ", "suppress_tokens = ")

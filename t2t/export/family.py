@@ -216,7 +216,7 @@ def _canonical_stack(stack: Any) -> Any:
         unused += ["buckets", "max_distance", "relative_per_layer"]
     if stack.positions != "rotary":
         unused += ["rotary"]
-    if stack.positions not in ("learned", "rotary"):
+    if stack.positions not in ("learned", "sinusoidal", "rotary"):
         unused += ["max_length"]
     if stack.positions != "learned":
         unused += ["position_offset"]

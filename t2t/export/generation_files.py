@@ -16,7 +16,7 @@ from t2t.vocabularies.library import added
 GENERATION = "generation_config.json"
 _CONFIG = "config.json"
 _FIRST = "forced_bos_token_id"
-_GENERATING = ("ForConditionalGeneration", "ForCausalLM", "LMHeadModel")
+_GENERATING = ("ForConditionalGeneration", "ForCausalLM", "LMHeadModel", "MTModel")
 """Suffixes of the class names of models that generate."""
 _DEFAULTS: dict[str, Any] = {
     "max_length": 20,
@@ -115,6 +115,8 @@ class Generation:
         do_sample, _ = self._values.get("do_sample", (None, ""))
         unused = () if do_sample is True else ("temperature", "top_k", "top_p", "min_p", "typical_p")
         unused = (*unused, _FIRST) if kind == "encoder_decoder" else unused
+        if self._values.get("bad_words_ids", (None,))[0] == [[self._values.get("pad_token_id", (None,))[0]]]:
+            unused = (*unused, "bad_words_ids")  # Padding is never generated.
         return [
             f"{name} = {value!r}"
             for name, (value, _) in self._values.items()

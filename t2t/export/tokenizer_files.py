@@ -38,6 +38,8 @@ KEPT = (
 _BYT5_EXTRA_IDS = 125
 _SENTENCEPIECE = ("t5", "mt5", "umt5")
 """Models whose tokenizer is spiece.model followed by sentinels."""
+_STARTS = {"bart": 2}
+"""Start tokens of decoders that `transformers` takes if config.json has none, where it is not 0."""
 _BERT = {"unk": "[UNK]", "sep": "[SEP]", "pad": "[PAD]", "cls": "[CLS]", "mask": "[MASK]"}
 _USUAL = {
     "eos": ("</s>", "<|endoftext|>", "[SEP]"),
@@ -68,6 +70,10 @@ def read_vocabulary(directory: Path, options: Mapping[str, Any], *, scratch: Pat
     if found is None:
         if not kind and options.get("model_type") in ("t5", "mt5") and options.get("vocab_size") == 384:
             return Bytes(extra_ids=_BYT5_EXTRA_IDS)
+        if (directory / "source.spm").is_file():
+            raise UserError(
+                f"{directory}: Marian's tokenizer (source.spm, target.spm) splits inputs and outputs in two ways, which is not supported. Use --vocabulary FILE"
+            )
         names = ", ".join(sorted(path.name for path in directory.iterdir())[:12])
         raise UserError(
             f"{directory}: no supported tokenizer (tokenizer.json, spiece.model of a T5, vocab.txt, vocab.json with merges.txt); found: {names}."
@@ -306,7 +312,8 @@ def _roles(
         roles["cls"] = roles["cls"] or roles["bos"]
     if options.get("is_encoder_decoder") is True or options.get("model_type") in _SENTENCEPIECE:
         # The start token of the decoder; T5 uses padding.
-        start = options.get("decoder_start_token_id", 0)
+        start = options.get("decoder_start_token_id")
+        start = _STARTS.get(str(options.get("model_type")), 0) if start is None else start
         start = expect(start, int, f"{directory / 'config.json'}: decoder_start_token_id")
         roles["bos"] = library.id_to_token(start) if 0 <= start < 2**32 else None
     if _is_bert(library):
@@ -332,7 +339,30 @@ def _tokenizer(
     add_bos = bos is not None and not encoder_decoder and add_bos
     cls = others["cls"]
     add_cls = cls is not None and encoder_decoder and library.encode("a").ids[:1] == [library.token_to_id(cls)]
+    if encoder_decoder:
+        _check_end(file, library, eos)
     return Tokenizer(path=str(file), eos=eos, add_bos=add_bos, add_cls=add_cls, extra_ids=_sentinels(library), **others)  # type: ignore[arg-type]
+
+
+def _check_end(file: Path, library: Library, eos: str) -> None:
+    """Raise UserError if the tokenizer adds another special token than EOS after each text, as that of mBART-25 adds the language."""
+    framed = library.encode("a")
+    words = [word for word, special in enumerate(framed.special_tokens_mask) if not special]
+    for token in framed.tokens[words[-1] + 1 :] if words else []:
+        if token != eos:
+            raise UserError(
+                f"{file}: it adds {token!r} after each text, which is not supported: only the end-of-sequence token {eos!r} is."
+                " Remove it from post_processor"
+            )
+
+
+def added_before(vocabulary: Vocabulary) -> str | None:
+    """Return the special token that the tokenizer's file adds before each text and `encode` does not, as the language of mBART-50. None if there is none."""
+    if not isinstance(vocabulary, Tokenizer):
+        return None
+    framed = vocabulary.library().encode("a")
+    first, special = framed.tokens[:1], framed.special_tokens_mask[:1]
+    return first[0] if special == [1] and not vocabulary.adds_cls and framed.ids[0] != vocabulary.eos_id else None
 
 
 def _sentinels(library: Library) -> int:

@@ -32,7 +32,7 @@ class Case:
     @property
     def kind(self) -> str:
         """Architecture of the model."""
-        if self.model.endswith("ForConditionalGeneration"):
+        if self.model.endswith(("ForConditionalGeneration", "MTModel")):
             return "encoder_decoder"
         return "decoder" if self.model.endswith(("ForCausalLM", "LMHeadModel")) else "encoder"
 

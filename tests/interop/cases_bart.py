@@ -18,6 +18,18 @@ def _bart(name: str, **options: Any) -> Case:
     return case("BART", name, "BartConfig", "BartForConditionalGeneration", _BART, **options)
 
 
+def _mbart(name: str, **options: Any) -> Case:
+    return case("mBART", name, "MBartConfig", "MBartForConditionalGeneration", _BART, **options)
+
+
+def _pegasus(name: str, **options: Any) -> Case:
+    return case("PEGASUS", name, "PegasusConfig", "PegasusForConditionalGeneration", _BART, **options)
+
+
+def _marian(name: str, **options: Any) -> Case:
+    return case("Marian", name, "MarianConfig", "MarianMTModel", _BART, **options)
+
+
 CASES: tuple[Case, ...] = (
     _bart("as published"),
     _bart(
@@ -28,4 +40,10 @@ CASES: tuple[Case, ...] = (
         decoder_attention_heads=2,
         decoder_ffn_dim=40,
     ),
+    _mbart("as published", scale_embedding=True, activation_function="relu"),
+    _mbart("GELU, narrow decoder", decoder_attention_heads=2, decoder_ffn_dim=40),
+    _pegasus("as published", scale_embedding=True, activation_function="relu"),
+    _pegasus("GELU, deeper decoder", decoder_layers=3, decoder_attention_heads=2, decoder_ffn_dim=40),
+    _marian("as published", scale_embedding=True, activation_function="swish"),
+    _marian("GELU, narrow decoder", decoder_attention_heads=2, decoder_ffn_dim=40),
 )

@@ -33,6 +33,8 @@ def model(case: Case) -> Any:
     untie(case, made)
     with torch.no_grad():
         for name, parameter in (*made.named_parameters(), *biases(made)):
+            if "embed_positions" in name and not parameter.requires_grad:
+                continue  # sines and cosines
             parameter.copy_(torch.from_numpy(weight(saved_name(case, name), tuple(parameter.shape))))
     return made.float().eval()
 
@@ -66,7 +68,11 @@ def given_to(case: Case, given: dict[str, np.ndarray]) -> dict[str, torch.Tensor
     ids, mask = torch.tensor(given["ids"]), torch.tensor(given["mask"])
     arguments = {"input_ids": ids, "attention_mask": mask}
     if case.kind == "encoder_decoder":
-        return {**arguments, "labels": torch.tensor(given["targets"])}
+        labels = torch.tensor(given["targets"])
+        if case.family == "mBART":
+            # Otherwise it starts from the last label, a language.
+            arguments["decoder_input_ids"] = torch.nn.functional.pad(labels[:, :-1], (1, 0))
+        return {**arguments, "labels": labels}
     if case.family in ("BERT", "ALBERT", "ELECTRA"):
         arguments["token_type_ids"] = torch.tensor(given["types"])
     if case.output == "span":

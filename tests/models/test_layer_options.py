@@ -11,6 +11,7 @@ import pytest
 from t2t.errors import UserError
 from t2t.models import config as models_config
 from t2t.nn.attention import attend_step, attention
+from t2t.nn.embeddings import sinusoids
 from t2t.nn.masks import Mask
 from t2t.nn.rotary import Rotary
 from tests.models.tiny import VOCAB, batch, config, logits_of, loss, params_of, quick_jit, row, rows, some_batch
@@ -68,6 +69,7 @@ def test_packed_equals_unpacked_with_all_of_them(name, options, backend):
         config("llama", **OUTPUT),
         unequal(parallel=True),
         config("bart"),
+        config("pegasus"),
         config("gpt", **LEARNED_AND_RELATIVE),
     ],
     ids=[
@@ -75,6 +77,7 @@ def test_packed_equals_unpacked_with_all_of_them(name, options, backend):
         "norms of outputs, parallel",
         "unequal widths, parallel",
         "separate positions",
+        "sinusoidal positions",
         "learned and relative positions",
     ],
 )
@@ -142,6 +145,15 @@ def test_a_scale_of_embeddings_is_that_of_their_table():
     own = some_batch("decoder")
     other = changed(params, "embeddings", "token", "table", factor=3.0)
     np.testing.assert_allclose(quick_jit(scaled.logits)(params, own), quick_jit(plain.logits)(other, own), atol=1e-5)
+
+
+def test_sinusoidal_positions_are_the_formula():
+    positions = np.array([[0, 1, 7], [511, 1023, 5000]])
+    angles = positions[..., None] / 10000.0 ** (np.arange(0, 12, 2) / 12)
+    wanted = np.concatenate([np.sin(angles), np.cos(angles)], axis=-1)
+    np.testing.assert_allclose(sinusoids(jnp.asarray(positions), 12), wanted, atol=5e-6)
+    with pytest.raises(UserError, match=r"the embeddings have the odd width 15.*Nearest: 16"):
+        config("pegasus", d_model=15, num_heads=3).build()
 
 
 @pytest.mark.parametrize("backend", ["einsum", "chunked"])

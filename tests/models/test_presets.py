@@ -50,6 +50,9 @@ def test_presets_are_those_promised():
             *("2-7b", "3-8b", "3-70b", "3.1-8b", "3.1-70b", "3.2-1b", "3.2-3b", "3.3-70b"),
             *("smollm2-135m", "smollm2-360m", "smollm2-1.7b", "mistral-7b"),
         ],
+        "marian": ["opus-mt-en-de"],
+        "mbart": ["large-cc25", "large-50"],
+        "pegasus": ["large"],
         "smollm3": ["3b"],
         "qwen": [
             *(f"2.5-{size}" for size in ("0.5b", "1.5b", "3b", "7b", "14b", "32b", "72b")),
