@@ -21,7 +21,7 @@ def import_model(
     accept_option: Annotated[tuple[tuple[str, ...], ...], tyro.conf.UseAppendAction] = (),
     check: bool = True,
 ) -> None:
-    """Make a run from a directory of transformers (config.json, one or several safetensors files, the tokenizer's files), a GGUF file or a T5X checkpoint.
+    """Make a run from a directory of transformers (config.json, safetensors files, the tokenizer's files) or sentence-transformers, a GGUF file or a T5X checkpoint.
 
     The run infers and exports like any other. `t2t train from:RUN --dir NEW` trains from it.
 

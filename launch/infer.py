@@ -49,7 +49,7 @@ def command(
     chat: bool = False,
     chat_template: LocalPath | None = None,
     top: Ids | None = None,
-    embed: Pooling | None = None,
+    embed: Literal["default", Pooling] | None = None,
     normalise: bool = False,
     too_long: Way = "stop",
     seed: Seed = 0,
@@ -84,8 +84,10 @@ def command(
             Without both, talk in the terminal.
         chat_template: file with a chat template for --chat: Jinja text or a tokenizer_config.json. Default: the one that came with the model.
         top: encoders: number of candidates for each mask. Default: 5.
-        embed: encoders: print a vector for each text: the mean of the encoder's output over the tokens, or the output of the first token.
-        normalise: divide each vector by its length, so that the dot product of two vectors is their cosine.
+        embed: encoders: print a vector for each text: the mean of the encoder's outputs over the tokens, the output of the first token, or the
+            maximum of each dimension. Without a value: as the model was trained or imported, else the mean.
+        normalise: divide each vector by its length, so that the dot product of two vectors is their cosine. Sentence encoders that were trained
+            with this do it without the option.
         too_long: for a text that exceeds the model's positions or the memory: stop with an error, truncate its end (of a pair: the end of the
             second text), or skip it.
         seed: sampling seed.
@@ -127,7 +129,7 @@ def command(
             f"--second {second[0]}: this option is for encoders that label pairs or find spans; {run} {does(model)}."
         )
     if normalise and embed is None:
-        raise UserError("--normalise needs --embed, which is missing. Nearest: --embed mean.")
+        raise UserError("--normalise needs --embed, which is missing. Nearest: --embed.")
     if not model.can("generate"):
         _refuse(
             {
@@ -168,7 +170,8 @@ def command(
         texts = [row["inputs"] for row in some]
         same: dict[str, Any] = {"batch_size": at_once, "params": params, "name": place}
         if embed is not None:
-            vectors = inference.embed(loaded, texts, pooling=embed, normalise=normalise, **same)
+            pooling = None if embed == "default" else embed
+            vectors = inference.embed(loaded, texts, pooling=pooling, normalise=normalise or None, **same)
             return [{"embedding": vector} for vector in vectors]
         if not (model.can("generate") or model.can("fill_mask")):
             return [_answered(loaded, one) for one in inference.answer(loaded, some, longest=max_length, **same)]

@@ -48,7 +48,7 @@ def command(arguments: Sequence[str]) -> int:
 
 PATHS = ("--dir", "--vocabulary", "--data.cached", "--start-from.run")
 """Options of training whose value is a path on the machines that train."""
-RUN_RECIPES = ("from:", "discriminator:")
+RUN_RECIPES = ("from:", "discriminator:", "contrastive:")
 """Prefixes of recipes that name a run's path, as in `t2t.api.recipes`. That module is not imported here: a launcher only starts processes."""
 
 

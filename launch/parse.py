@@ -23,6 +23,8 @@ T = TypeVar("T")
 _FRAME = re.compile(r"[╭╮╰╯─│┃━┏┓┗┛]+")
 _HELP = {"-h", "--help"}
 _BOOLEANS = {"True": True, "true": True, "False": False, "false": False}
+DEFAULT = "default"
+"""The value of an option that is given without one, if its type is a Literal with this value."""
 
 
 def call(function: Callable[..., T], arguments: Sequence[str], *, prog: str) -> T:
@@ -34,7 +36,8 @@ def call(function: Callable[..., T], arguments: Sequence[str], *, prog: str) -> 
     hints = typing.get_type_hints(function)
     named = [name for name, it in signature.parameters.items() if it.kind is it.KEYWORD_ONLY]
     flags = {option(name) for name in named if hints[name] is bool}
-    words = _booleans(arguments, flags)
+    bare = {option(name) for name in named if DEFAULT in _literals(hints[name])}
+    words = _with_defaults(_booleans(arguments, flags), bare)
     if asks_help(words):
         words = ["--help"]  # the other arguments may be incomplete
     else:
@@ -138,6 +141,24 @@ def _booleans(arguments: Sequence[str], flags: Collection[str]) -> list[str]:
             raise UserError(f"{plain} {value!r} is neither True nor False. Nearest: {plain}, {_off(plain)}.")
         words.append(plain if not equals or _BOOLEANS[value] else _off(plain))
     return words
+
+
+def _literals(hint: Any) -> set[Any]:
+    """Return the values of the Literals in a type."""
+    if typing.get_origin(hint) is typing.Literal:
+        return set(typing.get_args(hint))
+    return {value for part in typing.get_args(hint) for value in _literals(part)}
+
+
+def _with_defaults(arguments: Sequence[str], names: Collection[str]) -> list[str]:
+    """Insert the value DEFAULT after each option in `names` that is given without a value."""
+    end = list(arguments).index("--") if "--" in arguments else len(arguments)
+    words: list[str] = []
+    for i, word in enumerate(arguments[:end]):
+        words.append(word)
+        if word.replace("_", "-") in names and (i + 1 == end or arguments[i + 1].startswith("-")):
+            words.append(DEFAULT)
+    return [*words, *arguments[end:]]
 
 
 def _off(flag: str) -> str:

@@ -1,4 +1,4 @@
-"""Show examples whose targets are labels, tags or spans."""
+"""Show examples whose targets are labels, tags, spans or numbers of texts."""
 
 from __future__ import annotations
 
@@ -12,11 +12,19 @@ from t2t.vocabularies import Vocabulary
 
 
 def shown(features: Mapping[str, Any], vocabulary: Vocabulary, targets: Any) -> list[tuple[str, list[marks.Piece]]]:
-    """Return (label, pieces) pairs: the text, or the two texts of a pair (by token type), and the expected answer.
+    """Return (label, pieces) pairs: the text, or the two texts of a pair (by token type), and the expected answer. Or all texts that are compared.
 
     features: truncated to the model's lengths. targets: the SeqIO vocabulary of the targets, see `t2t.data.answers`.
     """
+    from t2t.data.answers import Texts
+
     inputs = np.asarray(features["inputs"])
+    if isinstance(targets, Texts):
+        numbers = np.asarray(features["targets"])
+        return [
+            (f"text {number}", marks.plain(inputs[numbers == number].tolist(), vocabulary))
+            for number in range(int(numbers.max(initial=-1)) + 1)
+        ]
     types = np.asarray(features.get("types", np.zeros_like(inputs)))
     found = [
         (f"type {kind}" if "types" in features else "text", marks.plain(inputs[types == kind].tolist(), vocabulary))

@@ -158,7 +158,7 @@ def _check(data: Data, kind: Kind) -> None:
 
 def _describe(out: Console, name: str, data: Data) -> None:
     from t2t import tasks as registry
-    from t2t.data.answers import output_of
+    from t2t.data.answers import is_text
     from t2t.data.registry import provider_of, tasks_of
     from t2t.tasks.sources import FileSource
 
@@ -184,7 +184,7 @@ def _describe(out: Console, name: str, data: Data) -> None:
         text = f"{type(spec.vocabulary).__name__}, {spec.vocabulary.vocab_size:,} ids" + (
             ", EOS at the end" if spec.add_eos else ""
         )
-        if output_of(spec.vocabulary) != "tokens":
+        if not is_text(spec.vocabulary):
             text = str(spec.vocabulary)
         facts.add_row(f"feature {feature}", text)
     facts.add_row("metrics", ", ".join(about.metrics) or "none")
@@ -271,7 +271,8 @@ def _counts(example: Example) -> list[str]:
     counts = []
     for name, ids in example.features.items():
         if name == "weights":
-            counts.append(f"{int((ids > 0).sum())} to predict")
+            if "texts" not in example.raw:
+                counts.append(f"{int((ids > 0).sum())} to predict")
         elif name != "types" and (name != "targets" or not _has_labels(example)):
             full = len(example.raw[name])
             counts.append(f"{name} {len(ids)} tokens" + (f" of {full}" if full > len(ids) and example.cut else ""))
@@ -334,10 +335,10 @@ def _pair(example: Example, vocabulary: Vocabulary) -> list[tuple[str, list[mark
 
 
 def _has_labels(example: Example) -> bool:
-    """Return whether the targets are not text but labels, tags or spans."""
-    from t2t.data.answers import output_of
+    """Return whether the targets are not text but labels, tags, spans or numbers of texts."""
+    from t2t.data.answers import is_text
 
-    return output_of(example.targets) != "tokens"
+    return not is_text(example.targets)
 
 
 def _survey(out: Console, data: Data, kind: Kind) -> None:

@@ -11,7 +11,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from t2t.errors import UserError
-from t2t.limits import FewOrZero
+from t2t.limits import FewOrZero, Length
 from t2t.models.answer_heads import AnswerHead, LabelHead, PoolerActivation, Pooling, SpanHead, averaged
 from t2t.models.config import StackConfig, TransformerConfig, check_even_buckets, one_of
 from t2t.models.functional import FunctionalModel, Network
@@ -24,6 +24,7 @@ from t2t.nn.mixers import Context
 from t2t.nn.mlp import ACTIVATIONS, Activation
 from t2t.nn.model import Cache, Kind, Output
 from t2t.nn.norms import norm
+from t2t.nn.pooling import Pooling as VectorPooling
 from t2t.types import Batch, Tokens
 
 
@@ -40,6 +41,9 @@ class EncoderConfig(TransformerConfig):
         reference_label: the first label's score is 0 and has no parameters. With two labels, the head computes one logit (ELECTRA's discriminator).
         pooling: where the "label" head takes a text's scores from: its "first" token (BERT), the "mean" of its tokens (ModernBERT), or "mean_scores", the mean
             of the scores of its tokens (EuroBERT).
+        vector_pooling: how the vector of a text is computed: the "mean" of the outputs at its tokens, the output at the "first" token, or the "max" of each dimension.
+        vector_normalize: divide the vector of a text by its Euclidean norm.
+        vector_max_length: longest text that has a vector, in tokens with special tokens. None means as many as the model has positions.
         types: number of token types (BERT: 2); 0 means none.
         embedding_norm: normalize the sum of the embeddings.
         head_transform: add a dense layer, an activation and a norm before the logits of the "tokens" head (BERT's masked-LM head).
@@ -64,6 +68,9 @@ class EncoderConfig(TransformerConfig):
     pooler_activation: PoolerActivation = "tanh"
     reference_label: bool = False
     pooling: Pooling = "first"
+    vector_pooling: VectorPooling = "mean"
+    vector_normalize: bool = False
+    vector_max_length: Length | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -84,6 +91,7 @@ class EncoderConfig(TransformerConfig):
         one_of("pooling", self.pooling, Pooling)
         if self.pooling != "first" and self.head != "label":
             raise UserError(f"model.pooling is {self.pooling!r}, but model.head is {self.head!r}. Nearest: first.")
+        one_of("vector_pooling", self.vector_pooling, VectorPooling)
 
     @property
     def stacks(self) -> tuple[StackConfig, ...]:

@@ -30,6 +30,7 @@ _MODULES = (
     "t2t.nn.attention.config",
     "t2t.nn.mlp",
     "t2t.nn.rotary",
+    "t2t.objectives.contrastive",
     "t2t.objectives.cross_entropy",
     "t2t.optim.by_name",
     "t2t.optim.ema",

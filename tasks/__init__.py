@@ -10,12 +10,15 @@ from t2t.tasks.prompts import add_prompted, check_held_out
 from t2t.tasks.register import add, describe, find, names
 from t2t.tasks.templates import Template
 from t2t.tasks.ul2 import mixture_of_denoisers
+from t2t.tasks.vectors import add_retrieval, add_similarity
 
 __all__ = [
     "Template",
     "add",
     "add_classification",
     "add_prompted",
+    "add_retrieval",
+    "add_similarity",
     "add_span_extraction",
     "add_tagging",
     "check_held_out",

@@ -5,6 +5,6 @@ for inputs, targets and logits. Version 1.1 has gated GELU feed-forward layers (
 dropout on to fine-tune.
 """
 
-from t2t.models.t5.presets import PRESETS, t5, v1_0, v1_1
+from t2t.models.t5.presets import PRESETS, encoder_of, t5, v1_0, v1_1
 
-__all__ = ["PRESETS", "t5", "v1_0", "v1_1"]
+__all__ = ["PRESETS", "encoder_of", "t5", "v1_0", "v1_1"]

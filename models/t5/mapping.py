@@ -1,4 +1,4 @@
-"""Conversion of T5, mT5, Flan-T5, ByT5 and umT5 to and from `transformers` (T5ForConditionalGeneration, UMT5ForConditionalGeneration)."""
+"""Conversion of T5, mT5, Flan-T5, ByT5 and umT5 to and from `transformers`: T5ForConditionalGeneration, T5EncoderModel and their umT5 variants."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import Any, ClassVar
 from t2t.export.family import Family, Options, Weights, activation_name
 from t2t.export.mapping import Entry, Transposed, linear, normalised, same
 from t2t.models.config import StackConfig
+from t2t.models.encoder import EncoderConfig
 from t2t.models.encoder_decoder import EncoderDecoderConfig
-from t2t.models.t5.presets import t5
+from t2t.models.t5.presets import encoder_of, t5
 from t2t.nn.model import ModelConfig
 
 _TABLES = ("shared.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
@@ -26,7 +27,8 @@ class T5(Family):
     relative_per_layer = False
 
     def config(self, options: Options, weights: Weights) -> ModelConfig:
-        """Return the configuration. The head is tied if its tensor is missing or equal to the embeddings."""
+        """Return the configuration, of an encoder alone for T5EncoderModel. The head is tied if its tensor is missing or equal to the embeddings."""
+        alone = options.architecture.endswith("EncoderModel")
         options.free("n_positions", "scalable_attention", "add_cross_attention")
         options.must("is_decoder", False, why="an encoder-decoder is expected")
         gate, _, function = str(options.take("feed_forward_proj", "relu")).rpartition("-")
@@ -45,7 +47,7 @@ class T5(Family):
         head = "lm_head.weight" if "lm_head.weight" in weights.names else None
         tied = head is None or table is None or weights.equal(head, table)
         layers = options.size("num_layers")
-        return t5(
+        config = t5(
             num_layers=layers,
             num_decoder_layers=options.size("num_decoder_layers", layers),
             d_model=options.size("d_model"),
@@ -61,8 +63,11 @@ class T5(Family):
             activation=activation,
             gated=gated,
             tied=tied,
-            scaled_head=self.scaled(options, tied),
+            scaled_head=not alone and self.scaled(options, tied),
         )
+        if alone:
+            options.free("tie_word_embeddings", "scale_decoder_outputs")
+        return encoder_of(config) if alone else config
 
     def scaled(self, options: Options, tied: bool) -> bool:
         """Return whether logits are divided by sqrt(d_model), as in T5 1.0. Those of mT5 never are.
@@ -82,14 +87,21 @@ class T5(Family):
 
     def options(self, config: ModelConfig) -> dict[str, Any] | None:
         """Return the options of config.json, or None if the model is not of this family."""
-        if not isinstance(config, EncoderDecoderConfig) or config.encoder.relative_per_layer != self.relative_per_layer:
+        if not isinstance(config, EncoderDecoderConfig | EncoderConfig):
             return None
         stack = config.encoder
+        if stack.relative_per_layer != self.relative_per_layer:
+            return None
+        alone = isinstance(config, EncoderConfig)
+        if alone and (stack.positions != "relative" or stack.norm != "rms"):
+            return None
         function = activation_name(stack.activation)
         if stack.gated:
             function = "gated-gelu" if function == "gelu_new" else f"gated-{function}"
         return {
-            "architectures": [f"{'UMT5' if self.relative_per_layer else 'T5'}ForConditionalGeneration"],
+            "architectures": [
+                f"{'UMT5' if self.relative_per_layer else 'T5'}{'EncoderModel' if alone else 'ForConditionalGeneration'}"
+            ],
             "model_type": self.model_types[0],
             "is_encoder_decoder": True,
             "vocab_size": config.vocab_size,
@@ -97,7 +109,7 @@ class T5(Family):
             "d_kv": stack.head_size,
             "d_ff": stack.d_ff,
             "num_layers": stack.num_layers,
-            "num_decoder_layers": config.decoder.num_layers,
+            "num_decoder_layers": config.stacks[-1].num_layers,
             "num_heads": stack.num_heads,
             "relative_attention_num_buckets": stack.buckets,
             "relative_attention_max_distance": stack.max_distance,
@@ -111,6 +123,9 @@ class T5(Family):
 
     def entries(self, config: ModelConfig) -> list[Entry]:
         """Return the entries of all tensors."""
+        if isinstance(config, EncoderConfig):
+            first, copy, _ = _TABLES
+            return [same(first, "embeddings/token/table", copy), *_stack("encoder", config.encoder)]
         assert isinstance(config, EncoderDecoderConfig)
         if config.shared:
             raise RuntimeError(

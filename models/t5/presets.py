@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from functools import partial
 from typing import Any
 
 from t2t import former_names
 from t2t.errors import UserError, nearest
-from t2t.models.config import StackConfig
+from t2t.models.config import StackConfig, TransformerConfig
+from t2t.models.encoder import EncoderConfig
 from t2t.models.encoder_decoder import EncoderDecoderConfig
 from t2t.models.preset import Preset, split_overrides
 
@@ -72,6 +74,15 @@ def t5(
             **top,
         }
     )
+
+
+def encoder_of(config: EncoderDecoderConfig) -> EncoderConfig:
+    """Return the encoder of a T5 alone. It computes vectors of texts. Its parameters have the names that they have in the T5.
+
+    Its logits are the product with the embeddings: without training for it, it does not predict tokens.
+    """
+    common = {field.name: getattr(config, field.name) for field in fields(TransformerConfig)}
+    return EncoderConfig(**{**common, "encoder": config.encoder, "tied": True, "scaled_head": False})
 
 
 #              num_layers d_model  d_ff   num_heads head_dim

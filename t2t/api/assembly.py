@@ -81,13 +81,15 @@ def run_training(
     before = time.perf_counter()
     register_tasks()
     imported += time.perf_counter() - before
-    from t2t.data.answers import check_model
+    from t2t.data.answers import check_model, check_objective
     from t2t.data.pipeline import task_vocabulary
     from t2t.data.survival import lost_of
 
     for run in (directory, *([Path(experiment.start_from.run)] if experiment.start_from.run else [])):
         check_tasks([experiment.data.task, *(experiment.evaluation.tasks or ())], run)
     check_model(experiment.data, experiment.model)
+    objective = experiment.objective
+    check_objective(experiment.data, type(objective).__name__, [extra.name for extra in objective.extras])
     vocabulary = task_vocabulary(experiment.data)
     check_vocabulary(experiment, vocabulary)
     preflight(experiment, directory)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from t2t.api.exporters import BUILT_IN, registered
 from t2t.errors import Failure, UserError, nearest
@@ -11,8 +12,13 @@ from t2t.nn.model import ModelConfig, Part
 from t2t.train.run import SavedRun
 from t2t.types import Params
 
+if TYPE_CHECKING:
+    from t2t.export.sentence import Vectors
+
 _PLATFORMS = ("cpu", "cuda", "tpu")
 _SHARD_BYTES = 5_000_000_000
+_TRANSFORMERS = ("huggingface", "sentence-transformers")
+"""The formats that write a directory of transformers."""
 
 
 def check_export(
@@ -31,14 +37,14 @@ def check_export(
     from t2t.export.tensor_files import DTYPES
 
     options = (
-        ("--length", length, "stablehlo"),
-        ("--platforms", platforms, "stablehlo"),
-        ("--dtype", dtype, "huggingface"),
-        ("--shard-bytes", shard_bytes, "huggingface"),
+        ("--length", length, ("stablehlo",)),
+        ("--platforms", platforms, ("stablehlo",)),
+        ("--dtype", dtype, _TRANSFORMERS),
+        ("--shard-bytes", shard_bytes, _TRANSFORMERS),
     )
-    for option, value, owner in options:
-        if value is not None and owner != format:
-            raise UserError(f"{option} is for --format {owner}; it has no effect with --format {format}.")
+    for option, value, owners in options:
+        if value is not None and format not in owners:
+            raise UserError(f"{option} is for --format {' or '.join(owners)}; it has no effect with --format {format}.")
     if dtype is not None and dtype not in DTYPES:
         raise UserError(f"unknown dtype {dtype!r} (--dtype).{nearest(dtype, DTYPES)}")
     if shard_bytes is not None and shard_bytes < 1:
@@ -69,6 +75,7 @@ def export_run(
     say: receives log lines: what the format cannot store, and the results of the checks.
     Raises UserError for an unknown format, an option of another format, a model that the format does not support, or a directory that is not empty.
     """
+    from t2t.api.sentence import vectors_of
     from t2t.export import write_safetensors, write_stablehlo
     from t2t.export.directory import check as check_out
     from t2t.export.directory import writing
@@ -78,20 +85,24 @@ def export_run(
     check_out(Path(out), overwrite=overwrite)
     source = {"run": str(run.directory), "step": run.step, "recipe": run.record.recipe}
     parts: dict[str, Part] = {}
-    if format == "huggingface":
+    vectors = None
+    if format in _TRANSFORMERS:
         whole = run.experiment.model
+        if format == "sentence-transformers":
+            vectors = vectors_of(whole, where=str(run.directory))
         parts = dict(whole.parts()) or {"": Part(config=whole, params=lambda params: params)}
         for part in parts.values():
             exportable(part.config)  # raises UserError before the parameters are read
     model, vocabulary = run.model, run.vocabulary
     params = run.params() if params is None else params
-    if format == "huggingface":
+    if format in _TRANSFORMERS:
         for name, part in parts.items():
             _huggingface(
                 run,
                 part.config,
                 part.params(params),
                 Path(out) / name,
+                vectors=vectors,
                 dtype=dtype or "float32",
                 shard_bytes=shard_bytes or _SHARD_BYTES,
                 check=check,
@@ -131,6 +142,7 @@ def _huggingface(
     params: Params,
     out: Path,
     *,
+    vectors: Vectors | None,
     dtype: str,
     shard_bytes: int,
     check: bool,
@@ -144,6 +156,7 @@ def _huggingface(
     from t2t.export.huggingface import differing, opened, read_options, short_logits, write_huggingface
     from t2t.export.tokenizer_writing import check_tokenizer
     from t2t.models.families import exportable, family_of, left_behind
+    from t2t.nn.model import VECTORS
     from t2t.sharding import MeshConfig
 
     family, options, wanted = exportable(config)
@@ -151,6 +164,11 @@ def _huggingface(
         say(f"note: config.json of {family.name} cannot store {', '.join(lost)}: only training uses it")
     # Compare in float32, because the run's own dtype and kernels may round differently.
     model = canonical(config).build()
+    lost = [name for name in VECTORS if getattr(config, name) != getattr(model.config, name)]
+    if vectors is None and lost:
+        say(
+            f"note: config.json does not store {', '.join(lost)}; use --format sentence-transformers to keep the vectors of texts"
+        )
 
     def compare(draft: Path) -> None:
         texts = check_tokenizer(
@@ -178,6 +196,7 @@ def _huggingface(
         wanted,
         run.vocabulary,
         out,
+        vectors=vectors,
         kind=model.config.kind,
         lengths={"inputs": run.experiment.data.inputs_length, "targets": run.experiment.data.targets_length},
         dtype=dtype,

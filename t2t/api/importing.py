@@ -16,6 +16,7 @@ from t2t.paths import check_directory
 
 if TYPE_CHECKING:
     from t2t.export.huggingface import Source
+    from t2t.export.sentence import Sentence
     from t2t.nn.model import Kind, ModelConfig
     from t2t.train.experiment import Experiment
     from t2t.vocabularies import Vocabulary
@@ -36,7 +37,7 @@ def import_checkpoint(
 ) -> str:
     """Import a model as a run and return a line that describes it.
 
-    The source is a directory of transformers (config.json, safetensors, tokenizer files), a GGUF file or a T5X checkpoint.
+    The source is a directory of transformers (config.json, safetensors, tokenizer files) or sentence-transformers, a GGUF file or a T5X checkpoint.
     The options are those of `t2t import`.
 
     accepted: options of config.json to ignore.
@@ -46,11 +47,13 @@ def import_checkpoint(
     run = check_directory(directory, "--dir")
     if run.exists() and (not run.is_dir() or any(run.iterdir())):
         raise UserError(f"{run} (--dir) already exists. Choose another --dir.")
-    with _open_source(Path(source), preset, accepted) as model:
+    with _open_source(Path(source), preset, accepted) as (model, sentence):
         for line in describe_left_out(model.left_out):
             say(f"note: left out: {line}")
+        if sentence is not None and sentence.prompts:
+            say(f"note: prompts that the run does not keep (write them before the texts): {dict(sentence.prompts)}")
         try:
-            return _create_run(model, source, run, vocabulary, check=check, say=say)
+            return _create_run(model, sentence, source, run, vocabulary, check=check, say=say)
         except BaseException:
             shutil.rmtree(run, ignore_errors=True)
             raise
@@ -67,9 +70,14 @@ def describe_left_out(left_out: Mapping[str, str]) -> list[str]:
 
 
 @contextlib.contextmanager
-def _open_source(source: Path, preset: str | None, accepted: tuple[str, ...]) -> Iterator[Source]:
+def _open_source(
+    source: Path, preset: str | None, accepted: tuple[str, ...]
+) -> Iterator[tuple[Source, Sentence | None]]:
+    """Yield the model, and what the files of `sentence-transformers` say, None if there are none."""
     from t2t import models
+    from t2t.api.sentence import sentence_encoder
     from t2t.export.huggingface import opened
+    from t2t.export.sentence import read_sentence
     from t2t.models.families import family_of
 
     if preset is not None:
@@ -79,10 +87,12 @@ def _open_source(source: Path, preset: str | None, accepted: tuple[str, ...]) ->
 
         legacy = tensorflow_checkpoint.prefix_of(source)
         arrays = t5x.open_arrays(source) if legacy is None else tensorflow_checkpoint.open_arrays(legacy)
-        yield understood(arrays, models.preset(preset))
+        yield understood(arrays, models.preset(preset)), None
         return
-    with _directory(source) as directory, opened(directory, family_of, accepted=accepted) as model:
-        yield model
+    with _directory(source) as directory:
+        sentence = read_sentence(directory)
+        with opened(sentence.directory if sentence else directory, family_of, accepted=accepted) as model:
+            yield model if sentence is None else sentence_encoder(model, sentence), sentence
 
 
 @contextlib.contextmanager
@@ -99,7 +109,14 @@ def _directory(source: Path) -> Iterator[Path]:
 
 
 def _create_run(
-    model: Source, source: str, run: Path, vocabulary_file: str | None, *, check: bool, say: Callable[[str], None]
+    model: Source,
+    sentence: Sentence | None,
+    source: str,
+    run: Path,
+    vocabulary_file: str | None,
+    *,
+    check: bool,
+    say: Callable[[str], None],
 ) -> str:
     from t2t import models
     from t2t.api.user_code import known_code
@@ -116,6 +133,8 @@ def _create_run(
     with tempfile.TemporaryDirectory(prefix="t2t-tokenizer-") as scratch:
         vocabulary = _vocabulary(model, source, vocabulary_file, Path(scratch), say)
         check_vocabulary(experiment, vocabulary)
+        if sentence is not None:
+            sentence.check(vocabulary)
         params = model.params(MeshConfig().build())
         before = short_logits(model.model, params) if check else None
         own = own_code()  # a user's family may have user models

@@ -178,8 +178,8 @@ def embed(
     run: SavedRun,
     texts: Sequence[str],
     *,
-    pooling: Pooling = "mean",
-    normalise: bool = False,
+    pooling: Pooling | None = None,
+    normalise: bool | None = None,
     batch_size: int = 32,
     params: Any = None,
     name: Name = _item,
@@ -187,7 +187,7 @@ def embed(
     """Return a vector for each text, see `t2t.decode.embed_texts`. The run must be an encoder with any head. Raises UserError otherwise."""
     if not run.model.config.can("embed"):
         raise UserError(
-            f"--embed {pooling}: {run.directory} is a model of kind {run.model.config.kind}; only encoders return vectors."
+            f"--embed{f' {pooling}' if pooling else ''}: {run.directory} is a model of kind {run.model.config.kind}; only encoders return vectors."
         )
     return embed_texts(
         run.model,

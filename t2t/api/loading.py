@@ -50,7 +50,9 @@ def load(
     place = check(os.fspath(path), "path")
     with run_code.trusting(trust_code):
         own.use(imports, option="imports")
-        if not (place / RECORD).is_file() and (place.suffix == ".gguf" or (place / "config.json").is_file()):
+        if not (place / RECORD).is_file() and (
+            place.suffix == ".gguf" or any((place / name).is_file() for name in ("config.json", "modules.json"))
+        ):
             if step is not None:
                 raise UserError(f"step {step}: {place} is a model to import, which has no steps. Nearest: None.")
             return Run.load(_imported(place, dir))
@@ -87,7 +89,8 @@ def _imported(source: Path, dir: str | os.PathLike[str] | None) -> Path:
 
 def _fingerprint(source: Path) -> str:
     """Return a name that changes if the names, sizes or modification times of a model's files change."""
-    files = sorted(source.iterdir()) if source.is_dir() else [source]
+    beneath = "*/*" if (source / "modules.json").is_file() else "*"
+    files = sorted({*source.iterdir(), *source.glob(beneath)}) if source.is_dir() else [source]
     digest = hashlib.sha256(str(source.resolve()).encode())
     for file in files:
         found = file.stat()

@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import partial, update_wrapper
 
 from t2t import models
+from t2t.api.encoders import PARAMETERS, encoder_alone
 from t2t.api.published import PUBLISHED, Pretraining
 from t2t.api.user_code.imports import function_of
 from t2t.checkpoint import CheckpointConfig
@@ -16,7 +17,7 @@ from t2t.models import TransformerConfig
 from t2t.models.electra import ElectraConfig, ReplacedTokenDetection
 from t2t.nn.attention import Backend
 from t2t.nn.model import ModelConfig
-from t2t.objectives import CrossEntropy, Objective
+from t2t.objectives import Contrastive, CrossEntropy, Objective
 from t2t.optim import AdamW, Cosine
 from t2t.sharding import MeshConfig
 from t2t.train.evaluation import Evaluation
@@ -32,6 +33,12 @@ FROM = "from:"
 
 DISCRIMINATOR = "discriminator:"
 """Prefix of the directory of an ELECTRA run: the recipe that starts from its discriminator."""
+
+CONTRASTIVE = "contrastive:"
+"""Prefix of a run's directory: the recipe that trains vectors of texts with the encoder of that run."""
+
+STARTED = (FROM, DISCRIMINATOR, CONTRASTIVE)
+"""Prefixes of the recipes that start from a run."""
 
 STEPS = 1000
 """Steps of the quickstarts. BERT and ELECTRA take more: BERT learns from only 15% of the tokens."""
@@ -227,6 +234,18 @@ def discriminator_of(directory: str) -> Experiment:
     return replace(experiment, model=experiment.model.discriminator(), objective=objective, start_from=start_from)
 
 
+def contrastive_of(directory: str) -> Experiment:
+    """Train vectors of texts, starting from the encoder of a run (`contrastive:RUN`). `--data.task` is a task of `t2t.tasks.add_retrieval`."""
+    experiment = from_run(directory)
+    return replace(
+        experiment,
+        model=encoder_alone(experiment.model, where=f"{CONTRASTIVE}{directory}"),
+        objective=Contrastive(),
+        evaluation=replace(experiment.evaluation, tasks=()),
+        start_from=replace(experiment.start_from, include=PARAMETERS),
+    )
+
+
 def recipes() -> Mapping[str, Recipe]:
     """Return the built-in recipes by name: the quickstarts, and one for each preset whose training settings are published."""
     named: dict[str, Recipe] = {
@@ -243,7 +262,7 @@ def recipes() -> Mapping[str, Recipe]:
 def is_own(name: str) -> bool:
     """Return whether the name refers to a user function, not to a built-in recipe. The function need not exist."""
     source, colon, _ = name.rpartition(":")
-    started = name.startswith((FROM, DISCRIMINATOR))
+    started = name.startswith(STARTED)
     return (
         bool(colon)
         and not started
@@ -263,6 +282,8 @@ def find(name: str) -> Recipe:
         return update_wrapper(partial(from_run, name.removeprefix(FROM)), from_run)
     if name.startswith(DISCRIMINATOR):
         return update_wrapper(partial(discriminator_of, name.removeprefix(DISCRIMINATOR)), discriminator_of)
+    if name.startswith(CONTRASTIVE):
+        return update_wrapper(partial(contrastive_of, name.removeprefix(CONTRASTIVE)), contrastive_of)
     if name in models.presets():
         raise UserError(
             f"preset {name} has no recipe: its training settings are not published. Write a recipe with t2t.models.preset({name!r}), or import its weights and use {FROM}RUN."

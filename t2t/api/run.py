@@ -257,14 +257,16 @@ class Run(SavedRun):
         self,
         texts: Sequence[str],
         *,
-        pooling: Pooling = "mean",
-        normalize: bool = False,
+        pooling: Pooling | None = None,
+        normalize: bool | None = None,
         batch_size: BatchRows = 32,
         too_long: TooLong = "stop",
     ) -> Float[np.ndarray, "N D"]:
-        """Return one vector for each text: the mean of the encoder outputs, or the output of the first token (pooling="first").
+        """Return one vector for each text.
 
-        normalize: divide each vector by its Euclidean norm.
+        pooling: the "mean" of the encoder outputs, the output of the "first" token, or the "max" of each dimension. The default is the model's own
+            (`model.vector_pooling`, "mean" if neither a training nor an import has set it).
+        normalize: whether to divide each vector by its Euclidean norm. The default is the model's own (`model.vector_normalize`).
         """
         self._check("embed")
 
@@ -332,7 +334,7 @@ class Run(SavedRun):
         """Export the model and return the directory.
 
         Args:
-          format: "huggingface" (a directory for transformers' from_pretrained), "safetensors", "stablehlo", or a registered format.
+          format: "huggingface" (a directory for transformers' from_pretrained), "sentence-transformers", "safetensors", "stablehlo", or a registered format.
           out: the output directory.
           overwrite: replace existing files in the directory.
           options: options of the format, see `t2t export --help`: dtype, shard_bytes, check; length, platforms.

@@ -1,9 +1,9 @@
-"""Targets of encoders that are not text: classes of texts or words, and the first and last position of a span."""
+"""Targets of encoders that are not text: classes of texts or words, the first and last position of a span, and numbers of texts."""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Literal
 
 import seqio
@@ -14,6 +14,9 @@ from t2t.errors import UserError
 from t2t.nn.model import ModelConfig, Output
 
 Of = Literal["text", "word"]
+
+TEXTS = "texts"
+"""Feature with the number of texts of an example, in tasks of vectors of texts."""
 
 HIDDEN = "<unk>"
 """The target of an example without a known answer. T5 uses it for class -1 of TFDS. Metrics cannot use such examples."""
@@ -50,6 +53,21 @@ class Places(seqio.PassThroughVocabulary):
         return "positions of the first and last token of a span"
 
 
+class Texts(seqio.PassThroughVocabulary):
+    """The number of each token's text in its example, from 0, for tasks of vectors of texts."""
+
+    def __init__(self) -> None:
+        super().__init__(size=2**31 - 1)
+
+    def __str__(self) -> str:
+        return "numbers of the texts of an example"
+
+
+def is_text(vocabulary: seqio.Vocabulary) -> bool:
+    """Return whether targets with this vocabulary are text."""
+    return not isinstance(vocabulary, Labels | Places | Texts)
+
+
 def output_of(vocabulary: seqio.Vocabulary) -> Output:
     """Return the model output that predicts targets with this vocabulary."""
     if isinstance(vocabulary, Labels):
@@ -63,6 +81,12 @@ def check_model(data: Data, config: ModelConfig) -> None:
     if config.can("generate") or "targets" not in features:
         return
     vocabulary = features["targets"].vocabulary
+    if isinstance(vocabulary, Texts):
+        if not config.can("embed"):
+            raise UserError(
+                f"task {data.task!r} needs a model that computes vectors of texts; {type(config).__name__} does not. Nearest: an encoder."
+            )
+        return
     wanted, labels = output_of(vocabulary), getattr(vocabulary, "labels", ())
     options = f"--model.head {wanted}" + (f" --model.labels {shlex.join(labels)}" if labels else "")
     if wanted != config.output:
@@ -80,6 +104,19 @@ def check_model(data: Data, config: ModelConfig) -> None:
     if "types" in features and types < 2:
         raise UserError(
             f"task {data.task!r} gives token types 0 and 1, the model has {types or 'no'} token types (model.types). Nearest: --model.types 2."
+        )
+
+
+def check_objective(data: Data, name: str, features: Collection[str]) -> None:
+    """Raise UserError if the training task is of vectors of texts, but the objective predicts targets.
+
+    name: the objective's class. features: the further features of the task that it needs.
+    """
+    offered = find(data.task).output_features
+    vectors = "targets" in offered and isinstance(offered["targets"].vocabulary, Texts)
+    if vectors and TEXTS not in features:
+        raise UserError(
+            f"task {data.task!r} trains vectors of texts, but objective {name} (experiment.objective) predicts targets. Nearest: t2t.objectives.Contrastive."
         )
 
 

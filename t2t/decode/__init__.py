@@ -2,7 +2,6 @@
 
 from t2t.decode.answer_text import (
     Label,
-    Pooling,
     Span,
     best_spans,
     embed_texts,
@@ -19,6 +18,7 @@ from t2t.decode.placement import fetch, mesh_of, place
 from t2t.decode.rows import TooLong
 from t2t.decode.scoring import Filled, TokenScores, fill_mask, score, token_scores
 from t2t.decode.texts import MASK, Candidate, Output, fill_texts, generate_prompts, generate_texts, score_texts
+from t2t.nn.pooling import Pooling
 
 __all__ = [
     "MASK",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,10 +16,10 @@ from jaxtyping import Array, Float, Int
 from t2t.decode.placement import fetch, mesh_of, place, row_parts
 from t2t.decode.rows import Name, TooLong, bucket, filled, groups, text_name, tokens
 from t2t.nn.model import Model, ModelConfig
+from t2t.nn.pooling import Pooling, pool
 from t2t.types import Batch, Params
 from t2t.vocabularies import Vocabulary
 
-Pooling = Literal["mean", "first"]
 _WORD = re.compile("[^ \\t\\n\\v\\f\\r]+")
 
 
@@ -180,18 +180,26 @@ def embed_texts(
     vocabulary: Vocabulary,
     texts: Sequence[str],
     *,
-    pooling: Pooling = "mean",
-    normalise: bool = False,
+    pooling: Pooling | None = None,
+    normalise: bool | None = None,
     batch_size: int = 32,
     name: Name = text_name,
 ) -> list[list[float]]:
-    """Return a vector for each text: the encoder's output at the first token, or the mean over all tokens, special tokens included.
+    """Return a vector for each text, pooled from the encoder's outputs at its tokens, special tokens included.
 
-    normalise: divide each vector by its Euclidean norm.
+    pooling:   see `t2t.nn.pooling.Pooling`. None uses the model's `vector_pooling`.
+    normalise: whether to divide each vector by its Euclidean norm. None uses the model's `vector_normalize`.
+
+    Raises UserError for a text that is longer than the model's positions or its `vector_max_length`.
     """
+    config = model.config
+    pooling = config.vector_pooling if pooling is None else pooling
+    normalise = config.vector_normalize if normalise is None else normalise
     rows = [_framed(vocabulary, text, None) for text in texts]
     found: list[Any] = [None] * len(rows)
-    for indices, vectors in _computed(partial(_pooled, pooling=pooling), model, params, rows, batch_size, name):
+    compute = partial(_pooled, pooling=pooling)
+    most = config.vector_max_length
+    for indices, vectors in _computed(compute, model, params, rows, batch_size, name, most):
         for i, vector in zip(indices, vectors, strict=False):
             vector = np.asarray(vector, np.float64)
             length = float(np.linalg.norm(vector)) if normalise else 1.0
@@ -211,22 +219,30 @@ def _spans(model: Model, params: Params, batch: Batch, *, longest: int | None) -
 
 @partial(jax.jit, static_argnums=0, static_argnames="pooling")
 def _pooled(model: Model, params: Params, batch: Batch, *, pooling: Pooling) -> Float[Array, "B D"]:
-    hidden = model.hidden(params, batch).astype(jnp.float32)
-    if pooling == "first":
-        return hidden[:, 0]
     assert batch.encoder is not None, "the batch has no encoder tokens"
-    mask = (jnp.asarray(batch.encoder.segments) > 0).astype(jnp.float32)[..., None]
-    return jnp.sum(hidden * mask, axis=1) / jnp.maximum(jnp.sum(mask, axis=1), 1.0)
+    return pool(model.hidden(params, batch), batch.encoder.segments, pooling)[:, 0]
 
 
 def _computed(
-    compute: Callable[..., Any], model: Model, params: Params, rows: Sequence[Framed], batch_size: int, name: Name
+    compute: Callable[..., Any],
+    model: Model,
+    params: Params,
+    rows: Sequence[Framed],
+    batch_size: int,
+    name: Name,
+    most: int | None = None,
 ) -> Iterator[tuple[tuple[int, ...], Any]]:
-    """Yield (indices of rows, result of `compute` on them). Rows of similar lengths are batched together."""
-    limit = model.config.max_length
+    """Yield (indices of rows, result of `compute` on them). Rows of similar lengths are batched together.
+
+    most: maximum number of tokens of a row, besides the model's positions.
+    """
+    limits = [limit for limit in (most, model.config.max_length) if limit is not None]
+    limit = min(limits, default=None)
     long = {} if limit is None else {i: (len(row.ids), limit) for i, row in enumerate(rows) if len(row.ids) > limit}
     for i, (size, _) in long.items():
-        raise TooLong(f"{name(i)} has {size} tokens, but the model has only {limit} positions.", long)
+        own = limit == model.config.max_length
+        why = f"the model has only {limit} positions" if own else f"model.vector_max_length is {limit}"
+        raise TooLong(f"{name(i)} has {size} tokens, but {why}.", long)
     mesh = mesh_of(params)
     sizes: list[tuple[int, ...]] = [(bucket(len(row.ids), limit=limit),) for row in rows]
     typed = model.config.types > 1

@@ -49,18 +49,33 @@ def writing(out: Path, *, overwrite: bool) -> Iterator[Path]:
         raise UserError(f"{shown_path(str(out))} (--out) cannot be created: {error.strerror}") from None
     try:
         yield draft
-        if inside := next((path.name for path in draft.iterdir() if (out / path.name).is_dir()), None):
-            raise UserError(
-                f"{out / inside} (--out) is a directory, and cannot be replaced by a file. Use another --out."
-            )
+        _check_kinds(draft, out)
         try:
             out.mkdir(exist_ok=True)
         except FileExistsError:
             raise UserError(f"{out} (--out) is not a directory: another process created it during the export") from None
-        for path in draft.iterdir():
-            os.replace(path, out / path.name)
+        _move(draft, out)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+def _check_kinds(draft: Path, out: Path) -> None:
+    """Raise UserError if a file would replace a directory, or a directory a file."""
+    for path in draft.rglob("*"):
+        target = out / path.relative_to(draft)
+        if target.exists() and target.is_dir() != path.is_dir():
+            ours, theirs = ("a directory", "a file") if target.is_dir() else ("a file", "a directory")
+            raise UserError(f"{target} (--out) is {ours}, and cannot be replaced by {theirs}. Use another --out.")
+
+
+def _move(draft: Path, out: Path) -> None:
+    """Move the files of a directory to another. Files of the same names are replaced."""
+    for path in draft.iterdir():
+        target = out / path.name
+        if path.is_dir() and target.is_dir():
+            _move(path, target)
+        else:
+            os.replace(path, target)
 
 
 def write_weights(draft: Path, params: Params) -> dict[str, np.ndarray]:

@@ -12,7 +12,7 @@ from t2t.errors import UserError, nearest
 from t2t.export.mapping import Entry
 from t2t.export.neutral import NEUTRAL
 from t2t.export.patterns import shortest_pattern
-from t2t.nn.model import EXECUTION, PRECISION, RATES, START, ModelConfig
+from t2t.nn.model import EXECUTION, PRECISION, RATES, START, VECTORS, ModelConfig
 
 _MISSING: Any = object()
 
@@ -122,10 +122,17 @@ class Options:
         shown = repr(value)
         return UserError(f"{self.where}: {name} is {shown if len(shown) <= 100 else f'{shown[:97]}...'}: {why}")
 
+    @property
+    def unknown(self) -> dict[str, Any]:
+        """The options that were not read, and are not accepted or empty."""
+        known = self._asked | self._accepted
+        return {
+            name: value for name, value in self._values.items() if name not in known and value not in (None, {}, [])
+        }
+
     def finish(self) -> None:
         """Raise UserError, naming each, if there are options that were not read: they may change what the model computes."""
-        known = self._asked | NEUTRAL.keys() | self._accepted
-        unknown = [name for name, value in self._values.items() if name not in known and value not in (None, {}, [])]
+        unknown = [name for name in self.unknown if name not in NEUTRAL]
         if unknown:
             listed = ", ".join(f"{name} = {self._values[name]!r}" for name in unknown)
             raise UserError(
@@ -179,7 +186,7 @@ class Family(abc.ABC):
 
 _TOKEN_HEAD = ("tied", "scaled_head", "head_transform", "head_bias")
 _TRANSFORM = ("head_activation", "transform_bias")
-_WITHOUT_EFFECT = (*EXECUTION, *PRECISION, *RATES, *START)
+_WITHOUT_EFFECT = (*EXECUTION, *VECTORS, *PRECISION, *RATES, *START)
 
 
 def canonical(config: Any) -> Any:

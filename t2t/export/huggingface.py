@@ -20,7 +20,8 @@ from t2t.export.family import Family, Options
 from t2t.export.generation_files import GENERATION, generation_config, ids_of
 from t2t.export.mapping import Tensor, check_depth, check_shapes, read_params, resolve, tensors, write_tensor
 from t2t.export.published import Published
-from t2t.export.readme import huggingface_readme
+from t2t.export.readme import SENTENCE_README, huggingface_readme
+from t2t.export.sentence import Vectors, write_sentence
 from t2t.export.tensor_files import DTYPES, TensorFiles, write_tensors
 from t2t.export.tokenizer_writing import write_tokenizer
 from t2t.json_files import expect, read_json
@@ -174,6 +175,7 @@ def write_huggingface(
     *,
     kind: Kind,
     lengths: Mapping[str, int] | None = None,
+    vectors: Vectors | None = None,
     dtype: str = "float32",
     shard_bytes: int = 5_000_000_000,
     kept: Path | None = None,
@@ -185,6 +187,7 @@ def write_huggingface(
     options, wanted: from `t2t.models.families.exportable`.
     kind:            kind of the model. It determines the special tokens that the tokenizer adds to a text.
     lengths:         lengths of "inputs" and "targets" in training, in tokens. The latter is the default length of generation.
+    vectors:         of a sentence encoder: also write the files of `sentence-transformers`.
     dtype:           type of the weights.
     kept:            directory of the original tokenizer files of an imported model.
     check:           called with the temporary directory before it is moved to `out`. If it raises, nothing is written to `out`.
@@ -217,6 +220,9 @@ def write_huggingface(
             needs_sentencepiece=needs_sentencepiece,
             prepends_bos=vocabulary.prepends_bos,
         )
+        if vectors is not None:
+            write_sentence(draft, vectors)
+            text += SENTENCE_README
         write_json(draft / CHECKSUMS, table(draft, names_beneath(draft)))
         (draft / "README.md").write_text(text, encoding="utf-8")  # No checksum: users may edit it.
         if check is not None:

@@ -15,6 +15,17 @@ _AROUND = {
     ),
 }
 
+SENTENCE_README = """
+With `sentence-transformers`:
+
+```python
+from sentence_transformers import SentenceTransformer
+
+vectors = SentenceTransformer(".").encode(["a text"])
+```
+"""
+"""What the README of a sentence encoder adds."""
+
 
 def huggingface_readme(kind: Kind, architecture: str, *, needs_sentencepiece: bool, prepends_bos: bool) -> str:
     """Return the README of a `transformers` directory.

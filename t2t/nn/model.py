@@ -16,6 +16,7 @@ from t2t.limits import Configuration, Ids
 from t2t.losses import LossSums
 from t2t.nn.aux import Aux
 from t2t.nn.capabilities import SIDES, Capability, Kind, Output, Side, capabilities_of
+from t2t.nn.pooling import Pooling
 from t2t.types import Batch, Params
 
 Cache = Any
@@ -26,6 +27,7 @@ __all__ = [
     "PRECISION",
     "RATES",
     "START",
+    "VECTORS",
     "Cache",
     "Capability",
     "Kind",
@@ -44,6 +46,8 @@ RATES = ("dropout", "attention_dropout", "mlp_dropout", "final_dropout")
 """Configuration fields that only affect training: dropout rates, and where dropout applies."""
 START = ("embedding_std", "position_std", "init", "init_std", "init_residual")
 """Configuration fields that only affect the initial parameters."""
+VECTORS = ("vector_pooling", "vector_normalize", "vector_max_length")
+"""Configuration fields that only affect the vectors of texts. config.json of `transformers` does not have them."""
 
 
 @dataclass(frozen=True)
@@ -199,6 +203,21 @@ class ModelConfig(Configuration, abc.ABC):
     def quantization(self) -> str:
         """Type of the matrix products with kernels."""
         return "none"
+
+    @property
+    def vector_pooling(self) -> Pooling:
+        """How the vector of a text is computed, for models that can "embed"."""
+        return "mean"
+
+    @property
+    def vector_normalize(self) -> bool:
+        """Whether the vector of a text is divided by its Euclidean norm."""
+        return False
+
+    @property
+    def vector_max_length(self) -> int | None:
+        """Longest text that has a vector, in tokens; None if there is no limit besides the positions."""
+        return None
 
     @property
     def types(self) -> int:

@@ -1,6 +1,7 @@
 """Training objectives. An objective is a frozen configuration, separate from the model."""
 
+from t2t.objectives.contrastive import Contrastive
 from t2t.objectives.cross_entropy import CrossEntropy
 from t2t.objectives.objective import Objective
 
-__all__ = ["CrossEntropy", "Objective"]
+__all__ = ["Contrastive", "CrossEntropy", "Objective"]

@@ -29,17 +29,19 @@ class Objective(Configuration, abc.ABC):
     needs:     capabilities that the model must have, see `t2t.nn.model.Capability`.
     extras:    features of the task that the objective needs in `Batch.extra`.
     evaluated: whether evaluation reports the objective in addition to the teacher-forced loss. This costs another forward pass.
+    whole_batch: whether the loss compares the rows of a batch with each other, so that the sums of its parts do not add up. Microbatches are refused.
     """
 
     needs: ClassVar[frozenset[Capability]] = frozenset()
     extras: ClassVar[tuple[Extra, ...]] = ()
     evaluated: ClassVar[bool] = True
+    whole_batch: ClassVar[bool] = False
 
     @abc.abstractmethod
     def loss(self, model: Model, params: Params, batch: Batch, dropout_key: jax.Array | None = None) -> LossSums:
         """Return sums over the rows of the batch. `LossSums.objective` is differentiated.
 
-        The sums of the parts of a batch (on microbatches and devices) must add up to the sums of the whole batch.
+        The sums of the parts of a batch (on microbatches and devices) must add up to the sums of the whole batch, unless `whole_batch`.
         Without `dropout_key`, there is no dropout and the result is deterministic.
         """
 

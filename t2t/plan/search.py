@@ -129,6 +129,7 @@ def _meshes(experiment: Experiment, topology: Topology) -> Iterator[Any]:
 def _microbatches(experiment: Experiment, mesh: Any) -> Iterator[int]:
     ways = max(mesh.data, 1) * max(mesh.fsdp, 1)
     rows = experiment.data.batch_size // ways
+    rows = 1 if experiment.objective.whole_batch else rows
     yield from (parts for parts in _powers(rows) if rows % parts == 0 and parts >= experiment.microbatches)
 
 

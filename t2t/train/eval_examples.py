@@ -70,6 +70,13 @@ class Source:
         self._named = named
         self._warned: set[str] = set()
 
+    @property
+    def compares_texts(self) -> bool:
+        """Whether the task is of vectors of texts, so that nothing is predicted."""
+        from t2t.data.answers import Texts
+
+        return isinstance(self.task.output_features["targets"].vocabulary, Texts)
+
     def read(self, prompter: Prompter | None = None) -> Examples:
         """Return the examples. With a prompter for few-shot evaluation, their inputs are its prompts.
 

@@ -30,6 +30,7 @@ from t2t.train.ranking import Scorer, rank
 from t2t.train.results import EvalResult, merged, summary, write
 from t2t.train.task_metrics import Raw, text_of
 from t2t.train.teacher_forcing import EvaluatedObjective, TeacherForced
+from t2t.train.vectors import evaluate_vectors
 from t2t.types import Batch, Params
 from t2t.vocabularies import Vocabulary
 
@@ -180,6 +181,8 @@ class Evaluator:
 
     def _once(self, params: Params, source: Source, prompter: Prompter | None) -> EvalResult:
         """Evaluate one task with the examples of one seed, or without prompts."""
+        if source.compares_texts:
+            return evaluate_vectors(self._model, params, source, self._before_batch)
         forced = TeacherForced()
         objective = None if source.objective is None or prompter is not None else EvaluatedObjective(source.objective)
         raws: list[Raw] = []

@@ -156,6 +156,11 @@ def check(experiment: Experiment, device_count: int) -> None:
             " Nearest: copy, or set --start-from.run."
         )
     experiment.objective.check(experiment.model)
+    if experiment.objective.whole_batch and experiment.microbatches > 1:
+        raise UserError(
+            f"microbatches {experiment.microbatches} (--microbatches): objective {type(experiment.objective).__name__} compares all rows of a batch with each other."
+            " Nearest: 1."
+        )
     weight = experiment.data.loss_on_inputs
     if weight and experiment.model.noncausal_prefix:
         raise UserError(

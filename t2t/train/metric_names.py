@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 MEAN_LOSS = "eval/loss"
 _ALWAYS = ("loss", "perplexity", "token_accuracy", "unigram_loss")
+RETRIEVAL = ("retrieval_accuracy", "mrr")
 _TRIED = 8
 """Number of examples on which a task's metric functions are called to find the names that they return."""
 
@@ -57,15 +58,22 @@ def metric_names(
     To find the names that metric functions return, call them on a few examples with the targets as predictions. The metrics of an objective are
     unknown until it is computed.
     """
+    similar = task_metrics.predicts(source.task)
+    scored = source.objective is not None and not (source.compares_texts and similar)
+    if source.compares_texts:
+        always = ["loss"] if scored else []
+    else:
+        always = [*_ALWAYS, *(["exact_match"] if not config.can("generate") else [])]
     names = [
-        *_ALWAYS,
-        *(["exact_match"] if not config.can("generate") else []),
+        *always,
         *(["shots"] if few_shot.prompted else []),
-        *(["objective"] if source.objective is not None else []),
+        *(["objective"] if scored else []),
     ]
     raws = source.first(_TRIED)
+    if source.compares_texts and not similar:
+        return [*names, *RETRIEVAL], not scored
     try:
-        return [*names, *_of_task(source.task, raws, vocabulary, few_shot)], source.objective is None
+        return [*names, *_of_task(source.task, raws, vocabulary, few_shot)], not scored
     except Exception:  # a user's function may fail on so few examples; the evaluation reports real errors
         return names, False
 

@@ -30,6 +30,7 @@ class EvalResult:
                  "bits_per_byte" of the texts of a language model;
                  "exact_match" of an encoder: rows whose target tokens are all correct;
                  "rank_accuracy" if examples have choices, and one more for each calibration;
+                 "retrieval_accuracy" and "mrr" of vectors of texts, see `t2t.tasks.add_retrieval`;
                  "shots", the mean number of examples in a prompt, in few-shot evaluation;
                  and the results of the task's metric functions, which replace metrics of the same name.
     spread:      sample standard deviation of each metric over the seeds (divided by n - 1); empty for one seed.

@@ -36,7 +36,7 @@ class TeacherForced:
 
     def add(self, model: Model, params: Params, batch: Batch, rows: int) -> None:
         """Add the first `rows` rows of a host batch. The other rows are padding."""
-        batch = _cropped(batch)
+        batch = cropped(batch)
         outputs = fetch(token_scores(model, params, place(batch, mesh_of(params))))
         weights = np.asarray(batch.weights, np.float64)
         targets = np.asarray(batch.targets)
@@ -106,7 +106,7 @@ def _reported(objective: Objective, model: Model, params: Params, batch: Batch) 
     return {"objective": (sums.objective, objective.weight(batch)), **objective.metrics(sums)}
 
 
-def _cropped(batch: Batch) -> Batch:
+def cropped(batch: Batch) -> Batch:
     """Cut off columns that are padding in every row, down to a power of two, so that short examples cost less."""
 
     def width(tokens: Tokens) -> int:

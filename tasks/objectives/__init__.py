@@ -15,7 +15,13 @@ include T5's chunking, trimming and EOS steps, so they must be the last preproce
 
 from t2t.tasks.objectives.answering import classify, find_span, tag_words
 from t2t.tasks.objectives.denoising import deshuffling, dropped_tokens, masked_denoising, replaced_tokens
-from t2t.tasks.objectives.features import encoder_features, label_features, span_features, text_features
+from t2t.tasks.objectives.features import (
+    encoder_features,
+    label_features,
+    span_features,
+    text_features,
+    texts_features,
+)
 from t2t.tasks.objectives.infilling import bart, sentence_permutation, text_infilling
 from t2t.tasks.objectives.language_modelling import causal_lm, fill_in_the_middle, prefix_lm
 from t2t.tasks.objectives.lengths import corrupted_lengths, raw_length
@@ -30,6 +36,7 @@ from t2t.tasks.objectives.sentence_pairs import (
     translation_lm,
 )
 from t2t.tasks.objectives.span_corruption import span_corruption
+from t2t.tasks.objectives.texts import separate_texts
 
 __all__ = [
     "IDENTIFIERS",
@@ -55,6 +62,7 @@ __all__ = [
     "raw_length",
     "replaced_tokens",
     "sentence_permutation",
+    "separate_texts",
     "span_corruption",
     "span_features",
     "span_masked_lm",
@@ -62,6 +70,7 @@ __all__ = [
     "tag_words",
     "text_features",
     "text_infilling",
+    "texts_features",
     "translation_lm",
     "whole_word_masked_lm",
     "with_mode",

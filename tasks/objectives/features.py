@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import seqio
 import tensorflow as tf
 
-from t2t.data.answers import Labels, Of, Places
+from t2t.data.answers import TEXTS, Labels, Of, Places, Texts
 from t2t.data.vocabularies import to_seqio
 from t2t.errors import UserError
 from t2t.vocabularies import Bytes, Vocabulary
@@ -61,6 +61,12 @@ def label_features(
 def span_features(vocabulary: Vocabulary | seqio.Vocabulary, *, types: bool = False) -> dict[str, seqio.Feature]:
     """Return an encoder's features whose `targets` are token positions in the example."""
     return {**encoder_features(vocabulary, types=types), "targets": seqio.Feature(Places(), add_eos=False)}
+
+
+def texts_features(vocabulary: Vocabulary | seqio.Vocabulary) -> dict[str, seqio.Feature]:
+    """Return an encoder's features for examples of several texts: `targets` are numbers of texts, and `texts` is how many there are."""
+    count = seqio.Feature(seqio.PassThroughVocabulary(size=2**31 - 1), add_eos=False, rank=0)
+    return {**encoder_features(vocabulary), "targets": seqio.Feature(Texts(), add_eos=False), TEXTS: count}
 
 
 def seqio_vocabulary(vocabulary: Vocabulary | seqio.Vocabulary | None) -> seqio.Vocabulary:

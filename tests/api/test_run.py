@@ -43,6 +43,7 @@ def runs(tmp_path_factory):
     }
 
 
+POOLED = {"vector_pooling": "max", "vector_normalize": True, "vector_max_length": 20}
 TEXTS = ["copy: a", "reverse: one two"]
 
 
@@ -96,6 +97,17 @@ def test_texts_become_vectors(runs):
     assert vectors.shape == (2, 16)
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1.0)
     assert not np.allclose(vectors, runs["bert"].embed(TEXTS, pooling="first"))
+
+
+def test_vectors_are_pooled_as_the_model_says(runs):
+    run = runs["bert"]
+    experiment = replace(run.experiment, model=replace(run.model.config, **POOLED))
+    run = replace(run, record=replace(run.record, experiment=experiment))
+    vectors = run.embed(TEXTS)
+    np.testing.assert_array_equal(vectors, runs["bert"].embed(TEXTS, pooling="max", normalize=True))
+    np.testing.assert_array_equal(run.embed(TEXTS, pooling="mean", normalize=False), runs["bert"].embed(TEXTS))
+    with pytest.raises(t2t.UserError, match=r"text 1 has 31 tokens, but model.vector_max_length is 20"):
+        run.embed(["a" * 30])
 
 
 def test_a_text_that_is_too_long_is_refused_or_cut(runs, caplog):

@@ -5,11 +5,15 @@ from __future__ import annotations
 import contextlib
 import io
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from t2t.api.option_names import option_names
+from t2t.api.recipes import find
 from t2t.launch.main import run
+from t2t.objectives import Contrastive
 
 ROOT = Path(__file__).parents[2]
 FENCE = re.compile(r"^( *)```.*?^\1```$", re.M | re.S)
@@ -67,6 +71,8 @@ def options() -> set[str]:
         with contextlib.redirect_stdout(io.StringIO()) as out:
             assert run(["train", f"{recipe}:quickstart", "--help"]) == 0
         found.update(re.findall(r"--[a-z0-9]+(?:[.-][a-z0-9]+)*", out.getvalue()))
+    contrastive = replace(find("bert:quickstart")(), objective=Contrastive())
+    found.update(name for name, _ in option_names(contrastive))
     return found
 
 

@@ -70,7 +70,11 @@ def test_a_directory_where_a_file_is_to_go(tmp_path):
         ("huggingface", {"dtype": "float8"}, r"unknown dtype 'float8' \(--dtype\). Nearest: float"),
         ("huggingface", {"length": 5}, "--length is for --format stablehlo"),
         ("huggingface", {"platforms": ("cpu",)}, "--platforms is for --format stablehlo"),
-        ("safetensors", {"dtype": "bfloat16"}, "--dtype is for --format huggingface; it has no effect"),
+        (
+            "safetensors",
+            {"dtype": "bfloat16"},
+            "--dtype is for --format huggingface or sentence-transformers; it has no effect",
+        ),
         ("stablehlo", {"shard_bytes": 10}, "--shard-bytes is for --format huggingface"),
         ("stablehlo", {"platforms": ()}, "--platforms is empty"),
     ],
@@ -78,3 +82,24 @@ def test_a_directory_where_a_file_is_to_go(tmp_path):
 def test_options_that_cannot_be_are_told_before_a_run_is_read(format, options, message, tmp_path):
     with pytest.raises(UserError, match=message):
         export(str(tmp_path / "no run"), format=format, out=str(tmp_path / "out"), **options)
+
+
+def test_folders_are_merged_and_never_replaced_by_files(tmp_path):
+    out = tmp_path / "out"
+    for text in ("first", "second"):
+        with writing(out, overwrite=True) as draft:
+            (draft / "folder").mkdir()
+            (draft / "folder" / text).write_text(text)
+            (draft / "folder" / "same").write_text(text)
+    assert {path.name: path.read_text() for path in (out / "folder").iterdir()} == {
+        "first": "first",
+        "second": "second",
+        "same": "second",
+    }
+
+    def write():
+        with writing(out, overwrite=True) as draft:
+            (draft / "folder" / "same").mkdir(parents=True)
+
+    with pytest.raises(UserError, match=r"folder/same \(--out\) is a file, and cannot be replaced by a directory"):
+        write()

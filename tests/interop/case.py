@@ -10,6 +10,9 @@ LABELS = ("no", "yes", "perhaps")
 HEADS = {"SequenceClassification": "label", "TokenClassification": "tags", "QuestionAnswering": "span"}
 DETECTOR = "replaced"
 """Output of ELECTRA's discriminator in transformers: one logit for each token. Here it tags tokens, and the logit is the score of the second tag."""
+T5 = {"vocab_size": VOCAB, "d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 3}
+T5 |= {"relative_attention_num_buckets": 8, "relative_attention_max_distance": 12}
+"""Sizes of T5 and its encoder."""
 LLAMA = {"vocab_size": VOCAB, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 LLAMA |= {"intermediate_size": 48, "max_position_embeddings": 64, "num_key_value_heads": 2}
 """Sizes of LLaMA and of the families that are like it."""

@@ -7,16 +7,22 @@ from typing import Any
 
 import numpy as np
 
-from tests.interop import cases_bart, cases_decoders, cases_encoders, cases_gemma, cases_qwen, cases_smollm3
-from tests.interop.case import HEADS, LABELS, LLAMA, VOCAB, Case, case
+from tests.interop import (
+    cases_bart,
+    cases_decoders,
+    cases_encoders,
+    cases_gemma,
+    cases_qwen,
+    cases_smollm3,
+    cases_t5_encoder,
+)
+from tests.interop.case import HEADS, LABELS, LLAMA, T5, VOCAB, Case, case
 
 ROWS = (10, 7)
 """Number of tokens in each row of the inputs; the rest is padding."""
 TARGETS = 6
 
 
-_T5 = {"vocab_size": VOCAB, "d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 3}
-_T5 |= {"relative_attention_num_buckets": 8, "relative_attention_max_distance": 12}
 _BERT = {"vocab_size": VOCAB, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4}
 _BERT |= {"intermediate_size": 48, "max_position_embeddings": 24}
 _GPT = {"vocab_size": VOCAB, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 24}
@@ -24,7 +30,7 @@ _LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_f
 
 
 def _t5(name: str, **options: Any) -> Case:
-    return case("T5", name, "T5Config", "T5ForConditionalGeneration", _T5, **options)
+    return case("T5", name, "T5Config", "T5ForConditionalGeneration", T5, **options)
 
 
 def _llama(name: str, **options: Any) -> Case:
@@ -46,7 +52,7 @@ CASES = (
     _t5("1.1", feed_forward_proj="gated-gelu", tie_word_embeddings=False),
     _t5("gated SiLU, deeper decoder", feed_forward_proj="gated-silu", tie_word_embeddings=False, num_decoder_layers=3),
     _t5("GELU, epsilon, buckets", feed_forward_proj="gelu", layer_norm_epsilon=1e-2, relative_attention_num_buckets=16),
-    case("umT5", "1.1", "UMT5Config", "UMT5ForConditionalGeneration", _T5, feed_forward_proj="gated-gelu"),
+    case("umT5", "1.1", "UMT5Config", "UMT5ForConditionalGeneration", T5, feed_forward_proj="gated-gelu"),
     case("BERT", "masked LM", "BertConfig", "BertForMaskedLM", _BERT),
     case("BERT", "ReLU, epsilon", "BertConfig", "BertForMaskedLM", _BERT, hidden_act="relu", layer_norm_eps=1e-2),
     case("BERT", "untied", "BertConfig", "BertForMaskedLM", _BERT, tie_word_embeddings=False, type_vocab_size=3),
@@ -140,6 +146,7 @@ CASES = (
     *cases_bart.CASES,
     *cases_gemma.CASES,
     *cases_decoders.CASES,
+    *cases_t5_encoder.CASES,
 )
 
 
@@ -157,7 +164,7 @@ def weight(name: str, shape: tuple[int, ...]) -> np.ndarray:
     if "relative_attention_bias" in name:
         return value
     if name.endswith("Attention.q.weight"):
-        return (value * (shape[-1] * _T5["d_kv"]) ** -0.5).astype(np.float32)
+        return (value * (shape[-1] * T5["d_kv"]) ** -0.5).astype(np.float32)
     embedding = any(part in name for part in ("embed", "shared", ".wte.", ".wpe."))
     return (value * (0.5 if embedding and "mapping" not in name else shape[-1] ** -0.5)).astype(np.float32)
 

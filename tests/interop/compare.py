@@ -85,7 +85,7 @@ def _largest(one: np.ndarray, other: np.ndarray) -> float:
 
 
 def _their_loss(case: Case, model: Any, given: dict[str, np.ndarray]) -> Any:
-    return model(**theirs.given_to(case, given)).loss
+    return theirs.called(case, model, given).loss
 
 
 def _gradients(case: Case, model: Any, own: Any, params: Any, batch: Any, tensors: Any) -> float:

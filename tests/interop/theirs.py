@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -51,6 +52,8 @@ def saved_name(case: Case, name: str) -> str:
 
 def untie(case: Case, made: Any) -> None:
     """Give T5 1.1 a separate head. `transformers` 5 creates one only if it loads weights for it."""
+    if case.model.endswith("EncoderModel"):
+        return
     if case.family == "umT5" or (case.options.get("tie_word_embeddings") is False and case.family == "T5"):
         made.lm_head.weight = torch.nn.Parameter(made.lm_head.weight.detach().clone())
     if case.family == "umT5":
@@ -83,10 +86,21 @@ def given_to(case: Case, given: dict[str, np.ndarray]) -> dict[str, torch.Tensor
     return {**arguments, "labels": torch.where(mask == 1, targets, -100)}
 
 
+def called(case: Case, made: Any, given: dict[str, np.ndarray]) -> Any:
+    """Return the outputs, with logits and a loss. The logits of an encoder without a head are the product with the embeddings."""
+    arguments = given_to(case, given)
+    if not case.model.endswith("EncoderModel"):
+        return made(**arguments)
+    labels = arguments.pop("labels")
+    logits = made(**arguments).last_hidden_state @ made.shared.weight.T
+    loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten())
+    return SimpleNamespace(logits=logits, loss=loss)
+
+
 def logits(case: Case, made: Any) -> np.ndarray:
     """Return the logits for the inputs of a case."""
     with torch.no_grad():
-        out = made(**given_to(case, inputs(case)))
+        out = called(case, made, inputs(case))
     logits = torch.stack([out.start_logits, out.end_logits], -1) if case.output == "span" else out.logits
     logits = logits[..., None] if case.output == DETECTOR else logits
     return logits.numpy()

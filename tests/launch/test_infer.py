@@ -255,7 +255,7 @@ def test_too_long_texts_as_vectors(load, capsys):
     call("RUN", "--text", "a" * 20, "--text", "b", "--embed", "mean", "--too-long", "truncate")
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [(row["inputs"], len(row["embedding"]) > 0) for row in rows] == [("a" * 7, True), ("b", True)]
-    call("RUN", "--text", "a" * 20, "--embed", "mean", "--too-long", "skip")
+    call("RUN", "--embed", "--text", "a" * 20, "--too-long", "skip")
     assert capsys.readouterr().out == ""
 
 

@@ -133,7 +133,7 @@ def test_infer_gives_labels_tags_and_spans(ask, tmp_path):
         ("parity_label", ["--text", "a", "--text", "b", "--second", "c"], "--second is given 1 times and --text 2"),
         ("parity_label", ["--text", "1", "--top", "3"], "--top 3: this option is for encoders that fill in masks"),
         ("parity_label", ["--text", "1", "--max-length", "3"], "cannot generate: it labels texts"),
-        ("parity_label", ["--text", "1", "--normalise"], "Nearest: --embed mean"),
+        ("parity_label", ["--text", "1", "--normalise"], "Nearest: --embed"),
     ],
 )
 def test_infer_refuses_what_a_head_has_no_use_for(ask, task, words, said):

@@ -1,0 +1,43 @@
+"""The encoder of a model alone, without a head, for vectors of texts."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from t2t.errors import UserError
+from t2t.models import EncoderConfig, EncoderDecoderConfig
+from t2t.models.electra import ElectraConfig
+from t2t.models.t5 import encoder_of
+from t2t.nn.model import ModelConfig
+
+PARAMETERS = ("embeddings/**", "encoder/**")
+"""The parameters of the encoder, in the model and alone."""
+
+
+def encoder_alone(config: ModelConfig, *, where: str) -> EncoderConfig:
+    """Return the encoder of a model without its head. Its parameters are those of PARAMETERS.
+
+    where: what asks for it, for errors. Raises UserError if the model has no encoder with parameters of its own.
+    """
+    if isinstance(config, ElectraConfig):
+        config = config.discriminator()
+    if isinstance(config, EncoderConfig):
+        # Without the layers of a masked-LM head, which would have no gradient. Narrow embeddings cannot give logits without them.
+        bare: dict[str, Any] = (
+            {} if config.embedding_size else {"head_transform": False, "head_bias": False, "tied": True}
+        )
+        no_answer: dict[str, Any] = {
+            "pooler": False,
+            "reference_label": False,
+            "pooling": "first",
+            "answer_transform": False,
+        }
+        return dataclasses.replace(config, head="tokens", labels=(), **no_answer, **bare)
+    if not isinstance(config, EncoderDecoderConfig):
+        raise UserError(f"{where}: the run's model is of kind {config.kind} and has no encoder.")
+    if config.shared or config.embedding_norm or config.encoder.d_model != config.decoder.d_model:
+        raise UserError(
+            f"{where}: the encoder has no parameters of its own (model.shared), normalized embeddings or another width than the decoder, which is not supported."
+        )
+    return encoder_of(config)
