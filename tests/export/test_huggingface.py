@@ -14,6 +14,7 @@ from t2t.errors import Failure
 from t2t.export.family import canonical
 from t2t.export.huggingface import opened
 from t2t.launch.export import export
+from t2t.models import electra
 from t2t.models.families import exportable, family_of, left_behind
 from t2t.nn.model import EXECUTION, PRECISION, RATES, START
 from t2t.optim import AdamW
@@ -66,11 +67,11 @@ def with_choice(settings, name, value):
     return dataclasses.replace(settings, **changed)
 
 
-def saved(directory, settings, *, vocabulary=None):
+def saved(directory, settings, *, vocabulary=None, **options):
     """Write a run with a checkpoint of a model; return its parameters."""
     _, params = params_of(settings)
     vocabulary = Bytes(extra_ids=5) if vocabulary is None else vocabulary
-    experiment = Experiment(model=settings, data=Data(task="none"), optimizer=AdamW())
+    experiment = Experiment(model=settings, data=Data(task="none"), optimizer=AdamW(), **options)
     open_run(directory, RunRecord(recipe="test", experiment=experiment, vocabulary=vocabulary))
     with Checkpoints(directory / CHECKPOINTS) as checkpoints:
         checkpoints.save(0, parameters_alone(params), {}, {})
@@ -136,6 +137,19 @@ def test_the_command_tells_what_has_no_place(tmp_path, capsys):
     saved(tmp_path / "run", dataclasses.replace(FAMILIES["LLaMA"], dropout=0.1))
     export(str(tmp_path / "run"), format="huggingface", out=str(tmp_path / "out"))
     assert "note: config.json of LLaMA cannot store dropout 0.1:" in capsys.readouterr().err
+
+
+def test_the_halves_of_an_electra_are_two_models(tmp_path, capsys):
+    sizes = {"num_layers": 2, "d_model": 16, "num_heads": 2, "d_ff": 24, "divisor": 2, "max_length": 24}
+    settings = electra.electra(**sizes, vocab_size=SIZE)
+    params = saved(tmp_path / "run", settings, objective=electra.ReplacedTokenDetection())
+    export(str(tmp_path / "run"), format="huggingface", out=str(tmp_path / "out"))
+    assert capsys.readouterr().out.count("model.safetensors\n") == 2
+    for name, part in settings.parts().items():
+        with opened(tmp_path / "out" / name, family_of) as source:
+            assert canonical(source.config) == canonical(part.config)
+            found = source.params(MeshConfig().build())
+        jax.tree.map(np.testing.assert_array_equal, found, part.params(params))
 
 
 def test_an_export_that_computes_something_else_is_one_line_and_not_written(tmp_path, monkeypatch):
