@@ -14,6 +14,7 @@ _MPNET = {"vocab_size": VOCAB, "hidden_size": 32, "num_hidden_layers": 3, "num_a
 _MPNET |= {"intermediate_size": 48, "max_position_embeddings": 26, "pad_token_id": 1, "layer_norm_eps": 1e-5}
 _ELECTRA = {**_MPNET, "max_position_embeddings": 24, "pad_token_id": 0, "layer_norm_eps": 1e-12, "embedding_size": 16}
 _WIDE = {"embedding_size": 32, "layer_norm_eps": 1e-2}
+_UNTIED = {"tie_word_embeddings": False, "layer_norm_eps": 1e-2}
 
 
 def headed(family: str, model: str, kind: str, base: dict[str, Any], **options: Any) -> Case:
@@ -99,7 +100,7 @@ CASES: tuple[Case, ...] = (
             ("discriminator", "ElectraForPreTraining", {}),
             ("discriminator, wide, ReLU", "ElectraForPreTraining", {**_WIDE, "hidden_act": "relu"}),
             ("generator", "ElectraForMaskedLM", {}),
-            ("generator, untied, ReLU", "ElectraForMaskedLM", {"hidden_act": "relu", "tie_word_embeddings": False}),
+            ("generator, untied, ReLU", "ElectraForMaskedLM", {**_UNTIED, "hidden_act": "relu"}),
         )
     ),
     *(headed("ELECTRA", "Electra", kind, _ELECTRA) for kind in HEADS),
