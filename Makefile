@@ -48,6 +48,7 @@ test-interop: $(INTEROP)/installed
 	XLA_FLAGS="--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true" $(INTEROP)/bin/python -m tests.interop.compare $(CASES)
 	$(if $(CASES),,$(INTEROP)/bin/python -m tests.interop.tokens)
 	$(if $(CASES),,$(INTEROP)/bin/python -m tests.interop.real)
+	$(if $(CASES),,$(INTEROP)/bin/python -m pytest tests/export/test_pickled_files.py)
 
 # Inputs on which earlier versions were wrong: CASES_FOLDER is a folder of them, NAME/check.sh each. ONLY="name name" runs some. Half an hour; as root, since some fill a small disk.
 CASES_FOLDER ?= ../shared/cases
@@ -57,6 +58,7 @@ cases: $(VENV)/installed-dev $(INTEROP)/installed
 
 goldens: $(INTEROP)/installed
 	$(INTEROP)/bin/python -m tests.interop.write_goldens
+	$(INTEROP)/bin/python -m tests.interop.chat
 
 $(INTEROP)/installed: setup.py constraints.txt
 	$(PYTHON) -m venv $(INTEROP)

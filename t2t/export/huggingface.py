@@ -19,10 +19,11 @@ from t2t.export.directory import flatten, write_json, writing
 from t2t.export.family import Family, Options
 from t2t.export.generation_files import GENERATION, generation_config, ids_of
 from t2t.export.mapping import Tensor, check_depth, check_shapes, read_params, resolve, tensors, write_tensor
+from t2t.export.pickled_files import open_tensors
 from t2t.export.published import Published
 from t2t.export.readme import SENTENCE_README, huggingface_readme
 from t2t.export.sentence import Vectors, write_sentence
-from t2t.export.tensor_files import DTYPES, TensorFiles, write_tensors
+from t2t.export.tensor_files import DTYPES, write_tensors
 from t2t.export.tokenizer_writing import write_tokenizer
 from t2t.json_files import expect, read_json
 from t2t.nn.model import Kind, Model, ModelConfig
@@ -136,7 +137,7 @@ def opened(directory: str | Path, family_of: FamilyOf, *, accepted: Collection[s
     check_content(directory)
     where = str(directory / CONFIG)
     family = family_of(values["model_type"], where=where)
-    with TensorFiles(directory) as stored:
+    with open_tensors(directory) as stored:
         files = Published(stored, prefix=family.prefix)
         options = Options(values, where=where, accepted=accepted)
         config = _parsed(family, options, files)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from t2t.errors import UserError
+from t2t.export.pickled_files import PickledFiles
 from t2t.export.tensor_files import TensorFiles
 
 _WRAPPERS = ("module.", "_orig_mod.", "model.", "transformer.", "bert.", "roberta.", "distilbert.", "albert.")
@@ -23,7 +24,7 @@ class Published:
     Raises UserError if two tensors have the same current name but differ.
     """
 
-    def __init__(self, files: TensorFiles, *, prefix: str) -> None:
+    def __init__(self, files: TensorFiles | PickledFiles, *, prefix: str) -> None:
         self.directory: Path = files.directory
         self._files = files
         self._stored: dict[str, str] = {}

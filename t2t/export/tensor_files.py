@@ -88,15 +88,7 @@ class TensorFiles:
 def _listed(directory: Path) -> dict[str, list[str] | None]:
     """Return file -> names of its tensors, or None if there is no index."""
     if (index := directory / INDEX).is_file():
-        where = expect(read_json(index).get("weight_map"), dict, f"{index}: weight_map")
-        files: dict[str, list[str] | None] = {}
-        for name, file in where.items():
-            listed = files.setdefault(check_name(file, where=str(index)), [])
-            assert listed is not None
-            listed.append(name)
-        if not files:
-            raise UserError(f"{index}: weight_map is empty")
-        return files
+        return {**indexed(index)}
     if (directory / SINGLE).is_file():
         return {SINGLE: None}
     if found := sorted(path.name for path in directory.glob("*.safetensors")):
@@ -107,6 +99,17 @@ def _listed(directory: Path) -> dict[str, list[str] | None]:
             " use model.save_pretrained(DIR) of transformers to write safetensors"
         )
     raise UserError(f"{directory}: no weights: {SINGLE} is missing")
+
+
+def indexed(index: Path) -> dict[str, list[str]]:
+    """Return file -> names of its tensors, as an index lists them. Raises UserError if the index is damaged or empty."""
+    where = expect(read_json(index).get("weight_map"), dict, f"{index}: weight_map")
+    files: dict[str, list[str]] = {}
+    for name, file in where.items():
+        files.setdefault(check_name(file, where=str(index)), []).append(name)
+    if not files:
+        raise UserError(f"{index}: weight_map is empty")
+    return files
 
 
 def _one_line(error: Exception) -> str:

@@ -161,10 +161,10 @@ def test_an_option_may_be_accepted(tmp_path):
         pass
 
 
-def test_pickles_are_not_read(tmp_path):
+def test_pickles_of_other_names_are_not_read(tmp_path):
     write_directory(LLAMA, tmp_path)
-    (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
-    with pytest.raises(UserError, match=r"pytorch_model.bin is a pickle"), opened(tmp_path, family_of):
+    (tmp_path / "model.safetensors").rename(tmp_path / "training_args.bin")
+    with pytest.raises(UserError, match=r"training_args.bin is a pickle"), opened(tmp_path, family_of):
         pass
 
 
