@@ -41,6 +41,8 @@ _SENTENCEPIECE = ("t5", "mt5", "umt5")
 _STARTS = {"bart": 2}
 """Start tokens of decoders that `transformers` takes if config.json has none, where it is not 0."""
 _BERT = {"unk": "[UNK]", "sep": "[SEP]", "pad": "[PAD]", "cls": "[CLS]", "mask": "[MASK]"}
+_MPNET = {**_BERT, "sep": "</s>", "pad": "<pad>", "cls": "<s>", "mask": "<mask>"}
+"""Tokens of a vocab.txt that no file specifies."""
 _USUAL = {
     "eos": ("</s>", "<|endoftext|>", "[SEP]"),
     "mask": ("<mask>", "[MASK]"),
@@ -50,6 +52,9 @@ _USUAL = {
     "unk": ("<unk>", "[UNK]"),
 }
 """Usual tokens of the roles that no file specifies."""
+_WORDPIECE_CLASSES = ("BertTokenizer", "DistilBertTokenizer", "ElectraTokenizer", "MPNetTokenizer")
+_WORDPIECE_MODELS = ("bert", "distilbert", "electra", "mpnet")
+"""Tokenizers, and models with such a tokenizer, for which settings like do_lower_case replace those of tokenizer.json."""
 
 
 def read_vocabulary(directory: Path, options: Mapping[str, Any], *, scratch: Path) -> Vocabulary:
@@ -134,7 +139,7 @@ def _library(directory: Path, settings: Mapping[str, Any], kind: str, model_type
     if (directory / "tokenizer.json").is_file():
         library = load(read(str(directory / "tokenizer.json")), str(directory / "tokenizer.json"))
         before = library.to_str()
-        if kind in ("BertTokenizer", "DistilBertTokenizer") or (not kind and model_type in ("bert", "distilbert")):
+        if kind in _WORDPIECE_CLASSES or (not kind and model_type in _WORDPIECE_MODELS):
             if _is_bert(library):
                 library.normalizer = _bert_normalizer(directory, settings)
         elif kind in ("GPT2Tokenizer", "RobertaTokenizer", "BartTokenizer") and isinstance(
@@ -143,7 +148,10 @@ def _library(directory: Path, settings: Mapping[str, Any], kind: str, model_type
             library.pre_tokenizer.add_prefix_space = _flag(directory, settings, "add_prefix_space", False)
         return library, library.to_str() != before
     if (directory / "vocab.txt").is_file():
-        return _bert(directory, settings), _flag(directory, settings, "do_lower_case", True) is not True or (
+        mpnet = kind == "MPNetTokenizer" or (not kind and model_type == "mpnet")
+        return _bert(directory, settings, _MPNET if mpnet else _BERT), _flag(
+            directory, settings, "do_lower_case", True
+        ) is not True or (
             settings.get("strip_accents") is not None or settings.get("tokenize_chinese_chars", True) is not True
         )
     if (directory / "vocab.json").is_file() and (directory / "merges.txt").is_file():
@@ -181,9 +189,9 @@ def _bert_normalizer(directory: Path, settings: Mapping[str, Any]) -> normalizer
     )
 
 
-def _bert(directory: Path, settings: Mapping[str, Any]) -> Library:
+def _bert(directory: Path, settings: Mapping[str, Any], usual: Mapping[str, str]) -> Library:
     tokens = tokens_of(str(directory / "vocab.txt"))
-    names = {**_BERT, **role_tokens(directory, settings)}
+    names = {**usual, **role_tokens(directory, settings)}
     if names["unk"] not in tokens:
         raise UserError(
             f"vocabulary file {str(directory / 'vocab.txt')!r} lacks {names['unk']}; a BERT vocab.txt has one token per line."
@@ -305,7 +313,10 @@ def _roles(
             found = library.id_to_token(number) if isinstance(number, int) and 0 <= number < 2**32 else None
             found = found if found in special else None
         roles[role] = found or next((name for name in _USUAL.get(role, ()) if name in known), None)
-    if options.get("model_type") in ("roberta", "xlm-roberta", "albert"):
+    if options.get("model_type") == "eurobert":
+        first, last = _around(library)
+        roles["cls"], roles["sep"] = roles["cls"] or first, roles["sep"] or last
+    if options.get("model_type") in ("roberta", "xlm-roberta", "albert", "mpnet"):
         roles["eos"] = roles["sep"] or roles["eos"]
         roles["cls"], roles["sep"] = roles["cls"] or roles["bos"], roles["sep"] or roles["eos"]
     if options.get("model_type") == "bart":
@@ -319,6 +330,12 @@ def _roles(
     if _is_bert(library):
         roles["eos"] = roles["sep"] if roles["sep"] is not None else roles["eos"]
     return roles
+
+
+def _around(library: Library) -> tuple[str | None, str | None]:
+    """Return the tokens that the tokenizer adds before and after a text, or (None, None) if it does not add one on either side."""
+    plain, whole = (library.encode("a", add_special_tokens=framed).tokens for framed in (False, True))
+    return (whole[0], whole[-1]) if whole[1:-1] == plain else (None, None)
 
 
 def _tokenizer(

@@ -5,6 +5,7 @@ import json
 import pytest
 from tokenizers import AddedToken
 from tokenizers import Tokenizer as Library
+from tokenizers.processors import TemplateProcessing
 
 from t2t.errors import Failure, UserError
 from t2t.export.token_check import TEXTS, check, difference, marked, sentinels
@@ -138,6 +139,31 @@ def test_tokens_of_bert_under_other_names(tmp_path):
     vocabulary = read_vocabulary(tmp_path, {"model_type": "bert"}, scratch=tmp_path / "scratch")
     assert (vocabulary.pad_id, vocabulary.cls_id, vocabulary.sep_id, vocabulary.mask_id) == (0, 2, 3, 4)
     assert vocabulary.encode_marked("the [MASK]") == [5, 4]
+
+
+@pytest.mark.parametrize("settings", [{}, {"bos_token": "<s>", "eos_token": "</s>"}])
+def test_mpnet_puts_robertas_tokens_around_the_words_of_bert(settings, tmp_path):
+    names = ["<s>", "<pad>", "</s>", "[UNK]", "<mask>", *WORDS[5:]]
+    (tmp_path / "vocab.txt").write_text("\n".join(names), encoding="utf-8")
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "MPNetTokenizer", **settings}))
+    (tmp_path / "scratch").mkdir()
+    options = {"model_type": "mpnet", "bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1}
+    vocabulary = read_vocabulary(tmp_path, options, scratch=tmp_path / "scratch")
+    assert framed(vocabulary, "encoder", "The a") == [0, 5, 12, 2]
+    assert (vocabulary.pad_id, vocabulary.mask_id) == (1, 4)
+
+
+def test_an_encoder_has_the_tokens_around_a_text_that_its_tokenizer_adds(tmp_path):
+    """EuroBERT's tokenizer names a start and an end, and neither [CLS] nor [SEP]."""
+    library = byte_level(tmp_path / "tokenizer.json")
+    library.add_special_tokens(["<start>"])
+    tokens = [(token, library.token_to_id(token)) for token in ("<start>", "<|endoftext|>")]
+    library.post_processor = TemplateProcessing(single="<start> $A <|endoftext|>", special_tokens=tokens)
+    library.save(str(tmp_path / "tokenizer.json"))
+    roles = {"bos_token": "<start>", "eos_token": "<|endoftext|>"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(roles))
+    vocabulary = read_vocabulary(tmp_path, {"model_type": "eurobert"}, scratch=tmp_path)
+    assert framed(vocabulary, "encoder", "the fox") == library.encode("the fox").ids
 
 
 @pytest.mark.parametrize("where", ["added_tokens.json", "added_tokens_decoder", "tokenizer.json"])
