@@ -33,15 +33,17 @@ def export(
     Args:
         run: the run's directory.
         format: stablehlo (programs and weights that run with JAX only), safetensors (weights and configuration), huggingface (a directory
-            for from_pretrained of transformers) or sentence-transformers (the same for SentenceTransformer, with the pooling); or a format of your own, see docs/extending.md.
+            for from_pretrained of transformers) sentence-transformers (the same for SentenceTransformer, with the pooling) or gguf (a file for llama.cpp); or a format of your own, see docs/extending.md.
         out: directory to write to. The halves of an ELECTRA are written to its folders discriminator and generator (huggingface).
         step: checkpoint to export. Default: the newest.
         plain_weights: use the trained parameters of a run with a running mean (--ema.decay), instead of the mean.
         length: stablehlo: maximum tokens that the greedy program generates. Default: the run's targets length.
         platforms: stablehlo: platforms that the programs can run on. Default: cpu, cuda and tpu.
         dtype: huggingface, sentence-transformers: type of the weights: float32, bfloat16 or float16. Default: float32.
+            gguf: f16 or q8_0 (8 bits). Default: f16.
         shard_bytes: huggingface, sentence-transformers: maximum bytes of a weights file. Default: 5,000,000,000.
         check: huggingface, sentence-transformers: read the directory back and compare every tensor, bit for bit, and the logits of a short input.
+            gguf: the same within the rounding of the type, and the ids of texts.
         overwrite: replace files in a directory that is not empty.
 
     Raises:

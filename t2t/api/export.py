@@ -33,20 +33,22 @@ def check_export(
     known = (*BUILT_IN, *registered())
     if format not in known:
         raise UserError(f"unknown format {format!r} (--format). There are: {', '.join(known)}.{nearest(format, known)}")
+    from t2t.export.gguf_writing import TYPES
     from t2t.export.stablehlo import PLATFORMS
     from t2t.export.tensor_files import DTYPES
 
     options = (
         ("--length", length, ("stablehlo",)),
         ("--platforms", platforms, ("stablehlo",)),
-        ("--dtype", dtype, _TRANSFORMERS),
+        ("--dtype", dtype, (*_TRANSFORMERS, "gguf")),
         ("--shard-bytes", shard_bytes, _TRANSFORMERS),
     )
     for option, value, owners in options:
         if value is not None and format not in owners:
             raise UserError(f"{option} is for --format {' or '.join(owners)}; it has no effect with --format {format}.")
-    if dtype is not None and dtype not in DTYPES:
-        raise UserError(f"unknown dtype {dtype!r} (--dtype).{nearest(dtype, DTYPES)}")
+    dtypes = TYPES if format == "gguf" else tuple(DTYPES)
+    if dtype is not None and dtype not in dtypes:
+        raise UserError(f"unknown dtype {dtype!r} (--dtype). There are: {', '.join(dtypes)}.{nearest(dtype, dtypes)}")
     if shard_bytes is not None and shard_bytes < 1:
         raise UserError(f"--shard-bytes {shard_bytes} is less than 1. Nearest: 1.")
     if platforms is not None and not platforms:
@@ -93,6 +95,10 @@ def export_run(
         parts = dict(whole.parts()) or {"": Part(config=whole, params=lambda params: params)}
         for part in parts.values():
             exportable(part.config)  # raises UserError before the parameters are read
+    if format == "gguf":
+        from t2t.export.gguf_writing import check_options
+
+        check_options(exportable(run.experiment.model)[1])
     model, vocabulary = run.model, run.vocabulary
     params = run.params() if params is None else params
     if format in _TRANSFORMERS:
@@ -109,6 +115,11 @@ def export_run(
                 overwrite=overwrite,
                 say=say,
             )
+        return Path(out)
+    if format == "gguf":
+        from t2t.api.gguf import export_gguf
+
+        export_gguf(run, params, Path(out), dtype=dtype or "f16", compare=check, overwrite=overwrite, say=say)
         return Path(out)
     if format in registered():
         with writing(Path(out), overwrite=overwrite) as draft:

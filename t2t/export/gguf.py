@@ -22,7 +22,7 @@ from t2t.export.tensor_files import write_tensors
 from t2t.installing import how_to_install
 from t2t.nn.rotary import shuffled
 
-_NAMES = {
+NAMES = {
     "token_embd": "model.embed_tokens",
     "output_norm": "model.norm",
     "output": "lm_head",
@@ -36,6 +36,7 @@ _NAMES = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
+"""Names of tensors in GGUF -> in `transformers`, without "blk.N." and "model.layers.N."."""
 _LEFT_OUT = {"rope_freqs.weight": "computed from the options"}
 
 
@@ -130,6 +131,8 @@ def _options(fields: dict[str, Any], names: set[str], where: str) -> dict[str, A
         "rms_norm_eps": float(str(np.float32(number("attention.layer_norm_rms_epsilon")))),
         "rope_theta": number("rope.freq_base", 10_000.0),
         "tie_word_embeddings": "output.weight" not in names,
+        "attention_bias": "blk.0.attn_q.bias" in names,
+        "mlp_bias": "blk.0.ffn_gate.bias" in names,
         **{
             theirs: found
             for ours, theirs in (("bos", "bos_token_id"), ("padding", "pad_token_id"))
@@ -163,7 +166,7 @@ def _check_sizes(tensors: Mapping[str, Any], options: dict[str, Any], where: str
 
 def _name(theirs: str, where: str) -> str:
     found = re.fullmatch(r"(?:blk\.(\d+)\.)?([a-z_]+)\.(weight|bias)", theirs)
-    if found is None or found[2] not in _NAMES:
+    if found is None or found[2] not in NAMES:
         raise UserError(f"{where}: unknown tensor {theirs}")
     layer = "" if found[1] is None else f"model.layers.{found[1]}."
-    return f"{layer}{_NAMES[found[2]]}.{found[3]}"
+    return f"{layer}{NAMES[found[2]]}.{found[3]}"

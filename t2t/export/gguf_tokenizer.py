@@ -10,12 +10,12 @@ from t2t.errors import UserError
 from t2t.export.directory import write_json
 
 TOKENS = "tokenizer.ggml.tokens"
-_CONTROL, _USER_DEFINED = 3, 4
+NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5
 """Token types in GGUF."""
 _ROLES = (("bos", "bos"), ("eos", "eos"), ("unknown", "unk"), ("padding", "pad"))
 
-# Pre-tokenizer (tokenizer.ggml.pre) -> whether each digit is a separate token. All use the pattern of GPT-2.
-_PRE = {"smollm": True, "gpt-2": False, "default": False}
+PRE = {"smollm": True, "gpt-2": False, "default": False}
+"""Pre-tokenizer (tokenizer.ggml.pre) -> whether each digit is a separate token. All use the pattern of GPT-2."""
 
 
 def tokens_of(fields: Mapping[str, Any], where: str) -> list[str]:
@@ -46,9 +46,9 @@ def write_tokenizer(fields: Mapping[str, Any], out: Path, where: str) -> None:
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
     kind, pre = fields.get("tokenizer.ggml.model"), fields.get("tokenizer.ggml.pre", "default")
-    if kind != "gpt2" or pre not in _PRE:
+    if kind != "gpt2" or pre not in PRE:
         raise UserError(
-            f"{where}: unsupported tokenizer {kind!r} ({pre!r}); only byte-level BPE of {', '.join(_PRE)} is supported. Use --vocabulary FILE instead"
+            f"{where}: unsupported tokenizer {kind!r} ({pre!r}); only byte-level BPE of {', '.join(PRE)} is supported. Use --vocabulary FILE instead"
         )
     tokens, kinds = tokens_of(fields, where), fields.get("tokenizer.ggml.token_type")
     if not isinstance(kinds, list) or len(kinds) != len(tokens):
@@ -59,14 +59,14 @@ def write_tokenizer(fields: Mapping[str, Any], out: Path, where: str) -> None:
     tokenizer = Tokenizer(models.BPE({token: i for i, token in enumerate(tokens)}, merges))
     bytes_ = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.pre_tokenizer = (
-        pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), bytes_]) if _PRE[pre] else bytes_
+        pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), bytes_]) if PRE[pre] else bytes_
     )
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens(
         [
             AddedToken(token, special=True, normalized=False)
             for token, kind in zip(tokens, kinds, strict=True)
-            if kind in (_CONTROL, _USER_DEFINED)
+            if kind in (CONTROL, USER_DEFINED)
         ]
     )
     tokenizer.save(str(out / "tokenizer.json"))
@@ -75,6 +75,8 @@ def write_tokenizer(fields: Mapping[str, Any], out: Path, where: str) -> None:
         number = id_of(fields, name, len(tokens), where)
         if number is not None:
             settings[f"{role}_token"] = tokens[number]
+    if isinstance(add_bos := fields.get("tokenizer.ggml.add_bos_token"), bool):
+        settings["add_bos_token"] = add_bos
     if template := fields.get("tokenizer.chat_template"):
         if not isinstance(template, str):
             raise UserError(f"{where}: tokenizer.chat_template is not a string")
