@@ -133,7 +133,7 @@ def _calls(stepper: Stepper, rounds: int) -> tuple[list[float], list[float], Met
 
 def _loop(config: Experiment, program: Program, metrics: dict[str, Any], rounds: int) -> dict[str, list[float]]:
     host: Any = InMemory(host_batch(program))
-    data = DeviceBatches(host, program.batch_sharding(), config.data.batch_size)
+    data = DeviceBatches(host, program.batch_sharding())
     judge = Judge(config.guard, program.specs)
     meter = Meter(data, judge)
     with (

@@ -30,7 +30,6 @@ def measure(work: Workload) -> Iterator[Measurement]:
     data = DeviceBatches(
         host,
         work.program.batch_sharding(),
-        work.experiment.data.batch_size,
         extra=work.program.extra_shardings(host.layout),
     )
     try:

@@ -100,7 +100,7 @@ class Workload(Configuration):
         from t2t.data.answers import check_model
         from t2t.data.pipeline import batches, task_vocabulary
 
-        data = self.experiment.resolved_data()
+        data = replace(self.experiment.resolved_data(), batch_ramp=None)  # measured at the full size
         check_model(data, self.experiment.model)
         check_vocabulary(self.experiment, task_vocabulary(data))
         return batches(data, self.experiment.model.kind, convert=self.experiment.objective.converter)

@@ -35,14 +35,14 @@ class Costs:
     def of(cls, experiment: Experiment, directory: Path) -> Costs:
         """Return the costs of a finished run."""
         program = Program.of(experiment, experiment.mesh.build())
-        batch = program.abstract_batch()
+        batch, rows = program.abstract_batch(), experiment.data.ramp.up_to(experiment.steps)
         streams = [stream.ids for stream in (batch.encoder, batch.decoder) if stream is not None]
         times = ledger.read(directory).seconds
         return cls(
             parameters=sum(math.prod(spec.shape) for spec in flatten_specs(program.model.specs).values()),
             tokens=_tokens(directory),
-            places=experiment.steps * sum(math.prod(ids.shape) for ids in streams),
-            flops=count(program).model * experiment.steps,
+            places=rows * sum(ids.shape[1] for ids in streams),
+            flops=count(program).model * rows / experiment.data.batch_size,
             seconds=times["train"] + times["data"],
         )
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from t2t.data.ramp import Ramp, parse
 from t2t.errors import UserError
 from t2t.limits import Configuration, CountOrZero, Length, Parts, Rows, Seed, Weight
 from t2t.paths import LocalPath
@@ -21,6 +22,8 @@ class Data(Configuration):
         inputs_length: maximum number of input tokens in a row. A decoder's row has inputs_length + targets_length tokens.
         targets_length: maximum number of target tokens in a row. Encoders ignore it.
         batch_size: rows in a global batch, over all hosts. Must be a multiple of `shards`.
+        batch_ramp: smaller batches at the start: "0:256,1000:512" has 256 rows from step 0 on, and 512 from step 1000 on. The last size must be
+            `batch_size`. None has batches of one size.
         split: split of the task to train on.
         pack: put several examples in a row. Segment ids keep them separate.
         shards: number of virtual shards, each with its own iterator. Fixed for the life of a run: the batches depend on it, not on the number of hosts.
@@ -36,6 +39,7 @@ class Data(Configuration):
     inputs_length: Length = 512
     targets_length: Length = 128
     batch_size: Rows = 64
+    batch_ramp: str | None = None
     split: str = "train"
     pack: bool = True
     shards: Parts = 8
@@ -52,6 +56,12 @@ class Data(Configuration):
                 f"data.loss_on_inputs {weight} (--data.loss-on-inputs) must be a number, the weight of the inputs. Nearest: {float(weight)}."
             )
         super().__post_init__()
+        _ = self.ramp  # raises UserError if it cannot be read
+
+    @property
+    def ramp(self) -> Ramp:
+        """The rows of each batch."""
+        return Ramp((0,), (self.batch_size,)) if self.batch_ramp is None else parse(self.batch_ramp)
 
     @classmethod
     def upgraded(cls, fields: Mapping[str, Any]) -> Mapping[str, Any]:

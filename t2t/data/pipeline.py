@@ -109,7 +109,10 @@ class BatchIterator:
             self._shards.append(self._shard(index))
             if begin:
                 self._shards[-1].start()
-        self._rows_each = data.batch_size // data.shards
+        self._ramp = data.ramp
+        self.returned = 0
+        """Number of batches returned since the start of the run."""
+        self._next = 0  # number of the batch to make
         self._returned: deque[list[list[Row]]] = deque(maxlen=KEPT)
         self._made: deque[tuple[list[list[Row]], Batch]] = deque()
         self._thread: threading.Thread | None = None
@@ -136,6 +139,7 @@ class BatchIterator:
             if self._made:
                 rows, batch = self._made.popleft()
                 self._returned.append(rows)
+                self.returned += 1
                 self._changed.notify_all()
                 return batch
             if self._error is not None:
@@ -148,6 +152,10 @@ class BatchIterator:
         """Return whether `next` would return a batch without waiting."""
         with self._changed:
             return bool(self._made)
+
+    def rows(self, batch: int) -> int:
+        """Return the rows of a global batch, which is counted from 0 and from the start of the run."""
+        return self._ramp.at(batch)
 
     @property
     def counts(self) -> Counts:
@@ -173,7 +181,9 @@ class BatchIterator:
         with self._making, self._changed:
             unused_rows = [*list(self._returned)[len(self._returned) - unused :], *(rows for rows, _ in self._made)]
             return {
-                self._key(index): shard.save([row for rows in unused_rows for row in rows[i]], self._identity())
+                self._key(index): shard.save(
+                    [row for rows in unused_rows for row in rows[i]], self._identity(), self.returned - unused
+                )
                 for i, (index, shard) in enumerate(zip(self._indices, self._shards, strict=True))
                 if index in self._own_shards
             }
@@ -193,7 +203,7 @@ class BatchIterator:
         self._stop()
         with self._making:
             for index, shard in zip(self._indices, self._shards, strict=True):
-                shard.load(position[self._key(index)], self._identity())
+                self.returned = self._next = shard.load(position[self._key(index)], self._identity())
             self._made.clear()
             self._returned.clear()
             self._error, self._ended, self._closed = None, False, False
@@ -258,8 +268,10 @@ class BatchIterator:
                     if self._closed:
                         return
                 with self._making:
-                    rows = self._take()
-                    batch = self._batch(rows) if any(rows) else None
+                    each = self._ramp.at(self._next) // self._data.shards
+                    rows = self._take(each)
+                    batch = self._batch(rows, each) if any(rows) else None
+                    self._next += 1
                     with self._changed:
                         if batch is None:
                             self._ended = True
@@ -273,13 +285,13 @@ class BatchIterator:
                 self._error = surfaced(error)
                 self._changed.notify_all()
 
-    def _take(self) -> list[list[Row]]:
-        """Take the rows of every shard. If one shard fails, give back the rows of the others."""
+    def _take(self, each: int) -> list[list[Row]]:
+        """Take `each` rows of every shard. If one shard fails, give back the rows of the others."""
         taken: list[list[Row]] = []
         try:
             for index, shard in zip(self._indices, self._shards, strict=True):
-                taken.append(shard.take(self._rows_each))
-                if self._repeat and len(taken[-1]) < self._rows_each:
+                taken.append(shard.take(each))
+                if self._repeat and len(taken[-1]) < each:
                     raise UserError(
                         f"task {self._data.task!r}, split {self._data.split!r}: shard {index} of "
                         f"{self._data.shards} (--data.shards) has no examples. Nearest: fewer shards."
@@ -290,11 +302,11 @@ class BatchIterator:
             raise
         return taken
 
-    def _batch(self, taken: Sequence[list[Row]]) -> Batch:
+    def _batch(self, taken: Sequence[list[Row]], each: int) -> Batch:
         rows: list[Row] = []
         for index, got in zip(self._indices, taken, strict=True):
             if index in self._own_shards:
-                rows += got + cast(list[Row], [[]]) * (self._rows_each - len(got))
+                rows += got + cast(list[Row], [[]]) * (each - len(got))
         return self.layout.batch(rows)
 
     def _check_for_examples(self) -> None:

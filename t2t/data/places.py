@@ -33,6 +33,7 @@ class Place:
     opened:   unfinished rows.
     waiting:  examples that are in no row yet, each with whether it was truncated.
     files:    the state of the tf.data iterator, as files whose names begin with "iterator". Empty if the state cannot be saved.
+    batches:  number of batches that were returned. 0 in positions of earlier versions, whose batches have one size.
     """
 
     identity: Mapping[str, Any]
@@ -43,6 +44,7 @@ class Place:
     opened: Sequence[Row]
     waiting: Sequence[tuple[Example, bool]]
     files: Mapping[str, bytes]
+    batches: int = 0
 
 
 def to_bytes(place: Place, layout: FeatureConverter) -> bytes:
@@ -53,6 +55,7 @@ def to_bytes(place: Place, layout: FeatureConverter) -> bytes:
         "blocks": place.blocks,
         "ended": place.ended,
         "counts": dict(place.counts),
+        "batches": place.batches,
         "cut": [cut for _, cut in place.waiting],
         "rows": [[len(row) for row in group] for group in groups],
     }
@@ -115,6 +118,7 @@ def from_bytes(content: bytes, layout: FeatureConverter, where: str) -> Place:
         opened=opened,
         waiting=list(zip(waiting, cuts, strict=True)),
         files=files,
+        batches=_natural(header.get("batches", 0), f"{damaged}, batches"),
     )
 
 

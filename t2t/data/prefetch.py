@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 from jax.sharding import Sharding
 
+from t2t.sharding import Share
 from t2t.types import Array, Batch
 
 if TYPE_CHECKING:
@@ -45,8 +46,8 @@ class DeviceBatches:
     Copies to devices are asynchronous, so this needs no thread besides that of the host iterator. `position` counts only
     batches that the caller got, not those already on the devices.
 
-    first: index of this host's first row in the global batch.
-    leads: whether this process returns the position. One process does so among those that read the same rows.
+    share: the part of the rows of each global batch that this process reads; None for all. Among processes with the same part, the one that leads
+           returns the position.
     ahead: number of batches to copy ahead of time.
     extra: shardings of the arrays of `Batch.extra`, by name.
     """
@@ -55,10 +56,8 @@ class DeviceBatches:
         self,
         host: BatchIterator,
         sharding: Sharding,
-        batch_size: int,
         *,
-        first: int = 0,
-        leads: bool = True,
+        share: Share | None = None,
         ahead: int = 2,
         extra: Mapping[str, Sharding] | None = None,
     ) -> None:
@@ -68,9 +67,7 @@ class DeviceBatches:
             raise ValueError(f"ahead={ahead}: must be 0 to {KEPT - 1}")
         self._host = host
         self._sharding = sharding
-        self._batch_size = batch_size
-        self._first = first
-        self._leads = leads
+        self._share = share or Share(0, 1)
         self._extra = extra
         self._ahead = ahead
         self._placed: deque[Batch] = deque()
@@ -97,9 +94,14 @@ class DeviceBatches:
         finally:
             self.wait_seconds += time.perf_counter() - began
 
+    @property
+    def upcoming_rows(self) -> int:
+        """Rows of the global batch that `next` returns."""
+        return self._host.rows(self._host.returned - len(self._placed))
+
     def position(self) -> dict[str, bytes]:
         """Return the position after the last returned batch, see `BatchIterator.position`. Empty if another process returns it."""
-        return self._host.position(unused=len(self._placed)) if self._leads else {}
+        return self._host.position(unused=len(self._placed)) if self._share.leads else {}
 
     def restore(self, position: dict[str, bytes]) -> None:
         """Go to a position, see `BatchIterator.restore`."""
@@ -112,8 +114,11 @@ class DeviceBatches:
         self._host.close()
 
     def _place(self) -> None:
+        batch = next(self._host)
+        own = len(batch.targets)  # batches may grow
+        share = self._share
         self._placed.append(
-            to_device(next(self._host), self._sharding, self._batch_size, first=self._first, extra=self._extra)
+            to_device(batch, self._sharding, own * share.count, first=own * share.index, extra=self._extra)
         )
 
     def _top_up(self) -> None:

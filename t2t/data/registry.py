@@ -157,6 +157,12 @@ def check(data: Data, kind: str, *, process_index: int = 0, process_count: int =
 
 
 def _check_training(data: Data, provider: Provider, process_count: int) -> None:
+    for rows in () if data.batch_ramp is None else data.ramp.rows:
+        if rows % data.shards:
+            raise UserError(
+                f"--data.batch-ramp={data.batch_ramp}: {rows} rows are not a multiple of --data.shards={data.shards}."
+                f" Nearest: {_multiple(rows, data.shards)}."
+            )
     if data.batch_size % data.shards:
         raise UserError(
             f"--data.batch_size={data.batch_size} is not a multiple of --data.shards={data.shards}."

@@ -82,11 +82,12 @@ class ShardReader:
         """Put rows back. The next `take` returns them again."""
         self._ready.extendleft(reversed(rows))
 
-    def save(self, pending: Sequence[Row], identity: dict[str, Any]) -> bytes:
+    def save(self, pending: Sequence[Row], identity: dict[str, Any], batches: int = 0) -> bytes:
         """Return the position of the shard as a zip archive.
 
         pending:  taken rows that count as not taken.
         identity: settings of the data. `load` compares them.
+        batches:  number of batches made of the rows, for `load` to return.
         """
         if self._first_block is not None:
             self._receive()
@@ -101,11 +102,12 @@ class ShardReader:
             opened=self._packer.rows,
             waiting=list(self._waiting),
             files=files,
+            batches=batches,
         )
         return to_bytes(place, self._layout)
 
-    def load(self, place: bytes, identity: dict[str, Any]) -> None:
-        """Go to a position that `save` returned.
+    def load(self, place: bytes, identity: dict[str, Any]) -> int:
+        """Go to a position that `save` returned, and return its `batches`.
 
         Raises:
           UserError: the position is damaged or belongs to different data.
@@ -136,6 +138,7 @@ class ShardReader:
                     raise UserError(
                         f"data position of {self._name} is after block {self._blocks} of the task, which now has only {drawn} blocks."
                     )
+        return found.batches
 
     @staticmethod
     def _blocks_of(dataset: tf.data.Dataset) -> tf.data.Dataset:

@@ -66,6 +66,7 @@ class BackgroundCompiler:
 
     def __init__(self, experiment: Experiment, *, newest: int | None) -> None:
         self._experiment, self._create = experiment, newest is None
+        self._size = experiment.data.ramp.at(newest or 0)
         self._threaded = jax.process_count() == 1 and (newest or 0) < experiment.steps
         self._layout: Future[FeatureConverter] = Future()
         self._program: Future[Program] = Future()
@@ -87,9 +88,10 @@ class BackgroundCompiler:
         self._taken = True
         return self.program().create(self._experiment.seed) if state is None else state
 
-    def step(self, waiting: Callable[[str], None] | None = None) -> jax.stages.Compiled:
+    def step(self, waiting: Callable[[str], None] | None = None, *, size: int | None = None) -> jax.stages.Compiled:
         """Return the compiled update, (state, batch) -> (state, metrics). Call `rows` first.
 
+        size:    rows of the batch. None for those of the last call, or at first those of the next step.
         waiting: called with a message if the compilation takes more than `MOMENT` seconds.
         """
         timer = threading.Timer(MOMENT, waiting, ["compiling the training step ..."]) if waiting is not None else None
@@ -97,6 +99,11 @@ class BackgroundCompiler:
             timer.daemon = True
             timer.start()
         try:
+            if size not in (None, self._size):  # the batches have grown
+                if self._threaded:
+                    self._step.exception()  # the thread has finished
+                self._size = size
+                self._rebuilt[self._step] = self._compile()
             return self._step_of_task()
         finally:
             if timer is not None:
@@ -104,7 +111,9 @@ class BackgroundCompiler:
 
     def _step_of_task(self) -> jax.stages.Compiled:
         """Return the compiled update. If the task fills rows in its own way, what was compiled before its data was opened is for other shapes."""
-        wanted = self.program().abstract_batch(rows=self._layout.result()) if self._layout.done() else None
+        wanted = None
+        if self._layout.done():
+            wanted = self.program().abstract_batch(rows=self._layout.result(), size=self._size)
         try:
             step = self._part(self._step, self._compile)
         except Exception:  # any error: the objective may need an array that only the task's converter makes
@@ -165,7 +174,7 @@ class BackgroundCompiler:
         rows = self._experiment.rows()
         if rows.varies or self._layout.done():
             rows = self._layout.result()
-        self._batch = batch = program.abstract_batch(rows=rows)
+        self._batch = batch = program.abstract_batch(rows=rows, size=self._size)
         if self._experiment.profile is None:
             return program.compiled(batch)
         # The cache key of a compiled program does not include metadata. A cached program could have the operation names of another model.

@@ -144,9 +144,18 @@ def check(experiment: Experiment, device_count: int) -> None:
     if experiment.profile is not None:
         steps_of(experiment.profile, experiment.steps)
     sizes = experiment.mesh.sizes(device_count)
-    rows, parts = experiment.data.batch_size, sizes["data"] * sizes["fsdp"]
-    _check_divides(rows, parts, f"mesh data={sizes['data']} x fsdp={sizes['fsdp']}")
-    _check_divides(rows, parts * experiment.microbatches, f"{experiment.microbatches} microbatches on {parts} devices")
+    data, parts = experiment.data, sizes["data"] * sizes["fsdp"]
+    if (last := data.ramp.rows[-1]) != data.batch_size:
+        raise UserError(
+            f"batch_ramp {data.batch_ramp} (--data.batch-ramp) ends with {last} rows, but batch_size is {data.batch_size} (--batch-size)."
+            f" Nearest: --batch-size {last}, or --data.batch-ramp None."
+        )
+    for rows in data.ramp.rows:
+        ramp = f"batch_ramp {data.batch_ramp} (--data.batch-ramp): a batch of {rows} rows"
+        name = f"batch_size {rows} (--batch-size)" if data.batch_ramp is None else ramp
+        _check_divides(name, rows, parts, f"mesh data={sizes['data']} x fsdp={sizes['fsdp']}")
+        together = parts * experiment.microbatches
+        _check_divides(name, rows, together, f"{experiment.microbatches} microbatches on {parts} devices")
     _check_lengths(experiment, sizes["context"])
     experiment.model.check_run(packing=experiment.data.pack, context=sizes["context"])
     _check_evaluation(experiment)
@@ -184,13 +193,10 @@ def check_vocabulary(experiment: Experiment, vocabulary: Vocabulary) -> None:
         )
 
 
-def _check_divides(rows: int, parts: int, what: str) -> None:
+def _check_divides(name: str, rows: int, parts: int, what: str) -> None:
     if rows % parts:
         down, up = rows // parts * parts, -(-rows // parts) * parts
-        raise UserError(
-            f"batch_size {rows} (--batch-size) is not divisible by {what}."
-            f" Nearest: {f'{down} or {up}' if down else up}."
-        )
+        raise UserError(f"{name} is not divisible by {what}. Nearest: {f'{down} or {up}' if down else up}.")
 
 
 def _check_evaluation(experiment: Experiment) -> None:

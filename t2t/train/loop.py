@@ -123,16 +123,17 @@ def train(
                 hooks.evaluation(step, results, values)
                 return values
 
-        update, interrupted = None, False
+        update, size, interrupted = None, 0, False
         try:
             missed = start and experiment.evaluation.due(start, last=start >= experiment.steps)
             if missed and not checkpoints.metrics(start):  # it failed, or the run ended during it
                 checkpoints.add_metrics(start, evaluate())
             while step < experiment.steps and not stop.now():
                 watchdog.tick(f"step {step + 1}")
-                if update is None:
-                    with times.time("compile"):
-                        update = compiler.step(waiting=records.message)
+                if update is None or data.upcoming_rows != size:
+                    size = data.upcoming_rows
+                    with meter.paused(state) if update else contextlib.nullcontext(), times.time("compile"):
+                        update = compiler.step(waiting=records.message, size=size)
                     stop.holding = True
                 if tracer.begins(step + 1):
                     with meter.paused(state), times.time("profile"):
@@ -244,10 +245,7 @@ def _open_data(program: Program, compiler: BackgroundCompiler, begin: bool) -> D
     rows = converter_of(data, kind, provider_of(data), convert)
     compiler.rows(rows)
     host = batches(data, kind, process_index=share.index, process_count=share.count, begin=begin, convert=convert)
-    first = share.index * (data.batch_size // share.count)
-    return DeviceBatches(
-        host, sharding, data.batch_size, first=first, leads=share.leads, extra=program.extra_shardings(rows)
-    )
+    return DeviceBatches(host, sharding, share=share, extra=program.extra_shardings(rows))
 
 
 def _other_plan(experiment: Experiment) -> str | None:

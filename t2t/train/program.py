@@ -81,16 +81,19 @@ class Program:
         """Return the sharding of the arrays of a batch, [B L]."""
         return batch_sharding(self.mesh)
 
-    def abstract_batch(self, *, has_types: bool = False, rows: FeatureConverter | None = None) -> Batch:
+    def abstract_batch(
+        self, *, has_types: bool = False, rows: FeatureConverter | None = None, size: int | None = None
+    ) -> Batch:
         """Return a batch as ShapeDtypeStructs with shardings.
 
         rows: the task's converter; None for the one that the experiment has without its task, and then has_types: see `FeatureConverter`.
+        size: rows of the batch; None for `data.batch_size`, to which a batch may grow.
         """
         rows = self.experiment.rows(has_types=has_types) if rows is None else rows
         batch, sharding, extra = rows.batch([[]]), self.batch_sharding(), self.extra_shardings(rows)
 
         def abstract(row: types.Array, sharding: NamedSharding = sharding) -> jax.ShapeDtypeStruct:
-            shape = (self.experiment.data.batch_size, *row.shape[1:])
+            shape = (size or self.experiment.data.batch_size, *row.shape[1:])
             return jax.ShapeDtypeStruct(shape, row.dtype, sharding=sharding)
 
         tokens = jax.tree.map(abstract, replace(batch, extra={}))

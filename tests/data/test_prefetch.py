@@ -43,7 +43,7 @@ def test_position_is_that_of_what_the_caller_had(tasks, sharding):
     tasks.numbered("forty", 40)
     host = batches(data(), "encoder_decoder")
     want = [next(host) for _ in range(12)]
-    placed = DeviceBatches(batches(data(), "encoder_decoder"), sharding, 8, ahead=3)
+    placed = DeviceBatches(batches(data(), "encoder_decoder"), sharding, ahead=3)
     got = []
     for _ in range(5):
         _until_made_ahead(placed.host)
@@ -52,7 +52,7 @@ def test_position_is_that_of_what_the_caller_had(tasks, sharding):
     assert all(leaf.sharding.is_equivalent_to(sharding, leaf.ndim) for leaf in jax.tree.leaves(got[0]))
     assert placed._placed  # so that there is something to leave out
     position = placed.position()
-    other = DeviceBatches(batches(data(), "encoder_decoder"), sharding, 8)
+    other = DeviceBatches(batches(data(), "encoder_decoder"), sharding)
     for iterator in (other, placed):
         iterator.restore(position)
         assert same(want[5:], [next(iterator) for _ in range(7)])
@@ -69,7 +69,7 @@ def _until_made_ahead(host):
 def test_what_came_before_the_end_is_handed_out(tasks, sharding):
     tasks.numbered("forty", 40)
     want = list(batches(data(), "encoder_decoder", repeat=False))
-    placed = DeviceBatches(batches(data(), "encoder_decoder", repeat=False), sharding, 8)
+    placed = DeviceBatches(batches(data(), "encoder_decoder", repeat=False), sharding)
     assert same(want, list(placed))
     with pytest.raises(StopIteration):
         next(placed)
@@ -92,7 +92,7 @@ class Slow:
 def test_waiting_is_measured(tasks, sharding):
     tasks.numbered("forty", 40)
     batch = next(batches(data(), "encoder_decoder"))
-    placed = DeviceBatches(Slow(batch), sharding, 8)
+    placed = DeviceBatches(Slow(batch), sharding)
     for _ in range(3):
         next(placed)
     assert placed.wait_seconds >= 0.15

@@ -97,7 +97,7 @@ def trained(mesh: MeshConfig, devices: int, microbatches: int):
     experiment = replace(EXPERIMENT, mesh=mesh, microbatches=microbatches)
     program = Program.of(experiment, mesh.build(jax.devices()[:devices]))
     host = batches(experiment.resolved_data(), "decoder", convert=experiment.objective.converter)
-    data = DeviceBatches(host, program.batch_sharding(), 8, extra=program.extra_shardings(host.layout))
+    data = DeviceBatches(host, program.batch_sharding(), extra=program.extra_shardings(host.layout))
     state, metrics = program.create(0), []
     step = program.step()
     try:
