@@ -47,6 +47,7 @@ INTEROP ?= .venv-interop
 test-interop: $(INTEROP)/installed
 	XLA_FLAGS="--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true" $(INTEROP)/bin/python -m tests.interop.compare $(CASES)
 	$(if $(CASES),,$(INTEROP)/bin/python -m tests.interop.tokens)
+	$(if $(CASES),,$(INTEROP)/bin/python -m tests.interop.sentence)
 	$(if $(CASES),,$(INTEROP)/bin/python -m tests.interop.real)
 	$(if $(CASES),,$(INTEROP)/bin/python -m pytest tests/export/test_pickled_files.py)
 
@@ -59,6 +60,7 @@ cases: $(VENV)/installed-dev $(INTEROP)/installed
 goldens: $(INTEROP)/installed
 	$(INTEROP)/bin/python -m tests.interop.write_goldens
 	$(INTEROP)/bin/python -m tests.interop.chat
+	$(INTEROP)/bin/python -m tests.interop.sentence --write
 
 $(INTEROP)/installed: setup.py constraints.txt
 	$(PYTHON) -m venv $(INTEROP)

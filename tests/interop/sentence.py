@@ -1,6 +1,8 @@
-"""Compare vectors of texts with `transformers` and the pooling of `sentence-transformers`, and write the vectors for tests that run without them.
+"""Compare vectors of texts with `transformers` and the pooling of `sentence-transformers`.
 
-    python -m tests.interop.sentence
+    python -m tests.interop.sentence [--write]
+
+`--write` writes the vectors for tests that run without these packages.
 
 Each model is imported, and its export is imported by `transformers` again. Needs torch and transformers: see `make test-interop`.
 """
@@ -63,9 +65,10 @@ def main() -> int:
             print(f"| {name} | {differences[0]:.1e} | {differences[1]:.1e} |", flush=True)
             worst = max(worst, *differences)
             made[name] = np.round(wanted.astype(float), 6).tolist()
-    FILE.write_text(
-        "{\n" + ",\n".join(f"{json.dumps(name)}: {json.dumps(rows)}" for name, rows in made.items()) + "\n}\n"
-    )
+    if "--write" in sys.argv:
+        FILE.write_text(
+            "{\n" + ",\n".join(f"{json.dumps(name)}: {json.dumps(rows)}" for name, rows in made.items()) + "\n}\n"
+        )
     return 0 if worst < 1e-5 else 1
 
 

@@ -15,7 +15,6 @@ from tests.interop.goldens import write_directory
 
 FILE = Path(__file__).parent / "sentence.json"
 """The vectors that `tests.interop.sentence` computes: name of the model -> vectors of TEXTS."""
-_SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 _WORDS = [
     "the",
     "quick",
@@ -35,36 +34,65 @@ _WORDS = [
     "two",
     "three",
 ]
-WORDS = [*_SPECIAL, *_WORDS, *(f"[unused{i}]" for i in range(96 - len(_SPECIAL) - len(_WORDS)))]
+_ROLES = {
+    "BERT": {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"},
+    "MPNet": {
+        "cls": "<s>",
+        "pad": "<pad>",
+        "sep": "</s>",
+        "unk": "[UNK]",
+        "mask": "<mask>",
+        "bos": "<s>",
+        "eos": "</s>",
+    },
+}
+"""The special tokens of each family, in the order of their ids."""
 TEXTS = ["the quick brown fox", "A lazy DOG jumps over the foxs .", "again", "", "unknown words, one two three"]
 LONG = "the quick brown fox jumps over a lazy dog again and again and again"
 """A text with more tokens than `max_seq_length` of MiniLM."""
-_BERT = next(case for case in CASES if case.name == "BERT masked LM")
-_OPTIONS = {
-    "_name_or_path": "nreimers/MiniLM-L6-H384-uncased",
-    "architectures": ["BertModel"],
+_CASES = {family: next(case for case in CASES if case.name == f"{family} masked LM") for family in _ROLES}
+_COMMON = {
     "attention_probs_dropout_prob": 0.1,
-    "classifier_dropout": None,
-    "gradient_checkpointing": False,
     "hidden_act": "gelu",
     "hidden_dropout_prob": 0.1,
     "hidden_size": 32,
-    "id2label": {"0": "LABEL_0"},
-    "label2id": {"LABEL_0": 0},
     "initializer_range": 0.02,
     "intermediate_size": 48,
-    "layer_norm_eps": 1e-12,
-    "max_position_embeddings": 24,
-    "model_type": "bert",
     "num_attention_heads": 4,
     "num_hidden_layers": 3,
-    "pad_token_id": 0,
-    "position_embedding_type": "absolute",
-    "torch_dtype": "float32",
     "transformers_version": "4.8.2",
-    "type_vocab_size": 2,
-    "use_cache": True,
     "vocab_size": 96,
+}
+_OPTIONS = {
+    "BERT": {
+        **_COMMON,
+        "_name_or_path": "nreimers/MiniLM-L6-H384-uncased",
+        "architectures": ["BertModel"],
+        "classifier_dropout": None,
+        "gradient_checkpointing": False,
+        "id2label": {"0": "LABEL_0"},
+        "label2id": {"LABEL_0": 0},
+        "layer_norm_eps": 1e-12,
+        "max_position_embeddings": 24,
+        "model_type": "bert",
+        "pad_token_id": 0,
+        "position_embedding_type": "absolute",
+        "torch_dtype": "float32",
+        "type_vocab_size": 2,
+        "use_cache": True,
+    },
+    "MPNet": {
+        **_COMMON,
+        "_name_or_path": "microsoft/mpnet-base",
+        "architectures": ["MPNetForMaskedLM"],
+        "bos_token_id": 0,
+        "eos_token_id": 2,
+        "layer_norm_eps": 1e-05,
+        "max_position_embeddings": 26,
+        "model_type": "mpnet",
+        "pad_token_id": 1,
+        "relative_attention_num_buckets": 32,
+    },
 }
 _FLAGS = ("cls_token", "mean_tokens", "max_tokens", "mean_sqrt_len_tokens", "weightedmean_tokens", "lasttoken")
 _VERSIONS = {"sentence_transformers": "2.0.0", "transformers": "4.6.1", "pytorch": "1.8.1"}
@@ -84,6 +112,14 @@ MODELS: dict[str, dict[str, Any]] = {
         "lower": False,
         "flags": _FLAGS,
     },
+    "all-mpnet-base-v2": {
+        "family": "MPNet",
+        "pooling": "mean_tokens",
+        "normalize": True,
+        "length": 20,
+        "lower": False,
+        "flags": _FLAGS[:4],
+    },
 }
 """Published models: the kinds of pooling, and what their files have."""
 
@@ -91,16 +127,18 @@ MODELS: dict[str, dict[str, Any]] = {
 def write(name: str, directory: Path) -> None:
     """Write a model's directory."""
     about = MODELS[name]
-    write_directory(_BERT, directory, prefix="bert.")
-    (directory / "config.json").write_text(json.dumps(_OPTIONS))
-    tensors = {key: x for key, x in load_file(directory / "model.safetensors").items() if not key.startswith("cls.")}
+    family = about.get("family", "BERT")
+    write_directory(_CASES[family], directory, prefix=f"{family.lower()}.")
+    _dump(directory / "config.json", _OPTIONS[family])
+    heads = ("cls.", "lm_head.")
+    tensors = {key: x for key, x in load_file(directory / "model.safetensors").items() if not key.startswith(heads)}
     tensors |= {
         f"pooler.dense.{part}": weight(f"pooler.dense.{part}", (32, 32)[: 2 - i])
         for i, part in enumerate(("weight", "bias"))
     }
     tensors["embeddings.position_ids"] = np.arange(24)[None]
     save_file(tensors, directory / "model.safetensors")
-    _write_tokenizer(directory)
+    _write_tokenizer(directory, family)
     modules = ["", "1_Pooling", *(["2_Normalize"] if about["normalize"] else [])]
     types = ["Transformer", "Pooling", "Normalize"]
     table = [
@@ -115,28 +153,33 @@ def write(name: str, directory: Path) -> None:
     _dump(directory / "1_Pooling" / "config.json", {"word_embedding_dimension": 32, **flags})
 
 
-def _write_tokenizer(directory: Path) -> None:
+def _write_tokenizer(directory: Path, family: str) -> None:
     """Write vocab.txt, and a tokenizer.json that truncates and pads every text, as published."""
-    (directory / "vocab.txt").write_text("\n".join(WORDS) + "\n")
-    made = Tokenizer(models.WordPiece({word: i for i, word in enumerate(WORDS)}, unk_token="[UNK]"))
+    roles = _ROLES[family]
+    special = list(dict.fromkeys(roles.values()))
+    words = [*special, *_WORDS]
+    words += [f"[unused{i}]" for i in range(96 - len(words))]
+    (directory / "vocab.txt").write_text("\n".join(words) + "\n")
+    made = Tokenizer(models.WordPiece({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
     made.normalizer = normalizers.BertNormalizer(lowercase=True)
     made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    made.add_special_tokens(_SPECIAL)
-    ends = [(token, WORDS.index(token)) for token in ("[SEP]", "[CLS]")]
-    made.post_processor = processors.BertProcessing(*ends)
+    made.add_special_tokens(special)
+    sep, cls = ((roles[role], words.index(roles[role])) for role in ("sep", "cls"))
+    if family == "BERT":
+        made.post_processor = processors.BertProcessing(sep, cls)
+    else:
+        made.post_processor = processors.RobertaProcessing(sep, cls, trim_offsets=True, add_prefix_space=False)
     made.enable_truncation(128)
-    made.enable_padding(length=128)
+    made.enable_padding(length=128, pad_id=words.index(roles["pad"]), pad_token=roles["pad"])
     made.save(str(directory / "tokenizer.json"))
-    roles = {
-        "unk_token": "[UNK]",
-        "sep_token": "[SEP]",
-        "pad_token": "[PAD]",
-        "cls_token": "[CLS]",
-        "mask_token": "[MASK]",
+    tokens = {f"{role}_token": token for role, token in roles.items()}
+    settings = {
+        "do_lower_case": True,
+        "model_max_length": 512,
+        "tokenizer_class": "BertTokenizer" if family == "BERT" else "MPNetTokenizer",
     }
-    settings = {"do_lower_case": True, "model_max_length": 512, "tokenizer_class": "BertTokenizer"}
-    _dump(directory / "tokenizer_config.json", {**settings, **roles})
-    _dump(directory / "special_tokens_map.json", roles)
+    _dump(directory / "tokenizer_config.json", {**settings, **tokens})
+    _dump(directory / "special_tokens_map.json", tokens)
 
 
 def _dump(path: Path, value: Any) -> None:

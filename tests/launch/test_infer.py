@@ -40,7 +40,7 @@ class FakeRun:
 def load(monkeypatch):
     def use(config):
         run = FakeRun(Toy(config), Bytes())
-        monkeypatch.setattr(SavedRun, "load", classmethod(lambda cls, directory, step=None: run))
+        monkeypatch.setattr(SavedRun, "load", classmethod(lambda cls, directory, step=None, **options: run))
         return run
 
     return use
