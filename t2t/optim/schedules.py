@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import jax.numpy as jnp
 from jax.typing import ArrayLike
@@ -101,14 +102,17 @@ class _Decay(Schedule):
 
         def rate(step: ArrayLike) -> Float[Array, ""]:
             now = _float(step)
-            done = jnp.clip((now - self.warmup) / (self.steps - self.warmup), 0.0, 1.0)
-            return self.peak * self._rise(now) * (self.final + (1 - self.final) * self._remaining(done))
+            return self.peak * self._rise(now) * (self.final + (1 - self.final) * self._remaining(now))
 
         return rate
 
+    def _done(self, now: Float[Array, ""]) -> Float[Array, ""]:
+        """Return the fraction of the steps after the warm-up that is done."""
+        return jnp.clip((now - self.warmup) / (self.steps - self.warmup), 0.0, 1.0)
+
     @abc.abstractmethod
-    def _remaining(self, done: Float[Array, ""]) -> Float[Array, ""]:
-        """Return the remaining fraction of the decay, from 1 to 0. done: the fraction of its steps that is done."""
+    def _remaining(self, now: Float[Array, ""]) -> Float[Array, ""]:
+        """Return the remaining fraction of the decay at step `now`, from 1 to 0."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,8 +121,8 @@ class Linear(_Decay):
 
     peak: Peak = 1e-4
 
-    def _remaining(self, done: Float[Array, ""]) -> Float[Array, ""]:
-        return 1 - done
+    def _remaining(self, now: Float[Array, ""]) -> Float[Array, ""]:
+        return 1 - self._done(now)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,19 +132,22 @@ class Cosine(_Decay):
     peak: Peak = 3e-4
     final: Share = 0.1
 
-    def _remaining(self, done: Float[Array, ""]) -> Float[Array, ""]:
-        return 0.5 * (1 + jnp.cos(jnp.pi * done))
+    def _remaining(self, now: Float[Array, ""]) -> Float[Array, ""]:
+        return 0.5 * (1 + jnp.cos(jnp.pi * self._done(now)))
 
 
 @dataclass(frozen=True, kw_only=True)
 class WarmupStableDecay(_Decay):
-    """Constant `peak`, then a linear decay to `final` over the last `decay_steps` (Hu et al. 2024; SmolLM2, Allal et al. 2025).
+    """Constant `peak`, then a decay to `final` over the last `decay_steps` (Hu et al. 2024; SmolLM2, Allal et al. 2025).
 
     Args:
         decay_steps: number of steps of the decay, which ends at `steps`.
+        shape: how the rate falls from `peak` to `final` while a fraction t of the decay is done: "linear" with 1 - t, "sqrt" with 1 - sqrt(t), which
+            falls faster at first (Hägele et al. 2024, https://arxiv.org/abs/2405.18392, section 3.2; ModernBERT, Warner et al. 2024).
     """
 
     decay_steps: Count
+    shape: Literal["linear", "sqrt"] = "linear"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -150,8 +157,11 @@ class WarmupStableDecay(_Decay):
                 f"WarmupStableDecay.decay_steps: {self.decay_steps} is more than the {most} steps after the warm-up. Nearest: {most}."
             )
 
-    def _remaining(self, done: Float[Array, ""]) -> Float[Array, ""]:
-        return jnp.minimum(1.0, (1 - done) * ((self.steps - self.warmup) / self.decay_steps))
+    def _remaining(self, now: Float[Array, ""]) -> Float[Array, ""]:
+        if self.shape == "linear":
+            return jnp.minimum(1.0, (1 - self._done(now)) * ((self.steps - self.warmup) / self.decay_steps))
+        # From the step: near 0, the root would enlarge the rounding errors of a fraction of all steps.
+        return 1 - jnp.sqrt(jnp.clip((now - (self.steps - self.decay_steps)) / self.decay_steps, 0.0, 1.0))
 
 
 def _float(step: ArrayLike) -> Float[Array, ""]:

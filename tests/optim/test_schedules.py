@@ -47,6 +47,17 @@ def test_warmup_stable_decay_holds_its_peak_until_the_last_steps():
     assert values(to_a_tenth, 0, 5, 10) == pytest.approx([1, 0.55, 0.1])
 
 
+def test_warmup_stable_decay_falls_with_the_root():
+    # Hägele et al. 2024, section 3.2: (1 - sqrt((n - (N - N_decay)) / N_decay)) of the peak.
+    schedule = WarmupStableDecay(peak=8e-4, warmup=2_000, steps=400_000, decay_steps=10_000, shape="sqrt")
+    steps = [389_999, 390_000, 390_001, 390_100, 392_500, 399_999, 400_000, 500_000]
+    want = [8e-4 * (1 - min(max((n - 390_000) / 10_000, 0), 1) ** 0.5) for n in steps]
+    assert values(schedule, *steps) == pytest.approx(want, rel=1e-5, abs=1e-10)
+    assert values(schedule, 0, 1_000, 2_000, 200_000) == pytest.approx([0, 4e-4, 8e-4, 8e-4])
+    to_a_tenth = WarmupStableDecay(peak=1.0, steps=8, decay_steps=8, final=0.1, shape="sqrt")
+    assert values(to_a_tenth, 0, 2, 8) == pytest.approx([1, 0.55, 0.1])
+
+
 @pytest.mark.parametrize(("decay_steps", "best"), [(0, 1), (-3, 1), (91, 90)])
 def test_the_last_fall_lies_between_warmup_and_end(decay_steps, best):
     with pytest.raises(UserError, match=rf"decay_steps:? {decay_steps} .* Nearest: {best}\."):
@@ -66,6 +77,7 @@ def test_constant_with_warmup():
         Linear(steps=20, warmup=2),
         Cosine(steps=20, warmup=2),
         WarmupStableDecay(peak=1e-3, steps=20, warmup=2, decay_steps=5),
+        WarmupStableDecay(peak=1e-3, steps=20, warmup=2, decay_steps=5, shape="sqrt"),
     ],
 )
 def test_traced_rate_equals_the_eager_one_and_never_passes_the_peak(schedule):
