@@ -201,6 +201,9 @@ def _bert(directory: Path, settings: Mapping[str, Any], usual: Mapping[str, str]
     library.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     library.decoder = decoders.WordPiece(prefix="##")
     library.add_special_tokens([names[role] for role in _BERT if names[role] in tokens])
+    if usual is _MPNET and names["sep"] in tokens and names["cls"] in tokens:  # two </s> between the texts of a pair
+        sep, cls = ((names[role], tokens[names[role]]) for role in ("sep", "cls"))
+        library.post_processor = processors.RobertaProcessing(sep, cls)
     return library
 
 

@@ -150,6 +150,7 @@ def test_mpnet_puts_robertas_tokens_around_the_words_of_bert(settings, tmp_path)
     options = {"model_type": "mpnet", "bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1}
     vocabulary = read_vocabulary(tmp_path, options, scratch=tmp_path / "scratch")
     assert framed(vocabulary, "encoder", "The a") == [0, 5, 12, 2]
+    assert vocabulary.between == [2, 2]
     assert (vocabulary.pad_id, vocabulary.mask_id) == (1, 4)
 
 
