@@ -334,7 +334,7 @@ class Run(SavedRun):
         """Export the model and return the directory.
 
         Args:
-          format: "huggingface" (a directory for transformers' from_pretrained), "sentence-transformers", "safetensors", "stablehlo", or a registered format.
+          format: "huggingface" (a directory for transformers' from_pretrained), "sentence-transformers", "safetensors", "stablehlo", "gguf", or a registered format.
           out: the output directory.
           overwrite: replace existing files in the directory.
           options: options of the format, see `t2t export --help`: dtype, shard_bytes, check; length, platforms.
