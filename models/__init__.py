@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         qwen,
         smollm3,
         t5,
+        t5gemma,
     )
 
 __all__ = [
@@ -66,6 +67,7 @@ __all__ = [
     "qwen",
     "smollm3",
     "t5",
+    "t5gemma",
     "table_text",
 ]
 

@@ -37,6 +37,7 @@ Positions = Literal["relative", "learned", "sinusoidal", "rotary", "none"]
 InitKind = Literal["fan_in", "normal", "truncated_normal"]
 Remat = Literal["none", "full", "dots", "dots_no_batch"]
 Dtype = Literal["float32", "bfloat16"]
+EmbeddingScale = Annotated[float, Range(1e-6, 1e6)]
 EMBEDDED = ("learned", "sinusoidal")
 """Positions that are added to the token embeddings."""
 
@@ -355,7 +356,7 @@ class TransformerConfig(ModelConfig):
     tied: bool = True
     scaled_head: bool = False
     final_softcap: Softcap | None = None
-    embedding_scale: Annotated[float, Range(1e-6, 1e6)] = 1.0
+    embedding_scale: EmbeddingScale = 1.0
     embedding_size: Width | None = None
     embedding_std: Deviation = 0.02
     position_std: Deviation = 0.02

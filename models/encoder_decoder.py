@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from t2t.errors import UserError
-from t2t.models.config import StackConfig, TransformerConfig, check_equal, check_even_buckets
+from t2t.models.config import EmbeddingScale, StackConfig, TransformerConfig, check_equal, check_even_buckets
 from t2t.models.decoder import cache_rows, check_room, decode_step, decoder_tokens
 from t2t.models.encoder import encode
 from t2t.models.functional import FunctionalModel, Network
@@ -28,13 +28,15 @@ from t2t.types import Batch, Tokens
 class EncoderDecoderConfig(TransformerConfig):
     """An encoder and a decoder that share their embeddings. Both stacks have the same kind of positions.
 
-    If the encoder's width differs from the decoder's, a separate matrix projects the embeddings to it.
+    If the encoder's width differs from the decoder's, a separate matrix projects the embeddings to it. With `separate_embeddings` they share nothing.
 
     Args:
         encoder: the stack that reads the inputs.
         decoder: the stack that writes the targets.
         embedding_norm: normalize the embeddings.
         separate_positions: give the encoder its own learned positions and its own norm of the embeddings (BART). Otherwise both stacks have the same ones.
+        separate_embeddings: give the encoder its own embeddings, in its own width (T5Gemma).
+        encoder_embedding_scale: with `separate_embeddings`, factor on the encoder's token embeddings. None means the same as `embedding_scale`.
         head_bias: add a bias for each vocabulary entry to the logits (BART, Marian).
         shared: use the same self-attention and feed-forward parameters in both stacks, which must have the same options ("enc-dec, shared" of Raffel et al.
             2020, section 3.2.2: P parameters instead of 2P). Cross attention, norms and relative positions are not shared: the encoder has no cross
@@ -48,13 +50,24 @@ class EncoderDecoderConfig(TransformerConfig):
     shared: bool = False
     embedding_norm: bool = False
     separate_positions: bool = False
+    separate_embeddings: bool = False
+    encoder_embedding_scale: EmbeddingScale | None = None
     head_bias: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_even_buckets("encoder", self.encoder)
         sides = ("encoder", self.encoder), ("decoder", self.decoder)
-        check_equal(*sides, ("positions", "max_length", "position_offset"), "they share embeddings")
+        if not self.separate_embeddings:
+            check_equal(*sides, ("positions", "max_length", "position_offset"), "they share embeddings")
+            if self.encoder_embedding_scale is not None:
+                raise UserError(
+                    f"model.encoder_embedding_scale is {self.encoder_embedding_scale}, but model.separate_embeddings is False. Nearest: None."
+                )
+        elif self.separate_positions:
+            raise UserError(
+                "model.separate_positions is True, but model.separate_embeddings already separates all embeddings. Nearest: False."
+            )
         if self.separate_positions and self.decoder.positions != "learned" and not self.embedding_norm:
             raise UserError(
                 f"model.separate_positions is True, but model.decoder.positions is {self.decoder.positions!r} and model.embedding_norm is False:"
@@ -78,11 +91,11 @@ class EncoderDecoderNetwork(Network):
 
     def __init__(self, config: EncoderDecoderConfig) -> None:
         self.embeddings = Embeddings(config, config.decoder, normed=config.embedding_norm)
-        self.encoder_embeddings = self._own_embeddings(config) if config.separate_positions else None
+        self.encoder_embeddings = self._own_embeddings(config)
         width, own = config.embedding_size or config.decoder.d_model, config.encoder
         self.encoder_widen = (
             None
-            if own.d_model == config.decoder.d_model
+            if config.separate_embeddings or own.d_model == config.decoder.d_model
             else Linear(width, own.d_model, (None, "embed"), bias=True, init=own.kernel_init(width))
         )
         self.encoder = Stack(config, config.encoder, bidirectional=True)
@@ -91,8 +104,13 @@ class EncoderDecoderNetwork(Network):
             self.encoder.share_layers(self.decoder)
         self.lm_head = Head(config, config.decoder, bias=config.head_bias)
 
-    def _own_embeddings(self, config: EncoderDecoderConfig) -> Embeddings:
-        """Return the encoder's embeddings, which share the table of tokens with the decoder's."""
+    def _own_embeddings(self, config: EncoderDecoderConfig) -> Embeddings | None:
+        """Return the encoder's embeddings; None if both stacks have the same."""
+        if config.separate_embeddings:
+            scale = config.embedding_scale if config.encoder_embedding_scale is None else config.encoder_embedding_scale
+            return Embeddings(config, config.encoder, normed=config.embedding_norm, scale=scale)
+        if not config.separate_positions:
+            return None
         own = Embeddings(config, config.decoder, normed=config.embedding_norm)
         # One module in two places is one set of parameters in NNX.
         own.token, own.widen = self.embeddings.token, self.embeddings.widen

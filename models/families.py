@@ -30,12 +30,14 @@ from t2t.models.phi.mapping import Phi3
 from t2t.models.qwen.mapping import Qwen2, Qwen3
 from t2t.models.roberta.mapping import Roberta
 from t2t.models.smollm3.mapping import SmolLM3
-from t2t.models.t5.mapping import T5, UMT5
+from t2t.models.t5.mapping import T5, UMT5, LongT5
+from t2t.models.t5gemma.mapping import T5Gemma
 from t2t.nn.model import RATES, ModelConfig
 
 FAMILIES: tuple[Family, ...] = (
     T5(),
     UMT5(),
+    LongT5(),
     Bart(),
     MBart(),
     Pegasus(),
@@ -59,6 +61,7 @@ FAMILIES: tuple[Family, ...] = (
     Olmo3(),
     Phi3(),
     GPTNeoX(),
+    T5Gemma(),
 )
 """The built-in families."""
 

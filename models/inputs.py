@@ -24,14 +24,25 @@ def _table_init(stack: StackConfig, std: float) -> Initializer:
 
 
 class Embeddings(nnx.Module):
-    """The sum of token, position and type embeddings. Optionally normalized (BERT), and projected to the stack's width if they are narrower (ALBERT)."""
+    """The sum of token, position and type embeddings. Optionally normalized (BERT), and projected to the stack's width if they are narrower (ALBERT).
 
-    def __init__(self, config: TransformerConfig, stack: StackConfig, *, types: int = 0, normed: bool = False) -> None:
+    scale: factor on the token embeddings; None means that of the configuration.
+    """
+
+    def __init__(
+        self,
+        config: TransformerConfig,
+        stack: StackConfig,
+        *,
+        types: int = 0,
+        normed: bool = False,
+        scale: float | None = None,
+    ) -> None:
         size = stack.d_model if config.embedding_size is None else config.embedding_size
         self.limit, self.offset = stack.limit, stack.position_offset
         self.dropout = config.dropout
         self.dtype = config.dtype
-        self.scale = config.embedding_scale
+        self.scale = config.embedding_scale if scale is None else scale
         self.token = Embedding(config.vocab_size, size, axis="vocab", init=_table_init(stack, config.embedding_std))
         self.position = (
             Embedding(

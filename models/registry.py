@@ -31,6 +31,7 @@ FAMILIES = (
     "olmo",
     "phi",
     "neox",
+    "t5gemma",
 )
 """Modules of `t2t.models` with presets. They are imported when they are first used."""
 

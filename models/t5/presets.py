@@ -100,6 +100,7 @@ _SIZES_1_1 = {
     "xl": (24, 2048, 5120, 32, 64),
     "xxl": (24, 4096, 10240, 64, 64),
 }
+_UL2 = (32, 4096, 16384, 16, 256)
 
 
 @former_names.sizes
@@ -119,6 +120,11 @@ def v1_0(size: str, **overrides: Any) -> EncoderDecoderConfig:
 def v1_1(size: str, **overrides: Any) -> EncoderDecoderConfig:
     """Return T5 v1.1 "small", "base", "large", "xl" or "xxl"."""
     return _sized(_SIZES_1_1[size], "1.1", **overrides)
+
+
+def ul2(**overrides: Any) -> EncoderDecoderConfig:
+    """Return UL2 20B, whose size FLAN-UL2 has too: T5 v1.1 with gated SiLU (Tay et al. 2022, "UL2")."""
+    return _sized(_UL2, "1.1", **{"activation": "silu", **overrides})
 
 
 _PUBLISHED_1_0 = {
@@ -146,4 +152,5 @@ PRESETS: dict[str, Preset] = {
         f"t5:1.1-{size}": Preset(config=partial(v1_1, size), published=count, source=f"{_SOURCE}, t5.1.1.{size}")
         for size, count in _PUBLISHED_1_1.items()
     },
+    "t5:ul2-20b": Preset(config=ul2, published=20_000_000_000, source="Tay et al. 2022", rounding=1_000_000_000),
 }

@@ -210,7 +210,12 @@ def write_huggingface(
         write_tokenizer(draft, vocabulary, kind, lengths=lengths, kept=kept)
         if kind == "encoder_decoder":
             options = {**options, "decoder_start_token_id": vocabulary.bos_id}
-        write_json(draft / CONFIG, {**ids_of(vocabulary), **options, "torch_dtype": dtype})
+        ids = ids_of(vocabulary)
+        # T5Gemma has the ids in the options of each stack too.
+        stacks = {
+            side: {**ids, **options[side]} for side in ("encoder", "decoder") if isinstance(options.get(side), dict)
+        }
+        write_json(draft / CONFIG, {**ids, **options, **stacks, "torch_dtype": dtype})
         generation = generation_config(vocabulary, options, lengths)
         if generation is not None and not (draft / GENERATION).exists():
             write_json(draft / GENERATION, generation)

@@ -38,7 +38,7 @@ KEPT = (
 _BYT5_EXTRA_IDS = 125
 _SENTENCEPIECE = ("t5", "mt5", "umt5")
 """Models whose tokenizer is spiece.model followed by sentinels."""
-_STARTS = {"bart": 2}
+_STARTS = {"bart": 2, "t5gemma": 2}
 """Start tokens of decoders that `transformers` takes if config.json has none, where it is not 0."""
 _BERT = {"unk": "[UNK]", "sep": "[SEP]", "pad": "[PAD]", "cls": "[CLS]", "mask": "[MASK]"}
 _MPNET = {**_BERT, "sep": "</s>", "pad": "<pad>", "cls": "<s>", "mask": "<mask>"}
@@ -322,7 +322,7 @@ def _roles(
     if options.get("model_type") in ("roberta", "xlm-roberta", "albert", "mpnet"):
         roles["eos"] = roles["sep"] or roles["eos"]
         roles["cls"], roles["sep"] = roles["cls"] or roles["bos"], roles["sep"] or roles["eos"]
-    if options.get("model_type") == "bart":
+    if options.get("model_type") in ("bart", "t5gemma"):
         roles["cls"] = roles["cls"] or roles["bos"]
     if options.get("is_encoder_decoder") is True or options.get("model_type") in _SENTENCEPIECE:
         # The start token of the decoder; T5 uses padding.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.interop.case import LLAMA, Case, case
+from tests.interop.case import LLAMA, VOCAB, Case, case
 
 # Only the attention of the class itself bounds its logits.
 _GEMMA = {**LLAMA, "head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": 4, "attn_implementation": "eager"}
@@ -17,6 +17,15 @@ def _gemma2(name: str, **options: Any) -> Case:
 def _gemma3(name: str, **options: Any) -> Case:
     sizes = {**_GEMMA, "num_hidden_layers": 7}
     return case("Gemma 3", name, "Gemma3TextConfig", "Gemma3ForCausalLM", sizes, **options)
+
+
+def _t5gemma(name: str, encoder: dict[str, Any], decoder: dict[str, Any], **options: Any) -> Case:
+    # The decoder starts from id 0, like T5 in the comparison. transformers hides padding in a decoder's input, so padding is another id.
+    both = {**_GEMMA, "num_hidden_layers": 3, "bos_token_id": 0, "pad_token_id": 3}
+    del both["attn_implementation"]
+    sides = {"encoder": {**both, **encoder}, "decoder": {**both, **decoder}}
+    options |= {**sides, "vocab_size": VOCAB, "attn_implementation": "eager"}
+    return case("T5Gemma", name, "T5GemmaConfig", "T5GemmaForConditionalGeneration", {}, **options)
 
 
 CASES: tuple[Case, ...] = (
@@ -42,6 +51,27 @@ CASES: tuple[Case, ...] = (
         rope_parameters={"rope_type": "default", "rope_theta": 1e5},
     ),
     _gemma2("windows everywhere", layer_types=["sliding_attention"] * 3),
+    _t5gemma("as published", {}, {}),
+    _t5gemma(
+        "untied, wider encoder, other options",
+        {
+            "hidden_size": 48,
+            "num_attention_heads": 3,
+            "num_key_value_heads": 3,
+            "num_hidden_layers": 2,
+            "sliding_window": 2,
+        },
+        {
+            "attention_bias": True,
+            "rms_norm_eps": 1e-2,
+            "query_pre_attn_scalar": 64,
+            "attn_logit_softcapping": None,
+            "final_logit_softcapping": None,
+            "layer_types": ["full_attention", "sliding_attention", "sliding_attention"],
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1e5},
+        },
+        tie_word_embeddings=False,
+    ),
     _gemma3("1B as published"),
     _gemma3(
         "4B: linear positions",

@@ -54,7 +54,7 @@ def untie(case: Case, made: Any) -> None:
     """Give T5 1.1 a separate head. `transformers` 5 creates one only if it loads weights for it."""
     if case.model.endswith("EncoderModel"):
         return
-    if case.family == "umT5" or (case.options.get("tie_word_embeddings") is False and case.family == "T5"):
+    if case.family == "umT5" or (case.options.get("tie_word_embeddings") is False and case.family in ("T5", "LongT5")):
         made.lm_head.weight = torch.nn.Parameter(made.lm_head.weight.detach().clone())
     if case.family == "umT5":
         # transformers 5 forces this to true, which scales the input of the head; the published weights do not use this scaling

@@ -68,6 +68,7 @@ def test_packed_equals_unpacked_with_all_of_them(name, options, backend):
         config("llama", **ALL),
         config("llama", **OUTPUT),
         unequal(parallel=True),
+        unequal(separate_embeddings=True, encoder_embedding_scale=3.0),
         config("bart"),
         config("pegasus"),
         config("gpt", **LEARNED_AND_RELATIVE),
@@ -76,6 +77,7 @@ def test_packed_equals_unpacked_with_all_of_them(name, options, backend):
         "all",
         "norms of outputs, parallel",
         "unequal widths, parallel",
+        "unequal widths, separate embeddings",
         "separate positions",
         "sinusoidal positions",
         "learned and relative positions",
@@ -200,3 +202,15 @@ def test_a_layers_rotary_positions_need_whole_pairs():
         UserError, match=r"pattern\[1\]: model.rotary.share 0.3 of model.head_dim 8 is 2|share 0.4 of .* is 3"
     ):
         config("llama", pattern=(models_config.LayerOptions(), models_config.LayerOptions(rotary=Rotary(share=0.4))))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"encoder_embedding_scale": 2.0}, r"encoder_embedding_scale is 2.0, but model.separate_embeddings is False"),
+        ({"separate_embeddings": True, "separate_positions": True}, r"separate_positions is True, .*Nearest: False"),
+    ],
+)
+def test_choices_of_embeddings_that_contradict_each_other_are_refused(options, message):
+    with pytest.raises(UserError, match=message):
+        config("t5", **options)
