@@ -21,7 +21,8 @@ def _gemma3(name: str, **options: Any) -> Case:
 
 def _t5gemma(name: str, encoder: dict[str, Any], decoder: dict[str, Any], **options: Any) -> Case:
     # The decoder starts from id 0, like T5 in the comparison. transformers hides padding in a decoder's input, so padding is another id.
-    both = {**_GEMMA, "num_hidden_layers": 3, "bos_token_id": 0, "pad_token_id": 3}
+    # A sharper softmax amplifies rounding errors in training.
+    both = {**_GEMMA, "num_hidden_layers": 3, "query_pre_attn_scalar": 64, "bos_token_id": 0, "pad_token_id": 3}
     del both["attn_implementation"]
     sides = {"encoder": {**both, **encoder}, "decoder": {**both, **decoder}}
     options |= {**sides, "vocab_size": VOCAB, "attn_implementation": "eager"}
@@ -64,7 +65,7 @@ CASES: tuple[Case, ...] = (
         {
             "attention_bias": True,
             "rms_norm_eps": 1e-2,
-            "query_pre_attn_scalar": 64,
+            "query_pre_attn_scalar": 48,
             "attn_logit_softcapping": None,
             "final_logit_softcapping": None,
             "layer_types": ["full_attention", "sliding_attention", "sliding_attention"],

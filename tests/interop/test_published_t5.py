@@ -37,7 +37,7 @@ MODULE = {
     "num_hidden_layers": 3,
     "num_key_value_heads": 2,
     "pruned_heads": {},
-    "query_pre_attn_scalar": 8,
+    "query_pre_attn_scalar": 64,
     "rms_norm_eps": 1e-06,
     "rope_theta": 10000.0,
     "sliding_window": 4,
