@@ -17,7 +17,15 @@ import tensorflow as tf
 from t2t.data.answers import HIDDEN
 from t2t.tasks import metrics
 from t2t.tasks.mixing import mix
-from t2t.tasks.objectives import causal_lm, encoder_features, masked_lm, prefix_lm, span_corruption, text_features
+from t2t.tasks.objectives import (
+    bart,
+    causal_lm,
+    encoder_features,
+    masked_lm,
+    prefix_lm,
+    span_corruption,
+    text_features,
+)
 from t2t.tasks.register import add
 from t2t.tasks.ul2 import mixture_of_denoisers
 
@@ -263,6 +271,10 @@ def _c4() -> None:
     add("c4_full_lm", source=source, targets="text", objective=causal_lm, features=only_targets)
     add("c4_causal_lm", source=source, targets="text", objective=causal_lm, features=only_targets)
     add("c4_masked_lm", source=source, targets="text", objective=masked_lm, features=encoder_features)
+    # ModernBERT (Warner et al. 2024, section 2.2.2)
+    more = partial(masked_lm, rate=0.3)
+    add("c4_masked_lm_30", source=source, targets="text", objective=more, features=encoder_features)
+    add("c4_bart", source=source, targets="text", objective=bart)
     # ELECTRA (Clark et al. 2020, table 6): 15% of the tokens, 25% for the large model. The generator makes the replacements, so replaced=0.
     for name, rate in (("c4_electra", 0.15), ("c4_electra_25", 0.25)):
         electra = partial(masked_lm, rate=rate, masked=0.85, replaced=0.0)

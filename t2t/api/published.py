@@ -1,13 +1,25 @@
 """Published pretraining settings of the presets, with the source of each value.
 
-The recipe of a preset always trains on C4 with the vocabulary of its task, and with a constant batch size, even if the paper differs.
+The recipe of a preset always trains on C4 with the vocabulary of its task, and, except for ModernBERT, with a constant batch size, even if the paper
+differs.
 """
 
 from __future__ import annotations
 
+import bisect
 from dataclasses import dataclass
 
-from t2t.optim import Adafactor, AdamW, Cosine, InverseSquareRoot, Linear, OptimizerConfig, WarmupStableDecay
+from t2t.data.ramp import parse
+from t2t.optim import (
+    Adafactor,
+    AdamW,
+    Cosine,
+    InverseSquareRoot,
+    Linear,
+    OptimizerConfig,
+    StableAdamW,
+    WarmupStableDecay,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,6 +31,7 @@ class Pretraining:
     steps:  number of updates.
     source: the paper and section of the values.
     ours:   values that the source does not give, or that differ here.
+    ramp:   rows of the first batches (`Data.batch_ramp`); None if all batches have `rows`.
     """
 
     length: int
@@ -27,6 +40,7 @@ class Pretraining:
     optimizer: OptimizerConfig
     source: str
     ours: str
+    ramp: str | None = None
 
     @property
     def tokens(self) -> int:
@@ -210,6 +224,56 @@ _T5_1_0 = _t5(
 )
 _T5_1_1 = _t5(f"the settings of the T5 1.0 baseline, without dropout; {_LONGER}")
 
+
+def _modernbert(
+    *, first: int, rows: int, grown: float, tokens: float, peak: float, rise: float, ours: str, length: int = 1024
+) -> Pretraining:
+    # Appendix A.1: rows grow from `first` over `grown` tokens, with as many updates at each size. Here they grow by `first` at a time.
+    sizes = range(first, rows, first)
+    each = round(grown / (length * sum(sizes)))
+    ramp = ",".join(f"{each * place}:{size}" for place, size in enumerate([*sizes, rows]))
+
+    def updates(tokens: float) -> int:
+        return bisect.bisect_left(range(10**7), tokens / length, key=parse(ramp).up_to)
+
+    decay = 50 * _BILLION
+    steps = updates(tokens + decay)
+    schedule = WarmupStableDecay(
+        peak=peak, warmup=updates(rise), steps=steps, decay_steps=round(decay / (rows * length)), shape="sqrt"
+    )
+    return Pretraining(
+        length=length,
+        rows=rows,
+        steps=steps,
+        # Appendix A.3: a fully decoupled decay of 1e-5. The decay of our optimizers is multiplied by the learning rate.
+        optimizer=StableAdamW(schedule=schedule, b1=0.9, b2=0.98, eps=1e-6, weight_decay=1e-5 / peak),
+        source="Warner et al. 2024 (ModernBERT), section 2.2.2, appendix A.1 and A.3, table 3: 30% of the tokens masked, rows of 1,024 tokens",
+        ours=(
+            "the decay over 50 billion tokens follows directly, without the extension to 8,192 tokens over 250 billion tokens before it;"
+            f" batches grow by {first} rows at a time, the paper's by one; the weight decay shrinks with the update's size; no dropout of 0.1 on"
+            f" attention's output; the preset's rotary base of global layers is from the extension; {ours}"
+        ),
+        ramp=ramp,
+    )
+
+
+def _bart() -> Pretraining:
+    steps = 500_000
+    return Pretraining(
+        length=512,
+        rows=8000,
+        steps=steps,
+        optimizer=AdamW(
+            schedule=Linear(peak=4e-4, warmup=10_000, steps=steps), b2=0.999, weight_decay=0.01, clip_norm=0.1
+        ),
+        source="Lewis et al. 2020 (BART), section 5.1: batch and steps, 30% of the tokens in spans of Poisson length 3 masked, all sentences permuted",
+        ours=(
+            "all other values, which the paper does not give: rows of 512 tokens, peak, warm-up, decay, clipping (a command in issue 1899 of fairseq),"
+            " Adam's constants (fairseq's defaults); dropout stays on in the last tenth of the steps, in which the paper disables it"
+        ),
+    )
+
+
 PUBLISHED: dict[str, Pretraining] = {
     **{f"t5:1.0-{size}": _T5_1_0 for size in ("small", "base", "large", "3b", "11b")},
     **{f"t5:1.1-{size}": _T5_1_1 for size in ("small", "base", "large", "xl", "xxl")},
@@ -218,6 +282,25 @@ PUBLISHED: dict[str, Pretraining] = {
     **{f"gpt:3-{size}": _gpt3(rows, peak) for size, (rows, peak) in _GPT3.items()},
     "bert:base": _bert(),
     "bert:large": _bert(),
+    "modernbert:base": _modernbert(
+        first=768,
+        rows=4608,
+        grown=50 * _BILLION,
+        tokens=1719 * _BILLION,
+        peak=8e-4,
+        rise=3 * _BILLION,
+        ours="no average of the last checkpoints",
+    ),
+    "modernbert:large": _modernbert(
+        first=448,
+        rows=4928,
+        grown=10 * _BILLION,
+        tokens=1700 * _BILLION,
+        peak=5e-4,
+        rise=2 * _BILLION,
+        ours="one peak and weight decay, where the paper goes on with 5e-5 and 1e-6 after 900 billion tokens; parameters do not start from ModernBERT-base",
+    ),
+    "bart:large": _bart(),
     **{f"electra:{size}": _electra(*values) for size, values in _ELECTRA.items()},
     "llama:2-7b": _llama2(),
     "llama:3-8b": _llama3(3.0e-4),

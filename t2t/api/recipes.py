@@ -126,8 +126,8 @@ def quickstart_electra() -> Experiment:
 def pretrain(preset: str) -> Experiment:
     """Pretrain a preset on C4 with the published settings (`t2t.api.published`).
 
-    The objectives: span corruption for T5, causal language modelling for GPT and LLaMA, masked language modelling for BERT, replaced token
-    detection for ELECTRA.
+    The objectives: span corruption for T5, text infilling with permuted sentences for BART, causal language modelling for GPT and LLaMA, masked
+    language modelling for BERT and ModernBERT, replaced token detection for ELECTRA.
     """
     published = PUBLISHED[preset]
     config = for_accelerators(models.preset(preset), published.length)
@@ -161,13 +161,17 @@ def _data(preset: str, published: Pretraining) -> Data:
             return Data(task="c4_span_corruption", inputs_length=length, targets_length=114, batch_size=rows)
         case "bert":
             task = "c4_masked_lm"
+        case "modernbert":
+            task = "c4_masked_lm_30"
+        case "bart":
+            task = "c4_bart"
         case "electra":
             task = "c4_electra_25" if size == "large" else "c4_electra"
         case _:
             return Data(
                 task="c4_causal_lm", inputs_length=1, targets_length=length - 1, batch_size=rows, loss_on_inputs=1.0
             )
-    return Data(task=task, inputs_length=length, targets_length=length, batch_size=rows)
+    return Data(task=task, inputs_length=length, targets_length=length, batch_size=rows, batch_ramp=published.ramp)
 
 
 def _pretraining(preset: str) -> Recipe:

@@ -9,9 +9,13 @@ from t2t.api.recipes import recipes
 GPT3 = {"b1": 0.9, "b2": 0.95, "eps": 1e-8, "decay": 0.1, "clip": 1.0, "final": 0.1, "rise": 0.375e9, "total": 300e9}
 LLAMA = {"b1": 0.9, "b2": 0.95, "eps": 1e-5, "decay": 0.1, "clip": 1.0}
 BERT = {"b1": 0.9, "b2": 0.999, "eps": 1e-6, "decay": 0.01, "clip": 1.0, "final": 0.0, "warmup": 10_000}
+MODERNBERT = {
+    "length": 1024, "b1": 0.9, "b2": 0.98, "eps": 1e-6, "clip": None, "final": 0.0, "fallen": 50e9, "shape": "sqrt",
+    "task": "c4_masked_lm_30",
+}  # fmt: skip
 T5 = {"batch": 2**16, "peak": 1e-2, "warmup": 10_000, "steps": 2**19, "length": 512}
 
-# batch, rise (of the learning rate), end (of its fall) and total are tokens; warmup and steps are steps; fall is the share of the steps of the last fall.
+# batch, first (batch), grown (until the batch is whole), rise (of the learning rate), end (of its fall), fallen (in it) and total are tokens; warmup and steps are steps; fall is the share of the steps of the last fall.
 PAPERS = {
     # Radford et al. 2018, section 4.1
     "gpt:1": {"length": 512, "batch": 64 * 512, "peak": 2.5e-4, "warmup": 2_000, "final": 0.0, "decay": 0.01},
@@ -47,6 +51,17 @@ PAPERS = {
     # Devlin et al. 2019, appendix A.2; the released code
     "bert:base": {"length": 512, "batch": 256 * 512, "peak": 1e-4, "steps": 1_000_000, **BERT},
     "bert:large": {"length": 512, "batch": 256 * 512, "peak": 1e-4, "steps": 1_000_000, **BERT},
+    # Warner et al. 2024, section 2.2.2, appendix A.1 and A.3, table 3; the decay of the last phase follows the first one
+    "modernbert:base": {
+        **MODERNBERT, "batch": 4608 * 1024, "peak": 8e-4, "rise": 3e9, "total": 1.719e12 + 50e9, "decay": 1e-5 / 8e-4,
+        "first": 768 * 1024, "grown": 50e9
+    },
+    "modernbert:large": {
+        **MODERNBERT, "batch": 4928 * 1024, "peak": 5e-4, "rise": 2e9, "total": 1.7e12 + 50e9, "decay": 1e-5 / 5e-4,
+        "first": 448 * 1024, "grown": 10e9
+    },
+    # Lewis et al. 2020, section 5.1
+    "bart:large": {"batch": 8000 * 512, "steps": 500_000, "task": "c4_bart"},
     # Clark et al. 2020, table 6; the released code
     "electra:small": {"length": 128, "batch": 128 * 128, "peak": 5e-4, "steps": 1_000_000, **BERT},
     "electra:base": {"length": 512, "batch": 256 * 512, "peak": 2e-4, "steps": 766_000, **BERT},
@@ -62,15 +77,20 @@ def settings(name):
     experiment = recipes()[name]()
     data, optimizer, schedule = experiment.data, experiment.optimizer, experiment.optimizer.schedule
     length = data.inputs_length + (data.targets_length if experiment.model.kind == "decoder" else 0)
-    batch = data.batch_size * length
+    batch, ramp = data.batch_size * length, data.ramp
     values = {
         "length": length,
         "batch": batch,
         "steps": experiment.steps,
-        "total": batch * experiment.steps,
+        "total": ramp.up_to(experiment.steps) * length,
+        "first": ramp.rows[0] * length,
+        "grown": ramp.up_to(ramp.starts[-1]) * length,
+        "task": data.task,
         "peak": schedule.peak,
         "warmup": schedule.warmup,
-        "rise": batch * schedule.warmup,
+        "rise": ramp.up_to(schedule.warmup) * length,
+        "fallen": batch * getattr(schedule, "decay_steps", 0),
+        "shape": getattr(schedule, "shape", None),
         "end": batch * getattr(schedule, "steps", 0),
         "final": getattr(schedule, "final", None),
         "fall": getattr(schedule, "decay_steps", 0) / experiment.steps,
@@ -84,9 +104,10 @@ def settings(name):
 def test_a_recipe_has_its_papers_settings(name):
     found = settings(name)
     # "0.5 million tokens" is 524,288: what is counted in tokens is rounded to powers of two.
-    rounded = {"batch": 0.05, "total": 0.001, "end": 0.001, "rise": 0.005}
+    rounded = {"batch": 0.05, "total": 0.001, "end": 0.001, "rise": 0.005, "grown": 0.001, "fallen": 0.001}
     for key, told in PAPERS[name].items():
-        assert found[key] == pytest.approx(told, rel=rounded.get(key, 1e-6), abs=0), key
+        number = isinstance(told, int | float)
+        assert found[key] == (pytest.approx(told, rel=rounded.get(key, 1e-6), abs=0) if number else told), key
 
 
 def test_every_recipe_has_its_preset_and_no_paper_is_forgotten():
