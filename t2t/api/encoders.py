@@ -36,8 +36,14 @@ def encoder_alone(config: ModelConfig, *, where: str) -> EncoderConfig:
         return dataclasses.replace(config, head="tokens", labels=(), **no_answer, **bare)
     if not isinstance(config, EncoderDecoderConfig):
         raise UserError(f"{where}: the run's model is of kind {config.kind} and has no encoder.")
-    if config.shared or config.embedding_norm or config.encoder.d_model != config.decoder.d_model:
+    refused = [
+        name
+        for name in ("shared", "embedding_norm", "separate_positions", "separate_embeddings")
+        if getattr(config, name)
+    ]
+    if refused or config.encoder.d_model != config.decoder.d_model:
         raise UserError(
-            f"{where}: the encoder has no parameters of its own (model.shared), normalized embeddings or another width than the decoder, which is not supported."
+            f"{where}: the run's model has {', '.join(f'model.{name}' for name in refused) or 'stacks of different widths'}; its encoder"
+            " cannot be used alone. Supported are models like T5."
         )
     return encoder_of(config)

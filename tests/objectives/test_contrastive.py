@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from t2t import tasks
+from t2t.api.encoders import encoder_alone
 from t2t.data import Data
 from t2t.data.texts import TextsConverter
 from t2t.decode import embed_texts
@@ -146,3 +147,15 @@ def test_evaluation_compares_the_vectors_that_inference_gives(tmp_path, monkeypa
     near = np.sum(first * second, axis=1)
     assert [row["prediction"] for row in similar.predictions] == [f"{value:.4f}" for value in near]
     assert similar.metrics["spearman"] == pytest.approx(metrics.spearman([0, 0.5, 1, 1.5], near)["spearman"])
+
+
+def test_the_encoder_of_a_model_is_taken_alone():
+    for name in ("bert", "t5"):
+        whole = config(name)
+        alone = encoder_alone(whole, where="contrastive:RUN")
+        specs = whole.build().specs
+        assert alone.build().specs == {part: specs[part] for part in ("embeddings", "encoder")}
+    with pytest.raises(UserError, match=r"contrastive:RUN: the run's model has model.shared; its encoder cannot"):
+        encoder_alone(config("t5-shared"), where="contrastive:RUN")
+    with pytest.raises(UserError, match="is of kind decoder and has no encoder"):
+        encoder_alone(config("gpt"), where="contrastive:RUN")
