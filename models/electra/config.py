@@ -100,7 +100,7 @@ class ElectraConfig(TransformerConfig):
         filler = {"head_transform": True, "head_bias": True, "embedding_size": width, "encoder": self.generator}
         generator = EncoderConfig(**{**common, **filler})
         return {
-            "discriminator": Part(config=discriminator, params=_discriminator),
+            "discriminator": Part(config=discriminator, params=_discriminator, embeds=True),
             "generator": Part(config=generator, params=_generator),
         }
 

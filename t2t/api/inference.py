@@ -184,14 +184,21 @@ def embed(
     params: Any = None,
     name: Name = _item,
 ) -> list[list[float]]:
-    """Return a vector for each text, see `t2t.decode.embed_texts`. The run must be an encoder with any head. Raises UserError otherwise."""
+    """Return a vector for each text, see `t2t.decode.embed_texts`. ELECTRA's vectors are those of its discriminator.
+
+    The run must be an encoder with any head. Raises UserError otherwise.
+    """
     if not run.model.config.can("embed"):
         raise UserError(
             f"--embed{f' {pooling}' if pooling else ''}: {run.directory} is a model of kind {run.model.config.kind}; only encoders return vectors."
         )
+    model, params = run.model, run.params() if params is None else params
+    for part in model.config.parts().values():
+        if part.embeds:
+            model, params = part.config.build(), part.params(params)
     return embed_texts(
-        run.model,
-        run.params() if params is None else params,
+        model,
+        params,
         run.vocabulary,
         texts,
         pooling=pooling,

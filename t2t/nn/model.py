@@ -145,10 +145,12 @@ class Part:
 
     config: its configuration.
     params: returns its parameters, given those of the whole model.
+    embeds: whether the vectors of texts are this part's.
     """
 
     config: ModelConfig
     params: Callable[[Params], Params]
+    embeds: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 
+import jax
 import numpy as np
 import pytest
 
@@ -10,7 +11,7 @@ import t2t
 from t2t import models
 from t2t.api.importing import experiment_for, parameters_alone
 from t2t.checkpoint import Checkpoints
-from t2t.decode import fill_texts, generate_texts, label_texts, score_texts
+from t2t.decode import embed_texts, fill_texts, generate_texts, label_texts, score_texts
 from t2t.sharding import MeshConfig
 from t2t.train.run import CHECKPOINTS, RunRecord, open_run
 from t2t.train.state import param_shardings
@@ -21,8 +22,6 @@ SMALL = {"d_model": 16, "num_heads": 2, "vocab_size": 384}
 
 def made(directory, config):
     """Make a run of random parameters."""
-    import jax
-
     model = config.build()
     params = jax.jit(model.init, out_shardings=param_shardings(model, MeshConfig().build()))(jax.random.key(0))
     open_run(directory, RunRecord(recipe="test", experiment=experiment_for(config), vocabulary=Bytes(extra_ids=100)))
@@ -97,6 +96,15 @@ def test_texts_become_vectors(runs):
     assert vectors.shape == (2, 16)
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1.0)
     assert not np.allclose(vectors, runs["bert"].embed(TEXTS, pooling="first"))
+
+
+def test_electras_vectors_are_the_discriminators(tmp_path):
+    config = models.electra.electra(num_layers=1, max_length=32, dropout=0.0, **SMALL)
+    run = made(tmp_path, config)
+    encoder = config.discriminator().build()
+    params = {**encoder.init(jax.random.key(1)), **{name: run.parameters[name] for name in ("embeddings", "encoder")}}
+    expected = embed_texts(encoder, params, run.vocabulary, TEXTS)
+    np.testing.assert_allclose(run.embed(TEXTS), expected, rtol=1e-5)
 
 
 def test_vectors_are_pooled_as_the_model_says(runs):
