@@ -31,11 +31,13 @@ from t2t.nn.attention.config import AttentionConfig
 from t2t.nn.mlp import MLPConfig
 from t2t.nn.rotary import Rotary
 from t2t.objectives import CrossEntropy
+from t2t.objectives.contrastive import Contrastive
 from t2t.optim import (
     Adafactor,
     AdamW,
     Constant,
     Cosine,
+    Ema,
     InverseSquareRoot,
     Linear,
     Muon,
@@ -62,6 +64,8 @@ CONFIGURATIONS = [
         Data(task="some"),
         CrossEntropy(),
         ReplacedTokenDetection(),
+        Contrastive(),
+        Ema(decay=0.999),
         MeshConfig(),
         CheckpointConfig(),
         Evaluation(),
