@@ -45,7 +45,8 @@ def check_export(
     )
     for option, value, owners in options:
         if value is not None and format not in owners:
-            raise UserError(f"{option} is for --format {' or '.join(owners)}; it has no effect with --format {format}.")
+            named = " or ".join(filter(None, (", ".join(owners[:-1]), owners[-1])))
+            raise UserError(f"{option} is for --format {named}; it has no effect with --format {format}.")
     dtypes = TYPES if format == "gguf" else tuple(DTYPES)
     if dtype is not None and dtype not in dtypes:
         raise UserError(f"unknown dtype {dtype!r} (--dtype). There are: {', '.join(dtypes)}.{nearest(dtype, dtypes)}")

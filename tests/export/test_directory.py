@@ -67,13 +67,17 @@ def test_a_directory_where_a_file_is_to_go(tmp_path):
     [
         ("huggingface", {"shard_bytes": -1}, "--shard-bytes -1 is less than 1. Nearest: 1."),
         ("huggingface", {"shard_bytes": 0}, "--shard-bytes 0 is less than 1"),
-        ("huggingface", {"dtype": "float8"}, r"unknown dtype 'float8' \(--dtype\). Nearest: float"),
+        (
+            "huggingface",
+            {"dtype": "float8"},
+            r"unknown dtype 'float8' \(--dtype\)\. There are: float32, bfloat16, float16\. Nearest: float32",
+        ),
         ("huggingface", {"length": 5}, "--length is for --format stablehlo"),
         ("huggingface", {"platforms": ("cpu",)}, "--platforms is for --format stablehlo"),
         (
             "safetensors",
             {"dtype": "bfloat16"},
-            "--dtype is for --format huggingface or sentence-transformers; it has no effect",
+            "--dtype is for --format huggingface, sentence-transformers or gguf; it has no effect",
         ),
         ("stablehlo", {"shard_bytes": 10}, "--shard-bytes is for --format huggingface"),
         ("stablehlo", {"platforms": ()}, "--platforms is empty"),

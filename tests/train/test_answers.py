@@ -102,7 +102,7 @@ def ask(monkeypatch, capsys):
     def use(task, *words, learn=True):
         model = encoder(**CASES[task][0]).build()
         run = Loaded(*learnt(task)[:2]) if learn else Loaded(model, params_of(model.config)[1])
-        monkeypatch.setattr(SavedRun, "load", classmethod(lambda cls, directory, step=None: run))
+        monkeypatch.setattr(SavedRun, "load", classmethod(lambda cls, directory, step=None, plain_weights=False: run))
         parse.call(infer.command, ["RUN", *words], prog="t2t infer")
         return capsys.readouterr().out
 
