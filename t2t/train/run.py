@@ -18,6 +18,7 @@ from t2t.distributed.gather import gather
 from t2t.distributed.preflight import AgreedError
 from t2t.errors import UserError, nearest
 from t2t.nn.model import Model
+from t2t.optim.state_axes import abstract_params
 from t2t.paths import check, check_directory
 from t2t.sharding import MeshConfig
 from t2t.train import own_code, run_checksums
@@ -214,7 +215,7 @@ class SavedRun:
         shardings = param_shardings(self.model, mesh)
         abstract = jax.tree.map(
             lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-            jax.eval_shape(self.model.init, jax.random.key(0)),
+            abstract_params(self.model.specs),  # tracing `init` takes longer
             shardings,
         )
         with Checkpoints(self.directory / CHECKPOINTS, self.experiment.checkpoint) as checkpoints:
