@@ -56,6 +56,7 @@ def whole(tmp_path_factory):
     return directory
 
 
+@pytest.mark.slow
 def test_tokens_grow_and_the_learning_rate_is_that_of_the_step(whole):
     tokens = [line["tokens_per_second"] * line["step_seconds"] for line in logged(whole)]
     made = [next(data) for data in [batches(TINY.resolved_data(), TINY.model.kind)] for _ in range(5)]
@@ -65,12 +66,14 @@ def test_tokens_grow_and_the_learning_rate_is_that_of_the_step(whole):
     np.testing.assert_allclose(rates, 1e-3 * (1 - np.arange(5) / 5), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_first_steps_are_those_of_a_run_with_small_batches(whole, tmp_path):
     run(tmp_path / "small", replace(TINY, data=replace(TINY.data, batch_size=8, batch_ramp=None), steps=2))
     assert_same(whole, tmp_path / "small", 2)
     assert [line["loss"] for line in logged(tmp_path / "small")] == [line["loss"] for line in logged(whole)][:2]
 
 
+@pytest.mark.slow
 def test_resumed_is_uninterrupted_bit_for_bit(whole, tmp_path):
     for steps in (1, 3, 5):
         run(tmp_path / "parts", replace(TINY, steps=steps))

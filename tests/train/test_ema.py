@@ -107,6 +107,7 @@ def state_of(directory: Path, step: int):
     return jax.device_get(state.replace(key=jax.random.key_data(state.key)))
 
 
+@pytest.mark.slow
 def test_resumed_is_uninterrupted_bit_for_bit(whole, tmp_path):
     alone = replace(TINY, evaluation=replace(TINY.evaluation, split=None))
     run(tmp_path / "halves", replace(alone, steps=2))
@@ -116,6 +117,7 @@ def test_resumed_is_uninterrupted_bit_for_bit(whole, tmp_path):
         run(tmp_path / "halves", replace(TINY, ema=Ema()))
 
 
+@pytest.mark.slow
 def test_the_mean_does_not_change_the_training_and_a_run_without_it_stores_nothing(whole, tmp_path):
     run(tmp_path / "plain", replace(TINY, ema=Ema(), evaluation=replace(TINY.evaluation, split=None)))
     assert_same(SavedRun.load(tmp_path / "plain").params(), SavedRun.load(whole, plain_weights=True).params())
@@ -123,6 +125,7 @@ def test_the_mean_does_not_change_the_training_and_a_run_without_it_stores_nothi
     assert not (tmp_path / "plain" / "checkpoints" / "4" / "ema").exists()
 
 
+@pytest.mark.slow
 def test_what_reads_a_run_reads_its_mean_unless_told(whole):
     state = state_of(whole, 4)
     assert_same(SavedRun.load(whole).params(), state.evaluated)
@@ -145,6 +148,7 @@ def begin(directory: Path, source: Path, **changes: object) -> Params:
         return initial_state(record, source, begun, begun.create(1), lambda line: None, checkpoints)
 
 
+@pytest.mark.slow
 def test_another_run_starts_from_the_mean(whole, tmp_path):
     for plain in (False, True):
         state = begin(tmp_path, whole, plain_weights=plain)
@@ -155,6 +159,7 @@ def test_another_run_starts_from_the_mean(whole, tmp_path):
         run(tmp_path / "run", replace(frozen, start_from=StartFrom(run=str(whole))))
 
 
+@pytest.mark.slow
 def test_damage_to_the_mean_is_found_before_it_is_read(whole):
     file = max(
         (path for path in (whole / "checkpoints" / "2" / "ema").rglob("*") if path.is_file()),
