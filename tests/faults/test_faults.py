@@ -23,11 +23,11 @@ def hang(setting, rank):
 
     take, taken = BatchIterator._take, []
 
-    def stuck(self):
+    def stuck(self, rows):
         taken.append(1)
         if len(taken) > 6:
             time.sleep(1000)
-        return take(self)
+        return take(self, rows)
 
     BatchIterator._take = stuck
 
