@@ -32,6 +32,6 @@ PRESETS: dict[str, Preset] = {
     "marian:opus-mt-en-de": Preset(
         config=partial(sized, "opus-mt-en-de"),
         published=73_944_309,
-        source="released checkpoint Helsinki-NLP/opus-mt-en-de, without its tables of sines and cosines",
+        source="computed from the sizes of Helsinki-NLP/opus-mt-en-de, without its tables of sines and cosines",
     )
 }

@@ -33,7 +33,7 @@ def sized(size: str, **overrides: Any) -> EncoderDecoderConfig:
 
 PRESETS: dict[str, Preset] = {
     f"mbart:{size}": Preset(
-        config=partial(sized, size), published=count, source=f"released checkpoint facebook/mbart-{size}"
+        config=partial(sized, size), published=count, source=f"computed from the sizes of facebook/mbart-{size}"
     )
     for size, count in {"large-cc25": 610_851_840, "large-50": 610_879_488}.items()
 }

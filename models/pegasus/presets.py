@@ -34,6 +34,6 @@ PRESETS: dict[str, Preset] = {
     "pegasus:large": Preset(
         config=partial(sized, "large"),
         published=568_699_904,
-        source="released checkpoint google/pegasus-large, without its tables of sines and cosines",
+        source="computed from the sizes of google/pegasus-large, without its tables of sines and cosines",
     )
 }

@@ -56,8 +56,11 @@ def sized(size: str, **overrides: Any) -> EncoderDecoderConfig:
 
 
 _PUBLISHED = {"2b-2b": 5_596_853_760, "9b-2b": 12_292_375_296, "9b-9b": 20_333_401_088}
+_SOURCES = {"2b-2b": "computed from its sizes; the other counts are those of released checkpoints"}
 
 PRESETS: dict[str, Preset] = {
-    f"t5gemma:{size}": Preset(config=partial(sized, size), published=count, source="released checkpoints")
+    f"t5gemma:{size}": Preset(
+        config=partial(sized, size), published=count, source=_SOURCES.get(size, "released checkpoints")
+    )
     for size, count in _PUBLISHED.items()
 }
