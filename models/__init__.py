@@ -7,12 +7,13 @@ import importlib
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from t2t.models.config import StackConfig, TransformerConfig
+from t2t.models.config import StackConfig
 from t2t.models.decoder import DecoderConfig
 from t2t.models.encoder import EncoderConfig
 from t2t.models.encoder_decoder import EncoderDecoderConfig
 from t2t.models.preset import Preset
 from t2t.models.registry import FAMILIES, Row, count, parameter_table, preset, presets, table_text
+from t2t.models.transformer_config import TransformerConfig
 
 if TYPE_CHECKING:
     from t2t.models import (

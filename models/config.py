@@ -1,12 +1,12 @@
-"""Configuration of transformer models: every choice in which T5, GPT, BERT and LLaMA differ."""
+"""Configuration of a stack of layers: every choice in which the layers of T5, GPT, BERT and LLaMA differ."""
 
 from __future__ import annotations
 
-import abc
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
-from typing import Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
+from t2t import former_names
 from t2t.errors import UserError, nearest
 from t2t.limits import (
     Configuration,
@@ -17,27 +17,19 @@ from t2t.limits import (
     LogitScale,
     NormEpsilon,
     Range,
-    Rate,
     Softcap,
     Width,
 )
-from t2t.nn.attention import Backend, portable
-from t2t.nn.attention.config import AttentionConfig
 from t2t.nn.feed_forward import FeedForwardConfig
 from t2t.nn.initializers import Initializer, Normal, TruncatedNormal, fan_in
-from t2t.nn.layers import LayerConfig, NormConfig, NormPlace
-from t2t.nn.mixers import MixerConfig, Needs
-from t2t.nn.mlp import Activation, MLPConfig
-from t2t.nn.model import ModelConfig
+from t2t.nn.layers import NormPlace
+from t2t.nn.mixers import MixerConfig
+from t2t.nn.mlp import Activation
 from t2t.nn.norms import NormKind
-from t2t.nn.quantized import Quantization
 from t2t.nn.rotary import Rotary
 
 Positions = Literal["relative", "learned", "sinusoidal", "rotary", "none"]
 InitKind = Literal["fan_in", "normal", "truncated_normal"]
-Remat = Literal["none", "full", "dots", "dots_no_batch"]
-Dtype = Literal["float32", "bfloat16"]
-EmbeddingScale = Annotated[float, Range(1e-6, 1e6)]
 EMBEDDED = ("learned", "sinusoidal")
 """Positions that are added to the token embeddings."""
 
@@ -321,153 +313,5 @@ class StackConfig(Configuration):
         return Normal(std) if self.init == "normal" else TruncatedNormal(std, exact=False)
 
 
-@dataclass(frozen=True, kw_only=True)
-class TransformerConfig(ModelConfig):
-    """Options that encoders, decoders and encoder-decoders share.
-
-    Args:
-        dtype: type of the computation. Parameters, norms, softmax and logits are always float32.
-        quantization: type of the matrix products with the kernels of the layers, in training, evaluation and decoding: "none", "int8" or "fp8". See
-            `t2t.nn.quantized.quantized_matmul`. Embeddings, norms, attention logits and heads are not quantized. Parameters are float32.
-        dropout: dropout rate after the embeddings and after each sublayer.
-        attention_dropout: dropout rate of attention weights. None means the same as `dropout`.
-        attention: backend that computes attention, see `t2t.nn.attention.attention`. Decoding steps have one query and always use "einsum".
-        attention_block: number of queries that "chunked" attention processes at a time. For "splash" and "flash", the largest block of queries and keys.
-        remat: what the backward pass recomputes to save memory: nothing ("none"); everything except the input of each layer ("full"); everything except matrix
-            products ("dots"); everything except matrix products without a batch axis, so attention logits are recomputed too ("dots_no_batch").
-        unroll: number of layers in each iteration of the loop over depth. More layers copy less data between iterations, and take longer to compile.
-        tied: compute logits with the embedding table instead of a separate kernel.
-        embedding_size: width of the embeddings; a matrix projects them to the width of the stack (ALBERT). None means the width of the stack.
-        scaled_head: divide the logits by sqrt(d_model) (T5 v1.0).
-        final_softcap: soft bound on the logits: a logit l becomes final_softcap * tanh(l / final_softcap) (Gemma 2). None means no bound.
-        embedding_scale: factor on the token embeddings (Gemma: sqrt(d_model)).
-        embedding_std: standard deviation of the initial token embeddings.
-        position_std: standard deviation of the initial learned positions.
-    """
-
-    dtype: Dtype = "float32"
-    quantization: Quantization = "none"
-    dropout: Rate = 0.0
-    attention_dropout: Rate | None = None
-    attention: Backend = "einsum"
-    attention_block: Length = 256
-    remat: Remat = "none"
-    unroll: Depth = 1
-    tied: bool = True
-    scaled_head: bool = False
-    final_softcap: Softcap | None = None
-    embedding_scale: EmbeddingScale = 1.0
-    embedding_size: Width | None = None
-    embedding_std: Deviation = 0.02
-    position_std: Deviation = 0.02
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for field, choices in (
-            ("dtype", Dtype),
-            ("quantization", Quantization),
-            ("attention", Backend),
-            ("remat", Remat),
-        ):
-            one_of(field, getattr(self, field), choices)
-        deepest = max(stack.num_layers for stack in self.stacks)
-        if self.unroll > deepest:
-            raise UserError(
-                f"model.unroll is {self.unroll}; the deepest stack of the model has {deepest} layers. Nearest: {deepest}."
-            )
-        for mixer, needs in self._mixers():
-            mixer.check(needs)
-
-    def check_run(self, *, packing: bool, context: int) -> None:
-        """Raise UserError if a layer does not support what the run needs; see `t2t.nn.model.ModelConfig.check_run`."""
-        for mixer, needs in self._mixers():
-            mixer.check(replace(needs, packing=packing, context=context))
-
-    def portable(self) -> TransformerConfig:
-        """Return the same configuration, with "chunked" attention instead of a platform-specific kernel."""
-        return replace(self, attention=portable(self.attention))
-
-    @property
-    def lighter(self) -> dict[str, Any]:
-        """Attention that does not hold all logits in memory at once."""
-        return {"attention": "chunked"} if self.attention == "einsum" else {}
-
-    def row_bytes(self, length: int) -> int:
-        """Return the bytes of the mixer that needs the most memory."""
-        return max(mixer.row_bytes(length) for mixer, _ in self._mixers())
-
-    def pattern_of(self, stack: StackConfig, *, cross: bool = False) -> tuple[LayerConfig, ...]:
-        """Return the layers of a stack's pattern. cross: with cross attention."""
-        if not stack.pattern:
-            return (self._layer(stack, LayerOptions(), cross=cross),)
-        # If the stack has fewer layers than the pattern, use the first ones.
-        places = stack.pattern[: stack.num_layers - len(stack.first)]
-        return tuple(self._layer(place.applied(stack), place, cross=cross) for place in places)
-
-    def first_of(self, stack: StackConfig, *, cross: bool = False) -> tuple[LayerConfig, ...]:
-        """Return the layers of a stack that come before its pattern."""
-        return tuple(self._layer(place.applied(stack), place, cross=cross) for place in stack.first)
-
-    def _layer(self, stack: StackConfig, place: LayerOptions, *, cross: bool) -> LayerConfig:
-        attention = AttentionConfig(
-            num_heads=stack.num_heads,
-            head_dim=stack.head_size,
-            num_kv_heads=stack.num_kv_heads,
-            scaled=stack.scaled_attention,
-            scale=stack.attention_scale,
-            biases=stack.has_attention_biases,
-            output_bias=stack.has_attention_output_bias,
-            window=stack.window,
-            softcap=stack.attention_softcap,
-            qk_norm=stack.norm if stack.qk_norm else None,
-            qk_norm_whole=stack.qk_norm_whole,
-            norm_epsilon=stack.norm_epsilon,
-            positions=stack.attention_positions,
-            buckets=stack.buckets,
-            max_distance=stack.max_distance,
-            relative_per_layer=stack.relative_per_layer,
-            rotary=stack.rotary,
-            backend=self.attention,
-            block=self.attention_block,
-            dropout=self.attention_rate,
-        )
-        mlp = MLPConfig(inner=stack.d_ff, activation=stack.activation, gated=stack.gated, biases=stack.biases)
-        return LayerConfig(
-            mixer=attention if place.mixer is None else place.mixer,
-            feed_forward=mlp if place.feed_forward is None else place.feed_forward,
-            norms=NormConfig(
-                kind=stack.norm, epsilon=stack.norm_epsilon, place=stack.norm_place, mixer=stack.mixer_norm
-            ),
-            cross=attention if cross else None,
-            parallel=stack.parallel,
-            dropout=self.dropout,
-        )
-
-    def _mixers(self) -> Iterator[tuple[MixerConfig, Needs]]:
-        """Yield the mixers of all stacks, each with what the model needs from it."""
-        for field in fields(self):
-            stack = getattr(self, field.name)
-            if isinstance(stack, StackConfig):
-                for layer in (*self.first_of(stack), *self.pattern_of(stack)):
-                    yield layer.mixer, self._needs(field.name)
-
-    def _needs(self, side: str) -> Needs:
-        """Return what the model needs from the mixers of one of its stacks."""
-        decoding = side == "decoder"
-        return Needs(dtype=self.dtype, bidirectional=not decoding, decoding=decoding)
-
-    @property
-    @abc.abstractmethod
-    def stacks(self) -> tuple[StackConfig, ...]:
-        """The stacks of blocks."""
-
-    @property
-    def attention_rate(self) -> float:
-        """Dropout rate of attention weights."""
-        return self.dropout if self.attention_dropout is None else self.attention_dropout
-
-    @property
-    def max_length(self) -> int | None:
-        """Longest sequence that the positions allow, in tokens; None if there is no limit."""
-        limits = [stack.limit for stack in self.stacks if stack.limit is not None]
-        return min(limits, default=None)
+if not TYPE_CHECKING:
+    __getattr__ = former_names.of(__name__)

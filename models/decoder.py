@@ -9,10 +9,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from t2t.errors import UserError
-from t2t.models.config import StackConfig, TransformerConfig, one_of
+from t2t.models.config import StackConfig, one_of
 from t2t.models.functional import FunctionalModel, Network
 from t2t.models.inputs import Embeddings, Head, last, lengths
 from t2t.models.transformer import Layers, Stack
+from t2t.models.transformer_config import TransformerConfig
 from t2t.nn.aux import Aux
 from t2t.nn.dropout import Keys
 from t2t.nn.mixers import Context, Needs

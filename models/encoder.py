@@ -13,10 +13,11 @@ from jaxtyping import Array, Float, Int
 from t2t.errors import UserError
 from t2t.limits import FewOrZero, Length
 from t2t.models.answer_heads import AnswerHead, LabelHead, PoolerActivation, Pooling, SpanHead, averaged
-from t2t.models.config import StackConfig, TransformerConfig, check_even_buckets, one_of
+from t2t.models.config import StackConfig, check_even_buckets, one_of
 from t2t.models.functional import FunctionalModel, Network
 from t2t.models.inputs import Embeddings, Head
 from t2t.models.transformer import Layers, Stack
+from t2t.models.transformer_config import TransformerConfig
 from t2t.nn.aux import Aux
 from t2t.nn.dropout import Keys
 from t2t.nn.linear import Linear

@@ -9,12 +9,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from t2t.errors import UserError
-from t2t.models.config import EmbeddingScale, StackConfig, TransformerConfig, check_equal, check_even_buckets
+from t2t.models.config import StackConfig, check_equal, check_even_buckets
 from t2t.models.decoder import cache_rows, check_room, decode_step, decoder_tokens
 from t2t.models.encoder import encode
 from t2t.models.functional import FunctionalModel, Network
 from t2t.models.inputs import Embeddings, Head, last
 from t2t.models.transformer import Layers, Stack
+from t2t.models.transformer_config import EmbeddingScale, TransformerConfig
 from t2t.nn.aux import Aux, added
 from t2t.nn.dropout import Keys
 from t2t.nn.linear import Linear

@@ -12,7 +12,6 @@ from t2t.export.mapping import Tensor, tensors
 from t2t.models.albert.mapping import Albert
 from t2t.models.bart.mapping import Bart
 from t2t.models.bert.mapping import Bert
-from t2t.models.config import TransformerConfig
 from t2t.models.distilbert.mapping import DistilBert
 from t2t.models.electra.mapping import Electra
 from t2t.models.eurobert.mapping import EuroBert
@@ -32,6 +31,7 @@ from t2t.models.roberta.mapping import Roberta
 from t2t.models.smollm3.mapping import SmolLM3
 from t2t.models.t5.mapping import T5, UMT5, LongT5
 from t2t.models.t5gemma.mapping import T5Gemma
+from t2t.models.transformer_config import TransformerConfig
 from t2t.nn.model import RATES, ModelConfig
 
 FAMILIES: tuple[Family, ...] = (

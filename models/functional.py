@@ -11,9 +11,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from t2t.models.config import TransformerConfig
 from t2t.models.states import each
 from t2t.models.transformer import Layers
+from t2t.models.transformer_config import TransformerConfig
 from t2t.nn.aux import Aux
 from t2t.nn.capabilities import Side
 from t2t.nn.dropout import Keys

@@ -8,7 +8,8 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from t2t.errors import UserError
-from t2t.models.config import StackConfig, TransformerConfig
+from t2t.models.config import StackConfig
+from t2t.models.transformer_config import TransformerConfig
 from t2t.nn.dropout import Keys, dropout
 from t2t.nn.embeddings import Embedding, sinusoids
 from t2t.nn.initializers import ZEROS, Initializer, Normal, TruncatedNormal

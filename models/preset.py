@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from t2t.errors import UserError, nearest
-from t2t.models.config import StackConfig, TransformerConfig
+from t2t.models.config import StackConfig
+from t2t.models.transformer_config import TransformerConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

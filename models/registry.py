@@ -8,8 +8,8 @@ import math
 from typing import Any
 
 from t2t.errors import UserError, nearest
-from t2t.models.config import TransformerConfig
 from t2t.models.preset import Preset
+from t2t.models.transformer_config import TransformerConfig
 from t2t.nn.model import ModelConfig, ParamSpec
 
 FAMILIES = (

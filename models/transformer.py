@@ -11,8 +11,9 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from t2t.models.block import Block
-from t2t.models.config import StackConfig, TransformerConfig
+from t2t.models.config import StackConfig
 from t2t.models.states import Patterned, cut, each
+from t2t.models.transformer_config import TransformerConfig
 from t2t.nn.aux import Aux, added, over_layers
 from t2t.nn.dropout import Keys, dropout
 from t2t.nn.layers import LayerConfig

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 NAMES = {
     "t2t.launch.infer": {"infer": "t2t.api.inference.infer"},
     "t2t.losses": {"Loss": "t2t.objectives.cross_entropy.CrossEntropy"},
+    "t2t.models.config": {"TransformerConfig": "t2t.models.transformer_config.TransformerConfig"},
     "t2t.train.run": {"Run": "t2t.train.run.SavedRun"},
 }
 """Module -> former name -> present location of the object."""

@@ -24,7 +24,7 @@ from t2t.limits import (
     Width,
 )
 from t2t.models import DecoderConfig, EncoderConfig, EncoderDecoderConfig, StackConfig, TransformerConfig
-from t2t.models.config import Dtype, Remat
+from t2t.models.transformer_config import Dtype, Remat
 from t2t.nn.attention import Backend
 from t2t.objectives import CrossEntropy
 from t2t.optim import AdamW, Cosine

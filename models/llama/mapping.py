@@ -8,9 +8,10 @@ from typing import Any, ClassVar
 from t2t.errors import nearest
 from t2t.export.family import Family, Options, Weights, activation_name
 from t2t.export.mapping import Entry, Transposed, linear, normalised, same
-from t2t.models.config import StackConfig, TransformerConfig
+from t2t.models.config import StackConfig
 from t2t.models.decoder import DecoderConfig
 from t2t.models.llama.presets import llama
+from t2t.models.transformer_config import TransformerConfig
 from t2t.nn.model import ModelConfig
 from t2t.nn.rotary import Rotary
 

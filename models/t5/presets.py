@@ -8,10 +8,11 @@ from typing import Any
 
 from t2t import former_names
 from t2t.errors import UserError, nearest
-from t2t.models.config import StackConfig, TransformerConfig
+from t2t.models.config import StackConfig
 from t2t.models.encoder import EncoderConfig
 from t2t.models.encoder_decoder import EncoderDecoderConfig
 from t2t.models.preset import Preset, split_overrides
+from t2t.models.transformer_config import TransformerConfig
 
 VOCAB_SIZE = 32128
 """Vocabulary size: 32,000 SentencePiece pieces and 100 sentinels, rounded up to a multiple of 128."""
