@@ -12,6 +12,7 @@ import tyro
 from t2t.errors import UserError
 from t2t.installing import how_to_install
 from t2t.limits import Range
+from t2t.nn.capabilities import OF_TEXT
 from t2t.paths import LocalPath
 
 if TYPE_CHECKING:
@@ -91,14 +92,14 @@ def our_layers(source: Source, params: Params) -> Rows:
 
 
 def our_logits(source: Source, params: Params, batch: Batch) -> np.ndarray:
-    """Return the head's logits in the shape of transformers: for labels at the first token only, for spans two per token."""
+    """Return the head's logits in the shape of transformers: for labels and numbers at the first token only, for spans two per token."""
     import jax
 
     model = source.model
     if source.config.can("find_span"):
         return np.asarray(jax.jit(lambda params, batch: model.head(params, model.hidden(params, batch)))(params, batch))
     scores = np.asarray(jax.jit(model.logits)(params, batch))
-    return scores[:, 0] if source.config.can("classify") else scores
+    return scores[:, 0] if source.config.output in OF_TEXT else scores
 
 
 def headed(source: Source) -> bool:
@@ -106,7 +107,9 @@ def headed(source: Source) -> bool:
     from t2t.models.encoder import EncoderConfig
 
     config = source.config
-    return not isinstance(config, EncoderConfig) or not config.can("fill_mask") or config.head_transform
+    if not isinstance(config, EncoderConfig):
+        return True
+    return config.head_transform if config.can("fill_mask") else config.output != "vectors"
 
 
 def cut(config: Any, params: Params, side: str, count: int) -> tuple[Any, Params]:
@@ -157,6 +160,7 @@ def separate(stack: StackConfig, params: Params) -> tuple[list[LayerOptions], li
 
 _THEIRS: dict[Capability, str] = {
     "classify": "AutoModelForSequenceClassification",
+    "regress": "AutoModelForSequenceClassification",
     "tag": "AutoModelForTokenClassification",
     "find_span": "AutoModelForQuestionAnswering",
     "fill_mask": "AutoModelForMaskedLM",
@@ -169,11 +173,13 @@ _THEIRS: dict[Capability, str] = {
 def their_layers(source: Source, torch: Any, transformers: Any) -> Rows:
     """Return the outputs of `transformers` on the short input, layer by layer."""
     from t2t.export.huggingface import short_batch
+    from t2t.models.bert.heads import PAIR_LABELS
 
     directory, sides = source.files.directory, source.config.sides
     detector = getattr(source.config, "reference_label", False)
-    auto = next(name for able, name in _THEIRS.items() if source.config.can(able))
+    auto = next((name for able, name in _THEIRS.items() if source.config.can(able)), "AutoModel")
     auto = "AutoModelForPreTraining" if detector else auto
+    auto = "AutoModelForNextSentencePrediction" if source.config.labels == PAIR_LABELS else auto
     loader = getattr(transformers, auto if headed(source) else "AutoModel")
     # Code and pickles in the directory are not run.
     safe = {"trust_remote_code": False, "use_safetensors": True, "local_files_only": True}

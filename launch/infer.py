@@ -15,13 +15,27 @@ from t2t.api import inference
 from t2t.api.escapes import visible
 from t2t.api.inference import does
 from t2t.api.lengths import Lengths, Name, Rows, Way
-from t2t.decode import MASK, Beam, Candidate, Decoding, Greedy, Label, Output, Pooling, Sampling, Span
+from t2t.decode import (
+    MASK,
+    Beam,
+    Candidate,
+    Decoding,
+    Greedy,
+    Label,
+    LabelSet,
+    Numbers,
+    Output,
+    Pooling,
+    Sampling,
+    Span,
+)
 from t2t.decode.config import LengthPenalty, Temperature, TopK, TopP
 from t2t.errors import UserError, nearest, writing
 from t2t.launch.infer_inputs import conversations_of, texts_of
 from t2t.launch.infer_output import open_output
 from t2t.limits import CountOrZero, Few, Generated, Ids, Seed
 from t2t.limits import Rows as BatchRows
+from t2t.nn.capabilities import OF_TEXT
 from t2t.paths import LocalPath, check_output
 
 if TYPE_CHECKING:
@@ -55,12 +69,12 @@ def command(
     seed: Seed = 0,
     batch_size: BatchRows = 32,
 ) -> None:
-    """Generate answers to texts with a run's model. An encoder fills in each `<mask>`, or returns the label, tags or span of its head.
+    """Generate answers to texts with a run's model. An encoder fills in each `<mask>`, or returns the labels, numbers, tags or span of its head.
 
     Answers to --text are printed as text, answers to --input as JSON lines. A JSON line has the input's fields, "prediction", "score" (the sum of
     the log-probabilities; beam search divides it by the length penalty), "ended" (false if --max-length cut the answer off), and
     "predictions" if there are several answers. An encoder that fills in masks adds "masks" (the most likely tokens of each mask). Other encoders
-    add "probability" or "probabilities", and "words" for tags. --embed always prints JSON lines, with "embedding".
+    add "probability" or "probabilities", and "words" for tags; a number is the "prediction" itself. --embed always prints JSON lines, with "embedding".
 
     Args:
         run: the run's directory.
@@ -124,10 +138,12 @@ def command(
 
     loaded = load_run(run, step, plain_weights=plain_weights)
     model = loaded.experiment.model
-    if second and (not (model.can("classify") or model.can("find_span")) or embed is not None):
+    if second and (not (model.output in OF_TEXT or model.can("find_span")) or embed is not None):
         raise UserError(
-            f"--second {second[0]}: this option is for encoders that label pairs or find spans; {run} {does(model)}."
+            f"--second {second[0]}: this option is for encoders that label pairs, predict numbers or find spans; {run} {does(model)}."
         )
+    if model.output == "vectors" and embed is None:
+        raise UserError(f"{run} has no head: it {does(model)}. Nearest: --embed.")
     if normalise and embed is None:
         raise UserError("--normalise needs --embed, which is missing. Nearest: --embed.")
     if not model.can("generate"):
@@ -262,7 +278,8 @@ def _refuse(options: dict[str, Any], why: str) -> None:
 def _answered(run: SavedRun, answer: inference.Answer) -> dict[str, Any]:
     """Return the JSON fields of an answer.
 
-    A label: "prediction", "probability", "probabilities" (of all labels). Tags: "prediction" (joined by spaces), "words", "probabilities".
+    A label: "prediction", "probability", "probabilities" (of all labels). Several labels: "prediction" (a list), "probabilities". Numbers: "prediction", a number, or
+    an object of several with their names. Tags: "prediction" (joined by spaces), "words", "probabilities".
     A span: "prediction" (text), "word" and "start" (indices of its first word and character, -1 for no span), "probability".
     """
     if isinstance(answer, Span):
@@ -278,6 +295,12 @@ def _answered(run: SavedRun, answer: inference.Answer) -> dict[str, Any]:
             "probability": max(answer.probabilities),
             "probabilities": dict(zip(run.model.config.labels, answer.probabilities, strict=True)),
         }
+    labels = run.model.config.labels
+    if isinstance(answer, LabelSet):
+        return {"prediction": answer.texts, "probabilities": dict(zip(labels, answer.probabilities, strict=True))}
+    if isinstance(answer, Numbers):
+        named = len(answer.values) > 1
+        return {"prediction": dict(zip(labels, answer.values, strict=True)) if named else answer.values[0]}
     return {
         "prediction": " ".join(label.text for _, label in answer),
         "words": [word for word, _ in answer],
@@ -306,11 +329,19 @@ def _number(value: float) -> float | None:
 
 
 def _readable(answer: dict[str, Any]) -> str:
-    """Return a line for the terminal: a label or span with its probability, or words with their tags."""
+    """Return a line for the terminal: labels or a span with their probabilities, numbers, or words with their tags."""
+    prediction = answer["prediction"]
+    if isinstance(prediction, float):
+        return f"{prediction:.6g}"
+    if isinstance(prediction, dict):
+        return "  ".join(f"{name} {value:.6g}" for name, value in prediction.items())
+    if isinstance(prediction, list):
+        found = [f"{label}  {answer['probabilities'][label]:.3f}" for label in prediction]
+        return "    ".join(found) or "(no label)"
     if "words" in answer:
-        tags = answer["prediction"].split()
+        tags = prediction.split()
         return " ".join(f"{word}/{tag}" for word, tag in zip(answer["words"], tags, strict=True))
-    return f"{answer['prediction'] or '(no answer)'}  {answer['probability']:.3f}"
+    return f"{prediction or '(no answer)'}  {answer['probability']:.3f}"
 
 
 def _write(answers: Iterator[dict[str, Any]], out: TextIO, *, readable: bool) -> None:
@@ -320,7 +351,7 @@ def _write(answers: Iterator[dict[str, Any]], out: TextIO, *, readable: bool) ->
         file = io.StringIO()
         if not readable:
             file.write(json.dumps(answer, ensure_ascii=spelt) + "\n")
-        elif "probability" in answer or "words" in answer:
+        elif "probability" in answer or "words" in answer or not isinstance(answer["prediction"], str):
             file.write(f"{_readable(answer)}\n")
         elif "masks" in answer:
             file.write(f"{answer['prediction']}\n")

@@ -1,4 +1,4 @@
-"""Show examples whose targets are labels, tags, spans or numbers of texts."""
+"""Show examples whose targets are labels, numbers, tags, spans or numbers of texts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def shown(features: Mapping[str, Any], vocabulary: Vocabulary, targets: Any) -> 
 
     features: truncated to the model's lengths. targets: the SeqIO vocabulary of the targets, see `t2t.data.answers`.
     """
-    from t2t.data.answers import Texts
+    from t2t.data.answers import Texts, Values
 
     inputs = np.asarray(features["inputs"])
     if isinstance(targets, Texts):
@@ -31,6 +31,8 @@ def shown(features: Mapping[str, Any], vocabulary: Vocabulary, targets: Any) -> 
         for kind in (0, 1)
         if (types == kind).any()
     ]
+    if isinstance(targets, Values):
+        return [*found, _values(features, targets)]
     places = np.flatnonzero(features["weights"])
     ids = [int(i) for i in np.asarray(features["targets"])[places]]
     labels = getattr(targets, "labels", None)
@@ -46,3 +48,16 @@ def shown(features: Mapping[str, Any], vocabulary: Vocabulary, targets: Any) -> 
     words = [vocabulary.decode(inputs[a:b]).strip() for a, b in zip(places, ends, strict=True)]
     tagged = " ".join(f"{word}/{labels[i]}" for word, i in zip(words, ids, strict=True))
     return [*found, ("words with their labels", [marks.Piece(tagged, "text")])]
+
+
+def _values(features: Mapping[str, Any], targets: Any) -> tuple[str, list[marks.Piece]]:
+    """Return the labels of a text, or its numbers with their names."""
+    values = np.asarray(features["values"]).tolist()
+    if not np.any(features["weights"]):
+        said = "unknown"
+    elif targets.output == "labels":
+        said = ", ".join(label for label, value in zip(targets.labels, values, strict=True) if value) or "none"
+    else:
+        names = targets.labels or ("",)
+        said = ", ".join(f"{name} {value:g}".strip() for name, value in zip(names, values, strict=True))
+    return targets.output, [marks.Piece(said, "text")]

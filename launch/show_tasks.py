@@ -273,7 +273,7 @@ def _counts(example: Example) -> list[str]:
         if name == "weights":
             if "texts" not in example.raw:
                 counts.append(f"{int((ids > 0).sum())} to predict")
-        elif name != "types" and (name != "targets" or not _has_labels(example)):
+        elif name not in ("types", "values") and (name != "targets" or not _has_labels(example)):
             full = len(example.raw[name])
             counts.append(f"{name} {len(ids)} tokens" + (f" of {full}" if full > len(ids) and example.cut else ""))
     return counts
@@ -335,7 +335,7 @@ def _pair(example: Example, vocabulary: Vocabulary) -> list[tuple[str, list[mark
 
 
 def _has_labels(example: Example) -> bool:
-    """Return whether the targets are not text but labels, tags, spans or numbers of texts."""
+    """Return whether the targets are not text but labels, numbers, tags, spans or numbers of texts."""
     from t2t.data.answers import is_text
 
     return not is_text(example.targets)
@@ -357,7 +357,7 @@ def _survey(out: Console, data: Data, kind: Kind) -> None:
     out.print(Text(f"{first} of {data.split}, for a model of kind {kind.replace('_', '-')}", style="bold"))
     rows = table(out, "", "mean", "longest", "room", right=("mean", "longest", "room"))
     for name, mean in report.mean_lengths.items():
-        if name not in ("weights", "types"):
+        if name not in ("weights", "types", "values"):
             rows.add_row(f"{name}, tokens", f"{mean:,.1f}", f"{report.max_lengths[name]:,}", f"{report.room[name]:,}")
     out.print(rows)
     shares = table(out, "rows", "share", right=("share",))

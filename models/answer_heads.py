@@ -1,4 +1,4 @@
-"""Encoder heads that do not predict tokens: labels of texts, tags of words and answer spans (Devlin et al. 2019, sections 4.1 to 4.3)."""
+"""Encoder heads that do not predict tokens: labels and numbers of texts, tags of words and answer spans (Devlin et al. 2019, sections 4.1 to 4.3)."""
 
 from __future__ import annotations
 
@@ -41,8 +41,19 @@ class AnswerHead(nnx.Module, abc.ABC):
         """Return logits aligned with `Batch.targets`."""
 
 
+class KeptPooler(nnx.Module):
+    """The pooler of a published encoder (BERT's dense layer) in a model that predicts tokens, which neither uses nor trains it.
+
+    It has the same path as the pooler of a `LabelHead`, so that fine-tuning can start from it.
+    """
+
+    def __init__(self, stack: StackConfig) -> None:
+        init = stack.kernel_init(stack.d_model)
+        self.pooler = Linear(stack.d_model, stack.d_model, ("embed", None), bias=True, init=init, trainable=False)
+
+
 class LabelHead(AnswerHead):
-    """Dropout and a linear layer that scores the labels at each position. With `pooler`, a dense layer and its activation come first.
+    """Dropout and a linear layer that scores the labels at each position, or predicts numbers. With `pooler`, a dense layer and its activation come first.
 
     With `reference`, the score of the first label is 0, and the linear layer scores the others.
     """

@@ -12,13 +12,14 @@ from jaxtyping import Array, Float, Int
 
 from t2t.errors import UserError
 from t2t.limits import FewOrZero, Length
-from t2t.models.answer_heads import AnswerHead, LabelHead, PoolerActivation, Pooling, SpanHead, averaged
+from t2t.models.answer_heads import AnswerHead, KeptPooler, LabelHead, PoolerActivation, Pooling, SpanHead, averaged
 from t2t.models.config import StackConfig, check_even_buckets, one_of
 from t2t.models.functional import FunctionalModel, Network
 from t2t.models.inputs import Embeddings, Head
 from t2t.models.transformer import Layers, Stack
 from t2t.models.transformer_config import TransformerConfig
 from t2t.nn.aux import Aux
+from t2t.nn.capabilities import OF_TEXT
 from t2t.nn.dropout import Keys
 from t2t.nn.linear import Linear
 from t2t.nn.mixers import Context
@@ -35,13 +36,19 @@ class EncoderConfig(TransformerConfig):
 
     Args:
         encoder: the stack of layers.
-        head: what the model predicts: "tokens" in place (masked language modeling), the "label" of each text, the "tags" of its words, or a "span" of it.
-        labels: names of the classes for "label" or "tags", in the order of their ids.
-        pooler: add a dense layer and an activation before the "label" head, as in BERT, or at each token before the "tags" head (ELECTRA's discriminator).
+        head: what the model predicts: "tokens" in place (masked language modeling), the "label" of each text, any number of "labels" of each text (multi-label
+            classification), "numbers" of each text (regression), the "tags" of its words, or a "span" of it. "vectors" means no head: the model computes vectors of texts.
+        labels: names of the classes for "label", "labels" or "tags", in the order of their ids, or of the "numbers". A single number needs no name.
+        pooler: add a dense layer and an activation before the head for a "label", "labels" or "numbers", as in BERT, or at each token before the "tags" head
+            (ELECTRA's discriminator).
         pooler_activation: activation of the pooler: "tanh" (BERT), "relu" (DistilBERT) or "gelu" (ELECTRA).
         reference_label: the first label's score is 0 and has no parameters. With two labels, the head computes one logit (ELECTRA's discriminator).
-        pooling: where the "label" head takes a text's scores from: its "first" token (BERT), the "mean" of its tokens (ModernBERT), or "mean_scores", the mean
-            of the scores of its tokens (EuroBERT).
+        kept_pooler: keep the parameters of a pooler with the head "tokens" or "vectors", which neither uses nor trains them (an import of a published model).
+            Training from this run with `pooler` starts with them. Other heads ignore this field and the next one.
+        kept_pair_classifier: keep the classifier of pairs of texts of BERT's or ALBERT's pretraining in the same way, with the head "tokens". It needs
+            `kept_pooler`.
+        pooling: where the head for a "label", "labels" or "numbers" takes a text's scores from: its "first" token (BERT), the "mean" of its tokens (ModernBERT),
+            or "mean_scores", the mean of the scores of its tokens (EuroBERT).
         vector_pooling: how the vector of a text is computed: the "mean" of the outputs at its tokens, the output at the "first" token, or the "max" of each dimension.
         vector_normalize: divide the vector of a text by its Euclidean norm.
         vector_max_length: longest text that has a vector, in tokens with special tokens. None means as many as the model has positions.
@@ -68,6 +75,8 @@ class EncoderConfig(TransformerConfig):
     pooler: bool = False
     pooler_activation: PoolerActivation = "tanh"
     reference_label: bool = False
+    kept_pooler: bool = False
+    kept_pair_classifier: bool = False
     pooling: Pooling = "first"
     vector_pooling: VectorPooling = "mean"
     vector_normalize: bool = False
@@ -79,20 +88,33 @@ class EncoderConfig(TransformerConfig):
         if self.head_activation is not None:
             one_of("head_activation", self.head_activation, Activation)
         one_of("head", self.head, Output)
-        if self.head in ("label", "tags") and (len(self.labels) < 2 or len(set(self.labels)) < len(self.labels)):
-            raise UserError(
-                f"model.labels is {self.labels}; model.head {self.head!r} needs two or more different labels, those of the task (--model.labels A B)."
-            )
-        if self.labels and self.head not in ("label", "tags"):
-            raise UserError(f"model.labels is {self.labels}, but model.head is {self.head!r}. Nearest: label, tags.")
+        self._check_labels()
         one_of("pooler_activation", self.pooler_activation, PoolerActivation)
-        for name in ("pooler", "reference_label"):
-            if getattr(self, name) and self.head not in ("label", "tags"):
-                raise UserError(f"model.{name} is True, but model.head is {self.head!r}. Nearest: label, tags.")
+        for name, heads in (("pooler", (*OF_TEXT, "tags")), ("reference_label", ("label", "tags"))):
+            if getattr(self, name) and self.head not in heads:
+                raise UserError(f"model.{name} is True, but model.head is {self.head!r}. Nearest: {', '.join(heads)}.")
+        if self.kept_pair_classifier and not self.kept_pooler:
+            raise UserError(
+                "model.kept_pair_classifier is True, but model.kept_pooler is False; the classifier reads the pooler's output. Nearest: False."
+            )
         one_of("pooling", self.pooling, Pooling)
-        if self.pooling != "first" and self.head != "label":
+        if self.pooling != "first" and self.head not in OF_TEXT:
             raise UserError(f"model.pooling is {self.pooling!r}, but model.head is {self.head!r}. Nearest: first.")
         one_of("vector_pooling", self.vector_pooling, VectorPooling)
+
+    def _check_labels(self) -> None:
+        """Raise UserError if the labels do not fit the head."""
+        least = {"label": 2, "tags": 2, "labels": 1, "numbers": 0}.get(self.head)
+        if least is None:
+            if self.labels:
+                raise UserError(
+                    f"model.labels is {self.labels}, but model.head is {self.head!r}. Nearest: label, labels, numbers, tags."
+                )
+        elif len(self.labels) < least or len(set(self.labels)) < len(self.labels):
+            count = {0: "different", 1: "one or more different", 2: "two or more different"}[least]
+            raise UserError(
+                f"model.labels is {self.labels}; model.head {self.head!r} needs {count} labels, those of the task (--model.labels A B)."
+            )
 
     @property
     def stacks(self) -> tuple[StackConfig, ...]:
@@ -106,14 +128,21 @@ class EncoderConfig(TransformerConfig):
 
     @property
     def answer_places(self) -> int | None:
-        """Number of first positions that may have a target: 1 for a label, 2 for the ends of a span; None if any position may."""
-        return {"label": 1, "span": 2}.get(self.head)
+        """Number of first positions that may have a target: 1 for labels and numbers of a text, 2 for the ends of a span; None if any position may."""
+        return 1 if self.head in OF_TEXT else {"span": 2}.get(self.head)
+
+    @property
+    def num_labels(self) -> int:
+        """Number of labels, tags or numbers that the head scores."""
+        return len(self.labels) or int(self.head == "numbers")
 
     def num_outputs(self, length: int) -> int:
-        """Return the number of logits at each position: vocabulary size, number of labels, or positions of a row."""
+        """Return the number of logits at each position: vocabulary size, number of labels or numbers, or positions of a row."""
         if self.head == "tokens":
             return self.vocab_size
-        return length if self.head == "span" else len(self.labels)
+        if self.head == "vectors":
+            return self.encoder.d_model
+        return length if self.head == "span" else self.num_labels
 
     def build(self) -> FunctionalModel:
         """Return the model."""
@@ -140,7 +169,7 @@ def _answer_head(config: EncoderConfig, stack: StackConfig) -> AnswerHead:
         return SpanHead(stack)
     return LabelHead(
         stack,
-        len(config.labels),
+        config.num_labels,
         pooler=config.pooler,
         rate=config.dropout,
         activation=config.pooler_activation,
@@ -155,13 +184,21 @@ class EncoderNetwork(Network):
         stack = config.encoder
         self.embeddings = Embeddings(config, stack, types=config.types, normed=config.embedding_norm)
         self.encoder = Stack(config, stack, bidirectional=True)
-        words = config.head == "tokens"
+        words, headless = config.head == "tokens", config.head == "vectors"
         size = (config.embedding_size or stack.d_model) if config.head_transform else stack.d_model
-        transformed = config.head_transform if words else config.answer_transform
+        transformed = config.head_transform if words else config.answer_transform and not headless
         self.transform = Transform(config, size if words else stack.d_model) if transformed else None
         self.pooling: Pooling = config.pooling
         self.lm_head = Head(config, stack, size=size, bias=config.head_bias) if words else None
-        self.answer = None if words else _answer_head(config, stack)
+        kept = KeptPooler(stack) if config.kept_pooler else None
+        self.answer: AnswerHead | KeptPooler | None = kept if words or headless else _answer_head(config, stack)
+        init = stack.kernel_init(stack.d_model)
+        # Not in the path of the label head: its labels are others.
+        self.pair_classifier = (
+            Linear(stack.d_model, 2, ("embed", None), bias=True, init=init, trainable=False)
+            if words and config.kept_pair_classifier
+            else None
+        )
 
     def forward(self, batch: Batch, keys: Keys) -> tuple[Float[Array, "B L D"], Aux]:
         """Run the stack on `batch.encoder`."""
@@ -169,17 +206,19 @@ class EncoderNetwork(Network):
         return encode(self.embeddings, self.encoder, batch, keys)
 
     def head(self, hidden: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
-        """Return float32 logits: of the vocabulary, of labels, or of each position as the first and last token of a span."""
+        """Return float32 logits: of the vocabulary, of labels, or of each position as the first and last token of a span. Numbers are their own logits.
+
+        Without a head, return the outputs of the stack.
+        """
         x = hidden if self.transform is None else self.transform(hidden)
-        if self.answer is not None:
+        if isinstance(self.answer, AnswerHead):
             return self.answer(x, Keys(None))
-        assert self.lm_head is not None, "a head that predicts tokens"
-        return self.lm_head(x, self.embeddings)
+        return x.astype(jnp.float32) if self.lm_head is None else self.lm_head(x, self.embeddings)
 
     def scored(self, batch: Batch, keys: Keys) -> tuple[Float[Array, "B L V"], Aux]:
         """Return float32 logits aligned with `batch.targets`, and the auxiliary terms that layers report."""
         hidden, aux = self.forward(batch, keys)
-        if self.answer is None:
+        if not isinstance(self.answer, AnswerHead):
             return self.head(hidden), aux
         assert batch.encoder is not None, "an encoder needs batch.encoder"
         segments = jnp.asarray(batch.encoder.segments)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from typing import Annotated, Any, Literal
 
+from t2t.errors import UserError
 from t2t.limits import Depth, Deviation, Length, Range, Rate, Softcap, Width
 from t2t.models.config import LayerOptions, StackConfig, one_of
 from t2t.nn.attention import Backend, portable

@@ -59,6 +59,34 @@ def cross_entropy(
     return _sums(logits.astype(jnp.float32), targets, weights, loss)[0]
 
 
+def binary_cross_entropy(
+    logits: Float[Array, "*B K"], targets: Float[types.Array, "*B K"], weights: Float[types.Array, "*B"]
+) -> LossSums:
+    """Return the sums of the binary cross-entropy of independent labels, in nats: of each text, the mean over its K labels.
+
+    targets: 1 for a label that the text has, else 0. `correct` counts the labels on the right side of probability 0.5, as a share of K.
+    """
+    logits, targets = logits.astype(jnp.float32), jnp.asarray(targets, jnp.float32)
+    # log(1 + exp(l)) - t l, without overflow.
+    each = jnp.maximum(logits, 0.0) - logits * targets + jnp.log1p(jnp.exp(-jnp.abs(logits)))
+    right = ((logits > 0) == (targets > 0.5)).astype(jnp.float32)
+    weights = jnp.asarray(weights, jnp.float32)
+    total = jnp.sum(each.mean(axis=-1) * weights)
+    return LossSums(
+        objective=total, loss=total, correct=jnp.sum(right.mean(axis=-1) * weights), weight=jnp.sum(weights)
+    )
+
+
+def squared_error(
+    predictions: Float[Array, "*B K"], targets: Float[types.Array, "*B K"], weights: Float[types.Array, "*B"]
+) -> LossSums:
+    """Return the sums of the squared error: of each text, the mean over its K numbers. There is no accuracy."""
+    each = jnp.square(predictions.astype(jnp.float32) - jnp.asarray(targets, jnp.float32))
+    weights = jnp.asarray(weights, jnp.float32)
+    total = jnp.sum(each.mean(axis=-1) * weights)
+    return LossSums(objective=total, loss=total, weight=jnp.sum(weights))
+
+
 def cross_entropy_and_gradient(
     logits: Float[Array, "*B V"], targets: Int[types.Array, "*B"], weights: Float[types.Array, "*B"], loss: Regularizers
 ) -> tuple[LossSums, Float[Array, "*B V"]]:

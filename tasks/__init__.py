@@ -4,7 +4,7 @@ if __name__ != "t2t.tasks":
     raise ImportError("import t2t.tasks instead of tasks: a second copy of the package would register every task twice")
 
 from t2t.tasks import documentation, documentation_objectives, generated, generated_answers, multitask, quickstart, t5
-from t2t.tasks.answering import add_classification, add_span_extraction, add_tagging
+from t2t.tasks.answering import add_classification, add_regression, add_span_extraction, add_tagging
 from t2t.tasks.mixing import mix
 from t2t.tasks.prompts import add_prompted, check_held_out
 from t2t.tasks.register import add, describe, find, names
@@ -17,6 +17,7 @@ __all__ = [
     "add",
     "add_classification",
     "add_prompted",
+    "add_regression",
     "add_retrieval",
     "add_similarity",
     "add_span_extraction",

@@ -1,4 +1,4 @@
-"""Register fine-tuning tasks for encoders with their own heads: classification, tagging and span extraction."""
+"""Register fine-tuning tasks for encoders with their own heads: classification, regression, tagging and span extraction."""
 
 from __future__ import annotations
 
@@ -11,10 +11,21 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
+from t2t.data.answers import HIDDEN
+from t2t.data.values import with_values
 from t2t.errors import UserError
 from t2t.tasks import metrics as known
 from t2t.tasks.formatting import Example, Text, refuse_unless, value_of
-from t2t.tasks.objectives import classify, find_span, label_features, span_features, tag_words
+from t2t.tasks.objectives import (
+    classify,
+    classify_several,
+    find_span,
+    label_features,
+    regress,
+    span_features,
+    tag_words,
+    value_features,
+)
 from t2t.tasks.register import add
 from t2t.vocabularies import Vocabulary
 
@@ -26,25 +37,53 @@ def add_classification(
     *,
     source: seqio.DataSource,
     inputs: Text,
-    targets: Text,
+    targets: Text | Sequence[str],
     labels: Sequence[str],
+    several: bool = False,
     second: Text | None = None,
     types: bool = True,
-    metrics: Metrics = (known.accuracy,),
+    metrics: Metrics | None = None,
     vocabulary: Vocabulary | seqio.Vocabulary | None = None,
     keep: Sequence[str] = (),
     replace: bool = False,
 ) -> seqio.Task:
     """Register a task of texts or text pairs with one label each (`objectives.classify`), for models with `head="label"`.
 
+    With `several`, each text has any number of labels (`objectives.classify_several`), for models with `head="labels"`.
+
     Args:
       inputs, second: the text, and the second text of a pair: a field, a format string or a function, as in `add`.
-      targets: the class: its number or its text.
+      targets: the class: its number or its text. With `several`: a field with the numbers or texts of the labels, as a vector or as one text with commas; a field
+        with a vector of true and false, one for each label; or a list of fields, one for each label, that are 1 if the text has it and 0 if not.
       labels: texts of the classes, in the order of the model's class ids.
       types: whether the tokens of a second text have type 1. Use False for models without token types. `t2t infer` follows the model.
+      metrics: as in `add`. Default: `accuracy`, or with `several` `multilabel_f1`.
 
     Other arguments and errors are those of `add`.
     """
+    if several:
+        if isinstance(labels, str) or not labels or len(set(labels)) < len(labels) or any("\n" in x for x in labels):
+            raise UserError(f"labels {labels!r} of task {name!r}: expected different texts of one line each.")
+        if not isinstance(targets, str) and isinstance(targets, Sequence) and len(targets) != len(labels):
+            raise UserError(
+                f"targets of task {name!r}: {len(targets)} fields for {len(labels)} labels; expected one for each."
+            )
+        return add(
+            name,
+            source=source,
+            inputs=inputs,
+            second=second,
+            targets=_lines(targets, flags=True),
+            metrics=(partial(known.multilabel_f1, labels=tuple(labels)),) if metrics is None else metrics,
+            vocabulary=vocabulary,
+            objective=partial(classify_several, labels=tuple(labels)),
+            features=partial(value_features, labels=tuple(labels), output="labels", types=types and second is not None),
+            converter=with_values(len(labels)),
+            keep=keep,
+            replace=replace,
+        )
+    if not isinstance(targets, str) and isinstance(targets, Sequence):
+        raise UserError(f"targets {targets!r} of task {name!r}: a list of fields is for several labels (several=True).")
     return add(
         name,
         source=source,
@@ -52,10 +91,57 @@ def add_classification(
         second=second,
         targets=targets,
         labels=labels,
-        metrics=metrics,
+        metrics=(known.accuracy,) if metrics is None else metrics,
         vocabulary=vocabulary,
         objective=partial(classify, labels=tuple(labels)),
         features=partial(label_features, labels=tuple(labels), of="text", types=types and second is not None),
+        keep=keep,
+        replace=replace,
+    )
+
+
+def add_regression(
+    name: str,
+    *,
+    source: seqio.DataSource,
+    inputs: Text,
+    targets: Text | Sequence[str],
+    names: Sequence[str] = (),
+    second: Text | None = None,
+    types: bool = True,
+    metrics: Metrics | None = None,
+    vocabulary: Vocabulary | seqio.Vocabulary | None = None,
+    keep: Sequence[str] = (),
+    replace: bool = False,
+) -> seqio.Task:
+    """Register a task of texts or text pairs with a number each (`objectives.regress`), for models with `head="numbers"`.
+
+    Args:
+      inputs, second: the text, and the second text of a pair: a field, a format string or a function, as in `add`.
+      targets: the number. For several numbers: a field with a vector of numbers, or a list of fields.
+      names: names of the numbers, if there are several; they are the model's labels.
+      types: whether the tokens of a second text have type 1. Use False for models without token types. `t2t infer` follows the model.
+      metrics: as in `add`. Default: `mse`, and for one number also `pearson` and `spearman`.
+
+    Other arguments and errors are those of `add`.
+    """
+    count = len(names) or 1
+    if not isinstance(targets, str) and isinstance(targets, Sequence) and len(targets) != count:
+        raise UserError(
+            f"targets of task {name!r}: {len(targets)} fields for {count} numbers (names); expected one for each."
+        )
+    several: Metrics = (known.mse,)
+    return add(
+        name,
+        source=source,
+        inputs=inputs,
+        second=second,
+        targets=_lines(targets),
+        metrics=metrics if metrics is not None else several if count > 1 else (known.pearson, known.spearman, *several),
+        vocabulary=vocabulary,
+        objective=partial(regress, count=count),
+        features=partial(value_features, labels=tuple(names), output="numbers", types=types and second is not None),
+        converter=with_values(count),
         keep=keep,
         replace=replace,
     )
@@ -139,6 +225,13 @@ def add_span_extraction(
     )
 
 
+def _lines(targets: Text | Sequence[str], *, flags: bool = False) -> Text:
+    """Return a reader of a field or of several fields. Format strings and functions are returned unchanged."""
+    if isinstance(targets, str):
+        return targets if "{" in targets or "}" in targets else _Lines(names=(targets,), flags=flags)
+    return targets if callable(targets) else _Flags(names=tuple(targets)) if flags else _Lines(names=tuple(targets))
+
+
 def _first(text: Text, empty: str | int) -> Text:
     """Return a reader of the field's first item. Format strings and functions are returned unchanged."""
     return _First(field=text, empty=empty) if isinstance(text, str) and "{" not in text and "}" not in text else text
@@ -217,3 +310,63 @@ class _First:
         if isinstance(self.empty, int) and not value.dtype.is_integer:
             raise UserError(f"start: field {self.field!r} must be an integer, not {value.dtype.name}.")
         return value if value.shape.rank == 0 else tf.concat([value, tf.constant([self.empty], value.dtype)], 0)[0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Lines:
+    """Values of fields as text, each on a line of its own. A field is one value or a vector.
+
+    flags: a vector of true and false stands for the numbers of the places with true.
+    """
+
+    names: tuple[str, ...]
+    flags: bool = False
+
+    @property
+    def fields(self) -> list[str]:
+        """Return the fields that are read."""
+        return list(self.names)
+
+    def __call__(self, example: Example) -> tf.Tensor:
+        """Return the text."""
+        values = [value_of(example, name) for name in self.names]
+        return tf.ensure_shape(tf.numpy_function(self._text, values, tf.string, stateful=False), [])
+
+    def _text(self, *values: Any) -> bytes:
+        items = [item for value in values for item in self._items(np.asarray(value))]
+        return "\n".join(items).encode("utf-8")
+
+    def _items(self, value: np.ndarray) -> list[str]:
+        if value.dtype == np.bool_:
+            return [str(place) for place in np.flatnonzero(value)] if self.flags else [str(int(x)) for x in value.flat]
+        # The shortest text of a float that reads back as the same float.
+        return [x.decode("utf-8") if isinstance(x, bytes) else str(x) for x in value.flat]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Flags:
+    """The numbers of the fields that are 1, each on a line of its own. A field of -1 means that the labels are unknown, as in hidden test splits."""
+
+    names: tuple[str, ...]
+
+    @property
+    def fields(self) -> list[str]:
+        """Return the fields that are read."""
+        return list(self.names)
+
+    def __call__(self, example: Example) -> tf.Tensor:
+        """Return the text. On reading, raise UserError for a field that is not 0, 1 or -1."""
+        values = [value_of(example, name) for name in self.names]
+        return tf.ensure_shape(tf.numpy_function(self._text, values, tf.string, stateful=False), [])
+
+    def _text(self, *values: Any) -> bytes:
+        flags = []
+        for name, value in zip(self.names, values, strict=True):
+            text = value.decode("utf-8", errors="replace") if isinstance(value, bytes) else str(value)
+            flag = {"0": 0, "1": 1, "-1": -1, "0.0": 0, "1.0": 1, "-1.0": -1, "False": 0, "True": 1}.get(text)
+            if flag is None:
+                raise UserError(f"field {name!r}: {text!r} does not say whether the text has the label. Nearest: 0, 1.")
+            flags.append(flag)
+        if -1 in flags:
+            return HIDDEN.encode("utf-8")
+        return "\n".join(str(place) for place, flag in enumerate(flags) if flag).encode("utf-8")

@@ -1,6 +1,8 @@
 """Generated tasks for encoders with their own heads, with exact answers like those of `generated`.
 
 parity_label         "137"                                -> odd                     (labels even, odd)
+divisors_labels      "60"                                 -> two, three, five        (any of the labels two, three, five)
+words_number         "bat cat dog"                        -> 3                       (the number of words)
 word_order_label     "bat cat dog"                        -> yes                     (labels no, yes)
 reversed_pair_label  "the cat sat", "sat cat the"         -> yes                     (labels no, yes)
 entity_tags          "cat 31 4 Fox Hen sea"               -> O B-NUMBER I-NUMBER B-NAME I-NAME O
@@ -11,10 +13,25 @@ from __future__ import annotations
 
 import numpy as np
 
-from t2t.tasks.answering import add_classification, add_span_extraction, add_tagging
+from t2t.tasks.answering import add_classification, add_regression, add_span_extraction, add_tagging
 from t2t.tasks.generated import WORDS, GeneratedSource, parity, word_order
 
 TAGS = ("O", "B-NUMBER", "I-NUMBER", "B-NAME", "I-NAME")
+
+
+DIVISORS = {"two": 2, "three": 3, "five": 5}
+
+
+def divisors(draw: np.random.Generator) -> tuple[str, str]:
+    """Return a number, and the names of those of its divisors that are 2, 3 or 5, separated by commas."""
+    number = int(draw.integers(10_000))
+    return str(number), ", ".join(name for name, divisor in DIVISORS.items() if number % divisor == 0)
+
+
+def words(draw: np.random.Generator) -> tuple[str, str]:
+    """Return one to nine words, and their number."""
+    count = int(draw.integers(1, 10))
+    return " ".join(WORDS[place] for place in draw.integers(len(WORDS), size=count)), str(count)
 
 
 def reversed_pair(draw: np.random.Generator) -> tuple[str, str, str]:
@@ -67,6 +84,20 @@ def register() -> None:
         name = make.__name__
         source = GeneratedSource(name, make)
         add_classification(f"{name}_label", source=source, inputs="inputs", targets="targets", labels=labels)
+    add_classification(
+        "divisors_labels",
+        source=GeneratedSource("divisors", divisors),
+        inputs="inputs",
+        targets="targets",
+        labels=tuple(DIVISORS),
+        several=True,
+    )
+    add_regression(
+        "words_number",
+        source=GeneratedSource("words", words),
+        inputs="inputs",
+        targets="targets",
+    )
     add_classification(
         "reversed_pair_label",
         source=GeneratedSource("reversed_pair", reversed_pair, names=("inputs", "targets", "second")),

@@ -70,6 +70,33 @@ def f1(
     return {"f1": float(np.mean([_class_f1(targets, guesses, label) for label in wanted]))}
 
 
+def multilabel_f1(
+    targets: Sequence[Sequence[Hashable]],
+    predictions: Sequence[Sequence[Hashable]],
+    *,
+    labels: Sequence[Hashable] | None = None,
+) -> dict[str, float]:
+    """Return F1 scores of sets of labels, as fractions: `micro_f1` over all decisions, and `macro_f1`, the unweighted mean over the labels.
+
+    Args:
+      targets: the right labels of each text.
+      predictions: the predicted labels of each text.
+      labels: all labels. Default: those of the targets. A label that neither a target nor a prediction has counts 0 in `macro_f1`.
+    """
+    _check("multilabel_f1", targets, predictions)
+    pairs = [(set(target), set(guess)) for target, guess in zip(targets, predictions, strict=True)]
+    known = list(dict.fromkeys([label for target in targets for label in target] if labels is None else labels))
+
+    def ratio(hits: int, either: int) -> float:
+        return 2 * hits / either if either else 0.0
+
+    each = [ratio(sum(x in t and x in g for t, g in pairs), sum((x in t) + (x in g) for t, g in pairs)) for x in known]
+    return {
+        "micro_f1": ratio(sum(len(t & g) for t, g in pairs), sum(len(t) + len(g) for t, g in pairs)),
+        "macro_f1": float(np.mean(each)) if each else 0.0,
+    }
+
+
 def entity_f1(targets: Sequence[str], predictions: Sequence[str]) -> dict[str, float]:
     """Return the micro-averaged `precision`, `recall` and `f1` of entities, as fractions. An entity is right if type, start and end are.
 
@@ -131,6 +158,19 @@ def spearman(targets: Sequence[Any], predictions: Sequence[Any]) -> dict[str, fl
     import scipy.stats
 
     return {"spearman": _correlation(scipy.stats.spearmanr, *_numbers("spearman", targets, predictions))}
+
+
+def mse(targets: Sequence[Any], predictions: Sequence[Any]) -> dict[str, float]:
+    """Return the mean squared error of numbers, of texts of numbers, or of lists of as many numbers each.
+
+    Raises UserError for a target or prediction that is not a number.
+    """
+    _check("mse", targets, predictions)
+    try:
+        wanted, guesses = (np.array(values, np.float64) for values in (targets, predictions))
+    except ValueError as error:
+        raise UserError(f"mse: a target or a prediction is not a number: {error}.") from None
+    return {"mse": float(np.mean(np.square(wanted - guesses)))}
 
 
 def squad(targets: Sequence[Answers], predictions: Sequence[str]) -> dict[str, float]:

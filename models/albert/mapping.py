@@ -1,4 +1,4 @@
-"""Conversion of ALBERT to and from `transformers` (AlbertForMaskedLM)."""
+"""Conversion of ALBERT to and from `transformers`: AlbertForPreTraining, AlbertForMaskedLM, and the heads of `bert/heads.py`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Albert(Family):
     name = "ALBERT"
     model_types = ("albert",)
     prefix = "albert."
-    heads = Heads(model="Albert", pooler="albert.pooler")
+    heads = Heads(model="Albert", pooler="albert.pooler", base_pooler="albert.pooler", pair="sop_classifier.classifier")
     left_out: ClassVar[Mapping[str, str]] = {
         r"predictions\.bias": "an untied head uses decoder.bias instead",
         r"(albert\.)?pooler\.(weight|bias)": POOLER,
@@ -33,12 +33,10 @@ class Albert(Family):
         options.must("inner_group_num", 1, why="groups of more than one layer are not supported")
         masked_lm = "predictions.dense.weight" in weights.names
         head_fields, sizes = self.heads.read(options, weights, masked_lm=masked_lm), common(options)
-        if not masked_lm and "head" not in head_fields:
-            raise options.refuse(
-                "architectures",
-                options.architecture,
-                "the model has no head, and the embeddings of ALBERT are too narrow to be one; use AlbertForMaskedLM",
-            )
+        if (
+            not masked_lm and "head" not in head_fields
+        ):  # the embeddings are too narrow to compute logits from the outputs
+            head_fields = {**head_fields, "head": "vectors", "kept_pair_classifier": False}
         return bert(
             **{**sizes, "activation": options.activation("hidden_act", "gelu_new")},
             groups=options.size("num_hidden_groups", 1),

@@ -1,4 +1,4 @@
-"""Conversion of BERT models, such as MiniLM, to and from `transformers`: BertForMaskedLM, BertModel without a head, and the heads of `heads.py`."""
+"""Conversion of BERT models, such as MiniLM, to and from `transformers`: BertForPreTraining, BertForMaskedLM, BertModel, and the heads of `heads.py`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from t2t.models.bert.presets import bert
 from t2t.models.encoder import EncoderConfig
 from t2t.nn.model import ModelConfig
 
-POOLER = "classifiers use the pooler, masked language modeling does not"
+POOLER = "classifiers of texts use the pooler, this head does not"
 
 
 class Bert(Family):
@@ -21,7 +21,13 @@ class Bert(Family):
     name = "BERT"
     model_types = ("bert",)
     prefix = "bert."
-    heads = Heads(model="Bert", pooler="bert.pooler.dense")
+    heads = Heads(
+        model="Bert",
+        pooler="bert.pooler.dense",
+        base_pooler="bert.pooler.dense",
+        pair="cls.seq_relationship",
+        pair_alone=True,
+    )
     left_out: ClassVar[Mapping[str, str]] = {
         r"(bert\.)?pooler\.dense\.(weight|bias)": POOLER,
         r"cls\.predictions\.bias": "an untied head uses decoder.bias instead",

@@ -13,6 +13,7 @@ from t2t.models.bert.mapping import body, common, common_options
 from t2t.models.bert.presets import bert
 from t2t.models.electra.config import DISCRIMINATOR
 from t2t.models.encoder import EncoderConfig
+from t2t.nn.capabilities import OF_TEXT
 from t2t.nn.model import ModelConfig
 
 _DETECTOR = "discriminator_predictions.dense.weight"
@@ -43,12 +44,7 @@ class Electra(Family):
         masked_lm = "generator_predictions.dense.weight" in weights.names
         head = self.heads.read(options, weights, masked_lm=masked_lm)
         if fields["embedding_size"] is not None and not masked_lm and "head" not in head:
-            raise options.refuse(
-                "architectures",
-                options.architecture,
-                f"the model has no head, and embeddings of width {width} cannot be one of a model of width {sizes['d_model']};"
-                " use ElectraForPreTraining or ElectraForMaskedLM",
-            )
+            head = {**head, "head": "vectors"}  # the embeddings are too narrow to compute logits from the outputs
         return bert(**fields, head_activation="gelu" if masked_lm else None, **head)
 
     def _detector(self, options: Options, activation: str) -> dict[str, Any]:
@@ -65,7 +61,7 @@ class Electra(Family):
         """Return the options of config.json, or None if the model is not of this family. Models that are a BERT too are exported as a BERT."""
         if not isinstance(config, EncoderConfig) or not config.types or config.encoder.groups is not None:
             return None
-        own_head = config.reference_label or (config.head == "label" and config.pooler_activation == "gelu")
+        own_head = config.reference_label or (config.head in OF_TEXT and config.pooler_activation == "gelu")
         if config.embedding_size is None and not own_head:
             return None
         architecture = "ElectraForMaskedLM" if config.head_transform else "ElectraModel"

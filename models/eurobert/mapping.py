@@ -11,6 +11,7 @@ from t2t.models.bert.heads import Heads
 from t2t.models.encoder import EncoderConfig
 from t2t.models.eurobert.presets import eurobert
 from t2t.models.llama.mapping import decoder_fields, stack_entries, stack_options
+from t2t.nn.capabilities import OF_TEXT
 from t2t.nn.model import ModelConfig
 
 _POOLING: Mapping[str, str] = {"late": "mean_scores", "bos": "first", "mean": "mean"}
@@ -45,7 +46,7 @@ class EuroBert(Family):
             masked_lm = not {"lm_head.weight", "lm_head.bias"}.isdisjoint(weights.names)
             # The head has a bias if the feed-forward layers have biases.
             head = {"tied": fields["tied"] or not masked_lm, "head_bias": masked_lm and fields["biases"]}
-        elif head["head"] == "label":
+        elif head["head"] in OF_TEXT:
             head["pooling"] = _POOLING[pooling]
         return eurobert(**{**fields, **head})
 
@@ -64,7 +65,7 @@ class EuroBert(Family):
             "attention_bias": stack.has_attention_biases,
             "mlp_bias": stack.biases,
             "classifier_pooling": next(
-                theirs for theirs, ours in _POOLING.items() if config.head != "label" or ours == config.pooling
+                theirs for theirs, ours in _POOLING.items() if config.head not in OF_TEXT or ours == config.pooling
             ),
             **self.heads.options(config),
         }

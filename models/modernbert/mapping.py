@@ -11,6 +11,7 @@ from t2t.models.bert.heads import Heads
 from t2t.models.config import StackConfig
 from t2t.models.encoder import EncoderConfig
 from t2t.models.modernbert.presets import GLOBAL, LOCAL, WINDOW, modernbert
+from t2t.nn.capabilities import OF_TEXT
 from t2t.nn.model import ModelConfig
 from t2t.nn.rotary import Rotary
 
@@ -73,7 +74,7 @@ class ModernBert(Family):
         return {
             **fields,
             "answer_transform": True,
-            **({"pooling": _POOLING[pooling]} if fields["head"] == "label" else {}),
+            **({"pooling": _POOLING[pooling]} if fields["head"] in OF_TEXT else {}),
         }
 
     def options(self, config: ModelConfig) -> dict[str, Any] | None:

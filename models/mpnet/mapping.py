@@ -21,7 +21,9 @@ class MPNet(Family):
     name = "MPNet"
     model_types = ("mpnet",)
     prefix = "mpnet."
-    heads = Heads(model="MPNet", pooler="classifier.dense", label="classifier.out_proj")
+    heads = Heads(
+        model="MPNet", pooler="classifier.dense", label="classifier.out_proj", base_pooler="mpnet.pooler.dense"
+    )
     left_out: ClassVar[Mapping[str, str]] = {
         r"(mpnet\.)?pooler\.dense\.(weight|bias)": POOLER,
         r"lm_head\.bias": "an untied head uses decoder.bias instead",

@@ -21,7 +21,9 @@ class Roberta(Family):
     name = "RoBERTa"
     model_types = ("roberta", "xlm-roberta")
     prefix = "roberta."
-    heads = Heads(model="Roberta", pooler="classifier.dense", label="classifier.out_proj")
+    heads = Heads(
+        model="Roberta", pooler="classifier.dense", label="classifier.out_proj", base_pooler="roberta.pooler.dense"
+    )
     left_out: ClassVar[Mapping[str, str]] = {
         r"lm_head\.bias": "an untied head uses decoder.bias instead",
         r"(roberta\.)?pooler\.dense\.(weight|bias)": POOLER,

@@ -24,14 +24,15 @@ def encoder_alone(config: ModelConfig, *, where: str) -> EncoderConfig:
         config = config.discriminator()
     if isinstance(config, EncoderConfig):
         # Without the layers of a masked-LM head, which would have no gradient. Narrow embeddings cannot give logits without them.
-        bare: dict[str, Any] = (
-            {} if config.embedding_size else {"head_transform": False, "head_bias": False, "tied": True}
-        )
+        narrow = config.embedding_size is not None
+        bare: dict[str, Any] = {"head_transform": narrow, "head_bias": narrow, "tied": True}
         no_answer: dict[str, Any] = {
             "pooler": False,
             "reference_label": False,
             "pooling": "first",
             "answer_transform": False,
+            "kept_pooler": False,
+            "kept_pair_classifier": False,
         }
         return dataclasses.replace(config, head="tokens", labels=(), **no_answer, **bare)
     if not isinstance(config, EncoderDecoderConfig):

@@ -15,6 +15,8 @@ from t2t.decode import (
     Decoding,
     Greedy,
     Label,
+    LabelSet,
+    Numbers,
     Output,
     Pooling,
     Span,
@@ -24,15 +26,16 @@ from t2t.decode import (
     label_texts,
     span_texts,
     tag_texts,
+    value_texts,
 )
 from t2t.errors import UserError
-from t2t.nn.capabilities import Capability
+from t2t.nn.capabilities import OF_TEXT, VALUES, Capability
 from t2t.nn.model import ModelConfig
 from t2t.train.run import SavedRun
 
 T = TypeVar("T")
-Answer = Label | list[tuple[str, Label]] | Span
-"""Output of an encoder's head for a text: its label, its words with their tags, or the span that answers a question."""
+Answer = Label | LabelSet | Numbers | list[tuple[str, Label]] | Span
+"""Output of an encoder's head for a text: its label or labels, its numbers, its words with their tags, or the span that answers a question."""
 
 AT_ONCE = 1024
 """Number of texts to sort by length at once. Their results are returned before the next texts start."""
@@ -73,9 +76,12 @@ def does(config: ModelConfig) -> str:
     words: dict[Capability, str] = {
         "fill_mask": f"fills in {MASK}",
         "classify": "labels texts",
+        "regress": "predicts numbers of texts",
         "tag": "tags words",
         "find_span": "finds a span of a second text that answers the first",
     }
+    if config.output == "vectors":
+        return "computes vectors of texts"
     return next((text for what, text in words.items() if config.can(what)), f"is a model of kind {config.kind}")
 
 
@@ -160,9 +166,10 @@ def answer(
     for i, row in enumerate(rows):
         if not isinstance(row.get("second", ""), str):
             raise UserError(f"{name(i)}: the field 'second' is {type(row['second']).__name__}, not text.")
-    if model.config.can("classify"):
+    if model.config.output in OF_TEXT:
         pairs = [(row["inputs"], row.get("second")) for row in rows]
-        return label_texts(model, params, run.vocabulary, pairs, batch_size=batch_size, name=name)
+        predict = value_texts if model.config.output in VALUES else label_texts
+        return predict(model, params, run.vocabulary, pairs, batch_size=batch_size, name=name)
     for i, row in enumerate(rows):
         if ("second" in row) != model.config.can("find_span"):
             pair = "a question (inputs) and the text with the answer (second, --second)"

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import functools
-import inspect
 import logging
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, ParamSpec, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from jaxtyping import Float
 
 from t2t.api import inference
+from t2t.api.arguments import checked, rows_of
 from t2t.api.lengths import Lengths, Name, Rows
-from t2t.decode import Candidate, Decoding, Label, Output, Pooling, Span, score_texts
+from t2t.decode import Candidate, Decoding, Label, LabelSet, Output, Pooling, Span, score_texts
 from t2t.errors import UserError, nearest
-from t2t.limits import CountOrZero, Few, Generated, Ids, Length, OutOfLimits, Seed, check_arguments
+from t2t.limits import CountOrZero, Few, Generated, Ids, Length, Seed
 from t2t.limits import Rows as BatchRows
 from t2t.nn.capabilities import Capability
 from t2t.train.evaluation import EvalResult
@@ -27,30 +27,14 @@ from t2t.train.few_shot import Calibration
 from t2t.train.run import SavedRun
 from t2t.types import Params
 
-P = ParamSpec("P")
 T = TypeVar("T")
 TooLong = Literal["stop", "truncate"]
 """How to handle a text that exceeds the model's positions or the memory: raise an error, or truncate the text."""
 
-_METHODS: tuple[Capability, ...] = ("generate", "fill_mask", "classify", "tag", "find_span", "embed")
+_METHODS: tuple[Capability, ...] = ("generate", "fill_mask", "classify", "regress", "tag", "find_span", "embed")
 """Capabilities of models that have a method of the same name."""
 
 log = logging.getLogger(__name__)
-
-
-def _checked(method: Callable[P, T]) -> Callable[P, T]:
-    """Check arguments against the limits in their type hints. An error names the method and the argument."""
-    signature = inspect.signature(method)
-
-    @functools.wraps(method)
-    def checked(*args: P.args, **kwargs: P.kwargs) -> T:
-        try:
-            check_arguments(method, signature.bind(*args, **kwargs).arguments)
-        except OutOfLimits as error:
-            raise error.at(f"Run.{method.__name__}") from None
-        return method(*args, **kwargs)
-
-    return checked
 
 
 @dataclass(frozen=True)
@@ -72,7 +56,7 @@ class Run(SavedRun):
         """Free the memory of the parameters. The next use reads them again."""
         self.__dict__.pop("parameters", None)
 
-    @_checked
+    @checked
     def generate(
         self,
         texts: Sequence[str],
@@ -109,7 +93,7 @@ class Run(SavedRun):
         )
         return [outputs[0].text for outputs in found]
 
-    @_checked
+    @checked
     def outputs(
         self,
         texts: Sequence[str],
@@ -141,9 +125,9 @@ class Run(SavedRun):
                 name=name,
             )
 
-        return self._asked(_rows(texts), compute, batch_size, too_long)
+        return self._asked(rows_of(texts), compute, batch_size, too_long)
 
-    @_checked
+    @checked
     def chat(
         self,
         messages: Sequence[Mapping[str, Any]],
@@ -186,9 +170,9 @@ class Run(SavedRun):
                 name=name,
             )
 
-        return self._asked(_rows([prompt]), compute, 1, "stop")[0][0].text
+        return self._asked(rows_of([prompt]), compute, 1, "stop")[0][0].text
 
-    @_checked
+    @checked
     def score(
         self, inputs: Sequence[str], targets: Sequence[str], *, batch_size: BatchRows = 32
     ) -> Float[np.ndarray, "N"]:
@@ -197,14 +181,14 @@ class Run(SavedRun):
         Raises UserError if the model cannot generate text, if the lists differ in length, or if a text is too long.
         """
         self._check("generate", "score")
-        rows, others = _rows(inputs, "inputs"), _rows(targets, "targets")
+        rows, others = rows_of(inputs, "inputs"), rows_of(targets, "targets")
         if len(rows) != len(others):
             raise UserError(f"score: {len(rows)} inputs and {len(others)} targets: the numbers must be equal.")
         pairs = [(one["inputs"], other["inputs"]) for one, other in zip(rows, others, strict=True)]
         found = score_texts(self.model, self.parameters, self.vocabulary, pairs, batch_size=batch_size)
         return np.asarray(found, np.float64)
 
-    @_checked
+    @checked
     def fill_mask(
         self, texts: Sequence[str], *, top: Ids = 5, batch_size: BatchRows = 32, too_long: TooLong = "stop"
     ) -> list[list[list[Candidate]]]:
@@ -215,9 +199,9 @@ class Run(SavedRun):
             texts = [row["inputs"] for row in rows]
             return inference.fill(self, texts, top=top, batch_size=at_once, params=self.parameters, name=name)
 
-        return self._asked(_rows(texts), compute, batch_size, too_long)
+        return self._asked(rows_of(texts), compute, batch_size, too_long)
 
-    @_checked
+    @checked
     def classify(
         self,
         texts: Sequence[str],
@@ -225,20 +209,37 @@ class Run(SavedRun):
         *,
         batch_size: BatchRows = 32,
         too_long: TooLong = "stop",
-    ) -> list[Label]:
-        """Return the label of each text or pair of texts, with the probabilities of all labels in the model's order."""
-        self._check("classify")
-        return self._answers(_rows(texts, second=second), batch_size, too_long)
+    ) -> list[Label] | list[LabelSet]:
+        """Return the label of each text or pair of texts, with the probabilities of all labels in the model's order.
 
-    @_checked
+        If a text may have several labels (`model.head` "labels"), return those with a probability of at least 0.5.
+        """
+        self._check("classify")
+        return self._answers(rows_of(texts, second=second), batch_size, too_long)
+
+    @checked
+    def regress(
+        self,
+        texts: Sequence[str],
+        second: Sequence[str] | None = None,
+        *,
+        batch_size: BatchRows = 32,
+        too_long: TooLong = "stop",
+    ) -> Float[np.ndarray, "N K"]:
+        """Return the numbers that the model predicts for each text or pair of texts, in the model's order."""
+        self._check("regress")
+        found = self._answers(rows_of(texts, second=second), batch_size, too_long)
+        return np.array([numbers.values for numbers in found], np.float64).reshape(len(found), -1)
+
+    @checked
     def tag(
         self, texts: Sequence[str], *, batch_size: BatchRows = 32, too_long: TooLong = "stop"
     ) -> list[list[tuple[str, Label]]]:
         """Return the words of each text with their tags."""
         self._check("tag")
-        return self._answers(_rows(texts), batch_size, too_long)
+        return self._answers(rows_of(texts), batch_size, too_long)
 
-    @_checked
+    @checked
     def find_span(
         self,
         questions: Sequence[str],
@@ -250,9 +251,9 @@ class Run(SavedRun):
     ) -> list[Span]:
         """Return the span of each text that answers the question at the same index. max_length: maximum number of tokens of a span."""
         self._check("find_span")
-        return self._answers(_rows(questions, "questions", second=texts), batch_size, too_long, longest=max_length)
+        return self._answers(rows_of(questions, "questions", second=texts), batch_size, too_long, longest=max_length)
 
-    @_checked
+    @checked
     def embed(
         self,
         texts: Sequence[str],
@@ -281,9 +282,9 @@ class Run(SavedRun):
                 name=name,
             )
 
-        return np.asarray(self._asked(_rows(texts), compute, batch_size, too_long), np.float64)
+        return np.asarray(self._asked(rows_of(texts), compute, batch_size, too_long), np.float64)
 
-    @_checked
+    @checked
     def evaluate(
         self,
         tasks: str | Sequence[str] | None = None,
@@ -394,18 +395,3 @@ class Run(SavedRun):
             return inference.answer(self, some, longest=longest, batch_size=at_once, params=self.parameters, name=name)
 
         return self._asked(rows, compute, batch_size, too_long)
-
-
-def _rows(texts: Sequence[str], name: str = "texts", *, second: Sequence[str] | None = None) -> list[dict[str, Any]]:
-    """Return a row for each text, with "inputs" and optionally "second". Raises UserError if an argument is not a list of texts."""
-    for argument, values in ((name, texts), ("second", second or [])):
-        if isinstance(values, str | bytes):
-            raise UserError(f"{argument} is one text. Nearest: a list of texts, [{values!r:.40}].")
-        for i, text in enumerate(values):
-            if not isinstance(text, str):
-                raise UserError(f"{argument}[{i}] is {type(text).__name__}, not text.")
-    if second is None:
-        return [{"inputs": text} for text in texts]
-    if len(second) != len(texts):
-        raise UserError(f"{len(texts)} {name} and {len(second)} second texts: the numbers must be equal.")
-    return [{"inputs": one, "second": other} for one, other in zip(texts, second, strict=True)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,11 +38,17 @@ class Initialised:
 
 
 def initialise(
-    params: Params, source: Params, include: tuple[str, ...] = ("**",), exclude: tuple[str, ...] = ()
+    params: Params,
+    source: Params,
+    include: tuple[str, ...] = ("**",),
+    exclude: tuple[str, ...] = (),
+    optional: Collection[str] = (),
 ) -> Initialised:
     """Return `params`, with the parameters that the patterns select replaced by those of `source`, in the dtypes of `params`.
 
     Both are nested dicts of arrays. "**" matches across folders, "*" does not, and the name of a folder matches everything in it.
+
+    optional: paths of parameters of the source that are not taken if `params` does not have them.
 
     Raises UserError if a pattern matches no parameter of the source, or if a selected parameter is missing in `params` or has another shape.
     """
@@ -50,6 +57,7 @@ def initialise(
     if not taken:
         raise UserError(f"initialise.exclude: {', '.join(map(repr, exclude))} excludes all parameters of the source")
     want = shape_table(params)
+    taken = taken - {path for path in optional if path not in want}
     if missing := sorted({path.split("/")[0] for path in taken if "/" in path} - {path.split("/")[0] for path in want}):
         raise UserError(
             f"initialise.include: the source's parameters {', '.join(f'{folder}/**' for folder in missing)} are not in this model; exclude them"

@@ -1,4 +1,4 @@
-"""Targets of encoders that are not text: classes of texts or words, the first and last position of a span, and numbers of texts."""
+"""Targets of encoders that are not text: classes or numbers of texts, classes of words, the first and last position of a span, and which text a token is in."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import seqio
 from t2t.data.config import Data
 from t2t.data.registry import find
 from t2t.errors import UserError
+from t2t.nn.capabilities import VALUES
 from t2t.nn.model import ModelConfig, Output
 
 Of = Literal["text", "word"]
@@ -43,6 +44,34 @@ class Labels(seqio.PassThroughVocabulary):
         return f"labels of each {self.of}: {', '.join(self.labels)}"
 
 
+class Values(seqio.PassThroughVocabulary):
+    """Several numbers for each text, in the feature `values`. The ids of the targets have no meaning.
+
+    output: "labels" if a number is 1 for a label that the text has and else 0, or "numbers" if the numbers are to be predicted.
+    labels: names of the labels or numbers. A single number needs none.
+    """
+
+    def __init__(self, labels: Sequence[str], *, output: Output) -> None:
+        assert output in VALUES, output
+        super().__init__(size=1)
+        self.labels, self.output = tuple(labels), output
+
+    @property
+    def count(self) -> int:
+        """Number of values of a text."""
+        return len(self.labels) or 1
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Values) and (self.labels, self.output) == (other.labels, other.output)
+
+    def __hash__(self) -> int:
+        return hash((self.labels, self.output))
+
+    def __str__(self) -> str:
+        what = "any number of labels" if self.output == "labels" else "numbers"
+        return f"{what} of each text: {', '.join(self.labels)}" if self.labels else "a number of each text"
+
+
 class Places(seqio.PassThroughVocabulary):
     """Token positions in an example, from 0."""
 
@@ -65,11 +94,13 @@ class Texts(seqio.PassThroughVocabulary):
 
 def is_text(vocabulary: seqio.Vocabulary) -> bool:
     """Return whether targets with this vocabulary are text."""
-    return not isinstance(vocabulary, Labels | Places | Texts)
+    return not isinstance(vocabulary, Labels | Values | Places | Texts)
 
 
 def output_of(vocabulary: seqio.Vocabulary) -> Output:
     """Return the model output that predicts targets with this vocabulary."""
+    if isinstance(vocabulary, Values):
+        return vocabulary.output
     if isinstance(vocabulary, Labels):
         return "label" if vocabulary.of == "text" else "tags"
     return "span" if isinstance(vocabulary, Places) else "tokens"
@@ -95,7 +126,12 @@ def check_model(data: Data, config: ModelConfig) -> None:
             f" (model.head {config.output!r}). Nearest: {options}."
         )
     own = config.labels
-    if labels and labels != own:
+    if isinstance(vocabulary, Values) and wanted == "numbers":
+        if config.num_labels != vocabulary.count:
+            raise UserError(
+                f"task {data.task!r} has {vocabulary.count} numbers for each text, the model predicts {config.num_labels} (model.labels). Nearest: {options}."
+            )
+    elif labels and labels != own:
         raise UserError(
             f"task {data.task!r} has {len(labels)} labels: {', '.join(labels)}; the model has {len(own)} labels: {', '.join(own)}"
             f" (model.labels). Nearest: {options}."
@@ -123,6 +159,9 @@ def check_objective(data: Data, name: str, features: Collection[str]) -> None:
 _DESCRIPTIONS: dict[Output, str] = {
     "tokens": "tokens of the vocabulary",
     "label": "a label for each text",
+    "labels": "any number of labels for each text",
+    "numbers": "numbers for each text",
     "tags": "a label for each word",
     "span": "the first and last token of a span",
+    "vectors": "vectors of texts",
 }

@@ -2,13 +2,18 @@
 
 from t2t.decode.answer_text import (
     Label,
+    LabelSet,
+    Numbers,
     Span,
     best_spans,
     embed_texts,
+    first_logits,
+    label_set,
     label_texts,
     span_texts,
     tag_texts,
     target_text,
+    value_texts,
     words_between,
 )
 from t2t.decode.config import Beam, Decoding, Greedy, Sampling
@@ -30,7 +35,9 @@ __all__ = [
     "Generated",
     "Greedy",
     "Label",
+    "LabelSet",
     "MaskFill",
+    "Numbers",
     "Output",
     "Pooling",
     "Sampling",
@@ -43,10 +50,12 @@ __all__ = [
     "fill_many",
     "fill_mask",
     "fill_texts",
+    "first_logits",
     "generate",
     "generate_many",
     "generate_prompts",
     "generate_texts",
+    "label_set",
     "label_texts",
     "mesh_of",
     "place",
@@ -58,5 +67,6 @@ __all__ = [
     "tag_texts",
     "target_text",
     "token_scores",
+    "value_texts",
     "words_between",
 ]

@@ -1,4 +1,4 @@
-"""Predictions of an encoder's head for labels, tags or spans, and embeddings of texts."""
+"""Predictions of an encoder's head for labels, numbers, tags or spans, and embeddings of texts."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ from t2t.types import Batch, Params
 from t2t.vocabularies import Vocabulary
 
 _WORD = re.compile("[^ \\t\\n\\v\\f\\r]+")
+THRESHOLD = 0.5
+"""Probability from which a text has a label, if it may have several."""
 
 
 @struct.dataclass
@@ -87,6 +89,19 @@ class Label(NamedTuple):
     probabilities: list[float]
 
 
+class LabelSet(NamedTuple):
+    """The labels of a text with a probability of at least 0.5, and the probabilities of all labels, both in the order of the model."""
+
+    texts: list[str]
+    probabilities: list[float]
+
+
+class Numbers(NamedTuple):
+    """The numbers that the model predicts for a text, in the order of the model."""
+
+    values: list[float]
+
+
 class Span(NamedTuple):
     """The words of a text that answer a question ("" if none), the first word's index and first character (-1 if none), and the probability."""
 
@@ -124,6 +139,32 @@ def label_texts(
         for i, probabilities in zip(indices, scores, strict=False):
             found[i] = _label(model, probabilities[0])
     return found
+
+
+def value_texts(
+    model: Model,
+    params: Params,
+    vocabulary: Vocabulary,
+    texts: Sequence[tuple[str, str | None]],
+    *,
+    batch_size: int = 32,
+    name: Name = text_name,
+) -> list[LabelSet] | list[Numbers]:
+    """Return the labels or the numbers of each text or pair. Raises UserError if a text is too long for the model."""
+    rows = [_framed(vocabulary, first, second) for first, second in texts]
+    found: list[Any] = [None] * len(rows)
+    for indices, logits in _computed(first_logits, model, params, rows, batch_size, name):
+        for i, scores in zip(indices, np.asarray(logits, np.float64), strict=False):
+            numbers = model.config.output == "numbers"
+            found[i] = Numbers(scores.tolist()) if numbers else label_set(model.config.labels, scores)
+    return found
+
+
+def label_set(labels: Sequence[str], scores: Float[np.ndarray, "K"]) -> LabelSet:
+    """Return the labels of a text whose labels have these scores: the probability of each is the sigmoid of its score."""
+    probabilities = (0.5 * (1.0 + np.tanh(0.5 * scores))).tolist()  # the sigmoid, without overflow
+    chosen = [label for label, value in zip(labels, probabilities, strict=True) if value >= THRESHOLD]
+    return LabelSet(chosen, probabilities)
 
 
 def tag_texts(
@@ -205,6 +246,12 @@ def embed_texts(
             length = float(np.linalg.norm(vector)) if normalise else 1.0
             found[i] = (vector / (length or 1.0)).tolist()
     return found
+
+
+@partial(jax.jit, static_argnums=0)
+def first_logits(model: Model, params: Params, batch: Batch) -> Float[Array, "B K"]:
+    """Return the scores of each row's text: those at its first token. Rows have one text each."""
+    return model.logits(params, batch)[:, 0]
 
 
 @partial(jax.jit, static_argnums=0)

@@ -102,14 +102,20 @@ def _encoder(model: Model, pad_id: int | None) -> list[Entry]:
 _SCORES: dict[Output, str] = {
     "tokens": "scores of each token at each position",
     "label": "scores of each label of a text at its first position",
+    "labels": "score of each label of a text at its first position; above 0 if the text has the label",
+    "numbers": "numbers of a text at its first position",
     "tags": "scores of each label of a word at its first token",
     "span": "scores of each position as the first and as the last of the span",
+    "vectors": "outputs at each position",
 }
 _LOGITS: dict[Output, str] = {
     "tokens": "float32 [batch, length, vocabulary]; the scores at a mask predict its token",
     "label": "float32 [batch, length, labels]; position 0 has the scores of the text",
+    "labels": "float32 [batch, length, labels]; position 0 has the scores of the text, whose sigmoids are probabilities",
+    "numbers": "float32 [batch, length, numbers]; position 0 has the numbers of the text",
     "tags": "float32 [batch, length, labels]; a word's first token has the scores of the word",
     "span": "float32 [batch, length, length]; position 0 has the scores of the first position, position 1 those of the last",
+    "vectors": "float32 [batch, length, width]; the vector of a text is pooled from the outputs at its tokens",
 }
 
 

@@ -184,7 +184,7 @@ class Family(abc.ABC):
         """Return the table of tensors."""
 
 
-_TOKEN_HEAD = ("tied", "scaled_head", "head_transform", "head_bias")
+_TOKEN_HEAD = ("tied", "scaled_head", "head_transform", "head_bias", "kept_pooler", "kept_pair_classifier")
 _TRANSFORM = ("head_activation", "transform_bias")
 _WITHOUT_EFFECT = (*EXECUTION, *VECTORS, *PRECISION, *RATES, *START)
 

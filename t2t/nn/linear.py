@@ -56,6 +56,7 @@ class Linear(nnx.Module):
 
     axes: logical axes of the kernel's two dimensions.
     quantization: type of the product, forward and backward; see `t2t.nn.quantized.quantized_matmul`. Parameters are always float32.
+    trainable: whether training changes the parameters.
 
     Raises:
         UserError: the library for quantization is not installed.
@@ -70,11 +71,12 @@ class Linear(nnx.Module):
         bias: bool,
         init: Initializer,
         quantization: Quantization = "none",
+        trainable: bool = True,
     ) -> None:
         check_installed(quantization)
         self.quantization: Quantization = quantization
-        self.kernel = parameter((inputs, outputs), axes, init)
-        self.bias = parameter((outputs,), axes[1:], ZEROS, decay=False) if bias else None
+        self.kernel = parameter((inputs, outputs), axes, init, trainable=trainable)
+        self.bias = parameter((outputs,), axes[1:], ZEROS, decay=False, trainable=trainable) if bias else None
 
     def __call__(self, x: Float[Array, "*B I"]) -> Float[Array, "*B O"]:
         """Apply to the last axis."""

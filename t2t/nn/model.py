@@ -232,6 +232,11 @@ class ModelConfig(Configuration, abc.ABC):
         return ()
 
     @property
+    def num_labels(self) -> int:
+        """Number of classes or numbers that the logits score for a text or word. A single number has no name in `labels`."""
+        return len(self.labels)
+
+    @property
     def noncausal_prefix(self) -> bool:
         """Whether all tokens that `Tokens.prefix` marks see each other."""
         return False

@@ -8,14 +8,18 @@ from functools import partial
 from typing import Annotated, ClassVar
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from t2t.chunked_cross_entropy import chunked_cross_entropy, positions_at_a_time
+from t2t.data.values import VALUES_FEATURE
 from t2t.errors import UserError
 from t2t.limits import Ids, Range, Rate
-from t2t.losses import LossSums, cross_entropy
+from t2t.losses import LossSums, binary_cross_entropy, cross_entropy, squared_error
 from t2t.nn.aux import with_aux
+from t2t.nn.capabilities import VALUES
 from t2t.nn.model import Capability, Model, ModelConfig
+from t2t.nn.pooling import pool
 from t2t.objectives.objective import Objective
 from t2t.types import Batch, Params
 
@@ -23,6 +27,9 @@ from t2t.types import Batch, Params
 @dataclass(frozen=True, kw_only=True)
 class CrossEntropy(Objective):
     """Cross-entropy of the targets, with two regularizers.
+
+    Of a head for several labels of a text it is the mean binary cross-entropy of the labels. Of a head for numbers it is their mean squared error: the
+    cross-entropy of normal distributions of fixed variance, up to a factor and a constant.
 
     Args:
         z_loss: coefficient of log(Z)^2, which keeps the softmax normalizer near 1 (Mesh TensorFlow; T5 uses 1e-4).
@@ -47,8 +54,17 @@ class CrossEntropy(Objective):
         return {**z_loss, **sums.extra}
 
     def check(self, model: ModelConfig) -> None:
-        """Raise UserError also for label smoothing with a span head: most positions are outside of the text."""
+        """Raise UserError also for regularizers that the model's head does not have.
+
+        With a span head, label smoothing would be spread over positions outside of the text. Independent labels and numbers have no softmax.
+        """
         super().check(model)
+        for name in ("z_loss", "label_smoothing"):
+            if (value := getattr(self, name)) and model.output in VALUES:
+                raise UserError(
+                    f"{name} {value} (--objective.{name.replace('_', '-')}) is a regularizer of a softmax, which model.head {model.output!r} does not have."
+                    " Nearest: 0.0."
+                )
         if self.label_smoothing and model.can("find_span"):
             raise UserError(
                 f"label_smoothing {self.label_smoothing} (--objective.label-smoothing) would be spread over positions outside of the text"
@@ -68,6 +84,9 @@ def target_losses(
     The logits over a vocabulary are computed in chunks, see `t2t.chunked_cross_entropy`. Objectives run the forward pass for the targets only here:
     auxiliary outputs of layers are added to `LossSums` here.
     """
+    if model.config.output in VALUES:
+        logits, aux = model.scored(params, batch, dropout_key=dropout_key)
+        return with_aux(_value_losses(model.config, logits, batch), aux)
     if model.config.output != "tokens":
         logits, aux = model.scored(params, batch, dropout_key=dropout_key)
         return with_aux(cross_entropy(logits, batch.targets, batch.weights, terms), aux)
@@ -75,3 +94,13 @@ def target_losses(
     return with_aux(
         chunked_cross_entropy(partial(model.head, params), hidden, batch.targets, batch.weights, terms), aux
     )
+
+
+def _value_losses(config: ModelConfig, logits: Float[Array, "B L K"], batch: Batch) -> LossSums:
+    """Return the sums of the losses of several labels or numbers for each text. The logits and the weight of a text are those at its first token."""
+    assert batch.encoder is not None, "an encoder needs batch.encoder"
+    values, segments = batch.extra[VALUES_FEATURE], batch.encoder.segments
+    first = partial(pool, segments=segments, pooling="first", slots=values.shape[1])
+    weights = first(jnp.asarray(batch.weights)[..., None])[..., 0]
+    losses = binary_cross_entropy if config.output == "labels" else squared_error
+    return losses(first(logits), values, weights)

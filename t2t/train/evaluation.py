@@ -20,6 +20,7 @@ from t2t.data.config import Data
 from t2t.decode import Decoding, Greedy, generate_many, target_text, words_between
 from t2t.errors import UserError
 from t2t.limits import Configuration, CountOrZero, Generated, Rows
+from t2t.nn.capabilities import VALUES
 from t2t.nn.model import Model, ModelConfig
 from t2t.objectives import Objective
 from t2t.train import task_metrics
@@ -30,6 +31,7 @@ from t2t.train.ranking import Scorer, rank
 from t2t.train.results import EvalResult, merged, summary, write
 from t2t.train.task_metrics import Raw, text_of
 from t2t.train.teacher_forcing import EvaluatedObjective, TeacherForced
+from t2t.train.values import evaluate_values
 from t2t.train.vectors import evaluate_vectors
 from t2t.types import Batch, Params
 from t2t.vocabularies import Vocabulary
@@ -183,6 +185,8 @@ class Evaluator:
         """Evaluate one task with the examples of one seed, or without prompts."""
         if source.compares_texts:
             return evaluate_vectors(self._model, params, source, self._before_batch)
+        if self._model.config.output in VALUES:
+            return evaluate_values(self._model, params, source, self._before_batch)
         forced = TeacherForced()
         objective = None if source.objective is None or prompter is not None else EvaluatedObjective(source.objective)
         raws: list[Raw] = []

@@ -10,8 +10,10 @@ from t2t import config_classes
 from t2t.checkpoint import CheckpointConfig
 from t2t.data.config import Data
 from t2t.data.converters import FeatureConverter, converter
+from t2t.data.values import with_values
 from t2t.errors import UserError
 from t2t.limits import Configuration, Count, CountOrZero, Parts, Seed
+from t2t.nn.capabilities import VALUES
 from t2t.nn.model import EXECUTION, ModelConfig
 from t2t.objectives import CrossEntropy, Objective
 from t2t.optim import Ema, OptimizerConfig, Trainable
@@ -88,16 +90,17 @@ class Experiment(Configuration):
 
     def rows(self, *, has_inputs: bool = True, has_types: bool = False) -> FeatureConverter:
         """Return the converter from examples to rows. has_inputs, has_types: whether the task has these features."""
-        return self.objective.converter(
-            converter(
-                self.model.kind,
-                inputs_length=self.data.inputs_length,
-                targets_length=self.data.targets_length,
-                has_inputs=has_inputs,
-                has_types=has_types,
-                loss_on_inputs=self.data.loss_on_inputs,
-            )
+        rows = converter(
+            self.model.kind,
+            inputs_length=self.data.inputs_length,
+            targets_length=self.data.targets_length,
+            has_inputs=has_inputs,
+            has_types=has_types,
+            loss_on_inputs=self.data.loss_on_inputs,
         )
+        if self.model.output in VALUES:
+            rows = with_values(self.model.num_labels)(rows)
+        return self.objective.converter(rows)
 
     @classmethod
     def upgraded(cls, fields: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from t2t.checkpoint import CheckpointConfig
 from t2t.errors import UserError, nearest
+from t2t.nn.capabilities import VALUES
 from t2t.nn.model import ModelConfig
 from t2t.train import task_metrics
 from t2t.train.eval_examples import Source, text_in
@@ -62,6 +63,8 @@ def metric_names(
     scored = source.objective is not None and not (source.compares_texts and similar)
     if source.compares_texts:
         always = ["loss"] if scored else []
+    elif config.output in VALUES:
+        always = ["loss", *(["exact_match"] if config.output == "labels" else [])]
     else:
         always = [*_ALWAYS, *(["exact_match"] if not config.can("generate") else [])]
     names = [

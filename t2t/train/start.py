@@ -39,7 +39,9 @@ def initial_state(
     if start_from.run is None:
         return state
     source = SavedRun.load(start_from.run, start_from.step, plain_weights=start_from.plain_weights)
-    initial = initialise(state.params, source.params(), include=start_from.include, exclude=start_from.exclude)
+    # Parameters that the source's model only keeps, such as BERT's pooler with a masked-LM head.
+    kept = [path for path, spec in flatten_specs(source.model.specs).items() if not spec.trainable]
+    initial = initialise(state.params, source.params(), start_from.include, start_from.exclude, optional=kept)
     _check_vocabulary(record.vocabulary.in_directory(str(directory / VOCABULARY)), source, program.model, initial.taken)
     if record.experiment.trainable.frozen_storage == "reference":
         checkpoints.keep_apart(program.frozen, _reference(program, source, initial.taken))

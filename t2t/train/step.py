@@ -86,7 +86,7 @@ def make_step(
             )
         metrics = {
             "loss": value,
-            "accuracy": total.correct / weight,
+            **({} if model.config.output == "numbers" else {"accuracy": total.correct / weight}),
             "grad_norm": jnp.sqrt(jnp.sum(squared)),
             # The optimizer counts only the updates that were applied.
             "learning_rate": jnp.asarray(learning_rate(state.step - state.health.skipped), jnp.float32),

@@ -44,9 +44,9 @@ def predicts(task: seqio.Task) -> bool:
 
 
 def of_predictions(
-    task: seqio.Task, raws: Sequence[Raw], targets: Sequence[str], predictions: Sequence[str], scores: Sequence[float]
+    task: seqio.Task, raws: Sequence[Raw], targets: Sequence[Any], predictions: Sequence[Any], scores: Sequence[float]
 ) -> dict[str, float]:
-    """Return the task's metrics of generated texts. scores: the auxiliary values of the predictions."""
+    """Return the task's metrics of generated texts, or of sets of labels or numbers. scores: the auxiliary values of the predictions."""
     if not predicts(task):
         return {}
     wanted = _targets(task, raws, targets)
@@ -129,7 +129,7 @@ def _of_choices(function: Callable[..., Any]) -> bool:
     return getattr(function, "__name__", "") == "rank_classification"
 
 
-def _targets(task: seqio.Task, raws: Sequence[Raw], targets: Sequence[str]) -> list[Any]:
+def _targets(task: seqio.Task, raws: Sequence[Raw], targets: Sequence[Any]) -> list[Any]:
     return [task.postprocess_fn(text, example=raw, is_target=True) for text, raw in zip(targets, raws, strict=True)]
 
 

@@ -13,7 +13,7 @@ include T5's chunking, trimming and EOS steps, so they must be the last preproce
   and in this project's pipeline. Repeating the finished dataset repeats its examples.
 """
 
-from t2t.tasks.objectives.answering import classify, find_span, tag_words
+from t2t.tasks.objectives.answering import classify, classify_several, find_span, regress, tag_words
 from t2t.tasks.objectives.denoising import deshuffling, dropped_tokens, masked_denoising, replaced_tokens
 from t2t.tasks.objectives.features import (
     encoder_features,
@@ -21,6 +21,7 @@ from t2t.tasks.objectives.features import (
     span_features,
     text_features,
     texts_features,
+    value_features,
 )
 from t2t.tasks.objectives.infilling import bart, sentence_permutation, text_infilling
 from t2t.tasks.objectives.language_modelling import causal_lm, fill_in_the_middle, prefix_lm
@@ -44,6 +45,7 @@ __all__ = [
     "bart",
     "causal_lm",
     "classify",
+    "classify_several",
     "corrupted_lengths",
     "deshuffling",
     "dropped_tokens",
@@ -60,6 +62,7 @@ __all__ = [
     "pair_decision",
     "prefix_lm",
     "raw_length",
+    "regress",
     "replaced_tokens",
     "sentence_permutation",
     "separate_texts",
@@ -72,6 +75,7 @@ __all__ = [
     "text_infilling",
     "texts_features",
     "translation_lm",
+    "value_features",
     "whole_word_masked_lm",
     "with_mode",
 ]

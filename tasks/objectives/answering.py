@@ -1,4 +1,4 @@
-"""Classify texts, tag words and find spans: fine-tuning objectives for encoders with their own heads (Devlin et al. 2019, section 4).
+"""Classify texts, predict numbers of texts, tag words and find spans: fine-tuning objectives for encoders with their own heads (Devlin et al. 2019, section 4).
 
 `second` and the words must be texts, which `seqio.preprocessors.tokenize` leaves unchanged. Examples have BERT's format
 [CLS] first [SEP] second [SEP]; if the vocabulary has no such tokens, each text ends in EOS instead.
@@ -6,14 +6,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import seqio
 import tensorflow as tf
 
+from t2t.data.answers import HIDDEN
+from t2t.data.values import VALUES_FEATURE
 from t2t.data.vocabularies import from_seqio
-from t2t.errors import UserError
+from t2t.errors import UserError, nearest
 from t2t.tasks.formatting import refuse_unless
 from t2t.tasks.objectives.features import Lengths, OutputFeatures, limit, require
 from t2t.tasks.objectives.streams import Example
@@ -54,6 +58,70 @@ def classify(
         }
 
     return dataset.map(convert, num_parallel_calls=tf.data.AUTOTUNE)
+
+
+def classify_several(
+    dataset: tf.data.Dataset, sequence_length: Lengths, output_features: OutputFeatures, *, labels: Sequence[str]
+) -> tf.data.Dataset:
+    """Convert a text or a pair of texts and any number of labels to an encoder's example: `values` has 1 for each label of the text, else 0.
+
+    Args:
+      dataset: examples with `inputs`: ids of shape [N], without EOS; `targets`: the names or numbers of the labels, on lines of their own or separated by
+        commas, "" for none; and, for pairs, the text `second`. With "<unk>" or -1, the labels are unknown, and the weight is 0.
+      sequence_length: maximum length of `inputs`. Texts are cut as by `classify`.
+      output_features: `inputs`, `targets`, `weights`, `values` and optionally `types`; see `value_features`.
+      labels: label texts, in the order of their ids.
+
+    Raises:
+      UserError: the length is too short. On reading: an unknown label.
+    """
+    ids = {label: i for i, label in enumerate(labels)}
+
+    def read(text: str) -> list[float] | None:
+        parts = text.split("\n") if "\n" in text or text in ids else text.split(",")
+        found = [0.0] * len(ids)
+        for part in filter(None, map(str.strip, parts)):
+            if part in ("-1", HIDDEN) and part not in ids:
+                return None
+            place = ids[part] if part in ids else int(part) if part.isdecimal() else -1
+            if not 0 <= place < len(ids):
+                known = f"one of the labels {', '.join(ids)} or a number from 0 to {len(ids) - 1}"
+                raise UserError(f"classify_several: {part!r} is not {known}.{nearest(part, ids)}")
+            found[place] = 1.0
+        return found
+
+    return _with_values("classify_several", dataset, sequence_length, output_features, read, len(ids))
+
+
+def regress(
+    dataset: tf.data.Dataset, sequence_length: Lengths, output_features: OutputFeatures, *, count: int = 1
+) -> tf.data.Dataset:
+    """Convert a text or a pair of texts and `count` numbers to an encoder's example: `values` has the numbers.
+
+    Args:
+      dataset: as in `classify_several`; `targets`: the numbers, separated by white space, or "<unk>" if they are unknown.
+      sequence_length: maximum length of `inputs`. Texts are cut as by `classify`.
+      output_features: `inputs`, `targets`, `weights`, `values` and optionally `types`; see `value_features`.
+      count: how many numbers each text has.
+
+    Raises:
+      UserError: the length is too short. On reading: a target that is not that many finite numbers.
+    """
+
+    def read(text: str) -> list[float] | None:
+        if text.strip() == HIDDEN:
+            return None
+        try:
+            found = [float(part) for part in text.split()]
+        except ValueError:
+            found = []
+        if len(found) != count or not all(map(math.isfinite, found)):
+            raise UserError(
+                f"regress: the target {text!r} is not {'a finite number' if count == 1 else f'{count} finite numbers'}."
+            )
+        return found
+
+    return _with_values("regress", dataset, sequence_length, output_features, read, count)
 
 
 def tag_words(
@@ -147,6 +215,40 @@ def find_span(dataset: tf.data.Dataset, sequence_length: Lengths, output_feature
             "targets": tf.pad(span, rest),
             "weights": tf.pad(tf.ones_like(span), rest),
             "word_starts": tf.minimum(tf.cast(pieces.row_splits, tf.int32), framed.second_size) + framed.second_start,
+        }
+
+    return dataset.map(convert, num_parallel_calls=tf.data.AUTOTUNE)
+
+
+def _with_values(
+    objective: str,
+    dataset: tf.data.Dataset,
+    sequence_length: Lengths,
+    output_features: OutputFeatures,
+    read: Callable[[str], list[float] | None],
+    count: int,
+) -> tf.data.Dataset:
+    """Convert texts and targets to an encoder's examples with `values`. read: returns the `count` values of a target, or None if they are unknown."""
+    require(objective, output_features, "inputs", "targets", "weights", VALUES_FEATURE)
+    frame = _Frame(objective, sequence_length, output_features)
+
+    def values_of(target: bytes) -> np.ndarray:
+        """Return the values, and after them whether they are known."""
+        found = read(target.decode("utf-8"))
+        return np.array([0.0] * (count + 1) if found is None else [*found, 1.0], np.float32)
+
+    def convert(example: Example) -> Example:
+        features = frame(example["inputs"], frame.ids(example["second"]) if "second" in example else None).features
+        size = tf.size(features["inputs"])
+        # A stateless function keeps the iterator's state savable.
+        found = tf.numpy_function(values_of, [example["targets"]], tf.float32, stateful=False)
+        found = tf.ensure_shape(found, [count + 1])
+        return {
+            **example,
+            **features,
+            "targets": tf.zeros([size], tf.int32),
+            "weights": tf.pad(tf.cast(found[count:], tf.int32), [[0, size - 1]]),
+            VALUES_FEATURE: found[:count],
         }
 
     return dataset.map(convert, num_parallel_calls=tf.data.AUTOTUNE)

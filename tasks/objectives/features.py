@@ -7,9 +7,11 @@ from collections.abc import Mapping, Sequence
 import seqio
 import tensorflow as tf
 
-from t2t.data.answers import TEXTS, Labels, Of, Places, Texts
+from t2t.data.answers import TEXTS, Labels, Of, Places, Texts, Values
+from t2t.data.values import VALUES_FEATURE
 from t2t.data.vocabularies import to_seqio
 from t2t.errors import UserError
+from t2t.nn.capabilities import Output
 from t2t.vocabularies import Bytes, Vocabulary
 
 OutputFeatures = Mapping[str, seqio.Feature]
@@ -56,6 +58,22 @@ def label_features(
     """
     targets = seqio.Feature(Labels(labels, of=of), add_eos=False)
     return {**encoder_features(vocabulary, types=types), "targets": targets}
+
+
+def value_features(
+    vocabulary: Vocabulary | seqio.Vocabulary, *, labels: Sequence[str], output: Output, types: bool = False
+) -> dict[str, seqio.Feature]:
+    """Return an encoder's features with several numbers for each text in `values` (float32 [K]). The ids of `targets` have no meaning.
+
+    Args:
+      vocabulary: a t2t or SeqIO vocabulary.
+      labels: names of the labels or numbers, in order. A single number needs none.
+      output: "labels" (1 for a label that the text has, else 0) or "numbers".
+      types: see `encoder_features`.
+    """
+    targets = seqio.Feature(Values(labels, output=output), add_eos=False)
+    values = seqio.Feature(seqio.PassThroughVocabulary(size=1), add_eos=False, dtype=tf.float32)
+    return {**encoder_features(vocabulary, types=types), "targets": targets, VALUES_FEATURE: values}
 
 
 def span_features(vocabulary: Vocabulary | seqio.Vocabulary, *, types: bool = False) -> dict[str, seqio.Feature]:

@@ -8,6 +8,9 @@ from typing import Any
 VOCAB = 96
 LABELS = ("no", "yes", "perhaps")
 HEADS = {"SequenceClassification": "label", "TokenClassification": "tags", "QuestionAnswering": "span"}
+PROBLEMS = {"multi_label_classification": "labels", "regression": "numbers"}
+OF_TEXT = ("label", "labels", "numbers")
+"""Outputs for a whole text."""
 DETECTOR = "replaced"
 """Output of ELECTRA's discriminator in transformers: one logit for each token. Here it tags tokens, and the logit is the score of the second tag."""
 T5 = {"vocab_size": VOCAB, "d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 3}
@@ -41,13 +44,34 @@ class Case:
 
     @property
     def output(self) -> str:
-        """Output of the head."""
-        return {**HEADS, "PreTraining": DETECTOR}.get(self.model.partition("For")[2], "tokens")
+        """Output of the head. A model that was pretrained with pairs has the output of its masked-LM head, and a base model that of one tied to its embeddings.
+
+        The embeddings of ALBERT and ELECTRA are too narrow for that: their base models compute vectors.
+        """
+        if self.base and self.options.get("embedding_size", 32) < 32:
+            return "vectors"
+        detector = {"PreTraining": DETECTOR} if self.family == "ELECTRA" else {}
+        kinds = {**HEADS, "NextSentencePrediction": "label", **detector}
+        return PROBLEMS.get(self.options.get("problem_type", ""), kinds.get(self.model.partition("For")[2], "tokens"))
+
+    @property
+    def base(self) -> bool:
+        """Whether the model has no head. Its logits are then the product with the embeddings."""
+        return self.kind == "encoder" and self.model.endswith("Model")
+
+    @property
+    def paired(self) -> bool:
+        """Whether the model has a masked-LM head and a classifier of pairs."""
+        return self.model.endswith("ForPreTraining") and self.output != DETECTOR
 
     @property
     def labels(self) -> int:
-        """Number of labels of the head."""
-        return 2 if self.output == DETECTOR else len(LABELS)
+        """Number of labels of the head, or of dimensions of a vector."""
+        if self.output == "vectors":
+            return 32
+        if self.output == DETECTOR or self.model.endswith("NextSentencePrediction"):
+            return 2
+        return len(self.options.get("id2label", LABELS))
 
 
 def case(family: str, name: str, config: str, model: str, base: dict[str, Any], **options: Any) -> Case:

@@ -16,7 +16,7 @@ from tests.interop import (
     cases_smollm3,
     cases_t5_encoder,
 )
-from tests.interop.case import HEADS, LABELS, LLAMA, T5, VOCAB, Case, case
+from tests.interop.case import HEADS, LABELS, LLAMA, PROBLEMS, T5, VOCAB, Case, case
 
 ROWS = (10, 7)
 """Number of tokens in each row of the inputs; the rest is padding."""
@@ -41,6 +41,16 @@ def _headed(family: str, kind: str, base: dict[str, Any], **options: Any) -> Cas
     labels = {} if kind == "QuestionAnswering" else {"id2label": dict(enumerate(LABELS))}
     name = f"{family}For{kind}"
     return case(_FAMILIES[family], HEADS[kind], f"{family}Config", name, base, **options, **labels)
+
+
+def _problem(problem: str, labels: tuple[str, ...] = LABELS) -> Case:
+    return case(
+        "BERT",
+        f"{PROBLEMS[problem]}, {len(labels)}",
+        "BertConfig",
+        "BertForSequenceClassification",
+        {**_BERT, "problem_type": problem, "id2label": dict(enumerate(labels))},
+    )
 
 
 _FAMILIES = {"Bert": "BERT", "Roberta": "RoBERTa", "DistilBert": "DistilBERT", "Albert": "ALBERT"}
@@ -152,6 +162,15 @@ CASES = (
     *(_headed("Roberta", kind, _BERT, type_vocab_size=1, pad_token_id=1) for kind in HEADS),
     *(_headed("DistilBert", kind, _DISTILBERT) for kind in HEADS),
     *(_headed("Albert", kind, _BERT, embedding_size=16) for kind in HEADS),
+    _problem("multi_label_classification"),
+    _problem("regression", ("LABEL_0",)),
+    _problem("regression"),
+    case("BERT", "base", "BertConfig", "BertModel", _BERT),
+    case("BERT", "pretraining", "BertConfig", "BertForPreTraining", _BERT),
+    case("BERT", "next sentence", "BertConfig", "BertForNextSentencePrediction", _BERT),
+    case("ALBERT", "base", "AlbertConfig", "AlbertModel", _BERT, embedding_size=16),
+    case("ALBERT", "pretraining", "AlbertConfig", "AlbertForPreTraining", _BERT, embedding_size=16),
+    case("RoBERTa", "base", "RobertaConfig", "RobertaModel", _BERT, type_vocab_size=1, pad_token_id=1),
     *cases_encoders.CASES,
     *cases_bart.CASES,
     *cases_gemma.CASES,

@@ -53,6 +53,14 @@ CASES: tuple[Case, ...] = (
     *(headed("ModernBERT", "ModernBert", kind, _MODERN, classifier_pooling="mean") for kind in HEADS),
     case(
         "ModernBERT",
+        "numbers",
+        "ModernBertConfig",
+        "ModernBertForSequenceClassification",
+        {**_MODERN, "num_hidden_layers": 4, "id2label": dict(enumerate(LABELS))},
+        problem_type="regression",
+    ),
+    case(
+        "ModernBERT",
         "label, first token",
         "ModernBertConfig",
         "ModernBertForSequenceClassification",
@@ -70,6 +78,14 @@ CASES: tuple[Case, ...] = (
     ),
     headed("EuroBERT", "EuroBert", "SequenceClassification", _EURO),
     headed("EuroBERT", "EuroBert", "TokenClassification", _EURO),
+    case(
+        "EuroBERT",
+        "labels",
+        "EuroBertConfig",
+        "EuroBertForSequenceClassification",
+        {**_EURO, "id2label": dict(enumerate(LABELS))},
+        problem_type="multi_label_classification",
+    ),
     *(
         case(
             "EuroBERT",
@@ -94,6 +110,7 @@ CASES: tuple[Case, ...] = (
         tie_word_embeddings=False,
     ),
     *(headed("MPNet", "MPNet", kind, _MPNET) for kind in HEADS),
+    case("MPNet", "base", "MPNetConfig", "MPNetModel", _MPNET),
     *(
         case("ELECTRA", name, "ElectraConfig", model, _ELECTRA, **options)
         for name, model, options in (
@@ -104,6 +121,7 @@ CASES: tuple[Case, ...] = (
         )
     ),
     *(headed("ELECTRA", "Electra", kind, _ELECTRA) for kind in HEADS),
+    case("ELECTRA", "base", "ElectraConfig", "ElectraModel", _ELECTRA),
     case(
         "ELECTRA",
         "label, wide",

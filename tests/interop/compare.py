@@ -95,7 +95,8 @@ def _gradients(case: Case, model: Any, own: Any, params: Any, batch: Any, tensor
     named = {name: parameter.grad for name, parameter in model.named_parameters(remove_duplicate=False)}
 
     def theirs_of(tensor: Any) -> Any:
-        return next((named[name] for name in (tensor.name, *tensor.aliases) if name in named), None)
+        names = (tensor.name, *tensor.aliases, tensor.name.partition(".")[2])  # a base model has no prefix
+        return next((named[name] for name in names if name in named), None)
 
     found = [(write_tensor(tensor, grads), theirs_of(tensor)) for tensor in tensors]
     return max(_largest(ours, theirs.numpy()) for ours, theirs in found if theirs is not None)

@@ -17,8 +17,8 @@ FOLDER = Path(__file__).parent / "golden"
 
 
 def kept(case: Case, logits: np.ndarray) -> np.ndarray:
-    """Return the logits to store: every twelfth logit over a vocabulary, or all logits of other heads."""
-    return logits[:, ::12] if case.output == "tokens" else logits.reshape(-1, logits.shape[-1])
+    """Return the logits to store: every twelfth logit over a vocabulary or dimension of a vector, or all logits of other heads."""
+    return logits[:, ::12] if case.output in ("tokens", "vectors") else logits.reshape(-1, logits.shape[-1])
 
 
 def file_name(case: Case) -> str:

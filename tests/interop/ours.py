@@ -11,8 +11,9 @@ import numpy as np
 
 from t2t.decode import Beam, Greedy, generate
 from t2t.nn.model import Model
+from t2t.objectives import CrossEntropy
 from t2t.types import Batch, Params, Tokens
-from tests.interop.case import DETECTOR, Case
+from tests.interop.case import DETECTOR, OF_TEXT, PROBLEMS, Case
 
 NEW = 8
 """Number of tokens to generate."""
@@ -34,12 +35,14 @@ def batch(case: Case, given: dict[str, np.ndarray]) -> Batch:
         types = given["types"] if case.family in ("BERT", "ALBERT", "ELECTRA") else None
         targets = ids if case.output == "tokens" else ids % case.labels
         # Labels are predicted only at the first token.
-        places = mask * (np.arange(ids.shape[1]) == 0) if case.output == "label" else mask
+        places = mask * (np.arange(ids.shape[1]) == 0) if case.output in OF_TEXT else mask
+        extra = {"values": values(case, given)[:, None]} if case.output in PROBLEMS.values() else {}
         return Batch(
             encoder=tokens(ids, mask, types),
             decoder=None,
             targets=targets.astype(np.int32),
             weights=places.astype(np.float32),
+            extra=extra,
         )
     if case.kind == "decoder":
         behind = np.concatenate([ids[:, 1:], np.zeros_like(ids[:, :1])], axis=1)
@@ -57,9 +60,15 @@ def batch(case: Case, given: dict[str, np.ndarray]) -> Batch:
     )
 
 
+def values(case: Case, given: dict[str, np.ndarray]) -> np.ndarray:
+    """Return the targets of several labels (0 or 1) or numbers (from 0 to 1) of each row: float32 [rows, labels]."""
+    ids = given["ids"][:, : case.labels]
+    return (ids % 2 if case.output == "labels" else ids / 96).astype(np.float32)
+
+
 def real(case: Case, given: dict[str, np.ndarray], logits: np.ndarray) -> np.ndarray:
     """Return the logits at positions without padding."""
-    if case.output == "label":
+    if case.output in OF_TEXT:
         return logits
     return logits.reshape(-1, logits.shape[-1]) if case.kind == "encoder_decoder" else logits[given["mask"] == 1]
 
@@ -72,11 +81,14 @@ def logits(case: Case, model: Model, params: Params, given: dict[str, np.ndarray
     scores = np.asarray(jit(model.logits)(params, own))
     if case.output == DETECTOR:
         return scores[..., 1:] - scores[..., :1]
-    return scores[:, 0] if case.output == "label" else scores
+    return scores[:, 0] if case.output in OF_TEXT else scores
 
 
 def loss(model: Model, params: Params, batch: Batch) -> jax.Array:
-    """Return the mean cross entropy of the predictions."""
+    """Return the mean loss of the predictions: cross-entropy, or that of the objective for several labels or numbers."""
+    if batch.extra:
+        sums = CrossEntropy().loss(model, params, batch)
+        return sums.objective / sums.weight
     scores = jax.nn.log_softmax(model.logits(params, batch))
     picked = jnp.take_along_axis(scores, jnp.asarray(batch.targets)[..., None], axis=-1)[..., 0]
     return -jnp.sum(picked * batch.weights) / jnp.sum(batch.weights)

@@ -1,24 +1,33 @@
-"""Heads of BERT and its kin for labels, tags and spans: in with their labels, asked, and out again."""
+"""Heads of BERT and its kin for labels, numbers, tags and spans, poolers and classifiers of pairs: in with their labels, asked, and out again."""
 
+import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+import t2t
 from t2t.errors import UserError
 from t2t.export.huggingface import opened
 from t2t.launch.export import export
 from t2t.launch.import_model import import_model
 from t2t.launch.infer import command as infer
+from t2t.models.bert.heads import PAIR_LABELS
 from t2t.models.families import exportable, family_of
+from t2t.optim import AdamW, Constant
 from t2t.sharding import MeshConfig
-from tests.interop.case import HEADS, LABELS
-from tests.interop.cases import CASES
+from tests.interop import ours
+from tests.interop.case import HEADS, LABELS, OF_TEXT, PROBLEMS
+from tests.interop.cases import CASES, inputs
 from tests.interop.goldens import write_directory
+from tests.models.tiny import quick_jit
 
 BY_NAME = {case.name: case for case in CASES}
-HEADED = [case for case in CASES if case.output in HEADS.values()]
+HEADED = [case for case in CASES if case.output in (*OF_TEXT, *HEADS.values())]
+CLASSIFIERS = [case for case in CASES if case.output == "label" and case.model.endswith("SequenceClassification")]
+PRETRAINED = [case for case in CASES if case.paired]
 
 
 def tokenizer(directory):
@@ -41,12 +50,68 @@ def test_the_head_and_its_labels_come_in_and_go_out_as_they_came(case, tmp_path)
     with opened(tmp_path, family_of) as source:
         config = source.config
         assert not source.left_out
-    assert (config.output, config.labels) == (case.output, () if case.output == "span" else LABELS)
+    own = tuple(case.options.get("id2label", {}).values())
+    labels = PAIR_LABELS if case.model.endswith("NextSentencePrediction") else () if len(own) == 1 else own
+    assert (config.output, config.labels) == (case.output, labels)
     _, options, tensors = exportable(config)
     assert options["architectures"] == found["config"]["architectures"]
     assert {tensor.name for tensor in tensors} == set(found["tensors"])
-    assert options.get("id2label") == found["config"].get("id2label")
-    assert options.get("label2id") in (None, {label: i for i, label in enumerate(LABELS)})
+    assert options.get("problem_type") in (None, case.options.get("problem_type", "single_label_classification"))
+    if own:
+        assert options["label2id"] == {label: i for i, label in enumerate(own)}
+        assert options["id2label"] == {str(i): label for i, label in enumerate(own)}
+
+
+def test_every_family_has_every_head_that_transformers_has():
+    families = ("BERT", "RoBERTa", "DistilBERT", "ALBERT", "ELECTRA", "MPNet", "ModernBERT", "EuroBERT")
+    wanted = {(family, head) for family in families for head in HEADS.values()} - {("EuroBERT", "span")}
+    assert wanted == {(case.family, case.output) for case in HEADED if case.output in HEADS.values()}
+    assert set(families) == {case.family for case in CLASSIFIERS}
+
+
+@pytest.mark.parametrize("kind", HEADS)
+def test_the_heads_of_xlm_roberta_are_those_of_roberta(kind, tmp_path):
+    case = BY_NAME[f"RoBERTa {HEADS[kind]}"]
+    found = write_directory(case, tmp_path, model_type="xlm-roberta", architectures=[f"XLMRobertaFor{kind}"])
+    with opened(tmp_path, family_of) as source:
+        assert source.config.output == HEADS[kind]
+    assert {tensor.name for tensor in exportable(source.config)[2]} == set(found["tensors"])
+
+
+@pytest.mark.parametrize("problem", PROBLEMS)
+@pytest.mark.parametrize("case", CLASSIFIERS, ids=lambda case: case.name)
+def test_classifiers_of_every_family_are_for_several_labels_and_numbers_too(case, problem, tmp_path):
+    found = write_directory(case, tmp_path, problem_type=problem)
+    with opened(tmp_path, family_of) as source:
+        assert (source.config.output, source.config.labels) == (PROBLEMS[problem], LABELS)
+    _, options, tensors = exportable(source.config)
+    assert options["architectures"] == found["config"]["architectures"]
+    assert options["problem_type"] == problem
+    assert {tensor.name for tensor in tensors} == set(found["tensors"])
+
+
+@pytest.mark.parametrize("case", PRETRAINED, ids=lambda case: case.name)
+def test_the_classifier_of_pairs_is_that_of_transformers(case, tmp_path):
+    found = write_directory(case, tmp_path)
+    with opened(tmp_path, family_of) as source:
+        params = source.params(MeshConfig().build())
+        assert not source.left_out
+        head = {"head": "label", "labels": PAIR_LABELS, "pooler": True}
+        model = dataclasses.replace(source.config, **head).build()
+    answer = {"pooler": params["answer"]["pooler"], "output": params["pair_classifier"]}
+    params = {name: params[name] for name in ("embeddings", "encoder")} | {"answer": answer}
+    logits = quick_jit(model.logits)(params, ours.batch(case, inputs(case)))[:, 0]
+    np.testing.assert_allclose(logits, found["pairs"], atol=1e-4)
+
+
+def test_published_weights_of_a_pretrained_bert_name_only_the_masked_lm_head(tmp_path):
+    """As bert-base-uncased is stored: what the class does not have goes out again with the class that has it."""
+    found = write_directory(BY_NAME["BERT pretraining"], tmp_path, architectures=["BertForMaskedLM"])
+    with opened(tmp_path, family_of) as source:
+        assert not source.left_out
+    _, options, tensors = exportable(source.config)
+    assert options["architectures"] == ["BertForPreTraining"]
+    assert {tensor.name for tensor in tensors} == set(found["tensors"])
 
 
 @pytest.mark.parametrize(
@@ -71,6 +136,34 @@ def test_a_run_of_one_answers_and_is_exported_as_it_was(name, asked, said, tmp_p
     assert before.keys() == after.keys()
     assert all(before[name].tobytes() == after[name].tobytes() for name in before)
     assert not (tmp_path / "out" / "generation_config.json").exists()
+
+
+@pytest.mark.slow
+def test_fine_tuning_starts_from_the_published_pooler_and_pretraining_keeps_it(tmp_path):
+    write_directory(BY_NAME["BERT pretraining"], tmp_path / "theirs")
+    tokenizer(tmp_path / "theirs")
+    import_model(str(tmp_path / "theirs"), dir=str(tmp_path / "run"))
+    published = load_file(tmp_path / "theirs" / "model.safetensors")
+    shared = {"steps": 1, "batch_size": 4, "eval_every": 0, "optimizer": AdamW(schedule=Constant(peak=1e-9))}
+    options = {"evaluation.split": None, "data.inputs_length": 16, "data.shards": 2}
+    head = {"model.head": "label", "model.labels": ("even", "odd"), "model.pooler": True}
+    start = {"start_from.exclude": ("lm_head", "transform")}
+    label = t2t.train(
+        f"from:{tmp_path / 'run'}",
+        dir=tmp_path / "label",
+        task="parity_label",
+        options={**options, **head, **start},
+        **shared,
+    )
+    pooler = np.asarray(label.parameters["answer"]["pooler"]["kernel"]).T
+    np.testing.assert_allclose(pooler, published["bert.pooler.dense.weight"], atol=1e-6)
+    more = t2t.train(
+        f"from:{tmp_path / 'run'}", dir=tmp_path / "more", task="docs_masked_lm", options=options, **shared
+    )
+    out = more.export("huggingface", tmp_path / "out")
+    written = load_file(Path(out) / "model.safetensors")
+    for name in ("bert.pooler.dense.weight", "cls.seq_relationship.weight", "cls.seq_relationship.bias"):
+        np.testing.assert_array_equal(written[name], published[name])
 
 
 def test_labels_are_named_as_transformers_would_where_nothing_names_them(tmp_path):
@@ -98,13 +191,12 @@ def test_a_pooler_that_a_head_has_no_use_for_is_left_out_and_told(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"problem_type": "regresion"}, "problem_type is 'regresion': supported are .*Nearest: regression"),
         (
-            {"problem_type": "multi_label_classification"},
-            "problem_type is 'multi_label_classification': only a single label",
+            {"problem_type": "single_label_classification", "id2label": {"0": "score"}},
+            "problem_type is 'single_label_classification': there is only one label. Nearest: regression",
         ),
-        ({"problem_type": "regression"}, "problem_type is 'regression'"),
-        ({"id2label": {"0": "score"}}, "id2label is .* one label means regression"),
-        ({"id2label": None, "num_labels": 1}, "one label means regression"),
+        ({"id2label": {"0": "score"}}, r"classifier.*weight has shape 3x32; the configuration expects 1x32"),
         ({"id2label": {"0": "a", "1": "b"}}, r"classifier.*weight has shape 3x32; the configuration expects 2x32"),
         ({"id2label": {"0": "a", "2": "b"}}, "id2label is .* the keys must be consecutive ids that start at 0"),
         ({"id2label": ["a", "b", "c"]}, "id2label is .* the keys must be consecutive ids"),
@@ -139,9 +231,12 @@ def test_heads_of_other_families_are_refused_by_name(name, architecture, tensor,
     refused(tmp_path, rf"the model has no parameter for {tensor} \(of {architecture}\)")
 
 
-def test_an_albert_without_a_head_is_refused(tmp_path):
-    write_directory(BY_NAME["ALBERT one group"], tmp_path, architectures=["AlbertModel"])
-    tensors = load_file(tmp_path / "model.safetensors")
-    body = {name: value for name, value in tensors.items() if name.startswith("albert.")}
-    save_file(body, tmp_path / "model.safetensors")
-    refused(tmp_path, "architectures is 'AlbertModel': the model has no head")
+def test_a_base_model_with_narrow_embeddings_computes_vectors(tmp_path, capsys):
+    write_directory(BY_NAME["ALBERT base"], tmp_path / "theirs")
+    tokenizer(tmp_path / "theirs")
+    import_model(str(tmp_path / "theirs"), dir=str(tmp_path / "run"))
+    capsys.readouterr()
+    infer(str(tmp_path / "run"), text=("w1 w2",), embed="first")
+    assert len(json.loads(capsys.readouterr().out)["embedding"]) == 32
+    with pytest.raises(UserError, match=r"has no head: it computes vectors of texts\. Nearest: --embed"):
+        infer(str(tmp_path / "run"), text=("w1 w2",))

@@ -86,20 +86,12 @@ SAME = {
     "T5's table under another name": (T5, lambda t: t.update({"encoder.embed_tokens.weight": t.pop("shared.weight")})),
     "BERT's gamma and beta": (BERT, gamma_and_beta),
     "ALBERT's gamma and beta": (ALBERT, gamma_and_beta),
-    "BERT's pooler and next sentence": (
+    "BERT's next sentence without the pooler": (
         BERT,
-        with_more(
-            bert__pooler__dense__weight=(32, 32),
-            bert__pooler__dense__bias=(32,),
-            cls__seq_relationship__weight=(2, 32),
-            cls__seq_relationship__bias=(2,),
-        ),
+        with_more(cls__seq_relationship__weight=(2, 32), cls__seq_relationship__bias=(2,)),
     ),
-    "ALBERT's pooler and order of sentences": (
-        ALBERT,
-        with_more(albert__pooler__weight=(32, 32), albert__pooler__bias=(32,), sop_classifier__classifier__bias=(2,)),
-    ),
-    "RoBERTa's pooler": (ROBERTA, with_more(roberta__pooler__dense__weight=(32, 32))),
+    "ALBERT's order of sentences in part": (ALBERT, with_more(sop_classifier__classifier__bias=(2,))),
+    "RoBERTa's pooler in part": (ROBERTA, with_more(roberta__pooler__dense__weight=(32, 32))),
     "BERT's decoder written out": (
         BERT,
         lambda t: t.update(

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 import transformers
 
-from tests.interop.case import DETECTOR, LABELS, Case
+from tests.interop.case import DETECTOR, PROBLEMS, Case
 from tests.interop.cases import inputs, weight
-from tests.interop.ours import EOS, NEW
+from tests.interop.ours import EOS, NEW, values
 
 _RATES = ("dropout", "drop")
 
@@ -81,18 +81,28 @@ def given_to(case: Case, given: dict[str, np.ndarray]) -> dict[str, torch.Tensor
     if case.output == "span":
         return arguments
     if case.output == "label":
-        return {**arguments, "labels": ids[:, 0] % len(LABELS)}
+        return {**arguments, "labels": ids[:, 0] % case.labels}
+    if case.output in PROBLEMS.values():
+        return {**arguments, "labels": torch.tensor(values(case, given))}
     targets = ids if case.output == "tokens" else ids % case.labels
     return {**arguments, "labels": torch.where(mask == 1, targets, -100)}
 
 
 def called(case: Case, made: Any, given: dict[str, np.ndarray]) -> Any:
-    """Return the outputs, with logits and a loss. The logits of an encoder without a head are the product with the embeddings."""
+    """Return the outputs, with logits and a loss. The logits of an encoder without a head are the product with the embeddings.
+
+    A model that was pretrained with pairs has the logits and the loss of its masked-LM head.
+    """
     arguments = given_to(case, given)
-    if not case.model.endswith("EncoderModel"):
+    if not (case.base or case.paired):
         return made(**arguments)
     labels = arguments.pop("labels")
-    logits = made(**arguments).last_hidden_state @ made.shared.weight.T
+    if case.paired:
+        logits = made(**arguments).prediction_logits
+    elif case.output == "vectors":
+        logits = made(**arguments).last_hidden_state
+    else:
+        logits = made(**arguments).last_hidden_state @ made.get_input_embeddings().weight.T
     loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten())
     return SimpleNamespace(logits=logits, loss=loss)
 
@@ -104,6 +114,15 @@ def logits(case: Case, made: Any) -> np.ndarray:
     logits = torch.stack([out.start_logits, out.end_logits], -1) if case.output == "span" else out.logits
     logits = logits[..., None] if case.output == DETECTOR else logits
     return logits.numpy()
+
+
+def pairs(case: Case, made: Any) -> np.ndarray:
+    """Return the logits of the classifier of pairs."""
+    arguments = given_to(case, inputs(case))
+    del arguments["labels"]
+    with torch.no_grad():
+        out = made(**arguments)
+    return (out.sop_logits if case.family == "ALBERT" else out.seq_relationship_logits).numpy()
 
 
 def generated(case: Case, made: Any, given: dict[str, np.ndarray], beams: int) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from t2t import tasks
@@ -58,6 +59,117 @@ def test_words_that_cannot_be_tagged_are_refused_in_one_line(row, problem, tmp_p
     )
     with pytest.raises(UserError, match=problem) as caught:
         raws("an_bad")
+    assert "\n" not in str(caught.value)
+
+
+LABELS = ["sad", "glad", "mad, very"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "found", "wanted"),
+    [
+        ("x", {"x": ["mad, very", "sad"]}, [1, 0, 1]),
+        ("x", {"x": [1, 0]}, [1, 1, 0]),
+        ("x", {"x": [2]}, [0, 0, 1]),
+        ("x", {"x": []}, [0, 0, 0]),
+        ("x", {"x": "glad, sad"}, [1, 1, 0]),
+        ("x", {"x": "0,1"}, [1, 1, 0]),
+        ("x", {"x": ""}, [0, 0, 0]),
+        ("x", {"x": 1}, [0, 1, 0]),
+        ("x", {"x": [True, False, True]}, [1, 0, 1]),
+        (["a", "b", "c"], {"a": 0, "b": 1, "c": 1}, [0, 1, 1]),
+        (["a", "b", "c"], {"a": False, "b": True, "c": False}, [0, 1, 0]),
+        ("x", {"x": [-1]}, None),
+        ("x", {"x": "<unk>"}, None),
+        (["a", "b", "c"], {"a": -1, "b": -1, "c": -1}, None),
+    ],
+)
+def test_several_labels_are_names_numbers_or_flags(fields, found, wanted, tmp_path):
+    source = jsonl(
+        tmp_path, [{"t": "so so", **found}] * 2 + ([{"t": "b", "x": ["sad"]}] if found.get("x") == [] else [])
+    )
+    tasks.add_classification(
+        "an_labels", source=source, inputs="t", targets=fields, labels=LABELS, several=True, replace=True
+    )
+    raw = raws("an_labels")[0]
+    assert raw["weights"].tolist() == [int(wanted is not None), *[0] * 5]
+    assert raw["values"].tolist() == (wanted or [0, 0, 0])
+    assert not raw["targets"].any()
+
+
+@pytest.mark.parametrize(
+    ("fields", "found", "problem"),
+    [
+        (
+            "x",
+            {"x": ["badd"]},
+            "'badd' is not one of the labels sad, glad, mad, very or a number from 0 to 2.*Nearest: sad",
+        ),
+        ("x", {"x": [3]}, "'3' is not one of the labels"),
+        (["a", "b", "c"], {"a": 0, "b": 2, "c": 1}, "field 'b': '2' does not say whether the text has the label"),
+        ("y", {"x": [1]}, "has no field 'y'"),
+    ],
+)
+def test_labels_that_cannot_be_read_are_refused_in_one_line(fields, found, problem, tmp_path):
+    source = jsonl(tmp_path, [{"t": "so so", **found}])
+    tasks.add_classification(
+        "an_labels", source=source, inputs="t", targets=fields, labels=LABELS, several=True, replace=True
+    )
+    with pytest.raises(UserError, match=problem) as caught:
+        raws("an_labels")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_registration_with_other_numbers_of_fields_is_refused(tmp_path):
+    source = jsonl(tmp_path, [{"t": "a", "x": 1}])
+    add = {"source": source, "inputs": "t", "replace": True}
+    for more, problem in (
+        ({"labels": LABELS, "targets": ["x"], "several": True}, "1 fields for 3 labels"),
+        ({"labels": LABELS, "targets": ["x"]}, r"a list of fields is for several labels \(several=True\)"),
+        ({"labels": ["a\nb"], "targets": "x", "several": True}, "different texts of one line"),
+        ({"labels": ["a", "a"], "targets": "x", "several": True}, "different texts of one line"),
+    ):
+        with pytest.raises(UserError, match=problem):
+            tasks.add_classification("an_labels", **add, **more)
+    with pytest.raises(UserError, match="1 fields for 2 numbers"):
+        tasks.add_regression("a_number", **add, targets=["x"], names=["a", "b"])
+
+
+@pytest.mark.parametrize(
+    ("fields", "names", "found", "wanted"),
+    [
+        ("x", [], {"x": 0.1}, [0.1]),
+        ("x", [], {"x": 3}, [3]),
+        ("x", [], {"x": "-2.5"}, [-2.5]),
+        ("{x}", [], {"x": 1e-7}, [1e-7]),
+        ("x", [], {"x": "<unk>"}, None),
+        ("x", ["a", "b"], {"x": [0.25, 4.0]}, [0.25, 4]),
+        (["x", "y"], ["a", "b"], {"x": 1, "y": 0.5}, [1, 0.5]),
+    ],
+)
+def test_numbers_are_numbers_or_texts_of_them(fields, names, found, wanted, tmp_path):
+    source = jsonl(tmp_path, [{"t": "a", "u": "b", **found}])
+    tasks.add_regression("a_number", source=source, inputs="t", second="u", targets=fields, names=names, replace=True)
+    (raw,) = raws("a_number")
+    assert raw["weights"][0] == int(wanted is not None)
+    assert raw["values"].tolist() == np.array(wanted or [0], np.float32).tolist()
+    assert raw["types"].tolist() == [0, 0, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("names", "found", "problem"),
+    [
+        ([], {"x": "much"}, "the target 'much' is not a finite number"),
+        ([], {"x": [1.0, 2.0]}, "the target '1.0.n2.0' is not a finite number"),
+        (["a", "b"], {"x": 1}, "the target '1' is not 2 finite numbers"),
+        ([], {"x": "inf"}, "the target 'inf' is not a finite number"),
+    ],
+)
+def test_what_is_not_a_number_is_refused_in_one_line(names, found, problem, tmp_path):
+    source = jsonl(tmp_path, [{"t": "a", **found}])
+    tasks.add_regression("a_number", source=source, inputs="t", targets="x", names=names, replace=True)
+    with pytest.raises(UserError, match=problem) as caught:
+        raws("a_number")
     assert "\n" not in str(caught.value)
 
 

@@ -25,6 +25,8 @@ PREDICTED = (
     metrics.rouge,
     metrics.multirc,
     metrics.record,
+    metrics.multilabel_f1,
+    metrics.mse,
 )
 SCORED = (metrics.perplexity, metrics.rank_classification)
 LABELS = st.lists(st.sampled_from(["yes", "no"]), min_size=1, max_size=30)
@@ -51,6 +53,26 @@ def test_classes_equal_sklearn(targets, random):
         assert metrics.mcc(targets, answers)["mcc"] == pytest.approx(
             sklearn.metrics.matthews_corrcoef(targets, answers)
         )
+
+
+def test_sets_of_labels_equal_sklearn():
+    labels = ("a", "b", "c", "d")
+    flags = np.random.default_rng(0).integers(0, 2, (2, 40, 4))
+    flags[:, :, 3] = 0  # neither a target nor a prediction
+    sets = [[[x for x, flag in zip(labels, row, strict=True) if flag] for row in side] for side in flags]
+    found = metrics.multilabel_f1(*sets, labels=labels)
+    assert found["micro_f1"] == pytest.approx(sklearn.metrics.f1_score(*flags, average="micro"))
+    macro = sklearn.metrics.f1_score(*flags, average="macro", zero_division=0)
+    assert found["macro_f1"] == pytest.approx(macro)
+    assert metrics.multilabel_f1(*sets)["macro_f1"] == pytest.approx(found["macro_f1"] * 4 / 3)
+    assert metrics.multilabel_f1([[]], [[]]) == {"micro_f1": 0.0, "macro_f1": 0.0}
+
+
+def test_the_squared_error_of_numbers_texts_and_lists():
+    assert metrics.mse([1.0, "2"], ["3", 2]) == {"mse": 2.0}
+    assert metrics.mse([[1.0, 2.0]], [[0.0, 4.0]]) == {"mse": 2.5}
+    with pytest.raises(UserError, match="mse: a target or a prediction is not a number"):
+        metrics.mse([1.0], ["much"])
 
 
 def test_an_answer_that_is_no_label_is_the_wrong_one():

@@ -1,6 +1,7 @@
 """Encoders learn labels, tags and spans; evaluation, inference and what is told of misfits go by the same heads."""
 
 import functools
+import io
 import json
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
@@ -21,7 +22,7 @@ from t2t.launch import infer, parse
 from t2t.models import bert
 from t2t.nn.model import Model
 from t2t.objectives import CrossEntropy
-from t2t.tasks.generated_answers import TAGS
+from t2t.tasks.generated_answers import DIVISORS, TAGS
 from t2t.tasks.sources import jsonl
 from t2t.train.evaluation import Evaluation, evaluate
 from t2t.train.run import SavedRun
@@ -35,6 +36,8 @@ CASES = {
     "parity_label": ({"head": "label", "labels": ("even", "odd"), "pooler": True}, 16, 120, 8, 7e-3),
     "entity_tags": ({"head": "tags", "labels": TAGS}, 48, 220, 8, 7e-3),
     "entity_span": ({"head": "span"}, 48, 220, 16, 5e-3),
+    "divisors_labels": ({"head": "labels", "labels": tuple(DIVISORS), "pooler": True}, 16, 160, 8, 7e-3),
+    "words_number": ({"head": "numbers"}, 48, 220, 8, 5e-3),
 }
 
 
@@ -66,7 +69,13 @@ def learnt(task: str):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("task", "metric", "least"),
-    [("parity_label", "accuracy", 0.9), ("entity_tags", "f1", 0.9), ("entity_span", "em", 90)],
+    [
+        ("parity_label", "accuracy", 0.9),
+        ("entity_tags", "f1", 0.9),
+        ("entity_span", "em", 90),
+        ("divisors_labels", "micro_f1", 0.8),
+        ("words_number", "pearson", 0.9),
+    ],
 )
 def test_what_is_learnt_is_what_evaluation_finds(task, metric, least):
     model, params, data = learnt(task)
@@ -77,7 +86,11 @@ def test_what_is_learnt_is_what_evaluation_finds(task, metric, least):
         assert row["targets"] in row["second"]
         assert row["inputs"] in ("number?", "name?")
     right = [row["prediction"] == row["targets"] for row in result.predictions]
-    assert result.metrics["exact_match"] == pytest.approx(np.mean(right))
+    assert (
+        "exact_match" not in result.metrics
+        if task == "words_number"
+        else result.metrics["exact_match"] == pytest.approx(np.mean(right))
+    )
 
 
 @dataclass
@@ -99,7 +112,9 @@ class Loaded:
 
 @pytest.fixture
 def ask(monkeypatch, capsys):
-    def use(task, *words, learn=True):
+    def use(task, *words, learn=True, stdin=None):
+        if stdin is not None:
+            monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(stdin.encode())))
         model = encoder(**CASES[task][0]).build()
         run = Loaded(*learnt(task)[:2]) if learn else Loaded(model, params_of(model.config)[1])
         monkeypatch.setattr(SavedRun, "load", classmethod(lambda cls, directory, step=None, plain_weights=False: run))
@@ -123,6 +138,63 @@ def test_infer_gives_labels_tags_and_spans(ask, tmp_path):
     (row,) = map(json.loads, ask("entity_span", "--input", str(rows), "--max-length", "30").splitlines())
     assert (row["id"], row["prediction"], row["word"]) == (7, "Fox Hen", 4)
     assert 0.3 < row["probability"] <= 1
+
+
+def answers_of(model, params, texts):
+    """Return the logits of each text at its first token, by themselves."""
+    run = quick_jit(model.logits)
+    found = []
+    for text in texts:
+        ids = np.array([[*Bytes().encode(text), 1]], np.int32)
+        ones = np.ones_like(ids)
+        tokens = Tokens(ids=ids, positions=np.arange(ids.size, dtype=np.int32)[None], segments=ones)
+        found.append(np.asarray(run(params, Batch(tokens, None, ids, ones.astype(np.float32))))[0, 0])
+    return np.array(found, np.float64)
+
+
+def test_infer_gives_each_label_with_its_probability(ask):
+    model = encoder(**CASES["divisors_labels"][0]).build()
+    texts = ("1234", "9876")
+    logits = answers_of(model, params_of(model.config)[1], texts)
+    chances = 1 / (1 + np.exp(-logits))
+    asked = [word for text in texts for word in ("--text", text)]
+    for line, row in zip(ask("divisors_labels", *asked, learn=False).splitlines(), chances, strict=True):
+        likely = {label: chance for label, chance in zip(DIVISORS, row, strict=True) if chance >= 0.5}
+        said = "    ".join(f"{label}  {chance:.3f}" for label, chance in likely.items())
+        assert line == (said or "(no label)")
+    row = json.loads(ask("divisors_labels", "--input", "-", learn=False, stdin=texts[0]))
+    assert row["prediction"] == [label for label, chance in zip(DIVISORS, chances[0], strict=True) if chance >= 0.5]
+    np.testing.assert_allclose(list(row["probabilities"].values()), chances[0], rtol=1e-5)
+
+
+def test_infer_gives_numbers(ask):
+    model = encoder(**CASES["words_number"][0]).build()
+    (number,) = answers_of(model, params_of(model.config)[1], ["a b"])[0]
+    assert float(ask("words_number", "--text", "a b", learn=False)) == pytest.approx(number, rel=1e-4)
+    row = json.loads(ask("words_number", "--input", "-", learn=False, stdin="a b"))
+    assert row["prediction"] == pytest.approx(number, rel=1e-4)
+
+
+def test_evaluation_of_labels_and_numbers_is_that_of_each_text_by_itself():
+    for task in ("divisors_labels", "words_number"):
+        model = encoder(**CASES[task][0]).build()
+        params = params_of(model.config)[1]
+        data = Data(task=task, inputs_length=48, seed=0)
+        (result,) = evaluate(model, params, Evaluation(examples=6, batch_size=4), data)
+        logits = answers_of(model, params, [row["inputs"] for row in result.predictions])
+        if task == "words_number":
+            wanted = np.array([[row["targets"]] for row in result.predictions])
+            assert result.metrics["loss"] == pytest.approx(np.square(logits - wanted).mean(), rel=1e-4)
+            assert result.metrics["mse"] == pytest.approx(result.metrics["loss"])
+            assert {"pearson", "spearman"} < set(result.metrics)
+            continue
+        for row, scores in zip(result.predictions, logits, strict=True):
+            assert row["targets"] == [name for name, by in DIVISORS.items() if int(row["inputs"]) % by == 0]
+            assert row["prediction"] == [name for name, score in zip(DIVISORS, scores, strict=True) if score >= 0]
+        wanted = np.array([[name in row["targets"] for name in DIVISORS] for row in result.predictions])
+        chosen = 1 / (1 + np.exp(np.where(wanted, -logits, logits)))
+        assert result.metrics["loss"] == pytest.approx(-np.log(chosen).mean(), rel=1e-4)
+        assert {"micro_f1", "macro_f1", "exact_match"} < set(result.metrics)
 
 
 @pytest.mark.parametrize(
@@ -222,6 +294,16 @@ def test_a_task_and_a_model_that_do_not_belong_together_are_told():
         (pair, replace(encoder(head="label", labels=labels), types=1), "gives token types 0 and 1, the model has 1"),
         (Data(task="entity_span"), encoder(head="label", labels=labels), "first and last token of a span"),
         (Data(task="parity_fill_mask"), encoder(head="span"), "Nearest: --model.head tokens"),
+        (
+            Data(task="divisors_labels"),
+            encoder(head="label", labels=labels),
+            "predicts any number of labels for each text.*Nearest: --model.head labels --model.labels two three five",
+        ),
+        (
+            Data(task="words_number"),
+            encoder(head="numbers", labels=("a", "b")),
+            "has 1 numbers for each text, the model predicts 2",
+        ),
     ):
         with pytest.raises(UserError, match=said):
             check_model(data, own)
