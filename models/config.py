@@ -138,6 +138,8 @@ class StackConfig(Configuration):
         position_offset: number of unused rows in the table of learned positions before the row of position 0 (RoBERTa: 2).
         window: size of the sliding attention window in tokens. In a decoder, a token sees itself and the window - 1 tokens before it (Mistral). In an encoder,
             it sees tokens up to window // 2 positions away on either side (ModernBERT). None means no window.
+        global_block: in an encoder with a window, also let each token see the sums of all blocks of this many tokens (LongT5's transient-global attention).
+            Only the pairs of tokens in a window, and of tokens and blocks, are computed. None means no blocks.
         qk_norm: normalize the queries and keys of each head, with the kind of norm that `norm` names (Gemma 3, Qwen 3).
         qk_norm_whole: with `qk_norm`, normalize all heads of the queries, and of the keys, at once, with a scale for each coordinate of each head (OLMo 2).
         attention_softcap: soft bound on attention logits: a logit l becomes attention_softcap * tanh(l / attention_softcap) (Gemma 2). None means no bound.
@@ -180,6 +182,7 @@ class StackConfig(Configuration):
     rotary: Rotary = Rotary()
     position_offset: FewOrZero = 0
     window: Length | None = None
+    global_block: Length | None = None
     qk_norm: bool = False
     qk_norm_whole: bool = False
     attention_softcap: Softcap | None = None

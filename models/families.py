@@ -18,6 +18,7 @@ from t2t.models.eurobert.mapping import EuroBert
 from t2t.models.gemma.mapping import Gemma2, Gemma3
 from t2t.models.gpt.mapping import GPT2
 from t2t.models.llama.mapping import Llama
+from t2t.models.longt5.mapping import LongT5
 from t2t.models.marian.mapping import Marian
 from t2t.models.mbart.mapping import MBart
 from t2t.models.modernbert.mapping import ModernBert
@@ -29,7 +30,7 @@ from t2t.models.phi.mapping import Phi3
 from t2t.models.qwen.mapping import Qwen2, Qwen3
 from t2t.models.roberta.mapping import Roberta
 from t2t.models.smollm3.mapping import SmolLM3
-from t2t.models.t5.mapping import T5, UMT5, LongT5
+from t2t.models.t5.mapping import T5, UMT5
 from t2t.models.t5gemma.mapping import T5Gemma
 from t2t.models.transformer_config import TransformerConfig
 from t2t.nn.model import RATES, ModelConfig

@@ -14,6 +14,7 @@ from t2t.nn.model import ModelConfig, ParamSpec
 
 FAMILIES = (
     "t5",
+    "longt5",
     "bart",
     "mbart",
     "pegasus",

@@ -12,6 +12,7 @@ from t2t.limits import Depth, Deviation, Length, Range, Rate, Softcap, Width
 from t2t.models.config import LayerOptions, StackConfig, one_of
 from t2t.nn.attention import Backend, portable
 from t2t.nn.attention.config import AttentionConfig
+from t2t.nn.attention.transient_global import TransientGlobalConfig
 from t2t.nn.layers import LayerConfig, NormConfig
 from t2t.nn.mixers import MixerConfig, Needs
 from t2t.nn.mlp import MLPConfig
@@ -133,9 +134,12 @@ class TransformerConfig(ModelConfig):
             block=self.attention_block,
             dropout=self.attention_rate,
         )
+        mixer: MixerConfig = attention if place.mixer is None else place.mixer
+        if stack.global_block is not None and place.mixer is None:
+            mixer = TransientGlobalConfig(**vars(attention), global_block=stack.global_block)
         mlp = MLPConfig(inner=stack.d_ff, activation=stack.activation, gated=stack.gated, biases=stack.biases)
         return LayerConfig(
-            mixer=attention if place.mixer is None else place.mixer,
+            mixer=mixer,
             feed_forward=mlp if place.feed_forward is None else place.feed_forward,
             norms=NormConfig(
                 kind=stack.norm, epsilon=stack.norm_epsilon, place=stack.norm_place, mixer=stack.mixer_norm

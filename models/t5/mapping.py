@@ -1,9 +1,8 @@
-"""Conversion of T5, mT5, Flan-T5, ByT5, umT5 and LongT5 to and from `transformers`: T5ForConditionalGeneration, T5EncoderModel and their variants."""
+"""Conversion of T5, mT5, Flan-T5, ByT5 and umT5 to and from `transformers`: T5ForConditionalGeneration, T5EncoderModel and their variants."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any, ClassVar
 
 from t2t.export.family import Family, Options, Weights, activation_name
@@ -28,8 +27,6 @@ class T5(Family):
     relative_per_layer = False
     model: ClassVar[str] = "T5"
     """Prefix of the names of its classes."""
-    attention: ClassVar[str] = "SelfAttention"
-    """Name of the self-attention of the encoder."""
 
     def config(self, options: Options, weights: Weights) -> ModelConfig:
         """Return the configuration, of an encoder alone for T5EncoderModel. The head is tied if its tensor is missing or equal to the embeddings."""
@@ -128,7 +125,7 @@ class T5(Family):
         """Return the entries of all tensors."""
         if isinstance(config, EncoderConfig):
             first, copy, _ = _TABLES
-            return [same(first, "embeddings/token/table", copy), *_stack("encoder", config.encoder, self.attention)]
+            return [same(first, "embeddings/token/table", copy), *self.stack("encoder", config.encoder)]
         assert isinstance(config, EncoderDecoderConfig)
         if config.shared:
             raise RuntimeError(
@@ -138,7 +135,11 @@ class T5(Family):
         table = [same(first, "embeddings/token/table", *copies)]
         if not config.tied:
             table.append(Entry("lm_head.weight", ("lm_head/kernel",), Transposed()))
-        return [*table, *_stack("encoder", config.encoder, self.attention), *_stack("decoder", config.decoder)]
+        return [*table, *self.stack("encoder", config.encoder), *self.stack("decoder", config.decoder)]
+
+    def stack(self, side: str, stack: StackConfig) -> list[Entry]:
+        """Return the entries of one stack: "encoder" or "decoder"."""
+        return stack_entries(side, stack)
 
 
 class UMT5(T5):
@@ -150,40 +151,13 @@ class UMT5(T5):
     model = "UMT5"
 
 
-class LongT5(T5):
-    """LongT5 with local attention: T5 whose encoder has a window."""
-
-    name = "LongT5"
-    model_types = ("longt5",)
-    model = "LongT5"
-    attention = "LocalSelfAttention"
-
-    def config(self, options: Options, weights: Weights) -> ModelConfig:
-        """Return the configuration. A token of the encoder sees `local_radius` tokens on either side."""
-        options.must("encoder_attention_type", "local", why="attention to global tokens is not supported")
-        options.free("global_block_size")
-        radius = options.size("local_radius", 127)
-        config = super().config(options, weights)
-        assert isinstance(config, EncoderDecoderConfig | EncoderConfig)
-        return replace(config, encoder=replace(config.encoder, window=2 * radius))
-
-    def options(self, config: ModelConfig) -> dict[str, Any] | None:
-        """Return the options of config.json, or None if the model is not of this family."""
-        options = super().options(config)
-        if options is None:
-            return None
-        assert isinstance(config, EncoderDecoderConfig | EncoderConfig)
-        if config.encoder.window is None or config.encoder.window < 2:
-            return None
-        return {**options, "encoder_attention_type": "local", "local_radius": config.encoder.window // 2}
-
-
 def feed_forward_names(stack: StackConfig) -> list[tuple[str, str]]:
     """Return the names of the feed-forward kernels in T5 checkpoints, each with its name in this library."""
     return [("wi_0", "gate"), ("wi_1", "up"), ("wo", "down")] if stack.gated else [("wi", "up"), ("wo", "down")]
 
 
-def _stack(side: str, stack: StackConfig, attention: str = "SelfAttention") -> list[Entry]:
+def stack_entries(side: str, stack: StackConfig, attention: str = "SelfAttention") -> list[Entry]:
+    """Return the entries of one stack. attention: name of its self-attention."""
     block, ours = f"{side}.block.{{layer}}.layer", f"{side}/layers"
     bias = f"layer.0.{attention}.relative_attention_bias.weight"
     table = [

@@ -94,7 +94,7 @@ _SIZES_1_0 = {
     "3b": (24, 1024, 16384, 32, 128),
     "11b": (24, 1024, 65536, 128, 128),
 }
-_SIZES_1_1 = {
+SIZES_1_1 = {
     "small": (8, 512, 1024, 6, 64),
     "base": (12, 768, 2048, 12, 64),
     "large": (24, 1024, 2816, 16, 64),
@@ -120,7 +120,7 @@ def v1_0(size: str, **overrides: Any) -> EncoderDecoderConfig:
 @former_names.sizes
 def v1_1(size: str, **overrides: Any) -> EncoderDecoderConfig:
     """Return T5 v1.1 "small", "base", "large", "xl" or "xxl"."""
-    return _sized(_SIZES_1_1[size], "1.1", **overrides)
+    return _sized(SIZES_1_1[size], "1.1", **overrides)
 
 
 def ul2(**overrides: Any) -> EncoderDecoderConfig:

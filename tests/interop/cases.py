@@ -33,6 +33,10 @@ def _t5(name: str, **options: Any) -> Case:
     return case("T5", name, "T5Config", "T5ForConditionalGeneration", T5, **options)
 
 
+def _long(name: str, **options: Any) -> Case:
+    return case("LongT5", name, "LongT5Config", "LongT5ForConditionalGeneration", T5, local_radius=2, **options)
+
+
 def _llama(name: str, **options: Any) -> Case:
     return case("LLaMA", name, "LlamaConfig", "LlamaForCausalLM", LLAMA, **options)
 
@@ -63,16 +67,16 @@ CASES = (
     _t5("gated SiLU, deeper decoder", feed_forward_proj="gated-silu", tie_word_embeddings=False, num_decoder_layers=3),
     _t5("GELU, epsilon, buckets", feed_forward_proj="gelu", layer_norm_epsilon=1e-2, relative_attention_num_buckets=16),
     case("umT5", "1.1", "UMT5Config", "UMT5ForConditionalGeneration", T5, feed_forward_proj="gated-gelu"),
-    case(
-        "LongT5",
-        "local, as published",
-        "LongT5Config",
-        "LongT5ForConditionalGeneration",
-        T5,
+    _long("local, as published", feed_forward_proj="gated-gelu", tie_word_embeddings=False),
+    _long(
+        "transient-global, as published",
         feed_forward_proj="gated-gelu",
         tie_word_embeddings=False,
-        local_radius=2,
+        encoder_attention_type="transient-global",
+        global_block_size=4,
     ),
+    # The second row is shorter than a block.
+    _long("transient-global, tied, ReLU", encoder_attention_type="transient-global", global_block_size=8),
     case("BERT", "masked LM", "BertConfig", "BertForMaskedLM", _BERT),
     case("BERT", "ReLU, epsilon", "BertConfig", "BertForMaskedLM", _BERT, hidden_act="relu", layer_norm_eps=1e-2),
     case("BERT", "untied", "BertConfig", "BertForMaskedLM", _BERT, tie_word_embeddings=False, type_vocab_size=3),

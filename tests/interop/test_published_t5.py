@@ -13,6 +13,7 @@ from tests.interop.goldens import write_directory
 
 BY_NAME = {case.name: case for case in CASES}
 T5GEMMA, LONG = BY_NAME["T5Gemma as published"], BY_NAME["LongT5 local, as published"]
+LONG_GLOBAL = BY_NAME["LongT5 transient-global, as published"]
 
 MODULE = {
     "add_cross_attention": False,
@@ -99,6 +100,8 @@ PUBLISHED_LONG = {
     "transformers_version": "4.20.0.dev0",
 }
 """long-t5-local-base."""
+PUBLISHED_LONG_GLOBAL = {**PUBLISHED_LONG, "encoder_attention_type": "transient-global", "global_block_size": 4}
+"""long-t5-tglobal-base, large and xl."""
 FLAN_UL2 = {
     **T5,
     "architectures": ["T5ForConditionalGeneration"],
@@ -119,9 +122,10 @@ FLAN_UL2 = {
     [
         (T5GEMMA, PUBLISHED_T5GEMMA),
         (LONG, PUBLISHED_LONG),
+        (LONG_GLOBAL, PUBLISHED_LONG_GLOBAL),
         (BY_NAME["T5 gated SiLU, deeper decoder"], FLAN_UL2),
     ],
-    ids=["T5Gemma", "LongT5", "FLAN-UL2"],
+    ids=["T5Gemma", "LongT5", "LongT5 transient-global", "FLAN-UL2"],
 )
 def test_the_published_configuration_is_read(case, published, tmp_path):
     for place in ("today", "published"):
@@ -142,7 +146,8 @@ def test_the_published_configuration_is_read(case, published, tmp_path):
             r"decoder: cross_attention_hidden_size is 16",
         ),
         (T5GEMMA, {"encoder": {**MODULE, "flavour": 1}}, r"encoder: unknown option flavour = 1"),
-        (LONG, {"encoder_attention_type": "transient-global"}, r"encoder_attention_type is 'transient-global'"),
+        (LONG, {"encoder_attention_type": "full"}, r"is 'full': expected local or transient-global"),
+        (LONG_GLOBAL, {"global_block_size": 0}, r"global_block_size is 0: expected an integer from 1"),
         (LONG, {"local_radius": 0}, r"local_radius is 0: expected an integer from 1"),
     ],
 )

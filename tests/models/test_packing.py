@@ -14,7 +14,7 @@ PREFIXES = [2, 5, 0, 3]
 
 
 @pytest.mark.parametrize("backend", ["einsum", "chunked"])
-@pytest.mark.parametrize("name", ["t5", "t5-1.0", "bart", "pegasus", "gpt", "gpt-1", "prefix", "bert"])
+@pytest.mark.parametrize("name", ["t5", "t5-1.0", "longt5", "bart", "pegasus", "gpt", "gpt-1", "prefix", "bert"])
 def test_packed_equals_unpacked(name, backend):
     settings = config(name, attention=backend, attention_block=4)
     encoder = settings.kind == "encoder"
@@ -33,7 +33,7 @@ def test_packed_equals_unpacked(name, backend):
     assert float(np.std(together)) > 0.05
 
 
-@pytest.mark.parametrize("name", ["t5", "gpt", "bert"])
+@pytest.mark.parametrize("name", ["t5", "longt5", "gpt", "bert"])
 def test_rows_of_padding_alone_are_finite_with_their_gradients(name):
     model, params = params_of(config(name))
     empty = row([], 6)

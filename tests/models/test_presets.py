@@ -33,6 +33,7 @@ def test_presets_are_those_promised():
             "1.1-xxl",
             "ul2-20b",
         ],
+        "longt5": ["local-base", "local-large", "tglobal-base", "tglobal-large", "tglobal-xl"],
         "gpt": [
             "1",
             "2-small",

@@ -102,6 +102,11 @@ def test_a_norm_over_all_heads_sees_those_of_all_devices():
     check_on(MeshConfig(data=2, fsdp=2, tensor=2).build(), "llama", options)
 
 
+@pytest.mark.slow
+def test_sums_of_blocks_are_the_same_on_a_mesh():
+    check_on(MeshConfig(data=2, fsdp=2, tensor=2).build(), "longt5")
+
+
 def test_parameters_are_made_where_they_belong_and_the_same_on_any_mesh():
     model = config("gpt").build()
     mesh = MeshConfig(data=1, fsdp=4, tensor=2).build()

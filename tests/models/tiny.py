@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from t2t.models import TransformerConfig, bart, bert, gpt, llama, pegasus, t5
+from t2t.models import TransformerConfig, bart, bert, gpt, llama, longt5, pegasus, t5
 from t2t.nn.model import ParamSpec
 from t2t.types import Batch, Tokens
 
@@ -32,11 +32,13 @@ SIZES = {"num_layers": 2, "d_model": 16, "num_heads": 2, "d_ff": 24, "vocab_size
 
 
 def config(name: str, **overrides) -> TransformerConfig:
-    """Return a two-layer model: "t5", "t5-1.0", "t5-shared", "gpt", "gpt-1", "prefix", "llama", "bart", "pegasus" or "bert"."""
+    """Return a two-layer model: "t5", "t5-1.0", "t5-shared", "longt5", "gpt", "gpt-1", "prefix", "llama", "bart", "pegasus" or "bert"."""
     sizes = {**SIZES, **overrides}
     if name.startswith("t5"):
         version, shared = "1.0" if name == "t5-1.0" else "1.1", name == "t5-shared"
         return t5.t5(version=version, buckets=8, max_distance=12, shared=shared, **sizes)
+    if name == "longt5":
+        return longt5.longt5(buckets=8, max_distance=12, window=4, global_block=3, **sizes)
     if name == "gpt-1":
         return gpt.gpt(norm_place="post", final_norm=False, max_length=24, init_std=0.2, **sizes)
     if name in ("gpt", "prefix"):
