@@ -257,21 +257,42 @@ def _modernbert(
     )
 
 
-def _bart() -> Pretraining:
-    steps = 500_000
+def _bart(*, rows: int, steps: int, peak: float, clip_norm: float, source: str, ours: str) -> Pretraining:
     return Pretraining(
         length=512,
-        rows=8000,
+        rows=rows,
         steps=steps,
         optimizer=AdamW(
-            schedule=Linear(peak=4e-4, warmup=10_000, steps=steps), b2=0.999, weight_decay=0.01, clip_norm=0.1
+            schedule=Linear(peak=peak, warmup=10_000, steps=steps), b2=0.999, weight_decay=0.01, clip_norm=clip_norm
         ),
-        source="Lewis et al. 2020 (BART), section 5.1: batch and steps, 30% of the tokens in spans of Poisson length 3 masked, all sentences permuted",
-        ours=(
-            "all other values, which the paper does not give: rows of 512 tokens, peak, warm-up, decay, clipping (a command in issue 1899 of fairseq),"
-            " Adam's constants (fairseq's defaults); dropout stays on in the last tenth of the steps, in which the paper disables it"
-        ),
+        source=f"Lewis et al. 2020 (BART), {source}; 30% of the tokens in spans of Poisson length 3 masked, all sentences permuted (section 5.1)",
+        ours=f"{ours}; Adam's constants (fairseq's defaults); dropout stays on in the last tenth of the steps, in which the paper disables it for the large model",
     )
+
+
+_BART = {
+    "base": _bart(
+        rows=256,
+        steps=1_000_000,
+        peak=1e-4,
+        clip_norm=1.0,
+        source="section 4.1: 1 million steps, as BERT, for models of this size",
+        ours=(
+            "all other values, which the paper does not give for this size: rows, length, peak, warm-up, decay and clipping are those of BERT (Devlin et al. 2019,"
+            " appendix A.2); the objective is that of the large model"
+        ),
+    ),
+    "large": _bart(
+        rows=8000,
+        steps=500_000,
+        peak=4e-4,
+        clip_norm=0.1,
+        source="section 5.1: batch and steps",
+        ours=(
+            "all other values, which the paper does not give: rows of 512 tokens, peak, warm-up, decay, clipping (a command in issue 1899 of fairseq)"
+        ),
+    ),
+}
 
 
 PUBLISHED: dict[str, Pretraining] = {
@@ -300,7 +321,7 @@ PUBLISHED: dict[str, Pretraining] = {
         rise=2 * _BILLION,
         ours="one peak and weight decay, where the paper goes on with 5e-5 and 1e-6 after 900 billion tokens; parameters do not start from ModernBERT-base",
     ),
-    "bart:large": _bart(),
+    **{f"bart:{size}": settings for size, settings in _BART.items()},
     **{f"electra:{size}": _electra(*values) for size, values in _ELECTRA.items()},
     "llama:2-7b": _llama2(),
     "llama:3-8b": _llama3(3.0e-4),

@@ -60,7 +60,8 @@ PAPERS = {
         **MODERNBERT, "batch": 4928 * 1024, "peak": 5e-4, "rise": 2e9, "total": 1.7e12 + 50e9, "decay": 1e-5 / 5e-4,
         "first": 448 * 1024, "grown": 10e9
     },
-    # Lewis et al. 2020, section 5.1
+    # Lewis et al. 2020, sections 4.1 and 5.1
+    "bart:base": {"steps": 1_000_000, "task": "c4_bart"},
     "bart:large": {"batch": 8000 * 512, "steps": 500_000, "task": "c4_bart"},
     # Clark et al. 2020, table 6; the released code
     "electra:small": {"length": 128, "batch": 128 * 128, "peak": 5e-4, "steps": 1_000_000, **BERT},
