@@ -46,6 +46,7 @@ _MODULES = (
     "t2t.train.guard",
     "t2t.train.run",
     "t2t.vocabularies.bytes",
+    "t2t.vocabularies.marian",
     "t2t.vocabularies.sentencepiece",
     "t2t.vocabularies.tokenizer",
     "t2t.vocabularies.wordpiece",

@@ -76,7 +76,7 @@ def provider_of(data: Data) -> Provider:
 
 
 def task_vocabulary(data: Data) -> Vocabulary:
-    """Return `data.vocabulary`, or the task's vocabulary as a `Vocabulary` that does not need TensorFlow.
+    """Return `data.vocabulary`, or the vocabulary of the task's inputs as a `Vocabulary` that does not need TensorFlow.
 
     Raises:
       UserError: the task is unknown, its inputs and targets have different vocabularies, or its vocabulary has no counterpart here.
@@ -86,12 +86,16 @@ def task_vocabulary(data: Data) -> Vocabulary:
         return data.vocabulary
     if "targets" not in features:
         raise UserError(f"task {data.task!r} has no feature 'targets'; it has {', '.join(sorted(features))}.")
-    vocabulary = from_seqio(features[_text_feature(features)].vocabulary)
-    if "inputs" in features and from_seqio(features["inputs"].vocabulary) != vocabulary:
+    text = _text_feature(features)
+    vocabulary = from_seqio(features[text].vocabulary)
+    if text == "inputs" or "inputs" not in features:
+        return vocabulary
+    inputs = from_seqio(features["inputs"].vocabulary)
+    if inputs.of_targets != vocabulary:
         raise UserError(
             f"task {data.task!r} has different vocabularies for inputs and targets; --data.vocabulary sets one for both."
         )
-    return vocabulary
+    return inputs
 
 
 def converter_of(data: Data, kind: Kind, provider: Provider, convert: Convert = unchanged) -> FeatureConverter:

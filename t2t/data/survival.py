@@ -49,7 +49,7 @@ def lost(texts: Iterable[str], vocabulary: Vocabulary) -> Lost | None:
         return None
     for text in texts:
         looked_at += 1
-        back = vocabulary.decode(vocabulary.encode(text))
+        back = vocabulary.decode(vocabulary.of_targets.encode(text))
         if back != text:
             count += 1
             first = first or (text, back)

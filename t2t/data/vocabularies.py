@@ -15,9 +15,9 @@ import tensorflow as tf
 
 from t2t.config import fingerprint
 from t2t.errors import UserError, nearest
-from t2t.vocabularies import Bytes, SentencePiece, Tokenizer, Vocabulary, WordPiece
+from t2t.vocabularies import Bytes, Marian, SentencePiece, Tokenizer, Vocabulary, WordPiece
 
-_DERIVED = re.compile(r":(bytes|sentencepiece|wordpiece|tokenizer)_[0-9a-f]{12}$")
+_DERIVED = re.compile(r":(bytes|sentencepiece|wordpiece|tokenizer|marian)_[0-9a-f]{12}$")
 
 
 _ENDS = "t2t_ends"
@@ -25,9 +25,9 @@ _FORCED = "t2t_forced"
 
 
 class TokenizerVocabulary(seqio.Vocabulary):
-    """A SeqIO vocabulary that wraps a WordPiece or Tokenizer of `t2t.vocabularies`. The ids are the same in TensorFlow graphs as in Python."""
+    """A SeqIO vocabulary that wraps a WordPiece, Tokenizer or Marian of `t2t.vocabularies`. The ids are the same in TensorFlow graphs as in Python."""
 
-    def __init__(self, vocabulary: WordPiece | Tokenizer) -> None:
+    def __init__(self, vocabulary: WordPiece | Tokenizer | Marian) -> None:
         super().__init__(extra_ids=vocabulary.extra_ids)
         self.wrapped = vocabulary
 
@@ -114,12 +114,17 @@ def to_seqio(vocabulary: Vocabulary) -> seqio.Vocabulary:
             vocabulary.ends,
             vocabulary.forced,
         )
-    if isinstance(vocabulary, WordPiece | Tokenizer):
+    if isinstance(vocabulary, WordPiece | Tokenizer | Marian):
         _ = vocabulary.size
         return TokenizerVocabulary(vocabulary)
     raise UserError(
-        f"vocabulary {vocabulary} has no counterpart in SeqIO; use Bytes, SentencePiece, WordPiece or Tokenizer."
+        f"vocabulary {vocabulary} has no counterpart in SeqIO; use Bytes, SentencePiece, WordPiece, Tokenizer or Marian."
     )
+
+
+def of_targets(vocabulary: seqio.Vocabulary) -> seqio.Vocabulary:
+    """Return the vocabulary of a task's targets, given that of its inputs: see `Vocabulary.of_targets`."""
+    return to_seqio(vocabulary.wrapped.of_targets) if isinstance(vocabulary, TokenizerVocabulary) else vocabulary
 
 
 def _with_ends(vocabulary: seqio.Vocabulary, ends: tuple[int, ...], forced: int | None) -> seqio.Vocabulary:
@@ -166,7 +171,7 @@ def from_seqio(vocabulary: seqio.Vocabulary) -> Vocabulary:
         )
     raise UserError(
         f"vocabulary {type(vocabulary).__name__} has no counterpart without TensorFlow; use ByteVocabulary,"
-        " SentencePieceVocabulary, WordPiece or Tokenizer."
+        " SentencePieceVocabulary, WordPiece, Tokenizer or Marian."
     )
 
 
@@ -202,7 +207,7 @@ def _derived_task(task: seqio.Task, vocabulary: Vocabulary) -> seqio.Task:
     features = {
         key: feature
         if isinstance(feature.vocabulary, seqio.PassThroughVocabulary)
-        else dataclasses.replace(feature, vocabulary=replaced)
+        else dataclasses.replace(feature, vocabulary=of_targets(replaced) if key == "targets" else replaced)
         for key, feature in task.output_features.items()
     }
     if type(task) is not seqio.Task and type(task).replace is seqio.Task.replace:

@@ -136,7 +136,7 @@ def score_texts(
         model,
         params,
         [vocabulary.encode_marked(before) + end for before, _ in pairs],
-        [[*vocabulary.encode_marked(after), vocabulary.eos_id] for _, after in pairs],
+        [[*vocabulary.of_targets.encode_marked(after), vocabulary.eos_id] for _, after in pairs],
         bos_id=vocabulary.bos_id,
         batch_size=batch_size,
         name=name,

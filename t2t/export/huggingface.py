@@ -41,7 +41,7 @@ LEFT_OUT = {
     r"(.*\.)?rotary_emb\.(inv_freq|cos_cached|sin_cached)": "computed from the options",
 }
 """Pattern of tensors of any family that are not read -> the reason. Older versions of `transformers` saved them; they can be computed."""
-ENDINGS = (".json", ".safetensors", ".txt", ".model", ".jinja")
+ENDINGS = (".json", ".safetensors", ".txt", ".model", ".spm", ".jinja")
 """Suffixes of the files that are read in a `transformers` directory."""
 FamilyOf = Callable[..., Family]
 """(model_type, where=...) -> family; the registry is in `t2t.models.families`."""
@@ -219,7 +219,8 @@ def write_huggingface(
         generation = generation_config(vocabulary, options, lengths)
         if generation is not None and not (draft / GENERATION).exists():
             write_json(draft / GENERATION, generation)
-        needs_sentencepiece = (draft / "spiece.model").exists() and not (draft / "tokenizer.json").exists()
+        models = any((draft / name).exists() for name in ("spiece.model", "source.spm"))
+        needs_sentencepiece = models and not (draft / "tokenizer.json").exists()
         text = huggingface_readme(
             kind,
             options["architectures"][0],

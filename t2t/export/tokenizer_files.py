@@ -12,6 +12,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from t2t.errors import UserError
 from t2t.export.added_tokens import CONFIG, ROLES, Declared, add_tokens, declared_tokens, json_of, role_tokens
+from t2t.export.marian_files import is_marian, read_marian
 from t2t.export.token_check import TEXTS, check, difference, marked
 from t2t.export.tokenizer_json import library_of
 from t2t.json_files import expect
@@ -32,6 +33,8 @@ KEPT = (
     "vocab.txt",
     "spiece.model",
     "tokenizer.model",
+    "source.spm",
+    "target.spm",
 )
 """Files that an import keeps in the run, so that an export can write them unchanged."""
 
@@ -71,17 +74,15 @@ def read_vocabulary(directory: Path, options: Mapping[str, Any], *, scratch: Pat
     tokens = declared_tokens(directory, settings)
     if kind == "ByT5Tokenizer":
         return _bytes(directory, settings, tokens)
+    if is_marian(directory, kind):
+        return read_marian(directory, settings, tokens)
     found = _library(directory, settings, kind, str(options.get("model_type", "")))
     if found is None:
         if not kind and options.get("model_type") in ("t5", "mt5") and options.get("vocab_size") == 384:
             return Bytes(extra_ids=_BYT5_EXTRA_IDS)
-        if (directory / "source.spm").is_file():
-            raise UserError(
-                f"{directory}: Marian's tokenizer (source.spm, target.spm) splits inputs and outputs in two ways, which is not supported. Use --vocabulary FILE"
-            )
         names = ", ".join(sorted(path.name for path in directory.iterdir())[:12])
         raise UserError(
-            f"{directory}: no supported tokenizer (tokenizer.json, spiece.model of a T5, vocab.txt, vocab.json with merges.txt); found: {names}."
+            f"{directory}: no supported tokenizer (tokenizer.json, spiece.model of a T5, vocab.txt, vocab.json with merges.txt or with source.spm and target.spm); found: {names}."
             " Use --vocabulary FILE, or write a tokenizer.json with AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR) of transformers"
         )
     library, changed = found

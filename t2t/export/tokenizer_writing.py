@@ -12,12 +12,13 @@ from typing import Any
 
 from t2t.export.added_tokens import CONFIG
 from t2t.export.directory import write_json
+from t2t.export.marian_files import write_marian
 from t2t.export.token_check import TEXTS, check, difference, marked, sentinels
 from t2t.export.tokenizer_files import KEPT, read_vocabulary
 from t2t.export.tokenizer_json import framed, framed_library
 from t2t.nn.model import Kind
 from t2t.stored_paths import check_links
-from t2t.vocabularies import SentencePiece, Tokenizer, Vocabulary, WordPiece
+from t2t.vocabularies import Marian, SentencePiece, Tokenizer, Vocabulary, WordPiece
 from t2t.vocabularies.files import read
 from t2t.vocabularies.library import load
 
@@ -30,7 +31,7 @@ def write_tokenizer(
     lengths: Mapping[str, int] | None = None,
     kept: Path | None = None,
 ) -> None:
-    """Write the tokenizer files for `transformers`: a tokenizer.json, which needs neither `sentencepiece` nor `protobuf`.
+    """Write the tokenizer files for `transformers`: a tokenizer.json, which needs neither `sentencepiece` nor `protobuf`, or the files of Marian.
 
     kind:    kind of the model. It determines the special tokens that the tokenizer adds to a text.
     lengths: lengths of inputs and targets in training, which an import reads.
@@ -44,6 +45,16 @@ def write_tokenizer(
             if (kept / name).is_file():
                 shutil.copyfile(kept / name, draft / name)
         return
+    settings = (
+        write_marian(draft, vocabulary) if isinstance(vocabulary, Marian) else _write_library(draft, vocabulary, kind)
+    )
+    if lengths is not None:
+        settings["trained_lengths"] = dict(lengths)
+    write_json(draft / CONFIG, settings)
+
+
+def _write_library(draft: Path, vocabulary: Vocabulary, kind: Kind) -> dict[str, Any]:
+    """Write tokenizer.json, and return the settings for tokenizer_config.json."""
     library = framed_library(vocabulary, kind)
     (draft / "tokenizer.json").write_text(library.to_str(pretty=True), encoding="utf-8")
     if isinstance(vocabulary, SentencePiece):  # For T5X and other tools that only read SentencePiece.
@@ -68,9 +79,7 @@ def write_tokenizer(
             settings[f"{role}_token"] = library.id_to_token(number)
     if isinstance(vocabulary, SentencePiece):
         settings["extra_ids"] = vocabulary.extra_ids
-    if lengths is not None:
-        settings["trained_lengths"] = dict(lengths)
-    write_json(draft / CONFIG, settings)
+    return settings
 
 
 def check_tokenizer(draft: Path, vocabulary: Vocabulary, kind: Kind, options: Mapping[str, Any], *, kept: bool) -> int:
@@ -84,7 +93,7 @@ def check_tokenizer(draft: Path, vocabulary: Vocabulary, kind: Kind, options: Ma
     special = [] if kind == "decoder" else _mask(vocabulary)
     texts = [*TEXTS, *marked([*sentinels(vocabulary), *special])]
     file = draft / "tokenizer.json"
-    if not kept:
+    if not kept and file.is_file():
         library = load(read(str(file)), str(file))
         check(
             "the tokenizer's files", lambda text: framed(vocabulary, kind, text), lambda t: library.encode(t).ids, texts
@@ -93,8 +102,13 @@ def check_tokenizer(draft: Path, vocabulary: Vocabulary, kind: Kind, options: Ma
     with tempfile.TemporaryDirectory(prefix="t2t-tokenizer-") as scratch:
         back = read_vocabulary(draft, options, scratch=Path(scratch))
         check("the tokenizer's files, read back,", vocabulary.encode_marked, back.encode_marked, texts)
+        if vocabulary.of_targets != vocabulary:
+            ours, theirs = vocabulary.of_targets, back.of_targets
+            check("the tokenizer's files for targets, read back,", ours.encode_marked, theirs.encode_marked, texts)
     if importlib.util.find_spec("transformers") is not None:
         _compare_with_transformers(draft, vocabulary, kind, texts, kept=kept)
+        if vocabulary.of_targets != vocabulary:
+            _compare_with_transformers(draft, vocabulary.of_targets, kind, texts, kept=kept, targets=True)
     return len(texts)
 
 
@@ -107,7 +121,7 @@ def _mask(vocabulary: Vocabulary) -> list[str]:
 
 
 def _compare_with_transformers(
-    draft: Path, vocabulary: Vocabulary, kind: Kind, texts: list[str], *, kept: bool
+    draft: Path, vocabulary: Vocabulary, kind: Kind, texts: list[str], *, kept: bool, targets: bool = False
 ) -> None:
     import transformers
 
@@ -116,7 +130,8 @@ def _compare_with_transformers(
 
     def theirs(text: str) -> list[int]:
         text = text.replace("[MASK]", mask) if mask else text
-        return list(tokenizer(text, add_special_tokens=not kept)["input_ids"])
+        given = {"text_target" if targets else "text": text}
+        return list(tokenizer(**given, add_special_tokens=not kept)["input_ids"])
 
     def ours(text: str) -> list[int]:
         return vocabulary.encode_marked(text)[vocabulary.adds_cls :] if kept else framed(vocabulary, kind, text)

@@ -287,6 +287,8 @@ def text_in(raw: Raw, name: str, vocabulary: Vocabulary) -> str:
 def predicted_text(raw: Raw, wanted: Sequence[int], vocabulary: Vocabulary) -> str:
     """Return the text of the predicted ids: the example's text if they are all of it, else the decoded ids (a window of a longer text)."""
     ids = list(wanted[:-1] if wanted and wanted[-1] == vocabulary.eos_id else wanted)
-    if "targets_pretokenized" in raw and vocabulary.encode(text := text_of(raw["targets_pretokenized"])) == ids:
-        return text
+    if "targets_pretokenized" in raw:
+        text = text_of(raw["targets_pretokenized"])
+        if vocabulary.of_targets.encode(text) == ids:
+            return text
     return vocabulary.decode(ids)

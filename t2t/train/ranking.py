@@ -40,7 +40,7 @@ class Scorer:
 
     def answer(self, choice: str) -> list[int]:
         """Return the ids of a choice, with EOS."""
-        return [*self._vocabulary.encode(choice), self._vocabulary.eos_id]
+        return [*self._vocabulary.of_targets.encode(choice), self._vocabulary.eos_id]
 
     def __call__(self, prompts: Sequence[Ids], choices: Sequence[Sequence[str]]) -> list[np.ndarray]:
         """Return, for each prompt, the log-probabilities in nats of its choices, float64 [choices]."""

@@ -36,6 +36,11 @@ class Vocabulary(Configuration, abc.ABC):
     forced: TokenId | None = None
 
     @property
+    def of_targets(self) -> Vocabulary:
+        """The vocabulary of targets and outputs. It has the same ids, and is another one only if it splits texts in another way (`Marian`)."""
+        return self
+
+    @property
     @abc.abstractmethod
     def size(self) -> int:
         """Number of ids, including the extra ids."""

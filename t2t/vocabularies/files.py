@@ -18,7 +18,7 @@ from t2t.vocabularies.base import Vocabulary
 
 @dataclass(frozen=True, kw_only=True)
 class FileVocabulary(Vocabulary):
-    """A vocabulary with one file, at `path`."""
+    """A vocabulary with a file at `path`. A class that reads further files from the same directory overrides `files`."""
 
     path: LocalPath
 
@@ -27,29 +27,32 @@ class FileVocabulary(Vocabulary):
         return (self.path,)
 
     def identity(self) -> tuple[Hashable, ...]:
-        """Return the class, the settings and the SHA-256 of the file."""
-        return (*super().identity(), hashlib.sha256(read(self.path)).hexdigest())
+        """Return the class, the settings and the SHA-256 of each file."""
+        return (*super().identity(), *(hashlib.sha256(read(file)).hexdigest() for file in self.files()))
 
     def relocated(self, directory: str) -> Self:
-        """Copy the file into `directory`, see `Vocabulary.relocated`."""
-        content = read(self.path)
-        copy = epath.Path(directory) / epath.Path(self.path).name
-        if not copy.exists():
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            partial = copy.parent / (copy.name + ".partial")
-            partial.write_bytes(content)
-            partial.replace(copy)
-        elif copy.read_bytes() != content:
-            raise UserError(
-                f"vocabulary {self.path!r}: {str(copy)!r} already exists and differs; rename one of the two files."
-            )
-        return replace(self, path=copy.name)
+        """Copy the files into `directory`, see `Vocabulary.relocated`."""
+        for file in self.files():
+            _copy(file, epath.Path(directory) / epath.Path(file).name)
+        return replace(self, path=epath.Path(self.path).name)
 
     def in_directory(self, directory: str) -> Self:
         """Return the vocabulary with its path resolved in `directory`. Raises UserError if the path leads out of it."""
         if "://" not in directory:
             return replace(self, path=str(stored_path(directory, self.path, where=f"the vocabulary of {directory}")))
         return replace(self, path=str(epath.Path(directory) / check_name(self.path, where=directory)))
+
+
+def _copy(file: str, copy: epath.Path) -> None:
+    """Copy a file. Raises UserError if another one exists there."""
+    content = read(file)
+    if not copy.exists():
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        partial = copy.parent / (copy.name + ".partial")
+        partial.write_bytes(content)
+        partial.replace(copy)
+    elif copy.read_bytes() != content:
+        raise UserError(f"vocabulary {file!r}: {str(copy)!r} already exists and differs; rename one of the two files.")
 
 
 def read(path: str) -> bytes:

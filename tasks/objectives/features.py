@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from t2t.data.answers import TEXTS, Labels, Of, Places, Texts, Values
 from t2t.data.values import VALUES_FEATURE
-from t2t.data.vocabularies import to_seqio
+from t2t.data.vocabularies import of_targets, to_seqio
 from t2t.errors import UserError
 from t2t.nn.capabilities import Output
 from t2t.vocabularies import Bytes, Vocabulary
@@ -29,9 +29,9 @@ def text_features(
       continued: no EOS after the inputs, because the targets continue their text. This matches language models that were trained on
         whole texts.
     """
-    feature = seqio.Feature(seqio_vocabulary(vocabulary), add_eos=True)
-    before = seqio.Feature(feature.vocabulary, add_eos=not continued)
-    return {"inputs": before, "targets": feature} if inputs else {"targets": feature}
+    own = seqio_vocabulary(vocabulary)
+    targets = {"targets": seqio.Feature(of_targets(own), add_eos=True)}
+    return {"inputs": seqio.Feature(own, add_eos=not continued), **targets} if inputs else targets
 
 
 def encoder_features(vocabulary: Vocabulary | seqio.Vocabulary, *, types: bool = False) -> dict[str, seqio.Feature]:

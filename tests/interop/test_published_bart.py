@@ -208,9 +208,6 @@ def test_marian_as_published_is_read_with_its_bias_of_the_logits(tmp_path):
         write_directory(MARIAN, tmp_path / option, **{option: value})
         with pytest.raises(UserError, match=f"{option} is {value}: encoder and decoder share one table"):
             read(tmp_path / option)
-    (tmp_path / "source.spm").write_bytes(b"")
-    with pytest.raises(UserError, match=r"Marian's tokenizer \(source.spm, target.spm\) splits inputs and outputs"):
-        read_vocabulary(tmp_path, {"model_type": "marian"}, scratch=tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,8 @@ from t2t.export.tokenizer_files import read_vocabulary
 from t2t.launch.main import run
 from t2t.nn.model import ModelConfig
 from t2t.train.run import CHECKPOINTS, RunRecord, SavedRun, open_run
-from t2t.vocabularies import Bytes, SentencePiece, Tokenizer, Vocabulary, WordPiece
+from t2t.vocabularies import Bytes, Marian, SentencePiece, Tokenizer, Vocabulary, WordPiece
+from tests.test_marian_vocabulary import ENGLISH, GERMAN, LANGUAGE, marian_files
 from tests.test_tokenizer import byte_level
 from tests.test_vocabularies import trained
 
@@ -72,6 +73,30 @@ def directories(place: Path) -> Iterator[tuple[str, str | None]]:
         ours = read_vocabulary(directory, {"model_type": kind}, scratch=place)
         tokens = [token.content for token in theirs.added_tokens_decoder.values()][-6:]
         yield name, _differing(ours, theirs, [*TEXTS, *marked(tokens)]) or _pairs(ours, theirs)
+    yield from _marian(place / "marian")
+
+
+def _marian(directory: Path) -> Iterator[tuple[str, str | None]]:
+    """Yield the differences of Marian's two sides, with a language before the texts and without one, and of decoded texts."""
+    marian_files(directory)
+    (directory / "config.json").write_text(json.dumps({"model_type": "marian"}))
+    (directory / "tokenizer_config.json").write_text(json.dumps({"source_lang": "en", "target_lang": "de"}))
+    theirs = transformers.MarianTokenizer.from_pretrained(directory)
+    ours = read_vocabulary(directory, {"model_type": "marian"}, scratch=directory)
+    texts = [*TEXTS, *ENGLISH[:9], *GERMAN[:9]]
+    texts += [
+        form.format(text) for form in (f"{LANGUAGE} {{}}", f"{LANGUAGE}{{}}", ">>xyz<< {}", ">>{}<<") for text in texts
+    ]
+    yield "Marian, inputs", difference(ours.encode, lambda t: theirs(t, add_special_tokens=False)["input_ids"], texts)
+    yield (
+        "Marian, targets",
+        difference(
+            ours.of_targets.encode, lambda t: theirs(text_target=t, add_special_tokens=False)["input_ids"], texts
+        ),
+    )
+    ids = [ours.of_targets.encode(text) for text in texts]
+    changed = [one for one in ids if ours.unk_id not in one and ours.decode(one) != theirs.decode(one)]
+    yield "Marian, decoded", repr(changed[0]) if changed else None
 
 
 def _pairs(ours: Vocabulary, theirs: Any) -> str | None:
@@ -224,6 +249,11 @@ def answers(place: Path) -> Iterator[tuple[str, str | None]]:
             ("T5", models.t5.t5(**sizes)),
         ):
             yield f"{family} over {name}", _generated(place / f"{family}-{name}", config, vocabulary)
+    table = marian_files(place / "marian-answers")
+    yield (
+        "Marian over two models",
+        _generated(place / "Marian", models.marian.marian(**sizes), Marian(path=str(table))),
+    )
     words: Vocabulary = WordPiece(path=str(place / "vocab.txt"))
     for name, vocabulary in {"WordPiece": words, **vocabularies}.items():
         yield f"BERT over {name}", _filled(place / f"BERT-{name}", models.bert.bert(**sizes), vocabulary)
