@@ -26,6 +26,7 @@ def export(
     dtype: str | None = None,
     shard_bytes: Annotated[int, Range(1, 10**12)] | None = None,
     check: bool = True,
+    merge_adapter: bool = False,
     overwrite: bool = False,
 ) -> None:
     """Export the model of a run's checkpoint to another format.
@@ -33,7 +34,7 @@ def export(
     Args:
         run: the run's directory.
         format: stablehlo (programs and weights that run with JAX only), safetensors (weights and configuration), huggingface (a directory
-            for from_pretrained of transformers) sentence-transformers (the same for SentenceTransformer, with the pooling) or gguf (a file for llama.cpp); or a format of your own, see docs/extending.md.
+            for from_pretrained of transformers), sentence-transformers (the same for SentenceTransformer, with the pooling), gguf (a file for llama.cpp) or peft (the adapter alone, for PEFT); or a format of your own, see docs/extending.md.
         out: directory to write to. The halves of an ELECTRA are written to its folders discriminator and generator (huggingface).
         step: checkpoint to export. Default: the newest.
         plain_weights: use the trained parameters of a run with a running mean (--ema.decay), instead of the mean.
@@ -44,13 +45,21 @@ def export(
         shard_bytes: huggingface, sentence-transformers: maximum bytes of a weights file. Default: 5,000,000,000.
         check: huggingface, sentence-transformers: read the directory back and compare every tensor, bit for bit, and the logits of a short input.
             gguf: the same within the rounding of the type, and the ids of texts.
+        merge_adapter: merge the run's adapter into the kernels. huggingface, sentence-transformers and gguf have no adapters: they always do.
         overwrite: replace files in a directory that is not empty.
 
     Raises:
         UserError: the format, the run or the checkpoint is not found, or `out` is not empty.
     """
     if format in BUILT_IN or not Path(run).is_dir():  # the run's own code can register further formats
-        check_export(format, length=length, platforms=platforms, dtype=dtype, shard_bytes=shard_bytes)
+        check_export(
+            format,
+            length=length,
+            platforms=platforms,
+            dtype=dtype,
+            shard_bytes=shard_bytes,
+            merge_adapter=merge_adapter,
+        )
     from t2t.api.user_code.loading import load_run
     from t2t.export.directory import check as check_out
 
@@ -64,6 +73,7 @@ def export(
         dtype=dtype,
         shard_bytes=shard_bytes,
         check=check,
+        merge_adapter=merge_adapter,
         overwrite=overwrite,
         say=lambda line: print(line, file=sys.stderr),
     )

@@ -11,7 +11,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from t2t.nn.aux import Aux, added
-from t2t.nn.dropout import Keys, dropout
+from t2t.nn.dropout import Keys, adapter_dropout, dropout
 from t2t.nn.layers import LayerConfig
 from t2t.nn.mixers import BuildOptions, Context, CrossMixer, Mixer
 from t2t.sharding import constrain
@@ -53,8 +53,9 @@ class Block(nnx.Module):
     def __call__(self, x: Float[Array, "B L D"], context: Context) -> tuple[Float[Array, "B L D"], Aux]:
         """Apply to whole rows."""
         context, mixer = self._with_own_tables(context), self._mixer
-        y, aux = self._sublayer(self.layer.mixer.name, x, lambda y: mixer(y, context), context.keys)
-        y, more = self._after_mixer(y, x, self._read_memory(context), context)
+        with adapter_dropout(context.keys):
+            y, aux = self._sublayer(self.layer.mixer.name, x, lambda y: mixer(y, context), context.keys)
+            y, more = self._after_mixer(y, x, self._read_memory(context), context)
         return y, added(aux, more)
 
     def prefill(

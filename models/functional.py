@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Collection
 from typing import Any
 
 import jax
@@ -11,13 +12,16 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from t2t.errors import UserError
 from t2t.models.states import each
 from t2t.models.transformer import Layers
 from t2t.models.transformer_config import TransformerConfig
+from t2t.models.virtual import on_outputs, prepended, virtual_tokens
+from t2t.nn.adapters import merged, started
 from t2t.nn.aux import Aux
 from t2t.nn.capabilities import Side
 from t2t.nn.dropout import Keys
-from t2t.nn.model import Cache, Model
+from t2t.nn.model import Cache, Model, ModelConfig
 from t2t.nn.parameters import Definition
 from t2t.nn.state import taken
 from t2t.types import Batch, Params, Tokens
@@ -65,11 +69,44 @@ class FunctionalModel(Model):
     def __init__(self, config: TransformerConfig, network: Network) -> None:
         self.config = config
         self._definition = Definition(network)
+        self._attach: Callable[[nnx.Module], None] | None = None
+        self._virtual = 0
         self.specs = self._definition.specs
+
+    def adapted(self, attach: Callable[[nnx.Module], None]) -> FunctionalModel:
+        """Return the model with adapters, see `t2t.nn.model.Model.adapted`."""
+        assert self._attach is None, "the model has adapters"
+        model = copy.copy(self)
+        network = self._definition.unbound()
+        attach(network)
+        model._attach, model._definition = attach, Definition(network)
+        model.specs, model._virtual = model._definition.specs, virtual_tokens(network, self.config)
+        return model
+
+    def rebuilt(self, config: ModelConfig) -> Model:
+        """Return the model of another configuration with the same parameters, with the adapters of this one."""
+        model = config.build()
+        return model if self._attach is None else model.adapted(self._attach)
+
+    def started(self, params: Params, fresh: Collection[str]) -> Params:
+        """Return the parameters with first values for those that depend on others, see `t2t.nn.model.Model.started`."""
+        return params if self._attach is None else started(self._definition.bind(params), params, fresh)
+
+    def merged(self, params: Params) -> Params:
+        """Return the parameters of the model without adapters that computes the same; `params` if there are none.
+
+        Raises UserError if the adapter is virtual tokens, which no parameters of the model compute.
+        """
+        if self._virtual:
+            raise UserError(
+                "adapter.kind is 'prompt': virtual tokens cannot be merged into the model. Nearest: --format peft."
+            )
+        return params if self._attach is None else merged(self._definition.bind(params), params)
 
     def init(self, key: jax.Array) -> Params:
         """Return initial parameters for a random key."""
-        return self._definition.init(key)
+        params = self._definition.init(key)
+        return params if self._attach is None else started(self._definition.bind(params), params, None)
 
     def hidden(self, params: Params, batch: Batch, *, dropout_key: jax.Array | None = None) -> Float[Array, "B L D"]:
         """Run the stacks. There is no dropout without a key."""
@@ -79,7 +116,8 @@ class FunctionalModel(Model):
         self, params: Params, batch: Batch, *, dropout_key: jax.Array | None = None
     ) -> tuple[Float[Array, "B L D"], Aux]:
         """Run the stacks. Also return the auxiliary terms that their layers report."""
-        return self._definition.bind(params).forward(batch, Keys(dropout_key))
+        hidden, aux = self._definition.bind(params).forward(self._prepended(batch), Keys(dropout_key))
+        return hidden[:, self._outputs :], aux
 
     def embedded(self, params: Params, tokens: Tokens, side: Side) -> Float[Array, "B L D"]:
         """Return the input of the first block of the encoder or the decoder."""
@@ -90,7 +128,7 @@ class FunctionalModel(Model):
     def encoded(self, params: Params, batch: Batch) -> Float[Array, "B L D"]:
         """Return the output of an encoder-decoder's encoder."""
         network: Any = self._definition.bind(params)
-        return network.encoded(batch, Keys(None))[0]
+        return network.encoded(self._prepended(batch), Keys(None))[0]
 
     def head(self, params: Params, hidden: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
         """Return float32 logits."""
@@ -104,11 +142,12 @@ class FunctionalModel(Model):
         self, params: Params, batch: Batch, *, dropout_key: jax.Array | None = None
     ) -> tuple[Float[Array, "B L V"], Aux]:
         """Return the logits and the auxiliary terms that layers report."""
-        return self._definition.bind(params).scored(batch, Keys(dropout_key))
+        logits, aux = self._definition.bind(params).scored(self._prepended(batch), Keys(dropout_key))
+        return logits[:, self._outputs :], aux
 
     def start(self, params: Params, batch: Batch, length: int) -> tuple[Float[Array, "B V"], Cache]:
         """Process the encoder's tokens and the decoder's prompt; see `t2t.nn.model.Model.start`."""
-        return self._definition.bind(params).start(batch, length)
+        return self._definition.bind(params).start(self._prepended(batch), length + self._outputs)
 
     def step(self, params: Params, cache: Cache, ids: Int[Array, "B"]) -> tuple[Float[Array, "B V"], Cache]:
         """Process one more token per row and return the logits after it."""
@@ -123,7 +162,7 @@ class FunctionalModel(Model):
         """Return the cache with room for `length` positions, including the prompt."""
         rows, layers = cache["rows"], cache["layers"]
         # The rows of a forked cache share their prompt: their own part has room for the positions after it.
-        own_length = length - (rows["prompt"].shape[1] if "prompt_length" in rows else 0)
+        own_length = length + self._outputs - (rows["prompt"].shape[1] if "prompt_length" in rows else 0)
         added = own_length - rows["room"].shape[1]
         room = jnp.pad(rows["room"], ((0, 0), (0, added)), constant_values=1)
         grown = each(lambda axis, state: state.grow(added, axis), layers["cache"])
@@ -166,3 +205,12 @@ class FunctionalModel(Model):
         states = each(lambda axis, state: state.take(rows, axis), cache["layers"]["cache"])
         kept_rows = {name: x if name in SHARED else x[rows] for name, x in cache["rows"].items()}
         return {"rows": kept_rows, "layers": {**cache["layers"], "cache": states}}
+
+    @property
+    def _outputs(self) -> int:
+        """How many of the first outputs are those of virtual tokens."""
+        return on_outputs(self._virtual, self.config)
+
+    def _prepended(self, batch: Batch) -> Batch:
+        """Return the batch with the virtual tokens."""
+        return prepended(batch, self._virtual, self.config)

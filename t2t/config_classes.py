@@ -16,6 +16,7 @@ from t2t import former_names
 from t2t.errors import nearest
 
 _MODULES = (
+    "t2t.adapters.config",
     "t2t.checkpoint.retention",
     "t2t.data.cached.manifest",
     "t2t.data.config",

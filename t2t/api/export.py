@@ -28,6 +28,7 @@ def check_export(
     platforms: Sequence[str] | None = None,
     dtype: str | None = None,
     shard_bytes: int | None = None,
+    merge_adapter: bool = False,
 ) -> None:
     """Raise UserError for an unknown format, and for an option of another format, which would have no effect."""
     known = (*BUILT_IN, *registered())
@@ -47,6 +48,8 @@ def check_export(
         if value is not None and format not in owners:
             named = " or ".join(filter(None, (", ".join(owners[:-1]), owners[-1])))
             raise UserError(f"{option} is for --format {named}; it has no effect with --format {format}.")
+    if merge_adapter and format == "peft":
+        raise UserError("--merge-adapter has no effect with --format peft, which writes only the adapter.")
     dtypes = TYPES if format == "gguf" else tuple(DTYPES)
     if dtype is not None and dtype not in dtypes:
         raise UserError(f"unknown dtype {dtype!r} (--dtype). There are: {', '.join(dtypes)}.{nearest(dtype, dtypes)}")
@@ -66,6 +69,7 @@ def export_run(
     dtype: str | None = None,
     shard_bytes: int | None = None,
     check: bool = True,
+    merge_adapter: bool = False,
     overwrite: bool = False,
     params: Params | None = None,
     say: Callable[[str], None] = lambda line: None,
@@ -74,6 +78,7 @@ def export_run(
 
     A model of several parts (ELECTRA) is written to a folder for each part.
 
+    merge_adapter: merge the run's adapter into the kernels. The formats of transformers and gguf have no adapters, so for them it always is.
     params: the run's parameters. By default, they are read from the checkpoint.
     say: receives log lines: what the format cannot store, and the results of the checks.
     Raises UserError for an unknown format, an option of another format, a model that the format does not support, or a directory that is not empty.
@@ -84,7 +89,14 @@ def export_run(
     from t2t.export.directory import writing
     from t2t.models.families import exportable
 
-    check_export(format, length=length, platforms=platforms, dtype=dtype, shard_bytes=shard_bytes)
+    check_export(
+        format,
+        length=length,
+        platforms=platforms,
+        dtype=dtype,
+        shard_bytes=shard_bytes,
+        merge_adapter=merge_adapter,
+    )
     check_out(Path(out), overwrite=overwrite)
     source = {"run": str(run.directory), "step": run.step, "recipe": run.record.recipe}
     parts: dict[str, Part] = {}
@@ -96,12 +108,23 @@ def export_run(
         parts = dict(whole.parts()) or {"": Part(config=whole, params=lambda params: params)}
         for part in parts.values():
             exportable(part.config)  # raises UserError before the parameters are read
+    if format == "peft":
+        from t2t.api.peft import export_adapter
+
+        return export_adapter(run, params, Path(out), overwrite=overwrite)
     if format == "gguf":
         from t2t.export.gguf_writing import check_options
 
         check_options(exportable(run.experiment.model)[1])
-    model, vocabulary = run.model, run.vocabulary
     params = run.params() if params is None else params
+    adapter = run.experiment.adapter
+    if merge_adapter and not adapter.enabled:
+        raise UserError(f"--merge-adapter: {run.directory} has no adapter. Export it without this option.")
+    if adapter.enabled and (merge_adapter or format in (*_TRANSFORMERS, "gguf")):
+        if not merge_adapter:
+            say(f"note: {format} has no adapters: the adapter is merged into the kernels")
+        run, params = run.without_adapter(), run.model.merged(params)
+    model, vocabulary = run.model, run.vocabulary
     if format in _TRANSFORMERS:
         for name, part in parts.items():
             _huggingface(
@@ -127,7 +150,9 @@ def export_run(
             registered()[format].write(run, params, draft)
         return Path(out)
     if format == "safetensors":
-        return write_safetensors(model, params, vocabulary, out, overwrite=overwrite, source=source)
+        return write_safetensors(
+            model, params, vocabulary, out, adapter=run.experiment.adapter, overwrite=overwrite, source=source
+        )
     data = run.experiment.data
     limit = model.config.max_length or data.targets_length
     return write_stablehlo(

@@ -12,7 +12,7 @@ from t2t.errors import UserError
 from t2t.train.run import SavedRun
 from t2t.types import Params
 
-BUILT_IN = ("stablehlo", "safetensors", "huggingface", "sentence-transformers", "gguf")
+BUILT_IN = ("stablehlo", "safetensors", "huggingface", "sentence-transformers", "gguf", "peft")
 """The formats of the library. Each has its own options."""
 
 

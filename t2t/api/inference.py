@@ -202,7 +202,7 @@ def embed(
     model, params = run.model, run.params() if params is None else params
     for part in model.config.parts().values():
         if part.embeds:
-            model, params = part.config.build(), part.params(params)
+            model, params = part.config.build(), part.params(run.model.merged(params))
     return embed_texts(
         model,
         params,

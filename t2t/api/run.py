@@ -338,14 +338,14 @@ class Run(SavedRun):
           format: "huggingface" (a directory for transformers' from_pretrained), "sentence-transformers", "safetensors", "stablehlo", "gguf", or a registered format.
           out: the output directory.
           overwrite: replace existing files in the directory.
-          options: options of the format, see `t2t export --help`: dtype, shard_bytes, check; length, platforms.
+          options: options of the format, see `t2t export --help`: dtype, shard_bytes, check; length, platforms; merge_adapter.
 
         Raises:
           UserError: the format or an option is unknown, the format does not support the model, or the directory is not empty.
         """
         from t2t.api.export import export_run
 
-        known = ("length", "platforms", "dtype", "shard_bytes", "check")
+        known = ("length", "platforms", "dtype", "shard_bytes", "check", "merge_adapter")
         for name in options:
             if name not in known:
                 raise UserError(f"Run.export: unknown option {name}.{nearest(name, known)}")
@@ -358,6 +358,15 @@ class Run(SavedRun):
             say=lambda line: print(line, file=sys.stderr),
             **options,
         )
+
+    def merge(self, dir: str | os.PathLike[str]) -> Run:
+        """Merge the run's adapter into the kernels, and return a new run in `dir` of the model alone, which computes the same.
+
+        Raises UserError if this run has no adapter, or if `dir` exists.
+        """
+        from t2t.api.merging import merge_run
+
+        return type(self).load(merge_run(self, os.fspath(dir), params=self.parameters))
 
     def train(self, *, dir: str | os.PathLike[str] | None = None, **options: Any) -> Run:
         """Resume the run in its own directory, or start a new run in `dir` from this run's parameters; see `t2t.train`.

@@ -124,7 +124,7 @@ def _portable(model: Model) -> Model:
     """Return the model without platform-specific kernels."""
     if model.config.execution.get("attention", "einsum") == "einsum":
         return model
-    return dataclasses.replace(model.config, attention="einsum").build()  # type: ignore[call-arg]
+    return model.rebuilt(dataclasses.replace(model.config, attention="einsum"))  # type: ignore[call-arg]
 
 
 def _export(

@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from t2t import config
+from t2t.adapters import Adapter
 from t2t.checksums import names_beneath, problem, table
 from t2t.errors import Failure, UserError
 from t2t.export.directory import (
@@ -30,15 +31,17 @@ from t2t.types import Params
 from t2t.vocabularies import Vocabulary
 
 CONFIG = "config.json"
+NONE = Adapter()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Weights:
-    """The content of a safetensors export."""
+    """The content of a safetensors export. `adapter.applied(model.build())` is the model of the parameters."""
 
     model: ModelConfig
     vocabulary: Vocabulary
     params: Params
+    adapter: Adapter = NONE
 
 
 def write_safetensors(
@@ -47,12 +50,14 @@ def write_safetensors(
     vocabulary: Vocabulary,
     out: str | Path,
     *,
+    adapter: Adapter = NONE,
     overwrite: bool = False,
     source: dict[str, Any] | None = None,
 ) -> Path:
     """Write OUT/model.safetensors (path -> array, such as "encoder/mlp/kernel"), OUT/config.json and the vocabulary's files.
 
-    source: origin of the model, saved in config.json.
+    adapter: the adapter of `model`, saved in config.json.
+    source:  origin of the model, saved there too.
     Returns the directory. Raises UserError if `out` is not empty and `overwrite` is false.
     """
     out = Path(out)
@@ -63,6 +68,8 @@ def write_safetensors(
             if back[path].dtype != array.dtype or back[path].tobytes() != array.tobytes():
                 raise Failure(f"{draft / WEIGHTS}: parameter {path} was not written correctly")
         described = {**describe_model(model, params), "vocabulary": write_vocabulary(draft, vocabulary)}
+        if adapter.enabled:
+            described["adapter"] = config.to_json(adapter)
         files = table(draft, names_beneath(draft))
         write_json(draft / CONFIG, {"format": "safetensors", **described, "source": source or {}, "files": files})
     return out
@@ -89,15 +96,16 @@ def read_safetensors(directory: str | Path) -> Weights:
     model = config.from_json(data.get("model"), where=f"{path}: model")
     described = expect(data.get("vocabulary"), dict, f"{path}: vocabulary")
     vocabulary = config.from_json(described.get("configuration"), where=f"{path}: vocabulary")
-    if not isinstance(model, ModelConfig) or not isinstance(vocabulary, Vocabulary):
-        raise UserError(f"{path}: does not describe a model and its vocabulary")
+    adapter = config.from_json(data["adapter"], where=f"{path}: adapter") if "adapter" in data else NONE
+    if not isinstance(model, ModelConfig) or not isinstance(vocabulary, Vocabulary) or not isinstance(adapter, Adapter):
+        raise UserError(f"{path}: does not describe a model, its adapter and its vocabulary")
     params = unflatten(flat)
-    _check(flat, model, directory / WEIGHTS)
-    return Weights(model=model, vocabulary=vocabulary.in_directory(str(directory)), params=params)
+    _check(flat, adapter.applied(model.build()), directory / WEIGHTS)
+    return Weights(model=model, vocabulary=vocabulary.in_directory(str(directory)), params=params, adapter=adapter)
 
 
-def _check(flat: dict[str, np.ndarray], model: ModelConfig, where: Path) -> None:
-    specs = flatten(model.build().specs)
+def _check(flat: dict[str, np.ndarray], model: Model, where: Path) -> None:
+    specs = flatten(model.specs)
     for path, spec in specs.items():
         if path not in flat or flat[path].shape != tuple(spec.shape):
             found = f"has shape {list(flat[path].shape)}" if path in flat else "is missing"

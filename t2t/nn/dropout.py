@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Iterator
+from contextvars import ContextVar
 
 import jax
 import jax.numpy as jnp
@@ -13,11 +16,13 @@ class Keys:
     """Derives a sequence of keys from one key. Without a key, it always returns None.
 
     Keys depend only on the order of the calls, so a traced function uses the same keys each time.
+
+    first: number of the first key. Sequences from one key with ranges of numbers that do not overlap are independent of each other.
     """
 
-    def __init__(self, key: jax.Array | None) -> None:
+    def __init__(self, key: jax.Array | None, first: int = 0) -> None:
         self._key = key
-        self._count = 0
+        self._count = first
 
     def next(self) -> jax.Array | None:
         """Return the next key, or None without a key. No key is returned twice."""
@@ -25,6 +30,34 @@ class Keys:
             return None
         self._count += 1
         return jax.random.fold_in(self._key, self._count)
+
+    def for_adapters(self) -> Keys:
+        """Return a sequence of its own for the adapters of linear layers. So a model with adapters has the dropout of its base model."""
+        return Keys(self._key, _ADAPTERS)
+
+
+_ADAPTERS = 2**24
+"""Number of the first key of adapters, more than the number of other keys in any layer."""
+_adapter_keys: ContextVar[Keys] = ContextVar("adapter_keys")
+
+
+@contextlib.contextmanager
+def adapter_dropout(keys: Keys) -> Iterator[None]:
+    """Context in which `adapter_key` takes keys from `keys.for_adapters()`. Open it around a trace.
+
+    Mixers and feed-forward layers call their linear layers without keys, so that layers of the user's own need no code for adapters.
+    """
+    token = _adapter_keys.set(keys.for_adapters())
+    try:
+        yield
+    finally:
+        _adapter_keys.reset(token)
+
+
+def adapter_key() -> jax.Array | None:
+    """Return the next key for the dropout of an adapter, or None if there is no dropout."""
+    keys = _adapter_keys.get(None)
+    return None if keys is None else keys.next()
 
 
 def dropout(x: Float[Array, "*S"], rate: float, key: jax.Array | None) -> Float[Array, "*S"]:

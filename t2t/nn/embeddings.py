@@ -10,19 +10,32 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from t2t.nn.initializers import Initializer
+from t2t.nn.initializers import Initializer, Uniform
 from t2t.nn.linear import matmul
 from t2t.nn.parameters import parameter
+
+
+class VirtualTokens(nnx.Module):
+    """Trained vectors before the tokens of a text (prompt tuning, Lester et al. 2021). They start uniform between -0.5 and 0.5 (section 3.2).
+
+    count, size: number and width of the vectors.
+    """
+
+    def __init__(self, count: int, size: int) -> None:
+        self.count = count
+        self.table = parameter((count, size), (None, "embed"), Uniform(0.5), decay=False)
 
 
 class Embedding(nnx.Module):
     """An embedding table with `rows` vectors.
 
     axis: logical axis of the rows: "vocab", "positions" or "types".
+    virtual: None, or vectors that ids below 0 name: -1 is the first (`t2t.adapters`).
     """
 
     def __init__(self, rows: int, size: int, *, axis: str, init: Initializer, decay: bool = True) -> None:
         self.table = parameter((rows, size), (axis, "embed"), init, decay=decay)
+        self.virtual: VirtualTokens | None = None
 
     def __call__(
         self, ids: Int[Array, "*B"], dtype: Any, *, outside: Literal["fill", "clip"] = "fill"
@@ -31,7 +44,11 @@ class Embedding(nnx.Module):
 
         outside: what an id beyond the table gives: NaN ("fill"), which makes the error visible, or the last row ("clip").
         """
-        return jnp.take(self.table[...], ids, axis=0, mode=outside).astype(dtype)
+        if self.virtual is None:
+            return jnp.take(self.table[...], ids, axis=0, mode=outside).astype(dtype)
+        known = jnp.take(self.table[...], jnp.maximum(ids, 0), axis=0, mode=outside)
+        virtual = jnp.take(self.virtual.table[...], jnp.maximum(-1 - ids, 0), axis=0, mode="clip")
+        return jnp.where(ids[..., None] < 0, virtual, known).astype(dtype)
 
     def attend(self, x: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
         """Return float32 logits: the product of `x` with every row of the table."""

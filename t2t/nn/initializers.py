@@ -46,6 +46,17 @@ class Normal(Initializer):
         return self.std * jax.random.normal(key, shape, jnp.float32)
 
 
+@dataclass(frozen=True)
+class Uniform(Initializer):
+    """Uniform between -bound and bound."""
+
+    bound: float
+
+    def __call__(self, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+        """Draw samples."""
+        return jax.random.uniform(key, shape, jnp.float32, -self.bound, self.bound)
+
+
 _TRUNCATED_STD = 0.87962566103423978
 """Standard deviation of a unit Gaussian that is truncated at two standard deviations."""
 

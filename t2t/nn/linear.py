@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import abc
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -51,12 +54,34 @@ def _wide_backward(operands: tuple[jax.Array, jax.Array], gradient: Float[Array,
 _wide.defvjp(_wide_forward, _wide_backward)
 
 
+class LinearAdapter(nnx.Module, abc.ABC):
+    """Trained parameters that change what a linear layer with a frozen kernel computes (`t2t.nn.adapters`).
+
+    The axes of its parameters are those of the layer's kernel: a stacked layer has a stacked adapter.
+    """
+
+    @abc.abstractmethod
+    def __call__(self, x: Float[Array, "*B I"], linear: Linear) -> Float[Array, "*B O"]:
+        """Return the output of the layer with this adapter."""
+
+    def started(self, kernel: Float[Array, "*L I O"]) -> dict[str, Any]:
+        """Return the first values of the parameters that depend on the kernel, by name; {} if none does."""
+        return {}
+
+    @abc.abstractmethod
+    def merged(
+        self, kernel: Float[Array, "*L I O"], bias: Float[Array, "*L O"] | None
+    ) -> tuple[Float[Array, "*L I O"], Float[Array, "*L O"] | None]:
+        """Return the kernel and the bias of the plain linear layer that computes the same."""
+
+
 class Linear(nnx.Module):
     """Linear layer: `x @ kernel + bias`, in the type of x.
 
     axes: logical axes of the kernel's two dimensions.
     quantization: type of the product, forward and backward; see `t2t.nn.quantized.quantized_matmul`. Parameters are always float32.
     trainable: whether training changes the parameters.
+    adapter: None, or what `t2t.adapters` attaches to the layer.
 
     Raises:
         UserError: the library for quantization is not installed.
@@ -77,8 +102,16 @@ class Linear(nnx.Module):
         self.quantization: Quantization = quantization
         self.kernel = parameter((inputs, outputs), axes, init, trainable=trainable)
         self.bias = parameter((outputs,), axes[1:], ZEROS, decay=False, trainable=trainable) if bias else None
+        self.adapter: LinearAdapter | None = None
 
     def __call__(self, x: Float[Array, "*B I"]) -> Float[Array, "*B O"]:
         """Apply to the last axis."""
-        y = matmul(x, self.kernel[...], quantization=self.quantization)
+        return self.biased(self.product(x)) if self.adapter is None else self.adapter(x, self)
+
+    def product(self, x: Float[Array, "*B I"]) -> Float[Array, "*B O"]:
+        """Return `x @ kernel`, without the adapter."""
+        return matmul(x, self.kernel[...], quantization=self.quantization)
+
+    def biased(self, y: Float[Array, "*B O"]) -> Float[Array, "*B O"]:
+        """Add the bias, if the layer has one."""
         return y if self.bias is None else y + self.bias[...].astype(y.dtype)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from t2t.errors import UserError
 from t2t.limits import Configuration, Ids
 from t2t.losses import LossSums
 from t2t.nn.aux import Aux
@@ -100,6 +102,24 @@ class Model(abc.ABC):
     ) -> tuple[Float[Array, "B L V"], Aux]:
         """Return the output of `logits` and the auxiliary terms that layers report."""
         return self.logits(params, batch, dropout_key=dropout_key), {}
+
+    def adapted(self, attach: Callable[[nnx.Module], None]) -> Model:
+        """Return the model with adapters. attach: gives them to a newly built network (`t2t.adapters.attach`)."""
+        raise UserError(
+            f"adapter (--adapter): {type(self).__name__} cannot have adapters, because it is not a FunctionalModel of t2t.models"
+        )
+
+    def rebuilt(self, config: ModelConfig) -> Model:
+        """Return the model of another configuration with the same parameters, with the adapters of this one."""
+        return config.build()
+
+    def started(self, params: Params, fresh: Collection[str]) -> Params:
+        """Return the parameters with first values for those that depend on others. fresh: paths of the parameters that do not come from another run."""
+        return params
+
+    def merged(self, params: Params) -> Params:
+        """Return the parameters of the model without adapters that computes the same; `params` if there are none."""
+        return params
 
     def losses(self, params: Params, batch: Batch, loss: Any, *, dropout_key: jax.Array | None = None) -> LossSums:
         """Return `loss.loss(self, ...)`, the sums of an objective. This is the method name of version 0.1.0, kept for user code."""

@@ -7,6 +7,7 @@ Only this module uses NNX's metadata and graph functions. Layers are built witho
 from __future__ import annotations
 
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
@@ -62,6 +63,35 @@ def stack(module: Module, layers: int) -> Module:
     return module
 
 
+def modules(module: nnx.Module, kind: type[Module]) -> dict[str, Module]:
+    """Return the modules of a kind inside `module`, by path ("encoder/layers/attention/query"). A module in two places has its first path."""
+    found = [("/".join(map(str, path)), value) for path, value in nnx.iter_graph(module) if isinstance(value, kind)]
+    return dict(sorted(found, key=lambda item: item[0]))
+
+
+def names(module: nnx.Module) -> list[str]:
+    """Return the paths of the parameters of a module."""
+    return ["/".join(path) for path, _ in _variables(module)]
+
+
+def axes_of(variable: nnx.Param) -> tuple[str | None, ...]:
+    """Return the logical axes of a parameter of a module."""
+    metadata: _Metadata = variable.get_metadata("t2t")
+    return metadata.axes
+
+
+def put(module: nnx.Module, name: str, part: nnx.Module) -> None:
+    """Set an attribute that was None to a module with parameters."""
+    setattr(module, name, nnx.data(part))
+
+
+def freeze(module: nnx.Module, frozen: Callable[[str], bool]) -> None:
+    """Mark the parameters of a newly built `module` as frozen whose path satisfies `frozen`."""
+    for path, variable in _variables(module):
+        if frozen("/".join(path)):
+            variable.set_metadata(t2t=replace(variable.get_metadata("t2t"), trainable=False))
+
+
 class Definition(Generic[Module]):
     """A module without its arrays: its structure and a ParamSpec for each parameter.
 
@@ -87,6 +117,14 @@ class Definition(Generic[Module]):
         for param_key, (path, init) in zip(keys, self._init.items(), strict=True):
             _put(params, path, init(param_key, _get(self.specs, path).shape))
         return params
+
+    def unbound(self) -> Module:
+        """Return the module without arrays, as it was built."""
+        shapes: Params = {}
+        for path in self._init:
+            spec: ParamSpec = _get(self.specs, path)
+            _put(shapes, path, jax.ShapeDtypeStruct(spec.shape, spec.dtype))
+        return self.bind(shapes)
 
     def bind(self, params: Params) -> Module:
         """Return the module with the arrays `params`, for use in the current trace."""

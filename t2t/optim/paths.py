@@ -31,37 +31,63 @@ def flatten_specs(specs: Any) -> dict[str, ParamSpec]:
     return flat
 
 
-def select(patterns: Iterable[str], paths: Iterable[str], *, where: str) -> frozenset[str]:
+def select(patterns: Iterable[str], paths: Iterable[str], *, where: str, what: str = "parameter") -> frozenset[str]:
     """Return the paths that match any of the glob patterns.
 
-    "*" matches any characters except "/", "?" matches one of them, and "**" matches any characters. A pattern that names a folder matches
-    everything in it.
+    "*" matches any characters except "/", "?" matches one of them, "**" matches any characters, and "{a,b}" matches "a" and "b". A pattern that
+    names a folder matches everything in it.
 
     where: the option of the patterns, for the error.
+    what:  what the paths name, for the error.
     Raises UserError if a pattern matches no path.
     """
     names = list(paths)
     chosen: set[str] = set()
     for pattern in patterns:
-        expression = re.compile(_expression(pattern))
-        matched = [name for name in names if expression.fullmatch(name)]
+        matched = matching(pattern, names)
         if not matched:
-            raise UserError(f"{where}: the pattern {pattern!r} matches no parameter.{nearest(pattern, names)}")
+            raise UserError(f"{where}: the pattern {pattern!r} matches no {what}.{nearest(pattern, names)}")
         chosen.update(matched)
     return frozenset(chosen)
 
 
-def chosen(include: tuple[str, ...], exclude: tuple[str, ...], paths: Iterable[str], *, where: str) -> frozenset[str]:
+def matching(pattern: str, paths: Iterable[str]) -> list[str]:
+    """Return the paths that match a glob pattern, see `select`."""
+    expression = re.compile(_expression(pattern))
+    return [path for path in paths if expression.fullmatch(path)]
+
+
+def chosen(
+    include: tuple[str, ...],
+    exclude: tuple[str, ...],
+    paths: Iterable[str],
+    *,
+    where: str,
+    name: str = "include",
+    what: str = "parameter",
+) -> frozenset[str]:
     """Return the paths that match a pattern of `include` and no pattern of `exclude`, see `select`.
 
     where: the common prefix of the options ("start_from"), for the error.
+    name:  name of the option of `include`, for the error.
     Raises UserError if a pattern matches no path.
     """
     names = list(paths)
-    return select(include, names, where=f"{where}.include") - select(exclude, names, where=f"{where}.exclude")
+    return select(include, names, where=f"{where}.{name}", what=what) - select(
+        exclude, names, where=f"{where}.exclude", what=what
+    )
 
 
 def _expression(pattern: str) -> str:
     parts = {"**": ".*", "*": "[^/]*", "?": "[^/]"}
-    translated = "".join(parts.get(part, re.escape(part)) for part in re.split(r"(\*\*|\*|\?)", pattern.rstrip("/")))
+
+    def plain(text: str) -> str:
+        return "".join(parts.get(part, re.escape(part)) for part in re.split(r"(\*\*|\*|\?)", text))
+
+    def translate(part: str) -> str:
+        if not part.startswith("{"):
+            return plain(part)
+        return f"(?:{'|'.join(map(plain, part[1:-1].split(',')))})"
+
+    translated = "".join(map(translate, re.split(r"(\{[^{}]*\})", pattern.rstrip("/"))))
     return f"{translated}(/.*)?"

@@ -63,7 +63,8 @@ _rows: dict[str, _Row] = {}
 
 
 def _row(experiment: Experiment) -> _Row:
-    key = repr((experiment.model, experiment.data, experiment.objective, experiment.trainable, platform()))
+    parts = (experiment.model, experiment.adapter, experiment.data, experiment.objective, experiment.trainable)
+    key = repr((*parts, platform()))
     if key not in _rows:
         _rows[key] = _trace(experiment)
     return _rows[key]

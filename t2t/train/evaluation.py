@@ -98,7 +98,7 @@ class Evaluator:
     def __init__(self, model: Model, evaluation: Evaluation, data: Data, objective: Objective | None = None) -> None:
         # Platform-specific kernels are for training. Evaluation does not shard by hand, and its rows may have any length.
         portable = model.config.portable()
-        model = model if portable is model.config else portable.build()
+        model = model if portable is model.config else model.rebuilt(portable)
         self._model, self._evaluation = model, evaluation
         self._stop: Callable[[], bool] = lambda: False
         self._sources: list[Source] = []

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from t2t import config_classes
+from t2t.adapters import Adapter
 from t2t.checkpoint import CheckpointConfig
 from t2t.data.config import Data
 from t2t.data.converters import FeatureConverter, converter
@@ -14,7 +15,7 @@ from t2t.data.values import with_values
 from t2t.errors import UserError
 from t2t.limits import Configuration, Count, CountOrZero, Parts, Seed
 from t2t.nn.capabilities import VALUES
-from t2t.nn.model import EXECUTION, ModelConfig
+from t2t.nn.model import EXECUTION, Model, ModelConfig
 from t2t.objectives import CrossEntropy, Objective
 from t2t.optim import Ema, OptimizerConfig, Trainable
 from t2t.paths import LocalPath
@@ -52,6 +53,7 @@ class Experiment(Configuration):
         model: architecture and sizes of the model.
         data: task, lengths and batch size of the training data.
         optimizer: optimizer and learning rate schedule.
+        adapter: parameters beside those of the model, which are trained instead of them.
         trainable: which parameters are trained. The others are frozen.
         objective: the training objective.
         ema: running mean of the parameters, which is evaluated and used in their place.
@@ -76,6 +78,7 @@ class Experiment(Configuration):
     log_every: Count = 10
     profile: str | None = None
     objective: Objective = CrossEntropy()
+    adapter: Adapter = Adapter()
     trainable: Trainable = Trainable()
     mesh: MeshConfig = MeshConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
@@ -83,6 +86,14 @@ class Experiment(Configuration):
     guard: Guard = Guard()
     ema: Ema = Ema()
     start_from: StartFrom = StartFrom()
+
+    def built(self, *, portable: bool = False) -> Model:
+        """Return the model with its adapter.
+
+        portable: without kernels of an accelerator, for evaluation and inference.
+        Raises UserError if the adapter does not fit the model.
+        """
+        return self.adapter.applied((self.model.portable() if portable else self.model).build())
 
     def resolved_data(self) -> Data:
         """Return `data`, with the experiment's seed if it has none."""
@@ -167,6 +178,7 @@ def check(experiment: Experiment, device_count: int) -> None:
             "trainable.frozen_storage reference (--trainable.frozen-storage) needs a checkpoint that the run starts from (--start-from.run)."
             " Nearest: copy, or set --start-from.run."
         )
+    _check_adapter(experiment, sizes["context"])
     experiment.objective.check(experiment.model)
     if experiment.objective.whole_batch and experiment.microbatches > 1:
         raise UserError(
@@ -183,6 +195,32 @@ def check(experiment: Experiment, device_count: int) -> None:
         raise UserError(
             f"data.loss_on_inputs {weight} (--data.loss-on-inputs): a model of kind {experiment.model.kind!r} does not predict its inputs,"
             " only a decoder does. Nearest: 0.0."
+        )
+
+
+def _check_adapter(experiment: Experiment, context: int) -> None:
+    """Raise UserError if the adapter does not fit the model, or its virtual tokens the run."""
+    adapter = experiment.adapter
+    if not adapter.enabled:
+        return
+    experiment.built()
+    if adapter.virtual_tokens is None:
+        return
+    where = f"adapter.virtual_tokens {adapter.virtual_tokens} (--adapter.virtual-tokens)"
+    if experiment.data.pack:
+        raise UserError(f"{where}: a row must hold one example, but data.pack is True (--data.pack). Nearest: False.")
+    if not isinstance(experiment.objective, CrossEntropy):
+        raise UserError(
+            f"{where}: the objective {type(experiment.objective).__name__} does not support them. Nearest: CrossEntropy, or --adapter.kind lora."
+        )
+    if context > 1:
+        raise UserError(f"{where}: rows cannot be divided along their length (--mesh.context {context}). Nearest: 1.")
+    rows, limit = experiment.rows().rows, experiment.model.max_length
+    longest = max(rows.values()) + adapter.virtual_tokens
+    if limit is not None and longest > limit:
+        raise UserError(
+            f"{where}: together with the rows they are {longest} tokens, more than the model's {limit} learned positions. Nearest:"
+            f" {max(limit - max(rows.values()), 1)}, or shorter rows (--data)."
         )
 
 

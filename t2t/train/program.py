@@ -47,7 +47,7 @@ class Program:
     @classmethod
     def of(cls, experiment: Experiment, mesh: Mesh | AbstractMesh) -> Program:
         """Return the program. Raises UserError if a parameter is not divisible over the mesh, or if a pattern matches no parameter."""
-        model = experiment.model.build()
+        model = experiment.built()
         specs = experiment.trainable.apply(model.specs)
         transform = _named(experiment.optimizer.build(trainable_specs(specs)))
         ema = experiment.ema.decay is not None

@@ -13,6 +13,7 @@ import jax
 
 import t2t
 from t2t import config, former_names
+from t2t.adapters import Adapter
 from t2t.checkpoint import Checkpoints
 from t2t.distributed.gather import gather
 from t2t.distributed.preflight import AgreedError
@@ -198,8 +199,13 @@ class SavedRun:
 
     @functools.cached_property
     def model(self) -> Model:
-        """The model, for any platform."""
-        return self.experiment.model.portable().build()
+        """The model with its adapter, for any platform."""
+        return self.experiment.built(portable=True)
+
+    def without_adapter(self) -> Self:
+        """Return the run with the model alone. Its parameters are those that `Model.merged` of this run's model returns."""
+        experiment = replace(self.experiment, adapter=Adapter())
+        return replace(self, record=replace(self.record, experiment=experiment))
 
     @property
     def has_mean(self) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 import jax
@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from t2t.checkpoint import Checkpoints, Reference, initialise
 from t2t.errors import UserError
 from t2t.nn.model import Model
+from t2t.optim import Trainable
 from t2t.optim.paths import flatten_specs
 from t2t.train.program import Program
 from t2t.train.run import CHECKPOINTS, VOCABULARY, RunRecord, SavedRun
@@ -44,9 +45,15 @@ def initial_state(
     initial = initialise(state.params, source.params(), start_from.include, start_from.exclude, optional=kept)
     _check_vocabulary(record.vocabulary.in_directory(str(directory / VOCABULARY)), source, program.model, initial.taken)
     if record.experiment.trainable.frozen_storage == "reference":
-        checkpoints.keep_apart(program.frozen, _reference(program, source, initial.taken))
+        for path in sorted(program.frozen - set(initial.taken)):
+            raise UserError(
+                f"trainable.frozen_storage reference (--trainable.frozen-storage): the frozen parameter {path} is not taken from"
+                f" {source.directory} (--start-from.run). Nearest: copy."
+            )
+        checkpoints.keep_apart(program.frozen, reference_to(source, program.frozen, record.experiment.trainable))
     log(f"starting from step {source.step} of {start_from.run}: {initial.report()}")
-    params = jax.tree.map(jax.device_put, initial.params, program.shardings.params)
+    started = program.model.started(initial.params, initial.fresh)
+    params = jax.tree.map(jax.device_put, started, program.shardings.params)
     # The optimizer state may depend on the initial parameters.
     restart = jax.jit(program.transform.init, out_shardings=program.shardings.opt_state)
     trainable = program.trainable(params)
@@ -56,13 +63,8 @@ def initial_state(
     return dataclasses.replace(state, params=params, opt_state=restart(trainable), ema=ema)
 
 
-def _reference(program: Program, source: SavedRun, taken: Sequence[str]) -> Reference:
-    """Return the reference to the frozen parameters. Raises UserError if one of them does not come from the source."""
-    for path in sorted(program.frozen - set(taken)):
-        raise UserError(
-            f"trainable.frozen_storage reference (--trainable.frozen-storage): the frozen parameter {path} is not taken from"
-            f" {source.directory} (--start-from.run). Nearest: copy."
-        )
+def reference_to(source: SavedRun, frozen: Collection[str], trainable: Trainable) -> Reference:
+    """Return the reference to frozen parameters of another run. Raises UserError if they are a running mean."""
     if source.has_mean:
         raise UserError(
             "trainable.frozen_storage reference (--trainable.frozen-storage): the reference is to the trained parameters of"
@@ -74,8 +76,8 @@ def _reference(program: Program, source: SavedRun, taken: Sequence[str]) -> Refe
             checkpoints=str(place.resolve()),
             step=source.step,
             checksum=theirs.checksum(source.step),
-            parameters=tuple(sorted(program.frozen)),
-            dtype=program.experiment.trainable.frozen_dtype,
+            parameters=tuple(sorted(frozen)),
+            dtype=trainable.frozen_dtype,
         )
 
 

@@ -1,0 +1,8 @@
+"""Adapters of linear layers: few trained parameters beside a frozen kernel."""
+
+from t2t.nn.adapters.dora import DoRA
+from t2t.nn.adapters.ia3 import IA3
+from t2t.nn.adapters.lora import LoRA
+from t2t.nn.adapters.parameters import merged, started
+
+__all__ = ["IA3", "DoRA", "LoRA", "merged", "started"]

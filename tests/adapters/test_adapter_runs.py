@@ -1,0 +1,92 @@
+"""Real, tiny trainings with an adapter: resumed, read, exported and merged."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import t2t
+from t2t.adapters import Adapter
+from t2t.api.export import export_run
+from t2t.errors import UserError
+from t2t.export import read_safetensors
+from t2t.export.directory import flatten
+from t2t.export.huggingface import opened, short_logits
+from t2t.models.families import family_of
+from t2t.optim import Trainable
+from t2t.sharding import MeshConfig
+from t2t.train.experiment import StartFrom
+from t2t.train.loop import Outcome
+from tests.train.test_frozen_runs import TINY, assert_equal, losses, params, run, source  # noqa: F401
+
+ADAPTER = Adapter(rank=4, alpha=8.0, dropout=0.1, targets=("**/{attention,mlp}/*",))
+
+
+def tuned(directory, **changes):
+    return replace(TINY, adapter=ADAPTER, start_from=StartFrom(run=str(directory)), **changes)
+
+
+@pytest.fixture(scope="module")
+def whole(source, tmp_path_factory):  # noqa: F811
+    directory = tmp_path_factory.mktemp("runs") / "adapted"
+    assert run(directory, tuned(source)) == Outcome(step=4, stopped=False)
+    return directory
+
+
+def test_the_parameters_of_the_source_are_kept_once_and_do_not_change(source, whole):  # noqa: F811
+    begun, ended = params(source), params(whole)
+    assert {path for path in ended if path not in begun} == {path for path in ended if "/adapter/" in path}
+    assert_equal({path: ended[path] for path in begun}, begun)
+    assert sorted(path.name for path in (whole / "checkpoints").iterdir()) == ["2", "4", "frozen"]
+
+
+@pytest.mark.parametrize("storage", ["reference", pytest.param("copy", marks=pytest.mark.slow)])
+def test_resumed_is_uninterrupted_bit_for_bit(storage, source, whole, tmp_path):  # noqa: F811
+    trainable = Trainable(frozen_storage=storage)
+    run(tmp_path / "run", tuned(source, trainable=trainable, steps=2))
+    assert run(tmp_path / "run", tuned(source, trainable=trainable)) == Outcome(step=4, stopped=False)
+    assert losses(tmp_path / "run") == losses(whole)
+    assert_equal(params(tmp_path / "run"), params(whole))
+
+
+def test_a_run_keeps_its_adapter(source, whole):  # noqa: F811
+    for other in (replace(ADAPTER, rank=2), Adapter()):
+        with pytest.raises(UserError, match=r"holds a run with another configuration.*adapter"):
+            run(whole, replace(tuned(source), adapter=other))
+
+
+def test_exports_and_the_merged_run_compute_the_same(whole, tmp_path):
+    loaded = t2t.load(whole)
+    wanted = short_logits(loaded.model, loaded.parameters)
+    said = []
+    export_run(loaded, format="huggingface", out=str(tmp_path / "hf"), say=said.append)
+    assert any("the adapter is merged" in line for line in said)
+    with opened(tmp_path / "hf", family_of) as theirs:
+        np.testing.assert_allclose(short_logits(theirs.model, theirs.params(MeshConfig().build())), wanted, atol=1e-5)
+    for merge in (False, True):
+        out = tmp_path / f"merge-{merge}"
+        loaded.export("safetensors", out, merge_adapter=merge)
+        back = read_safetensors(out)
+        assert any("/adapter/" in path for path in flatten(back.params)) != merge
+        model = back.adapter.applied(back.model.build())
+        np.testing.assert_allclose(short_logits(model, back.params), wanted, atol=1e-5)
+    merged = loaded.merge(tmp_path / "merged")
+    assert not merged.experiment.adapter.enabled
+    np.testing.assert_allclose(short_logits(merged.model, merged.parameters), wanted, atol=1e-5)
+    text = ["reverse words: one two"]
+    assert merged.generate(text, max_length=4) == loaded.generate(text, max_length=4)
+    with pytest.raises(UserError, match=r"has no adapter"):
+        merged.merge(tmp_path / "again")
+    with pytest.raises(UserError, match=r"--merge-adapter: .*has no adapter"):
+        merged.export("safetensors", tmp_path / "none", merge_adapter=True)
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_from_its_adapter(whole, tmp_path):
+    again = replace(TINY, adapter=ADAPTER, start_from=StartFrom(run=str(whole)), steps=1)
+    run(tmp_path / "again", again)
+    before, after = params(whole), params(tmp_path / "again")
+    for path, value in before.items():
+        assert np.array_equal(value, after[path]) == ("/adapter/" not in path), path
