@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 RUN ?= runs/quickstart
 SOURCES = setup.py t2t models tasks launch tests docs benchmarks
 
-.PHONY: quickstart quick test faults test-slurm lint types imports check format lock clean plans test-memory test-interop cases goldens benchmark-environments benchmarks
+.PHONY: quickstart quick test faults test-slurm lint types imports check format lock clean plans test-memory test-interop test-peft cases goldens benchmark-environments benchmarks
 
 quickstart: $(VENV)/installed
 	$(BIN)/t2t train t5:quickstart --dir $(RUN)
@@ -50,6 +50,11 @@ test-interop: $(INTEROP)/installed
 	$(if $(CASES),,$(INTEROP)/bin/python -m tests.interop.sentence)
 	$(if $(CASES),,$(INTEROP)/bin/python -m tests.interop.real)
 	$(if $(CASES),,$(INTEROP)/bin/python -m pytest tests/export/test_pickled_files.py)
+
+# Adapters against PEFT, which the environment does not have otherwise.
+test-peft: $(INTEROP)/installed
+	$(INTEROP)/bin/pip install -q --disable-pip-version-check --no-deps peft==0.21.2 accelerate psutil
+	$(INTEROP)/bin/python -m tests.interop.peft_logits
 
 # Inputs on which earlier versions were wrong: CASES_FOLDER is a folder of them, NAME/check.sh each. ONLY="name name" runs some. Half an hour; as root, since some fill a small disk.
 CASES_FOLDER ?= ../shared/cases

@@ -7,7 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -29,6 +29,8 @@ def import_checkpoint(
     source: str,
     directory: str,
     *,
+    base: str | None = None,
+    frozen_storage: Literal["copy", "reference"] = "copy",
     preset: str | None = None,
     vocabulary: str | None = None,
     accepted: tuple[str, ...] = (),
@@ -37,16 +39,30 @@ def import_checkpoint(
 ) -> str:
     """Import a model as a run and return a line that describes it.
 
-    The source is a directory of transformers (config.json, safetensors, tokenizer files) or sentence-transformers, a GGUF file or a T5X checkpoint.
+    The source is a directory of transformers (config.json, safetensors, tokenizer files) or sentence-transformers, a GGUF file, a T5X checkpoint or an adapter
+    of PEFT, which needs the run of its base model.
     The options are those of `t2t import`.
 
     accepted: options of config.json to ignore.
     say: receives log lines: what was left out, and the results of the checks.
     Raises UserError if the source has another format, if a model, an option or a tensor is not supported, if tensors are missing, or if the run exists.
     """
+    from t2t.api.peft import import_adapter, is_adapter
+
     run = check_directory(directory, "--dir")
     if run.exists() and (not run.is_dir() or any(run.iterdir())):
         raise UserError(f"{run} (--dir) already exists. Choose another --dir.")
+    if base is not None or is_adapter(Path(source)):
+        for option, value in (("--preset", preset), ("--vocabulary", vocabulary)):
+            if value is not None:
+                raise UserError(
+                    f"{option} {value}: {source} is an adapter of PEFT, and has that of its base model (--base)."
+                )
+        return import_adapter(Path(source), run, base, frozen_storage, say=say)
+    if frozen_storage != "copy":
+        raise UserError(
+            f"--frozen-storage {frozen_storage}: only the run of an adapter has frozen parameters (--base). Nearest: copy."
+        )
     with _open_source(Path(source), preset, accepted) as (model, sentence):
         for line in describe_left_out(model.left_out):
             say(f"note: left out: {line}")

@@ -31,13 +31,16 @@ _FLOATS = {"F64", "F32", "F16", "BF16"}
 class TensorFiles:
     """The tensors of a directory, open for reading. The files are memory-mapped: a tensor uses memory only while its array exists."""
 
-    def __init__(self, directory: Path) -> None:
-        """Open the files of the directory. Raises UserError if there are none, or if one is missing or damaged."""
+    def __init__(self, directory: Path, *, single: str = SINGLE) -> None:
+        """Open the files of the directory. Raises UserError if there are none, or if one is missing or damaged.
+
+        single: name of the file that has all tensors if there is no index.
+        """
         self.directory = directory
         self._stack = ExitStack()
         self._files: dict[str, Any] = {}
         self._where: dict[str, str] = {}
-        for file, names in _listed(directory).items():
+        for file, names in _listed(directory, single).items():
             where = str(directory if names is None else directory / INDEX)
             path = stored_path(directory, file, where=where, also=hub_cache(directory))
             try:
@@ -85,20 +88,20 @@ class TensorFiles:
         return opened.get_tensor(name)
 
 
-def _listed(directory: Path) -> dict[str, list[str] | None]:
+def _listed(directory: Path, single: str) -> dict[str, list[str] | None]:
     """Return file -> names of its tensors, or None if there is no index."""
-    if (index := directory / INDEX).is_file():
+    if (index := directory / INDEX).is_file() and single == SINGLE:
         return {**indexed(index)}
-    if (directory / SINGLE).is_file():
-        return {SINGLE: None}
+    if (directory / single).is_file():
+        return {single: None}
     if found := sorted(path.name for path in directory.glob("*.safetensors")):
-        raise UserError(f"{directory}: neither {SINGLE} nor {INDEX} exists, but {found[0]} does: rename it to {SINGLE}")
+        raise UserError(f"{directory}: neither {single} nor {INDEX} exists, but {found[0]} does: rename it to {single}")
     if pickled := sorted(path.name for path in directory.glob("*.bin")):
         raise UserError(
             f"{directory}: {pickled[0]} is a pickle, which can run any code when it is read;"
             " use model.save_pretrained(DIR) of transformers to write safetensors"
         )
-    raise UserError(f"{directory}: no weights: {SINGLE} is missing")
+    raise UserError(f"{directory}: no weights: {single} is missing")
 
 
 def indexed(index: Path) -> dict[str, list[str]]:
