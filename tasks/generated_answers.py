@@ -1,7 +1,7 @@
 """Generated tasks for encoders with their own heads, with exact answers like those of `generated`.
 
 parity_label         "137"                                -> odd                     (labels even, odd)
-divisors_labels      "60"                                 -> two, three, five        (any of the labels two, three, five)
+divisors_labels      "60"                                 -> two, five, ten        (any of the labels two, five, ten)
 words_number         "bat cat dog"                        -> 3                       (the number of words)
 word_order_label     "bat cat dog"                        -> yes                     (labels no, yes)
 reversed_pair_label  "the cat sat", "sat cat the"         -> yes                     (labels no, yes)
@@ -19,11 +19,11 @@ from t2t.tasks.generated import WORDS, GeneratedSource, parity, word_order
 TAGS = ("O", "B-NUMBER", "I-NUMBER", "B-NAME", "I-NAME")
 
 
-DIVISORS = {"two": 2, "three": 3, "five": 5}
+DIVISORS = {"two": 2, "five": 5, "ten": 10}
 
 
 def divisors(draw: np.random.Generator) -> tuple[str, str]:
-    """Return a number, and the names of those of its divisors that are 2, 3 or 5, separated by commas."""
+    """Return a number, and the names of those of its divisors that are 2, 5 or 10, separated by commas."""
     number = int(draw.integers(10_000))
     return str(number), ", ".join(name for name, divisor in DIVISORS.items() if number % divisor == 0)
 

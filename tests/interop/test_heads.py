@@ -144,7 +144,7 @@ def test_fine_tuning_starts_from_the_published_pooler_and_pretraining_keeps_it(t
     tokenizer(tmp_path / "theirs")
     import_model(str(tmp_path / "theirs"), dir=str(tmp_path / "run"))
     published = load_file(tmp_path / "theirs" / "model.safetensors")
-    shared = {"steps": 1, "batch_size": 4, "eval_every": 0, "optimizer": AdamW(schedule=Constant(peak=1e-9))}
+    shared = {"steps": 1, "batch_size": 8, "eval_every": 0, "optimizer": AdamW(schedule=Constant(peak=1e-9))}
     options = {"evaluation.split": None, "data.inputs_length": 16, "data.shards": 2}
     head = {"model.head": "label", "model.labels": ("even", "odd"), "model.pooler": True}
     start = {"start_from.exclude": ("lm_head", "transform")}
