@@ -28,7 +28,7 @@ def import_model(
     The run infers and exports like any other. `t2t train from:RUN --dir NEW` trains from it.
 
     Args:
-        source: the directory with config.json, or a .gguf file of a LLaMA (needs the package gguf).
+        source: the directory with config.json, or a .gguf file of a LLaMA, Qwen 2 or 3, or Gemma 2 or 3 (needs the package gguf).
         dir: the new run's directory, which must not exist.
         preset: model (t5:1.1-small, ...) of a T5X checkpoint, in T5X's layout or the legacy layout of TensorFlow. The checkpoint does not name it.
         vocabulary: tokenizer file (.model, .txt, .json) to use instead of the directory's.

@@ -113,9 +113,9 @@ def export_run(
 
         return export_adapter(run, params, Path(out), overwrite=overwrite)
     if format == "gguf":
-        from t2t.export.gguf_writing import check_options
+        from t2t.export.gguf_writing import check_model
 
-        check_options(exportable(run.experiment.model)[1])
+        check_model(exportable(run.experiment.model)[1])
     params = run.params() if params is None else params
     adapter = run.experiment.adapter
     if merge_adapter and not adapter.enabled:

@@ -16,6 +16,7 @@ from t2t.export.directory import flatten, writing
 from t2t.export.family import canonical
 from t2t.export.generation_files import Generation
 from t2t.export.gguf import gguf_directory
+from t2t.export.gguf_models import architecture_of
 from t2t.export.gguf_writing import bound, kind_of, write_gguf
 from t2t.export.huggingface import opened, read_options, short_logits
 from t2t.export.mapping import write_tensor
@@ -26,6 +27,7 @@ from t2t.sharding import MeshConfig
 from t2t.train.run import SavedRun
 from t2t.types import Params
 from t2t.vocabularies import Tokenizer
+from t2t.vocabularies.library import added
 
 FILE = "model.gguf"
 
@@ -73,12 +75,13 @@ def _compare(run: SavedRun, params: Params, file: Path, shown: Path, dtype: str,
         directory = Path(folder)
         gguf_directory(file, directory)
         options = read_options(directory)
+        architecture = architecture_of(options)
         back = Generation(directory, options).applied(read_vocabulary(directory, options, scratch=directory), "decoder")
         texts = check(
             f"{shown} (--out): the tokens",
             vocabulary.encode,
             back.encode,
-            [*TEXTS, *marked(list(vocabulary.special_tokens())[:400])],
+            [*TEXTS, *marked(list(added(vocabulary.library()))[:400])],
         )
         if back.end_ids != vocabulary.end_ids[:3] or back.prepends_bos != vocabulary.prepends_bos:
             raise Failure(
@@ -92,7 +95,8 @@ def _compare(run: SavedRun, params: Params, file: Path, shown: Path, dtype: str,
             for tensor in source.wanted:
                 ours = np.asarray(write_tensor(tensor, flat), np.float32)
                 difference = np.abs(ours.astype(np.float64) - source.read(tensor.name))
-                if not (difference <= bound(ours, kind_of(ours.shape, dtype))).all():
+                offset = architecture.offset_of(tensor.name)
+                if not (difference <= bound(ours, kind_of(ours.shape, dtype), offset)).all():
                     raise Failure(
                         f"{shown} (--out): {tensor.name} differs by {difference.max():.2e}, more than {dtype} rounds; nothing was written"
                         " (use --no-check to write it anyway)"

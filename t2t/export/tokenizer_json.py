@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping, Sequence
 
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors
 from tokenizers import Tokenizer as Library
@@ -111,7 +112,9 @@ def _sentencepiece(vocabulary: SentencePiece) -> Library:
     else:
         unknown = pieces[trainer.unk_id][0]
         library = Library(
-            models.BPE(ids, _merges(pieces, ids), unk_token=unknown, fuse_unk=True, byte_fallback=trainer.byte_fallback)
+            models.BPE(
+                ids, merges_of(pieces, ids), unk_token=unknown, fuse_unk=True, byte_fallback=trainer.byte_fallback
+            )
         )
     steps: list[normalizers.Normalizer] = []
     if spec.precompiled_charsmap:
@@ -137,8 +140,11 @@ def _sentencepiece(vocabulary: SentencePiece) -> Library:
     return library
 
 
-def _merges(pieces: list[tuple[str, float, int]], ids: dict[str, int]) -> list[tuple[str, str]]:
-    """Return the pairs of pieces that merge into a piece, best score first: in SentencePiece BPE the scores give the order of merges."""
+def merges_of(pieces: Sequence[tuple[str, float, int]], ids: Mapping[str, int]) -> list[tuple[str, str]]:
+    """Return the pairs of pieces that merge into a piece, best score first: in SentencePiece BPE the scores give the order of merges.
+
+    pieces: text, score and type of each piece. Only those of the type NORMAL are merged.
+    """
     merges = []
     for name, score, kind in pieces:
         if kind == _NORMAL:

@@ -152,7 +152,10 @@ WRONG = {
     "kinds": ({"kinds": [1, 1]}, "token_type does not have one number for each of the 8"),
     "repeated tokens": ({"tokens": ["t", "0", "t0", "a", "a", "c", "<s>", "</s>"]}, "'a' twice, with ids 3 and 4"),
     "empty token": ({"tokens": ["t", "0", "t0", "a", "", "c", "<s>", "</s>"]}, "an empty token"),
-    "scaling": ({"more": [lambda writer: writer.add_string("llama.rope.scaling.type", "yarn")]}, "only plain rotary"),
+    "scaling": (
+        {"more": [lambda writer: writer.add_string("llama.rope.scaling.type", "yarn")]},
+        r"rope\.scaling\.type is yarn; only plain rotary",
+    ),
     "template": (
         {"more": [lambda writer: writer.add_uint32("tokenizer.chat_template", 5)]},
         "chat_template is not a string",
