@@ -56,6 +56,10 @@ def convert_check(
         ) from None
     transformers.logging.set_verbosity_error()
     with opened(source, family_of, accepted=tuple(itertools.chain(*accept_option))) as model:
+        if not any(name in transformers.CONFIG_MAPPING for name in model.family.model_types):
+            raise UserError(
+                f"{source}: transformers {transformers.__version__} has no {model.family.name} to compare with, and the code in a directory is not run"
+            )
         params = model.params(MeshConfig().build())
         ours, theirs = our_layers(model, params), their_layers(model, torch, transformers)
     wrong = None

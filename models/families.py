@@ -23,6 +23,7 @@ from t2t.models.marian.mapping import Marian
 from t2t.models.mbart.mapping import MBart
 from t2t.models.modernbert.mapping import ModernBert
 from t2t.models.mpnet.mapping import MPNet
+from t2t.models.neobert.mapping import NeoBert
 from t2t.models.neox.mapping import GPTNeoX
 from t2t.models.olmo.mapping import Olmo2, Olmo3
 from t2t.models.pegasus.mapping import Pegasus
@@ -53,6 +54,7 @@ FAMILIES: tuple[Family, ...] = (
     Llama(),
     ModernBert(),
     EuroBert(),
+    NeoBert(),  # after EuroBERT, which computes the same without a head, and is part of transformers
     Qwen2(),
     Qwen3(),
     Gemma2(),

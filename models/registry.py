@@ -25,6 +25,7 @@ FAMILIES = (
     "mpnet",
     "modernbert",
     "eurobert",
+    "neobert",
     "llama",
     "qwen",
     "gemma",

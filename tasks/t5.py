@@ -274,6 +274,9 @@ def _c4() -> None:
     # ModernBERT (Warner et al. 2024, section 2.2.2)
     more = partial(masked_lm, rate=0.3)
     add("c4_masked_lm_30", source=source, targets="text", objective=more, features=encoder_features)
+    # NeoBERT (Le Breton et al. 2025, section 3; the released code for masked=1)
+    all_masks = partial(masked_lm, rate=0.2, masked=1.0, replaced=0.0)
+    add("c4_masked_lm_20", source=source, targets="text", objective=all_masks, features=encoder_features)
     add("c4_bart", source=source, targets="text", objective=bart)
     # ELECTRA (Clark et al. 2020, table 6): 15% of the tokens, 25% for the large model. The generator makes the replacements, so replaced=0.
     for name, rate in (("c4_electra", 0.15), ("c4_electra_25", 0.25)):

@@ -257,6 +257,20 @@ def _modernbert(
     )
 
 
+def _neobert() -> Pretraining:
+    steps = 1_000_000
+    # The cosine ends after 90% of the steps.
+    schedule = Cosine(peak=6e-4, warmup=2_000, steps=900_000, final=0.1)
+    return Pretraining(
+        length=1024,
+        rows=2048,
+        steps=steps,
+        optimizer=AdamW(schedule=schedule, b1=0.9, b2=0.95, eps=1e-8, weight_decay=0.1, clip_norm=1.0),
+        source="Le Breton et al. 2025 (NeoBERT), section 3: 20% of the tokens masked, rows of 1,024 tokens, 2 million tokens per batch; released code: all of them become the mask",
+        ours="without the 50,000 steps on rows of 4,096 tokens that follow",
+    )
+
+
 def _bart(*, rows: int, steps: int, peak: float, clip_norm: float, source: str, ours: str) -> Pretraining:
     return Pretraining(
         length=512,
@@ -321,6 +335,7 @@ PUBLISHED: dict[str, Pretraining] = {
         rise=2 * _BILLION,
         ours="one peak and weight decay, where the paper goes on with 5e-5 and 1e-6 after 900 billion tokens; parameters do not start from ModernBERT-base",
     ),
+    "neobert:250m": _neobert(),
     **{f"bart:{size}": settings for size, settings in _BART.items()},
     **{f"electra:{size}": _electra(*values) for size, values in _ELECTRA.items()},
     "llama:2-7b": _llama2(),

@@ -127,7 +127,7 @@ def pretrain(preset: str) -> Experiment:
     """Pretrain a preset on C4 with the published settings (`t2t.api.published`).
 
     The objectives: span corruption for T5, text infilling with permuted sentences for BART, causal language modelling for GPT and LLaMA, masked
-    language modelling for BERT and ModernBERT, replaced token detection for ELECTRA.
+    language modelling for BERT, ModernBERT and NeoBERT, replaced token detection for ELECTRA.
     """
     published = PUBLISHED[preset]
     config = for_accelerators(models.preset(preset), published.length)
@@ -163,6 +163,8 @@ def _data(preset: str, published: Pretraining) -> Data:
             task = "c4_masked_lm"
         case "modernbert":
             task = "c4_masked_lm_30"
+        case "neobert":
+            task = "c4_masked_lm_20"
         case "bart":
             task = "c4_bart"
         case "electra":

@@ -226,6 +226,7 @@ def write_huggingface(
             options["architectures"][0],
             needs_sentencepiece=needs_sentencepiece,
             prepends_bos=vocabulary.prepends_bos,
+            auto_map=options.get("auto_map"),
         )
         if vectors is not None:
             write_sentence(draft, vectors)

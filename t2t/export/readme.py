@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from t2t.nn.model import Kind
@@ -27,26 +28,39 @@ vectors = SentenceTransformer(".").encode(["a text"])
 """What the README of a sentence encoder adds."""
 
 
-def huggingface_readme(kind: Kind, architecture: str, *, needs_sentencepiece: bool, prepends_bos: bool) -> str:
+def huggingface_readme(
+    kind: Kind,
+    architecture: str,
+    *,
+    needs_sentencepiece: bool,
+    prepends_bos: bool,
+    auto_map: Mapping[str, str] | None = None,
+) -> str:
     """Return the README of a `transformers` directory.
 
     architecture:        the model class in config.json.
     needs_sentencepiece: whether spiece.model is the only tokenizer file.
     prepends_bos:        whether the tokenizer prepends the start token.
+    auto_map:            automatic class -> "REPOSITORY--MODULE.CLASS", for a model that `transformers` does not have itself.
     """
     needs = "`transformers` and `torch`" + (
         ", and `sentencepiece` and `protobuf` for the tokenizer" if needs_sentencepiece else ""
     )
     before = "prepends the start token to a text" if prepends_bos else "does not prepend a start token to a text"
     question = "text + tokenizer.eos_token" if prepends_bos else "tokenizer.bos_token + text + tokenizer.eos_token"
+    loader, trusted, about = architecture, "", ""
+    if auto_map is not None:
+        loader, code = next((auto, code) for auto, code in auto_map.items() if code.endswith(f".{architecture}"))
+        trusted = ", trust_remote_code=True"
+        about = f"`transformers` does not have {architecture}: it downloads and runs the code of {code.partition('--')[0]} from the Hugging Face Hub.\n"
     return f"""# A model for transformers
 
 Needs {needs}.
-
+{about}
 ```python
-from transformers import AutoTokenizer, {architecture}
+from transformers import AutoTokenizer, {loader}
 
-model = {architecture}.from_pretrained(".")
+model = {loader}.from_pretrained("."{trusted})
 tokenizer = AutoTokenizer.from_pretrained(".")
 ```
 

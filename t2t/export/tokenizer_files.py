@@ -56,7 +56,7 @@ _USUAL = {
 }
 """Usual tokens of the roles that no file specifies."""
 _WORDPIECE_CLASSES = ("BertTokenizer", "DistilBertTokenizer", "ElectraTokenizer", "MPNetTokenizer")
-_WORDPIECE_MODELS = ("bert", "distilbert", "electra", "mpnet")
+_WORDPIECE_MODELS = ("bert", "distilbert", "electra", "mpnet", "neobert")
 """Tokenizers, and models with such a tokenizer, for which settings like do_lower_case replace those of tokenizer.json."""
 
 

@@ -60,6 +60,11 @@ PAPERS = {
         **MODERNBERT, "batch": 4928 * 1024, "peak": 5e-4, "rise": 2e9, "total": 1.7e12 + 50e9, "decay": 1e-5 / 5e-4,
         "first": 448 * 1024, "grown": 10e9
     },
+    # Le Breton et al. 2025, section 3, and the released code
+    "neobert:250m": {
+        "length": 1024, "batch": 2e6, "peak": 6e-4, "warmup": 2_000, "end": 900_000 * 2**21, "final": 0.1, "steps": 1_000_000,
+        "b1": 0.9, "b2": 0.95, "eps": 1e-8, "decay": 0.1, "clip": 1.0, "task": "c4_masked_lm_20",
+    },
     # Lewis et al. 2020, sections 4.1 and 5.1
     "bart:base": {"steps": 1_000_000, "task": "c4_bart"},
     "bart:large": {"batch": 8000 * 512, "steps": 500_000, "task": "c4_bart"},

@@ -14,6 +14,7 @@ PRETRAINING = [
     "c4_causal_lm",
     "c4_full_lm",
     "c4_masked_lm",
+    "c4_masked_lm_20",
     "c4_masked_lm_30",
     "c4_bart",
     "c4_electra",
