@@ -29,7 +29,7 @@ from t2t.models.olmo.mapping import Olmo2, Olmo3
 from t2t.models.pegasus.mapping import Pegasus
 from t2t.models.phi.mapping import Phi3
 from t2t.models.qwen.mapping import Qwen2, Qwen3
-from t2t.models.roberta.mapping import Roberta
+from t2t.models.roberta.mapping import Roberta, XLMRobertaXL
 from t2t.models.smollm3.mapping import SmolLM3
 from t2t.models.t5.mapping import T5, UMT5
 from t2t.models.t5gemma.mapping import T5Gemma
@@ -48,6 +48,7 @@ FAMILIES: tuple[Family, ...] = (
     Albert(),
     MPNet(),
     Roberta(),
+    XLMRobertaXL(),
     Bert(),
     DistilBert(),
     GPT2(),

@@ -21,6 +21,7 @@ FAMILIES = (
     "marian",
     "gpt",
     "bert",
+    "roberta",
     "electra",
     "mpnet",
     "modernbert",

@@ -1,4 +1,7 @@
-"""Conversion of RoBERTa to and from `transformers` (RobertaForMaskedLM; XLM-RoBERTa has the same tensors)."""
+"""Conversion of RoBERTa, XLM-RoBERTa and XLM-RoBERTa-XL to and from `transformers`, with the heads of `bert/heads.py`.
+
+XLM-RoBERTa has the tensors of RoBERTa and is exported as RoBERTa, which computes the same.
+"""
 
 from __future__ import annotations
 
@@ -7,23 +10,26 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from t2t.export.family import Family, Options, Weights
-from t2t.export.mapping import Entry
+from t2t.export.mapping import Entry, normalised
 from t2t.models.bert.heads import Heads
 from t2t.models.bert.mapping import POOLER, body, common, common_options, head
 from t2t.models.bert.presets import bert
 from t2t.models.encoder import EncoderConfig
+from t2t.models.roberta.presets import PRE_NORM
 from t2t.nn.model import ModelConfig
 
 
 class Roberta(Family):
-    """RoBERTa."""
+    """RoBERTa and XLM-RoBERTa."""
 
     name = "RoBERTa"
-    model_types = ("roberta", "xlm-roberta")
+    model_types: ClassVar[tuple[str, ...]] = ("roberta", "xlm-roberta")
     prefix = "roberta."
     heads = Heads(
         model="Roberta", pooler="classifier.dense", label="classifier.out_proj", base_pooler="roberta.pooler.dense"
     )
+    fields: ClassVar[Mapping[str, Any]] = {}
+    """The fields that differ from those of RoBERTa."""
     left_out: ClassVar[Mapping[str, str]] = {
         r"lm_head\.bias": "an untied head uses decoder.bias instead",
         r"(roberta\.)?pooler\.dense\.(weight|bias)": POOLER,
@@ -40,6 +46,7 @@ class Roberta(Family):
             position_offset=offset,
             types=options.size("type_vocab_size", 2),
             head_activation="gelu" if masked_lm else None,
+            **self.fields,
             **self.heads.read(options, weights, masked_lm=masked_lm),
         )
 
@@ -48,12 +55,14 @@ class Roberta(Family):
         if not isinstance(config, EncoderConfig) or not config.encoder.position_offset:
             return None
         stack = config.encoder
+        if stack.norm_place != self.fields.get("norm_place", "post"):
+            return None
         longer = dataclasses.replace(
             config, encoder=dataclasses.replace(stack, max_length=stack.max_length + stack.position_offset)
         )
         return {
-            "architectures": ["RobertaForMaskedLM" if config.head_transform else "RobertaModel"],
-            "model_type": "roberta",
+            "architectures": [f"{self.heads.model}{'ForMaskedLM' if config.head_transform else 'Model'}"],
+            "model_type": self.model_types[0],
             **common_options(longer),
             "pad_token_id": stack.position_offset - 1,
             **self.heads.options(config),
@@ -63,4 +72,33 @@ class Roberta(Family):
         """Return the entries of all tensors."""
         assert isinstance(config, EncoderConfig)
         words = head(config, "lm_head", "layer_norm", "lm_head")
-        return [*body(config, "roberta.", "lm_head.decoder.weight"), *words, *self.heads.entries(config)]
+        return [*self.body(config), *words, *self.heads.entries(config)]
+
+    def body(self, config: EncoderConfig) -> list[Entry]:
+        """Return the entries of the embeddings and blocks."""
+        return body(config, "roberta.", "lm_head.decoder.weight")
+
+
+_LAYER = "roberta.encoder.layer.{layer}"
+
+
+class XLMRobertaXL(Roberta):
+    """XLM-RoBERTa-XL and -XXL."""
+
+    name = "XLM-RoBERTa-XL"
+    model_types: ClassVar[tuple[str, ...]] = ("xlm-roberta-xl",)
+    heads = dataclasses.replace(Roberta.heads, model="XLMRobertaXL")
+    fields: ClassVar[Mapping[str, Any]] = PRE_NORM
+
+    def body(self, config: EncoderConfig) -> list[Entry]:
+        """Return the entries of the embeddings and blocks: norms before the sublayers, and one after all layers."""
+        moved = {
+            f"{_LAYER}.attention.output.LayerNorm": f"{_LAYER}.attention.self_attn_layer_norm",
+            f"{_LAYER}.output.LayerNorm": f"{_LAYER}.LayerNorm",
+        }
+        table = []
+        for entry in super().body(config):
+            owner, _, part = entry.theirs.rpartition(".")
+            if owner != "roberta.embeddings.LayerNorm":
+                table.append(dataclasses.replace(entry, theirs=f"{moved.get(owner, owner)}.{part}"))
+        return [*table, *normalised("roberta.encoder.LayerNorm", "encoder/final_norm", bias=True)]

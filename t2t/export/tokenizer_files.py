@@ -15,6 +15,8 @@ from t2t.export.added_tokens import CONFIG, ROLES, Declared, add_tokens, declare
 from t2t.export.marian_files import is_marian, read_marian
 from t2t.export.token_check import TEXTS, check, difference, marked
 from t2t.export.tokenizer_json import library_of
+from t2t.export.xlm_roberta_tokenizer import MODEL_TYPES as XLM_ROBERTA
+from t2t.export.xlm_roberta_tokenizer import PIECES, xlm_roberta_tokenizer
 from t2t.json_files import expect
 from t2t.vocabularies import Bytes, SentencePiece, Tokenizer, Vocabulary, WordPiece
 from t2t.vocabularies.files import read
@@ -35,6 +37,7 @@ KEPT = (
     "tokenizer.model",
     "source.spm",
     "target.spm",
+    PIECES,
 )
 """Files that an import keeps in the run, so that an export can write them unchanged."""
 
@@ -163,6 +166,8 @@ def _library(directory: Path, settings: Mapping[str, Any], kind: str, model_type
         ), True
     if model_type in _SENTENCEPIECE and (directory / "spiece.model").is_file():
         return library_of(_spiece(directory, settings)), True
+    if model_type in XLM_ROBERTA and (directory / PIECES).is_file():
+        return xlm_roberta_tokenizer(directory / PIECES), True
     return None
 
 
@@ -320,7 +325,7 @@ def _roles(
     if options.get("model_type") == "eurobert":
         first, last = _around(library)
         roles["cls"], roles["sep"] = roles["cls"] or first, roles["sep"] or last
-    if options.get("model_type") in ("roberta", "xlm-roberta", "albert", "mpnet"):
+    if options.get("model_type") in ("roberta", *XLM_ROBERTA, "albert", "mpnet"):
         roles["eos"] = roles["sep"] or roles["eos"]
         roles["cls"], roles["sep"] = roles["cls"] or roles["bos"], roles["sep"] or roles["eos"]
     if options.get("model_type") in ("bart", "t5gemma"):

@@ -1,7 +1,9 @@
-"""Cases of encoders: ModernBERT, EuroBERT, MPNet, ELECTRA."""
+"""Cases of encoders: XLM-RoBERTa, ModernBERT, EuroBERT, MPNet, ELECTRA."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from tests.interop.case import HEADS, LABELS, LLAMA, VOCAB, Case, case
@@ -12,6 +14,8 @@ _EURO = {**LLAMA, "pad_token_id": 0}
 _EURO_BIASED = {"attention_bias": True, "mlp_bias": True, "num_key_value_heads": 4, "rms_norm_eps": 1e-2}
 _MPNET = {"vocab_size": VOCAB, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4}
 _MPNET |= {"intermediate_size": 48, "max_position_embeddings": 26, "pad_token_id": 1, "layer_norm_eps": 1e-5}
+_XLM = {"XLMRoberta": "XLM-RoBERTa", "XLMRobertaXL": "XLM-RoBERTa-XL"}
+_XLM_SIZES = {**_MPNET, "type_vocab_size": 1}
 _ELECTRA = {**_MPNET, "max_position_embeddings": 24, "pad_token_id": 0, "layer_norm_eps": 1e-12, "embedding_size": 16}
 _WIDE = {"embedding_size": 32, "layer_norm_eps": 1e-2}
 _UNTIED = {"tie_word_embeddings": False, "layer_norm_eps": 1e-2}
@@ -31,7 +35,16 @@ def _euro(name: str, **options: Any) -> Case:
     return case("EuroBERT", name, "EuroBertConfig", "EuroBertForMaskedLM", _EURO, **options)
 
 
+def _xlm(model: str, base: dict[str, Any], *heads: str) -> Iterator[Case]:
+    """Yield the cases of a family with the masked-LM head and with `heads`. model: prefix of the names of its classes."""
+    family = _XLM[model]
+    yield case(family, "masked LM", f"{model}Config", f"{model}ForMaskedLM", base)
+    yield from (headed(family, model, kind, base) for kind in heads)
+
+
 CASES: tuple[Case, ...] = (
+    *(replace(one, exported="roberta") for one in _xlm("XLMRoberta", _XLM_SIZES, "SequenceClassification")),
+    *_xlm("XLMRobertaXL", {**_XLM_SIZES, "num_hidden_layers": 2, "hidden_act": "relu"}, "SequenceClassification"),
     _modern("masked LM"),
     _modern(
         "biases, layer types, untied",

@@ -46,7 +46,12 @@ def biases(made: Any) -> list[tuple[str, torch.Tensor]]:
 
 
 def saved_name(case: Case, name: str) -> str:
-    """Return the name under which a parameter is saved. `transformers` 5 renames the head of GPT-NeoX."""
+    """Return the name under which a parameter is saved.
+
+    `transformers` 5 renames the head of GPT-NeoX, and lists the tied embeddings of XLM-RoBERTa as its head, which it creates first.
+    """
+    if case.family == "XLM-RoBERTa":
+        return name.replace("lm_head.decoder.weight", "roberta.embeddings.word_embeddings.weight")
     return name.replace("lm_head.", "embed_out.") if case.family == "GPT-NeoX" else name
 
 

@@ -32,6 +32,7 @@ from t2t.launch.main import run
 from t2t.nn.model import ModelConfig
 from t2t.train.run import CHECKPOINTS, RunRecord, SavedRun, open_run
 from t2t.vocabularies import Bytes, Marian, SentencePiece, Tokenizer, Vocabulary, WordPiece
+from tests.export.test_xlm_roberta_tokenizer import xlm_pieces
 from tests.test_marian_vocabulary import ENGLISH, GERMAN, LANGUAGE, marian_files
 from tests.test_tokenizer import byte_level
 from tests.test_vocabularies import trained
@@ -211,8 +212,29 @@ def _sources(place: Path, model: dict[str, Any], last: int) -> dict[str, tuple[s
                 "special_tokens_map.json": {"mask_token": token("<mask>", lstrip=True, normalized=False)},
             },
         ),
+        "XLM-RoBERTa sentencepiece.bpe.model": ("xlm-roberta", _xlm_roberta(place)),
+        "XLM-RoBERTa tokenizer.json": ("xlm-roberta", _xlm_roberta(place, library=True)),
         "T5 tokenizer.json, a token added": ("t5", _t5(place, piece)),
     }
+
+
+def _xlm_roberta(place: Path, *, library: bool = False) -> dict[str, Any]:
+    """Return the files of XLM-RoBERTa. library: with the tokenizer.json that `transformers` makes of them."""
+    piece, made = Path(xlm_pieces(place / "xlm.model")), place / "xlm"
+    settings = {"tokenizer_class": "XLMRobertaTokenizer", "model_max_length": 512}
+    roles = {"bos": "<s>", "eos": "</s>", "sep": "</s>", "cls": "<s>", "unk": "<unk>", "pad": "<pad>"}
+    mask = {"content": "<mask>", "lstrip": True, "rstrip": False, "single_word": False, "normalized": True}
+    files: dict[str, Any] = {
+        "sentencepiece.bpe.model": piece,
+        "tokenizer_config.json": settings,
+        "special_tokens_map.json": {**{f"{role}_token": token for role, token in roles.items()}, "mask_token": mask},
+    }
+    if library:
+        made.mkdir()
+        shutil.copyfile(piece, made / piece.name)
+        transformers.XLMRobertaTokenizer.from_pretrained(made, vocab_file=str(piece)).save_pretrained(made)
+        files["tokenizer.json"] = made / "tokenizer.json"
+    return files
 
 
 def _t5(place: Path, piece: Path) -> dict[str, Any]:

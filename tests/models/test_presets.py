@@ -48,6 +48,7 @@ def test_presets_are_those_promised():
         "modernbert": ["base", "large"],
         "eurobert": ["210m", "610m", "2.1b"],
         "mpnet": ["base"],
+        "roberta": ["base", "large", "xlm-base", "xlm-large", "xlm-xl", "xlm-xxl"],
         "neobert": ["250m"],
         "llama": [
             *("2-7b", "3-8b", "3-70b", "3.1-8b", "3.1-70b", "3.2-1b", "3.2-3b", "3.3-70b"),
