@@ -98,8 +98,9 @@ def command(
             Without both, talk in the terminal.
         chat_template: file with a chat template for --chat: Jinja text or a tokenizer_config.json. Default: the one that came with the model.
         top: encoders: number of candidates for each mask. Default: 5.
-        embed: encoders: print a vector for each text: the mean of the encoder's outputs over the tokens, the output of the first token, or the
-            maximum of each dimension. Without a value: as the model was trained or imported, else the mean.
+        embed: encoders: print a vector for each text, from the encoder's outputs over its n tokens: their mean, the output of the first or last token, the
+            maximum of each dimension, their mean with weights 1 to n (weighted_mean), or their sum divided by the square root of n (mean_sqrt). Without a
+            value: as the model was trained or imported, else the mean.
         normalise: divide each vector by its length, so that the dot product of two vectors is their cosine. Sentence encoders that were trained
             with this do it without the option.
         too_long: for a text that exceeds the model's positions or the memory: stop with an error, truncate its end (of a pair: the end of the

@@ -11,13 +11,14 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from t2t.errors import UserError
-from t2t.limits import FewOrZero, Length
+from t2t.limits import FewOrZero, Length, Width
 from t2t.models.answer_heads import AnswerHead, KeptPooler, LabelHead, PoolerActivation, Pooling, SpanHead, averaged
 from t2t.models.config import StackConfig, check_even_buckets, one_of
 from t2t.models.functional import FunctionalModel, Network
 from t2t.models.inputs import Embeddings, Head
 from t2t.models.transformer import Layers, Stack
 from t2t.models.transformer_config import TransformerConfig
+from t2t.models.vector_layer import VectorActivation, VectorLayer
 from t2t.nn.aux import Aux
 from t2t.nn.capabilities import OF_TEXT
 from t2t.nn.dropout import Keys
@@ -49,7 +50,11 @@ class EncoderConfig(TransformerConfig):
             `kept_pooler`.
         pooling: where the head for a "label", "labels" or "numbers" takes a text's scores from: its "first" token (BERT), the "mean" of its tokens (ModernBERT),
             or "mean_scores", the mean of the scores of its tokens (EuroBERT).
-        vector_pooling: how the vector of a text is computed: the "mean" of the outputs at its tokens, the output at the "first" token, or the "max" of each dimension.
+        vector_pooling: how the vector of a text is computed from the outputs at its n tokens: their "mean", the output at the "first" or "last" token, the "max" of
+            each dimension, their "weighted_mean" with weights 1, ..., n, or their sum divided by the square root of n ("mean_sqrt").
+        vector_dense: number of dimensions of a dense layer after the pooling (LaBSE, Sentence-T5). None means no such layer.
+        vector_dense_activation: activation of that layer: "tanh" or "identity".
+        vector_dense_bias: add a bias to that layer.
         vector_normalize: divide the vector of a text by its Euclidean norm.
         vector_max_length: longest text that has a vector, in tokens with special tokens. None means as many as the model has positions.
         types: number of token types (BERT: 2); 0 means none.
@@ -79,6 +84,9 @@ class EncoderConfig(TransformerConfig):
     kept_pair_classifier: bool = False
     pooling: Pooling = "first"
     vector_pooling: VectorPooling = "mean"
+    vector_dense: Width | None = None
+    vector_dense_activation: VectorActivation = "tanh"
+    vector_dense_bias: bool = True
     vector_normalize: bool = False
     vector_max_length: Length | None = None
 
@@ -101,6 +109,7 @@ class EncoderConfig(TransformerConfig):
         if self.pooling != "first" and self.head not in OF_TEXT:
             raise UserError(f"model.pooling is {self.pooling!r}, but model.head is {self.head!r}. Nearest: first.")
         one_of("vector_pooling", self.vector_pooling, VectorPooling)
+        one_of("vector_dense_activation", self.vector_dense_activation, VectorActivation)
 
     def _check_labels(self) -> None:
         """Raise UserError if the labels do not fit the head."""
@@ -177,6 +186,14 @@ def _answer_head(config: EncoderConfig, stack: StackConfig) -> AnswerHead:
     )
 
 
+def _vector_layer(config: EncoderConfig, stack: StackConfig) -> VectorLayer | None:
+    if config.vector_dense is None:
+        return None
+    return VectorLayer(
+        stack, config.vector_dense, activation=config.vector_dense_activation, bias=config.vector_dense_bias
+    )
+
+
 class EncoderNetwork(Network):
     """Embeddings, a stack and a head."""
 
@@ -199,6 +216,7 @@ class EncoderNetwork(Network):
             if words and config.kept_pair_classifier
             else None
         )
+        self.vector_layer = _vector_layer(config, stack)
 
     def forward(self, batch: Batch, keys: Keys) -> tuple[Float[Array, "B L D"], Aux]:
         """Run the stack on `batch.encoder`."""
@@ -226,6 +244,10 @@ class EncoderNetwork(Network):
         x = x if self.transform is None else self.transform(x)
         logits = self.answer.logits(x, batch.encoder, keys)
         return (averaged(logits, segments) if self.pooling == "mean_scores" else logits), aux
+
+    def vector(self, pooled: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
+        """Return the vector of a text, made from its pooled outputs."""
+        return pooled if self.vector_layer is None else self.vector_layer(pooled)
 
     def start(self, batch: Batch, length: int) -> tuple[Float[Array, "B V"], Cache]:
         """Raise UserError: encoders cannot generate."""

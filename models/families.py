@@ -14,6 +14,7 @@ from t2t.models.bart.mapping import Bart
 from t2t.models.bert.mapping import Bert
 from t2t.models.distilbert.mapping import DistilBert
 from t2t.models.electra.mapping import Electra
+from t2t.models.encoder import EncoderConfig
 from t2t.models.eurobert.mapping import EuroBert
 from t2t.models.gemma.mapping import Gemma2, Gemma3
 from t2t.models.gpt.mapping import GPT2
@@ -114,9 +115,14 @@ class _ExportedTensors:
         return False
 
 
+def _stored(config: ModelConfig) -> ModelConfig:
+    """Return the model without the layer of its vectors, which `transformers` does not have."""
+    return dataclasses.replace(config, vector_dense=None) if isinstance(config, EncoderConfig) else config
+
+
 def left_behind(config: ModelConfig, family: Family, options: dict[str, Any]) -> list[str]:
     """Return the training options that a config.json does not store, as lines like "dropout 0.1": dropout rates and quantization."""
-    wanted = tensors(family.entries(config), config.build().specs)
+    wanted = tensors(family.entries(config), _stored(config).build().specs)
     exported, trained = family.config(Options(options, where="config.json"), _ExportedTensors(wanted)), config
     if isinstance(exported, TransformerConfig) and isinstance(trained, TransformerConfig):
         exported, trained = (
@@ -139,7 +145,7 @@ def exportable(config: ModelConfig) -> tuple[Family, dict[str, Any], list[Tensor
 
     Raises UserError if `transformers` has no such model: reading the options back must give the same configuration. The message names the differences.
     """
-    specs = config.build().specs
+    specs = _stored(config).build().specs
     reasons: list[str] = []
     for family in families():
         options = family.options(config)

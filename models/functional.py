@@ -23,7 +23,9 @@ from t2t.nn.capabilities import Side
 from t2t.nn.dropout import Keys
 from t2t.nn.model import Cache, Model, ModelConfig
 from t2t.nn.parameters import Definition
+from t2t.nn.pooling import Pooling
 from t2t.nn.state import taken
+from t2t.types import Array as AnyArray
 from t2t.types import Batch, Params, Tokens
 
 
@@ -42,6 +44,10 @@ class Network(nnx.Module, abc.ABC):
         """Return float32 logits aligned with `batch.targets`, and the auxiliary terms that layers report."""
         hidden, aux = self.forward(batch, keys)
         return self.head(hidden), aux
+
+    def vector(self, pooled: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
+        """Return the vector of a text, made from its pooled outputs."""
+        return pooled
 
     @abc.abstractmethod
     def start(self, batch: Batch, length: int) -> tuple[Float[Array, "B V"], Cache]:
@@ -144,6 +150,20 @@ class FunctionalModel(Model):
         """Return the logits and the auxiliary terms that layers report."""
         logits, aux = self._definition.bind(params).scored(self._prepended(batch), Keys(dropout_key))
         return logits[:, self._outputs :], aux
+
+    def vectors(
+        self,
+        params: Params,
+        hidden: Float[Array, "B L D"],
+        segments: Int[AnyArray, "B L"],
+        *,
+        slots: int = 1,
+        pooling: Pooling | None = None,
+    ) -> Float[Array, "B S V"]:
+        """Return the float32 vectors of texts; see `t2t.nn.model.Model.vectors`."""
+        return self._definition.bind(params).vector(
+            super().vectors(params, hidden, segments, slots=slots, pooling=pooling)
+        )
 
     def start(self, params: Params, batch: Batch, length: int) -> tuple[Float[Array, "B V"], Cache]:
         """Process the encoder's tokens and the decoder's prompt; see `t2t.nn.model.Model.start`."""

@@ -11,12 +11,17 @@ from t2t.models.electra import ElectraConfig
 from t2t.models.t5 import encoder_of
 from t2t.nn.model import ModelConfig
 
-PARAMETERS = ("embeddings/**", "encoder/**")
-"""The parameters of the encoder, in the model and alone."""
+_PARAMETERS = ("embeddings/**", "encoder/**")
+
+
+def encoder_parameters(config: ModelConfig) -> tuple[str, ...]:
+    """Return the patterns of the parameters that a model's encoder has in the model and alone."""
+    layer = isinstance(config, EncoderConfig) and config.vector_dense is not None
+    return (*_PARAMETERS, "vector_layer/**") if layer else _PARAMETERS
 
 
 def encoder_alone(config: ModelConfig, *, where: str) -> EncoderConfig:
-    """Return the encoder of a model without its head. Its parameters are those of PARAMETERS.
+    """Return the encoder of a model without its head. Its parameters are those of `encoder_parameters`.
 
     where: what asks for it, for errors. Raises UserError if the model has no encoder with parameters of its own.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -189,8 +190,10 @@ def _huggingface(
     import numpy as np
 
     from t2t.api.importing import KEPT
+    from t2t.api.sentence import sentence_encoder
     from t2t.export.family import canonical
     from t2t.export.huggingface import differing, opened, read_options, short_logits, write_huggingface
+    from t2t.export.sentence import read_sentence
     from t2t.export.tokenizer_writing import check_tokenizer
     from t2t.models.families import exportable, family_of, left_behind
     from t2t.nn.model import VECTORS
@@ -211,10 +214,13 @@ def _huggingface(
         texts = check_tokenizer(
             draft, run.vocabulary, model.config.kind, read_options(draft), kept=(run.directory / KEPT).is_dir()
         )
-        with opened(draft, family_of) as source:
+        with contextlib.ExitStack() as files:
+            source = files.enter_context(opened(draft, family_of))
+            if (sentence := read_sentence(draft)) is not None:
+                source = files.enter_context(sentence_encoder(source, sentence))
             if wrong := differing(source, params, dtype=dtype):
                 raise Failure(f"{out} (--out): these tensors differ after writing: {', '.join(wrong[:4])}")
-            before = short_logits(model, params)
+            before = short_logits(model, {name: params[name] for name in model.specs})
             after = short_logits(source.model, source.params(MeshConfig().build()))
             difference = float(np.abs(before - after).max())
             if dtype == "float32" and not difference <= 1e-5 * max(1.0, float(np.abs(before).max())):
@@ -223,7 +229,7 @@ def _huggingface(
                     " (use --no-check to write it anyway)"
                 )
             say(
-                f"check: {len(wanted)} tensors equal bit for bit in {dtype}, logits of the exported model differ by at most {difference:.1e},"
+                f"check: {len(source.wanted)} tensors equal bit for bit in {dtype}, logits of the exported model differ by at most {difference:.1e},"
                 f" ids of {texts} texts equal"
             )
 

@@ -108,7 +108,11 @@ def _open_source(
     with _directory(source) as directory:
         sentence = read_sentence(directory)
         with opened(sentence.directory if sentence else directory, family_of, accepted=accepted) as model:
-            yield model if sentence is None else sentence_encoder(model, sentence), sentence
+            if sentence is None:
+                yield model, None
+                return
+            with sentence_encoder(model, sentence) as encoder:
+                yield encoder, sentence
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial, update_wrapper
 
 from t2t import models
-from t2t.api.encoders import PARAMETERS, encoder_alone
+from t2t.api.encoders import encoder_alone, encoder_parameters
 from t2t.api.published import PUBLISHED, Pretraining
 from t2t.api.user_code.imports import function_of
 from t2t.checkpoint import CheckpointConfig
@@ -248,7 +248,7 @@ def contrastive_of(directory: str) -> Experiment:
         model=encoder_alone(experiment.model, where=f"{CONTRASTIVE}{directory}"),
         objective=Contrastive(),
         evaluation=replace(experiment.evaluation, tasks=()),
-        start_from=replace(experiment.start_from, include=PARAMETERS),
+        start_from=replace(experiment.start_from, include=encoder_parameters(experiment.model)),
     )
 
 

@@ -265,8 +265,8 @@ class Run(SavedRun):
     ) -> Float[np.ndarray, "N D"]:
         """Return one vector for each text.
 
-        pooling: the "mean" of the encoder outputs, the output of the "first" token, or the "max" of each dimension. The default is the model's own
-            (`model.vector_pooling`, "mean" if neither a training nor an import has set it).
+        pooling: "mean", "first", "max", "last", "weighted_mean" or "mean_sqrt" of the encoder outputs, see `model.vector_pooling`. The default is the model's
+            own ("mean" if neither a training nor an import has set it).
         normalize: whether to divide each vector by its Euclidean norm. The default is the model's own (`model.vector_normalize`).
         """
         self._check("embed")

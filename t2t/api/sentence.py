@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+from collections.abc import Iterator
 
 from t2t.errors import UserError
 from t2t.export.huggingface import Source
 from t2t.export.sentence import Sentence, Vectors
+from t2t.export.sentence_dense import Dense, WithDense, dense_tensors
 from t2t.models import EncoderConfig
 from t2t.nn.model import ModelConfig
 
@@ -21,15 +24,19 @@ def vectors_of(config: ModelConfig, *, where: str) -> Vectors:
     return Vectors(
         size=config.encoder.d_model,
         pooling=config.vector_pooling,
+        dense=None
+        if config.vector_dense is None
+        else Dense(size=config.vector_dense, activation=config.vector_dense_activation, bias=config.vector_dense_bias),
         normalize=config.vector_normalize,
         max_length=config.max_length if longest is None else longest,
     )
 
 
-def sentence_encoder(model: Source, sentence: Sentence) -> Source:
-    """Return the model with the pooling of its vectors. The longest text has at most as many tokens as the model has positions.
+@contextlib.contextmanager
+def sentence_encoder(model: Source, sentence: Sentence) -> Iterator[Source]:
+    """Yield the model with the pooling of its vectors and the layer after it. The longest text has at most as many tokens as the model has positions.
 
-    Raises UserError if it is not an encoder, or if its vectors have another size.
+    Raises UserError if it is not an encoder, if its vectors have another size, or if the weights of the layer do not fit.
     """
     config, vectors = model.config, sentence.vectors
     if not isinstance(config, EncoderConfig):
@@ -47,4 +54,23 @@ def sentence_encoder(model: Source, sentence: Sentence) -> Source:
         vector_normalize=vectors.normalize,
         vector_max_length=None if vectors.max_length is None else min(limits),
     )
-    return dataclasses.replace(model, config=config, model=config.build())
+    if vectors.dense is None or sentence.dense is None:
+        yield dataclasses.replace(model, config=config, model=config.build())
+        return
+    config = dataclasses.replace(
+        config,
+        vector_dense=vectors.dense.size,
+        vector_dense_activation=vectors.dense.activation,
+        vector_dense_bias=vectors.dense.bias,
+    )
+    built = config.build()
+    layer = dense_tensors(built)
+    with WithDense(model.files, layer, sentence.dense) as files:
+        yield dataclasses.replace(
+            model,
+            files=files,
+            config=config,
+            model=built,
+            wanted=[*model.wanted, *layer],
+            names={**model.names, **{tensor.name: [tensor.name] for tensor in layer}},
+        )

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int
 from t2t.decode.placement import fetch, mesh_of, place, row_parts
 from t2t.decode.rows import Name, TooLong, bucket, filled, groups, text_name, tokens
 from t2t.nn.model import Model, ModelConfig
-from t2t.nn.pooling import Pooling, pool
+from t2t.nn.pooling import Pooling
 from t2t.types import Batch, Params
 from t2t.vocabularies import Vocabulary
 
@@ -226,7 +226,8 @@ def embed_texts(
     batch_size: int = 32,
     name: Name = text_name,
 ) -> list[list[float]]:
-    """Return a vector for each text, pooled from the encoder's outputs at its tokens, special tokens included.
+    """Return a vector for each text, pooled from the encoder's outputs at its tokens, special tokens included, and passed through
+    the layer `vector_dense` if the model has one.
 
     pooling:   see `t2t.nn.pooling.Pooling`. None uses the model's `vector_pooling`.
     normalise: whether to divide each vector by its Euclidean norm. None uses the model's `vector_normalize`.
@@ -267,7 +268,7 @@ def _spans(model: Model, params: Params, batch: Batch, *, longest: int | None) -
 @partial(jax.jit, static_argnums=0, static_argnames="pooling")
 def _pooled(model: Model, params: Params, batch: Batch, *, pooling: Pooling) -> Float[Array, "B D"]:
     assert batch.encoder is not None, "the batch has no encoder tokens"
-    return pool(model.hidden(params, batch), batch.encoder.segments, pooling)[:, 0]
+    return model.vectors(params, model.hidden(params, batch), batch.encoder.segments, pooling=pooling)[:, 0]
 
 
 def _computed(

@@ -23,6 +23,7 @@ from t2t.export.pickled_files import open_tensors
 from t2t.export.published import Published
 from t2t.export.readme import SENTENCE_README, huggingface_readme
 from t2t.export.sentence import Vectors, write_sentence
+from t2t.export.sentence_dense import write_dense
 from t2t.export.tensor_files import DTYPES, write_tensors
 from t2t.export.tokenizer_writing import write_tokenizer
 from t2t.json_files import expect, read_json
@@ -229,7 +230,8 @@ def write_huggingface(
             auto_map=options.get("auto_map"),
         )
         if vectors is not None:
-            write_sentence(draft, vectors)
+            if (folder := write_sentence(draft, vectors)) is not None:
+                write_dense(folder, flat, dtype=dtype)
             text += SENTENCE_README
         write_json(draft / CHECKSUMS, table(draft, names_beneath(draft)))
         (draft / "README.md").write_text(text, encoding="utf-8")  # No checksum: users may edit it.

@@ -1,6 +1,6 @@
 """Reading and writing of the files that `sentence-transformers` adds to a `transformers` directory.
 
-A sentence encoder is a list of modules (modules.json). Supported are a Transformer, a Pooling and optionally a Normalize, in this order.
+A sentence encoder is a list of modules (modules.json). Supported are a Transformer, a Pooling and optionally a Dense and a Normalize, in this order.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 from t2t.errors import UserError, nearest
 from t2t.export.directory import write_json
 from t2t.export.family import LARGEST, Options
+from t2t.export.sentence_dense import Dense, dense_options, read_dense
 from t2t.json_files import expect, read_json
 from t2t.nn.pooling import Pooling
 from t2t.stored_paths import hub_cache, stored_path
@@ -24,10 +25,17 @@ _SETTINGS = "config_sentence_transformers.json"
 _TRANSFORMER = tuple(
     f"sentence_{name}_config.json" for name in ("bert", "roberta", "distilbert", "albert", "xlm-roberta")
 )
-_POOLING = "1_Pooling"
-_CLASSES = ("Transformer", "Pooling", "Normalize")
+_POOLING, _CONFIG = "1_Pooling", "config.json"
+_CLASSES = ("Transformer", "Pooling", "Dense", "Normalize")
 _PREFIX = "sentence_transformers.models."
-_MODES: dict[str, Pooling] = {"mean": "mean", "cls": "first", "max": "max"}
+_MODES: dict[str, Pooling] = {
+    "mean": "mean",
+    "cls": "first",
+    "max": "max",
+    "lasttoken": "last",
+    "weightedmean": "weighted_mean",
+    "mean_sqrt_len_tokens": "mean_sqrt",
+}
 _FLAGS = {
     "pooling_mode_cls_token": "cls",
     "pooling_mode_mean_tokens": "mean",
@@ -46,12 +54,14 @@ _ENTIRELY = ("model_args", "config_args", "tokenizer_args", "model_kwargs", "con
 class Vectors:
     """How the vector of a text is computed from the outputs at its tokens.
 
-    size:       number of dimensions.
+    size:       number of dimensions of the outputs.
+    dense:      layer after the pooling, or None.
     max_length: maximum number of tokens of a text; None means as many as the model has positions.
     """
 
     size: int
     pooling: Pooling
+    dense: Dense | None = None
     normalize: bool
     max_length: int | None
 
@@ -61,11 +71,13 @@ class Sentence:
     """The content of the files.
 
     directory: the directory of transformers (config.json, weights, tokenizer).
+    dense:     the directory of the module Dense, or None.
     lowercase: whether texts are converted to lower case before they are tokenized.
     prompts:   texts that users may put before a text: name -> prompt. They are not applied by default.
     """
 
     directory: Path
+    dense: Path | None
     vectors: Vectors
     lowercase: bool
     prompts: Mapping[str, str]
@@ -87,7 +99,8 @@ def read_sentence(directory: Path) -> Sentence | None:
     """
     if not (directory / MODULES).is_file():
         return None
-    transformer, pooling, normalize = _modules(directory)
+    modules = _modules(directory)
+    transformer, pooling = modules["Transformer"], modules["Pooling"]
     encoder = _settings(directory, transformer, _TRANSFORMER)
     encoder.must("transformer_task", "feature-extraction", why="the vectors of the tokens are expected")
     encoder.must("module_output_name", "token_embeddings", why="the vectors of the tokens are expected")
@@ -107,40 +120,55 @@ def read_sentence(directory: Path) -> Sentence | None:
     prompts = settings.group("prompts")
     for options in (encoder, settings):
         _finish(options)
-    mode, size = _pooling(_settings(directory, pooling, ("config.json",)))
+    mode, size = _pooling(_settings(directory, pooling, (_CONFIG,)))
+    dense = None
+    if "Dense" in modules:
+        options = _settings(directory, modules["Dense"], (_CONFIG,))
+        dense = read_dense(options, size)
+        _finish(options)
     return Sentence(
         directory=directory / transformer,
-        vectors=Vectors(size=size, pooling=mode, normalize=normalize, max_length=length),
+        dense=None if dense is None else directory / modules["Dense"],
+        vectors=Vectors(size=size, pooling=mode, dense=dense, normalize="Normalize" in modules, max_length=length),
         lowercase=lowercase,
         prompts={name: text for name, text in prompts.items() if text},
     )
 
 
-def write_sentence(draft: Path, vectors: Vectors) -> None:
-    """Write the files of `sentence-transformers` for the model in a `transformers` directory."""
-    modules = [
-        ("", "Transformer"),
-        (_POOLING, "Pooling"),
-        *([("2_Normalize", "Normalize")] if vectors.normalize else []),
+def write_sentence(draft: Path, vectors: Vectors) -> Path | None:
+    """Write the files of `sentence-transformers` for the model in a `transformers` directory.
+
+    Returns the directory of the module Dense, which lacks its weights, or None if the model has no such layer.
+    """
+    names = [
+        "Transformer",
+        "Pooling",
+        *(["Dense"] if vectors.dense else []),
+        *(["Normalize"] if vectors.normalize else []),
     ]
     table = [
-        {"idx": i, "name": str(i), "path": path, "type": f"{_PREFIX}{name}"} for i, (path, name) in enumerate(modules)
+        {"idx": i, "name": str(i), "path": f"{i}_{name}" if i else "", "type": f"{_PREFIX}{name}"}
+        for i, name in enumerate(names)
     ]
     write_json(draft / MODULES, table)
     mode = next(name for name, ours in _MODES.items() if ours == vectors.pooling)
     (draft / _POOLING).mkdir()
     # The flags are read by all versions.
     flags = {flag: other == mode for flag, other in _FLAGS.items()}
-    write_json(
-        draft / _POOLING / "config.json", {"word_embedding_dimension": vectors.size, **flags, "include_prompt": True}
-    )
+    write_json(draft / _POOLING / _CONFIG, {"word_embedding_dimension": vectors.size, **flags, "include_prompt": True})
     write_json(draft / _TRANSFORMER[0], {"max_seq_length": vectors.max_length, "do_lower_case": False})
     settings: dict[str, Any] = {"prompts": {}, "default_prompt_name": None, "similarity_fn_name": "cosine"}
     write_json(draft / _SETTINGS, {"model_type": "SentenceTransformer", **settings})
+    if vectors.dense is None:
+        return None
+    folder = draft / "2_Dense"
+    folder.mkdir()
+    write_json(folder / _CONFIG, dense_options(vectors.dense, vectors.size))
+    return folder
 
 
-def _modules(directory: Path) -> tuple[str, str, bool]:
-    """Return the paths of the transformer and of the pooling, and whether vectors are normalized."""
+def _modules(directory: Path) -> dict[str, str]:
+    """Return the modules: name of the class -> path."""
     where = directory / MODULES
     modules = read_json(where, shape=list)
     classes, paths = [], []
@@ -154,9 +182,11 @@ def _modules(directory: Path) -> tuple[str, str, bool]:
             )
         classes.append(name)
         paths.append(expect(module.get("path", ""), str, f"{place}: path"))
-    if tuple(classes) not in (_CLASSES, _CLASSES[:2]):
-        raise UserError(f"{where}: the modules are {', '.join(classes) or 'none'}; expected {', '.join(_CLASSES)}")
-    return paths[0], paths[1], len(classes) == 3
+    if classes[:2] != ["Transformer", "Pooling"] or classes != [name for name in _CLASSES if name in classes]:
+        raise UserError(
+            f"{where}: the modules are {', '.join(classes) or 'none'}; expected Transformer, Pooling, then at most one Dense and one Normalize"
+        )
+    return dict(zip(classes, paths, strict=True))
 
 
 def _settings(directory: Path, folder: str, names: tuple[str, ...]) -> Options:

@@ -18,7 +18,8 @@ from t2t.limits import Configuration, Ids
 from t2t.losses import LossSums
 from t2t.nn.aux import Aux
 from t2t.nn.capabilities import SIDES, Capability, Kind, Output, Side, capabilities_of
-from t2t.nn.pooling import Pooling
+from t2t.nn.pooling import Pooling, pool
+from t2t.types import Array as AnyArray
 from t2t.types import Batch, Params
 
 Cache = Any
@@ -48,7 +49,14 @@ RATES = ("dropout", "attention_dropout", "mlp_dropout", "final_dropout")
 """Configuration fields that only affect training: dropout rates, and where dropout applies."""
 START = ("embedding_std", "position_std", "init", "init_std", "init_residual")
 """Configuration fields that only affect the initial parameters."""
-VECTORS = ("vector_pooling", "vector_normalize", "vector_max_length")
+VECTORS = (
+    "vector_pooling",
+    "vector_dense",
+    "vector_dense_activation",
+    "vector_dense_bias",
+    "vector_normalize",
+    "vector_max_length",
+)
 """Configuration fields that only affect the vectors of texts. config.json of `transformers` does not have them."""
 
 
@@ -120,6 +128,21 @@ class Model(abc.ABC):
     def merged(self, params: Params) -> Params:
         """Return the parameters of the model without adapters that computes the same; `params` if there are none."""
         return params
+
+    def vectors(
+        self,
+        params: Params,
+        hidden: Float[Array, "B L D"],
+        segments: Int[AnyArray, "B L"],
+        *,
+        slots: int = 1,
+        pooling: Pooling | None = None,
+    ) -> Float[Array, "B S V"]:
+        """Return the float32 vectors of the segments 1 to `slots` of each row, made from the output of `hidden` and not normalized.
+
+        pooling: see `t2t.nn.pooling.pool`; None means that of the configuration.
+        """
+        return pool(hidden, segments, self.config.vector_pooling if pooling is None else pooling, slots=slots)
 
     def losses(self, params: Params, batch: Batch, loss: Any, *, dropout_key: jax.Array | None = None) -> LossSums:
         """Return `loss.loss(self, ...)`, the sums of an objective. This is the method name of version 0.1.0, kept for user code."""

@@ -10,8 +10,9 @@ from jaxtyping import Array, Float, Int
 
 from t2t import types
 
-Pooling = Literal["mean", "first", "max"]
-"""How the outputs at the tokens of a text become one vector: their mean, the output at the first token, or the largest value of each dimension."""
+Pooling = Literal["mean", "first", "max", "last", "weighted_mean", "mean_sqrt"]
+"""How the outputs at the n tokens of a text become one vector: their mean, the output at the first token, the largest value of each dimension, the output at the
+last token, their mean with weights 1, ..., n (SGPT, Muennighoff 2022), or their sum divided by the square root of n."""
 
 
 def pool(
@@ -24,15 +25,20 @@ def pool(
     hidden = hidden.astype(jnp.float32)
     member = jnp.asarray(segments)[:, None, :] == jnp.arange(1, slots + 1)[None, :, None]
     used = jnp.any(member, axis=-1, keepdims=True)
-    if pooling == "first":
-        return jnp.where(used, jnp.take_along_axis(hidden, jnp.argmax(member, axis=-1)[..., None], axis=1), 0.0)
+    if pooling in ("first", "last"):
+        first = jnp.argmax(member, axis=-1)
+        place = first if pooling == "first" else first + jnp.maximum(jnp.sum(member, axis=-1) - 1, 0)
+        return jnp.where(used, jnp.take_along_axis(hidden, place[..., None], axis=1), 0.0)
     if pooling == "max":  # one text at a time: an array [B S L D] would be large
         largest = [jnp.max(jnp.where(member[:, i, :, None], hidden, -jnp.inf), axis=1) for i in range(slots)]
         return jnp.where(used, jnp.stack(largest, axis=1), 0.0)
     weights = member.astype(jnp.float32)
+    if pooling == "weighted_mean":
+        weights = weights * jnp.cumsum(weights, axis=-1)
     # Accelerators would round the factors of a float32 product.
     total = jnp.einsum("bsl,bld->bsd", weights, hidden, precision=jax.lax.Precision.HIGHEST)
-    return total / jnp.maximum(jnp.sum(weights, axis=-1, keepdims=True), 1.0)
+    count = jnp.maximum(jnp.sum(weights, axis=-1, keepdims=True), 1.0)
+    return total / (jnp.sqrt(count) if pooling == "mean_sqrt" else count)
 
 
 def unit(vectors: Float[Array, "*B D"]) -> Float[Array, "*B D"]:

@@ -15,7 +15,7 @@ from t2t.limits import FewOrZero, Range
 from t2t.losses import LossSums, cross_entropy
 from t2t.nn.aux import with_aux
 from t2t.nn.model import Capability, Model, ModelConfig
-from t2t.nn.pooling import pool, unit
+from t2t.nn.pooling import unit
 from t2t.objectives.cross_entropy import CrossEntropy
 from t2t.objectives.objective import Objective
 from t2t.sharding import constrain
@@ -51,7 +51,7 @@ class Contrastive(Objective):
         """Return the sums over the queries. `correct` counts those whose positive is the most similar text of the batch."""
         assert batch.encoder is not None, "an encoder needs batch.encoder"
         hidden, aux = model.forward(params, batch, dropout_key=dropout_key)
-        vectors = unit(pool(hidden, batch.encoder.segments, model.config.vector_pooling, slots=2 + self.negatives))
+        vectors = unit(model.vectors(params, hidden, batch.encoder.segments, slots=2 + self.negatives))
         weights = jnp.sum(jnp.asarray(batch.weights), axis=1)
         return with_aux(contrastive_sums(vectors, batch.extra[TEXTS.name][:, 0], weights, self.temperature), aux)
 

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 
 from t2t.decode import fetch, mesh_of, place
 from t2t.nn.model import Model
-from t2t.nn.pooling import pool, unit
+from t2t.nn.pooling import unit
 from t2t.train import task_metrics
 from t2t.train.eval_examples import Source
 from t2t.train.results import EvalResult
@@ -70,7 +70,7 @@ def evaluate_vectors(model: Model, params: Params, source: Source, before: Calla
 @partial(jax.jit, static_argnums=0, static_argnames="slots")
 def _vectors(model: Model, params: Params, batch: Batch, *, slots: int) -> Float[Array, "B S D"]:
     assert batch.encoder is not None, "an encoder needs batch.encoder"
-    return unit(pool(model.hidden(params, batch), batch.encoder.segments, model.config.vector_pooling, slots=slots))
+    return unit(model.vectors(params, model.hidden(params, batch), batch.encoder.segments, slots=slots))
 
 
 def _similarity(

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import transformers
+from safetensors.torch import load_file
 
 from t2t.api.inference import embed
 from t2t.launch.main import run
@@ -30,10 +31,18 @@ def vectors(directory: Path, texts: Sequence[str] = TEXTS) -> np.ndarray:
     """Return the vectors of texts by `transformers`, as `SentenceTransformer(directory).encode` computes them."""
     settings = json.loads((directory / "sentence_bert_config.json").read_text())
     pooling = json.loads((directory / "1_Pooling" / "config.json").read_text())
+    modules = {
+        module["type"].rpartition(".")[2]: directory / module["path"]
+        for module in json.loads((directory / "modules.json").read_text())
+    }
     tokenizer = transformers.AutoTokenizer.from_pretrained(directory)
-    model = transformers.AutoModel.from_pretrained(directory).float().eval()
+    loader = transformers.AutoModel
+    if json.loads((directory / "config.json").read_text())["model_type"] == "t5":
+        loader = transformers.T5EncoderModel
+    model = loader.from_pretrained(directory).float().eval()
     texts = [text.strip().lower() if settings["do_lower_case"] else text.strip() for text in texts]
     given = tokenizer(texts, padding=True, truncation=True, max_length=settings["max_seq_length"], return_tensors="pt")
+    given.pop("token_type_ids", None)
     with torch.no_grad():
         hidden = model(**given).last_hidden_state
     mask = given["attention_mask"].unsqueeze(-1).float()
@@ -41,11 +50,27 @@ def vectors(directory: Path, texts: Sequence[str] = TEXTS) -> np.ndarray:
         found = hidden[:, 0]
     elif pooling["pooling_mode_max_tokens"]:
         found = hidden.masked_fill(mask == 0, -1e9).max(1).values
+    elif pooling.get("pooling_mode_weightedmean_tokens"):
+        shares = mask * torch.arange(1, mask.shape[1] + 1)[None, :, None]
+        found = (hidden * shares).sum(1) / shares.sum(1)
     else:
         found = (hidden * mask).sum(1) / mask.sum(1)
-    if any(module["type"].endswith("Normalize") for module in json.loads((directory / "modules.json").read_text())):
+    if "Dense" in modules:
+        found = dense(modules["Dense"], found)
+    if "Normalize" in modules:
         found = torch.nn.functional.normalize(found, p=2, dim=1)
     return found.numpy()
+
+
+def dense(directory: Path, pooled: torch.Tensor) -> torch.Tensor:
+    """Return the output of the module Dense."""
+    options = json.loads((directory / "config.json").read_text())
+    layer = torch.nn.Linear(options["in_features"], options["out_features"], bias=options["bias"])
+    stored = load_file(directory / "model.safetensors")
+    layer.load_state_dict({name.removeprefix("linear."): value for name, value in stored.items()})
+    activation = {"Tanh": torch.nn.Tanh, "Identity": torch.nn.Identity}
+    with torch.no_grad():
+        return activation[options["activation_function"].rpartition(".")[2]]()(layer(pooled))
 
 
 def main() -> int:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from safetensors.numpy import load_file, save_file
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from tests.interop.cases import CASES, weight
 from tests.interop.goldens import write_directory
@@ -50,7 +50,15 @@ _ROLES = {
 TEXTS = ["the quick brown fox", "A lazy DOG jumps over the foxs .", "again", "", "unknown words, one two three"]
 LONG = "the quick brown fox jumps over a lazy dog again and again and again"
 """A text with more tokens than `max_seq_length` of MiniLM."""
-_CASES = {family: next(case for case in CASES if case.name == f"{family} masked LM") for family in _ROLES}
+_CASES = {
+    family: next(case for case in CASES if case.name == name)
+    for family, name in (
+        ("BERT", "BERT masked LM"),
+        ("MPNet", "MPNet masked LM"),
+        ("T5", "T5 encoder, gated, as published"),
+    )
+}
+_PREFIXES = {"BERT": "bert.", "MPNet": "mpnet.", "T5": ""}
 _COMMON = {
     "attention_probs_dropout_prob": 0.1,
     "hidden_act": "gelu",
@@ -93,7 +101,35 @@ _OPTIONS = {
         "pad_token_id": 1,
         "relative_attention_num_buckets": 32,
     },
+    "T5": {
+        "_name_or_path": "models/sentence-t5-base",
+        "architectures": ["T5EncoderModel"],
+        "d_ff": 48,
+        "d_kv": 8,
+        "d_model": 32,
+        "decoder_start_token_id": 0,
+        "dropout_rate": 0.1,
+        "eos_token_id": 1,
+        "feed_forward_proj": "gated-gelu",
+        "gradient_checkpointing": False,
+        "initializer_factor": 1.0,
+        "is_encoder_decoder": True,
+        "layer_norm_epsilon": 1e-06,
+        "model_type": "t5",
+        "n_positions": 512,
+        "num_decoder_layers": 2,
+        "num_heads": 3,
+        "num_layers": 2,
+        "output_past": True,
+        "pad_token_id": 0,
+        "relative_attention_max_distance": 12,
+        "relative_attention_num_buckets": 8,
+        "transformers_version": "4.11.3",
+        "use_cache": True,
+        "vocab_size": 96,
+    },
 }
+_TANH, _IDENTITY = "torch.nn.modules.activation.Tanh", "torch.nn.modules.linear.Identity"
 _FLAGS = ("cls_token", "mean_tokens", "max_tokens", "mean_sqrt_len_tokens", "weightedmean_tokens", "lasttoken")
 _VERSIONS = {"sentence_transformers": "2.0.0", "transformers": "4.6.1", "pytorch": "1.8.1"}
 MODELS: dict[str, dict[str, Any]] = {
@@ -120,6 +156,30 @@ MODELS: dict[str, dict[str, Any]] = {
         "lower": False,
         "flags": _FLAGS[:4],
     },
+    "LaBSE": {
+        "pooling": "cls_token",
+        "dense": {"in_features": 32, "out_features": 32, "bias": True, "activation_function": _TANH},
+        "normalize": True,
+        "length": 24,
+        "lower": False,
+        "flags": _FLAGS[:4],
+    },
+    "sentence-t5-base": {
+        "family": "T5",
+        "pooling": "mean_tokens",
+        "dense": {"in_features": 32, "out_features": 24, "bias": False, "activation_function": _IDENTITY},
+        "normalize": True,
+        "length": 24,
+        "lower": False,
+        "flags": _FLAGS[:4],
+    },
+    "SGPT pooling": {
+        "pooling": "weightedmean_tokens",
+        "normalize": False,
+        "length": 24,
+        "lower": False,
+        "flags": _FLAGS,
+    },
 }
 """Published models: the kinds of pooling, and what their files have."""
 
@@ -128,8 +188,36 @@ def write(name: str, directory: Path) -> None:
     """Write a model's directory."""
     about = MODELS[name]
     family = about.get("family", "BERT")
-    write_directory(_CASES[family], directory, prefix=f"{family.lower()}.")
+    write_directory(_CASES[family], directory, prefix=_PREFIXES[family])
     _dump(directory / "config.json", _OPTIONS[family])
+    if family == "T5":
+        _write_pieces(directory)
+    else:
+        _with_more_tensors(directory)
+        _write_tokenizer(directory, family)
+    dense = about.get("dense")
+    modules = ["Transformer", "Pooling", *(["Dense"] if dense else []), *(["Normalize"] if about["normalize"] else [])]
+    table = [
+        {"idx": i, "name": str(i), "path": f"{i}_{kind}" if i else "", "type": f"sentence_transformers.models.{kind}"}
+        for i, kind in enumerate(modules)
+    ]
+    _dump(directory / "modules.json", table)
+    _dump(directory / "sentence_bert_config.json", {"max_seq_length": about["length"], "do_lower_case": about["lower"]})
+    _dump(directory / "config_sentence_transformers.json", {"__version__": _VERSIONS})
+    flags = {f"pooling_mode_{flag}": flag == about["pooling"] for flag in about["flags"]}
+    (directory / "1_Pooling").mkdir()
+    _dump(directory / "1_Pooling" / "config.json", {"word_embedding_dimension": 32, **flags})
+    if dense:
+        (directory / "2_Dense").mkdir()
+        _dump(directory / "2_Dense" / "config.json", dense)
+        shape = (dense["out_features"], dense["in_features"])
+        parts = {"linear.weight": shape, **({"linear.bias": shape[:1]} if dense["bias"] else {})}
+        layer = {part: weight(f"{name} {part}", size) for part, size in parts.items()}
+        save_file(layer, directory / "2_Dense" / "model.safetensors")
+
+
+def _with_more_tensors(directory: Path) -> None:
+    """Remove the head, and add a pooler and positions, as published."""
     heads = ("cls.", "lm_head.")
     tensors = {key: x for key, x in load_file(directory / "model.safetensors").items() if not key.startswith(heads)}
     tensors |= {
@@ -138,19 +226,23 @@ def write(name: str, directory: Path) -> None:
     }
     tensors["embeddings.position_ids"] = np.arange(24)[None]
     save_file(tensors, directory / "model.safetensors")
-    _write_tokenizer(directory, family)
-    modules = ["", "1_Pooling", *(["2_Normalize"] if about["normalize"] else [])]
-    types = ["Transformer", "Pooling", "Normalize"]
-    table = [
-        {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{types[i]}"}
-        for i, path in enumerate(modules)
-    ]
-    _dump(directory / "modules.json", table)
-    _dump(directory / "sentence_bert_config.json", {"max_seq_length": about["length"], "do_lower_case": about["lower"]})
-    _dump(directory / "config_sentence_transformers.json", {"__version__": _VERSIONS})
-    flags = {f"pooling_mode_{flag}": flag == about["pooling"] for flag in about["flags"]}
-    (directory / "1_Pooling").mkdir()
-    _dump(directory / "1_Pooling" / "config.json", {"word_embedding_dimension": 32, **flags})
+
+
+def _write_pieces(directory: Path) -> None:
+    """Write the tokenizer.json of a T5: pieces that begin with a space, and `</s>` after each text."""
+    pieces = ["<pad>", "</s>", "<unk>", *(f"▁{word}" for word in _WORDS if word[0] != "#"), "s", "A", "DOG", "▁"]
+    made = Tokenizer(models.Unigram([(piece, -float(i)) for i, piece in enumerate(pieces)], unk_id=2))
+    made.pre_tokenizer = pre_tokenizers.Metaspace()
+    made.decoder = decoders.Metaspace()
+    made.add_special_tokens(pieces[:3])
+    made.post_processor = processors.TemplateProcessing(
+        single="$A </s>", pair="$A </s> $B </s>", special_tokens=[("</s>", 1)]
+    )
+    made.save(str(directory / "tokenizer.json"))
+    tokens = {"eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 512}
+    _dump(directory / "tokenizer_config.json", {**settings, **tokens})
+    _dump(directory / "special_tokens_map.json", tokens)
 
 
 def _write_tokenizer(directory: Path, family: str) -> None:

@@ -8,7 +8,14 @@ import pytest
 from t2t.nn.pooling import pool, unit
 
 SEGMENTS = np.array([[1, 1, 2, 2, 2, 0], [1, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0]])
-ALONE = {"mean": lambda x: x.mean(0), "first": lambda x: x[0], "max": lambda x: x.max(0)}
+ALONE = {
+    "mean": lambda x: x.mean(0),
+    "first": lambda x: x[0],
+    "max": lambda x: x.max(0),
+    "last": lambda x: x[-1],
+    "weighted_mean": lambda x: np.average(x, axis=0, weights=np.arange(len(x)) + 1),
+    "mean_sqrt": lambda x: x.sum(0) / np.sqrt(len(x)),
+}
 
 
 @pytest.mark.parametrize("pooling", ALONE)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from t2t import tasks
-from t2t.api.encoders import encoder_alone
+from t2t.api.encoders import encoder_alone, encoder_parameters
 from t2t.data import Data
 from t2t.data.texts import TextsConverter
 from t2t.decode import embed_texts
@@ -52,6 +52,9 @@ def batch():
     return converter.batch(made)
 
 
+LAYER = {"vector_dense": 20, "vector_dense_activation": "identity", "vector_dense_bias": False}
+
+
 def alone(model, params):
     """Return the mean loss with each text in a row of its own, each query compared in a loop."""
     examples = [texts for texts in groups() if texts]
@@ -62,6 +65,10 @@ def alone(model, params):
     for i, ids in enumerate(ids for texts in examples for ids in texts):
         own = hidden[i, : len(ids)]
         pooled = {"mean": own.mean(0), "first": own[0], "max": own.max(0)}[model.config.vector_pooling]
+        if "vector_layer" in params:
+            layer = params["vector_layer"]["dense"]
+            pooled = pooled @ layer["kernel"] + layer.get("bias", 0.0)
+            pooled = jnp.tanh(pooled) if model.config.vector_dense_activation == "tanh" else pooled
         vectors.append(pooled / jnp.sqrt(jnp.sum(pooled**2)))
     starts = np.cumsum([0, *map(len, examples)])[:-1]
     texts = jnp.stack([vector for i, vector in enumerate(vectors) if i not in starts])
@@ -80,8 +87,12 @@ def mean_loss(model, params):
 
 @pytest.mark.parametrize(
     "settings",
-    [config("bert"), config("bert", vector_pooling="first"), replace(encoder_of(config("t5")), vector_pooling="max")],
-    ids=["mean", "first", "max of T5"],
+    [
+        config("bert"),
+        config("bert", vector_pooling="first", vector_dense=12),
+        replace(encoder_of(config("t5")), vector_pooling="max", **LAYER),
+    ],
+    ids=["mean", "first, dense as in LaBSE", "max of T5, dense as in Sentence-T5"],
 )
 def test_loss_and_gradients_are_those_of_texts_encoded_alone(settings):
     model, params = params_of(settings)
@@ -91,7 +102,7 @@ def test_loss_and_gradients_are_those_of_texts_encoded_alone(settings):
 
 
 def test_the_negatives_are_those_of_the_whole_batch_on_a_mesh():
-    model, params = params_of(config("bert", num_heads=8))
+    model, params = params_of(config("bert", num_heads=8, vector_dense=12))
     expected = quick_jit(jax.value_and_grad(functools.partial(mean_loss, model)))(params)
     mesh = MeshConfig(data=2, fsdp=2, context=2).build()
     places = layout(model.specs, mesh)
@@ -125,7 +136,7 @@ def test_evaluation_compares_the_vectors_that_inference_gives(tmp_path, monkeypa
     tasks.add_retrieval("own_pairs", source=source, query="q", positive="p", negatives="n", replace=True)
     source = sources.jsonl({"validation": tmp_path / "scores.jsonl"})
     tasks.add_similarity("own_scores", source=source, first="a", second="b", score="s", replace=True)
-    model, params = params_of(config("bert", vocab_size=384, vector_pooling="max"))
+    model, params = params_of(config("bert", vocab_size=384, vector_pooling="max", vector_dense=12))
     data = Data(task="own_pairs", inputs_length=24, batch_size=8, shards=1, seed=0)
     evaluation = Evaluation(tasks=("own_pairs", "own_scores"), batch_size=8)
     found, similar = Evaluator(model, evaluation, data, OBJECTIVE).evaluate(params)
@@ -155,6 +166,9 @@ def test_the_encoder_of_a_model_is_taken_alone():
         alone = encoder_alone(whole, where="contrastive:RUN")
         specs = whole.build().specs
         assert alone.build().specs == {part: specs[part] for part in ("embeddings", "encoder")}
+    layered = encoder_alone(config("bert", vector_dense=12), where="contrastive:RUN")
+    assert layered.build().specs.keys() == {"embeddings", "encoder", "vector_layer"}
+    assert encoder_parameters(layered) == ("embeddings/**", "encoder/**", "vector_layer/**")
     with pytest.raises(UserError, match=r"contrastive:RUN: the run's model has model.shared; its encoder cannot"):
         encoder_alone(config("t5-shared"), where="contrastive:RUN")
     with pytest.raises(UserError, match="is of kind decoder and has no encoder"):
