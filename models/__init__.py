@@ -39,6 +39,7 @@ if TYPE_CHECKING:
         smollm3,
         t5,
         t5gemma,
+        t5gemma2,
     )
 
 __all__ = [
@@ -75,6 +76,7 @@ __all__ = [
     "smollm3",
     "t5",
     "t5gemma",
+    "t5gemma2",
     "table_text",
 ]
 

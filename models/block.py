@@ -13,14 +13,14 @@ from jaxtyping import Array, Float
 from t2t.nn.aux import Aux, added
 from t2t.nn.dropout import Keys, adapter_dropout, dropout
 from t2t.nn.layers import LayerConfig
-from t2t.nn.mixers import BuildOptions, Context, CrossMixer, Mixer
+from t2t.nn.mixers import BuildOptions, Context, CrossMixer, MemoryReader, Mixer, MixerConfig
 from t2t.sharding import constrain
 
 
 class Block(nnx.Module):
-    """Norm, mixer, norm, feed-forward. With an encoder's output to read, a norm and cross attention come between the two.
+    """Norm, mixer, norm, feed-forward. With an encoder's output to read, a norm and cross attention come between the two, unless the mixer reads it.
 
-    The methods are those of the mixer (`t2t.nn.mixers`). `memory` is what rows may share and no step changes: "encoder" is what cross attention keeps of the
+    The methods are those of the mixer (`t2t.nn.mixers`). `memory` is what rows may share and no step changes: "encoder" is what the layer keeps of the
     encoder's output, "prompt" is what hypotheses on the same prompt have in common.
 
     The configurations of the parts name the parameters ("attention", "mlp"). The norms have the same names with the suffix "_norm", and those of outputs with
@@ -47,25 +47,27 @@ class Block(nnx.Module):
         """Return the context with the inputs that all layers of this configuration share. tables: the tables that all layers of the stack share."""
         layer = self.layer
         inputs = None if layer.mixer.tables_per_layer else layer.mixer.prepare(context, tables)
-        cross = None if layer.cross is None else layer.cross.prepare_cross(context)
+        reader = self._reader_config
+        cross = None if reader is None else reader.prepare_cross(context)
         return dataclasses.replace(context, inputs=inputs, cross_inputs=cross)
 
     def __call__(self, x: Float[Array, "B L D"], context: Context) -> tuple[Float[Array, "B L D"], Aux]:
         """Apply to whole rows."""
-        context, mixer = self._with_own_tables(context), self._mixer
         with adapter_dropout(context.keys):
+            memory, mixer = self._read_memory(context), self._mixer
+            context = dataclasses.replace(self._with_own_tables(context), read=memory)
             y, aux = self._sublayer(self.layer.mixer.name, x, lambda y: mixer(y, context), context.keys)
-            y, more = self._after_mixer(y, x, self._read_memory(context), context)
+            y, more = self._after_mixer(y, x, memory, context)
         return y, added(aux, more)
 
     def prefill(
         self, x: Float[Array, "B L D"], context: Context, length: int
     ) -> tuple[Float[Array, "B L D"], Any, Any]:
         """Apply to whole rows. Also return a state with room for `length` positions, and the memory."""
-        context, mixer = self._with_own_tables(context), self._mixer
+        memory, mixer, reader = self._read_memory(context), self._mixer, self._reader
+        context = dataclasses.replace(self._with_own_tables(context), read=memory)
         y, state = self._sublayer(self.layer.mixer.name, x, lambda y: mixer.prefill(y, context, length), context.keys)
-        memory, cross = self._read_memory(context), self._cross
-        memory_state = {} if cross is None else {"encoder": cross.keep(memory)}
+        memory_state = {} if reader is None else {"encoder": reader.keep(memory)}
         return self._after_mixer(y, x, memory, context)[0], state, memory_state
 
     def step(
@@ -88,6 +90,18 @@ class Block(nnx.Module):
     def _cross(self) -> CrossMixer | None:
         return None if self.layer.cross is None else getattr(self, f"cross_{self.layer.cross.name}")
 
+    @property
+    def _reader_config(self) -> MixerConfig | None:
+        """The configuration of what reads the encoder's output: cross attention, or a mixer that does so itself; None if nothing does."""
+        layer = self.layer
+        return layer.mixer if layer.cross is None and layer.mixer.reads_memory else layer.cross
+
+    @property
+    def _reader(self) -> MemoryReader | None:
+        """What reads the encoder's output."""
+        reader: Any = self._cross if self.layer.cross is not None else self._mixer
+        return None if self._reader_config is None else reader
+
     def _with_own_tables(self, context: Context) -> Context:
         """Return the context with the inputs that this layer computes from its own tables, if it has any."""
         mixer = self.layer.mixer
@@ -99,20 +113,20 @@ class Block(nnx.Module):
     def _step(
         self, step: Callable[..., Any], x: Float[Array, "B 1 D"], state: Any, memory: Any, context: Context
     ) -> tuple[Float[Array, "B 1 D"], Any]:
-        context = self._with_own_tables(context)
+        encoder = memory.get("encoder")
+        context = dataclasses.replace(self._with_own_tables(context), read=encoder)
         y, after = self._sublayer(
             self.layer.mixer.name, x, lambda y: step(y, state, context, memory.get("prompt")), context.keys
         )
-        return self._after_mixer(y, x, memory.get("encoder"), context)[0], after
+        return self._after_mixer(y, x, encoder, context)[0], after
 
     def _read_memory(self, context: Context) -> Any:
-        cross = self._cross
-        if cross is None:
+        reader, config = self._reader, self._reader_config
+        if reader is None or config is None:
             return None
-        assert context.memory is not None, "cross attention needs the encoder's output"
-        assert self.layer.cross is not None
-        with jax.named_scope(f"cross_{self.layer.cross.name}"):
-            return cross.read(context.memory)
+        assert context.memory is not None, "the layer needs the encoder's output"
+        with jax.named_scope(config.name if self.layer.cross is None else f"cross_{config.name}"):
+            return reader.read(context.memory)
 
     def _after_mixer(
         self, x: Float[Array, "B L D"], start: Float[Array, "B L D"], memory: Any, context: Context

@@ -140,6 +140,7 @@ class StackConfig(Configuration):
             it sees tokens up to window // 2 positions away on either side (ModernBERT). None means no window.
         global_block: in an encoder with a window, also let each token see the sums of all blocks of this many tokens (LongT5's transient-global attention).
             Only the pairs of tokens in a window, and of tokens and blocks, are computed. None means no blocks.
+        exact_window: in an encoder, a token sees exactly `window` tokens, itself included: (window - 1) // 2 before it and window // 2 after it (T5Gemma 2).
         qk_norm: normalize the queries and keys of each head, with the kind of norm that `norm` names (Gemma 3, Qwen 3).
         qk_norm_whole: with `qk_norm`, normalize all heads of the queries, and of the keys, at once, with a scale for each coordinate of each head (OLMo 2).
         attention_softcap: soft bound on attention logits: a logit l becomes attention_softcap * tanh(l / attention_softcap) (Gemma 2). None means no bound.
@@ -183,6 +184,7 @@ class StackConfig(Configuration):
     position_offset: FewOrZero = 0
     window: Length | None = None
     global_block: Length | None = None
+    exact_window: bool = False
     qk_norm: bool = False
     qk_norm_whole: bool = False
     attention_softcap: Softcap | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from typing import ClassVar
 
@@ -19,7 +20,7 @@ from t2t.models.transformer_config import EmbeddingScale, TransformerConfig
 from t2t.nn.aux import Aux, added
 from t2t.nn.dropout import Keys
 from t2t.nn.linear import Linear
-from t2t.nn.mixers import Context
+from t2t.nn.mixers import Context, MixerConfig, Needs
 from t2t.nn.model import Cache, Kind
 from t2t.sharding import constrain
 from t2t.types import Batch, Tokens
@@ -38,6 +39,8 @@ class EncoderDecoderConfig(TransformerConfig):
         separate_positions: give the encoder its own learned positions and its own norm of the embeddings (BART). Otherwise both stacks have the same ones.
         separate_embeddings: give the encoder its own embeddings, in its own width (T5Gemma).
         encoder_embedding_scale: with `separate_embeddings`, factor on the encoder's token embeddings. None means the same as `embedding_scale`.
+        merged_attention: the decoder attends to its own tokens and to the encoder's output in one softmax, with the same parameters (T5Gemma 2). Otherwise it has
+            cross attention after self-attention.
         head_bias: add a bias for each vocabulary entry to the logits (BART, Marian).
         shared: use the same self-attention and feed-forward parameters in both stacks, which must have the same options ("enc-dec, shared" of Raffel et al.
             2020, section 3.2.2: P parameters instead of 2P). Cross attention, norms and relative positions are not shared: the encoder has no cross
@@ -53,6 +56,7 @@ class EncoderDecoderConfig(TransformerConfig):
     separate_positions: bool = False
     separate_embeddings: bool = False
     encoder_embedding_scale: EmbeddingScale | None = None
+    merged_attention: bool = False
     head_bias: bool = False
 
     def __post_init__(self) -> None:
@@ -74,6 +78,12 @@ class EncoderDecoderConfig(TransformerConfig):
                 f"model.separate_positions is True, but model.decoder.positions is {self.decoder.positions!r} and model.embedding_norm is False:"
                 " there is nothing to separate. Nearest: False."
             )
+        if self.merged_attention:
+            check_equal(*sides, ("d_model",), "the same attention reads both (model.merged_attention)")
+            if self.shared:
+                raise UserError(
+                    "model.shared is True together with model.merged_attention: the self-attention of both stacks must be the same. Nearest: False."
+                )
         if self.shared:
             check_equal(*sides, (field.name for field in fields(StackConfig)), "they share parameters (model.shared)")
 
@@ -81,6 +91,16 @@ class EncoderDecoderConfig(TransformerConfig):
     def stacks(self) -> tuple[StackConfig, ...]:
         """The encoder's stack and the decoder's."""
         return (self.encoder, self.decoder)
+
+    @property
+    def merges_attention(self) -> bool:
+        """Whether the decoder has merged attention."""
+        return self.merged_attention
+
+    def _mixers(self) -> Iterator[tuple[MixerConfig, Needs]]:
+        yield from super()._mixers()
+        for layer in (*self.first_of(self.decoder, cross=True), *self.pattern_of(self.decoder, cross=True)):
+            yield layer.mixer, self._needs("decoder")
 
     def build(self) -> FunctionalModel:
         """Return the model."""

@@ -34,6 +34,7 @@ from t2t.models.roberta.mapping import Roberta, XLMRobertaXL
 from t2t.models.smollm3.mapping import SmolLM3
 from t2t.models.t5.mapping import T5, UMT5
 from t2t.models.t5gemma.mapping import T5Gemma
+from t2t.models.t5gemma2.mapping import T5Gemma2
 from t2t.models.transformer_config import TransformerConfig
 from t2t.nn.model import RATES, ModelConfig
 
@@ -67,6 +68,7 @@ FAMILIES: tuple[Family, ...] = (
     Phi3(),
     GPTNeoX(),
     T5Gemma(),
+    T5Gemma2(),
 )
 """The built-in families."""
 

@@ -35,6 +35,7 @@ FAMILIES = (
     "phi",
     "neox",
     "t5gemma",
+    "t5gemma2",
 )
 """Modules of `t2t.models` with presets. They are imported when they are first used."""
 

@@ -12,6 +12,7 @@ from t2t.limits import Depth, Deviation, Length, Range, Rate, Softcap, Width
 from t2t.models.config import LayerOptions, StackConfig, one_of
 from t2t.nn.attention import Backend, portable
 from t2t.nn.attention.config import AttentionConfig
+from t2t.nn.attention.merged import MergedAttentionConfig
 from t2t.nn.attention.transient_global import TransientGlobalConfig
 from t2t.nn.layers import LayerConfig, NormConfig
 from t2t.nn.mixers import MixerConfig, Needs
@@ -99,6 +100,11 @@ class TransformerConfig(ModelConfig):
         """Return the bytes of the mixer that needs the most memory."""
         return max(mixer.row_bytes(length) for mixer, _ in self._mixers())
 
+    @property
+    def merges_attention(self) -> bool:
+        """Whether a decoder attends to its own tokens and to an encoder's output in one softmax."""
+        return False
+
     def pattern_of(self, stack: StackConfig, *, cross: bool = False) -> tuple[LayerConfig, ...]:
         """Return the layers of a stack's pattern. cross: with cross attention."""
         if not stack.pattern:
@@ -112,7 +118,8 @@ class TransformerConfig(ModelConfig):
         return tuple(self._layer(place.applied(stack), place, cross=cross) for place in stack.first)
 
     def _layer(self, stack: StackConfig, place: LayerOptions, *, cross: bool) -> LayerConfig:
-        attention = AttentionConfig(
+        merged = cross and place.mixer is None and self.merges_attention
+        attention = (MergedAttentionConfig if merged else AttentionConfig)(
             num_heads=stack.num_heads,
             head_dim=stack.head_size,
             num_kv_heads=stack.num_kv_heads,
@@ -121,6 +128,7 @@ class TransformerConfig(ModelConfig):
             biases=stack.has_attention_biases,
             output_bias=stack.has_attention_output_bias,
             window=stack.window,
+            exact_window=stack.exact_window,
             softcap=stack.attention_softcap,
             qk_norm=stack.norm if stack.qk_norm else None,
             qk_norm_whole=stack.qk_norm_whole,
@@ -144,7 +152,7 @@ class TransformerConfig(ModelConfig):
             norms=NormConfig(
                 kind=stack.norm, epsilon=stack.norm_epsilon, place=stack.norm_place, mixer=stack.mixer_norm
             ),
-            cross=attention if cross else None,
+            cross=attention if cross and not merged else None,
             parallel=stack.parallel,
             dropout=self.dropout,
         )

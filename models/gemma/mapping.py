@@ -88,20 +88,8 @@ class Gemma3(Gemma2):
         return self._text(options)
 
     def _text(self, options: Options) -> ModelConfig:
-        options.must("attn_logit_softcapping", None, why="transformers does not apply it in Gemma 3")
-        shared = stack_fields(options, max_length=131_072)
-        everywhere, local = rotaries_by_kind(
-            options,
-            theta=options.number("rope_theta", 1_000_000.0),
-            local_theta=options.number("rope_local_base_freq", 10_000.0),
-        )
-        every = options.size("_sliding_window_pattern", 6)
-        every = options.size("sliding_window_pattern", every)
         return gemma(
-            **shared,
-            **window_fields(options, shared["num_layers"], every=every, window=4096, local=local),
-            rotary=everywhere,
-            qk_norm=True,
+            **gemma3_fields(options),
             vocab_size=options.size("vocab_size", 262_208),
             final_softcap=bound(options, "final_logit_softcapping", None),
             attention_dropout=options.number("attention_dropout", 0.0),
@@ -115,13 +103,11 @@ class Gemma3(Gemma2):
         stack = config.decoder
         if stack.norm != "rms_plus_one":
             return None
-        local = next((layer.rotary for layer in stack.pattern if layer.window and layer.rotary), Rotary())
         return {
             "architectures": ["Gemma3ForCausalLM"],
             "model_type": "gemma3_text",
             **decoder_options(config),
-            **rotary_options(stack.rotary),
-            "rope_local_base_freq": local.base,
+            **rotaries_options(stack),
         }
 
     def entries(self, config: ModelConfig) -> list[Entry]:
@@ -169,6 +155,21 @@ def stack_fields(options: Options, *, max_length: int = 8192) -> dict[str, Any]:
         "attention_biases": options.flag("attention_bias", False),
         "init_std": options.number("initializer_range", 0.02),
     }
+
+
+def gemma3_fields(options: Options) -> dict[str, Any]:
+    """Return the fields of a stack of Gemma 3. Raises UserError if an option is not supported."""
+    options.must("attn_logit_softcapping", None, why="transformers does not apply it in Gemma 3")
+    shared = stack_fields(options, max_length=131_072)
+    everywhere, local = rotaries_by_kind(
+        options,
+        theta=options.number("rope_theta", 1_000_000.0),
+        local_theta=options.number("rope_local_base_freq", 10_000.0),
+    )
+    every = options.size("_sliding_window_pattern", 6)
+    every = options.size("sliding_window_pattern", every)
+    windows = window_fields(options, shared["num_layers"], every=every, window=4096, local=local)
+    return {**shared, **windows, "rotary": everywhere, "qk_norm": True}
 
 
 def stack_options(stack: StackConfig) -> dict[str, Any]:
@@ -270,6 +271,12 @@ def layer_entries(
         table += normalised(f"{layer}.{theirs}", f"{ours}/{own}", bias=False)
     table += normalised(f"{prefix}norm", f"{side}/final_norm", bias=False)
     return in_pattern(table, side, stack)
+
+
+def rotaries_options(stack: StackConfig) -> dict[str, Any]:
+    """Return the options of config.json for `rotaries_by_kind`."""
+    local = next((layer.rotary for layer in stack.pattern if layer.window and layer.rotary), Rotary())
+    return {**rotary_options(stack.rotary), "rope_local_base_freq": local.base}
 
 
 def rotaries_by_kind(options: Options, *, theta: float, local_theta: float) -> tuple[Rotary, Rotary]:

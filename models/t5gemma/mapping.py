@@ -15,7 +15,7 @@ from t2t.models.llama.mapping import read_rotary, rotary_options
 from t2t.models.t5gemma.presets import t5gemma
 from t2t.nn.model import ModelConfig
 
-_NORMS = {
+NORMS = {
     "attention_norm": "pre_self_attn_layernorm",
     "attention_output_norm": "post_self_attn_layernorm",
     "mlp_norm": "pre_feedforward_layernorm",
@@ -38,7 +38,7 @@ class T5Gemma(Family):
         """Return the configuration."""
         options.free("classifier_dropout_rate", "initializer_range")
         options.must("is_encoder_decoder", True, why="an encoder alone is not supported")
-        stacks = {name: _inner(options, name) for name in ("encoder", "decoder")}
+        stacks = {name: inner(options, name) for name in ("encoder", "decoder")}
         vocab_size = stacks["decoder"].size("vocab_size", 256_000)
         for own in (options, stacks["encoder"]):
             own.must("vocab_size", vocab_size, why="encoder and decoder must have the same vocabulary")
@@ -63,6 +63,8 @@ class T5Gemma(Family):
     def options(self, config: ModelConfig) -> dict[str, Any] | None:
         """Return the options of config.json, or None if the model is not of this family."""
         if not isinstance(config, EncoderDecoderConfig) or config.decoder.norm != "rms_plus_one":
+            return None
+        if config.merged_attention:
             return None
         halved = replace(config.encoder, pattern=_windows(_places(config.encoder), lambda window: max(window // 2, 1)))
         return {
@@ -89,15 +91,15 @@ class T5Gemma(Family):
         table = [
             same("model.encoder.embed_tokens.weight", "encoder_embeddings/token/table"),
             same("model.decoder.embed_tokens.weight", "embeddings/token/table", *((head,) if config.tied else ())),
-            *layer_entries(config.encoder, "encoder", "model.encoder.", both, _NORMS),
-            *layer_entries(config.decoder, "decoder", "model.decoder.", both | cross, _NORMS | _CROSS_NORMS),
+            *layer_entries(config.encoder, "encoder", "model.encoder.", both, NORMS),
+            *layer_entries(config.decoder, "decoder", "model.decoder.", both | cross, NORMS | _CROSS_NORMS),
         ]
         if not config.tied:
             table.append(Entry(head, ("lm_head/kernel",), Transposed()))
         return table
 
 
-def _inner(options: Options, name: str) -> Options:
+def inner(options: Options, name: str) -> Options:
     """Return the options of a stack. What the whole model says too is not read from them."""
     own = Options(options.group(name), where=f"{options.where}: {name}")
     own.free("is_decoder", "dropout_rate", "attention_dropout", "classifier_dropout_rate", "tie_word_embeddings")

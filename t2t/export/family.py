@@ -227,6 +227,8 @@ def _canonical_stack(stack: Any) -> Any:
         unused += ["max_length"]
     if stack.positions != "learned":
         unused += ["position_offset"]
+    if not any(layer.window for layer in (stack, *stack.pattern, *stack.first)):
+        unused += ["exact_window"]
     if not stack.qk_norm:
         unused += ["qk_norm_whole"]
     changes = {name: _default(fields[name], getattr(stack, name)) for name in unused}

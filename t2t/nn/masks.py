@@ -16,12 +16,14 @@ class Mask:
 
     A query sees the keys of its own segment. Segment 0 is padding: it sees nothing and is not seen. With `causal`, a query only sees keys at its own index or
     before it, only the last `window` of these if there is a window, and also the keys marked in `prefix`. Without `causal`, a query with a `window` sees the
-    keys at most `window // 2` positions before or after it.
+    keys at most `window // 2` positions before or after it; with `exact_window`, those at most `(window - 1) // 2` before and `window // 2` after it. Keys of
+    `memory` come after all others, and only segments decide who sees them.
 
     queries: segment of each query.
     keys:    segment of each key.
     index:   index of each query among the keys, [1 q] if it is the same in all rows. Only used with `causal` or a window.
     prefix:  1 for keys that every query of their segment sees, or None. These keys are the first of a segment.
+    memory:  segments of further keys after `keys`, the tokens of an encoder, or None.
     self_attention: the queries are the keys, in the same order: `queries` is `keys` and `index` is 0, 1, 2, ... in every row. Kernels use this to skip blocks
              that no query sees.
     """
@@ -30,8 +32,10 @@ class Mask:
     keys: Int[Array, "B k"]
     index: Int[Array, "#B q"] | None = None
     prefix: Int[Array, "B k"] | None = None
+    memory: Int[Array, "B m"] | None = None
     causal: bool = struct.field(pytree_node=False, default=False)
     window: int | None = struct.field(pytree_node=False, default=None)
+    exact_window: bool = struct.field(pytree_node=False, default=False)
     self_attention: bool = struct.field(pytree_node=False, default=False)
 
     def sees(self) -> Bool[jax.Array, "B q"]:
@@ -40,8 +44,21 @@ class Mask:
             return jnp.asarray(self.queries) > 0  # itself
         return jnp.any(self.dense(), axis=-1)[:, 0]
 
-    def dense(self) -> Bool[jax.Array, "B 1 q k"]:
-        """Return the mask with an axis for the heads: true if a query sees a key."""
+    @property
+    def reach(self) -> tuple[int, int]:
+        """Number of keys before a query and after it that it sees in its window, if the mask is not causal."""
+        assert self.window is not None, "a mask with a window"
+        return (self.window - 1) // 2 if self.exact_window else self.window // 2, self.window // 2
+
+    def dense(self) -> Bool[jax.Array, "B 1 q km"]:
+        """Return the mask with an axis for the heads: true if a query sees a key. The keys of `memory` follow the others."""
+        seen = self._dense_keys()
+        if self.memory is not None:
+            queries, memory = jnp.asarray(self.queries)[:, :, None], jnp.asarray(self.memory)[:, None, :]
+            seen = jnp.concatenate([seen, (queries == memory) & (memory > 0)], axis=-1)
+        return seen[:, None]
+
+    def _dense_keys(self) -> Bool[jax.Array, "B q k"]:
         queries, keys = jnp.asarray(self.queries), jnp.asarray(self.keys)
         seen = (queries[:, :, None] == keys[:, None, :]) & (keys > 0)[:, None, :]
         if self.causal:
@@ -56,5 +73,6 @@ class Mask:
         elif self.window is not None:
             assert self.index is not None, "a window needs the queries' index"
             distance = jnp.arange(keys.shape[1])[None, None, :] - jnp.asarray(self.index)[:, :, None]
-            seen = seen & (jnp.abs(distance) <= self.window // 2)
-        return seen[:, None]
+            before, after = self.reach
+            seen = seen & (distance >= -before) & (distance <= after)
+        return seen

@@ -41,6 +41,7 @@ class Context:
     keys:      dropout keys.
     inputs:    the result of the mixer's `prepare`.
     cross_inputs: the result of `prepare_cross`.
+    read:      for a mixer that reads the encoder's output itself (`MixerConfig.reads_memory`): the result of its `read`, in a step of its `keep`.
     """
 
     segments: Int[AnyArray, "B L"]
@@ -55,6 +56,7 @@ class Context:
     keys: Keys = field(default_factory=lambda: Keys(None))
     inputs: Any = None
     cross_inputs: Any = None
+    read: Any = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,20 +137,24 @@ class Mixer(nnx.Module, abc.ABC):
         return self.step(x, state, context, shared)
 
 
-class CrossMixer(nnx.Module, abc.ABC):
-    """A layer that brings information from the encoder's output to the positions."""
+class MemoryReader(nnx.Module, abc.ABC):
+    """A layer that reads the encoder's output."""
 
     @abc.abstractmethod
     def read(self, memory: Float[Array, "B k M"]) -> Any:
-        """Return what `__call__` and `keep` need of the encoder's output."""
-
-    @abc.abstractmethod
-    def __call__(self, x: Float[Array, "B L D"], memory: Any, context: Context) -> tuple[Float[Array, "B L D"], Aux]:
-        """Mix whole rows. memory: result of `read`."""
+        """Return what the layer and `keep` need of the encoder's output."""
 
     @abc.abstractmethod
     def keep(self, memory: Any) -> Any:
         """Convert the result of `read` to the form that steps use, a pytree with the rows first."""
+
+
+class CrossMixer(MemoryReader):
+    """A layer that brings information from the encoder's output to the positions."""
+
+    @abc.abstractmethod
+    def __call__(self, x: Float[Array, "B L D"], memory: Any, context: Context) -> tuple[Float[Array, "B L D"], Aux]:
+        """Mix whole rows. memory: result of `read`."""
 
     @abc.abstractmethod
     def step(self, x: Float[Array, "R 1 D"], memory: Any, context: Context) -> Float[Array, "R 1 D"]:
@@ -169,10 +175,12 @@ class MixerConfig(Configuration, abc.ABC):
 
     name: name of the mixer's parameters in a layer.
     capabilities: the features that this kind of mixer supports.
+    reads_memory: the mixer is a `MemoryReader`: it gets the encoder's output in `Context.read`, and the layer has no cross attention.
     """
 
     name: ClassVar[str] = "mixer"
     capabilities: ClassVar[Capabilities] = Capabilities()
+    reads_memory: ClassVar[bool] = False
 
     @abc.abstractmethod
     def build(self, options: BuildOptions) -> Mixer:
@@ -199,7 +207,7 @@ class MixerConfig(Configuration, abc.ABC):
         return None
 
     def prepare_cross(self, context: Context) -> Any:
-        """Return the same for cross attention: `Context.cross_inputs`."""
+        """Return the same for what reads the encoder's output: `Context.cross_inputs`."""
         return None
 
     @property

@@ -1,4 +1,4 @@
-"""Small configurations of Gemma 2, Gemma 3 and T5Gemma."""
+"""Small configurations of Gemma 2, Gemma 3, T5Gemma and T5Gemma 2."""
 
 from __future__ import annotations
 
@@ -27,6 +27,27 @@ def _t5gemma(name: str, encoder: dict[str, Any], decoder: dict[str, Any], **opti
     sides = {"encoder": {**both, **encoder}, "decoder": {**both, **decoder}}
     options |= {**sides, "vocab_size": VOCAB, "attn_implementation": "eager"}
     return case("T5Gemma", name, "T5GemmaConfig", "T5GemmaForConditionalGeneration", {}, **options)
+
+
+def _t5gemma2(name: str, encoder: dict[str, Any], decoder: dict[str, Any], **options: Any) -> Case:
+    # The start of the decoder and padding are those of T5Gemma.
+    both = {**_GEMMA, "num_hidden_layers": 7, "query_pre_attn_scalar": 64, "bos_token_id": 0, "pad_token_id": 3}
+    del both["attn_implementation"]
+    images = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    images |= {"image_size": 4, "patch_size": 2, "vision_use_head": False}
+    text = {**both, **encoder}
+    sides = {
+        "encoder": {"text_config": text, "vision_config": images, "mm_tokens_per_image": 4},
+        "decoder": {**both, **decoder},
+    }
+    options |= {**sides, "vocab_size": VOCAB, "attn_implementation": "eager"}
+    return case("T5Gemma 2", name, "T5Gemma2Config", "T5Gemma2ForConditionalGeneration", {}, **options)
+
+
+_LINEAR = {
+    "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
+    "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+}
 
 
 CASES: tuple[Case, ...] = (
@@ -72,6 +93,24 @@ CASES: tuple[Case, ...] = (
             "rope_parameters": {"rope_type": "default", "rope_theta": 1e5},
         },
         tie_word_embeddings=False,
+    ),
+    _t5gemma2("as published", {"rope_parameters": _LINEAR}, {"rope_parameters": _LINEAR}),
+    _t5gemma2(
+        "deeper encoder, odd window, other options",
+        {
+            "num_hidden_layers": 3,
+            "sliding_window": 3,
+            "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+        },
+        {
+            "num_hidden_layers": 2,
+            "sliding_window": 3,
+            "num_key_value_heads": 4,
+            "attention_bias": True,
+            "rms_norm_eps": 1e-2,
+            "final_logit_softcapping": 4.0,
+            "layer_types": ["sliding_attention", "full_attention"],
+        },
     ),
     _gemma3("1B as published"),
     _gemma3(

@@ -48,10 +48,13 @@ def biases(made: Any) -> list[tuple[str, torch.Tensor]]:
 def saved_name(case: Case, name: str) -> str:
     """Return the name under which a parameter is saved.
 
-    `transformers` 5 renames the head of GPT-NeoX, and lists the tied embeddings of XLM-RoBERTa as its head, which it creates first.
+    `transformers` 5 renames the head of GPT-NeoX and the encoder of T5Gemma 2, and lists the tied embeddings of XLM-RoBERTa as its head, which it creates
+    first.
     """
     if case.family == "XLM-RoBERTa":
         return name.replace("lm_head.decoder.weight", "roberta.embeddings.word_embeddings.weight")
+    if case.family == "T5Gemma 2":
+        return name.replace("encoder.text_model.", "encoder.")
     return name.replace("lm_head.", "embed_out.") if case.family == "GPT-NeoX" else name
 
 

@@ -33,6 +33,8 @@ STEPS = 5
         ("gpt", {"num_layers": 4, "groups": 2, "embedding_size": 16, "position_offset": 2}),
         ("llama", {"num_kv_heads": 1, "window": 3}),
         ("llama", {"attention": "chunked", "attention_block": 4, "window": 5}),
+        ("merged", {"num_heads": 4, "num_kv_heads": 2}),
+        ("merged", {"attention": "chunked", "attention_block": 4}),
     ],
 )
 def test_steps_equal_the_full_pass_for_ragged_prompts(name, overrides):
@@ -83,6 +85,7 @@ def test_selected_rows_go_on_as_the_rows_they_were(name):
         ("t5", {"relative_per_layer": True}),
         ("llama", {"num_heads": 4, "num_kv_heads": 2, "window": 3}),
         ("gpt", {"num_layers": 4, "groups": 2}),
+        ("merged", {"num_heads": 4, "num_kv_heads": 2}),
     ],
 )
 def test_hypotheses_that_share_their_prompt_go_on_as_if_each_had_its_own(name, overrides, platform):

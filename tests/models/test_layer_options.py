@@ -176,9 +176,10 @@ def test_attention_with_bounded_logits_is_the_formula(backend):
     np.testing.assert_allclose(stepped, wanted[:, 6:7], atol=1e-5)
 
 
+@pytest.mark.parametrize("exact", [False, True])
 @pytest.mark.parametrize("backend", ["einsum", "chunked"])
-def test_a_token_of_an_encoder_sees_half_of_its_window_on_either_side(backend):
-    settings = config("bert", window=4, num_layers=1, attention=backend, attention_block=3)
+def test_a_token_of_an_encoder_sees_half_of_its_window_on_either_side(backend, exact):
+    settings = config("bert", window=4, exact_window=exact, num_layers=1, attention=backend, attention_block=3)
     model, params = params_of(settings)
     own = some_batch("encoder", count=1, length=9)
     ids = np.array(own.encoder.ids)
@@ -186,7 +187,20 @@ def test_a_token_of_an_encoder_sees_half_of_its_window_on_either_side(backend):
     other = dataclasses.replace(own, encoder=dataclasses.replace(own.encoder, ids=ids))
     run = quick_jit(model.hidden)
     moved = np.abs(run(params, own) - run(params, other)).max(axis=(0, 2)) > 0
-    assert list(np.flatnonzero(moved)) == [2, 3, 4, 5, 6]
+    # Exactly four tokens: one before a token, itself and two after it.
+    assert list(np.flatnonzero(moved)) == ([2, 3, 4, 5] if exact else [2, 3, 4, 5, 6])
+
+
+def test_merged_attention_is_refused_where_it_cannot_be():
+    with pytest.raises(UserError, match=r"merged_attention is True, but model.decoder.positions is 'relative'"):
+        config("t5", merged_attention=True)
+    merged = config("merged")
+    with pytest.raises(UserError, match=r"cannot attend to an encoder's output .*Nearest: chunked, einsum"):
+        dataclasses.replace(merged, attention="splash")
+    with pytest.raises(UserError, match=r"model.shared is True together with model.merged_attention"):
+        dataclasses.replace(merged, shared=True)
+    with pytest.raises(UserError, match=r"model.encoder.d_model is 32; the same attention reads both"):
+        dataclasses.replace(merged, encoder=dataclasses.replace(merged.encoder, d_model=32))
 
 
 def test_backends_that_do_not_bound_logits_are_refused():

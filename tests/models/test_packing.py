@@ -14,7 +14,9 @@ PREFIXES = [2, 5, 0, 3]
 
 
 @pytest.mark.parametrize("backend", ["einsum", "chunked"])
-@pytest.mark.parametrize("name", ["t5", "t5-1.0", "longt5", "bart", "pegasus", "gpt", "gpt-1", "prefix", "bert"])
+@pytest.mark.parametrize(
+    "name", ["t5", "t5-1.0", "longt5", "bart", "pegasus", "merged", "gpt", "gpt-1", "prefix", "bert"]
+)
 def test_packed_equals_unpacked(name, backend):
     settings = config(name, attention=backend, attention_block=4)
     encoder = settings.kind == "encoder"

@@ -63,7 +63,8 @@ def test_presets_are_those_promised():
             *(f"3-{size}" for size in ("0.6b", "1.7b", "4b", "8b", "14b", "32b")),
         ],
         "gemma": ["2-2b", "2-9b", "2-27b", "3-270m", "3-1b", "3-4b", "3-12b", "3-27b"],
-        "t5gemma": ["2b-2b", "9b-2b", "9b-9b"],
+        "t5gemma": ["2b-2b", "9b-2b", "9b-9b", "small", "base", "large", "ml", "xl"],
+        "t5gemma2": ["270m-270m", "1b-1b", "4b-4b"],
         "olmo": ["2-1b", "2-7b", "2-13b", "2-32b", "3-7b", "3-32b"],
         "phi": ["3-mini", "3-medium", "4", "4-mini"],
         "neox": [

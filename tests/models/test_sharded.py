@@ -82,7 +82,7 @@ def test_loss_and_gradients_on_a_mesh_equal_those_on_one_device(name, mesh):
     assert kernel.addressable_shards[0].data.size * mesh.fsdp * mesh.tensor == kernel.size
 
 
-@pytest.mark.parametrize("name", ["t5", "gpt", "bert"])
+@pytest.mark.parametrize("name", ["t5", "gpt", "bert", "merged"])
 def test_blocks_of_attention_are_those_of_each_devices_strip(name):
     # Dropout of attention's weights is drawn by blocks, so it is left out here.
     mesh = MeshConfig(data=4, context=2).build()

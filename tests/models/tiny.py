@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from t2t.models import TransformerConfig, bart, bert, gpt, llama, longt5, pegasus, t5
+from t2t.models import TransformerConfig, bart, bert, gpt, llama, longt5, pegasus, t5, t5gemma
 from t2t.nn.model import ParamSpec
 from t2t.types import Batch, Tokens
 
@@ -32,7 +32,7 @@ SIZES = {"num_layers": 2, "d_model": 16, "num_heads": 2, "d_ff": 24, "vocab_size
 
 
 def config(name: str, **overrides) -> TransformerConfig:
-    """Return a two-layer model: "t5", "t5-1.0", "t5-shared", "longt5", "gpt", "gpt-1", "prefix", "llama", "bart", "pegasus" or "bert"."""
+    """Return a two-layer model: "t5", "t5-1.0", "t5-shared", "longt5", "gpt", "gpt-1", "prefix", "llama", "merged", "bart", "pegasus" or "bert"."""
     sizes = {**SIZES, **overrides}
     if name.startswith("t5"):
         version, shared = "1.0" if name == "t5-1.0" else "1.1", name == "t5-shared"
@@ -46,6 +46,9 @@ def config(name: str, **overrides) -> TransformerConfig:
         return gpt.gpt(max_length=24, mask=mask, init_std=0.2, embedding_std=0.5, **sizes)
     if name == "llama":
         return llama.llama(max_length=24, init_std=0.2, embedding_std=0.5, **sizes)
+    if name == "merged":
+        decoder = llama.llama(**{"qk_norm": True, "window": 3, "max_length": 24, **sizes})
+        return dataclasses.replace(t5gemma.encoder_decoder_of(decoder), merged_attention=True)
     if name == "bart":
         return bart.bart(max_length=24, head_bias=True, init_std=0.2, embedding_std=0.5, position_std=0.5, **sizes)
     if name == "pegasus":

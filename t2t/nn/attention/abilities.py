@@ -21,6 +21,7 @@ class Needs:
     window:   size of the sliding window, or None.
     prefix:   whether every token of a segment sees the segment's prefix.
     softcap:  soft bound on logits, or None.
+    memory:   whether an encoder's tokens are keys too, after the row's own.
     context:  number of devices that divide the rows along their length.
     block:    block size, or None.
     platform: "cpu", "gpu" or "tpu", or None.
@@ -32,6 +33,7 @@ class Needs:
     window: int | None = None
     prefix: bool = False
     softcap: float | None = None
+    memory: bool = False
     context: int = 1
     block: int | None = None
     platform: str | None = None
@@ -46,6 +48,7 @@ class Abilities:
     bias:     "blocks": computed for a block of rows at a time; "whole": computed for all rows at once; None: no bias.
     window, prefix: supported in the mask; together: both in one mask.
     softcap:  a soft bound on logits is supported.
+    memory:   the mask may have further keys, the tokens of an encoder.
     context:  rows may be divided along their length.
     block:    block sizes must be multiples of this.
     """
@@ -58,6 +61,7 @@ class Abilities:
     prefix: bool = True
     together: bool = True
     softcap: bool = False
+    memory: bool = False
     context: bool = False
     block: int = 1
 
@@ -67,8 +71,8 @@ ABILITIES: dict[str, Abilities] = {
     "splash": Abilities(platform="tpu", dtypes=_ON_TPU, together=False, block=128),
     "flash": Abilities(platform="tpu", dtypes=_ON_TPU, bias="whole", window=False, prefix=False, block=128),
     "cudnn": Abilities(platform="gpu", dtypes=("bfloat16", "float16")),
-    "chunked": Abilities(dropout=True, bias="blocks", softcap=True, context=True),
-    "einsum": Abilities(dropout=True, bias="whole", softcap=True, context=True),
+    "chunked": Abilities(dropout=True, bias="blocks", softcap=True, memory=True, context=True),
+    "einsum": Abilities(dropout=True, bias="whole", softcap=True, memory=True, context=True),
 }
 """Backends by name, the most specialized first. "cudnn" has no bias: it computes the bias gradient for one shape only, and JAX replaces that gradient
 with zeros once a mask is folded into the bias."""
@@ -107,6 +111,8 @@ def _refusals(backend: str, needs: Needs) -> Iterator[str]:
         yield f"has no sliding window, and window is {needs.window} (--model.decoder.window)"
     if needs.softcap is not None and not can.softcap:
         yield f"has no soft bound on logits, and attention_softcap is {needs.softcap} (--model.decoder.attention-softcap)"
+    if needs.memory and not can.memory:
+        yield "cannot attend to an encoder's output together with the row's own tokens (--model.merged-attention)"
     if needs.prefix and not can.prefix:
         yield "has no prefix mask (--model.mask prefix)"
     if needs.window is not None and needs.prefix and not can.together:

@@ -62,6 +62,7 @@ def attention(
         window=mask.window,
         prefix=mask.prefix is not None,
         softcap=softcap,
+        memory=mask.memory is not None,
         context=axis_size("context"),
         block=block,
         platform=platform(),

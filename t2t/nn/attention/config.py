@@ -57,6 +57,7 @@ class AttentionConfig(MixerConfig):
         output_bias: add a bias to the last product, which merges the heads. None means the same as `biases`.
         window: size of the sliding window in tokens, including the token itself. None means no window. In bidirectional attention, a token sees tokens up to
             window // 2 positions away.
+        exact_window: in bidirectional attention, a token sees tokens up to (window - 1) // 2 positions before it and window // 2 after it (T5Gemma 2).
         softcap: soft bound on logits: a logit l becomes softcap * tanh(l / softcap) (Gemma 2). None means no bound.
         qk_norm: kind of norm of each head's queries and keys, applied before they rotate (Henry et al. 2020). None means no norm. Cross
             attention does not use it.
@@ -84,6 +85,7 @@ class AttentionConfig(MixerConfig):
     biases: bool = False
     output_bias: bool | None = None
     window: Length | None = None
+    exact_window: bool = False
     softcap: Softcap | None = None
     qk_norm: NormKind | None = None
     qk_norm_whole: bool = False
@@ -137,10 +139,17 @@ class AttentionConfig(MixerConfig):
         if self.positions == "rotary":
             assert context.positions is not None, "rotary positions need the tokens' positions"
             angles = self.rotary.angles(context.positions, self.head_dim)
-        compute = row_inputs if context.index is None else step_inputs
+        relative = tables.get("relative_bias")
+        if context.index is not None:
+            return step_inputs(context, window=self.window, relative=relative, angles=angles)
         by_block = ABILITIES[self.backend].bias == "blocks"
-        return compute(
-            context, window=self.window, relative=tables.get("relative_bias"), by_block=by_block, angles=angles
+        return row_inputs(
+            context,
+            window=self.window,
+            exact_window=self.exact_window,
+            relative=relative,
+            by_block=by_block,
+            angles=angles,
         )
 
     def prepare_cross(self, context: Context) -> Mask:
@@ -158,16 +167,17 @@ class AttentionConfig(MixerConfig):
 
     def check(self, needs: Needs) -> None:
         """Raise UserError if the backend does not support what is needed, see `ABILITIES`."""
-        check_abilities(
-            self.backend,
-            abilities.Needs(
-                dtype=needs.dtype,
-                dropout=self.dropout,
-                bias=self.positions == "relative",
-                window=self.window,
-                prefix=needs.prefix,
-                softcap=self.softcap,
-                context=needs.context,
-                block=self.block,
-            ),
+        check_abilities(self.backend, self._backend_needs(needs))
+
+    def _backend_needs(self, needs: Needs) -> abilities.Needs:
+        """Return what the backend must support."""
+        return abilities.Needs(
+            dtype=needs.dtype,
+            dropout=self.dropout,
+            bias=self.positions == "relative",
+            window=self.window,
+            prefix=needs.prefix,
+            softcap=self.softcap,
+            context=needs.context,
+            block=self.block,
         )

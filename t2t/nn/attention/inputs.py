@@ -36,7 +36,13 @@ class Inputs:
 
 
 def row_inputs(
-    context: Context, *, window: int | None, relative: RelativeBias | None, by_block: bool, angles: RotaryAngles | None
+    context: Context,
+    *,
+    window: int | None,
+    exact_window: bool,
+    relative: RelativeBias | None,
+    by_block: bool,
+    angles: RotaryAngles | None,
 ) -> Inputs:
     """Return the inputs of a pass over whole rows. by_block: compute the bias for a block of queries at a time."""
     length = context.segments.shape[1]
@@ -48,13 +54,14 @@ def row_inputs(
         prefix=context.prefix,
         causal=causal,
         window=window,
+        exact_window=exact_window,
         self_attention=True,
     )
     return Inputs(mask=mask, bias=_bias(relative, length, by_block), angles=angles)
 
 
 def step_inputs(
-    context: Context, *, window: int | None, relative: RelativeBias | None, by_block: bool, angles: RotaryAngles | None
+    context: Context, *, window: int | None, relative: RelativeBias | None, angles: RotaryAngles | None
 ) -> Inputs:
     """Return the inputs of a step."""
     index = context.index

@@ -18,7 +18,7 @@ from t2t.nn.attention.step import Shared, attend_step
 from t2t.nn.aux import Aux
 from t2t.nn.linear import Linear
 from t2t.nn.masks import Mask
-from t2t.nn.mixers import BuildOptions, Context, CrossMixer, Mixer
+from t2t.nn.mixers import BuildOptions, Context, CrossMixer, MemoryReader, Mixer
 from t2t.nn.norms import LayerNorm, RMSNorm, norm
 from t2t.nn.rotary import RotaryAngles, rotate
 from t2t.sharding import constrain
@@ -163,10 +163,7 @@ class Attention(Projections, Mixer):
     def _step(
         self, x: Float[Array, "B 1 D"], state: KeyValues, context: Context, prompt: Any, own: Any
     ) -> Float[Array, "B 1 D"]:
-        inputs, shared = _inputs(context), None
-        if prompt is not None:
-            assert inputs.prompt_mask is not None, "a shared prompt needs a mask"
-            shared = Shared(prompt["key"], prompt["value"], inputs.prompt_mask, inputs.prompt_bias)
+        inputs = _inputs(context)
         out = attend_step(
             self.queries(x, inputs.angles),
             state.key,
@@ -176,30 +173,42 @@ class Attention(Projections, Mixer):
             scale=self.scale,
             softcap=self.config.softcap,
             own=own,
-            shared=shared,
+            shared=self._shared(context, prompt),
         )
         return self.joined(out)
 
+    def _shared(self, context: Context, prompt: Any) -> list[Shared]:
+        """Return the keys and values that rows may share in a step: those of their prompt. prompt: the result of `State.shared`, or None."""
+        if prompt is None:
+            return []
+        inputs = _inputs(context)
+        assert inputs.prompt_mask is not None, "a shared prompt needs a mask"
+        return [Shared(prompt["key"], prompt["value"], inputs.prompt_mask, inputs.prompt_bias)]
 
-class CrossAttention(Projections, CrossMixer):
-    """Cross attention to an encoder's output. Its `Context.cross_inputs` are the mask over the encoder's tokens."""
 
-    def __init__(self, config: AttentionConfig, options: BuildOptions) -> None:
-        super().__init__(config, options, options.memory_width or options.width)
+class EncoderKeys(Projections, MemoryReader):
+    """Projections that also compute keys and values of an encoder's output, without positions."""
 
     def read(self, memory: Float[Array, "B k M"]) -> tuple[Float[Array, "B k K D"], Float[Array, "B k K D"]]:
         """Return the keys and values of the encoder's output."""
         return self.keys_values(memory)
 
-    def __call__(self, x: Float[Array, "B L D"], memory: Any, context: Context) -> tuple[Float[Array, "B L D"], Aux]:
-        """Attend to the encoder's output."""
-        keys, values = memory
-        return self.attend(x, keys, values, context.cross_inputs, None, context.keys.next()), {}
-
     def keep(self, memory: Any) -> dict[str, Float[Array, "B K k D"]]:
         """Return the keys and values in the layout that steps use."""
         keys, values = memory
         return {"key": jnp.swapaxes(keys, 1, 2), "value": jnp.swapaxes(values, 1, 2)}
+
+
+class CrossAttention(EncoderKeys, CrossMixer):
+    """Cross attention to an encoder's output. Its `Context.cross_inputs` are the mask over the encoder's tokens."""
+
+    def __init__(self, config: AttentionConfig, options: BuildOptions) -> None:
+        super().__init__(config, options, options.memory_width or options.width)
+
+    def __call__(self, x: Float[Array, "B L D"], memory: Any, context: Context) -> tuple[Float[Array, "B L D"], Aux]:
+        """Attend to the encoder's output."""
+        keys, values = memory
+        return self.attend(x, keys, values, context.cross_inputs, None, context.keys.next()), {}
 
     def step(self, x: Float[Array, "R 1 D"], memory: Any, context: Context) -> Float[Array, "R 1 D"]:
         """Attend to the encoder's output with one position per row."""

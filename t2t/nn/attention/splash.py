@@ -91,7 +91,7 @@ def _kernel(mask: Mask, heads: int, queries: int, keys: int, max_block: int) -> 
     if not mask.causal and mask.window is None:
         one = masks.FullMask(shape)
     elif not mask.causal:
-        one = masks.LocalMask(shape, (mask.window // 2, mask.window // 2), 0)  # type: ignore[operator]
+        one = masks.LocalMask(shape, mask.reach, 0)
     elif mask.window is None:
         one = masks.CausalMask(shape)
     else:

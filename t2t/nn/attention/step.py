@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -13,7 +14,7 @@ from t2t.nn.masks import Mask
 
 
 class Shared(NamedTuple):
-    """Keys and values that R / B consecutive rows share, which come before their own: hypotheses on one prompt (Athiwaratkun et al. 2024).
+    """Keys and values that R / B consecutive rows share, which come before their own: of the prompt of hypotheses (Athiwaratkun et al. 2024), or of an encoder.
 
     mask: mask of [R 1] queries over P keys.
     """
@@ -34,7 +35,7 @@ def attend_step(
     scale: float = 1.0,
     softcap: float | None = None,
     own: tuple[Int[Array, "R"], Float[Array, "R K 1 D"], Float[Array, "R K 1 D"]] | None = None,
-    shared: Shared | None = None,
+    shared: Sequence[Shared] = (),
 ) -> Float[Array, "R 1 H D"]:
     """Return the cached values weighted by the float32 softmax of `scale * q . keys + bias`. A query that sees no key gets 0.
 
@@ -48,36 +49,44 @@ def attend_step(
     """
     rows = q.shape[0]
     batch, groups, length, _ = keys.shape
-    assert (own is None and shared is None) or batch == rows, "rows that share a cache cannot add entries to it"
+    assert (own is None and not shared) or batch == rows, "rows that share a cache cannot add entries to it"
     queries = (q * scale if scale != 1.0 else q)[:, 0]
     logits = capped(_logits(queries, keys), softcap)
     if own is not None:
         logits = jnp.where(_one_hot(own[0], length), capped(_logits(queries, own[1]), softcap), logits)
     if bias is not None:
         logits = logits + _grouped(_broadcast_bias(bias, rows), batch, groups)
-    seen, shared_length = mask.dense(), 0
-    if shared is not None:
-        shared_length = shared.keys.shape[2]
-        shared_logits = _ungrouped(capped(_logits(queries, shared.keys), softcap), rows)
-        if shared.bias is not None:
-            shared_logits = shared_logits + _broadcast_bias(shared.bias, rows)
-        logits = jnp.concatenate([_grouped(shared_logits, batch, groups), logits], axis=-1)
-        seen = jnp.concatenate([shared.mask.dense(), seen], axis=-1)
+    seen = mask.dense()
+    if shared:
+        seen = jnp.concatenate([*(part.mask.dense() for part in shared), seen], axis=-1)
+        logits = jnp.concatenate([*(_shared_logits(queries, part, softcap, batch) for part in shared), logits], axis=-1)
     weights = jax.nn.softmax(jnp.where(seen, logits, HIDDEN), axis=-1).astype(values.dtype)
-    shared_weights, own_weights = weights[..., :shared_length], weights[..., shared_length:]
+    own_weights = weights[..., weights.shape[-1] - length :]
     if own is None:
         out = jnp.einsum("bkgl,bkld->bkgd", own_weights, values)
     else:
         is_own = _one_hot(own[0], length)
         out = jnp.einsum("bkgl,bkld->bkgd", jnp.where(is_own, 0, own_weights), values)
         out = out + jnp.sum(jnp.where(is_own, own_weights, 0), axis=-1, keepdims=True) * own[2]
-    if shared is not None:
-        shared_weights = _grouped(_ungrouped(shared_weights, rows), shared.values.shape[0], groups)
-        out = out + _grouped(
-            _ungrouped(jnp.einsum("bkgl,bkld->bkgd", shared_weights, shared.values), rows), batch, groups
-        )
+    begin = 0
+    for part in shared:
+        end = begin + part.keys.shape[2]
+        part_weights = _grouped(_ungrouped(weights[..., begin:end], rows), part.values.shape[0], groups)
+        part_out = jnp.einsum("bkgl,bkld->bkgd", part_weights, part.values)
+        out, begin = out + _grouped(_ungrouped(part_out, rows), batch, groups), end
     out = jnp.where(jnp.any(seen, axis=-1, keepdims=True), out, jnp.zeros((), out.dtype))
     return _ungrouped(out, rows)[:, None]
+
+
+def _shared_logits(
+    q: Float[Array, "R H D"], shared: Shared, softcap: float | None, batch: int
+) -> Float[Array, "B K G P"]:
+    """Return the logits of the queries over shared keys, grouped for `batch` rows."""
+    rows = q.shape[0]
+    logits = _ungrouped(capped(_logits(q, shared.keys), softcap), rows)
+    if shared.bias is not None:
+        logits = logits + _broadcast_bias(shared.bias, rows)
+    return _grouped(logits, batch, shared.keys.shape[1])
 
 
 def _logits(q: Float[Array, "R H D"], keys: Float[Array, "B K L D"]) -> Float[Array, "B K G L"]:

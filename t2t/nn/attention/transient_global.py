@@ -54,6 +54,7 @@ class TransientGlobalConfig(AttentionConfig):
             ("num_kv_heads", self.key_heads, self.num_heads),
             ("qk_norm", self.qk_norm is not None, False),
             ("attention_softcap", self.softcap, None),
+            ("exact_window", self.exact_window, False),
         ):
             if found != needed:
                 raise UserError(

@@ -21,6 +21,7 @@ from t2t.sharding import MeshConfig, activate, assume_platform, interpreted, pla
             {"window": 8, "prefix": True},
             r"window of 8 .*with a prefix mask.*Nearest: cudnn, chunked, einsum\.",
         ),
+        ("splash", {"memory": True}, r"attend to an encoder's output together .*Nearest: chunked, einsum\."),
         ("splash", {"context": 2}, r"context is 2 \(--mesh.context\)"),
         ("splash", {"dtype": "float16"}, r"bfloat16 or float32 .*not in float16"),
         ("splash", {"block": 200}, r"multiple of 128, and --model.attention-block is 200.*nearest multiple being 128"),
@@ -41,7 +42,15 @@ def test_what_cannot_be_honoured_is_refused_with_who_can(backend, needs, message
 
 def test_einsum_and_chunked_do_everything():
     everything = Needs(
-        dtype="float32", dropout=0.1, bias=True, window=3, prefix=True, context=4, block=7, platform="cpu"
+        dtype="float32",
+        dropout=0.1,
+        bias=True,
+        window=3,
+        prefix=True,
+        memory=True,
+        context=4,
+        block=7,
+        platform="cpu",
     )
     check_abilities("einsum", everything)
     check_abilities("chunked", everything)
