@@ -46,10 +46,10 @@ def command(arguments: Sequence[str]) -> int:
     return launcher.launch(words)
 
 
-PATHS = ("--dir", "--vocabulary", "--data.cached", "--start-from.run")
+PATHS = ("--dir", "--vocabulary", "--data.cached", "--start-from.run", "--start-from.decoder-run")
 """Options of training whose value is a path on the machines that train."""
-RUN_RECIPES = ("from:", "discriminator:", "contrastive:")
-"""Prefixes of recipes that name a run's path, as in `t2t.api.recipes`. That module is not imported here: a launcher only starts processes."""
+RUN_RECIPES = ("from:", "discriminator:", "contrastive:", "encoder-decoder:")
+"""Prefixes of recipes that name a run's path, or the paths of two runs with a comma between them, as in `t2t.api.recipes`. That module is not imported here: a launcher only starts processes."""
 
 
 def check_paths(words: Sequence[str]) -> None:
@@ -58,13 +58,15 @@ def check_paths(words: Sequence[str]) -> None:
         name, equals, value = word.partition("=")
         source = name.replace("_", "-")
         if source in PATHS:
-            text = value if equals else after
+            texts = [value if equals else after]
         elif word.startswith(RUN_RECIPES):
-            source, _, text = word.partition(":")
+            source, _, runs = word.partition(":")
+            texts = runs.split(",") if source == "encoder-decoder" else [runs]
         else:
             continue
-        if why := misspelled(text):
-            raise OutOfLimits("path", text, why, source)
+        for text in texts:
+            if why := misspelled(text):
+                raise OutOfLimits("path", text, why, source)
 
 
 def _check(words: Sequence[str], prog: str) -> None:

@@ -134,6 +134,7 @@ def test_a_launcher_looks_at_the_paths_of_the_command_it_starts():
         ["--data.cached=s3://b"],
         ["--vocabulary", "http://a/b.model"],
         ["discriminator:gs://x"],
+        ["encoder-decoder:/runs/a,gs://x"],
     ):
         with pytest.raises(UserError, match="is a URL"):
             check_paths(["train", "t5:quickstart", *words])

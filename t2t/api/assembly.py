@@ -85,7 +85,7 @@ def run_training(
     from t2t.data.pipeline import task_vocabulary
     from t2t.data.survival import lost_of
 
-    for run in (directory, *([Path(experiment.start_from.run)] if experiment.start_from.run else [])):
+    for run in (directory, *map(Path, experiment.start_from.runs)):
         check_tasks([experiment.data.task, *(experiment.evaluation.tasks or ())], run)
     check_model(experiment.data, experiment.model)
     objective = experiment.objective

@@ -7,21 +7,22 @@ from dataclasses import replace
 from functools import partial, update_wrapper
 
 from t2t import models
+from t2t.adapters import Adapter
 from t2t.api.encoders import encoder_alone, encoder_parameters
 from t2t.api.published import PUBLISHED, Pretraining
 from t2t.api.user_code.imports import function_of
 from t2t.checkpoint import CheckpointConfig
 from t2t.data import Data
 from t2t.errors import UserError, nearest
-from t2t.models import TransformerConfig
+from t2t.models import DecoderConfig, TransformerConfig
 from t2t.models.electra import ElectraConfig, ReplacedTokenDetection
 from t2t.nn.attention import Backend
 from t2t.nn.model import ModelConfig
 from t2t.objectives import Contrastive, CrossEntropy, Objective
-from t2t.optim import AdamW, Cosine
+from t2t.optim import AdamW, Cosine, Trainable
 from t2t.sharding import MeshConfig
 from t2t.train.evaluation import Evaluation
-from t2t.train.experiment import Experiment, StartFrom
+from t2t.train.experiment import Experiment, StartFrom, StartFromDecoders
 
 Recipe = Callable[[], Experiment]
 
@@ -37,8 +38,11 @@ DISCRIMINATOR = "discriminator:"
 CONTRASTIVE = "contrastive:"
 """Prefix of a run's directory: the recipe that trains vectors of texts with the encoder of that run."""
 
-STARTED = (FROM, DISCRIMINATOR, CONTRASTIVE)
-"""Prefixes of the recipes that start from a run."""
+ENCODER_DECODER = "encoder-decoder:"
+"""Prefix of the directory of a decoder's run, or of two with a comma between them: the recipe that adapts them to an encoder-decoder."""
+
+PREFIX_LM = "docs_prefix_lm"
+"""Task of an adapted encoder-decoder, if no other is given: prefix language modelling, as in Zhang et al. (2025)."""
 
 STEPS = 1000
 """Steps of the quickstarts. BERT and ELECTRA take more: BERT learns from only 15% of the tokens."""
@@ -252,6 +256,61 @@ def contrastive_of(directory: str) -> Experiment:
     )
 
 
+def encoder_decoder_of(directories: str) -> Experiment:
+    """Adapt a decoder to an encoder-decoder (`encoder-decoder:RUN`), or two runs, the first for the encoder (`encoder-decoder:RUN,RUN`).
+
+    The task is `docs_prefix_lm`; inputs and targets each have half of the decoder's row. All parameters are trained.
+    """
+    names = directories.split(",")
+    if len(names) > 2 or not all(names):
+        raise UserError(
+            f"{ENCODER_DECODER}{directories}: expected a run, or two with a comma between them: that of the encoder and that of the decoder."
+            f" Nearest: {ENCODER_DECODER}{','.join([name for name in names if name][:2]) or 'RUN'}."
+        )
+    experiments = [from_run(name) for name in names]
+    configs = []
+    for name, experiment in zip(names, experiments, strict=True):
+        if not isinstance(experiment.model, DecoderConfig):
+            raise UserError(
+                f"{ENCODER_DECODER}{directories}: the model of {name} is a {type(experiment.model).__name__}, not a DecoderConfig: only decoders are"
+                f" adapted. Nearest: {FROM}{name}."
+            )
+        if experiment.adapter != Adapter():
+            raise UserError(
+                f"{ENCODER_DECODER}{directories}: {name} has an adapter, whose parameters are not those of a layer. Merge it into the model first:"
+                f" t2t.load({name!r}).merge(DIR)."
+            )
+        configs.append(experiment.model)
+    encoder, decoder = experiments[0].start_from, experiments[-1].start_from
+    two = len(names) == 2
+    old = experiments[-1]
+    half = max((old.data.inputs_length + old.data.targets_length) // 2, 1)
+    return replace(
+        old,
+        model=models.t5gemma.encoder_decoder_of(*configs),
+        data=replace(
+            old.data, task=PREFIX_LM, inputs_length=half, targets_length=half, loss_on_inputs=0.0, cached=None
+        ),
+        evaluation=replace(old.evaluation, tasks=(PREFIX_LM,)),
+        trainable=Trainable(),
+        start_from=StartFromDecoders(
+            run=encoder.run,
+            step=encoder.step,
+            decoder_run=decoder.run if two else None,
+            decoder_step=decoder.step if two else None,
+        ),
+    )
+
+
+_STARTED: Mapping[str, Callable[[str], Experiment]] = {
+    FROM: from_run,
+    DISCRIMINATOR: discriminator_of,
+    CONTRASTIVE: contrastive_of,
+    ENCODER_DECODER: encoder_decoder_of,
+}
+"""Prefix -> function of the recipes that start from a run."""
+
+
 def recipes() -> Mapping[str, Recipe]:
     """Return the built-in recipes by name: the quickstarts, and one for each preset whose training settings are published."""
     named: dict[str, Recipe] = {
@@ -268,7 +327,7 @@ def recipes() -> Mapping[str, Recipe]:
 def is_own(name: str) -> bool:
     """Return whether the name refers to a user function, not to a built-in recipe. The function need not exist."""
     source, colon, _ = name.rpartition(":")
-    started = name.startswith(STARTED)
+    started = name.startswith(tuple(_STARTED))
     return (
         bool(colon)
         and not started
@@ -284,12 +343,9 @@ def find(name: str) -> Recipe:
     known = recipes()
     if name in known:
         return known[name]
-    if name.startswith(FROM):
-        return update_wrapper(partial(from_run, name.removeprefix(FROM)), from_run)
-    if name.startswith(DISCRIMINATOR):
-        return update_wrapper(partial(discriminator_of, name.removeprefix(DISCRIMINATOR)), discriminator_of)
-    if name.startswith(CONTRASTIVE):
-        return update_wrapper(partial(contrastive_of, name.removeprefix(CONTRASTIVE)), contrastive_of)
+    for prefix, function in _STARTED.items():
+        if name.startswith(prefix):
+            return update_wrapper(partial(function, name.removeprefix(prefix)), function)
     if name in models.presets():
         raise UserError(
             f"preset {name} has no recipe: its training settings are not published. Write a recipe with t2t.models.preset({name!r}), or import its weights and use {FROM}RUN."

@@ -44,6 +44,47 @@ class StartFrom(Configuration):
     exclude: tuple[str, ...] = ()
     plain_weights: bool = False
 
+    @property
+    def runs(self) -> tuple[str, ...]:
+        """The directories of the other runs."""
+        return () if self.run is None else (self.run,)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StartFromDecoders(StartFrom):
+    """Initial parameters of an encoder-decoder from one or two decoder-only runs, see `t2t.checkpoint.encoder_decoder_params`.
+
+    Args:
+        run: directory of the run that gives the encoder, and the decoder too without `decoder_run`. None starts from random parameters.
+        step: step of its checkpoint. None takes the newest one.
+        decoder_run: directory of the run that gives the decoder, if it is another one.
+        decoder_step: step of the checkpoint of `decoder_run`. None takes the newest one.
+        include: glob patterns of the parameter paths to take, by their names in the encoder-decoder ("encoder/**").
+        exclude: glob patterns of parameter paths that are not taken, even if they match `include` ("decoder/**/cross_attention*").
+        plain_weights: take the trained parameters of a run that keeps a running mean of them (`ema`), instead of the mean.
+    """
+
+    decoder_run: LocalPath | None = None
+    decoder_step: CountOrZero | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.decoder_run is not None and self.run is None:
+            raise UserError(
+                f"start_from.decoder_run is {self.decoder_run} (--start-from.decoder-run), but start_from.run is None (--start-from.run)."
+                f" Nearest: --start-from.run {self.decoder_run}."
+            )
+        if self.decoder_step is not None and self.decoder_run is None:
+            raise UserError(
+                f"start_from.decoder_step is {self.decoder_step} (--start-from.decoder-step), but start_from.decoder_run is None: one run gives"
+                " encoder and decoder. Nearest: --start-from.step."
+            )
+
+    @property
+    def runs(self) -> tuple[str, ...]:
+        """The directories of the other runs, that of the encoder first."""
+        return (*super().runs, *(() if self.decoder_run is None else (self.decoder_run,)))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment(Configuration):
@@ -177,6 +218,11 @@ def check(experiment: Experiment, device_count: int) -> None:
         raise UserError(
             "trainable.frozen_storage reference (--trainable.frozen-storage) needs a checkpoint that the run starts from (--start-from.run)."
             " Nearest: copy, or set --start-from.run."
+        )
+    if experiment.trainable.frozen_storage == "reference" and isinstance(experiment.start_from, StartFromDecoders):
+        raise UserError(
+            "trainable.frozen_storage reference (--trainable.frozen-storage): the frozen parameters have other names in the decoder-only run"
+            " that the encoder-decoder starts from. Nearest: copy."
         )
     _check_adapter(experiment, sizes["context"])
     experiment.objective.check(experiment.model)

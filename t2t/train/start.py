@@ -10,14 +10,16 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
-from t2t.checkpoint import Checkpoints, Reference, initialise
+from t2t.checkpoint import Checkpoints, Reference, encoder_decoder_params, initialise
 from t2t.errors import UserError
 from t2t.nn.model import Model
 from t2t.optim import Trainable
 from t2t.optim.paths import flatten_specs
+from t2t.train.experiment import StartFrom, StartFromDecoders
 from t2t.train.program import Program
 from t2t.train.run import CHECKPOINTS, VOCABULARY, RunRecord, SavedRun
 from t2t.train.state import TrainState
+from t2t.types import Params
 from t2t.vocabularies import Vocabulary
 
 
@@ -39,11 +41,14 @@ def initial_state(
     start_from = record.experiment.start_from
     if start_from.run is None:
         return state
-    source = SavedRun.load(start_from.run, start_from.step, plain_weights=start_from.plain_weights)
+    sources, found = _sources(start_from, state.params)
+    source = sources[0]
     # Parameters that the source's model only keeps, such as BERT's pooler with a masked-LM head.
     kept = [path for path, spec in flatten_specs(source.model.specs).items() if not spec.trainable]
-    initial = initialise(state.params, source.params(), start_from.include, start_from.exclude, optional=kept)
-    _check_vocabulary(record.vocabulary.in_directory(str(directory / VOCABULARY)), source, program.model, initial.taken)
+    initial = initialise(state.params, found, start_from.include, start_from.exclude, optional=kept)
+    vocabulary = record.vocabulary.in_directory(str(directory / VOCABULARY))
+    for one in sources:
+        _check_vocabulary(vocabulary, one, program.model, initial.taken)
     if record.experiment.trainable.frozen_storage == "reference":
         for path in sorted(program.frozen - set(initial.taken)):
             raise UserError(
@@ -51,7 +56,8 @@ def initial_state(
                 f" {source.directory} (--start-from.run). Nearest: copy."
             )
         checkpoints.keep_apart(program.frozen, reference_to(source, program.frozen, record.experiment.trainable))
-    log(f"starting from step {source.step} of {start_from.run}: {initial.report()}")
+    named = " and ".join(f"step {one.step} of {one.directory}" for one in sources)
+    log(f"starting from {named}: {initial.report()}")
     started = program.model.started(initial.params, initial.fresh)
     params = jax.tree.map(jax.device_put, started, program.shardings.params)
     # The optimizer state may depend on the initial parameters.
@@ -61,6 +67,19 @@ def initial_state(
     copy = jax.jit(functools.partial(jax.tree.map, jnp.copy), out_shardings=program.shardings.ema)
     ema = None if state.ema is None else copy(trainable)
     return dataclasses.replace(state, params=params, opt_state=restart(trainable), ema=ema)
+
+
+def _sources(start_from: StartFrom, want: Params) -> tuple[list[SavedRun], Params]:
+    """Return the runs to start from, and their parameters under the names that they have in the model with the parameters `want`."""
+    assert start_from.run is not None, "a run to start from"
+    source = SavedRun.load(start_from.run, start_from.step, plain_weights=start_from.plain_weights)
+    params = source.params()
+    if not isinstance(start_from, StartFromDecoders):
+        return [source], params
+    if start_from.decoder_run is None:
+        return [source], encoder_decoder_params(params, params, want)
+    decoder = SavedRun.load(start_from.decoder_run, start_from.decoder_step, plain_weights=start_from.plain_weights)
+    return [source, decoder], encoder_decoder_params(params, decoder.params(), want)
 
 
 def reference_to(source: SavedRun, frozen: Collection[str], trainable: Trainable) -> Reference:

@@ -6,6 +6,7 @@ import contextlib
 from dataclasses import replace
 
 import jax
+import numpy as np
 import pytest
 
 from t2t import models
@@ -13,9 +14,9 @@ from t2t.api.recipes import find
 from t2t.checkpoint import CheckpointConfig
 from t2t.data import Data
 from t2t.errors import UserError
-from t2t.optim import AdamW, Linear
+from t2t.optim import AdamW, Linear, Trainable
 from t2t.train.evaluation import Evaluation
-from t2t.train.experiment import Experiment, check
+from t2t.train.experiment import Experiment, StartFrom, StartFromDecoders, check
 from t2t.train.run import SavedRun
 from tests.train.test_loop import lines, run
 
@@ -93,3 +94,80 @@ def test_only_decoders_have_a_loss_on_inputs():
 def test_a_discriminator_is_taken_from_an_electra_alone(causal):
     with pytest.raises(UserError, match=r"a DecoderConfig, not an ELECTRA.* Nearest: from:"):
         find(f"discriminator:{causal}")()
+
+
+def encoder_decoder(recipe: str, **changes) -> Experiment:
+    """Return the adapted experiment on the tests' task."""
+    begun = find(recipe)()
+    data = replace(begun.data, task="reverse_words", inputs_length=32, targets_length=16)
+    return replace(begun, data=data, evaluation=Evaluation(split=None), **changes)
+
+
+def test_cross_attention_is_warmed_up_alone_and_then_all_is_trained(causal, tmp_path):
+    decoder = SavedRun.load(causal).params()["decoder"]["layers"]
+    cross = Trainable(include=("decoder/**/cross_attention*",))
+    run(tmp_path / "warm", encoder_decoder(f"encoder-decoder:{causal}", steps=2, trainable=cross))
+    warm = SavedRun.load(tmp_path / "warm").params()
+    jax.tree.map(np.testing.assert_array_equal, warm["encoder"]["layers"], decoder)
+    own = warm["decoder"]["layers"]
+    jax.tree.map(np.testing.assert_array_equal, own["attention"], decoder["attention"])
+    assert np.abs(own["cross_attention"]["out"]["kernel"] - decoder["attention"]["out"]["kernel"]).max() > 0
+    assert np.abs(own["cross_attention_norm"]["scale"] - decoder["attention_norm"]["scale"]).max() > 0
+    begun = find(f"from:{tmp_path / 'warm'}")()
+    assert type(begun.start_from) is StartFrom
+    with pytest.raises(UserError, match=r"a EncoderDecoderConfig, not a DecoderConfig.* Nearest: from:"):
+        find(f"encoder-decoder:{tmp_path / 'warm'}")()
+
+
+def test_an_encoder_decoder_starts_from_two_runs(causal, tmp_path):
+    wide = replace(CAUSAL, model=replace(CAUSAL.model, decoder=replace(CAUSAL.model.decoder, d_model=24)), steps=1)
+    run(tmp_path / "wide", wide)
+    experiment = encoder_decoder(f"encoder-decoder:{tmp_path / 'wide'},{causal}", steps=1)
+    assert experiment.start_from.runs == (str(tmp_path / "wide"), str(causal))
+    still = replace(experiment, optimizer=AdamW(schedule=Linear(peak=1e-9, warmup=0, steps=1), weight_decay=0.0))
+    run(tmp_path / "both", still)
+    params = SavedRun.load(tmp_path / "both").params()
+    for side, source in (("encoder", tmp_path / "wide"), ("decoder", causal)):
+        theirs = SavedRun.load(source).params()
+        ours = params["embeddings" if side == "decoder" else "encoder_embeddings"]
+        np.testing.assert_allclose(ours["token"]["table"], theirs["embeddings"]["token"]["table"], atol=1e-6)
+        kernel = theirs["decoder"]["layers"]["attention"]["query"]["kernel"]
+        np.testing.assert_allclose(params[side]["layers"]["attention"]["query"]["kernel"], kernel, atol=1e-6)
+
+
+def test_what_cannot_be_adapted_is_refused_in_one_line(causal, tmp_path):
+    with pytest.raises(UserError, match=r"expected a run, or two .* Nearest: encoder-decoder:a,b\."):
+        find("encoder-decoder:a,b,c")()
+    with pytest.raises(UserError, match=r"Nearest: encoder-decoder:RUN"):
+        find("encoder-decoder:")()
+    adapted = find(f"encoder-decoder:{causal}")()
+    with pytest.raises(UserError, match=r"frozen_storage reference .* Nearest: copy"):
+        check(replace(adapted, trainable=Trainable(exclude=("encoder/**",), frozen_storage="reference")), 8)
+    with pytest.raises(UserError, match=r"decoder_run is b .*Nearest: --start-from.run b"):
+        StartFromDecoders(decoder_run="b")
+    with pytest.raises(UserError, match=r"decoder_step is 3 .*Nearest: --start-from.step"):
+        StartFromDecoders(run="a", decoder_step=3)
+
+
+@pytest.mark.slow
+def test_an_adapted_decoder_is_better_than_the_same_model_from_scratch(tmp_path):
+    import t2t.tasks  # noqa: F401  (registers; loads TensorFlow)
+
+    sizes = {"num_layers": 2, "d_model": 64, "num_heads": 4, "d_ff": 128, "vocab_size": 384, "max_length": 96}
+    decoder = replace(
+        CAUSAL,
+        model=models.llama.llama(**sizes),
+        data=Data(task="docs_causal_lm", inputs_length=1, targets_length=95, batch_size=16, shards=1),
+        optimizer=AdamW(schedule=Linear(peak=3e-3, warmup=20, steps=300)),
+        steps=300,
+        checkpoint=CheckpointConfig(every=300),
+    )
+    run(tmp_path / "decoder", decoder)
+    begun = find(f"encoder-decoder:{tmp_path / 'decoder'}")()
+    begun = replace(begun, steps=60, optimizer=AdamW(schedule=Linear(peak=1e-3, warmup=10, steps=60)))
+    run(tmp_path / "adapted", begun)
+    run(tmp_path / "scratch", replace(begun, start_from=StartFrom()))
+    adapted, scratch = (
+        np.mean([line["loss"] for line in lines(tmp_path / name)[-10:]]) for name in ("adapted", "scratch")
+    )
+    assert adapted < scratch - 0.2
