@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from t2t.models import (
         bart,
         bert,
+        deberta,
         electra,
         eurobert,
         gemma,
@@ -53,6 +54,7 @@ __all__ = [
     "bart",
     "bert",
     "count",
+    "deberta",
     "electra",
     "eurobert",
     "gemma",

@@ -24,7 +24,7 @@ class Block(nnx.Module):
     encoder's output, "prompt" is what hypotheses on the same prompt have in common.
 
     The configurations of the parts name the parameters ("attention", "mlp"). The norms have the same names with the suffix "_norm", and those of outputs with
-    the suffix "_output_norm". A mixer may have no norm (`NormConfig.mixer`).
+    the suffix "_output_norm". A mixer may have no norm (`NormConfig.mixer`). In an encoder, a convolution of the layer's input may follow.
     """
 
     def __init__(self, layer: LayerConfig, options: BuildOptions) -> None:
@@ -39,6 +39,10 @@ class Block(nnx.Module):
             setattr(self, f"{name}_norm", layer.norms.build(options.width) if normed else None)
             if layer.norms.place in ("sandwich", "output"):
                 setattr(self, f"{name}_output_norm", layer.norms.build(options.width))
+        self.convolution = (
+            None if layer.convolution is None else layer.convolution.build(options, dropout=layer.dropout)
+        )
+        self.convolution_norm = None if layer.convolution is None else layer.norms.build(options.width)
         if layer.mixer.tables_per_layer:
             for name, table in layer.mixer.tables().items():
                 setattr(self, name, table.build(options))
@@ -58,6 +62,8 @@ class Block(nnx.Module):
             context = dataclasses.replace(self._with_own_tables(context), read=memory)
             y, aux = self._sublayer(self.layer.mixer.name, x, lambda y: mixer(y, context), context.keys)
             y, more = self._after_mixer(y, x, memory, context)
+            if self.convolution is not None and self.convolution_norm is not None:
+                y = self.convolution_norm(y + self.convolution(x, context.segments, context.keys))
         return y, added(aux, more)
 
     def prefill(

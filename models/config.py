@@ -20,6 +20,8 @@ from t2t.limits import (
     Softcap,
     Width,
 )
+from t2t.nn.convolution import ConvolutionConfig
+from t2t.nn.disentangled import Disentangled
 from t2t.nn.feed_forward import FeedForwardConfig
 from t2t.nn.initializers import Initializer, Normal, TruncatedNormal, fan_in
 from t2t.nn.layers import NormPlace
@@ -28,7 +30,7 @@ from t2t.nn.mlp import Activation
 from t2t.nn.norms import NormKind
 from t2t.nn.rotary import Rotary
 
-Positions = Literal["relative", "learned", "sinusoidal", "rotary", "none"]
+Positions = Literal["relative", "learned", "sinusoidal", "rotary", "disentangled", "none"]
 InitKind = Literal["fan_in", "normal", "truncated_normal"]
 EMBEDDED = ("learned", "sinusoidal")
 """Positions that are added to the token embeddings."""
@@ -46,7 +48,7 @@ def check_even_buckets(side: str, stack: StackConfig) -> None:
 
     T5 uses half of the buckets for keys before the query and half for keys after it (Raffel et al. 2020, section 2.1).
     """
-    if stack.has_relative_positions and stack.buckets % 2:
+    if stack.positions == "relative" and stack.buckets % 2:
         raise UserError(
             f"model.{side}.buckets is {stack.buckets}; it must be even, because each direction has half of the buckets."
             f" Nearest: {stack.buckets + 1}."
@@ -69,7 +71,7 @@ class LayerOptions(Configuration):
 
     Args:
         window: same as in `StackConfig`. To use windows in some layers only, set the stack's `window` to None and set this one.
-        positions: same as in `StackConfig`: "relative", "rotary" or "none". "learned" and "sinusoidal" can only be set for the whole stack.
+        positions: same as in `StackConfig`: "relative", "rotary", "disentangled" or "none". "learned" and "sinusoidal" can only be set for the whole stack.
         rotary: same as in `StackConfig`.
         num_heads: same as in `StackConfig`.
         num_kv_heads: same as in `StackConfig`.
@@ -78,6 +80,7 @@ class LayerOptions(Configuration):
         mixer_norm: same as in `StackConfig`.
         mixer: another kind of mixer, used instead of attention.
         feed_forward: another kind of feed-forward layer.
+        convolution: add a convolution of the layer's input to its output, and normalize the sum (first layer of DeBERTa v2 XLarge). Encoders only.
     """
 
     window: Length | None = None
@@ -90,6 +93,7 @@ class LayerOptions(Configuration):
     mixer_norm: bool | None = None
     mixer: MixerConfig | None = None
     feed_forward: FeedForwardConfig | None = None
+    convolution: ConvolutionConfig | None = None
 
     def applied(self, stack: StackConfig) -> StackConfig:
         """Return the options of a stack in which every layer is like this one."""
@@ -128,13 +132,14 @@ class StackConfig(Configuration):
             each reads the sum after the one before it.
         final_norm: add a norm after the last layer.
         positions: kind of position encoding: "relative" (T5; see `buckets` and `max_distance`), "learned" (`max_length` vectors, added to the token
-            embeddings), "sinusoidal" (fixed vectors, added to the token embeddings: sines, then cosines; Marian, PEGASUS), "rotary" (LLaMA; see `rotary`) or
-            "none".
+            embeddings), "sinusoidal" (fixed vectors, added to the token embeddings: sines, then cosines; Marian, PEGASUS), "rotary" (LLaMA; see `rotary`),
+            "disentangled" (DeBERTa; see `disentangled`) or "none".
+        learned_positions: with "relative" or "disentangled" positions, add `max_length` learned vectors to the token embeddings too (MPNet).
         buckets: number of buckets of relative positions. It must be even in an encoder.
         max_distance: distance in tokens from which all relative positions share the last bucket.
         relative_per_layer: give each layer its own relative positions (umT5). Otherwise all layers share them (T5).
-        relative_bias: add relative positions to attention logits next to learned positions (MPNet).
         rotary: frequencies of rotary positions.
+        disentangled: vectors of disentangled positions.
         position_offset: number of unused rows in the table of learned positions before the row of position 0 (RoBERTa: 2).
         window: size of the sliding attention window in tokens. In a decoder, a token sees itself and the window - 1 tokens before it (Mistral). In an encoder,
             it sees tokens up to window // 2 positions away on either side (ModernBERT). None means no window.
@@ -146,7 +151,8 @@ class StackConfig(Configuration):
         attention_softcap: soft bound on attention logits: a logit l becomes attention_softcap * tanh(l / attention_softcap) (Gemma 2). None means no bound.
         max_length: number of learned positions. With rotary or sinusoidal positions it records the training length and limits nothing.
         scaled_attention: divide attention logits by sqrt(head_dim). T5 does not: it initializes the query kernel with smaller values instead.
-        attention_scale: factor on attention logits (Gemma 2 27B: 1 / sqrt(144)). None means 1 / sqrt(head_dim), or 1 without `scaled_attention`.
+        attention_scale: factor on attention logits (Gemma 2 27B: 1 / sqrt(144)). None means 1 / sqrt(head_dim), or 1 without `scaled_attention`. With
+            disentangled positions, None means 1 / sqrt(n * head_dim) for the sum of n products.
         mlp_dropout: apply dropout inside the feed-forward layers as well (T5).
         final_dropout: apply dropout to the output of the stack as well (T5).
         init: initialization of kernels: "fan_in" (T5), "normal" (GPT) or "truncated_normal" (BERT); the last two use `init_std`.
@@ -176,11 +182,12 @@ class StackConfig(Configuration):
     parallel: bool = False
     final_norm: bool = True
     positions: Positions = "learned"
+    learned_positions: bool = False
     buckets: Annotated[int, Range(4, 2**16)] = 32
     max_distance: Length = 128
     relative_per_layer: bool = False
-    relative_bias: bool = False
     rotary: Rotary = Rotary()
+    disentangled: Disentangled = Disentangled()
     position_offset: FewOrZero = 0
     window: Length | None = None
     global_block: Length | None = None
@@ -230,11 +237,17 @@ class StackConfig(Configuration):
             )
         if self.positions == "rotary":
             self.rotary.rotated_size(self.head_size)
-        if self.relative_bias and self.positions != "learned":
+        if self.learned_positions and self.positions not in ("relative", "disentangled"):
             raise UserError(
-                f"model.relative_bias is True, but model.positions is {self.positions!r}; it adds to learned positions. Nearest: False."
+                f"model.learned_positions is True, but model.positions is {self.positions!r}; learned positions are added to relative or disentangled ones."
+                " Nearest: False."
             )
-        if self.has_relative_positions and self.max_distance <= self.buckets // 2:
+        if self.positions == "disentangled" and self.key_heads != self.num_heads:
+            raise UserError(
+                f"model.num_kv_heads is {self.num_kv_heads}, and model.positions is 'disentangled', which needs keys of its own for each of the"
+                f" {self.num_heads} heads. Nearest: {self.num_heads}."
+            )
+        if self.positions == "relative" and self.max_distance <= self.buckets // 2:
             raise UserError(
                 f"model.max_distance is {self.max_distance}; it must be more than half of model.buckets = {self.buckets}."
                 f" Nearest: {self.buckets // 2 + 1}."
@@ -285,16 +298,14 @@ class StackConfig(Configuration):
         return self.has_attention_biases if self.attention_output_bias is None else self.attention_output_bias
 
     @property
-    def has_relative_positions(self) -> bool:
-        """Whether attention logits have relative positions."""
-        return self.positions == "relative" or self.relative_bias
+    def has_learned_positions(self) -> bool:
+        """Whether learned vectors of positions are added to the token embeddings."""
+        return self.positions == "learned" or self.learned_positions
 
     @property
-    def attention_positions(self) -> Literal["relative", "rotary", "none"]:
+    def attention_positions(self) -> Literal["relative", "rotary", "disentangled", "none"]:
         """The positions that attention uses. `EMBEDDED` ones are added to the embeddings instead."""
-        if self.has_relative_positions:
-            return "relative"
-        return "rotary" if self.positions == "rotary" else "none"
+        return "none" if self.positions == "learned" or self.positions == "sinusoidal" else self.positions
 
     @property
     def blocks(self) -> int:
@@ -304,7 +315,7 @@ class StackConfig(Configuration):
     @property
     def limit(self) -> int | None:
         """Longest sequence that the positions allow, in tokens; None if there is no limit."""
-        return self.max_length if self.positions == "learned" else None
+        return self.max_length if self.has_learned_positions else None
 
     def kernel_init(self, inputs: int, *, shrink: float = 1.0, residual: bool = False) -> Initializer:
         """Return the initializer of a kernel with `inputs` inputs.

@@ -59,6 +59,8 @@ class EncoderConfig(TransformerConfig):
         vector_max_length: longest text that has a vector, in tokens with special tokens. None means as many as the model has positions.
         types: number of token types (BERT: 2); 0 means none.
         embedding_norm: normalize the sum of the embeddings.
+        embedding_norm_wide: project narrower embeddings (`embedding_size`) before this norm, without a bias (DeBERTa). Otherwise they are projected after it,
+            with a bias (ALBERT, ELECTRA).
         head_transform: add a dense layer, an activation and a norm before the logits of the "tokens" head (BERT's masked-LM head).
         head_activation: activation of that transform. None means the activation of the encoder.
         transform_bias: add a bias to the dense layer of that transform.
@@ -70,6 +72,7 @@ class EncoderConfig(TransformerConfig):
     encoder: StackConfig
     types: FewOrZero = 0
     embedding_norm: bool = False
+    embedding_norm_wide: bool = False
     head_transform: bool = False
     head_activation: Activation | None = None
     transform_bias: bool = True
@@ -93,6 +96,11 @@ class EncoderConfig(TransformerConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_even_buckets("encoder", self.encoder)
+        if self.embedding_norm_wide and (not self.embedding_norm or self.embedding_size is None):
+            raise UserError(
+                f"model.embedding_norm_wide is True, but model.embedding_norm is {self.embedding_norm} and model.embedding_size is {self.embedding_size};"
+                " it needs both. Nearest: False."
+            )
         if self.head_activation is not None:
             one_of("head_activation", self.head_activation, Activation)
         one_of("head", self.head, Output)
@@ -199,7 +207,9 @@ class EncoderNetwork(Network):
 
     def __init__(self, config: EncoderConfig) -> None:
         stack = config.encoder
-        self.embeddings = Embeddings(config, stack, types=config.types, normed=config.embedding_norm)
+        self.embeddings = Embeddings(
+            config, stack, types=config.types, normed=config.embedding_norm, wide_norm=config.embedding_norm_wide
+        )
         self.encoder = Stack(config, stack, bidirectional=True)
         words, headless = config.head == "tokens", config.head == "vectors"
         size = (config.embedding_size or stack.d_model) if config.head_transform else stack.d_model

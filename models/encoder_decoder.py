@@ -64,7 +64,9 @@ class EncoderDecoderConfig(TransformerConfig):
         check_even_buckets("encoder", self.encoder)
         sides = ("encoder", self.encoder), ("decoder", self.decoder)
         if not self.separate_embeddings:
-            check_equal(*sides, ("positions", "max_length", "position_offset"), "they share embeddings")
+            check_equal(
+                *sides, ("positions", "learned_positions", "max_length", "position_offset"), "they share embeddings"
+            )
             if self.encoder_embedding_scale is not None:
                 raise UserError(
                     f"model.encoder_embedding_scale is {self.encoder_embedding_scale}, but model.separate_embeddings is False. Nearest: None."
@@ -73,7 +75,7 @@ class EncoderDecoderConfig(TransformerConfig):
             raise UserError(
                 "model.separate_positions is True, but model.separate_embeddings already separates all embeddings. Nearest: False."
             )
-        if self.separate_positions and self.decoder.positions != "learned" and not self.embedding_norm:
+        if self.separate_positions and not self.decoder.has_learned_positions and not self.embedding_norm:
             raise UserError(
                 f"model.separate_positions is True, but model.decoder.positions is {self.decoder.positions!r} and model.embedding_norm is False:"
                 " there is nothing to separate. Nearest: False."

@@ -12,6 +12,7 @@ from t2t.export.mapping import Tensor, tensors
 from t2t.models.albert.mapping import Albert
 from t2t.models.bart.mapping import Bart
 from t2t.models.bert.mapping import Bert
+from t2t.models.deberta.mapping import DebertaV2
 from t2t.models.distilbert.mapping import DistilBert
 from t2t.models.electra.mapping import Electra
 from t2t.models.encoder import EncoderConfig
@@ -49,6 +50,7 @@ FAMILIES: tuple[Family, ...] = (
     Electra(),
     Albert(),
     MPNet(),
+    DebertaV2(),
     Roberta(),
     XLMRobertaXL(),
     Bert(),

@@ -27,6 +27,7 @@ def _table_init(stack: StackConfig, std: float) -> Initializer:
 class Embeddings(nnx.Module):
     """The sum of token, position and type embeddings. Optionally normalized (BERT), and projected to the stack's width if they are narrower (ALBERT).
 
+    wide_norm: project narrower embeddings before the norm, without a bias (DeBERTa).
     scale: factor on the token embeddings; None means that of the configuration.
     """
 
@@ -37,6 +38,7 @@ class Embeddings(nnx.Module):
         *,
         types: int = 0,
         normed: bool = False,
+        wide_norm: bool = False,
         scale: float | None = None,
     ) -> None:
         size = stack.d_model if config.embedding_size is None else config.embedding_size
@@ -53,7 +55,7 @@ class Embeddings(nnx.Module):
                 init=_table_init(stack, config.position_std),
                 decay=False,
             )
-            if stack.positions == "learned"
+            if stack.has_learned_positions
             else None
         )
         self.sinusoidal = stack.positions == "sinusoidal"
@@ -64,11 +66,13 @@ class Embeddings(nnx.Module):
         self.type = (
             Embedding(types, size, axis="types", init=_table_init(stack, config.embedding_std)) if types else None
         )
-        self.norm = norm(stack.norm, size, stack.norm_epsilon) if normed else None
+        self.wide_norm = wide_norm
+        width = stack.d_model if wide_norm else size
+        self.norm = norm(stack.norm, width, stack.norm_epsilon) if normed else None
         self.widen = (
             None
             if config.embedding_size is None
-            else Linear(size, stack.d_model, (None, "embed"), bias=True, init=stack.kernel_init(size))
+            else Linear(size, stack.d_model, (None, "embed"), bias=not wide_norm, init=stack.kernel_init(size))
         )
 
     def __call__(self, tokens: Tokens, keys: Keys) -> Float[Array, "B L D"]:
@@ -77,7 +81,7 @@ class Embeddings(nnx.Module):
         Raises:
             UserError: the rows are longer than the number of learned positions.
         """
-        return self.widened(self.narrow_rows(tokens, keys))
+        return self.widened(self.narrow_rows(tokens, keys), keys)
 
     def narrow_rows(self, tokens: Tokens, keys: Keys) -> Float[Array, "B L E"]:
         """Embed rows of tokens in the width of the embeddings. Raises UserError if rows are longer than the number of learned positions."""
@@ -96,13 +100,13 @@ class Embeddings(nnx.Module):
         self, ids: Int[Array, "B L"], positions: Int[Array, "B L"], types: Int[Array, "B L"] | None, keys: Keys
     ) -> Float[Array, "B L D"]:
         """Embed tokens at the given positions. types: None means that all types are 0."""
-        return self.widened(self.narrow(ids, positions, types, keys))
+        return self.widened(self.narrow(ids, positions, types, keys), keys)
 
     @jax.named_scope("embeddings")
     def narrow(
         self, ids: Int[Array, "B L"], positions: Int[Array, "B L"], types: Int[Array, "B L"] | None, keys: Keys
     ) -> Float[Array, "B L E"]:
-        """Embed tokens like `at`, but in the width of the embeddings."""
+        """Embed tokens like `at`, but in the width of the embeddings. With `wide_norm`, the norm and dropout come after the projection."""
         # The sum is in float32: otherwise each table adds its own rounding error.
         x = self.token(ids, jnp.float32)
         x = x if self.scale == 1.0 else x * self.scale
@@ -112,13 +116,17 @@ class Embeddings(nnx.Module):
             x = x + sinusoids(positions, x.shape[-1])
         if self.type is not None:
             x = x + self.type(jnp.zeros_like(ids) if types is None else types, jnp.float32)
-        if self.norm is not None:
-            x = self.norm(x)
-        return dropout(x.astype(self.dtype), self.dropout, keys.next())
+        return x.astype(self.dtype) if self.wide_norm else self._finished(x, keys)
 
-    def widened(self, x: Float[Array, "B L E"]) -> Float[Array, "B L D"]:
+    def widened(self, x: Float[Array, "B L E"], keys: Keys) -> Float[Array, "B L D"]:
         """Project embeddings to the stack's width."""
-        return constrain(x if self.widen is None else self.widen(x), ("batch", "length", None))
+        x = x if self.widen is None else self.widen(x)
+        return constrain(self._finished(x, keys) if self.wide_norm else x, ("batch", "length", None))
+
+    def _finished(self, x: Float[Array, "*B S"], keys: Keys) -> Float[Array, "*B S"]:
+        """Apply the norm and dropout."""
+        x = x if self.norm is None else self.norm(x)
+        return dropout(x.astype(self.dtype), self.dropout, keys.next())
 
 
 class Head(nnx.Module):

@@ -24,6 +24,7 @@ FAMILIES = (
     "roberta",
     "electra",
     "mpnet",
+    "deberta",
     "modernbert",
     "eurobert",
     "neobert",

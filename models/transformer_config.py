@@ -138,6 +138,8 @@ class TransformerConfig(ModelConfig):
             max_distance=stack.max_distance,
             relative_per_layer=stack.relative_per_layer,
             rotary=stack.rotary,
+            disentangled=stack.disentangled,
+            position_dropout=self.dropout,
             backend=self.attention,
             block=self.attention_block,
             dropout=self.attention_rate,
@@ -154,6 +156,7 @@ class TransformerConfig(ModelConfig):
             ),
             cross=attention if cross and not merged else None,
             parallel=stack.parallel,
+            convolution=place.convolution,
             dropout=self.dropout,
         )
 

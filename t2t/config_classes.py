@@ -31,6 +31,8 @@ _MODULES = (
     "t2t.nn.attention.config",
     "t2t.nn.attention.merged",
     "t2t.nn.attention.transient_global",
+    "t2t.nn.convolution",
+    "t2t.nn.disentangled",
     "t2t.nn.mlp",
     "t2t.nn.rotary",
     "t2t.objectives.contrastive",

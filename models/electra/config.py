@@ -49,7 +49,9 @@ class ElectraConfig(TransformerConfig):
         for side in ("encoder", "generator"):
             check_even_buckets(side, getattr(self, side))
         sides = ("encoder", self.encoder), ("generator", self.generator)
-        check_equal(*sides, ("positions", "max_length", "position_offset"), "they share embeddings")
+        check_equal(
+            *sides, ("positions", "learned_positions", "max_length", "position_offset"), "they share embeddings"
+        )
         if not self.tied:
             raise UserError(
                 "model.tied is False; the generator of ELECTRA computes its logits with the shared embeddings. Nearest: True."

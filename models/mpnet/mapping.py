@@ -42,7 +42,7 @@ class MPNet(Family):
 
     def options(self, config: ModelConfig) -> dict[str, Any] | None:
         """Return the options of config.json, or None if the model is not of this family."""
-        if not isinstance(config, EncoderConfig) or not config.encoder.relative_bias:
+        if not isinstance(config, EncoderConfig) or config.encoder.positions != "relative":
             return None
         stack = config.encoder
         longer = dataclasses.replace(config, encoder=dataclasses.replace(stack, max_length=stack.max_length + OFFSET))

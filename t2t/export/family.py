@@ -215,17 +215,17 @@ def _canonical_stack(stack: Any) -> Any:
         repeated = stack.num_layers - len(stack.first)
         pattern = shortest_pattern([stack.pattern[layer % len(stack.pattern)] for layer in range(repeated)])
         # Options of the pattern are not those of the stack if there are other layers, which do not have them.
-        alike = len(pattern) == 1 and not stack.first and pattern[0].mixer is None and pattern[0].feed_forward is None
+        own = ("mixer", "feed_forward", "convolution")
+        alike = len(pattern) == 1 and not stack.first and all(getattr(pattern[0], name) is None for name in own)
         stack = pattern[0].applied(stack) if alike else dataclasses.replace(stack, pattern=pattern)
     fields = {field.name: field for field in dataclasses.fields(stack)}
     unused = [name for name in fields if name in _WITHOUT_EFFECT]
-    if not stack.has_relative_positions:
+    if stack.positions != "relative":
         unused += ["buckets", "max_distance", "relative_per_layer"]
-    if stack.positions != "rotary":
-        unused += ["rotary"]
-    if stack.positions not in ("learned", "sinusoidal", "rotary"):
+    unused += [name for name in ("rotary", "disentangled") if stack.positions != name]
+    if stack.positions not in ("sinusoidal", "rotary", "disentangled") and not stack.has_learned_positions:
         unused += ["max_length"]
-    if stack.positions != "learned":
+    if not stack.has_learned_positions:
         unused += ["position_offset"]
     if not any(layer.window for layer in (stack, *stack.pattern, *stack.first)):
         unused += ["exact_window"]

@@ -220,7 +220,7 @@ def write_huggingface(
         generation = generation_config(vocabulary, options, lengths)
         if generation is not None and not (draft / GENERATION).exists():
             write_json(draft / GENERATION, generation)
-        models = any((draft / name).exists() for name in ("spiece.model", "source.spm"))
+        models = any((draft / name).exists() for name in ("spiece.model", "spm.model", "source.spm"))
         needs_sentencepiece = models and not (draft / "tokenizer.json").exists()
         text = huggingface_readme(
             kind,

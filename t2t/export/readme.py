@@ -39,7 +39,7 @@ def huggingface_readme(
     """Return the README of a `transformers` directory.
 
     architecture:        the model class in config.json.
-    needs_sentencepiece: whether spiece.model is the only tokenizer file.
+    needs_sentencepiece: whether spiece.model or spm.model is the only tokenizer file.
     prepends_bos:        whether the tokenizer prepends the start token.
     auto_map:            automatic class -> "REPOSITORY--MODULE.CLASS", for a model that `transformers` does not have itself.
     """

@@ -11,6 +11,7 @@ from tokenizers import Tokenizer as Library
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from t2t.errors import UserError
+from t2t.export import deberta_tokenizer
 from t2t.export.added_tokens import CONFIG, ROLES, Declared, add_tokens, declared_tokens, json_of, role_tokens
 from t2t.export.marian_files import is_marian, read_marian
 from t2t.export.token_check import TEXTS, check, difference, marked
@@ -34,6 +35,7 @@ KEPT = (
     "merges.txt",
     "vocab.txt",
     "spiece.model",
+    "spm.model",
     "tokenizer.model",
     "source.spm",
     "target.spm",
@@ -168,6 +170,9 @@ def _library(directory: Path, settings: Mapping[str, Any], kind: str, model_type
         return library_of(_spiece(directory, settings)), True
     if model_type in XLM_ROBERTA and (directory / PIECES).is_file():
         return xlm_roberta_tokenizer(directory / PIECES), True
+    if model_type == "deberta-v2" and (directory / deberta_tokenizer.FILE).is_file():
+        names = {**_BERT, **role_tokens(directory, settings)}
+        return deberta_tokenizer.deberta_library(directory, settings, names), True
     return None
 
 
@@ -325,7 +330,7 @@ def _roles(
     if options.get("model_type") == "eurobert":
         first, last = _around(library)
         roles["cls"], roles["sep"] = roles["cls"] or first, roles["sep"] or last
-    if options.get("model_type") in ("roberta", *XLM_ROBERTA, "albert", "mpnet"):
+    if options.get("model_type") in ("roberta", *XLM_ROBERTA, "albert", "mpnet", "deberta-v2"):
         roles["eos"] = roles["sep"] or roles["eos"]
         roles["cls"], roles["sep"] = roles["cls"] or roles["bos"], roles["sep"] or roles["eos"]
     if options.get("model_type") in ("bart", "t5gemma"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from t2t.nn.convolution import ConvolutionConfig
 from t2t.nn.feed_forward import FeedForwardConfig
 from t2t.nn.mixers import MixerConfig
 from t2t.nn.norms import LayerNorm, NormKind, RMSNorm, norm
@@ -37,6 +38,7 @@ class LayerConfig:
     """A layer: a mixer, optional cross attention, a feed-forward layer, and the norms of each.
 
     parallel: all of them read the input of the layer. Otherwise each reads the sum after the one before it.
+    convolution: a convolution of the layer's input, added to its output and normalized with it, or None.
     dropout: dropout rate of what each of them adds to the residual stream.
     """
 
@@ -45,4 +47,5 @@ class LayerConfig:
     norms: NormConfig
     cross: MixerConfig | None = None
     parallel: bool = False
+    convolution: ConvolutionConfig | None = None
     dropout: float = 0.0

@@ -209,6 +209,6 @@ def inputs(one: Case) -> dict[str, np.ndarray]:
     pad = one.options.get("pad_token_id", 0)
     mask = (np.arange(shape[1]) < np.array(ROWS)[:, None]).astype(np.int64)
     ids = np.where(mask, random.integers(5, VOCAB, shape), pad)
-    types = random.integers(0, one.options.get("type_vocab_size", 2), shape) * mask
+    types = random.integers(0, max(one.options.get("type_vocab_size", 2), 1), shape) * mask
     targets = random.integers(5, VOCAB, (shape[0], TARGETS))
     return {"ids": ids, "mask": mask, "types": types, "targets": targets}

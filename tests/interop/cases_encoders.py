@@ -1,4 +1,4 @@
-"""Cases of encoders: XLM-RoBERTa, ModernBERT, EuroBERT, MPNet, ELECTRA."""
+"""Cases of encoders: XLM-RoBERTa, ModernBERT, EuroBERT, MPNet, ELECTRA, DeBERTa."""
 
 from __future__ import annotations
 
@@ -18,6 +18,15 @@ _XLM = {"XLMRoberta": "XLM-RoBERTa", "XLMRobertaXL": "XLM-RoBERTa-XL"}
 _XLM_SIZES = {**_MPNET, "type_vocab_size": 1}
 _ELECTRA = {**_MPNET, "max_position_embeddings": 24, "pad_token_id": 0, "layer_norm_eps": 1e-12, "embedding_size": 16}
 _WIDE = {"embedding_size": 32, "layer_norm_eps": 1e-2}
+# DeBERTa v3 as published, with buckets of several distances among the ten tokens of a row.
+_DEBERTA = {**_MPNET, "max_position_embeddings": 24, "pad_token_id": 0, "layer_norm_eps": 1e-7, "type_vocab_size": 0}
+_DEBERTA |= {
+    "relative_attention": True,
+    "position_biased_input": False,
+    "pos_att_type": "p2c|c2p",
+    "position_buckets": 8,
+}
+_DEBERTA |= {"share_att_key": True, "norm_rel_ebd": "layer_norm"}
 _UNTIED = {"tie_word_embeddings": False, "layer_norm_eps": 1e-2}
 
 
@@ -29,6 +38,11 @@ def headed(family: str, model: str, kind: str, base: dict[str, Any], **options: 
 
 def _modern(name: str, **options: Any) -> Case:
     return case("ModernBERT", name, "ModernBertConfig", "ModernBertForMaskedLM", _MODERN, **options)
+
+
+def _deberta(name: str, exported: str = "", **options: Any) -> Case:
+    made = case("DeBERTa", name, "DebertaV2Config", "DebertaV2ForMaskedLM", _DEBERTA, **options)
+    return replace(made, exported=exported)
 
 
 def _euro(name: str, **options: Any) -> Case:
@@ -142,4 +156,28 @@ CASES: tuple[Case, ...] = (
         "ElectraForSequenceClassification",
         {**_ELECTRA, **_WIDE, "id2label": dict(enumerate(LABELS))},
     ),
+    _deberta("v3 masked LM"),
+    # Exported with the names of the legacy head, which computes the same.
+    _deberta("v3 later head", "deberta-v2", legacy=False, pos_att_type="p2c", share_att_key=False),
+    _deberta("v2 convolution", conv_kernel_size=3, conv_act="gelu"),
+    _deberta(
+        "other options",
+        share_att_key=False,
+        position_buckets=-1,
+        max_relative_positions=6,
+        norm_rel_ebd="none",
+        position_biased_input=True,
+        type_vocab_size=2,
+        embedding_size=16,
+        conv_kernel_size=5,
+        layer_norm_eps=1e-2,
+    ),
+    _deberta(
+        "content to position, untied, ReLU",
+        pos_att_type="c2p",
+        tie_word_embeddings=False,
+        hidden_act="relu",
+        layer_norm_eps=1e-2,
+    ),
+    *(headed("DeBERTa", "DebertaV2", kind, _DEBERTA) for kind in HEADS),
 )

@@ -32,7 +32,7 @@ def batch(case: Case, given: dict[str, np.ndarray]) -> Batch:
     """Return a batch with the same loss as in `transformers`: encoders predict their own ids, decoders the next ids."""
     ids, mask = given["ids"], given["mask"]
     if case.kind == "encoder":
-        types = given["types"] if case.family in ("BERT", "ALBERT", "ELECTRA") else None
+        types = given["types"] if case.family in ("BERT", "ALBERT", "ELECTRA", "DeBERTa") else None
         targets = ids if case.output == "tokens" else ids % case.labels
         # Labels are predicted only at the first token.
         places = mask * (np.arange(ids.shape[1]) == 0) if case.output in OF_TEXT else mask

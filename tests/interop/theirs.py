@@ -84,7 +84,7 @@ def given_to(case: Case, given: dict[str, np.ndarray]) -> dict[str, torch.Tensor
             # Otherwise it starts from the last label, a language.
             arguments["decoder_input_ids"] = torch.nn.functional.pad(labels[:, :-1], (1, 0))
         return {**arguments, "labels": labels}
-    if case.family in ("BERT", "ALBERT", "ELECTRA"):
+    if case.family in ("BERT", "ALBERT", "ELECTRA", "DeBERTa"):
         arguments["token_type_ids"] = torch.tensor(given["types"])
     if case.output == "span":
         return arguments

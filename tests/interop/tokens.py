@@ -215,6 +215,7 @@ def _sources(place: Path, model: dict[str, Any], last: int) -> dict[str, tuple[s
         "XLM-RoBERTa sentencepiece.bpe.model": ("xlm-roberta", _xlm_roberta(place)),
         "XLM-RoBERTa tokenizer.json": ("xlm-roberta", _xlm_roberta(place, library=True)),
         "T5 tokenizer.json, a token added": ("t5", _t5(place, piece)),
+        **_deberta(place),
     }
 
 
@@ -235,6 +236,33 @@ def _xlm_roberta(place: Path, *, library: bool = False) -> dict[str, Any]:
         transformers.XLMRobertaTokenizer.from_pretrained(made, vocab_file=str(piece)).save_pretrained(made)
         files["tokenizer.json"] = made / "tokenizer.json"
     return files
+
+
+def _deberta(place: Path) -> dict[str, tuple[str, dict[str, Any]]]:
+    names = {"pad_piece": "[PAD]", "bos_piece": "[CLS]", "eos_piece": "[SEP]", "unk_piece": "[UNK]"}
+    ids = {"pad_id": 0, "bos_id": 1, "eos_id": 2, "unk_id": 3}
+    pieces = Path(trained(place / "spm.model", **names, **ids, user_defined_symbols=["<own>"]))
+    plain = {"do_lower_case": False, "vocab_type": "spm"}
+    cases = {
+        "as published": {"tokenizer_config.json": plain},
+        "[MASK] declared": {"tokenizer_config.json": plain, "added_tokens.json": {"[MASK]": 380}},
+        "lower case, split at punctuation": {
+            "tokenizer_config.json": {"do_lower_case": True, "split_by_punct": True, "add_prefix_space": False}
+        },
+    }
+    found = {f"DeBERTa {name}": ("deberta-v2", {"spm.model": pieces, **files}) for name, files in cases.items()}
+    transformers.DebertaV2Tokenizer.from_pretrained(_written(place / "plain", pieces, plain)).save_pretrained(
+        place / "saved-deberta"
+    )
+    saved = {name: place / "saved-deberta" / name for name in ("tokenizer.json", "tokenizer_config.json")}
+    return {**found, "DeBERTa tokenizer.json": ("deberta-v2", saved)}
+
+
+def _written(directory: Path, pieces: Path, settings: dict[str, Any]) -> Path:
+    directory.mkdir()
+    shutil.copyfile(pieces, directory / "spm.model")
+    (directory / "tokenizer_config.json").write_text(json.dumps(settings))
+    return directory
 
 
 def _t5(place: Path, piece: Path) -> dict[str, Any]:

@@ -30,7 +30,7 @@ ALL = {
     "rotary": Rotary(share=0.5, scaling="yarn", factor=4.0, original_length=16),
     "window": 5,
 }
-LEARNED_AND_RELATIVE = {"relative_bias": True, "buckets": 8, "max_distance": 12}
+LEARNED_AND_RELATIVE = {"positions": "relative", "learned_positions": True, "buckets": 8, "max_distance": 12}
 OUTPUT = {**ALL, "norm_place": "output", "qk_norm_whole": True, "num_kv_heads": 1, "parallel": True}
 
 

@@ -50,6 +50,7 @@ def test_presets_are_those_promised():
         "mpnet": ["base"],
         "roberta": ["base", "large", "xlm-base", "xlm-large", "xlm-xl", "xlm-xxl"],
         "neobert": ["250m"],
+        "deberta": ["v2-xlarge", "v3-xsmall", "v3-small", "v3-base", "v3-large"],
         "llama": [
             *("2-7b", "3-8b", "3-70b", "3.1-8b", "3.1-70b", "3.2-1b", "3.2-3b", "3.3-70b"),
             *("smollm2-135m", "smollm2-360m", "smollm2-1.7b", "mistral-7b"),
@@ -91,6 +92,7 @@ def test_counts_of_models_known_to_the_last_parameter():
     assert count(preset("gpt:2-xl")) == 1_557_611_200
     assert count(preset("gpt:1")) == 116_534_784
     assert count(preset("bert:base")) == 109_514_298
+    assert count(preset("deberta:v3-base", head_transform=False, head_bias=False)) == 183_831_552
     assert count(preset("qwen:2.5-0.5b")) == 494_032_768
     assert count(preset("neobert:250m")) == 245_136_954
     assert count(preset("gpt:3-175b")) == 174_604_259_328

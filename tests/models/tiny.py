@@ -9,7 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from t2t.models import TransformerConfig, bart, bert, gpt, llama, longt5, pegasus, t5, t5gemma
+from t2t.models import TransformerConfig, bart, bert, deberta, gpt, llama, longt5, pegasus, t5, t5gemma
+from t2t.nn.convolution import ConvolutionConfig
+from t2t.nn.disentangled import Disentangled
 from t2t.nn.model import ParamSpec
 from t2t.types import Batch, Tokens
 
@@ -32,7 +34,7 @@ SIZES = {"num_layers": 2, "d_model": 16, "num_heads": 2, "d_ff": 24, "vocab_size
 
 
 def config(name: str, **overrides) -> TransformerConfig:
-    """Return a two-layer model: "t5", "t5-1.0", "t5-shared", "longt5", "gpt", "gpt-1", "prefix", "llama", "merged", "bart", "pegasus" or "bert"."""
+    """Return a two-layer model: "t5", "t5-1.0", "t5-shared", "longt5", "gpt", "gpt-1", "prefix", "llama", "merged", "bart", "pegasus", "bert" or "deberta"."""
     sizes = {**SIZES, **overrides}
     if name.startswith("t5"):
         version, shared = "1.0" if name == "t5-1.0" else "1.1", name == "t5-shared"
@@ -53,6 +55,9 @@ def config(name: str, **overrides) -> TransformerConfig:
         return bart.bart(max_length=24, head_bias=True, init_std=0.2, embedding_std=0.5, position_std=0.5, **sizes)
     if name == "pegasus":
         return pegasus.pegasus(max_length=24, init_std=0.2, embedding_std=0.5, **sizes)
+    if name == "deberta":
+        sizes = {"disentangled": Disentangled(buckets=4, max_distance=9), **sizes}
+        return deberta.deberta(max_length=24, init_std=0.2, convolution=ConvolutionConfig(), **sizes)
     assert name == "bert", name
     return bert.bert(max_length=24, init_std=0.2, **sizes)
 

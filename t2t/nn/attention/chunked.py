@@ -42,8 +42,9 @@ def chunked(request: Request) -> Float[Array, "B q H D"]:
     if request.bias is not None and not callable(request.bias):
         blocks["bias"] = split(request.bias, 2)
 
-    def block_bias(bias: Bias, start: jax.Array) -> Float[Array, "#B H rows k"]:
-        of_strips = jax.vmap(lambda first: bias(first, size), out_axes=2)(start + jnp.arange(strips) * strip)
+    def block_bias(bias: Bias, start: jax.Array, q: Float[Array, "B rows H D"]) -> Float[Array, "#B H rows k"]:
+        by_strip = q.reshape(q.shape[0], strips, size, *q.shape[2:])
+        of_strips = jax.vmap(bias, in_axes=(0, 1), out_axes=2)(start + jnp.arange(strips) * strip, by_strip)
         return of_strips.reshape(*of_strips.shape[:2], strips * size, of_strips.shape[-1])
 
     def attend(part: dict[str, jax.Array]) -> Float[Array, "B rows H D"]:
@@ -51,7 +52,7 @@ def chunked(request: Request) -> Float[Array, "B q H D"]:
         key = part.pop("key", None)
         part = jax.lax.optimization_barrier(part)
         mask = dataclasses.replace(request.mask, self_attention=False, queries=part["queries"], index=part.get("index"))
-        bias = block_bias(request.bias, part["start"]) if callable(request.bias) else part.get("bias")
+        bias = block_bias(request.bias, part["start"], part["q"]) if callable(request.bias) else part.get("bias")
         block_request = dataclasses.replace(request, q=part["q"], mask=mask, bias=None, key=key)
         return attend_with_bias(block_request, bias)
 

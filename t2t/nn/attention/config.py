@@ -8,11 +8,13 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from flax import nnx
 
+from t2t.errors import UserError
 from t2t.limits import Length, LogitScale, NormEpsilon, Range, Rate, Softcap, Width
 from t2t.nn.attention import abilities
 from t2t.nn.attention.abilities import ABILITIES, Backend, check_abilities
 from t2t.nn.attention.inputs import Inputs, memory_mask, row_inputs, step_inputs
 from t2t.nn.attention.layer import Attention, CrossAttention
+from t2t.nn.disentangled import Disentangled, RelativeVectors
 from t2t.nn.masks import Mask
 from t2t.nn.mixers import BuildOptions, Capabilities, Context, MixerConfig, Needs, TableConfig
 from t2t.nn.norms import NormKind
@@ -21,6 +23,8 @@ from t2t.nn.rotary import Rotary
 
 LOGIT_BYTES = 6
 """Bytes of memory for each head, query and key: the float32 logits plus a copy of part of them. Compiled for CPUs, it is 1.3 to 1.6 times the logits."""
+TERM_BYTES = 12
+"""Bytes of memory for each head, query and key of a term of disentangled positions: products with the vectors of all distances, and the logits from them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +47,19 @@ class RelativeBiasConfig(TableConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
+class RelativeVectorsConfig(TableConfig):
+    """Table of the relative positions of disentangled attention, see `t2t.nn.disentangled.RelativeVectors`."""
+
+    rows: int
+    epsilon: float | None
+
+    def build(self, options: BuildOptions) -> nnx.Module:
+        """Return the table."""
+        init = options.kernel_init(options.width)
+        return RelativeVectors(self.rows, options.width, epsilon=self.epsilon, init=init)
+
+
+@dataclass(frozen=True, kw_only=True)
 class AttentionConfig(MixerConfig):
     """Multi-head softmax attention.
 
@@ -52,7 +69,7 @@ class AttentionConfig(MixerConfig):
         num_kv_heads: number of key and value heads; fewer than `num_heads` is grouped-query attention (Ainslie et al. 2023). None means the same as
             `num_heads`.
         scaled: divide logits by sqrt(head_dim). T5 does not: it initializes the query kernel with smaller values instead.
-        scale: factor on logits. None means 1 / sqrt(head_dim), or 1 without `scaled`.
+        scale: factor on logits. None means 1 / sqrt(head_dim), 1 without `scaled`, or 1 / sqrt((1 + terms) * head_dim) with disentangled positions.
         biases: add a bias to the matrix products.
         output_bias: add a bias to the last product, which merges the heads. None means the same as `biases`.
         window: size of the sliding window in tokens, including the token itself. None means no window. In bidirectional attention, a token sees tokens up to
@@ -62,12 +79,14 @@ class AttentionConfig(MixerConfig):
         qk_norm: kind of norm of each head's queries and keys, applied before they rotate (Henry et al. 2020). None means no norm. Cross
             attention does not use it.
         qk_norm_whole: apply that norm to all heads of the queries, and of the keys, at once (OLMo 2).
-        norm_epsilon: epsilon of that norm.
-        positions: "relative" (T5's learned bias), "rotary", or "none" if attention itself uses no positions.
+        norm_epsilon: epsilon of that norm, and of the norm of disentangled positions.
+        positions: "relative" (T5's learned bias), "rotary", "disentangled" (DeBERTa), or "none" if attention itself uses no positions.
         buckets: number of buckets of relative positions.
         max_distance: distance in tokens from which all relative positions share the last bucket.
         relative_per_layer: give each layer its own relative positions.
         rotary: frequencies of rotary positions.
+        disentangled: vectors of disentangled positions.
+        position_dropout: dropout rate of those vectors.
         backend: backend that computes attention, see `t2t.nn.attention.attention`.
         block: block size of the backend.
         dropout: dropout rate of attention weights.
@@ -90,11 +109,13 @@ class AttentionConfig(MixerConfig):
     qk_norm: NormKind | None = None
     qk_norm_whole: bool = False
     norm_epsilon: NormEpsilon = 1e-6
-    positions: Literal["relative", "rotary", "none"] = "none"
+    positions: Literal["relative", "rotary", "disentangled", "none"] = "none"
     buckets: Annotated[int, Range(4, 2**16)] = 32
     max_distance: Length = 128
     relative_per_layer: bool = False
     rotary: Rotary = Rotary()
+    disentangled: Disentangled = Disentangled()
+    position_dropout: Rate = 0.0
     backend: Backend = "einsum"
     block: Length = 256
     dropout: Rate = 0.0
@@ -107,7 +128,8 @@ class AttentionConfig(MixerConfig):
     @property
     def logit_scale(self) -> float:
         """Factor on logits."""
-        default = self.head_dim**-0.5 if self.scaled else 1.0
+        products = 1 + self.disentangled.terms if self.positions == "disentangled" else 1
+        default = (products * self.head_dim) ** -0.5 if self.scaled else 1.0
         return default if self.scale is None else self.scale
 
     def build(self, options: BuildOptions) -> Attention:
@@ -120,6 +142,9 @@ class AttentionConfig(MixerConfig):
 
     def tables(self) -> Mapping[str, TableConfig]:
         """Return the table of relative positions, or {} if there is none."""
+        if self.positions == "disentangled":
+            epsilon = self.norm_epsilon if self.disentangled.norm else None
+            return {"relative_vectors": RelativeVectorsConfig(rows=2 * self.disentangled.span, epsilon=epsilon)}
         if self.positions != "relative":
             return {}
         return {
@@ -131,10 +156,10 @@ class AttentionConfig(MixerConfig):
     @property
     def tables_per_layer(self) -> bool:
         """Whether each layer has its own relative positions."""
-        return self.relative_per_layer
+        return self.relative_per_layer and self.positions == "relative"
 
     def prepare(self, context: Context, tables: Mapping[str, Any]) -> Inputs:
-        """Return masks, relative biases and rotary angles."""
+        """Return masks, relative biases, vectors of relative positions and rotary angles."""
         angles = None
         if self.positions == "rotary":
             assert context.positions is not None, "rotary positions need the tokens' positions"
@@ -143,7 +168,7 @@ class AttentionConfig(MixerConfig):
         if context.index is not None:
             return step_inputs(context, window=self.window, relative=relative, angles=angles)
         by_block = ABILITIES[self.backend].bias == "blocks"
-        return row_inputs(
+        inputs = row_inputs(
             context,
             window=self.window,
             exact_window=self.exact_window,
@@ -151,6 +176,8 @@ class AttentionConfig(MixerConfig):
             by_block=by_block,
             angles=angles,
         )
+        vectors = tables.get("relative_vectors")
+        return inputs if vectors is None else replace(inputs, vectors=vectors())
 
     def prepare_cross(self, context: Context) -> Mask:
         """Return the mask over the encoder's tokens."""
@@ -163,10 +190,17 @@ class AttentionConfig(MixerConfig):
 
     def row_bytes(self, length: int) -> int:
         """Return the bytes of all logits of a row, if the backend holds them all in memory."""
-        return LOGIT_BYTES * self.num_heads * length**2 if self.backend == "einsum" else 0
+        if self.backend != "einsum":
+            return 0
+        terms = self.disentangled.terms if self.positions == "disentangled" else 0
+        return (LOGIT_BYTES + TERM_BYTES * terms) * self.num_heads * length**2
 
     def check(self, needs: Needs) -> None:
-        """Raise UserError if the backend does not support what is needed, see `ABILITIES`."""
+        """Raise UserError if the positions or the backend do not support what is needed, see `ABILITIES`."""
+        if needs.decoding and self.positions == "disentangled":
+            raise UserError(
+                'model.decoder.positions is "disentangled", which supports no step-by-step decoding. Nearest: relative, rotary.'
+            )
         check_abilities(self.backend, self._backend_needs(needs))
 
     def _backend_needs(self, needs: Needs) -> abilities.Needs:
@@ -174,7 +208,7 @@ class AttentionConfig(MixerConfig):
         return abilities.Needs(
             dtype=needs.dtype,
             dropout=self.dropout,
-            bias=self.positions == "relative",
+            bias=self.positions in ("relative", "disentangled"),
             window=self.window,
             prefix=needs.prefix,
             softcap=self.softcap,

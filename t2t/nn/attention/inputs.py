@@ -23,6 +23,7 @@ class Inputs:
 
     mask:   self-attention mask; in a step, of one query per row over the row's own cache.
     bias:   relative bias on those logits, or None.
+    vectors: vectors of relative positions of disentangled attention, or None.
     angles: angles of rotary positions, or None.
     prompt_mask: in a step of hypotheses that share a prompt, the mask over that prompt; otherwise None.
     prompt_bias: relative bias on the logits of the prompt, or None.
@@ -30,6 +31,7 @@ class Inputs:
 
     mask: Mask
     bias: Float[Array, "#B H q k"] | Bias | None = None
+    vectors: Float[Array, "N D"] | None = None
     angles: RotaryAngles | None = None
     prompt_mask: Mask | None = None
     prompt_bias: Float[Array, "B H 1 k"] | None = None
@@ -103,5 +105,5 @@ def _bias(relative: RelativeBias | None, length: int, by_block: bool) -> jax.Arr
     if relative is None:
         return None
     if by_block:
-        return lambda start, rows: relative.block(start, rows, length)
+        return lambda start, queries: relative.block(start, queries.shape[1], length)
     return constrain(relative.block(0, length, length), (None, "heads", "length", None))

@@ -16,6 +16,8 @@ from t2t.nn.attention.inputs import Inputs
 from t2t.nn.attention.state import KeyValues
 from t2t.nn.attention.step import Shared, attend_step
 from t2t.nn.aux import Aux
+from t2t.nn.disentangled import position_bias
+from t2t.nn.dropout import dropout
 from t2t.nn.linear import Linear
 from t2t.nn.masks import Mask
 from t2t.nn.mixers import BuildOptions, Context, CrossMixer, MemoryReader, Mixer
@@ -119,6 +121,19 @@ class Attention(Projections, Mixer):
 
     def __init__(self, config: AttentionConfig, options: BuildOptions) -> None:
         super().__init__(config, options, options.width)
+        positions, inner = config.disentangled, config.num_heads * config.head_dim
+        own = config.positions == "disentangled" and not positions.shared_projections
+        projection: Callable[[], Linear] = partial(
+            Linear,
+            options.width,
+            inner,
+            ("embed", "heads"),
+            bias=config.biases,
+            init=options.kernel_init(options.width),
+            quantization=options.quantization,
+        )
+        self.position_key = projection() if own and positions.content_to_position else None
+        self.position_query = projection() if own and positions.position_to_content else None
 
     def __call__(self, x: Float[Array, "B L D"], context: Context) -> tuple[Float[Array, "B L D"], Aux]:
         """Attend over the same rows."""
@@ -154,7 +169,30 @@ class Attention(Projections, Mixer):
         self, x: Float[Array, "B L D"], context: Context, keys: jax.Array, values: jax.Array
     ) -> Float[Array, "B L D"]:
         inputs = _inputs(context)
-        return self.attend(x, keys, values, inputs.mask, inputs.bias, context.keys.next(), inputs.angles)
+        bias = inputs.bias
+        if inputs.vectors is not None:
+            vectors = dropout(inputs.vectors, self.config.position_dropout, context.keys.next())
+            bias = self._position_bias(vectors.astype(x.dtype), keys)
+        return self.attend(x, keys, values, inputs.mask, bias, context.keys.next(), inputs.angles)
+
+    def _position_bias(self, vectors: Float[Array, "N D"], keys: Float[Array, "B k H D"]) -> Bias:
+        """Return the function that computes the bias of disentangled positions. vectors: those of relative positions."""
+        disentangled, heads = self.config.disentangled, (self.config.num_heads, self.config.head_dim)
+
+        def projected(wanted: bool, own: Linear | None, shared: Linear) -> Float[Array, "N H D"] | None:
+            if not wanted:
+                return None
+            projection = shared if own is None else own
+            return constrain(projection(vectors).reshape(-1, *heads), (None, "heads", None))
+
+        position_keys = projected(disentangled.content_to_position, self.position_key, self.key)
+        position_queries = projected(disentangled.position_to_content, self.position_query, self.query)
+        scaled = None if position_queries is None else position_queries * self.scale
+
+        def bias(start: int | jax.Array, queries: Float[Array, "B q H D"]) -> Float[Array, "B H q k"]:
+            return position_bias(disentangled, start, queries, keys, position_keys, scaled)
+
+        return bias
 
     def _entry(self, x: Float[Array, "B 1 D"], context: Context) -> KeyValues:
         key, value = (jnp.swapaxes(new, 1, 2) for new in self.keys_values(x, _inputs(context).angles))

@@ -11,8 +11,8 @@ from jaxtyping import Array, Bool, Float
 
 from t2t.nn.masks import Mask
 
-Bias = Callable[[int | jax.Array, int], Float[Array, "#B H rows k"]]
-"""A function (first query, number of queries) that returns the bias of these queries on all keys."""
+Bias = Callable[[int | jax.Array, Float[Array, "B rows H D"]], Float[Array, "#B H rows k"]]
+"""A function (index of the first query, scaled queries) that returns the bias of these queries on all keys."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +31,7 @@ class Request:
 
     def whole_bias(self) -> Float[Array, "#B #H q k"] | None:
         """Return the bias of all rows."""
-        return self.bias(0, self.q.shape[1]) if callable(self.bias) else self.bias
+        return self.bias(0, self.q) if callable(self.bias) else self.bias
 
     def repeated(self) -> tuple[Float[Array, "B k H D"], Float[Array, "B k H D"]]:
         """Return keys and values repeated for each query head."""

@@ -84,7 +84,7 @@ def test_chunked_equals_einsum_with_gradients(relative, block):
     def loss(arguments, backend):
         params, q, k, v = arguments
         module = definition.bind(params)
-        bias = lambda start, rows: module.block(start, rows, LK)  # noqa: E731
+        bias = lambda start, queries: module.block(start, queries.shape[1], LK)  # noqa: E731
         out = attention(q, k, v, mask=MASKS["prefix"], bias=bias, scale=0.5, backend=backend, block=block)
         return jnp.sum(out * target)
 

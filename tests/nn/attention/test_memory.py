@@ -22,7 +22,7 @@ def temporary(backend, length, biased):
 
     def loss(table, q, k, v, ids):
         module = definition.bind({"table": table})
-        bias = (lambda start, count: module.block(start, count, length)) if biased else None
+        bias = (lambda start, queries: module.block(start, queries.shape[1], length)) if biased else None
         mask = Mask(queries=ids, keys=ids, self_attention=True)
         return jnp.sum(attention(q, k, v, mask=mask, bias=bias, backend=backend, block=64) ** 2)
 
