@@ -1,6 +1,9 @@
 """NeoBERT as it was published: logits of a second implementation, tensors there and back, and what is refused."""
 
 import json
+import sys
+from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import jax
 import numpy as np
@@ -10,6 +13,8 @@ from safetensors.numpy import load_file, save_file
 from t2t.errors import UserError
 from t2t.export.family import canonical
 from t2t.export.huggingface import differing, opened, write_huggingface
+from t2t.export.readme import huggingface_readme
+from t2t.launch.convert_check import convert_check
 from t2t.models import preset
 from t2t.models.families import exportable, family_of
 from t2t.models.neobert.presets import inner_width
@@ -129,3 +134,21 @@ def test_options_that_cannot_be_honoured_are_refused_by_name(options, message, t
     with pytest.raises(UserError, match=message) as caught, opened(tmp_path / "theirs", family_of):
         pass
     assert "\n" not in str(caught.value)
+
+
+def test_convert_check_says_that_transformers_has_no_such_model(tmp_path, monkeypatch):
+    neobert.write(tmp_path / "theirs")
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace())
+    library = SimpleNamespace(CONFIG_MAPPING={"bert": None}, __version__="5.24.0", logging=MagicMock())
+    monkeypatch.setitem(sys.modules, "transformers", library)
+    with pytest.raises(UserError, match=r"transformers 5.24.0 has no NeoBERT to compare with"):
+        convert_check(str(tmp_path / "theirs"))
+
+
+def test_the_readme_of_an_export_names_the_repository_of_the_code(tmp_path):
+    _, options, _ = exportable(preset("neobert:250m", num_layers=1))
+    text = huggingface_readme(
+        "encoder", "NeoBERTLMHead", needs_sentencepiece=False, prepends_bos=False, auto_map=options["auto_map"]
+    )
+    assert 'AutoModelForMaskedLM.from_pretrained(".", trust_remote_code=True)' in text
+    assert "the code of chandar-lab/NeoBERT" in text
