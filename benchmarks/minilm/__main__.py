@@ -21,7 +21,7 @@ from t2t.launch.main import run
 START = Path("runs/minilm")
 TASKS = str(Path(__file__).with_name("wordnet_tasks.py"))
 STARTS = {"from MiniLM": [], "from scratch": ["--start-from.run", "None"]}
-PEAKS = ("3e-4", "1e-3")
+PEAKS = {"classifier": ("3e-4", "1e-3"), "encoder": ("1e-4", "3e-4", "1e-3")}
 SEEDS = (0, 1)
 EXAMPLES = 500
 """Evaluated examples of a split."""
@@ -51,7 +51,7 @@ def main() -> int:
     for kind in sys.argv[1:] or KINDS:
         rows = []
         for start in STARTS:
-            found = {peak: train(kind, start, peak, SEEDS[0]) for peak in PEAKS}
+            found = {peak: train(kind, start, peak, SEEDS[0]) for peak in PEAKS[kind]}
             best = max(found, key=lambda peak: found[peak][0])
             runs = [found[best], *(train(kind, start, best, seed) for seed in SEEDS[1:])]
             tests, seconds = [test for _, test, _ in runs], [taken for _, _, taken in runs]
