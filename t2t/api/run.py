@@ -229,7 +229,7 @@ class Run(SavedRun):
         """Return the numbers that the model predicts for each text or pair of texts, in the model's order."""
         self._check("regress")
         found = self._answers(rows_of(texts, second=second), batch_size, too_long)
-        return np.array([numbers.values for numbers in found], np.float64).reshape(len(found), -1)
+        return np.array([numbers.values for numbers in found], np.float64).reshape(-1, self.model.config.num_labels)
 
     @checked
     def tag(

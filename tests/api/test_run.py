@@ -11,7 +11,7 @@ import t2t
 from t2t import models
 from t2t.api.importing import experiment_for, parameters_alone
 from t2t.checkpoint import Checkpoints
-from t2t.decode import embed_texts, fill_texts, generate_texts, label_texts, score_texts
+from t2t.decode import embed_texts, fill_texts, generate_texts, label_texts, score_texts, value_texts
 from t2t.sharding import MeshConfig
 from t2t.train.run import CHECKPOINTS, RunRecord, open_run
 from t2t.train.state import param_shardings
@@ -39,6 +39,8 @@ def runs(tmp_path_factory):
         "gpt": made(place / "gpt", models.gpt.gpt(num_layers=1, max_length=32, **SMALL)),
         "bert": made(place / "bert", encoder),
         "labels": made(place / "labels", replace(encoder, head="label", labels=("bad", "good"))),
+        "several": made(place / "several", replace(encoder, head="labels", labels=("bad", "good"))),
+        "numbers": made(place / "numbers", replace(encoder, head="numbers", labels=("length", "price"))),
     }
 
 
@@ -89,6 +91,18 @@ def test_texts_are_classified(runs):
     assert math.isclose(sum(pairs[0].probabilities), 1.0, rel_tol=1e-5)
     with pytest.raises(t2t.UserError, match="2 texts and 1 second texts: the numbers must be equal"):
         run.classify(TEXTS, ["b"])
+
+
+def test_texts_have_several_labels_or_numbers(runs):
+    several, numbers = runs["several"], runs["numbers"]
+    found = several.classify(["a", "b"], ["c", "d"])
+    assert found == value_texts(*parts(several), [("a", "c"), ("b", "d")])
+    for one in found:
+        assert one.texts == [x for x, chance in zip(("bad", "good"), one.probabilities, strict=True) if chance >= 0.5]
+    values = numbers.regress(TEXTS)
+    assert values.shape == (2, 2)
+    assert values.tolist() == [one.values for one in value_texts(*parts(numbers), [(text, None) for text in TEXTS])]
+    assert numbers.regress([]).shape == (0, 2)
 
 
 def test_texts_become_vectors(runs):
@@ -144,6 +158,7 @@ def test_parameters_are_read_once(runs, monkeypatch):
         ),
         ("bert", lambda run: run.generate(["a"]), r"generate: .* fills in <mask>\. Nearest: fill_mask, embed\."),
         ("bert", lambda run: run.score(["a"], ["b"]), r"score: .* fills in <mask>\. Nearest: fill_mask, embed\."),
+        ("numbers", lambda run: run.classify(["a"]), r"classify: .* numbers of texts\. Nearest: regress, embed\."),
         ("labels", lambda run: run.fill_mask(["a"]), r"fill_mask: .* labels texts\. Nearest: classify, embed\."),
         ("t5", lambda run: run.generate("copy: a"), r"texts is one text\. Nearest: a list of texts, \['copy: a'\]\."),
         ("t5", lambda run: run.generate(["a", 3]), r"texts\[1\] is int, not text\."),
