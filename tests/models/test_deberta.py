@@ -48,7 +48,7 @@ def test_a_mesh_gives_the_loss_and_gradients_of_one_device():
     check_on(MeshConfig(data=2, fsdp=2, tensor=2).build(), "deberta")
 
 
-@pytest.mark.parametrize("attention", ["einsum", "chunked"])
+@pytest.mark.parametrize("attention", [pytest.param("einsum", marks=pytest.mark.slow), "chunked"])
 def test_rows_may_be_divided_along_their_length(attention):
     mesh = MeshConfig(data=4, context=2).build()
     check_on(mesh, "deberta", (("attention_dropout", 0.0),), attention=attention, attention_block=4)
