@@ -204,7 +204,7 @@ def _huggingface(
         say(f"note: config.json of {family.name} cannot store {', '.join(lost)}: only training uses it")
     # Compare in float32, because the run's own dtype and kernels may round differently.
     model = canonical(config).build()
-    lost = [name for name in VECTORS if getattr(config, name) != getattr(model.config, name)]
+    lost = [name for name in VECTORS if getattr(config, name, None) != getattr(model.config, name, None)]
     if vectors is None and lost:
         say(
             f"note: config.json does not store {', '.join(lost)}; use --format sentence-transformers to keep the vectors of texts"
