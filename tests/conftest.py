@@ -7,6 +7,7 @@ halves the remaining time), and all workers share a compilation cache until the 
 import atexit
 import os
 import shutil
+import sys
 import tempfile
 from importlib.metadata import version
 
@@ -23,6 +24,10 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 state = tempfile.mkdtemp(prefix="t2t-tests-state-")
 atexit.register(shutil.rmtree, state, ignore_errors=True)
 os.environ["XDG_STATE_HOME"] = state
+
+# Tests start hundreds of commands. Without stored bytecode, each would compile the library's source again.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # worker processes inherit the directory of the first process
     compiled = tempfile.mkdtemp(prefix="t2t-tests-xla-")

@@ -34,6 +34,8 @@ def start(tree: Path, compiled: Path, *words: str) -> tuple[subprocess.Popen, fl
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
     }
     environment.pop("GLIBC_TUNABLES", None)
+    # An installed package has bytecode. Without it, a start also compiles the source, which takes longer the more of it there is.
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
     began = time.time()
     command = [sys.executable, "-m", "t2t.launch", *words]
     return subprocess.Popen(
