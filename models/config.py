@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Annotated, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from t2t import former_names
 from t2t.errors import UserError, nearest
@@ -205,6 +205,15 @@ class StackConfig(Configuration):
     init_residual: bool = False
     pattern: tuple[LayerOptions, ...] = ()
     first: tuple[LayerOptions, ...] = ()
+
+    @classmethod
+    def upgraded(cls, fields: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the fields of an older run.json in the current format: learned positions with `relative_bias` are relative ones with `learned_positions`."""
+        both = fields.get("relative_bias")
+        if not isinstance(both, bool):
+            return fields
+        now = {name: value for name, value in fields.items() if name != "relative_bias"}
+        return {**now, "positions": "relative", "learned_positions": True} if both else now
 
     def __post_init__(self) -> None:
         super().__post_init__()

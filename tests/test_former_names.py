@@ -21,6 +21,14 @@ from tests.models.tiny import config
 from tests.train.test_step import batch
 
 
+def test_learned_positions_with_a_relative_bias_are_read_as_they_are_stored_now():
+    both = StackConfig(num_layers=1, d_model=8, num_heads=2, d_ff=8, positions="relative", learned_positions=True)
+    stored = {name: value for name, value in to_json(both).items() if name != "learned_positions"}
+    assert from_json({**stored, "positions": "learned", "relative_bias": True}) == both
+    learned = dataclasses.replace(both, positions="learned", learned_positions=False)
+    assert from_json({**stored, "positions": "learned", "relative_bias": False}) == learned
+
+
 @pytest.mark.parametrize(("module", "name"), [(m, n) for m, names in former_names.NAMES.items() for n in names])
 def test_former_names_are_found_and_no_others(module, name):
     found = getattr(importlib.import_module(module), name)
