@@ -125,7 +125,7 @@ def cut(config: Any, params: Params, side: str, count: int) -> tuple[Any, Params
     kept = {name: value for name, value in params[side].items() if name not in ("layers", "first", "tail")}
     if not whole:
         kept.pop("final_norm", None)
-    if stack.first or len(stack.pattern) > 1:
+    if stack.first or len(stack.places) > 1:
         # The last layer is the new pattern, and all others come first.
         options, layers = separate(stack, params[side])
         changes = {"first": tuple(options[: count - 1]), "pattern": (options[count - 1],)}
@@ -136,7 +136,7 @@ def cut(config: Any, params: Params, side: str, count: int) -> tuple[Any, Params
         changes, repeats = {}, stack.num_layers // stack.blocks
         kept["layers"] = jax.tree.map(lambda leaf: leaf.repeat(repeats, axis=0)[:count], params[side]["layers"])
     shorter = dataclasses.replace(
-        stack, num_layers=count, groups=None, final_norm=stack.final_norm and whole, **changes
+        stack, num_layers=count, groups=None, moe_every=1, final_norm=stack.final_norm and whole, **changes
     )
     return dataclasses.replace(config, **{side: shorter}), {**params, side: kept}
 
@@ -145,9 +145,7 @@ def separate(stack: StackConfig, params: Params) -> tuple[list[LayerOptions], li
     """Return the options and the parameters of each layer of a stack, in order."""
     import jax
 
-    from t2t.models.config import LayerOptions
-
-    before, pattern = len(stack.first), stack.pattern or (LayerOptions(),)
+    before, pattern = len(stack.first), stack.places
     rest = stack.num_layers - before
     pattern = pattern[:rest]
     options, layers = list(stack.first), [params["first"][str(place)] for place in range(before)]

@@ -73,7 +73,7 @@ def _list(out: Console, filter: str) -> None:
 
 
 def _parameters(out: Console, name: str) -> None:
-    from t2t.models import parameter_table, preset, presets
+    from t2t.models import active_count, parameter_table, preset, presets
 
     config = preset(name)
     found = presets()[name]
@@ -99,6 +99,11 @@ def _parameters(out: Console, name: str) -> None:
         f"{total:,} parameters in {len(parameters)} arrays, {decayed:,} with weight decay; {_gigabytes(4 * total)} in float32.",
         style="bold",
     )
+    if (active := active_count(config)) < total:
+        published = "" if found.active is None else f" (published: about {_round(found.active)})"
+        out.print(
+            f"{active:,} of them process each token{published}; the others belong to experts that it does not choose."
+        )
     about = "" if found.rounding == 1 else f", rounded to {_round(found.rounding)}"
     out.print(f"Published: {found.published:,}{about} ({found.source.rstrip('.')}).")
     for why, difference in found.besides.items():

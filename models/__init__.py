@@ -12,7 +12,7 @@ from t2t.models.decoder import DecoderConfig
 from t2t.models.encoder import EncoderConfig
 from t2t.models.encoder_decoder import EncoderDecoderConfig
 from t2t.models.preset import Preset
-from t2t.models.registry import FAMILIES, Row, count, parameter_table, preset, presets, table_text
+from t2t.models.registry import FAMILIES, Row, active_count, count, parameter_table, preset, presets, table_text
 from t2t.models.transformer_config import TransformerConfig
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         longt5,
         marian,
         mbart,
+        mixtral,
         modernbert,
         mpnet,
         neobert,
@@ -51,6 +52,7 @@ __all__ = [
     "Row",
     "StackConfig",
     "TransformerConfig",
+    "active_count",
     "bart",
     "bert",
     "count",
@@ -63,6 +65,7 @@ __all__ = [
     "longt5",
     "marian",
     "mbart",
+    "mixtral",
     "modernbert",
     "mpnet",
     "neobert",

@@ -12,6 +12,7 @@ from t2t.limits import (
     Configuration,
     Depth,
     Deviation,
+    Few,
     FewOrZero,
     Length,
     LogitScale,
@@ -27,6 +28,8 @@ from t2t.nn.initializers import Initializer, Normal, TruncatedNormal, fan_in
 from t2t.nn.layers import NormPlace
 from t2t.nn.mixers import MixerConfig
 from t2t.nn.mlp import Activation
+from t2t.nn.moe.layer import CapacityFactor
+from t2t.nn.moe.router import BalanceOver, Router, Scores
 from t2t.nn.norms import NormKind
 from t2t.nn.rotary import Rotary
 
@@ -77,6 +80,7 @@ class LayerOptions(Configuration):
         num_kv_heads: same as in `StackConfig`.
         head_dim: same as in `StackConfig`.
         d_ff: same as in `StackConfig`.
+        num_experts: same as in `StackConfig`: 0 gives these layers one MLP.
         mixer_norm: same as in `StackConfig`.
         mixer: another kind of mixer, used instead of attention.
         feed_forward: another kind of feed-forward layer.
@@ -90,6 +94,7 @@ class LayerOptions(Configuration):
     num_kv_heads: Width | None = None
     head_dim: Width | None = None
     d_ff: Width | None = None
+    num_experts: FewOrZero | None = None
     mixer_norm: bool | None = None
     mixer: MixerConfig | None = None
     feed_forward: FeedForwardConfig | None = None
@@ -100,7 +105,7 @@ class LayerOptions(Configuration):
         options = {field.name for field in fields(StackConfig)}
         changes = {field.name: getattr(self, field.name) for field in fields(self) if field.name in options}
         changes = {name: value for name, value in changes.items() if value is not None}
-        return replace(stack, pattern=(), first=(), **changes)
+        return replace(stack, pattern=(), first=(), moe_every=1, **changes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,6 +121,14 @@ class StackConfig(Configuration):
         num_kv_heads: number of key and value heads. None means the same as `num_heads`.
         activation: activation of the feed-forward layers. "gelu" is exact, "gelu_tanh" is the approximation that GPT and T5 v1.1 use.
         gated: use gated feed-forward layers, which multiply two branches (T5 v1.1, LLaMA).
+        num_experts: number of experts of the feed-forward layers, a mixture of experts (`t2t.nn.moe`). 0 means one MLP.
+        experts_per_token: number of experts that process each token.
+        moe_every: use experts in every n-th layer only, the last of each n; the other layers have one MLP of width `d_ff` (Switch Transformer: 2).
+        expert_d_ff: inner width of each expert. None means `d_ff`.
+        shared_expert_d_ff: inner width of an MLP that processes every token, next to the chosen experts (DeepSeekMoE). None means that there is none.
+        expert_capacity: how many tokens of a row an expert has room for, as a multiple of its equal share of the row; further tokens are not processed by it
+            (Switch Transformer: 1.25). None means no limit: no token is dropped.
+        router: how tokens choose experts.
         biases: add a bias to every matrix product of the layers.
         attention_biases: add a bias to the matrix products of attention. None means the same as `biases`.
         attention_output_bias: add a bias to the last product of attention, which merges the heads. None means the same as `attention_biases`. Qwen 2 has
@@ -171,6 +184,13 @@ class StackConfig(Configuration):
     num_kv_heads: Width | None = None
     activation: Activation = "gelu_tanh"
     gated: bool = False
+    num_experts: FewOrZero = 0
+    experts_per_token: Few = 2
+    moe_every: Depth = 1
+    expert_d_ff: Width | None = None
+    shared_expert_d_ff: Width | None = None
+    expert_capacity: CapacityFactor | None = None
+    router: Router = Router()
     biases: bool = False
     attention_biases: bool | None = None
     attention_output_bias: bool | None = None
@@ -225,6 +245,8 @@ class StackConfig(Configuration):
             ("init", InitKind),
         ):
             one_of(field, getattr(self, field), choices)
+        one_of("router.scores", self.router.scores, Scores)
+        one_of("router.balance_over", self.router.balance_over, BalanceOver)
         if self.head_dim is None and self.d_model % self.num_heads:
             near = [n for n in range(1, self.d_model + 1) if self.d_model % n == 0]
             best = min(near, key=lambda n: abs(n - self.num_heads))
@@ -273,6 +295,30 @@ class StackConfig(Configuration):
         for name in ("first", "pattern"):
             for place, layer in enumerate(getattr(self, name)):
                 self._check_layer(layer, f"model.{name}[{place}]")
+        self._check_experts()
+
+    def _check_experts(self) -> None:
+        """Raise UserError if the options of experts contradict others."""
+        if self.moe_every > 1 and (self.pattern or self.first or not self.num_experts or self.groups is not None):
+            raise UserError(
+                f"model.moe_every is {self.moe_every}; it needs model.num_experts, and neither groups nor a pattern, whose places have num_experts of their own."
+                " Nearest: 1."
+            )
+        if self.moe_every > self.num_layers:
+            raise UserError(
+                f"model.moe_every is {self.moe_every}, more than model.num_layers = {self.num_layers}: no layer would have experts. Nearest: {self.num_layers}."
+            )
+        numbers = {self.num_experts if place.num_experts is None else place.num_experts for place in self.places}
+        numbers |= {self.num_experts if place.num_experts is None else place.num_experts for place in self.first}
+        if self.biases and max(numbers):
+            raise UserError(
+                "model.biases is True, and experts have no biases. Nearest: False, with model.attention_biases True."
+            )
+        if len(numbers - {0}) > 1 and self.router.balance_over == "model":
+            raise UserError(
+                f"model.router.balance_over is 'model', and layers have {' and '.join(map(str, sorted(numbers - {0})))} experts: the loss of all layers together"
+                " needs the same number in each. Nearest: layer."
+            )
 
     def _check_layer(self, layer: LayerOptions, where: str) -> None:
         """Raise UserError if the options of one place of the stack are not possible. where: the place."""
@@ -295,6 +341,18 @@ class StackConfig(Configuration):
     def key_heads(self) -> int:
         """Number of key and value heads."""
         return self.num_heads if self.num_kv_heads is None else self.num_kv_heads
+
+    @property
+    def places(self) -> tuple[LayerOptions, ...]:
+        """The pattern, with that of `moe_every`; one place without options if all layers are the same."""
+        if self.moe_every > 1:
+            return (*[LayerOptions(num_experts=0)] * (self.moe_every - 1), LayerOptions())
+        return self.pattern or (LayerOptions(),)
+
+    @property
+    def expert_size(self) -> int:
+        """Inner width of each expert."""
+        return self.d_ff if self.expert_d_ff is None else self.expert_d_ff
 
     @property
     def has_attention_biases(self) -> bool:

@@ -23,6 +23,7 @@ from t2t.models.llama.mapping import Llama
 from t2t.models.longt5.mapping import LongT5
 from t2t.models.marian.mapping import Marian
 from t2t.models.mbart.mapping import MBart
+from t2t.models.mixtral.mapping import Mixtral
 from t2t.models.modernbert.mapping import ModernBert
 from t2t.models.mpnet.mapping import MPNet
 from t2t.models.neobert.mapping import NeoBert
@@ -30,7 +31,7 @@ from t2t.models.neox.mapping import GPTNeoX
 from t2t.models.olmo.mapping import Olmo2, Olmo3
 from t2t.models.pegasus.mapping import Pegasus
 from t2t.models.phi.mapping import Phi3
-from t2t.models.qwen.mapping import Qwen2, Qwen3
+from t2t.models.qwen.mapping import Qwen2, Qwen3, Qwen3MoE
 from t2t.models.roberta.mapping import Roberta, XLMRobertaXL
 from t2t.models.smollm3.mapping import SmolLM3
 from t2t.models.t5.mapping import T5, UMT5
@@ -57,11 +58,13 @@ FAMILIES: tuple[Family, ...] = (
     DistilBert(),
     GPT2(),
     Llama(),
+    Mixtral(),
     ModernBert(),
     EuroBert(),
     NeoBert(),  # after EuroBERT, which computes the same without a head, and is part of transformers
     Qwen2(),
     Qwen3(),
+    Qwen3MoE(),
     Gemma2(),
     Gemma3(),
     SmolLM3(),

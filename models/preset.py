@@ -19,6 +19,7 @@ class Preset:
     published: number of parameters, as published.
     source:    source of the published number.
     rounding:  unit that the published number is rounded to; 1 if it is exact.
+    active:    number of parameters that process one token, as published and rounded; None if it is all of them.
     besides:   parameters that this implementation has and the published count does not (negative: the reverse), by reason.
     """
 
@@ -26,6 +27,7 @@ class Preset:
     published: int
     source: str
     rounding: int = 1
+    active: int | None = None
     besides: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     def agrees(self, count: int) -> bool:

@@ -7,6 +7,8 @@ import importlib
 import math
 from typing import Any
 
+from flax.traverse_util import flatten_dict
+
 from t2t.errors import UserError, nearest
 from t2t.models.preset import Preset
 from t2t.models.transformer_config import TransformerConfig
@@ -33,6 +35,7 @@ FAMILIES = (
     "gemma",
     "smollm3",
     "olmo",
+    "mixtral",
     "phi",
     "neox",
     "t5gemma",
@@ -92,6 +95,11 @@ def _rows(specs: dict[str, Any], path: str) -> list[Row]:
 def count(config: ModelConfig) -> int:
     """Return the number of parameters."""
     return sum(row.count for row in parameter_table(config))
+
+
+def active_count(config: ModelConfig) -> int:
+    """Return the number of parameters that process one token: all but those of the experts that the token does not choose."""
+    return round(sum(spec.used * math.prod(spec.shape) for spec in flatten_dict(config.build().specs).values()))
 
 
 def table_text(config: ModelConfig) -> str:

@@ -14,10 +14,12 @@ from t2t.nn.attention import Backend, portable
 from t2t.nn.attention.config import AttentionConfig
 from t2t.nn.attention.merged import MergedAttentionConfig
 from t2t.nn.attention.transient_global import TransientGlobalConfig
+from t2t.nn.feed_forward import FeedForwardConfig
 from t2t.nn.layers import LayerConfig, NormConfig
 from t2t.nn.mixers import MixerConfig, Needs
 from t2t.nn.mlp import MLPConfig
 from t2t.nn.model import ModelConfig
+from t2t.nn.moe.layer import MoEConfig
 from t2t.nn.quantized import Quantization
 
 Remat = Literal["none", "full", "dots", "dots_no_batch"]
@@ -107,10 +109,8 @@ class TransformerConfig(ModelConfig):
 
     def pattern_of(self, stack: StackConfig, *, cross: bool = False) -> tuple[LayerConfig, ...]:
         """Return the layers of a stack's pattern. cross: with cross attention."""
-        if not stack.pattern:
-            return (self._layer(stack, LayerOptions(), cross=cross),)
         # If the stack has fewer layers than the pattern, use the first ones.
-        places = stack.pattern[: stack.num_layers - len(stack.first)]
+        places = stack.places[: stack.num_layers - len(stack.first)]
         return tuple(self._layer(place.applied(stack), place, cross=cross) for place in places)
 
     def first_of(self, stack: StackConfig, *, cross: bool = False) -> tuple[LayerConfig, ...]:
@@ -147,10 +147,9 @@ class TransformerConfig(ModelConfig):
         mixer: MixerConfig = attention if place.mixer is None else place.mixer
         if stack.global_block is not None and place.mixer is None:
             mixer = TransientGlobalConfig(**vars(attention), global_block=stack.global_block)
-        mlp = MLPConfig(inner=stack.d_ff, activation=stack.activation, gated=stack.gated, biases=stack.biases)
         return LayerConfig(
             mixer=mixer,
-            feed_forward=mlp if place.feed_forward is None else place.feed_forward,
+            feed_forward=_feed_forward(stack) if place.feed_forward is None else place.feed_forward,
             norms=NormConfig(
                 kind=stack.norm, epsilon=stack.norm_epsilon, place=stack.norm_place, mixer=stack.mixer_norm
             ),
@@ -188,3 +187,19 @@ class TransformerConfig(ModelConfig):
         """Longest sequence that the positions allow, in tokens; None if there is no limit."""
         limits = [stack.limit for stack in self.stacks if stack.limit is not None]
         return min(limits, default=None)
+
+
+def _feed_forward(stack: StackConfig) -> FeedForwardConfig:
+    """Return the feed-forward layer of a stack whose layers are all the same."""
+    if not stack.num_experts:
+        return MLPConfig(inner=stack.d_ff, activation=stack.activation, gated=stack.gated, biases=stack.biases)
+    return MoEConfig(
+        num_experts=stack.num_experts,
+        experts_per_token=stack.experts_per_token,
+        inner=stack.expert_size,
+        activation=stack.activation,
+        gated=stack.gated,
+        shared=stack.shared_expert_d_ff,
+        capacity=stack.expert_capacity,
+        router=stack.router,
+    )

@@ -34,6 +34,8 @@ _MODULES = (
     "t2t.nn.convolution",
     "t2t.nn.disentangled",
     "t2t.nn.mlp",
+    "t2t.nn.moe.layer",
+    "t2t.nn.moe.router",
     "t2t.nn.rotary",
     "t2t.objectives.contrastive",
     "t2t.objectives.cross_entropy",

@@ -76,13 +76,21 @@ class Llama(Family):
 
 def separate_products(layer: str, ours: str, stack: StackConfig) -> list[Entry]:
     """Return the entries of the matrix products of a layer. layer, ours: prefix of their names and of ours."""
-    table: list[Entry] = []
-    for letter, name in (("q", "query"), ("k", "key"), ("v", "value")):
-        table += linear(f"{layer}.self_attn.{letter}_proj", f"{ours}/attention/{name}", bias=stack.has_attention_biases)
-    table += linear(f"{layer}.self_attn.o_proj", f"{ours}/attention/out", bias=stack.has_attention_output_bias)
+    table = attention_products(layer, ours, stack)
     for name in ("gate", "up", "down"):
         table += linear(f"{layer}.mlp.{name}_proj", f"{ours}/mlp/{name}", bias=stack.biases)
     return table
+
+
+def attention_products(layer: str, ours: str, stack: StackConfig) -> list[Entry]:
+    """Return the entries of the matrix products of attention. layer, ours: prefix of their names and of ours."""
+    table: list[Entry] = []
+    for letter, name in (("q", "query"), ("k", "key"), ("v", "value")):
+        table += linear(f"{layer}.self_attn.{letter}_proj", f"{ours}/attention/{name}", bias=stack.has_attention_biases)
+    return [
+        *table,
+        *linear(f"{layer}.self_attn.o_proj", f"{ours}/attention/out", bias=stack.has_attention_output_bias),
+    ]
 
 
 def stack_entries(

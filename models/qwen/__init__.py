@@ -1,4 +1,4 @@
-"""Qwen 2, 2.5 (Yang et al. 2024) and 3 (Yang et al. 2025): decoders like LLaMA.
+"""Qwen 2, 2.5 (Yang et al. 2024) and 3 (Yang et al. 2025), and its mixtures of experts: decoders like LLaMA.
 
 Qwen 2 and 2.5 have biases on queries, keys and values. Qwen 3 normalizes each head's queries and keys instead.
 """

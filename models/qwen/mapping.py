@@ -1,14 +1,24 @@
-"""Conversion of Qwen 2, 2.5 and 3 to and from `transformers` (Qwen2ForCausalLM, Qwen3ForCausalLM)."""
+"""Conversion of Qwen 2, 2.5 and 3 to and from `transformers` (Qwen2ForCausalLM, Qwen3ForCausalLM, Qwen3MoeForCausalLM)."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from t2t.export.family import Options, Weights
+from t2t.export.mapping import Entry
+from t2t.export.patterns import in_pattern, shortest_pattern
+from t2t.models.config import LayerOptions, StackConfig
 from t2t.models.decoder import DecoderConfig
-from t2t.models.llama.mapping import Llama, decoder_fields, decoder_options
+from t2t.models.llama.mapping import NORMS, Llama, decoder_fields, decoder_options, separate_products
 from t2t.models.llama.presets import llama
+from t2t.models.mixtral.mapping import expert_entries, in_layer
+from t2t.models.qwen.presets import qwen3_moe
 from t2t.nn.model import ModelConfig
+from t2t.nn.moe.router import Router
+
+DENSE = LayerOptions(num_experts=0)
+"""Options of a layer without experts in a stack with experts."""
 
 
 class Qwen2(Llama):
@@ -73,6 +83,81 @@ class Qwen3(Qwen2):
         if not config.decoder.qk_norm:
             return None
         return {**self._options(shared, config), "attention_bias": config.decoder.has_attention_biases}
+
+
+class Qwen3MoE(Qwen3):
+    """Qwen 3 with experts in all or some of the layers."""
+
+    name = "Qwen3 MoE"
+    model_types = ("qwen3_moe",)
+    architecture = "Qwen3MoeForCausalLM"
+    norms: ClassVar[Mapping[str, str]] = {**NORMS, "moe_norm": NORMS["mlp_norm"]}
+
+    def config(self, options: Options, weights: Weights) -> ModelConfig:
+        """Return the configuration."""
+        options.free("output_router_logits", "max_window_layers")
+        fields = decoder_fields(options, num_kv_heads=4, max_length=32_768)
+        windowed, window = options.flag("use_sliding_window", False), options.nullable("sliding_window", 4096)
+        experts = options.size("num_experts", options.size("num_local_experts", 128))
+        return qwen3_moe(
+            **fields,
+            window=window if windowed else None,
+            attention_biases=options.flag("attention_bias", False),
+            num_experts=experts,
+            experts_per_token=options.size("num_experts_per_tok", 8),
+            expert_d_ff=options.size("moe_intermediate_size", 768),
+            router=Router(
+                normalized=options.flag("norm_topk_prob", False),
+                balance_loss=float(options.number("router_aux_loss_coef", 0.001)),
+            ),
+            pattern=_expert_pattern(options, fields["num_layers"]),
+        )
+
+    def options(self, config: ModelConfig) -> dict[str, Any] | None:
+        """Return the options of config.json, or None if the model is not of this family."""
+        shared = super().options(config)
+        if shared is None:
+            return None
+        assert isinstance(config, DecoderConfig)
+        stack = config.decoder
+        if not stack.num_experts or any(place not in (LayerOptions(), DENSE) for place in stack.places):
+            return None
+        layers = [stack.places[layer % len(stack.places)] for layer in range(stack.num_layers)]
+        return {
+            **shared,
+            "num_experts": stack.num_experts,
+            "num_experts_per_tok": stack.experts_per_token,
+            "moe_intermediate_size": stack.expert_size,
+            "norm_topk_prob": stack.router.normalized,
+            "router_aux_loss_coef": stack.router.balance_loss,
+            "decoder_sparse_step": 1,
+            "mlp_only_layers": [number for number, place in enumerate(layers) if place == DENSE],
+        }
+
+    def products(self, layer: str, ours: str, stack: StackConfig) -> list[Entry]:
+        """Return the entries of the matrix products of a layer, with and without experts."""
+        names = {name: f"{name}_proj" for name in ("gate", "up", "down")}
+        return [*separate_products(layer, ours, stack), *expert_entries(f"{layer}.mlp", f"{ours}/moe", names)]
+
+    def entries(self, config: ModelConfig) -> list[Entry]:
+        """Return the entries of all tensors."""
+        assert isinstance(config, DecoderConfig)
+        return in_pattern(super().entries(config), "decoder", config.decoder, has=in_layer)
+
+
+def _expert_pattern(options: Options, num_layers: int) -> tuple[LayerOptions, ...]:
+    """Return the pattern of layers with and without experts; () if all have them.
+
+    Every `decoder_sparse_step`-th layer has them, unless it is listed in `mlp_only_layers`.
+    """
+    step, without = options.size("decoder_sparse_step", 1), options.take("mlp_only_layers", [])
+    if not isinstance(without, list) or not all(isinstance(one, int) for one in without):
+        raise options.refuse("mlp_only_layers", without, "expected a list of numbers of layers")
+    dense = [layer in without or (layer + 1) % step != 0 for layer in range(num_layers)]
+    if all(dense):
+        raise options.refuse("decoder_sparse_step", step, "no layer has experts; without them, the model is a qwen3")
+    pattern = shortest_pattern([DENSE if one else LayerOptions() for one in dense])
+    return () if len(pattern) == 1 else pattern
 
 
 def _window(options: Options, num_layers: int) -> int | None:

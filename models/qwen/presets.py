@@ -8,6 +8,7 @@ from typing import Any
 from t2t.models.decoder import DecoderConfig
 from t2t.models.llama.presets import llama
 from t2t.models.preset import Preset
+from t2t.nn.moe.router import Router
 
 #                   num_layers d_model num_heads num_kv_heads d_ff  vocabulary length epsilon tied
 _SIZES: dict[str, tuple[int, int, int, int, int, int, int, float, bool]] = {
@@ -25,6 +26,40 @@ _SIZES: dict[str, tuple[int, int, int, int, int, int, int, float, bool]] = {
     "3-14b": (40, 5120, 40, 8, 17408, 151_936, 40_960, 1e-6, False),
     "3-32b": (64, 5120, 64, 8, 25600, 151_936, 40_960, 1e-6, False),
 }
+
+#     num_layers d_model num_heads num_kv_heads d_ff of a dense layer, of an expert
+_EXPERTS: dict[str, tuple[int, int, int, int, int, int]] = {
+    "3-30b-a3b": (48, 2048, 32, 4, 6144, 768),
+    "3-235b-a22b": (94, 4096, 64, 4, 12_288, 1536),
+}
+
+
+def qwen3_moe(*, num_layers: int, d_model: int, num_heads: int, d_ff: int, **overrides: Any) -> DecoderConfig:
+    """Return the configuration of a mixture of experts of Qwen 3 of any size.
+
+    d_ff:      inner width of layers without experts; that of an expert is `expert_d_ff`.
+    overrides: any other argument of `llama`.
+    """
+    own: dict[str, Any] = {
+        "vocab_size": 151_936,
+        "max_length": 40_960,
+        "norm_epsilon": 1e-6,
+        "base": 1_000_000.0,
+        "head_dim": 128,
+        "qk_norm": True,
+        "num_experts": 128,
+        "experts_per_token": 8,
+        "router": Router(balance_loss=0.001),
+    }
+    sizes = {"num_layers": num_layers, "d_model": d_model, "num_heads": num_heads, "d_ff": d_ff}
+    return llama(**sizes, **{**own, **overrides})
+
+
+def sized_moe(size: str, **overrides: Any) -> DecoderConfig:
+    """Return "3-30b-a3b" or "3-235b-a22b"."""
+    names = ("num_layers", "d_model", "num_heads", "num_kv_heads", "d_ff", "expert_d_ff")
+    sizes: dict[str, Any] = dict(zip(names, _EXPERTS[size], strict=True))
+    return qwen3_moe(**{**sizes, **overrides})
 
 
 def sized(size: str, **overrides: Any) -> DecoderConfig:
@@ -65,7 +100,15 @@ _PUBLISHED = {
     "3-32b": 32_762_123_264,
 }
 
+# total, active and rounded
+_PUBLISHED_EXPERTS = {"3-30b-a3b": (30_532_122_624, 3_300_000_000), "3-235b-a22b": (235_093_634_560, 22_000_000_000)}
+
 PRESETS: dict[str, Preset] = {
     f"qwen:{size}": Preset(config=partial(sized, size), published=count, source="released checkpoints")
     for size, count in _PUBLISHED.items()
+} | {
+    f"qwen:{size}": Preset(
+        config=partial(sized_moe, size), published=count, source="released checkpoints", active=active
+    )
+    for size, (count, active) in _PUBLISHED_EXPERTS.items()
 }

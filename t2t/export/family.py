@@ -211,6 +211,8 @@ def canonical(config: Any) -> Any:
 
 
 def _canonical_stack(stack: Any) -> Any:
+    if stack.moe_every > 1:
+        stack = dataclasses.replace(stack, pattern=stack.places, moe_every=1)
     if stack.pattern:
         repeated = stack.num_layers - len(stack.first)
         pattern = shortest_pattern([stack.pattern[layer % len(stack.pattern)] for layer in range(repeated)])
@@ -231,7 +233,16 @@ def _canonical_stack(stack: Any) -> Any:
         unused += ["exact_window"]
     if not stack.qk_norm:
         unused += ["qk_norm_whole"]
+    experts = [place.applied(stack).num_experts for place in (*stack.first, *stack.places)]
+    if not any(experts):
+        unused += ["experts_per_token", "expert_d_ff", "shared_expert_d_ff", "expert_capacity", "router"]
     changes = {name: _default(fields[name], getattr(stack, name)) for name in unused}
+    if any(experts):
+        # The other options of routers are for training.
+        computed = {name: getattr(stack.router, name) for name in ("scores", "normalized")}
+        changes |= {"router": dataclasses.replace(type(stack.router)(), **computed), "expert_d_ff": stack.expert_size}
+    if all(experts):
+        changes["d_ff"] = stack.expert_size
     return dataclasses.replace(
         stack,
         **changes,

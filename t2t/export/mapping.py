@@ -2,7 +2,7 @@
 
 A table is a list of entries. Each entry names one of their tensors, our parameters that it holds, and an invertible operation between them. In a
 name, "{layer}" is the index into the leading axis "layers" of our parameters; in "block_{layer}" it has three digits, as in the first T5
-checkpoints. Tensors are read and written one at a time.
+checkpoints. "{expert}" is the index into the axis "experts" after it. Tensors are read and written one at a time.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ from t2t.types import Params
 
 Shape = tuple[int, ...]
 LAYER = "{layer}"
+EXPERT = "{expert}"
+Index = int | tuple[int, ...]
 LARGE = 2**28
 """Size in bytes from which a stacked parameter is filled one layer at a time."""
 
@@ -157,10 +159,6 @@ class Entry:
     first: int = 0
     step: int = 1
 
-    def number(self, layer: int | None) -> int | None:
-        """Return the number in their names of the layer at an index of our parameters, or None if they are not stacked."""
-        return None if layer is None else self.first + self.step * layer
-
 
 def numbered(name: str, layer: int) -> str:
     """Return the name of a layer's tensor."""
@@ -193,11 +191,14 @@ def normalised(theirs: str, ours: str, *, bias: bool) -> list[Entry]:
 
 @dataclass(frozen=True)
 class Tensor:
-    """One of their tensors, and the parameters of ours that it holds. layer: the layer, or None if the parameters are not stacked."""
+    """One of their tensors, and the parameters of ours that it holds.
+
+    layer: index into the leading axes of our parameters: the layer, the expert, or both; None if they are not stacked.
+    """
 
     name: str
     ours: tuple[str, ...]
-    layer: int | None
+    layer: Index | None
     operation: Operation
     aliases: tuple[str, ...]
     shape: Shape
@@ -218,16 +219,15 @@ def tensors(entries: Iterable[Entry], specs: Mapping[str, Any]) -> list[Tensor]:
                 raise RuntimeError(f"{entry.theirs}: the model has no parameter {path}.{nearest(path, flat)}")
             wanted[path] += 1
         entry_specs = [flat[path] for path in entry.ours]
-        if LAYER in entry.theirs:
-            assert all(spec.axes[0] == "layers" for spec in entry_specs), entry
-            layers: list[int | None] = list(range(entry_specs[0].shape[0]))
-        else:
-            layers = [None]
-        shapes = tuple(spec.shape[LAYER in entry.theirs :] for spec in entry_specs)
-        for layer in layers:
+        leading = tuple(axis for mark, axis in ((LAYER, "layers"), (EXPERT, "experts")) if mark in entry.theirs)
+        assert all(spec.axes[: len(leading)] == leading for spec in entry_specs), entry
+        shapes = tuple(spec.shape[len(leading) :] for spec in entry_specs)
+        for place in np.ndindex(*entry_specs[0].shape[: len(leading)]):
+            layer: Index | None = None if not place else place[0] if len(place) == 1 else place
 
-            def named(name: str, number: int | None = entry.number(layer)) -> str:
-                return name if number is None else numbered(name, number)
+            def named(name: str, entry: Entry = entry, place: tuple[int, ...] = place) -> str:
+                name = name.replace(EXPERT, str(place[-1])) if EXPERT in name else name
+                return numbered(name, entry.first + entry.step * place[0]) if LAYER in name else name
 
             aliases = tuple(map(named, entry.aliases))
             shape = entry.operation.shape(shapes)
@@ -334,12 +334,15 @@ def read_params(
 
     Raises UserError, naming the tensor, if a value is not finite.
     """
-    places: dict[str, dict[int | None, tuple[Tensor, int]]] = {}
+    places: dict[str, dict[Index | None, tuple[Tensor, int]]] = {}
     for tensor in wanted:
         for part, path in enumerate(tensor.ours):
             places.setdefault(path, {})[tensor.layer] = (tensor, part)
 
-    def piece(path: str, layer: int | None) -> np.ndarray:
+    def piece(path: str, layer: Index | None) -> np.ndarray:
+        if isinstance(layer, int) and layer not in places[path]:  # an expert at a time
+            experts = sorted(place for place in places[path] if isinstance(place, tuple) and place[0] == layer)
+            return np.stack([piece(path, place) for place in experts])
         tensor, part = places[path][layer]
         with np.errstate(over="ignore"):  # Reported below.
             value = np.asarray(read(tensor.name), np.float32)

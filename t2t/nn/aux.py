@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,28 @@ from flax import struct
 from jaxtyping import Array, Float
 
 from t2t.losses import LossSums
+
+
+class AuxTerm(Protocol):
+    """A term that layers report: a pytree of sums. Terms of the same name are added up, array by array, over layers.
+
+    The metric with the term's name is `sum / weight`; these are added up over microbatches and devices.
+    """
+
+    @property
+    def sum(self) -> Float[Array, ""]:
+        """Dividend of the metric."""
+
+    @property
+    def weight(self) -> Float[Array, ""]:
+        """Divisor of the metric."""
+
+    @property
+    def objective(self) -> float:
+        """Factor in the training objective. 0 means that the term is only a metric."""
+
+    def in_objective(self, weight: Float[Array, ""]) -> Float[Array, ""]:
+        """Return what is added to an objective that will be divided by `weight`."""
 
 
 @struct.dataclass
@@ -29,12 +51,29 @@ class Term:
     weight: Float[Array, ""]
     objective: float = struct.field(pytree_node=False, default=0.0)
 
+    def in_objective(self, weight: Float[Array, ""]) -> Float[Array, ""]:
+        """Return the sum times the factor."""
+        return self.objective * self.sum
 
-Aux = Mapping[str, Term]
+
+@struct.dataclass
+class Mean:
+    """A number whose mean, not whose sum, is part of the objective. Fields as in `Term`."""
+
+    sum: Float[Array, ""]
+    weight: Float[Array, ""]
+    objective: float = struct.field(pytree_node=False, default=0.0)
+
+    def in_objective(self, weight: Float[Array, ""]) -> Float[Array, ""]:
+        """Return the mean times the factor and the divisor of the objective."""
+        return self.objective * self.sum / jnp.maximum(self.weight, 1.0) * weight
+
+
+Aux = Mapping[str, AuxTerm]
 """Terms by the name of the metric. Most layers have none; then a stack computes nothing for them."""
 
 
-def added(one: Aux, other: Aux) -> dict[str, Term]:
+def added(one: Aux, other: Aux) -> dict[str, AuxTerm]:
     """Return the terms of both. Terms with the same name are added."""
     total = dict(one)
     for name, term in other.items():
@@ -42,7 +81,7 @@ def added(one: Aux, other: Aux) -> dict[str, Term]:
     return total
 
 
-def over_layers(stacked: Aux) -> dict[str, Term]:
+def over_layers(stacked: Aux) -> dict[str, AuxTerm]:
     """Return the sum over all layers of terms that have a leading axis of layers."""
     summed: Any = jax.tree.map(lambda x: jnp.sum(x, axis=0), dict(stacked))
     return summed
@@ -55,6 +94,6 @@ def with_aux(sums: LossSums, aux: Aux) -> LossSums:
     objective = sums.objective
     for term in aux.values():
         if term.objective:
-            objective = objective + term.objective * term.sum
+            objective = objective + term.in_objective(sums.weight)
     extra = {**sums.extra, **{name: (jax.lax.stop_gradient(term.sum), term.weight) for name, term in aux.items()}}
     return dataclasses.replace(sums, objective=objective, extra=extra)

@@ -67,6 +67,7 @@ class ParamSpec:
     axes:      a logical axis name, or None, for each dimension; "layers" comes first if the parameter is stacked over depth.
     decay:     whether weight decay applies. It does not apply to biases, norms and position embeddings.
     trainable: whether training changes the parameter. A frozen parameter has no gradient and no optimizer state.
+    used:      share of the values that process one token: less than 1 in the kernels of experts.
     """
 
     shape: tuple[int, ...]
@@ -74,6 +75,7 @@ class ParamSpec:
     axes: tuple[str | None, ...]
     decay: bool
     trainable: bool = True
+    used: float = 1.0
 
 
 class Model(abc.ABC):

@@ -28,6 +28,7 @@ class _Metadata:
     decay: bool
     init: Initializer
     trainable: bool
+    used: float
 
 
 def parameter(
@@ -37,16 +38,18 @@ def parameter(
     *,
     decay: bool = True,
     trainable: bool = True,
+    used: float = 1.0,
 ) -> nnx.Param:
     """Declare a float32 parameter.
 
     axes:      a logical axis name, or None, for each dimension.
     decay:     whether weight decay applies. It does not apply to biases, norms and positions.
     trainable: whether training changes the parameter. An experiment may freeze more parameters (`t2t.optim.Trainable`), never fewer.
+    used:      share of the values that process one token.
     """
     assert len(shape) == len(axes), (shape, axes)
     abstract = jax.ShapeDtypeStruct(shape, jnp.float32)
-    return nnx.Param(abstract, t2t=_Metadata(axes, decay, init, trainable))
+    return nnx.Param(abstract, t2t=_Metadata(axes, decay, init, trainable, used))
 
 
 def _variables(module: nnx.Module) -> list[tuple[tuple[str, ...], nnx.Variable]]:
@@ -105,7 +108,7 @@ class Definition(Generic[Module]):
         for path, variable in sorted(_variables(module), key=lambda item: item[0]):
             value, metadata = variable.get_value(), variable.get_metadata("t2t")
             self._init[path] = metadata.init
-            spec = ParamSpec(value.shape, value.dtype, metadata.axes, metadata.decay, metadata.trainable)
+            spec = ParamSpec(value.shape, value.dtype, metadata.axes, metadata.decay, metadata.trainable, metadata.used)
             _put(self.specs, path, spec)
 
     def init(self, key: jax.Array) -> Params:

@@ -129,7 +129,8 @@ def estimate(program: Program, topology: Topology) -> Estimate:
     """
     experiment, mesh = program.experiment, program.mesh
     sizes = {name: mesh.shape[name] for name in AXES}
-    rows = experiment.data.batch_size / sizes["data"] / sizes["fsdp"] / experiment.microbatches
+    ways = sizes["data"] * sizes["fsdp"] * sizes["expert"]
+    rows = experiment.data.batch_size / ways / experiment.microbatches
     kept = _one_row(experiment)
     layer = kept if experiment.model.execution.get("remat", "none") == "none" else _one_row(experiment, remat="none")
     length = sizes["context"]
@@ -179,7 +180,7 @@ def logits_bytes(program: Program) -> float:
     """Return the bytes of float32 logits that a device holds at one time: one block, see `t2t.chunked_cross_entropy`."""
     experiment, shape = program.experiment, program.mesh.shape
     places = experiment.data.batch_size * flops.plain(program.abstract_batch()).targets.shape[1]
-    places /= shape["data"] * shape["fsdp"] * shape["context"] * experiment.microbatches
+    places /= shape["data"] * shape["fsdp"] * shape["expert"] * shape["context"] * experiment.microbatches
     sharded = experiment.model.output == "tokens"  # the logits of other heads are not sharded
     places = experiment.objective.places_at_once(experiment.model, places)
     outputs = experiment.model.num_outputs(experiment.data.inputs_length)
@@ -187,11 +188,12 @@ def logits_bytes(program: Program) -> float:
 
 
 def _gathered(specs: Any, program: Program) -> float:
-    """Return the number of parameters that a device computes with: all of them, sharded over `tensor` only."""
+    """Return the number of parameters that a device computes with: all of them, sharded over `tensor` and `expert` only."""
     total = 0.0
     for spec in flatten_specs(specs).values():
         used = [axis for logical in spec.axes if logical for axis in DEFAULT_RULES.table[logical]]
-        total += math.prod(spec.shape) / (program.mesh.shape["tensor"] if "tensor" in used else 1)
+        parts = math.prod(program.mesh.shape[axis] for axis in ("tensor", "expert") if axis in used)
+        total += math.prod(spec.shape) / parts
     return total
 
 

@@ -78,6 +78,9 @@ def _count(jaxpr: core.Jaxpr) -> Counter[str]:
         if name == "dot_general":
             widest = max((variable.aval.dtype for variable in equation.invars), key=lambda dtype: dtype.itemsize)
             total["float8" if widest.name.startswith("float8") else widest.name] += _dot(equation)
+        elif name in ("ragged_dot", "ragged_dot_general"):
+            widest = max((variable.aval.dtype for variable in equation.invars[:2]), key=lambda dtype: dtype.itemsize)
+            total[widest.name] += _ragged_dot(equation)
         elif name == "cond":
             branches = [_count(branch.jaxpr) for branch in equation.params["branches"]]
             largest = max(branches, key=lambda counts: counts.total())
@@ -120,3 +123,13 @@ def _dot(equation: Any) -> int:
     rows = math.prod(left) // max(shared * inner, 1)
     columns = math.prod(right) // max(shared * inner, 1)
     return 2 * int(np.prod([shared, inner, rows, columns], dtype=object))
+
+
+def _ragged_dot(equation: Any) -> int:
+    """Return the FLOPs of a product in which each row meets the matrix of one group, such as a token that of its expert: forward, or for either operand."""
+    left, right = (variable.aval.shape for variable in equation.invars[:2])
+    out = equation.outvars[0].aval.shape
+    # Rows and the two widths of a matrix: the arrays [rows, in], [groups, in, out] and [rows, out] in any order.
+    two = [shape for shape in (left, right, out) if len(shape) == 2]
+    (rows, one), (_, other) = two
+    return 2 * rows * one * other

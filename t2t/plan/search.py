@@ -76,7 +76,7 @@ def _changes(
     """Yield (command line options, changed experiment), from small to large changes."""
     sizes = experiment.mesh.sizes(topology.size)
     old = (sizes["data"], sizes["fsdp"], sizes["tensor"])
-    each = topology.size // sizes["context"] // topology.slices
+    each = topology.size // sizes["context"] // sizes["expert"] // topology.slices
     divided = [(topology.slices, each // tensor, tensor) for tensor in (1, 2, 4, 8, 16) if tensor >= old[2]]
     remat, lighter = experiment.model.execution.get("remat"), experiment.model.lighter
     for sized in dict.fromkeys((old, *divided)):
@@ -115,19 +115,19 @@ def _remats(experiment: Experiment) -> Iterable[str | None]:
 
 
 def _meshes(experiment: Experiment, topology: Topology) -> Iterator[Any]:
-    context = experiment.mesh.sizes(topology.size)["context"]
-    rest = topology.size // context
+    sizes = experiment.mesh.sizes(topology.size)
+    context, expert = sizes["context"], sizes["expert"]
+    rest = topology.size // context // expert
     for tensor in _powers(min(rest, 16 if topology.is_tpu else 8)):
         for data in _powers(rest // tensor):
             ways = rest // tensor
             if rest % tensor == 0 and ways % data == 0 and data % topology.slices == 0:
-                yield dataclasses.replace(
-                    experiment.mesh, data=data, fsdp=ways // data, tensor=tensor, context=context, between="data"
-                )
+                axes = {"data": data, "fsdp": ways // data, "tensor": tensor, "context": context, "expert": expert}
+                yield dataclasses.replace(experiment.mesh, **axes, between="data")
 
 
 def _microbatches(experiment: Experiment, mesh: Any) -> Iterator[int]:
-    ways = max(mesh.data, 1) * max(mesh.fsdp, 1)
+    ways = max(mesh.data, 1) * max(mesh.fsdp, 1) * max(mesh.expert, 1)
     rows = experiment.data.batch_size // ways
     rows = 1 if experiment.objective.whole_batch else rows
     yield from (parts for parts in _powers(rows) if rows % parts == 0 and parts >= experiment.microbatches)
@@ -142,7 +142,9 @@ def _powers(limit: int) -> Iterator[int]:
 
 def describe(experiment: Experiment, mesh: dict[str, int]) -> str:
     """Return the command line options for a plan's mesh, remat policy and microbatches."""
-    options = [f"--mesh.{name} {mesh[name]}" for name in ("data", "fsdp", "context", "tensor") if mesh[name] > 1]
+    options = [
+        f"--mesh.{name} {mesh[name]}" for name in ("data", "fsdp", "expert", "context", "tensor") if mesh[name] > 1
+    ]
     if "data" in mesh and mesh["data"] == 1:
         options.insert(0, "--mesh.data 1")
     if "remat" in experiment.model.execution:

@@ -11,6 +11,7 @@ from t2t.sharding.rules import (
     axis_size,
     constrain,
     divided_rows,
+    on_own_experts,
     on_own_rows,
     per_device,
 )
@@ -28,6 +29,7 @@ __all__ = [
     "constrain",
     "divided_rows",
     "interpreted",
+    "on_own_experts",
     "on_own_rows",
     "per_device",
     "platform",

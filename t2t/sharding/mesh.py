@@ -15,8 +15,8 @@ from jax.sharding import AbstractMesh, AxisType, Mesh
 from t2t.errors import UserError
 from t2t.limits import Axis, Configuration, Parts
 
-AXES = ("data", "fsdp", "context", "tensor")
-"""Mesh axes, outermost first: neighbors along the last axis are physically closest. To add an axis (experts, stages), add a field to
+AXES = ("data", "fsdp", "expert", "context", "tensor")
+"""Mesh axes, outermost first: neighbors along the last axis are physically closest. To add an axis (stages), add a field to
 `MeshConfig`, an entry here, and entries in the sharding rules."""
 
 
@@ -27,6 +27,7 @@ class MeshConfig(Configuration):
     Args:
         data: size of the data axis: replicas of the parameters, each with its own rows (data parallelism).
         fsdp: size of the fsdp axis: shards both rows and parameters (fully sharded data parallelism).
+        expert: size of the expert axis: shards rows, and the experts of mixtures of experts; all other parameters are copied (expert parallelism).
         tensor: size of the tensor axis: shards heads, hidden units and vocabulary (Megatron-style tensor parallelism).
         context: size of the context axis: shards the length of rows; attention gathers the keys and values of a whole row.
         slices: number of device groups with a fast network inside and a slower network between them (TPU slices, NVLink domains).
@@ -35,6 +36,7 @@ class MeshConfig(Configuration):
 
     data: Axis = -1
     fsdp: Axis = 1
+    expert: Axis = 1
     tensor: Axis = 1
     context: Axis = 1
     slices: Parts = 1

@@ -79,12 +79,14 @@ class Rules:
 DEFAULT_RULES = Rules(
     {
         # activations
-        "batch": ("data", "fsdp"),
+        "batch": ("data", "fsdp", "expert"),
+        "expert_batch": ("data", "fsdp"),  # rows at their experts
         "length": ("context",),
         # parameters
         "vocab": ("tensor",),
         "embed": ("fsdp",),
         "mlp": ("tensor",),
+        "experts": ("expert",),
         "heads": ("tensor",),
         "kv": (),
         "layers": (),
@@ -161,6 +163,36 @@ def on_own_rows(function: Callable[[Any, Any], tuple[Any, Any]], whole: Any, row
     )
     parts, rows = mapped(whole, rows)
     return jax.tree.map(lambda x: jnp.sum(x, axis=0), parts), rows
+
+
+def on_own_experts(function: Callable[..., jax.Array], kernels: Any, rows: Any) -> jax.Array:
+    """Return the rows `function(kernels, rows, first)`, where each device computes with its own experts on the rows of all devices along the mesh axis "expert".
+
+    The rows are gathered along this axis, and the results are added up, each at the device of its row.
+
+    function: gets the device's share of the kernels, and the number of its first expert. Its results must add up over experts.
+    kernels:  arrays [E ...], one for each expert.
+    rows:     arrays [B L ...].
+    """
+    active = _active.get()
+    assert active is not None
+    mesh, rules = active
+    numbers = jnp.arange(jax.tree.leaves(kernels)[0].shape[0])
+
+    def local(kernels: Any, numbers: jax.Array, rows: Any) -> jax.Array:
+        together = jax.tree.map(lambda x: jax.lax.all_gather(x, "expert", axis=0, tiled=True), rows)
+        return jax.lax.psum_scatter(function(kernels, together, numbers[0]), "expert", scatter_dimension=0, tiled=True)
+
+    row_spec = rules.partition(("batch", "length"), mesh)
+    mapped = jax.shard_map(
+        local,
+        mesh=mesh,
+        in_specs=(PartitionSpec("expert"), PartitionSpec("expert"), row_spec),
+        out_specs=row_spec,
+        axis_names=set(divided_rows()),
+        check_vma=False,
+    )
+    return mapped(kernels, numbers, rows)
 
 
 def divided_rows() -> tuple[str, ...]:

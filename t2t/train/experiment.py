@@ -18,6 +18,7 @@ from t2t.nn.capabilities import VALUES
 from t2t.nn.model import EXECUTION, Model, ModelConfig
 from t2t.objectives import CrossEntropy, Objective
 from t2t.optim import Ema, OptimizerConfig, Trainable
+from t2t.optim.paths import flatten_specs
 from t2t.paths import LocalPath
 from t2t.sharding import MeshConfig
 from t2t.train.evaluation import Evaluation
@@ -199,7 +200,7 @@ def check(experiment: Experiment, device_count: int) -> None:
     if experiment.profile is not None:
         steps_of(experiment.profile, experiment.steps)
     sizes = experiment.mesh.sizes(device_count)
-    data, parts = experiment.data, sizes["data"] * sizes["fsdp"]
+    data, parts = experiment.data, sizes["data"] * sizes["fsdp"] * sizes["expert"]
     if (last := data.ramp.rows[-1]) != data.batch_size:
         raise UserError(
             f"batch_ramp {data.batch_ramp} (--data.batch-ramp) ends with {last} rows, but batch_size is {data.batch_size} (--batch-size)."
@@ -208,9 +209,10 @@ def check(experiment: Experiment, device_count: int) -> None:
     for rows in data.ramp.rows:
         ramp = f"batch_ramp {data.batch_ramp} (--data.batch-ramp): a batch of {rows} rows"
         name = f"batch_size {rows} (--batch-size)" if data.batch_ramp is None else ramp
-        _check_divides(name, rows, parts, f"mesh data={sizes['data']} x fsdp={sizes['fsdp']}")
+        _check_divides(name, rows, parts, f"mesh {_rows_of(sizes)}")
         together = parts * experiment.microbatches
         _check_divides(name, rows, together, f"{experiment.microbatches} microbatches on {parts} devices")
+    _check_experts(experiment, sizes["expert"])
     _check_lengths(experiment, sizes["context"])
     experiment.model.check_run(packing=experiment.data.pack, context=sizes["context"])
     _check_evaluation(experiment)
@@ -303,6 +305,20 @@ def _check_evaluation(experiment: Experiment) -> None:
         raise UserError(
             f"length {length} (--evaluation.length) to generate is more than the {room} positions that remain of the model's {limit}."
             f" Nearest: {max(room, 1)}."
+        )
+
+
+def _rows_of(sizes: Mapping[str, int]) -> str:
+    """Return the axes of a mesh that divide rows, for errors."""
+    names = ("data", "fsdp", *(["expert"] if sizes["expert"] > 1 else []))
+    return " x ".join(f"{name}={sizes[name]}" for name in names)
+
+
+def _check_experts(experiment: Experiment, parts: int) -> None:
+    """Raise UserError if experts should be divided over devices and there are none."""
+    if parts > 1 and not any("experts" in one.axes for one in flatten_specs(experiment.model.build().specs).values()):
+        raise UserError(
+            f"mesh.expert is {parts} (--mesh.expert), but no layer of the model has experts (model.num_experts). Nearest: 1."
         )
 
 

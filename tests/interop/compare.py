@@ -92,7 +92,7 @@ def _gradients(case: Case, model: Any, own: Any, params: Any, batch: Any, tensor
     grads = flatten(jax.jit(jax.grad(lambda p: ours.loss(own, p, batch)))(params))
     model.zero_grad()
     _their_loss(case, model, inputs(case)).backward()
-    named = {name: parameter.grad for name, parameter in model.named_parameters(remove_duplicate=False)}
+    named = theirs.gradients(case, model)
 
     def theirs_of(tensor: Any) -> Any:
         names = (tensor.name, *tensor.aliases, tensor.name.partition(".")[2])  # a base model has no prefix

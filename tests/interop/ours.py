@@ -85,8 +85,9 @@ def logits(case: Case, model: Model, params: Params, given: dict[str, np.ndarray
 
 
 def loss(model: Model, params: Params, batch: Batch) -> jax.Array:
-    """Return the mean loss of the predictions: cross-entropy, or that of the objective for several labels or numbers."""
-    if batch.extra:
+    """Return the mean loss of the predictions: cross-entropy, or that of the objective for several labels, numbers or experts."""
+    experts = any(path[-1].key == "router" for path, _ in jax.tree_util.tree_leaves_with_path(params))
+    if batch.extra or experts:
         sums = CrossEntropy().loss(model, params, batch)
         return sums.objective / sums.weight
     scores = jax.nn.log_softmax(model.logits(params, batch))

@@ -36,8 +36,35 @@ def model(case: Case) -> Any:
         for name, parameter in (*made.named_parameters(), *biases(made)):
             if "embed_positions" in name and not parameter.requires_grad:
                 continue  # sines and cosines
+            if ".experts." in name:
+                for saved, part in experts(case, name, parameter):
+                    part.copy_(torch.from_numpy(weight(saved, tuple(part.shape))))
+                continue
             parameter.copy_(torch.from_numpy(weight(saved_name(case, name), tuple(parameter.shape))))
     return made.float().eval()
+
+
+def experts(case: Case, name: str, stacked: torch.Tensor) -> list[tuple[str, torch.Tensor]]:
+    """Return the tensors of single experts, by the names under which they are saved: `transformers` 5 stacks them, and joins gates and branches."""
+    names = ("w1", "w3", "w2") if case.family == "Mixtral" else ("gate_proj", "up_proj", "down_proj")
+    folder = saved_name(case, name.rpartition(".")[0])
+    found = []
+    for number, one in enumerate(stacked):
+        parts = one.chunk(2) if name.endswith("gate_up_proj") else (one,)
+        for own, part in zip(names if len(parts) == 2 else names[2:], parts, strict=False):
+            found.append((f"{folder}.{number}.{own}.weight", part))
+    return found
+
+
+def gradients(case: Case, made: Any) -> dict[str, torch.Tensor | None]:
+    """Return the gradients of the parameters, by the names under which they are saved or, where these differ, by those in the model."""
+    named: dict[str, torch.Tensor | None] = {}
+    for name, parameter in made.named_parameters(remove_duplicate=False):
+        if ".experts." in name and parameter.grad is not None:
+            named.update(experts(case, name, parameter.grad))
+        else:
+            named[saved_name(case, name) if case.family == "Mixtral" else name] = parameter.grad
+    return named
 
 
 def biases(made: Any) -> list[tuple[str, torch.Tensor]]:
@@ -51,6 +78,8 @@ def saved_name(case: Case, name: str) -> str:
     `transformers` 5 renames the head of GPT-NeoX and the encoder of T5Gemma 2, and lists the tied embeddings of XLM-RoBERTa as its head, which it creates
     first.
     """
+    if case.family == "Mixtral":
+        return name.replace(".mlp.", ".block_sparse_moe.")
     if case.family == "XLM-RoBERTa":
         return name.replace("lm_head.decoder.weight", "roberta.embeddings.word_embeddings.weight")
     if case.family == "T5Gemma 2":

@@ -33,6 +33,8 @@ STEPS = 5
         ("gpt", {"num_layers": 4, "groups": 2, "embedding_size": 16, "position_offset": 2}),
         ("llama", {"num_kv_heads": 1, "window": 3}),
         ("llama", {"attention": "chunked", "attention_block": 4, "window": 5}),
+        ("moe", {}),
+        ("moe", {"num_layers": 3, "moe_every": 2, "num_kv_heads": 1}),
         ("merged", {"num_heads": 4, "num_kv_heads": 2}),
         ("merged", {"attention": "chunked", "attention_block": 4}),
     ],

@@ -10,12 +10,12 @@ import pytest
 
 from t2t.config import dumps, loads
 from t2t.errors import UserError
-from t2t.models import bert, count, gpt, llama, parameter_table, preset, presets, t5, table_text
+from t2t.models import active_count, bert, count, gpt, llama, parameter_table, preset, presets, t5, table_text
 from t2t.nn.rotary import Rotary
 from tests.models.golden_tables import FOLDER, file_name
 
 NAMES = sorted(presets())
-LOGICAL = {"vocab", "embed", "mlp", "heads", "kv", "layers", "positions", "buckets", "types", None}
+LOGICAL = {"vocab", "embed", "mlp", "experts", "heads", "kv", "layers", "positions", "buckets", "types", None}
 
 
 def test_presets_are_those_promised():
@@ -61,11 +61,12 @@ def test_presets_are_those_promised():
         "smollm3": ["3b"],
         "qwen": [
             *(f"2.5-{size}" for size in ("0.5b", "1.5b", "3b", "7b", "14b", "32b", "72b")),
-            *(f"3-{size}" for size in ("0.6b", "1.7b", "4b", "8b", "14b", "32b")),
+            *(f"3-{size}" for size in ("0.6b", "1.7b", "4b", "8b", "14b", "32b", "30b-a3b", "235b-a22b")),
         ],
         "gemma": ["2-2b", "2-9b", "2-27b", "3-270m", "3-1b", "3-4b", "3-12b", "3-27b"],
         "t5gemma": ["2b-2b", "9b-2b", "9b-9b", "small", "base", "large", "ml", "xl"],
         "t5gemma2": ["270m-270m", "1b-1b", "4b-4b"],
+        "mixtral": ["8x7b", "8x22b"],
         "olmo": ["2-1b", "2-7b", "2-13b", "2-32b", "3-7b", "3-32b"],
         "phi": ["3-mini", "3-medium", "4", "4-mini"],
         "neox": [
@@ -98,6 +99,15 @@ def test_counts_of_models_known_to_the_last_parameter():
     assert count(preset("gpt:3-175b")) == 174_604_259_328
 
 
+def test_parameters_that_process_one_token_are_those_published():
+    mixtures = {name: preset for name, preset in presets().items() if preset.active is not None}
+    assert sorted(mixtures) == ["mixtral:8x22b", "mixtral:8x7b", "qwen:3-235b-a22b", "qwen:3-30b-a3b"]
+    for one in mixtures.values():
+        assert active_count(one.config()) == pytest.approx(one.active, rel=0.02)
+    assert active_count(preset("mixtral:8x7b")) == 12_879_925_248
+    assert active_count(preset("gpt:2-small")) == count(preset("gpt:2-small"))
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_the_table_is_the_golden_one(name):
     golden = (FOLDER / file_name(name)).read_text(encoding="utf-8")
@@ -116,7 +126,7 @@ def test_every_dimension_has_a_logical_axis_and_vectors_no_decay(name):
         assert ("layers" in row.path.split("/")) == (row.axes[0] == "layers"), row
         named = [axis for axis in row.axes if axis is not None]
         assert len(named) == len(set(named)), row
-        kernel = row.path.endswith("/kernel") or re.search(r"(token|type)/table$", row.path)
+        kernel = row.path.endswith("/kernel") or re.search(r"(token|type)/table$|/moe/\w+$", row.path)
         assert row.decay == bool(kernel), row
 
 

@@ -102,6 +102,26 @@ def test_a_norm_over_all_heads_sees_those_of_all_devices():
     check_on(MeshConfig(data=2, fsdp=2, tensor=2).build(), "llama", options)
 
 
+@pytest.mark.parametrize(
+    "options", [(), (("expert_capacity", 1.0), ("moe_every", 2))], ids=["sorted", "limited, every second layer"]
+)
+def test_experts_on_a_mesh_are_those_of_one_device(options):
+    divided = check_on(MeshConfig(data=2, fsdp=2, tensor=2).build(), "moe", options)
+    layers = divided["decoder"]["layers"]
+    kernel = (layers["1"] if options else layers)["moe"]["up"]
+    assert kernel.addressable_shards[0].data.size * 4 == kernel.size
+
+
+@pytest.mark.parametrize("options", [(), (("expert_capacity", 1.0),)], ids=["sorted", "limited"])
+@pytest.mark.parametrize(
+    "mesh", [MeshConfig(expert=2, fsdp=2, tensor=2, data=1), MeshConfig(data=2, expert=4)], ids=str
+)
+def test_experts_divided_over_devices_are_those_of_one_device(mesh, options):
+    divided = check_on(mesh.build(), "moe", options)
+    kernel = divided["decoder"]["layers"]["moe"]["up"]
+    assert kernel.addressable_shards[0].data.shape[1] * mesh.expert == 4
+
+
 @pytest.mark.slow
 def test_sums_of_blocks_are_the_same_on_a_mesh():
     check_on(MeshConfig(data=2, fsdp=2, tensor=2).build(), "longt5")

@@ -34,7 +34,7 @@ SIZES = {"num_layers": 2, "d_model": 16, "num_heads": 2, "d_ff": 24, "vocab_size
 
 
 def config(name: str, **overrides) -> TransformerConfig:
-    """Return a two-layer model: "t5", "t5-1.0", "t5-shared", "longt5", "gpt", "gpt-1", "prefix", "llama", "merged", "bart", "pegasus", "bert" or "deberta"."""
+    """Return a two-layer model: "t5", "t5-1.0", "t5-shared", "longt5", "gpt", "gpt-1", "prefix", "llama", "moe", "merged", "bart", "pegasus", "bert" or "deberta"."""
     sizes = {**SIZES, **overrides}
     if name.startswith("t5"):
         version, shared = "1.0" if name == "t5-1.0" else "1.1", name == "t5-shared"
@@ -48,6 +48,9 @@ def config(name: str, **overrides) -> TransformerConfig:
         return gpt.gpt(max_length=24, mask=mask, init_std=0.2, embedding_std=0.5, **sizes)
     if name == "llama":
         return llama.llama(max_length=24, init_std=0.2, embedding_std=0.5, **sizes)
+    if name == "moe":
+        experts = {"num_experts": 4, "expert_d_ff": 12, "shared_expert_d_ff": 8}
+        return llama.llama(**{"max_length": 24, "init_std": 0.2, "embedding_std": 0.5, **experts, **sizes})
     if name == "merged":
         decoder = llama.llama(**{"qk_norm": True, "window": 3, "max_length": 24, **sizes})
         return dataclasses.replace(t5gemma.encoder_decoder_of(decoder), merged_attention=True)

@@ -55,6 +55,7 @@ def sites(wanted: Iterable[Tensor]) -> dict[str, Site]:
         kernels = [path.removesuffix("/kernel") for path in tensor.ours if path.endswith("/kernel")]
         if len(kernels) < len(tensor.ours) or not isinstance(tensor.operation, _BY_OUTPUT):
             continue
+        assert not isinstance(tensor.layer, tuple), "the kernels of experts are not linear layers"
         module = tensor.name.removesuffix(".weight")
         sizes = tuple((shape[0], shape[1]) for shape in tensor.shapes)
         found[module] = Site(module, tuple(kernels), tensor.layer, tensor.operation, sizes)

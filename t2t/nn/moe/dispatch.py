@@ -1,0 +1,128 @@
+"""Two ways to bring tokens to their experts and back: without a limit, by sorting; and with a limit for each expert."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from t2t.sharding import axis_size, constrain, on_own_experts, on_own_rows
+
+Apply = Callable[[jax.Array], jax.Array]
+
+
+class Kernels(NamedTuple):
+    """Kernels of all experts. gate: of the second branch of gated experts, or None."""
+
+    up: Float[Array, "E D F"]
+    gate: Float[Array, "E D F"] | None
+    down: Float[Array, "E F D"]
+
+
+class Assigned(NamedTuple):
+    """Tokens, and the experts that process them.
+
+    real: false for padding, which no expert processes.
+    """
+
+    x: Float[Array, "B L D"]
+    experts: Int[Array, "B L k"]
+    weights: Float[Array, "B L k"]
+    real: Bool[Array, "B L"]
+
+
+def dropless(kernels: Kernels, tokens: Assigned, activation: Apply) -> Float[Array, "B L D"]:
+    """Return the weighted sums of the outputs of all chosen experts.
+
+    Tokens are sorted by expert, and each expert multiplies its own section (`jax.lax.ragged_dot`; Gale et al. 2023). On a mesh, each device sorts its own rows,
+    or, if experts are divided over devices, the tokens of its own experts.
+    """
+    if axis_size("expert") > 1:
+        return on_own_experts(partial(_sorted, activation=activation), kernels, tokens)
+
+    def own(kernels: Kernels, tokens: Assigned) -> tuple[dict[str, jax.Array], jax.Array]:
+        return {}, _sorted(kernels, tokens, activation=activation)
+
+    return on_own_rows(own, kernels, tokens)[1]
+
+
+def _sorted(
+    kernels: Kernels, tokens: Assigned, first: Int[Array, ""] | int = 0, *, activation: Apply
+) -> Float[Array, "B L D"]:
+    """Return the sums over the experts of `kernels` alone. first: number of the first of them."""
+    x = tokens.x.reshape(-1, tokens.x.shape[-1])
+    count, chosen = kernels.up.shape[0], tokens.experts.shape[-1]
+    # Padding, and the tokens of other experts, are sorted behind the last expert, outside of all sections.
+    expert = tokens.experts - first
+    here = tokens.real[..., None] & (expert >= 0) & (expert < count)
+    expert = jnp.where(here, expert, count).reshape(-1)
+    order = jnp.argsort(expert, stable=True)
+    sizes = jnp.sum(expert[:, None] == jnp.arange(count), axis=0, dtype=jnp.int32)
+    inside = (expert[order] < count)[:, None]
+    # What `ragged_dot` gives outside of all sections is not defined on every platform, forward or backward.
+    rows = jnp.where(inside, x[order // chosen], 0)
+
+    def product(rows: jax.Array, kernel: jax.Array) -> jax.Array:
+        return jax.lax.ragged_dot(rows, kernel.astype(rows.dtype), sizes)
+
+    hidden = _inner(rows, kernels, activation, product)
+    out = jnp.where(inside, product(hidden, kernels.down), 0)
+    place = jnp.zeros_like(order).at[order].set(jnp.arange(order.shape[0], dtype=order.dtype))
+    by_choice = out[place].reshape(*tokens.experts.shape, -1)
+    return _combined(by_choice, tokens.weights)
+
+
+def room(length: int, experts: int, chosen: int, factor: float) -> int:
+    """Return how many tokens of a row of `length` an expert has room for: `factor` times its equal share."""
+    return min(max(math.ceil(factor * chosen * length / experts), 1), length)
+
+
+def with_room(
+    kernels: Kernels, tokens: Assigned, activation: Apply, factor: float
+) -> tuple[Float[Array, "B L D"], Float[Array, "B L k"]]:
+    """Return the same sums over the choices that an expert has room for, and 1 for each of these choices (Lepikhin et al. 2021; Fedus et al. 2022).
+
+    In each row, first choices come before second choices, and earlier tokens before later ones. All sizes are static, so this is a plain batched product.
+    """
+    (rows, length, width), chosen = tokens.x.shape, tokens.experts.shape[-1]
+    count = kernels.up.shape[0]
+    size = room(length, count, chosen, factor)
+    expert = jnp.swapaxes(tokens.experts, 1, 2).reshape(rows, chosen * length)
+    real = jnp.tile(tokens.real, (1, chosen))
+    one_hot = (expert[..., None] == jnp.arange(count)) & real[..., None]
+    ahead = jnp.cumsum(one_hot, axis=1, dtype=jnp.int32) - 1
+    position = jnp.take_along_axis(ahead, expert[..., None], axis=-1)[..., 0]
+    kept = real & (position < size)
+    slot = jnp.where(kept, expert * size + position, count * size)
+
+    def fill(x: Float[Array, "L D"], slot: Int[Array, "kL"]) -> Float[Array, "S D"]:
+        return jnp.zeros((count * size, width), x.dtype).at[slot].add(jnp.tile(x, (chosen, 1)), mode="drop")
+
+    buffer = jax.vmap(fill)(tokens.x, slot).reshape(rows, count, size, width)
+
+    def product(rows: jax.Array, kernel: jax.Array) -> jax.Array:
+        return jnp.einsum("becd,edf->becf", rows, kernel.astype(rows.dtype))
+
+    # With experts divided over devices, this moves each row of the buffer to the device of its expert, and back (all-to-all).
+    buffer = constrain(buffer, ("expert_batch", "experts", None, None))
+    hidden = _inner(buffer, kernels, activation, product)
+    out = constrain(product(hidden, kernels.down), ("expert_batch", "experts", None, None))
+    out = constrain(out.reshape(rows, count * size, width), ("batch", None, None))
+    found = jax.vmap(lambda y, slot: y.at[slot].get(mode="fill", fill_value=0))(out, slot)
+    by_choice = jnp.moveaxis(found.reshape(rows, chosen, length, width), 1, 2)
+    kept_choices = jnp.moveaxis(kept.reshape(rows, chosen, length), 1, 2).astype(jnp.float32)
+    return _combined(by_choice, tokens.weights), kept_choices
+
+
+def _inner(rows: jax.Array, kernels: Kernels, activation: Apply, product: Callable[..., jax.Array]) -> jax.Array:
+    up = product(rows, kernels.up)
+    return activation(up) if kernels.gate is None else activation(product(rows, kernels.gate)) * up
+
+
+def _combined(by_choice: Float[Array, "B L k D"], weights: Float[Array, "B L k"]) -> Float[Array, "B L D"]:
+    return jnp.sum(by_choice * weights.astype(by_choice.dtype)[..., None], axis=2)

@@ -1,0 +1,128 @@
+"""The feed-forward layer with experts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from t2t.errors import UserError
+from t2t.limits import Few, Range, Width
+from t2t.nn.aux import Aux
+from t2t.nn.feed_forward import FeedForward, FeedForwardConfig
+from t2t.nn.mixers import BuildOptions, Context
+from t2t.nn.mlp import ACTIVATIONS, MLP, Activation
+from t2t.nn.moe.dispatch import Assigned, Kernels, dropless, with_room
+from t2t.nn.moe.router import Router, jittered, route, terms
+from t2t.nn.parameters import parameter
+
+CapacityFactor = Annotated[float, Range(0.01, 1024.0, typical=1.25)]
+
+
+class MoE(FeedForward):
+    """Weighted sum of the outputs of the experts that a router chooses for each token, each an MLP (Shazeer et al. 2017), and of a shared MLP if there is one.
+
+    The kernels of all experts are one parameter, with the leading axis "experts". Padding is not routed, and its output is that of the shared MLP alone.
+    """
+
+    def __init__(self, config: MoEConfig, options: BuildOptions) -> None:
+        self.config = config
+        experts, width, inner = config.num_experts, options.width, config.inner
+        used = config.experts_per_token / experts
+        init, out_init = options.kernel_init(width), options.kernel_init(inner, residual=True)
+        self.router = parameter((width, experts), ("embed", None), init)
+        self.up = parameter((experts, width, inner), ("experts", "embed", "mlp"), init, used=used)
+        self.gate = (
+            parameter((experts, width, inner), ("experts", "embed", "mlp"), init, used=used) if config.gated else None
+        )
+        self.down = parameter((experts, inner, width), ("experts", "mlp", "embed"), out_init, used=used)
+        self.shared = (
+            None
+            if config.shared is None
+            else MLP(
+                width,
+                config.shared,
+                activation=config.activation,
+                gated=config.gated,
+                biases=False,
+                dropout=0.0,
+                init=init,
+                out_init=options.kernel_init(config.shared, residual=True),
+            )
+        )
+
+    def __call__(self, x: Float[Array, "B L D"], context: Context) -> tuple[Float[Array, "B L D"], Aux]:
+        """Apply to whole rows, or to one position per row. The terms are those of `t2t.nn.moe.router.terms`."""
+        config = self.config
+        read = jittered(x, config.router.jitter, context.keys.next()) if config.router.jitter else x
+        routing = route(read, self.router[...], config.router, config.experts_per_token)
+        real = jnp.asarray(context.segments) > 0
+        kernels = Kernels(self.up[...], None if self.gate is None else self.gate[...], self.down[...])
+        tokens = Assigned(x, routing.experts, routing.weights, real)
+        activation, kept = ACTIVATIONS[config.activation], None
+        if config.capacity is None:
+            y = dropless(kernels, tokens, activation)
+        else:
+            y, kept = with_room(kernels, tokens, activation, config.capacity)
+        if self.shared is not None:
+            y = y + self.shared(x, context)[0]
+        return y, terms(
+            routing, real.astype(jnp.float32), kept, config.router, "encoder_" if context.bidirectional else ""
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class MoEConfig(FeedForwardConfig):
+    """A mixture of experts.
+
+    Args:
+        num_experts: number of experts.
+        experts_per_token: number of experts that process each token.
+        inner: width of the inner layer of each expert.
+        activation: activation function of the experts.
+        gated: the experts multiply two branches.
+        shared: width of the inner layer of a shared MLP that processes every token (Dai et al. 2024). None means that there is none.
+        capacity: how many tokens of a row an expert has room for, as a multiple of its equal share; further tokens are not processed by it. None means no limit.
+        router: how tokens choose experts.
+
+    Raises:
+        UserError: the options contradict each other.
+    """
+
+    name: ClassVar[str] = "moe"
+    num_experts: Few
+    experts_per_token: Few = 2
+    inner: Width
+    activation: Activation = "silu"
+    gated: bool = True
+    shared: Width | None = None
+    capacity: CapacityFactor | None = None
+    router: Router = Router()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.experts_per_token > self.num_experts:
+            raise UserError(
+                f"model.experts_per_token is {self.experts_per_token}, more than model.num_experts = {self.num_experts}."
+                f" Nearest: {self.num_experts}."
+            )
+        if self.experts_per_token == 1 and self.router.normalized:
+            raise UserError(
+                "model.router.normalized is True with model.experts_per_token = 1: each weight would be 1, and the router would not learn. Nearest: False."
+            )
+
+    def build(self, options: BuildOptions) -> MoE:
+        """Return the layer.
+
+        Raises:
+            UserError: the model asks for what experts do not have: products in eight bits, or dropout of the inner layer.
+        """
+        if options.quantization != "none":
+            raise UserError(
+                f"model.quantization is {options.quantization!r}, and the kernels of experts cannot be quantized. Nearest: none."
+            )
+        if options.dropout:
+            raise UserError("model.mlp_dropout is True, and experts have no dropout of their own. Nearest: False.")
+        return MoE(self, options)

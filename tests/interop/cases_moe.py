@@ -1,0 +1,41 @@
+"""Small configurations of mixtures of experts: Mixtral and Qwen 3. Their losses include the load-balancing loss."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.interop.case import LLAMA, Case, case
+
+_ROUTED = {"output_router_logits": True, "router_aux_loss_coef": 0.1}
+
+
+def _mixtral(name: str, **options: Any) -> Case:
+    return case("Mixtral", name, "MixtralConfig", "MixtralForCausalLM", LLAMA, **_ROUTED, **options)
+
+
+def _qwen3(name: str, **options: Any) -> Case:
+    sizes = {**LLAMA, "head_dim": 16, "moe_intermediate_size": 20}
+    return case("Qwen3 MoE", name, "Qwen3MoeConfig", "Qwen3MoeForCausalLM", sizes, **_ROUTED, **options)
+
+
+CASES = (
+    _mixtral("as published", num_local_experts=8),
+    _mixtral(
+        "three of four experts, window, tied, GELU",
+        num_local_experts=4,
+        num_experts_per_tok=3,
+        sliding_window=4,
+        tie_word_embeddings=True,
+        hidden_act="gelu",
+    ),
+    _qwen3("as published", num_experts=8, num_experts_per_tok=4, norm_topk_prob=True),
+    _qwen3(
+        "some layers, unnormalized, biases",
+        num_hidden_layers=5,
+        num_experts=4,
+        num_experts_per_tok=2,
+        decoder_sparse_step=2,
+        mlp_only_layers=[3],
+        attention_bias=True,
+    ),
+)
