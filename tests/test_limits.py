@@ -8,6 +8,7 @@ from typing import Annotated
 import pytest
 
 from t2t import models
+from t2t.adapters import Adapter
 from t2t.api.recipes import recipes
 from t2t.checkpoint import CheckpointConfig
 from t2t.config import from_json, to_json
@@ -28,6 +29,10 @@ from t2t.limits import Configuration, OutOfLimits, Range, Seed, check_arguments,
 from t2t.models.config import LayerOptions
 from t2t.models.electra import ReplacedTokenDetection
 from t2t.nn.attention.config import AttentionConfig
+from t2t.nn.attention.merged import MergedAttentionConfig
+from t2t.nn.attention.transient_global import TransientGlobalConfig
+from t2t.nn.convolution import ConvolutionConfig
+from t2t.nn.disentangled import Disentangled
 from t2t.nn.mlp import MLPConfig
 from t2t.nn.rotary import Rotary
 from t2t.objectives import CrossEntropy
@@ -50,10 +55,10 @@ from t2t.plan.topology import Topology
 from t2t.sharding import MeshConfig
 from t2t.tasks.mixing import ProportionalRate
 from t2t.train.evaluation import Evaluation
-from t2t.train.experiment import Experiment, StartFrom
+from t2t.train.experiment import Experiment, StartFrom, StartFromDecoders
 from t2t.train.few_shot import FewShot
 from t2t.train.guard import Guard
-from t2t.vocabularies import Bytes, SentencePiece, Tokenizer, WordPiece
+from t2t.vocabularies import Bytes, Marian, SentencePiece, Tokenizer, WordPiece
 
 EXPERIMENT = recipes()["t5:quickstart"]()
 DECODER, ENCODER, ELECTRA = (recipes()[f"{name}:quickstart"]().model for name in ("gpt", "bert", "electra"))
@@ -72,14 +77,23 @@ CONFIGURATIONS = [
         FewShot(),
         Guard(),
         StartFrom(),
+        StartFromDecoders(run="some"),
         Trainable(),
     ),
     *(AttentionConfig(num_heads=2, head_dim=8), MLPConfig(inner=16), LayerOptions()),
+    *(MergedAttentionConfig(num_heads=2, head_dim=8), ConvolutionConfig(), Disentangled(), Adapter(rank=4, alpha=8.0)),
+    TransientGlobalConfig(num_heads=2, head_dim=8, positions="relative", scaled=False, window=6, global_block=4),
     *(Greedy(), Sampling(), Beam(size=8)),
     *(AdamW(), StableAdamW(), Muon(), Adafactor(), Optax(name="optax.lion", arguments={"b1": 0.5, "nesterov": True})),
     *(Constant(), InverseSquareRoot(), Linear(steps=1000), Cosine(steps=1000)),
     WarmupStableDecay(peak=1e-3, steps=1000, decay_steps=100),
-    *(Bytes(), SentencePiece(path="a.model"), WordPiece(path="a.txt"), Tokenizer(path="a.json", eos="</s>")),
+    *(
+        Bytes(),
+        SentencePiece(path="a.model"),
+        WordPiece(path="a.txt"),
+        Tokenizer(path="a.json", eos="</s>"),
+        Marian(path="vocab.json"),
+    ),
     *(Local(), Slurm(), Kubernetes(), TpuVm()),
     *(COMPARISON, Measure(name="loss", about="a loss", chance=0.5), TrainedVocabulary(task="some", size=300)),
     Grid(cells=(Cell(architecture="a", objective="b", experiment=EXPERIMENT),), measures=(), seeds=(0, 1)),

@@ -58,7 +58,7 @@ def _xlm(model: str, base: dict[str, Any], *heads: str) -> Iterator[Case]:
 
 CASES: tuple[Case, ...] = (
     *(replace(one, exported="roberta") for one in _xlm("XLMRoberta", _XLM_SIZES, "SequenceClassification")),
-    *_xlm("XLMRobertaXL", {**_XLM_SIZES, "num_hidden_layers": 2, "hidden_act": "relu"}, "SequenceClassification"),
+    *_xlm("XLMRobertaXL", {**_XLM_SIZES, "num_hidden_layers": 2, "hidden_act": "relu"}, *HEADS),
     _modern("masked LM"),
     _modern(
         "biases, layer types, untied",

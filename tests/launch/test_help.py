@@ -36,7 +36,7 @@ def without_text(shown):
 
 @pytest.fixture
 def shown(monkeypatch, capsys):
-    monkeypatch.setenv("COLUMNS", "100")  # one panel below the other
+    monkeypatch.setenv("COLUMNS", "120")  # one panel below the other, and no line too short for the two names of a flag
     monkeypatch.setenv("NO_COLOR", "1")
 
     def run_help(*words):

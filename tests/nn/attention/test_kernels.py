@@ -89,9 +89,9 @@ def test_splash_equals_einsum(name, kv_heads):
         assert float(jnp.abs(gradient[SEGMENTS == 0]).max()) == 0.0
 
 
-def relative(table, start, rows, *, bidirectional):
+def relative(table, start, queries, *, bidirectional):
     module = RelativeBias(H, buckets=8, max_distance=50, bidirectional=bidirectional, init=Normal(1.0))
-    return Definition(module).bind({"table": table}).block(start, rows, L)
+    return Definition(module).bind({"table": table}).block(start, queries.shape[1], L)
 
 
 def test_flash_equals_einsum_with_a_relative_bias_and_the_gradient_of_its_table():
