@@ -98,11 +98,12 @@ def nearest_options(word: str, known: Collection[str]) -> str:
     plain = last.removeprefix("no-")
     found = [name for name, others in _SYNONYMS.items() if name in known and plain in others.split()]
     if not found:
-        found = sorted(name for name in known if _last(name) in (last, plain))
+        alike = sorted(name for name in known if _last(name) in (last, plain))
+        found = sorted(alike, key=lambda name: name.count("."))  # short options are the most common
     if not found:
         similar = difflib.get_close_matches(plain, {_last(name) for name in known}, n=3, cutoff=0.8)
         close = [name for end in similar for name in sorted(known) if _last(name) == end]
-        found = sorted(close, key=lambda name: name.count("."))  # short options are the most common
+        found = sorted(close, key=lambda name: name.count("."))
     if "." in whole and (same := [name for name in found if name.rpartition(".")[0] == whole.rpartition(".")[0]]):
         found = same
     return f" Nearest: {', '.join(found[:3])}." if found else nearest(whole, known)
