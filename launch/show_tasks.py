@@ -74,7 +74,7 @@ def tasks(
         examples: number of examples. For a mixture, they come from its tasks in turn, the most frequent task first.
         inputs_length: maximum tokens of the inputs.
         targets_length: maximum tokens of the targets.
-        vocabulary: vocabulary file to use instead of the task's: a SentencePiece .model, or a WordPiece vocab.txt or tokenizer.json.
+        vocabulary: vocabulary file to use instead of the task's: a SentencePiece .model, a WordPiece vocab.txt, a tokenizer.json, or the vocab.json of a Marian model.
         seed: seed of the random choices of the objectives.
 
     Raises:

@@ -32,7 +32,7 @@ def columns(texts: Mapping[str, str]) -> str:
 
 OWN = {
     "--dir RUN": "the run's directory (required)",
-    "--vocabulary FILE": "use this vocabulary instead of the task's: a SentencePiece model, a WordPiece vocab.txt or tokenizer.json",
+    "--vocabulary FILE": "use this vocabulary instead of the task's: a SentencePiece model, a WordPiece vocab.txt, a tokenizer.json, or the vocab.json of a Marian model",
     "--batch-size N": f"rows per batch; short for {SHORT['--batch-size']}",
     "--checkpoint-every N": f"steps between checkpoints; short for {SHORT['--checkpoint-every']}",
     "--eval-every N": f"steps between evaluations, 0 for none; short for {SHORT['--eval-every']}",

@@ -21,6 +21,8 @@ from t2t.train.experiment import StartFrom
 from t2t.train.loop import Outcome
 from tests.train.test_frozen_runs import TINY, assert_equal, losses, params, run, source  # noqa: F401
 
+pytestmark = pytest.mark.slow
+
 ADAPTER = Adapter(rank=4, alpha=8.0, dropout=0.1, targets=("**/{attention,mlp}/*",))
 
 
@@ -42,7 +44,7 @@ def test_the_parameters_of_the_source_are_kept_once_and_do_not_change(source, wh
     assert sorted(path.name for path in (whole / "checkpoints").iterdir()) == ["2", "4", "frozen"]
 
 
-@pytest.mark.parametrize("storage", ["reference", pytest.param("copy", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("storage", ["reference", "copy"])
 def test_resumed_is_uninterrupted_bit_for_bit(storage, source, whole, tmp_path):  # noqa: F811
     trainable = Trainable(frozen_storage=storage)
     run(tmp_path / "run", tuned(source, trainable=trainable, steps=2))
@@ -83,7 +85,6 @@ def test_exports_and_the_merged_run_compute_the_same(whole, tmp_path):
         merged.export("safetensors", tmp_path / "none", merge_adapter=True)
 
 
-@pytest.mark.slow
 def test_a_run_goes_on_from_its_adapter(whole, tmp_path):
     again = replace(TINY, adapter=ADAPTER, start_from=StartFrom(run=str(whole)), steps=1)
     run(tmp_path / "again", again)

@@ -44,11 +44,13 @@ def test_packed_equals_unpacked_with_other_options_and_every_parameter_has_a_gra
         assert float(jnp.abs(one).max()) > 1e-7 or path[-2].key in ("key", "position_key"), path
 
 
+@pytest.mark.slow
 def test_a_mesh_gives_the_loss_and_gradients_of_one_device():
     check_on(MeshConfig(data=2, fsdp=2, tensor=2).build(), "deberta")
 
 
-@pytest.mark.parametrize("attention", [pytest.param("einsum", marks=pytest.mark.slow), "chunked"])
+@pytest.mark.slow
+@pytest.mark.parametrize("attention", ["einsum", "chunked"])
 def test_rows_may_be_divided_along_their_length(attention):
     mesh = MeshConfig(data=4, context=2).build()
     check_on(mesh, "deberta", (("attention_dropout", 0.0),), attention=attention, attention_block=4)

@@ -23,6 +23,8 @@ from t2t.train.run import RunRecord, SavedRun, open_run
 from tests.train.test_guard import TINY as BASE
 from tests.train.test_loop import Silent
 
+pytestmark = pytest.mark.slow
+
 TINY = replace(
     BASE,
     optimizer=AdamW(schedule=Constant(peak=1e-2), weight_decay=0.1),

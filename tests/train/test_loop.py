@@ -126,6 +126,7 @@ def test_resumed_is_uninterrupted_bit_for_bit(whole, tmp_path):
     assert losses[0] == losses[1]
 
 
+@pytest.mark.slow
 def test_what_an_evaluation_fails_on_or_is_stopped_in_is_saved_and_it_is_made_up_for(whole, tmp_path, monkeypatch):
     directory, before_batch = tmp_path / "run", Evaluator._before_batch
 

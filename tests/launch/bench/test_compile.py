@@ -1,11 +1,13 @@
 import jax
 import numpy as np
+import pytest
 
 from t2t.launch.bench import compile
 from t2t.launch.bench.timing import Limits
 from tests.launch.bench.workloads import named, workload
 
 
+@pytest.mark.slow
 def test_the_stages_add_up_and_the_cache_is_as_before():
     before = jax.config.jax_enable_compilation_cache
     found = named(list(compile.measure(workload("decoder", limits=Limits(repeats=1)))))
