@@ -120,7 +120,9 @@ def test_resumed_is_uninterrupted_bit_for_bit(whole, tmp_path):
 @pytest.mark.slow
 def test_the_mean_does_not_change_the_training_and_a_run_without_it_stores_nothing(whole, tmp_path):
     run(tmp_path / "plain", replace(TINY, ema=Ema(), evaluation=replace(TINY.evaluation, split=None)))
-    assert_same(SavedRun.load(tmp_path / "plain").params(), SavedRun.load(whole, plain_weights=True).params())
+    plain, trained = SavedRun.load(tmp_path / "plain").params(), SavedRun.load(whole, plain_weights=True).params()
+    # The steps are two programs, in which XLA may fuse operations differently: their last bits may differ.
+    assert_same(plain, trained, rtol=1e-6, atol=1e-6)
     assert (whole / "checkpoints" / "4" / "ema").is_dir()
     assert not (tmp_path / "plain" / "checkpoints" / "4" / "ema").exists()
 
