@@ -13,10 +13,11 @@ from t2t.sharding import DEFAULT_RULES, MeshConfig, Rules, Share, activate, cons
 @pytest.mark.parametrize(
     ("config", "sizes"),
     [
-        (MeshConfig(), (8, 1, 1, 1)),
-        (MeshConfig(data=2, fsdp=-1, tensor=2), (2, 2, 1, 2)),
-        (MeshConfig(data=1, context=8), (1, 1, 8, 1)),
-        (MeshConfig(data=1, fsdp=8, slices=4, between="fsdp"), (1, 8, 1, 1)),
+        (MeshConfig(), (8, 1, 1, 1, 1)),
+        (MeshConfig(data=2, fsdp=-1, tensor=2), (2, 2, 1, 1, 2)),
+        (MeshConfig(data=1, context=8), (1, 1, 1, 8, 1)),
+        (MeshConfig(data=2, expert=-1), (2, 1, 4, 1, 1)),
+        (MeshConfig(data=1, fsdp=8, slices=4, between="fsdp"), (1, 8, 1, 1, 1)),
     ],
 )
 def test_one_axis_takes_what_is_left(config, sizes):
@@ -51,7 +52,7 @@ class Device:
 def test_slices_hold_whole_rows_of_the_inner_axes():
     devices = [Device(number) for number in range(8)]
     mesh = MeshConfig(data=4, tensor=2, slices=2).build(devices)
-    slices = np.vectorize(lambda device: device.slice_index)(mesh.devices)[:, 0, 0]
+    slices = np.vectorize(lambda device: device.slice_index)(mesh.devices)[:, 0, 0, 0]
     np.testing.assert_array_equal(slices, [[0, 0], [0, 0], [1, 1], [1, 1]])
     with pytest.raises(UserError, match=r"4 slices .* in 2 slices of 4, 4 devices. Nearest: 2"):
         MeshConfig(data=4, tensor=2, slices=4).build(devices)
