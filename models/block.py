@@ -18,7 +18,8 @@ from t2t.sharding import constrain
 
 
 class Block(nnx.Module):
-    """Norm, mixer, norm, feed-forward. With an encoder's output to read, a norm and cross attention come between the two, unless the mixer reads it.
+    """Norm, mixer, norm, feed-forward. With an encoder's output to read, a norm and cross attention come between the two, unless the mixer reads it. A layer may
+    have no feed-forward layer, nor its norm.
 
     The methods are those of the mixer (`t2t.nn.mixers`). `memory` is what rows may share and no step changes: "encoder" is what the layer keeps of the
     encoder's output, "prompt" is what hypotheses on the same prompt have in common.
@@ -32,7 +33,8 @@ class Block(nnx.Module):
         parts: dict[str, nnx.Module] = {layer.mixer.name: layer.mixer.build(options)}
         if layer.cross is not None:
             parts[f"cross_{layer.cross.name}"] = layer.cross.build_cross(options)
-        parts[layer.feed_forward.name] = layer.feed_forward.build(options)
+        if layer.feed_forward is not None:
+            parts[layer.feed_forward.name] = layer.feed_forward.build(options)
         for name, part in parts.items():
             setattr(self, name, part)
             normed = layer.norms.place != "output" and (layer.norms.mixer or name != layer.mixer.name)
@@ -150,9 +152,11 @@ class Block(nnx.Module):
                 context.keys,
                 read,
             )
-        name = self.layer.feed_forward.name
-        x, more = self._sublayer(name, x, lambda y: getattr(self, name)(y, context), context.keys, read)
-        return constrain(x, ("batch", "length", None)), added(aux, more)
+        if self.layer.feed_forward is not None:
+            name = self.layer.feed_forward.name
+            x, more = self._sublayer(name, x, lambda y: getattr(self, name)(y, context), context.keys, read)
+            aux = added(aux, more)
+        return constrain(x, ("batch", "length", None)), aux
 
     def _sublayer(
         self,

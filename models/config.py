@@ -20,6 +20,7 @@ from t2t.limits import (
     Range,
     Softcap,
     Width,
+    WidthOrZero,
 )
 from t2t.nn.convolution import ConvolutionConfig
 from t2t.nn.disentangled import Disentangled
@@ -93,7 +94,7 @@ class LayerOptions(Configuration):
     num_heads: Width | None = None
     num_kv_heads: Width | None = None
     head_dim: Width | None = None
-    d_ff: Width | None = None
+    d_ff: WidthOrZero | None = None
     num_experts: FewOrZero | None = None
     mixer_norm: bool | None = None
     mixer: MixerConfig | None = None
@@ -116,7 +117,7 @@ class StackConfig(Configuration):
         num_layers: number of layers.
         d_model: width of the residual stream.
         num_heads: number of attention heads.
-        d_ff: inner width of the feed-forward layers.
+        d_ff: inner width of the feed-forward layers. 0 means that the layers have none (Mamba).
         head_dim: width of an attention head. None means d_model / num_heads.
         num_kv_heads: number of key and value heads. None means the same as `num_heads`.
         activation: activation of the feed-forward layers. "gelu" is exact, "gelu_tanh" is the approximation that GPT and T5 v1.1 use.
@@ -170,7 +171,8 @@ class StackConfig(Configuration):
         final_dropout: apply dropout to the output of the stack as well (T5).
         init: initialization of kernels: "fan_in" (T5), "normal" (GPT) or "truncated_normal" (BERT); the last two use `init_std`.
         init_std: standard deviation of the initial kernels, if `init` is not "fan_in".
-        init_residual: divide the initial kernels that write to the residual stream by sqrt(2 * num_layers) (GPT-2).
+        init_residual: divide the initial kernels that write to the residual stream by sqrt(n), the number of these kernels: 2 * num_layers (GPT-2), or num_layers
+            if `d_ff` is 0 (Mamba).
         pattern: options of the layers at each position of a repeated pattern; () means that all layers are the same. The pattern starts at the first layer; the
             last repeat may be partial. Set it in a recipe.
         first: options of the first layers, which come before the pattern and have their own parameters.
@@ -179,7 +181,7 @@ class StackConfig(Configuration):
     num_layers: Depth
     d_model: Width
     num_heads: Width
-    d_ff: Width
+    d_ff: WidthOrZero
     head_dim: Width | None = None
     num_kv_heads: Width | None = None
     activation: Activation = "gelu_tanh"
@@ -308,6 +310,10 @@ class StackConfig(Configuration):
             raise UserError(
                 f"model.moe_every is {self.moe_every}, more than model.num_layers = {self.num_layers}: no layer would have experts. Nearest: {self.num_layers}."
             )
+        if self.num_experts and not self.expert_size:
+            raise UserError(
+                f"model.num_experts is {self.num_experts}, and model.d_ff is 0: the experts have no width. Set model.expert_d_ff."
+            )
         numbers = {self.num_experts if place.num_experts is None else place.num_experts for place in self.places}
         numbers |= {self.num_experts if place.num_experts is None else place.num_experts for place in self.first}
         if self.biases and max(numbers):
@@ -392,7 +398,8 @@ class StackConfig(Configuration):
         """
         if self.init == "fan_in":
             return TruncatedNormal(fan_in(inputs).std * shrink)
-        std = self.init_std / (2 * self.num_layers) ** 0.5 if residual and self.init_residual else self.init_std
+        writing = (2 if self.d_ff or self.num_experts else 1) * self.num_layers
+        std = self.init_std / writing**0.5 if residual and self.init_residual else self.init_std
         return Normal(std) if self.init == "normal" else TruncatedNormal(std, exact=False)
 
 

@@ -21,6 +21,7 @@ from t2t.models.gemma.mapping import Gemma2, Gemma3
 from t2t.models.gpt.mapping import GPT2
 from t2t.models.llama.mapping import Llama
 from t2t.models.longt5.mapping import LongT5
+from t2t.models.mamba.mapping import Mamba, Mamba2
 from t2t.models.marian.mapping import Marian
 from t2t.models.mbart.mapping import MBart
 from t2t.models.mixtral.mapping import Mixtral
@@ -72,6 +73,8 @@ FAMILIES: tuple[Family, ...] = (
     Olmo3(),
     Phi3(),
     GPTNeoX(),
+    Mamba(),
+    Mamba2(),
     T5Gemma(),
     T5Gemma2(),
 )

@@ -36,6 +36,7 @@ FAMILIES = (
     "smollm3",
     "olmo",
     "mixtral",
+    "mamba",
     "phi",
     "neox",
     "t5gemma",

@@ -110,7 +110,8 @@ class Stack(nnx.Module):
     def share_layers(self, other: Stack) -> None:
         """Use the mixers and feed-forward layers of a stack with the same pattern. Norms, cross attention and tables are not shared."""
         for own, theirs in zip(self._all_blocks(), other._all_blocks(), strict=True):
-            for name in (own.layer.mixer.name, own.layer.feed_forward.name):
+            parts = (own.layer.mixer, own.layer.feed_forward)
+            for name in (part.name for part in parts if part is not None):
                 # One module in two places is one set of parameters in NNX.
                 setattr(own, name, getattr(theirs, name))
 

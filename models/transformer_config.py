@@ -189,8 +189,10 @@ class TransformerConfig(ModelConfig):
         return min(limits, default=None)
 
 
-def _feed_forward(stack: StackConfig) -> FeedForwardConfig:
-    """Return the feed-forward layer of a stack whose layers are all the same."""
+def _feed_forward(stack: StackConfig) -> FeedForwardConfig | None:
+    """Return the feed-forward layer of a stack whose layers are all the same; None if they have none."""
+    if not stack.num_experts and not stack.d_ff:
+        return None
     if not stack.num_experts:
         return MLPConfig(inner=stack.d_ff, activation=stack.activation, gated=stack.gated, biases=stack.biases)
     return MoEConfig(

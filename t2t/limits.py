@@ -111,6 +111,8 @@ Generated = Annotated[int, Range(1, 2**16)]
 """Number of tokens to generate."""
 Width = Annotated[int, Range(1, 2**20)]
 """Width of a layer, or its number of heads."""
+WidthOrZero = Annotated[int, Range(0, 2**20)]
+"""`Width`, or 0 if there is no such layer."""
 Depth = Annotated[int, Range(1, 10_000)]
 """Number of layers of a stack."""
 Ids = Annotated[int, Range(1, 2**24)]

@@ -37,13 +37,14 @@ class NormConfig:
 class LayerConfig:
     """A layer: a mixer, optional cross attention, a feed-forward layer, and the norms of each.
 
+    feed_forward: None if the layer has none (Mamba).
     parallel: all of them read the input of the layer. Otherwise each reads the sum after the one before it.
     convolution: a convolution of the layer's input, added to its output and normalized with it, or None.
     dropout: dropout rate of what each of them adds to the residual stream.
     """
 
     mixer: MixerConfig
-    feed_forward: FeedForwardConfig
+    feed_forward: FeedForwardConfig | None
     norms: NormConfig
     cross: MixerConfig | None = None
     parallel: bool = False

@@ -19,18 +19,27 @@ class RMSNorm(nnx.Module):
     """Root-mean-square norm (Zhang & Sennrich 2019) with a scale, without mean and bias. T5 uses it.
 
     plus_one: the output is multiplied by 1 + scale, and the initial scale is 0 (Gemma).
+    groups:   number of parts of equal size that are normalized separately (Mamba-2).
     """
 
-    def __init__(self, size: int, epsilon: float, axis: str = "embed", *, plus_one: bool = False) -> None:
-        self.epsilon, self.plus_one = epsilon, plus_one
+    def __init__(
+        self, size: int, epsilon: float, axis: str = "embed", *, plus_one: bool = False, groups: int = 1
+    ) -> None:
+        self.epsilon, self.plus_one, self.groups = epsilon, plus_one, groups
         self.scale = parameter((size,), (axis,), ZEROS if plus_one else ONES, decay=False)
 
     def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
         """Return the normalized input in the type of the input."""
         wide = x.astype(jnp.float32)
-        mean = jnp.mean(jnp.square(wide), axis=-1, keepdims=True)
         scale = 1.0 + self.scale[...] if self.plus_one else self.scale[...]
-        return (wide * jax.lax.rsqrt(mean + self.epsilon) * scale).astype(x.dtype)
+        if self.groups > 1:
+            parts = wide.reshape(*x.shape[:-1], self.groups, -1)
+            return ((parts * self._factor(parts)).reshape(x.shape) * scale).astype(x.dtype)
+        return (wide * self._factor(wide) * scale).astype(x.dtype)
+
+    def _factor(self, wide: Float[Array, "*B D"]) -> Float[Array, "*B 1"]:
+        mean = jnp.mean(jnp.square(wide), axis=-1, keepdims=True)
+        return jax.lax.rsqrt(mean + self.epsilon)
 
 
 class LayerNorm(nnx.Module):

@@ -12,6 +12,7 @@ from tests.interop import (
     cases_decoders,
     cases_encoders,
     cases_gemma,
+    cases_mamba,
     cases_moe,
     cases_qwen,
     cases_smollm3,
@@ -181,6 +182,7 @@ CASES = (
     *cases_gemma.CASES,
     *cases_decoders.CASES,
     *cases_moe.CASES,
+    *cases_mamba.CASES,
     *cases_t5_encoder.CASES,
 )
 

@@ -67,6 +67,10 @@ def test_presets_are_those_promised():
         "t5gemma": ["2b-2b", "9b-2b", "9b-9b", "small", "base", "large", "ml", "xl"],
         "t5gemma2": ["270m-270m", "1b-1b", "4b-4b"],
         "mixtral": ["8x7b", "8x22b"],
+        "mamba": [
+            *("130m", "370m", "790m", "1.4b", "2.8b"),
+            *("2-130m", "2-370m", "2-780m", "2-1.3b", "2-2.7b", "2-codestral-7b"),
+        ],
         "olmo": ["2-1b", "2-7b", "2-13b", "2-32b", "3-7b", "3-32b"],
         "phi": ["3-mini", "3-medium", "4", "4-mini"],
         "neox": [

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from t2t.models import TransformerConfig, bart, bert, deberta, gpt, llama, longt5, pegasus, t5, t5gemma
+from t2t.models import TransformerConfig, bart, bert, deberta, gpt, llama, longt5, mamba, pegasus, t5, t5gemma
 from t2t.nn.convolution import ConvolutionConfig
 from t2t.nn.disentangled import Disentangled
 from t2t.nn.model import ParamSpec
@@ -34,7 +34,8 @@ SIZES = {"num_layers": 2, "d_model": 16, "num_heads": 2, "d_ff": 24, "vocab_size
 
 
 def config(name: str, **overrides) -> TransformerConfig:
-    """Return a two-layer model: "t5", "t5-1.0", "t5-shared", "longt5", "gpt", "gpt-1", "prefix", "llama", "moe", "merged", "bart", "pegasus", "bert" or "deberta"."""
+    """Return a two-layer model: "t5", "t5-1.0", "t5-shared", "longt5", "gpt", "gpt-1", "prefix", "llama", "moe", "merged", "mamba", "mamba2", "bart", "pegasus", "bert" or
+    "deberta"."""
     sizes = {**SIZES, **overrides}
     if name.startswith("t5"):
         version, shared = "1.0" if name == "t5-1.0" else "1.1", name == "t5-shared"
@@ -54,6 +55,12 @@ def config(name: str, **overrides) -> TransformerConfig:
     if name == "merged":
         decoder = llama.llama(**{"qk_norm": True, "window": 3, "max_length": 24, **sizes})
         return dataclasses.replace(t5gemma.encoder_decoder_of(decoder), merged_attention=True)
+    if name in ("mamba", "mamba2"):
+        sizes = {size: value for size, value in sizes.items() if size not in ("num_heads", "d_ff")}
+        sizes = {"init_std": 0.2, "embedding_std": 0.5, **sizes}
+        if name == "mamba":
+            return mamba.mamba(**{"mixer": {"chunk": 4, "state_size": 6}, **sizes})
+        return mamba.mamba2(**{"head_dim": 8, "mixer": {"chunk": 4, "state_size": 6, "groups": 2}, **sizes})
     if name == "bart":
         return bart.bart(max_length=24, head_bias=True, init_std=0.2, embedding_std=0.5, position_std=0.5, **sizes)
     if name == "pegasus":
