@@ -46,9 +46,16 @@ def command(arguments: Sequence[str]) -> int:
     return launcher.launch(words)
 
 
-PATHS = ("--dir", "--vocabulary", "--data.cached", "--start-from.run", "--start-from.decoder-run")
+PATHS = (
+    "--dir",
+    "--vocabulary",
+    "--data.cached",
+    "--start-from.run",
+    "--start-from.decoder-run",
+    "--objective.teacher",
+)
 """Options of training whose value is a path on the machines that train."""
-RUN_RECIPES = ("from:", "discriminator:", "contrastive:", "encoder-decoder:")
+RUN_RECIPES = ("from:", "discriminator:", "contrastive:", "encoder-decoder:", "distilled:")
 """Prefixes of recipes that name a run's path, or the paths of two runs with a comma between them, as in `t2t.api.recipes`. That module is not imported here: a launcher only starts processes."""
 
 

@@ -45,8 +45,8 @@ def show_plan(plan: Plan, recipe: str) -> None:
     memory = plan.memory
     out.print()
     rows = table(out, "memory a chip", "GiB", "share", right=("GiB", "share"))
-    parts = ("parameters", "ema", "optimizer", "batch", "gradients", "activations", "temporaries", "code")
-    for name in (part for part in parts if part != "ema" or memory.ema):
+    parts = ("parameters", "ema", "teacher", "optimizer", "batch", "gradients", "activations", "temporaries", "code")
+    for name in (part for part in parts if part not in ("ema", "teacher") or getattr(memory, part)):
         size = getattr(memory, name)
         rows.add_row(name, _gib(size), share(size / chip.hbm))
     rows.add_row("total", _gib(memory.total), share(memory.total / chip.hbm), style="bold")

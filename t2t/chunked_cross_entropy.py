@@ -11,17 +11,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from t2t import types
-from t2t.losses import LossSums, Regularizers, cross_entropy, cross_entropy_and_gradient
+from t2t.losses import LossSums, Regularizers, cross_entropy_and_gradient
 from t2t.sharding import axis_size, divided_rows, on_own_rows, platform
 
 Head = Callable[[Float[Array, "N D"]], Float[Array, "N V"]]
+SumsAndGradient = Callable[[jax.Array, jax.Array, jax.Array, Any], tuple[LossSums, jax.Array]]
+"""(logits, targets, weights, loss) -> the sums, and the gradient of the objective with respect to the float32 logits."""
 ON_CPU = 1024
 """Positions per block on CPUs. 512 to 2,048 positions took the same time; fewer positions need less memory."""
 ON_ACCELERATORS = 8192
@@ -55,6 +57,7 @@ def chunked_cross_entropy(
     targets: Int[types.Array, "B L"],
     weights: Float[types.Array, "B L"],
     loss: Blocked,
+    of_logits: SumsAndGradient = cross_entropy_and_gradient,
 ) -> LossSums:
     """Return the sums of the cross-entropy of `head(hidden)`.
 
@@ -63,22 +66,34 @@ def chunked_cross_entropy(
     LM. Each device processes its own positions in blocks (`positions_at_a_time`). The parameters are gathered once, and their gradients are summed over
     the devices once.
 
-    head: computes the logits of each position independently.
+    head:      computes the logits of each position independently.
+    of_logits: computes another loss of the logits than the cross-entropy.
     """
     local = math.prod(hidden.shape[:2]) // math.prod(axis_size(axis) for axis in divided_rows())
-    vocab_size = jax.eval_shape(head, jax.ShapeDtypeStruct((1, hidden.shape[-1]), hidden.dtype)).shape[-1]
-    count = -(-local // positions_at_a_time(loss, vocab_size))
+    logits = jax.eval_shape(head, jax.ShapeDtypeStruct((1, hidden.shape[-1]), hidden.dtype))
+    count = -(-local // positions_at_a_time(loss, logits.size))
     size = -(-local // count)
     # Trace the head once, on one block. Its closed-over variables become arguments, so that their gradients can be computed.
     explicit, parameters = jax.closure_convert(head, jnp.zeros((size, hidden.shape[-1]), hidden.dtype))
     weights = jax.lax.stop_gradient(jnp.asarray(weights, jnp.float32))
-    return _head_loss(explicit, loss, size, tuple(parameters), jnp.asarray(hidden), jnp.asarray(targets), weights)
+    bound = _Loss(of_logits, loss)
+    return _head_loss(explicit, bound, size, tuple(parameters), jnp.asarray(hidden), jnp.asarray(targets), weights)
+
+
+class _Loss(NamedTuple):
+    """A loss of logits with its options."""
+
+    of_logits: SumsAndGradient
+    options: Blocked
+
+    def __call__(self, logits: jax.Array, targets: jax.Array, weights: jax.Array) -> tuple[LossSums, jax.Array]:
+        return self.of_logits(logits, targets, weights, self.options)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
 def _head_loss(
     head: Callable[..., jax.Array],
-    loss: Blocked,
+    loss: _Loss,
     size: int,
     parameters: tuple[jax.Array, ...],
     hidden: Float[Array, "B L D"],
@@ -88,15 +103,16 @@ def _head_loss(
     def device_sums(parameters: Any, rows: Any) -> tuple[LossSums, None]:
         def block(total: LossSums, part: Any) -> LossSums:
             x, targets, weights = part
-            return total + cross_entropy(head(x, *parameters), targets, weights, loss)
+            return total + loss(head(x, *parameters), targets, weights)[0]
 
-        return _over_blocks(block, _no_sums(), *_in_blocks(rows, size)[:2]), None
+        parts, filled = _in_blocks(rows, size)[:2]
+        return _over_blocks(block, _no_sums(head, loss, parts, parameters), parts, filled), None
 
     return on_own_rows(device_sums, parameters, (hidden, targets, weights))[0]
 
 
 def _forward(
-    head: Callable[..., jax.Array], loss: Blocked, size: int, parameters: Any, hidden: Any, targets: Any, weights: Any
+    head: Callable[..., jax.Array], loss: _Loss, size: int, parameters: Any, hidden: Any, targets: Any, weights: Any
 ) -> tuple[LossSums, tuple[Any, Any]]:
     # Compute only the gradients that are needed. The loop over blocks would carry the others too (of frozen parameters, or below them).
     needed = [argument.perturbed for argument in (hidden, *parameters)]
@@ -107,7 +123,7 @@ def _forward(
             number, (x, targets, weights) = part
             arguments = (x, *parameters)
             logits, vjp = jax.vjp(partial(_call_with, head, needed, arguments), *_select(needed, arguments))
-            sums, logits_grad = cross_entropy_and_gradient(logits, targets, weights, loss)
+            sums, logits_grad = loss(logits, targets, weights)
             block_grads = vjp(logits_grad)
             if hidden_grads is not None:
                 hidden_grads = jax.lax.dynamic_update_index_in_dim(hidden_grads, block_grads[0], number, 0)
@@ -116,7 +132,8 @@ def _forward(
 
         (x, targets, weights), filled, restore = _in_blocks(rows, size)
         grads = jax.tree.map(jnp.zeros_like, tuple(_select(needed[1:], parameters)))
-        initial = (_no_sums(), grads, jnp.zeros_like(x) if needed[0] else None)
+        no_sums = _no_sums(head, loss, (x, targets, weights), parameters)
+        initial = (no_sums, grads, jnp.zeros_like(x) if needed[0] else None)
         numbered = (jnp.arange(len(x)), (x, targets, weights))
         total, grads, hidden_grads = _over_blocks(block, initial, numbered, filled)
         return (total, grads), None if hidden_grads is None else restore(hidden_grads)
@@ -184,6 +201,8 @@ def _over_blocks(function: Callable[[Any, Any], Any], initial: Any, parts: Any, 
     return jax.lax.scan(body, initial, (parts, filled))[0]
 
 
-def _no_sums() -> LossSums:
-    zero = jnp.zeros((), jnp.float32)
-    return LossSums(objective=zero, loss=zero, z_loss=zero, correct=zero, weight=zero)
+def _no_sums(head: Callable[..., jax.Array], loss: _Loss, parts: Any, parameters: Any) -> LossSums:
+    """Return sums of 0, of the structure that a block has."""
+    x, targets, weights = jax.tree.map(lambda part: part[0], parts)
+    sums = jax.eval_shape(lambda: loss(head(x, *parameters), targets, weights)[0])
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), sums)

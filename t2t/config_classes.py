@@ -42,6 +42,7 @@ _MODULES = (
     "t2t.nn.rotary",
     "t2t.objectives.contrastive",
     "t2t.objectives.cross_entropy",
+    "t2t.objectives.distillation",
     "t2t.optim.by_name",
     "t2t.optim.ema",
     "t2t.optim.muon",

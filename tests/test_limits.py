@@ -42,6 +42,7 @@ from t2t.nn.recurrent.time_steps import TimeSteps
 from t2t.nn.rotary import Rotary
 from t2t.objectives import CrossEntropy
 from t2t.objectives.contrastive import Contrastive
+from t2t.objectives.distillation import Distillation
 from t2t.optim import (
     Adafactor,
     AdamW,
@@ -60,7 +61,7 @@ from t2t.plan.topology import Topology
 from t2t.sharding import MeshConfig
 from t2t.tasks.mixing import ProportionalRate
 from t2t.train.evaluation import Evaluation
-from t2t.train.experiment import Experiment, StartFrom, StartFromDecoders
+from t2t.train.experiment import Experiment, StartFrom, StartFromDecoders, StartFromLayers
 from t2t.train.few_shot import FewShot
 from t2t.train.guard import Guard
 from t2t.vocabularies import Bytes, Marian, SentencePiece, Tokenizer, WordPiece
@@ -75,6 +76,7 @@ CONFIGURATIONS = [
         CrossEntropy(),
         ReplacedTokenDetection(),
         Contrastive(),
+        Distillation(teacher="some"),
         Ema(decay=0.999),
         MeshConfig(),
         CheckpointConfig(),
@@ -83,6 +85,7 @@ CONFIGURATIONS = [
         Guard(),
         StartFrom(),
         StartFromDecoders(run="some"),
+        StartFromLayers(run="some"),
         Trainable(),
     ),
     *(AttentionConfig(num_heads=2, head_dim=8), MLPConfig(inner=16), LayerOptions()),

@@ -17,6 +17,7 @@ from t2t.api.user_code import known_code
 from t2t.api.user_code.imports import own_code
 from t2t.api.user_code.loading import check_tasks
 from t2t.distributed.preflight import preflight
+from t2t.train import teacher
 from t2t.train.background_compiler import BackgroundCompiler
 from t2t.train.callbacks import Callback
 from t2t.train.claim import claimed_on_all
@@ -92,6 +93,7 @@ def run_training(
     check_objective(experiment.data, type(objective).__name__, [extra.name for extra in objective.extras])
     vocabulary = task_vocabulary(experiment.data)
     check_vocabulary(experiment, vocabulary)
+    teacher.check_vocabulary(experiment, vocabulary)
     preflight(experiment, directory)
     own = own_code() if code is None else code
     record = RunRecord(

@@ -50,9 +50,7 @@ def load(
     place = check(os.fspath(path), "path")
     with run_code.trusting(trust_code):
         own.use(imports, option="imports")
-        if not (place / RECORD).is_file() and (
-            place.suffix == ".gguf" or any((place / name).is_file() for name in ("config.json", "modules.json"))
-        ):
+        if _is_to_import(place):
             if step is not None:
                 raise UserError(f"step {step}: {place} is a model to import, which has no steps. Nearest: None.")
             return Run.load(_imported(place, dir))
@@ -60,6 +58,20 @@ def load(
             raise UserError(f"dir {os.fspath(dir)}: it is for models that are imported, and {place} is not one.")
         run_code.ready(place)
         return Run.load(place, step, plain_weights=plain_weights)
+
+
+def as_run(path: str) -> Path:
+    """Return the directory of a run, or that of the run that a model is imported to, in the user's cache."""
+    from t2t.paths import check
+
+    place = check(path, "RUN")
+    return _imported(place, None) if _is_to_import(place) else place
+
+
+def _is_to_import(place: Path) -> bool:
+    """Return whether a path is a model of another library."""
+    named = place.suffix == ".gguf" or any((place / name).is_file() for name in ("config.json", "modules.json"))
+    return named and not (place / RECORD).is_file()
 
 
 def _imported(source: Path, dir: str | os.PathLike[str] | None) -> Path:

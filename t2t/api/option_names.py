@@ -50,6 +50,8 @@ _SYNONYMS = {
     "--model.encoder.d-ff": "d-ff mlp ffn n-inner intermediate-size",
     "--model.decoder.d-ff": "d-ff mlp ffn n-inner intermediate-size",
     "--start-from.run": "init-from pretrained pretrained-model model-name-or-path load init-checkpoint warm-start",
+    "--objective.teacher": "teacher teacher-model teacher-model-name-or-path",
+    "--objective.temperature": "distillation-temperature distill-temperature kd-temperature",
     "--beams": "num-beams beam-size beam",
     "--max-length": "max-new-tokens max-tokens length max-target-length",
     "--top-p": "nucleus",

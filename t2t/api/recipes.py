@@ -10,6 +10,7 @@ from t2t import models
 from t2t.adapters import Adapter
 from t2t.api.encoders import encoder_alone, encoder_parameters
 from t2t.api.published import PUBLISHED, Pretraining
+from t2t.api.students import student_of
 from t2t.api.user_code.imports import function_of
 from t2t.checkpoint import CheckpointConfig
 from t2t.data import Data
@@ -40,6 +41,9 @@ CONTRASTIVE = "contrastive:"
 
 ENCODER_DECODER = "encoder-decoder:"
 """Prefix of the directory of a decoder's run, or of two with a comma between them: the recipe that adapts them to an encoder-decoder."""
+
+DISTILLED = "distilled:"
+"""Prefix of the directory of a teacher, a run or a model to import: the recipe that trains a student with half of its layers."""
 
 PREFIX_LM = "docs_prefix_lm"
 """Task of an adapted encoder-decoder, if no other is given: prefix language modelling, as in Zhang et al. (2025)."""
@@ -302,11 +306,23 @@ def encoder_decoder_of(directories: str) -> Experiment:
     )
 
 
+def distilled_of(directory: str) -> Experiment:
+    """Train a student with half of the layers of a teacher, a run or a directory of Hugging Face transformers (`distilled:TEACHER`).
+
+    It starts from every second layer, and learns the teacher's probabilities. `--data.task` is the task to learn.
+    """
+    from t2t.api.loading import as_run
+
+    run = str(as_run(directory))
+    return student_of(from_run(run), run, where=f"{DISTILLED}{directory}")
+
+
 _STARTED: Mapping[str, Callable[[str], Experiment]] = {
     FROM: from_run,
     DISCRIMINATOR: discriminator_of,
     CONTRASTIVE: contrastive_of,
     ENCODER_DECODER: encoder_decoder_of,
+    DISTILLED: distilled_of,
 }
 """Prefix -> function of the recipes that start from a run."""
 

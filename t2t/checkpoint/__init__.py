@@ -2,6 +2,7 @@
 
 from t2t.checkpoint.checkpoints import CheckpointError, Checkpoints
 from t2t.checkpoint.from_decoders import encoder_decoder_params
+from t2t.checkpoint.from_layers import params_of_layers
 from t2t.checkpoint.frozen import Reference
 from t2t.checkpoint.initialise import Initialised, initialise
 from t2t.checkpoint.retention import CheckpointConfig
@@ -14,4 +15,5 @@ __all__ = [
     "Reference",
     "encoder_decoder_params",
     "initialise",
+    "params_of_layers",
 ]

@@ -2,6 +2,7 @@
 
 from t2t.objectives.contrastive import Contrastive
 from t2t.objectives.cross_entropy import CrossEntropy
+from t2t.objectives.distillation import Distillation
 from t2t.objectives.objective import Objective
 
-__all__ = ["Contrastive", "CrossEntropy", "Objective"]
+__all__ = ["Contrastive", "CrossEntropy", "Distillation", "Objective"]

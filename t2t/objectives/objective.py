@@ -19,6 +19,29 @@ from t2t.losses import LossSums
 from t2t.nn.model import Capability, Model, ModelConfig
 from t2t.types import Batch, Extra, Params
 
+
+@dataclass(frozen=True)
+class TeacherRun:
+    """A run that an objective names, see `Objective.teacher_run`.
+
+    directory: the run's directory.
+    step:      step of its checkpoint; None for the newest when training starts.
+    dtype:     type in which its parameters are kept.
+    """
+
+    directory: str
+    step: int | None = None
+    dtype: str = "float32"
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A model that an objective reads and does not train, with its parameters."""
+
+    model: Model
+    params: Params
+
+
 DifferentiableLoss = Callable[[Params, Batch, jax.Array], tuple[Float[Array, ""], LossSums]]
 
 
@@ -44,6 +67,17 @@ class Objective(Configuration, abc.ABC):
         The sums of the parts of a batch (on microbatches and devices) must add up to the sums of the whole batch, unless `whole_batch`.
         Without `dropout_key`, there is no dropout and the result is deterministic.
         """
+
+    @property
+    def teacher_run(self) -> TeacherRun | None:
+        """The run whose model the loss reads. Its parameters are frozen and are loaded beside the training state. None if there is none."""
+        return None
+
+    def taught_loss(
+        self, teacher: Teacher, model: Model, params: Params, batch: Batch, dropout_key: jax.Array | None = None
+    ) -> LossSums:
+        """Return sums like `loss`, given the model of `teacher_run`. Training calls it in place of `loss` if there is such a run."""
+        raise NotImplementedError(f"{type(self).__name__} has a teacher_run, but no taught_loss")
 
     def gradients(
         self, loss: DifferentiableLoss, params: Params, batch: Batch, key: jax.Array

@@ -16,8 +16,8 @@ from t2t.train.program import Program
 class Memory:
     """Peak memory of one device, in bytes.
 
-    parameters, optimizer, batch, ema: inputs of the step; exact. The optimizer has state for trainable parameters only, and so has the running
-                 mean of the parameters (`Experiment.ema`).
+    parameters, optimizer, batch, ema, teacher: inputs of the step; exact. The optimizer has state for trainable parameters only, and so has the running
+                 mean of the parameters (`Experiment.ema`). The teacher is the model that the objective reads.
     gradients:   gradients of the trainable parameters, in float32, with the same sharding as these.
     activations: values that the forward pass's loops over layers save for the backward pass.
     temporaries: all other memory that the compiler allocates: logits, intermediates of one layer, gathered parameters, fragmentation.
@@ -32,11 +32,12 @@ class Memory:
     temporaries: float
     code: float = 0.0
     ema: float = 0.0
+    teacher: float = 0.0
 
     @property
     def total(self) -> float:
         """Sum of all parts."""
-        state = self.parameters + self.optimizer + self.batch + self.ema
+        state = self.parameters + self.optimizer + self.batch + self.ema + self.teacher
         return state + self.gradients + self.activations + self.temporaries + self.code
 
 
@@ -61,6 +62,7 @@ def state_bytes(program: Program) -> Memory:
         activations=0.0,
         temporaries=0.0,
         ema=bytes_a_device(state.ema),
+        teacher=bytes_a_device(state.teacher),
     )
 
 
@@ -73,7 +75,7 @@ def compiled_memory(program: Program, hlo: HloModule, analysis: Any) -> Memory:
     state = state_bytes(program)
     held = analysis.argument_size_in_bytes + analysis.output_size_in_bytes - analysis.alias_size_in_bytes
     spare = float(analysis.temp_size_in_bytes) + max(
-        held - state.parameters - state.optimizer - state.batch - state.ema, 0.0
+        held - state.parameters - state.optimizer - state.batch - state.ema - state.teacher, 0.0
     )
     activations = min(kept_for_backward(hlo), spare)
     gradients = min(state.gradients, spare - activations)
@@ -86,6 +88,7 @@ def compiled_memory(program: Program, hlo: HloModule, analysis: Any) -> Memory:
         temporaries=spare - activations - gradients,
         code=float(analysis.generated_code_size_in_bytes),
         ema=state.ema,
+        teacher=state.teacher,
     )
 
 

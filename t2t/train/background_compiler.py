@@ -86,7 +86,7 @@ class BackgroundCompiler:
         """Return a new state at step 0."""
         state = None if self._taken else self._part(self._state, self._new)
         self._taken = True
-        return self.program().create(self._experiment.seed) if state is None else state
+        return self.program().create(self._experiment.seed, teacher=False) if state is None else state
 
     def step(self, waiting: Callable[[str], None] | None = None, *, size: int | None = None) -> jax.stages.Compiled:
         """Return the compiled update, (state, batch) -> (state, metrics). Call `rows` first.
@@ -167,7 +167,7 @@ class BackgroundCompiler:
         return program
 
     def _new(self) -> TrainState | None:
-        return self.program().create(self._experiment.seed) if self._create else None
+        return self.program().create(self._experiment.seed, teacher=False) if self._create else None
 
     def _compile(self) -> jax.stages.Compiled:
         program = self.program()

@@ -88,6 +88,22 @@ class StartFromDecoders(StartFrom):
 
 
 @dataclass(frozen=True, kw_only=True)
+class StartFromLayers(StartFrom):
+    """Initial parameters from some of the layers of a deeper model, as DistilBERT starts (Sanh et al. 2019), see `t2t.checkpoint.params_of_layers`.
+
+    Args:
+        run: directory of the other run. None starts from random parameters.
+        step: step of the checkpoint. None takes the newest one.
+        layers: for each layer of each stack, the layer of the other run's stack, from 0. () spaces them evenly: 0 2 4 of six layers.
+        include: glob patterns of the parameter paths to take, by their names in this model ("encoder/**").
+        exclude: glob patterns of parameter paths that are not taken, even if they match `include`.
+        plain_weights: take the trained parameters of a run that keeps a running mean of them (`ema`), instead of the mean.
+    """
+
+    layers: tuple[CountOrZero, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Experiment(Configuration):
     """The configuration of a training run.
 
@@ -190,6 +206,7 @@ ADJUSTABLE = (
     "evaluation.",
     "guard.",
     "microbatches",
+    "objective.teacher:",
     *(f"model.{name}:" for name in EXECUTION),
 )
 """Fields, or prefixes of fields, that may change when a run resumes. They affect where and how long it computes, but not the result."""
@@ -221,10 +238,12 @@ def check(experiment: Experiment, device_count: int) -> None:
             "trainable.frozen_storage reference (--trainable.frozen-storage) needs a checkpoint that the run starts from (--start-from.run)."
             " Nearest: copy, or set --start-from.run."
         )
-    if experiment.trainable.frozen_storage == "reference" and isinstance(experiment.start_from, StartFromDecoders):
+    if experiment.trainable.frozen_storage == "reference" and isinstance(
+        experiment.start_from, StartFromDecoders | StartFromLayers
+    ):
         raise UserError(
-            "trainable.frozen_storage reference (--trainable.frozen-storage): the frozen parameters have other names in the decoder-only run"
-            " that the encoder-decoder starts from. Nearest: copy."
+            "trainable.frozen_storage reference (--trainable.frozen-storage): the frozen parameters have other names or other layers in the run"
+            f" that this one starts from ({type(experiment.start_from).__name__}). Nearest: copy."
         )
     _check_adapter(experiment, sizes["context"])
     experiment.objective.check(experiment.model)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from signal import Signals
 
@@ -27,6 +27,7 @@ from t2t.train.run import CHECKPOINTS, RunRecord
 from t2t.train.start import initial_state
 from t2t.train.state import TrainState
 from t2t.train.stop import StopOnSignal
+from t2t.train.teacher import teacher_params
 from t2t.train.watchdog import Watchdog
 
 
@@ -112,7 +113,7 @@ def train(
             watchdog.tick(f"saving step {step}")
             with meter.paused(state), times.time("save"):
                 judge.check_parameters(step, state.params)
-                checkpoints.save(step, state, data.position(), evaluated)
+                checkpoints.save(step, state.stored, data.position(), evaluated)
                 hooks.checkpoint(step, directory / CHECKPOINTS, checkpoints)
 
         def evaluate() -> dict[str, float]:
@@ -204,7 +205,7 @@ class _Starter:
                 self.records.message(f"moved to {path}")
         if step:
             self.records.note(f"resuming from step {step} of {self.directory}")
-        return self._at(step)
+        return self._at(step, resumed=bool(step))
 
     def rewind(self, before: int, waited: float) -> tuple[int, TrainState]:
         """Return the step and state of the newest checkpoint. The data continues where it is.
@@ -220,14 +221,20 @@ class _Starter:
         self.records.rewind(step or 0, waited)
         return self._at(step)
 
-    def _at(self, step: int | None) -> tuple[int, TrainState]:
+    def _at(self, step: int | None, *, resumed: bool = True) -> tuple[int, TrainState]:
         if not step:
             with self.times.time("compile"):
                 state = self.compiler.state()
             program, note = self.compiler.program(), self.records.note
-            return 0, initial_state(self.record, self.directory, program, state, note, self.checkpoints)
+            state = initial_state(self.record, self.directory, program, state, note, self.checkpoints)
+            return 0, self._with_teacher(state, resumed=resumed)
         with self.times.time("restore"):
-            return step, self.checkpoints.restore(step, self.compiler.program().abstract_state())
+            state = self.checkpoints.restore(step, self.compiler.program().abstract_state().stored)
+            return step, self._with_teacher(state, resumed=True)
+
+    def _with_teacher(self, state: TrainState, *, resumed: bool) -> TrainState:
+        program = self.compiler.program()
+        return replace(state, teacher=teacher_params(program, self.directory, resumed=resumed))
 
 
 def _open_data(program: Program, compiler: BackgroundCompiler, begin: bool) -> DeviceBatches:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import jax
+import jax.numpy as jnp
 import optax
 from jax.sharding import AbstractMesh, Mesh, NamedSharding
 from jaxtyping import Array, Float, Int
@@ -16,12 +17,14 @@ from t2t import types
 from t2t.data.converters import FeatureConverter
 from t2t.nn.model import Model
 from t2t.optim.paths import flatten_specs
+from t2t.optim.state_axes import abstract_params
 from t2t.optim.trainable import split, trainable_specs
 from t2t.sharding import DEFAULT_RULES, activate
 from t2t.train.experiment import Experiment
-from t2t.train.state import TrainState, create_state, state_shardings
+from t2t.train.state import TrainState, create_state, param_shardings, state_shardings
 from t2t.train.state import abstract_state as _abstract_state
 from t2t.train.step import Metrics, Step, make_step
+from t2t.train.teacher import teacher_model
 from t2t.types import Batch, Params
 
 IN_PLACE_ON_CPU = {"xla_cpu_copy_insertion_use_region_analysis": True}
@@ -35,6 +38,7 @@ class Program:
     specs:     the specs of the parameters, with the frozen ones marked.
     mesh:      real devices, the devices of a topology description (to compile ahead of time), or an abstract mesh (to trace only).
     shardings: the shardings of the state, a TrainState of NamedShardings.
+    teacher:   the model that the objective reads, None if there is none.
     """
 
     experiment: Experiment
@@ -43,16 +47,23 @@ class Program:
     specs: dict[str, Any]
     transform: optax.GradientTransformation
     shardings: TrainState
+    teacher: Model | None = None
 
     @classmethod
     def of(cls, experiment: Experiment, mesh: Mesh | AbstractMesh) -> Program:
-        """Return the program. Raises UserError if a parameter is not divisible over the mesh, or if a pattern matches no parameter."""
-        model = experiment.built()
+        """Return the program.
+
+        Raises UserError if a parameter is not divisible over the mesh, if a pattern matches no parameter, or if the objective's teacher is not a run or does
+        not fit the model.
+        """
+        model, teacher = experiment.built(), teacher_model(experiment)
         specs = experiment.trainable.apply(model.specs)
         transform = _named(experiment.optimizer.build(trainable_specs(specs)))
         ema = experiment.ema.decay is not None
         shardings = state_shardings(model, transform, mesh, specs=specs, ema=ema)
-        return cls(experiment, mesh, model, specs, transform, shardings)
+        if teacher is not None:
+            shardings = replace(shardings, teacher=param_shardings(teacher, mesh))
+        return cls(experiment, mesh, model, specs, transform, shardings, teacher)
 
     @property
     def learning_rate(self) -> Callable[[Int[Array, ""]], Float[Array, ""]]:
@@ -61,7 +72,20 @@ class Program:
 
     def abstract_state(self) -> TrainState:
         """Return the state as ShapeDtypeStructs with shardings."""
-        return _abstract_state(self.model, self.transform, self.shardings, self.specs)
+        state = _abstract_state(self.model, self.transform, self.shardings.stored, self.specs)
+        return state if self.teacher is None else replace(state, teacher=self.abstract_teacher())
+
+    def abstract_teacher(self) -> Params:
+        """Return the teacher's parameters as ShapeDtypeStructs with shardings."""
+        named = self.experiment.objective.teacher_run
+        assert self.teacher is not None, "the objective has a teacher"
+        assert named is not None, "the objective has a teacher"
+        kept: Params = jax.tree.map(
+            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, jnp.dtype(named.dtype), sharding=sharding),
+            abstract_params(self.teacher.specs),
+            self.shardings.teacher,
+        )
+        return kept
 
     def trainable(self, params: Params) -> Params:
         """Return the trainable part of a tree with one leaf for each parameter."""
@@ -106,14 +130,26 @@ class Program:
             for name, axes in rows.extra_axes.items()
         }
 
-    def create(self, seed: int) -> TrainState:
-        """Return the state at step 0. Each device creates its own part."""
+    def create(self, seed: int, *, teacher: bool = True) -> TrainState:
+        """Return the state at step 0. Each device creates its own part.
+
+        teacher: with random parameters of the teacher, if the objective has one, to measure steps. A training reads them (`t2t.train.teacher`).
+        """
         ema = self.shardings.ema is not None
         create = jax.jit(
             lambda seed: create_state(self.model, self.transform, seed, self.specs, ema=ema),
-            out_shardings=self.shardings,
+            out_shardings=self.shardings.stored,
         )
-        return create(seed)
+        state = create(seed)
+        if not teacher or self.teacher is None:
+            return state
+        dtypes = jax.tree.map(lambda leaf: leaf.dtype, self.abstract_teacher())
+        init = self.teacher.init
+        made = jax.jit(
+            lambda key: jax.tree.map(lambda leaf, dtype: leaf.astype(dtype), init(key), dtypes),
+            out_shardings=self.shardings.teacher,
+        )
+        return replace(state, teacher=made(jax.random.key(seed)))
 
     def compiled(self, batch: Batch) -> jax.stages.Compiled:
         """Return `step` compiled for batches like `batch`, which has ShapeDtypeStructs. It donates the state too."""
@@ -130,6 +166,7 @@ class Program:
             guard=self.experiment.guard,
             specs=self.specs,
             ema=self.experiment.ema,
+            teacher=self.teacher,
         )
 
         def sharded(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:

@@ -10,12 +10,12 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
-from t2t.checkpoint import Checkpoints, Reference, encoder_decoder_params, initialise
+from t2t.checkpoint import Checkpoints, Reference, encoder_decoder_params, initialise, params_of_layers
 from t2t.errors import UserError
 from t2t.nn.model import Model
 from t2t.optim import Trainable
 from t2t.optim.paths import flatten_specs
-from t2t.train.experiment import StartFrom, StartFromDecoders
+from t2t.train.experiment import StartFrom, StartFromDecoders, StartFromLayers
 from t2t.train.program import Program
 from t2t.train.run import CHECKPOINTS, VOCABULARY, RunRecord, SavedRun
 from t2t.train.state import TrainState
@@ -74,6 +74,8 @@ def _sources(start_from: StartFrom, want: Params) -> tuple[list[SavedRun], Param
     assert start_from.run is not None, "a run to start from"
     source = SavedRun.load(start_from.run, start_from.step, plain_weights=start_from.plain_weights)
     params = source.params()
+    if isinstance(start_from, StartFromLayers):
+        return [source], params_of_layers(params, want, start_from.layers)
     if not isinstance(start_from, StartFromDecoders):
         return [source], params
     if start_from.decoder_run is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -28,6 +29,7 @@ class TrainState:
     key:    random key of the run. Step i uses fold_in(key, i), so the key never changes.
     health: statistics that detect bad steps.
     ema:    running mean of the trainable parameters, None if there is none (`t2t.optim.Ema`).
+    teacher: parameters of the model that the objective reads, None if there is none (`Objective.teacher_run`). Checkpoints do not have them.
     """
 
     step: Int[Array, ""]
@@ -36,11 +38,17 @@ class TrainState:
     key: PRNGKeyArray
     health: Health
     ema: Params | None = None
+    teacher: Params | None = None
 
     @property
     def evaluated(self) -> Params:
         """The parameters to evaluate: the running means, if there are any, and the frozen parameters."""
         return self.params if self.ema is None else merge(self.params, self.ema)
+
+    @property
+    def stored(self) -> TrainState:
+        """The part of the state that a checkpoint has: all but the teacher's parameters."""
+        return replace(self, teacher=None)
 
 
 def create_state(

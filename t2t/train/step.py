@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from t2t.losses import LossSums
 from t2t.nn.model import Model
 from t2t.objectives import Objective
+from t2t.objectives.objective import Teacher
 from t2t.optim.ema import Ema
 from t2t.optim.norms import layered, squares
 from t2t.optim.trainable import merge, split, trainable_specs
@@ -35,6 +36,7 @@ def make_step(
     guard: Guard | None = None,
     specs: Any = None,
     ema: Ema | None = None,
+    teacher: Model | None = None,
 ) -> Step:
     """Return the function (state, batch) -> (next state, metrics), to be jitted with shardings.
 
@@ -45,6 +47,7 @@ def make_step(
     specs: the model's specs with the frozen parameters marked (`Trainable.apply`); None uses `model.specs`. Gradients, gradient norm, updates
            and optimizer state cover only the trainable parameters. Frozen parameters are returned unchanged.
     ema:   how the running mean of a state that has one is updated. A skipped step and a batch without weight do not change it.
+    teacher: the model of the objective's `teacher_run`, whose parameters are those of `state.teacher`. The step returns them unchanged.
     """
     guard = guard or Guard()
     specs = model.specs if specs is None else specs
@@ -56,9 +59,13 @@ def make_step(
         key = jax.random.fold_in(state.key, state.step)
 
         trainable, frozen = split(state.params, specs)
+        loss = objective.loss
+        if teacher is not None:
+            assert state.teacher is not None, "the state has no parameters of the teacher"
+            loss = partial(objective.taught_loss, Teacher(teacher, state.teacher))
 
         def part_loss(trainable: Params, part: Batch, part_key: PRNGKeyArray) -> tuple[Float[Array, ""], LossSums]:
-            total = objective.loss(model, merge(trainable, frozen), part, part_key)
+            total = loss(model, merge(trainable, frozen), part, part_key)
             return total.objective / weight, total
 
         grads, total = _accumulate(partial(objective.gradients, part_loss), trainable, batch, key, microbatches)
@@ -100,7 +107,13 @@ def make_step(
         for name, (part, own_weight) in objective.metrics(total).items():
             metrics[name] = part / jnp.maximum(own_weight, 1.0)
         after = TrainState(
-            step=state.step + 1, params=params, opt_state=opt_state, key=state.key, health=health, ema=mean
+            step=state.step + 1,
+            params=params,
+            opt_state=opt_state,
+            key=state.key,
+            health=health,
+            ema=mean,
+            teacher=state.teacher,
         )
         return after, metrics
 
