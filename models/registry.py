@@ -37,6 +37,7 @@ FAMILIES = (
     "olmo",
     "mixtral",
     "mamba",
+    "retnet",
     "phi",
     "neox",
     "t5gemma",

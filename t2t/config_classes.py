@@ -39,6 +39,7 @@ _MODULES = (
     "t2t.nn.recurrent.mamba",
     "t2t.nn.recurrent.mamba2",
     "t2t.nn.recurrent.time_steps",
+    "t2t.nn.recurrent.retention",
     "t2t.nn.rotary",
     "t2t.objectives.contrastive",
     "t2t.objectives.cross_entropy",

@@ -213,6 +213,8 @@ def canonical(config: Any) -> Any:
 def _canonical_stack(stack: Any) -> Any:
     if stack.moe_every > 1:
         stack = dataclasses.replace(stack, pattern=stack.places, moe_every=1)
+    own_mixers = {name: tuple(map(_canonical_place, getattr(stack, name))) for name in ("first", "pattern")}
+    stack = dataclasses.replace(stack, **own_mixers)
     if stack.pattern:
         repeated = stack.num_layers - len(stack.first)
         pattern = shortest_pattern([stack.pattern[layer % len(stack.pattern)] for layer in range(repeated)])
@@ -252,6 +254,10 @@ def _canonical_stack(stack: Any) -> Any:
         attention_output_bias=stack.has_attention_output_bias,
         groups=None if stack.pattern or stack.first else stack.blocks,
     )
+
+
+def _canonical_place(place: Any) -> Any:
+    return place if place.mixer is None else dataclasses.replace(place, mixer=place.mixer.canonical())
 
 
 def _default(field: dataclasses.Field[Any], value: Any) -> Any:

@@ -215,6 +215,10 @@ class MixerConfig(Configuration, abc.ABC):
         """Whether matrix products inside the mixer may be saved for the backward pass. False if the mixer recomputes them itself."""
         return True
 
+    def canonical(self) -> MixerConfig:
+        """Return the configuration with default values for the options that do not change what is computed, for comparisons."""
+        return self
+
     def row_bytes(self, length: int) -> int:
         """Return the approximate bytes that one row of `length` tokens needs on a CPU, beyond what is linear in the length; 0 if none."""
         return 0

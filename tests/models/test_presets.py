@@ -71,6 +71,7 @@ def test_presets_are_those_promised():
             *("130m", "370m", "790m", "1.4b", "2.8b"),
             *("2-130m", "2-370m", "2-780m", "2-1.3b", "2-2.7b", "2-codestral-7b"),
         ],
+        "retnet": ["1.3b", "2.7b", "6.7b"],
         "olmo": ["2-1b", "2-7b", "2-13b", "2-32b", "3-7b", "3-32b"],
         "phi": ["3-mini", "3-medium", "4", "4-mini"],
         "neox": [
