@@ -36,6 +36,7 @@ from t2t.nn.disentangled import Disentangled
 from t2t.nn.mlp import MLPConfig
 from t2t.nn.moe.layer import MoEConfig
 from t2t.nn.moe.router import Router
+from t2t.nn.recurrent.gated_linear_attention import GatedLinearAttentionConfig
 from t2t.nn.recurrent.mamba import MambaConfig
 from t2t.nn.recurrent.mamba2 import Mamba2Config
 from t2t.nn.recurrent.retention import RetentionConfig
@@ -91,7 +92,7 @@ CONFIGURATIONS = [
     ),
     *(AttentionConfig(num_heads=2, head_dim=8), MLPConfig(inner=16), LayerOptions()),
     *(MambaConfig(inner=16, dt_rank=1), Mamba2Config(num_heads=2), TimeSteps()),
-    RetentionConfig(num_heads=2),
+    *(RetentionConfig(num_heads=2), GatedLinearAttentionConfig(key_dim=8, value_dim=16)),
     *(MoEConfig(num_experts=4, inner=16, capacity=1.25), Router()),
     *(MergedAttentionConfig(num_heads=2, head_dim=8), ConvolutionConfig(), Disentangled(), Adapter(rank=4, alpha=8.0)),
     TransientGlobalConfig(num_heads=2, head_dim=8, positions="relative", scaled=False, window=6, global_block=4),

@@ -1,4 +1,4 @@
-"""Models with retention: packing, decoding, beams, meshes, hybrids with attention, and what is refused."""
+"""Models with retention and gated linear attention: packing, decoding, beams, meshes, hybrids with attention, and what is refused."""
 
 import dataclasses
 import functools
@@ -16,6 +16,7 @@ from t2t.models.config import LayerOptions
 from t2t.nn.mixers import BuildOptions, Context
 from t2t.nn.model import ParamSpec
 from t2t.nn.parameters import Definition
+from t2t.nn.recurrent.gated_linear_attention import GatedLinearAttentionConfig
 from t2t.nn.recurrent.retention import RetentionConfig
 from t2t.objectives import CrossEntropy
 from t2t.plan import flops
@@ -25,6 +26,9 @@ from tests.models.tiny import VOCAB, batch, config, logits_of, params_of, quick_
 
 MIXERS = {
     "retention": RetentionConfig(num_heads=2, key_dim=8, value_dim=12, chunk=4),
+    "gated linear attention": GatedLinearAttentionConfig(
+        num_heads=2, key_dim=8, value_dim=12, decay_rank=3, temperature=2.0, chunk=4
+    ),
 }
 RANDOM = np.random.default_rng(0)
 TEXTS = [RANDOM.integers(1, VOCAB, n) for n in (9, 4, 7)]
@@ -171,6 +175,7 @@ def test_matrix_products_are_those_of_a_count_by_hand(name):
     heads, key, value, chunk = mixer.num_heads, mixer.key_dim, mixer.value_dim, mixer.chunk
     core = heads * (chunk * (key + value) + 2 * key * value)
     products = width * heads * (2 * key + 3 * value)
+    products += (width + heads * key) * 3 if name == "gated linear attention" else 0
     assert found == 2 * tokens * (products + core + 3 * width * inner)
 
 
