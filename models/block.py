@@ -12,8 +12,10 @@ from jaxtyping import Array, Float
 
 from t2t.nn.aux import Aux, added
 from t2t.nn.dropout import Keys, adapter_dropout, dropout
+from t2t.nn.feed_forward import FeedForward
 from t2t.nn.layers import LayerConfig
 from t2t.nn.mixers import BuildOptions, Context, CrossMixer, MemoryReader, Mixer, MixerConfig
+from t2t.nn.state import LayerState
 from t2t.sharding import constrain
 
 
@@ -63,10 +65,10 @@ class Block(nnx.Module):
             memory, mixer = self._read_memory(context), self._mixer
             context = dataclasses.replace(self._with_own_tables(context), read=memory)
             y, aux = self._sublayer(self.layer.mixer.name, x, lambda y: mixer(y, context), context.keys)
-            y, more = self._after_mixer(y, x, memory, context)
+            y, cross_aux, more = self._after_mixer(y, x, memory, context, self._feed_forward)
             if self.convolution is not None and self.convolution_norm is not None:
                 y = self.convolution_norm(y + self.convolution(x, context.segments, context.keys))
-        return y, added(aux, more)
+        return y, added(added(aux, cross_aux), more)
 
     def prefill(
         self, x: Float[Array, "B L D"], context: Context, length: int
@@ -76,7 +78,11 @@ class Block(nnx.Module):
         context = dataclasses.replace(self._with_own_tables(context), read=memory)
         y, state = self._sublayer(self.layer.mixer.name, x, lambda y: mixer.prefill(y, context, length), context.keys)
         memory_state = {} if reader is None else {"encoder": reader.keep(memory)}
-        return self._after_mixer(y, x, memory, context)[0], state, memory_state
+        feed_forward: Any = self._feed_forward
+        if not self.layer.stateful_feed_forward:
+            return self._after_mixer(y, x, memory, context, feed_forward)[0], state, memory_state
+        y, _, own = self._after_mixer(y, x, memory, context, feed_forward.prefill)
+        return y, LayerState(state, own), memory_state
 
     def step(
         self, x: Float[Array, "B 1 D"], state: Any, memory: Any, context: Context
@@ -93,6 +99,10 @@ class Block(nnx.Module):
     @property
     def _mixer(self) -> Mixer:
         return getattr(self, self.layer.mixer.name)
+
+    @property
+    def _feed_forward(self) -> FeedForward | None:
+        return None if self.layer.feed_forward is None else getattr(self, self.layer.feed_forward.name)
 
     @property
     def _cross(self) -> CrossMixer | None:
@@ -123,10 +133,18 @@ class Block(nnx.Module):
     ) -> tuple[Float[Array, "B 1 D"], Any]:
         encoder = memory.get("encoder")
         context = dataclasses.replace(self._with_own_tables(context), read=encoder)
+        feed_forward: Any = self._feed_forward
+        stateful = self.layer.stateful_feed_forward
+        own = state.mixer if stateful else state
         y, after = self._sublayer(
-            self.layer.mixer.name, x, lambda y: step(y, state, context, memory.get("prompt")), context.keys
+            self.layer.mixer.name, x, lambda y: step(y, own, context, memory.get("prompt")), context.keys
         )
-        return self._after_mixer(y, x, encoder, context)[0], after
+        if not stateful:
+            return self._after_mixer(y, x, encoder, context, feed_forward)[0], after
+        y, _, forward = self._after_mixer(
+            y, x, encoder, context, lambda y, context: feed_forward.step(y, state.feed_forward, context)
+        )
+        return y, LayerState(after, forward)
 
     def _read_memory(self, context: Context) -> Any:
         reader, config = self._reader, self._reader_config
@@ -137,9 +155,18 @@ class Block(nnx.Module):
             return reader.read(context.memory)
 
     def _after_mixer(
-        self, x: Float[Array, "B L D"], start: Float[Array, "B L D"], memory: Any, context: Context
-    ) -> tuple[Float[Array, "B L D"], Aux]:
-        """Apply the sublayers after the mixer. start: the input of the layer, which they read if they are parallel."""
+        self,
+        x: Float[Array, "B L D"],
+        start: Float[Array, "B L D"],
+        memory: Any,
+        context: Context,
+        feed_forward: Callable[..., tuple[Any, Any]] | None,
+    ) -> tuple[Float[Array, "B L D"], Aux, Any]:
+        """Apply the sublayers after the mixer. Also return the terms of cross attention, and what `feed_forward` returns besides its output.
+
+        start: the input of the layer, which they read if they are parallel.
+        feed_forward: a method of the feed-forward layer, as a function (input, context); None if there is no such layer.
+        """
         cross, read = self._cross, start if self.layer.parallel else None
         aux: Aux = {}
         if cross is not None:
@@ -152,11 +179,11 @@ class Block(nnx.Module):
                 context.keys,
                 read,
             )
-        if self.layer.feed_forward is not None:
+        extra: Any = {}
+        if feed_forward is not None and self.layer.feed_forward is not None:
             name = self.layer.feed_forward.name
-            x, more = self._sublayer(name, x, lambda y: getattr(self, name)(y, context), context.keys, read)
-            aux = added(aux, more)
-        return constrain(x, ("batch", "length", None)), aux
+            x, extra = self._sublayer(name, x, lambda y: feed_forward(y, context), context.keys, read)
+        return constrain(x, ("batch", "length", None)), aux, extra
 
     def _sublayer(
         self,

@@ -19,8 +19,9 @@ from t2t.models.transformer import Layers, Stack
 from t2t.models.transformer_config import EmbeddingScale, TransformerConfig
 from t2t.nn.aux import Aux, added
 from t2t.nn.dropout import Keys
+from t2t.nn.layers import LayerConfig
 from t2t.nn.linear import Linear
-from t2t.nn.mixers import Context, MixerConfig, Needs
+from t2t.nn.mixers import Context, Needs
 from t2t.nn.model import Cache, Kind
 from t2t.sharding import constrain
 from t2t.types import Batch, Tokens
@@ -99,10 +100,10 @@ class EncoderDecoderConfig(TransformerConfig):
         """Whether the decoder has merged attention."""
         return self.merged_attention
 
-    def _mixers(self) -> Iterator[tuple[MixerConfig, Needs]]:
-        yield from super()._mixers()
+    def _layers(self) -> Iterator[tuple[LayerConfig, Needs]]:
+        yield from super()._layers()
         for layer in (*self.first_of(self.decoder, cross=True), *self.pattern_of(self.decoder, cross=True)):
-            yield layer.mixer, self._needs("decoder")
+            yield layer, self._needs("decoder")
 
     def build(self) -> FunctionalModel:
         """Return the model."""

@@ -34,6 +34,7 @@ from t2t.models.pegasus.mapping import Pegasus
 from t2t.models.phi.mapping import Phi3
 from t2t.models.qwen.mapping import Qwen2, Qwen3, Qwen3MoE
 from t2t.models.roberta.mapping import Roberta, XLMRobertaXL
+from t2t.models.rwkv.mapping import RWKV4
 from t2t.models.smollm3.mapping import SmolLM3
 from t2t.models.t5.mapping import T5, UMT5
 from t2t.models.t5gemma.mapping import T5Gemma
@@ -75,6 +76,7 @@ FAMILIES: tuple[Family, ...] = (
     GPTNeoX(),
     Mamba(),
     Mamba2(),
+    RWKV4(),
     T5Gemma(),
     T5Gemma2(),
 )

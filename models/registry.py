@@ -40,6 +40,7 @@ FAMILIES = (
     "retnet",
     "phi",
     "neox",
+    "rwkv",
     "t5gemma",
     "t5gemma2",
 )

@@ -81,13 +81,13 @@ class TransformerConfig(ModelConfig):
             raise UserError(
                 f"model.unroll is {self.unroll}; the deepest stack of the model has {deepest} layers. Nearest: {deepest}."
             )
-        for mixer, needs in self._mixers():
-            mixer.check(needs)
+        for layer, needs in self._layers():
+            layer.check(needs)
 
     def check_run(self, *, packing: bool, context: int) -> None:
         """Raise UserError if a layer does not support what the run needs; see `t2t.nn.model.ModelConfig.check_run`."""
-        for mixer, needs in self._mixers():
-            mixer.check(replace(needs, packing=packing, context=context))
+        for layer, needs in self._layers():
+            layer.check(replace(needs, packing=packing, context=context))
 
     def portable(self) -> TransformerConfig:
         """Return the same configuration, with "chunked" attention instead of a platform-specific kernel."""
@@ -100,7 +100,7 @@ class TransformerConfig(ModelConfig):
 
     def row_bytes(self, length: int) -> int:
         """Return the bytes of the mixer that needs the most memory."""
-        return max(mixer.row_bytes(length) for mixer, _ in self._mixers())
+        return max(layer.mixer.row_bytes(length) for layer, _ in self._layers())
 
     @property
     def merges_attention(self) -> bool:
@@ -159,13 +159,13 @@ class TransformerConfig(ModelConfig):
             dropout=self.dropout,
         )
 
-    def _mixers(self) -> Iterator[tuple[MixerConfig, Needs]]:
-        """Yield the mixers of all stacks, each with what the model needs from it."""
+    def _layers(self) -> Iterator[tuple[LayerConfig, Needs]]:
+        """Yield the different layers of all stacks, each with what the model needs from it."""
         for field in fields(self):
             stack = getattr(self, field.name)
             if isinstance(stack, StackConfig):
                 for layer in (*self.first_of(stack), *self.pattern_of(stack)):
-                    yield layer.mixer, self._needs(field.name)
+                    yield layer, self._needs(field.name)
 
     def _needs(self, side: str) -> Needs:
         """Return what the model needs from the mixers of one of its stacks."""

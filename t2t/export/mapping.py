@@ -83,6 +83,25 @@ class Transposed(Operation):
 
 
 @dataclass(frozen=True)
+class Unsqueezed(Operation):
+    """An array with `count` further axes of size 1 before its own."""
+
+    count: int
+
+    def to_ours(self, theirs: np.ndarray, shapes: Sequence[Shape]) -> list[np.ndarray]:
+        """Return the array without these axes."""
+        return [theirs.reshape(shapes[0])]
+
+    def to_theirs(self, ours: Sequence[np.ndarray]) -> np.ndarray:
+        """Return the array with these axes."""
+        return ours[0].reshape(*(1,) * self.count, *ours[0].shape)
+
+    def shape(self, shapes: Sequence[Shape]) -> Shape:
+        """Return the shape with these axes."""
+        return (*(1,) * self.count, *shapes[0])
+
+
+@dataclass(frozen=True)
 class Joined(Operation):
     """Our arrays concatenated along `axis`."""
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 from t2t.nn.convolution import ConvolutionConfig
 from t2t.nn.feed_forward import FeedForwardConfig
-from t2t.nn.mixers import MixerConfig
+from t2t.nn.mixers import MixerConfig, Needs
 from t2t.nn.norms import LayerNorm, NormKind, RMSNorm, norm
 
 NormPlace = Literal["pre", "post", "sandwich", "output"]
@@ -50,3 +50,14 @@ class LayerConfig:
     parallel: bool = False
     convolution: ConvolutionConfig | None = None
     dropout: float = 0.0
+
+    def check(self, needs: Needs) -> None:
+        """Raise UserError if the mixer or the feed-forward layer does not support what is needed."""
+        self.mixer.check(needs)
+        if self.feed_forward is not None:
+            self.feed_forward.check(needs)
+
+    @property
+    def stateful_feed_forward(self) -> bool:
+        """Whether the feed-forward layer has a state in decoding."""
+        return self.feed_forward is not None and self.feed_forward.stateful

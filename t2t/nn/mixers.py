@@ -82,7 +82,7 @@ class BuildOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class Capabilities:
-    """The features that a kind of mixer supports. A configuration that needs an undeclared feature raises an error.
+    """The features that a kind of mixer or feed-forward layer supports. A configuration that needs an undeclared feature raises an error.
 
     bidirectional: mix with later tokens too, in encoders.
     packing:  keep the segments of a row separate.
@@ -225,18 +225,19 @@ class MixerConfig(Configuration, abc.ABC):
 
     def check(self, needs: Needs) -> None:
         """Raise UserError if this kind of mixer does not support what is needed."""
-        for name, why in self._lacks(needs):
+        for name, why in lacking(self.capabilities, needs):
             raise UserError(f"mixer {type(self).__name__} {why} (capabilities.{name} is False)")
 
-    def _lacks(self, needs: Needs) -> Iterator[tuple[str, str]]:
-        can = self.capabilities
-        if needs.bidirectional and not can.bidirectional:
-            yield "bidirectional", "does not see later tokens, which the layers of an encoder must see"
-        if needs.prefix and not can.prefix:
-            yield "prefix", "has no prefix mask (--model.mask prefix). Nearest: causal"
-        if needs.decoding and not can.decoding:
-            yield "decoding", "does not support step-by-step decoding, which a decoder needs to generate text"
-        if needs.packing and not can.packing:
-            yield "packing", "does not separate the examples of a packed row (--data.pack). Nearest: False"
-        if needs.context > 1 and not can.context:
-            yield "context", f"cannot divide rows along their length (--mesh.context {needs.context}). Nearest: 1"
+
+def lacking(can: Capabilities, needs: Needs) -> Iterator[tuple[str, str]]:
+    """Yield the name of each capability that is needed and missing, with the reason for the error message."""
+    if needs.bidirectional and not can.bidirectional:
+        yield "bidirectional", "does not see later tokens, which the layers of an encoder must see"
+    if needs.prefix and not can.prefix:
+        yield "prefix", "has no prefix mask (--model.mask prefix). Nearest: causal"
+    if needs.decoding and not can.decoding:
+        yield "decoding", "does not support step-by-step decoding, which a decoder needs to generate text"
+    if needs.packing and not can.packing:
+        yield "packing", "does not separate the examples of a packed row (--data.pack). Nearest: False"
+    if needs.context > 1 and not can.context:
+        yield "context", f"cannot divide rows along their length (--mesh.context {needs.context}). Nearest: 1"

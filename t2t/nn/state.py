@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+from flax import struct
 from jaxtyping import Array, Int
 
 Own = TypeVar("Own", bound="State")
@@ -44,6 +45,32 @@ class State:
         By default the entry is the whole new state.
         """
         return entry
+
+
+@struct.dataclass
+class LayerState(State):
+    """State of a layer whose feed-forward layer has a state too. An entry of `write` is a `LayerState` of both entries."""
+
+    mixer: Any
+    feed_forward: Any
+
+    def fork(self, count: int, prompt: int, axis: int = 0) -> LayerState:
+        """Fork both states."""
+        return LayerState(*(state.fork(count, prompt, axis) for state in (self.mixer, self.feed_forward)))
+
+    def shared(self, prompt: int, axis: int = 0) -> Any:
+        """Return what the hypotheses share of the mixer's state."""
+        return self.mixer.shared(prompt, axis)
+
+    def grow(self, more: int, axis: int = 0) -> LayerState:
+        """Grow both states."""
+        return LayerState(*(state.grow(more, axis) for state in (self.mixer, self.feed_forward)))
+
+    def write(self, entry: Any, index: Int[Array, "B"], axis: int = 0) -> LayerState:
+        """Write both entries."""
+        return LayerState(
+            self.mixer.write(entry.mixer, index, axis), self.feed_forward.write(entry.feed_forward, index, axis)
+        )
 
 
 def taken(tree: Any, rows: Int[Array, "N"], axis: int) -> Any:

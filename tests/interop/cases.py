@@ -15,6 +15,7 @@ from tests.interop import (
     cases_mamba,
     cases_moe,
     cases_qwen,
+    cases_rwkv,
     cases_smollm3,
     cases_t5_encoder,
 )
@@ -183,6 +184,7 @@ CASES = (
     *cases_decoders.CASES,
     *cases_moe.CASES,
     *cases_mamba.CASES,
+    *cases_rwkv.CASES,
     *cases_t5_encoder.CASES,
 )
 
@@ -196,7 +198,7 @@ def weight(name: str, shape: tuple[int, ...]) -> np.ndarray:
     random = np.random.default_rng(zlib.crc32(name.encode()))
     value = random.standard_normal(shape, np.float32)
     if len(shape) == 1:
-        scale = "norm" in name.lower() or ".ln_" in name
+        scale = "norm" in name.lower() or ".ln" in name or "_ln." in name
         return (0.2 * value + (1.0 if scale and name.endswith("weight") else 0.0)).astype(np.float32)
     if "relative_attention_bias" in name:
         return value

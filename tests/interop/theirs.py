@@ -107,6 +107,8 @@ def given_to(case: Case, given: dict[str, np.ndarray]) -> dict[str, torch.Tensor
     """Return the arguments of a model call, including labels."""
     ids, mask = torch.tensor(given["ids"]), torch.tensor(given["mask"])
     arguments = {"input_ids": ids, "attention_mask": mask}
+    if case.family == "RWKV-4":
+        arguments["use_cache"] = False  # its state is changed in place, which leaves no gradient
     if case.kind == "encoder_decoder":
         labels = torch.tensor(given["targets"])
         if case.family == "mBART":
@@ -176,8 +178,8 @@ def generated(case: Case, made: Any, given: dict[str, np.ndarray], beams: int) -
                 num_beams=beams,
                 length_penalty=0.0,
                 max_new_tokens=NEW,
-                # its cache has as many layers as the encoder, even if the decoder has more (5.23)
-                use_cache="num_decoder_layers" not in case.options,
+                # its cache has as many layers as the encoder, even if the decoder has more (5.23); RWKV's state cannot be reordered
+                use_cache="num_decoder_layers" not in case.options and not (case.family == "RWKV-4" and beams > 1),
                 eos_token_id=EOS,
                 pad_token_id=0,
             )[0].numpy()
