@@ -14,7 +14,7 @@ from t2t.nn.aux import Aux, added
 from t2t.nn.dropout import Keys, adapter_dropout, dropout
 from t2t.nn.feed_forward import FeedForward
 from t2t.nn.layers import LayerConfig
-from t2t.nn.mixers import BuildOptions, Context, CrossMixer, MemoryReader, Mixer, MixerConfig
+from t2t.nn.mixers import BuildOptions, Context, CrossMixer, Handed, MemoryReader, Mixer, MixerConfig
 from t2t.nn.state import LayerState
 from t2t.sharding import constrain
 
@@ -23,7 +23,7 @@ class Block(nnx.Module):
     """Norm, mixer, norm, feed-forward. With an encoder's output to read, a norm and cross attention come between the two, unless the mixer reads it. A layer may
     have no feed-forward layer, nor its norm.
 
-    The methods are those of the mixer (`t2t.nn.mixers`). `memory` is what rows may share and no step changes: "encoder" is what the layer keeps of the
+    The methods are those of the mixer (`t2t.nn.mixers`); the output of a layer whose mixer hands values on is a `Handed`, too. `memory` is what rows may share and no step changes: "encoder" is what the layer keeps of the
     encoder's output, "prompt" is what hypotheses on the same prompt have in common.
 
     The configurations of the parts name the parameters ("attention", "mlp"). The norms have the same names with the suffix "_norm", and those of outputs with
@@ -64,11 +64,11 @@ class Block(nnx.Module):
         with adapter_dropout(context.keys):
             memory, mixer = self._read_memory(context), self._mixer
             context = dataclasses.replace(self._with_own_tables(context), read=memory)
-            y, aux = self._sublayer(self.layer.mixer.name, x, lambda y: mixer(y, context), context.keys)
+            y, aux, handed = self._mixed(x, lambda y: mixer(y, context), context.keys)
             y, cross_aux, more = self._after_mixer(y, x, memory, context, self._feed_forward)
             if self.convolution is not None and self.convolution_norm is not None:
                 y = self.convolution_norm(y + self.convolution(x, context.segments, context.keys))
-        return y, added(added(aux, cross_aux), more)
+        return _passed_on(y, handed), added(added(aux, cross_aux), more)
 
     def prefill(
         self, x: Float[Array, "B L D"], context: Context, length: int
@@ -76,13 +76,15 @@ class Block(nnx.Module):
         """Apply to whole rows. Also return a state with room for `length` positions, and the memory."""
         memory, mixer, reader = self._read_memory(context), self._mixer, self._reader
         context = dataclasses.replace(self._with_own_tables(context), read=memory)
-        y, state = self._sublayer(self.layer.mixer.name, x, lambda y: mixer.prefill(y, context, length), context.keys)
+        y, state, handed = self._mixed(x, lambda y: mixer.prefill(y, context, length), context.keys)
         memory_state = {} if reader is None else {"encoder": reader.keep(memory)}
         feed_forward: Any = self._feed_forward
         if not self.layer.stateful_feed_forward:
-            return self._after_mixer(y, x, memory, context, feed_forward)[0], state, memory_state
-        y, _, own = self._after_mixer(y, x, memory, context, feed_forward.prefill)
-        return y, LayerState(state, own), memory_state
+            y, _, _ = self._after_mixer(y, x, memory, context, feed_forward)
+        else:
+            y, _, own = self._after_mixer(y, x, memory, context, feed_forward.prefill)
+            state = LayerState(state, own)
+        return _passed_on(y, handed), state, memory_state
 
     def step(
         self, x: Float[Array, "B 1 D"], state: Any, memory: Any, context: Context
@@ -136,15 +138,15 @@ class Block(nnx.Module):
         feed_forward: Any = self._feed_forward
         stateful = self.layer.stateful_feed_forward
         own = state.mixer if stateful else state
-        y, after = self._sublayer(
-            self.layer.mixer.name, x, lambda y: step(y, own, context, memory.get("prompt")), context.keys
-        )
+        y, after, handed = self._mixed(x, lambda y: step(y, own, context, memory.get("prompt")), context.keys)
         if not stateful:
-            return self._after_mixer(y, x, encoder, context, feed_forward)[0], after
-        y, _, forward = self._after_mixer(
-            y, x, encoder, context, lambda y, context: feed_forward.step(y, state.feed_forward, context)
-        )
-        return y, LayerState(after, forward)
+            y, _, _ = self._after_mixer(y, x, encoder, context, feed_forward)
+        else:
+            y, _, forward = self._after_mixer(
+                y, x, encoder, context, lambda y, context: feed_forward.step(y, state.feed_forward, context)
+            )
+            after = LayerState(after, forward)
+        return _passed_on(y, handed), after
 
     def _read_memory(self, context: Context) -> Any:
         reader, config = self._reader, self._reader_config
@@ -153,6 +155,18 @@ class Block(nnx.Module):
         assert context.memory is not None, "the layer needs the encoder's output"
         with jax.named_scope(config.name if self.layer.cross is None else f"cross_{config.name}"):
             return reader.read(context.memory)
+
+    def _mixed(
+        self, x: Float[Array, "B L D"], apply: Callable[..., tuple[Any, Any]], keys: Keys
+    ) -> tuple[Float[Array, "B L D"], Any, Any]:
+        """Apply the mixer. Return the sum with its output, what it returns besides, and what it hands on to later layers, or None."""
+
+        def unpacked(y: jax.Array) -> tuple[jax.Array, tuple[Any, Any]]:
+            out, extra = apply(y)
+            return (out.output, (extra, out.values)) if isinstance(out, Handed) else (out, (extra, None))
+
+        x, (extra, handed) = self._sublayer(self.layer.mixer.name, x, unpacked, keys)
+        return x, extra, handed
 
     def _after_mixer(
         self,
@@ -202,3 +216,8 @@ class Block(nnx.Module):
                 y = getattr(self, f"{name}_output_norm")(y)
             x = x + dropout(y, self.layer.dropout, keys.next())
             return (norm(x) if place == "post" and norm is not None else x), extra
+
+
+def _passed_on(x: Float[Array, "B L D"], values: Any) -> Any:
+    """Return the output of a layer, with what its mixer hands on if it does."""
+    return x if values is None else Handed(x, values)

@@ -298,6 +298,25 @@ class StackConfig(Configuration):
             for place, layer in enumerate(getattr(self, name)):
                 self._check_layer(layer, f"model.{name}[{place}]")
         self._check_experts()
+        self._check_handed()
+
+    def _check_handed(self) -> None:
+        """Raise UserError if a mixer hands values on from inside the pattern, or a mixer has no earlier layer that hands values on to it."""
+        handing = False
+        for name, layers in (("first", self.first), ("pattern", self.pattern)):
+            for place, layer in enumerate(layers):
+                mixer, where = layer.mixer, f"model.{name}[{place}].mixer"
+                if mixer is None:
+                    continue
+                if mixer.hands_on and name == "pattern":
+                    raise UserError(
+                        f"{where} is a {type(mixer).__name__} that hands values on to later layers, which only layers before the pattern can do. Nearest: model.first."
+                    )
+                if mixer.takes_handed and not handing:
+                    raise UserError(
+                        f"{where} is a {type(mixer).__name__} that needs values of an earlier layer, and no layer before it hands them on. Nearest: one in model.first."
+                    )
+                handing = handing or mixer.hands_on
 
     def _check_experts(self) -> None:
         """Raise UserError if the options of experts contradict others."""

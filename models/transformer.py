@@ -17,7 +17,7 @@ from t2t.models.transformer_config import TransformerConfig
 from t2t.nn.aux import Aux, added, over_layers
 from t2t.nn.dropout import Keys, dropout
 from t2t.nn.layers import LayerConfig
-from t2t.nn.mixers import BuildOptions, Context
+from t2t.nn.mixers import BuildOptions, Context, Handed
 from t2t.nn.norms import norm
 from t2t.nn.parameters import rebind, stack, unbind
 from t2t.sharding import platform
@@ -127,15 +127,13 @@ class Stack(nnx.Module):
                 total = added(total, aux)
             return x, total
 
-        def separate(
-            x: jax.Array, blocks: Sequence[Block], contexts: Sequence[Context], keys: Any
-        ) -> tuple[jax.Array, Aux]:
+        def separate(x: jax.Array, blocks: Sequence[Block], own: Sequence[Context], keys: Any) -> tuple[jax.Array, Aux]:
             total: Aux = {}
             for place, block in enumerate(blocks):
                 graph, params = unbind(block)
                 key = None if keys is None else keys[place]
-                x, aux = self._row_function(graph, contexts[place], scanned=False)(x, params, key)
-                total = added(total, aux)
+                out, aux = self._row_function(graph, own[place], scanned=False)(x, params, key)
+                x, total = _taken(out, before, contexts), added(total, aux)
             return x, total
 
         with jax.named_scope(self.scope):
@@ -158,10 +156,11 @@ class Stack(nnx.Module):
                 outputs.append(tuple(output))
             return x, self._packed(outputs)
 
-        def separate(x: jax.Array, blocks: Sequence[Block], contexts: Sequence[Context]) -> tuple[jax.Array, list[Any]]:
+        def separate(x: jax.Array, blocks: Sequence[Block], own: Sequence[Context]) -> tuple[jax.Array, list[Any]]:
             outputs = []
-            for block, own in zip(blocks, contexts, strict=False):
-                x, *output = block.prefill(x, own, length)
+            for place, block in enumerate(blocks):
+                out, *output = block.prefill(x, own[place], length)
+                x = _taken(out, before, contexts)
                 outputs.append(tuple(output))
             return x, outputs
 
@@ -204,16 +203,17 @@ class Stack(nnx.Module):
             first = [unbind(block) for block in self.first.all()]
             steps = [
                 jax.jit(
-                    lambda x, params, *kept, graph=graph, layer_context=layer_context: rebind(graph, params).step(
-                        x, *kept, layer_context
+                    lambda x, handed, params, *kept, graph=graph, own=own: rebind(graph, params).step(
+                        x, *kept, dataclasses.replace(own, handed=handed)
                     )
                 )
-                for (graph, _), layer_context in zip((*first, *parts), (*before, *contexts), strict=True)
+                for (graph, _), own in zip((*first, *parts), (*before, *contexts), strict=True)
             ]
-            new_states = []
+            new_states, handed = [], None
             for depth, layer in enumerate(zip(layers or self._by_layer(), states, memories, strict=True)):
                 place = depth if depth < len(first) else len(first) + (depth - len(first)) % len(parts)
-                x, kept = steps[place](x, *layer)
+                out, kept = steps[place](x, handed, *layer)
+                x, handed = (out.output, out.values) if isinstance(out, Handed) else (out, handed)
                 new_states.append(kept)
             return self._finish(x, context.keys), tuple(new_states)
 
@@ -226,11 +226,12 @@ class Stack(nnx.Module):
             return x, self._packed(entries)
 
         def separate(
-            x: jax.Array, blocks: Sequence[Block], contexts: Sequence[Context], kept: Any, memory: Any
+            x: jax.Array, blocks: Sequence[Block], own: Sequence[Context], kept: Any, memory: Any
         ) -> tuple[jax.Array, tuple[Any, ...]]:
             entries = []
-            for block, state, own_memory, own in zip(blocks, kept, memory, contexts, strict=False):
-                x, entry = block.step_entry(x, state, own_memory, own)
+            for place, (block, state, own_memory) in enumerate(zip(blocks, kept, memory, strict=True)):
+                out, entry = block.step_entry(x, state, own_memory, own[place])
+                x = _taken(out, before, contexts)
                 entries.append(entry)
             return x, tuple(entries)
 
@@ -360,3 +361,12 @@ class Stack(nnx.Module):
         if self.final_norm is not None:
             x = self.final_norm(x)
         return dropout(x, self.dropout, keys.next())
+
+
+def _taken(out: Any, *later: list[Context]) -> jax.Array:
+    """Return the output of a layer. If it hands values on, put them into the contexts of the layers after it."""
+    if not isinstance(out, Handed):
+        return out
+    for contexts in later:
+        contexts[:] = [dataclasses.replace(context, handed=out.values) for context in contexts]
+    return out.output

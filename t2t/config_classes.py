@@ -42,6 +42,7 @@ _MODULES = (
     "t2t.nn.recurrent.mamba2",
     "t2t.nn.recurrent.retention",
     "t2t.nn.recurrent.rwkv4",
+    "t2t.nn.recurrent.rwkv7",
     "t2t.nn.recurrent.time_steps",
     "t2t.nn.rotary",
     "t2t.objectives.contrastive",

@@ -42,6 +42,7 @@ from t2t.nn.recurrent.mamba import MambaConfig
 from t2t.nn.recurrent.mamba2 import Mamba2Config
 from t2t.nn.recurrent.retention import RetentionConfig
 from t2t.nn.recurrent.rwkv4 import RWKV4Config
+from t2t.nn.recurrent.rwkv7 import RWKV7Config
 from t2t.nn.recurrent.time_steps import TimeSteps
 from t2t.nn.rotary import Rotary
 from t2t.objectives import CrossEntropy
@@ -96,7 +97,7 @@ CONFIGURATIONS = [
     *(MambaConfig(inner=16, dt_rank=1), Mamba2Config(num_heads=2), TimeSteps()),
     *(RetentionConfig(num_heads=2), GatedLinearAttentionConfig(key_dim=8, value_dim=16)),
     *(MoEConfig(num_experts=4, inner=16, capacity=1.25), Router()),
-    *(RWKV4Config(), ChannelMixingConfig(inner=16)),
+    *(RWKV4Config(), RWKV7Config(), ChannelMixingConfig(inner=16)),
     *(MergedAttentionConfig(num_heads=2, head_dim=8), ConvolutionConfig(), Disentangled(), Adapter(rank=4, alpha=8.0)),
     TransientGlobalConfig(num_heads=2, head_dim=8, positions="relative", scaled=False, window=6, global_block=4),
     *(Greedy(), Sampling(), Beam(size=8)),

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from flax import nnx
+from flax import nnx, struct
 from jaxtyping import Array, Float, Int
 
 from t2t.errors import UserError
@@ -41,6 +41,7 @@ class Context:
     keys:      dropout keys.
     inputs:    the result of the mixer's `prepare`.
     cross_inputs: the result of `prepare_cross`.
+    handed:    what the mixer of an earlier layer hands on (`MixerConfig.hands_on`), or None.
     read:      for a mixer that reads the encoder's output itself (`MixerConfig.reads_memory`): the result of its `read`, in a step of its `keep`.
     """
 
@@ -56,6 +57,7 @@ class Context:
     keys: Keys = field(default_factory=lambda: Keys(None))
     inputs: Any = None
     cross_inputs: Any = None
+    handed: Any = None
     read: Any = None
 
 
@@ -108,6 +110,18 @@ class Needs:
     decoding: bool = False
     context: int = 1
     dtype: str = "float32"
+
+
+@struct.dataclass
+class Handed:
+    """The output of a layer whose mixer hands values on to later layers.
+
+    output: the output, [B L D].
+    values: a pytree of arrays with axes [B L ...], `Context.handed` of all later layers.
+    """
+
+    output: Float[Array, "B L D"]
+    values: Any
 
 
 class Mixer(nnx.Module, abc.ABC):
@@ -181,6 +195,19 @@ class MixerConfig(Configuration, abc.ABC):
     name: ClassVar[str] = "mixer"
     capabilities: ClassVar[Capabilities] = Capabilities()
     reads_memory: ClassVar[bool] = False
+
+    @property
+    def hands_on(self) -> bool:
+        """Whether the mixer hands values on to later layers: the output that its methods return is a `Handed`.
+
+        Its layer is one of `StackConfig.first`, so no loop over layers carries the values.
+        """
+        return False
+
+    @property
+    def takes_handed(self) -> bool:
+        """Whether the mixer needs the values that an earlier layer hands on, `Context.handed`."""
+        return False
 
     @abc.abstractmethod
     def build(self, options: BuildOptions) -> Mixer:

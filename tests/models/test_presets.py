@@ -78,7 +78,7 @@ def test_presets_are_those_promised():
             *(f"pythia-{size}" for size in ("70m", "160m", "410m", "1b", "1.4b", "2.8b", "6.9b", "12b")),
             "20b",
         ],
-        "rwkv": ["4-169m", "4-430m", "4-1.5b", "4-3b", "4-7b", "4-14b"],
+        "rwkv": ["4-169m", "4-430m", "4-1.5b", "4-3b", "4-7b", "4-14b", "7-0.1b", "7-0.4b", "7-1.5b", "7-2.9b"],
     }
     assert sorted(f"{family}:{size}" for family, all_sizes in sizes.items() for size in all_sizes) == NAMES
 

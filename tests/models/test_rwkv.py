@@ -9,12 +9,18 @@ import pytest
 
 from t2t.errors import UserError
 from t2t.models import count, preset, rwkv
+from t2t.models.families import exportable
+from t2t.nn.recurrent.rwkv7 import RWKV7Config
 from t2t.plan.flops import dots
 from t2t.sharding import DEFAULT_RULES, MeshConfig, activate, assume_platform
 from tests.models.tiny import VOCAB, batch, config, logits_of, loss, params_of, quick_jit, row, rows, some_batch
 
-SIZES = {"num_layers": 2, "d_model": 16, "d_ff": 24, "vocab_size": VOCAB, "chunk": 4}
-MODELS = {"RWKV-4": rwkv.rwkv4(**SIZES)}
+SIZES = {"num_layers": 2, "d_model": 16, "d_ff": 24, "vocab_size": VOCAB}
+MIXER = RWKV7Config(head_dim=8, decay_rank=3, rate_rank=4, value_rank=2, gate_rank=5, chunk=4)
+MODELS = {
+    "RWKV-4": rwkv.rwkv4(**SIZES, chunk=4),
+    "RWKV-7": rwkv.rwkv7(**{**SIZES, "num_layers": 3}, mixer=MIXER),
+}
 LENGTHS, STEPS = [6, 1, 4], 4
 models = pytest.mark.parametrize("settings", MODELS.values(), ids=MODELS)
 
@@ -23,7 +29,8 @@ def with_encoder(settings):
     """Return an encoder-decoder of T5's encoder and this decoder's layers."""
     t5 = config("t5")
     layers = {name: getattr(settings.decoder, name) for name in ("first", "pattern")}
-    return dataclasses.replace(t5, decoder=dataclasses.replace(t5.decoder, **layers))
+    own = {"num_layers": settings.decoder.num_layers, **layers}
+    return dataclasses.replace(t5, decoder=dataclasses.replace(t5.decoder, **own))
 
 
 BOTH = {**MODELS, **{f"T5 with {name}": with_encoder(settings) for name, settings in MODELS.items()}}
@@ -131,6 +138,37 @@ def test_flops_are_those_of_the_matrix_products():
     assert dots(model.logits, params, own)["float32"] == 2 * 2 * 8 * weights
 
 
+def test_flops_of_rwkv_7_are_those_of_its_products_and_its_operator():
+    model, params = params_of(MODELS["RWKV-7"])
+    rows, length, chunk = 2, 10, 4
+    width, inner, layers, head = 16, 24, 3, 8
+    ranks = 3 + 4 + 5
+    weights = layers * (4 * width**2 + 2 * width * inner + 2 * width * ranks) + (layers - 1) * 2 * width * 2
+    # Ten tokens are three chunks of four. The system of a chunk takes half of chunk * chunk multiply-adds for each of the values.
+    operator = 4 * chunk * head + 3 * chunk * head + 4 * head * head
+    padded = rows * 12 * (width // head) * layers
+    wanted = 2 * rows * length * (weights + width * VOCAB) + padded * (2 * operator + chunk * head)
+    assert dots(model.logits, params, some_batch("decoder", count=rows, length=length))["float32"] == wanted
+
+
+def test_later_layers_use_the_values_of_the_first():
+    model, params = params_of(MODELS["RWKV-7"])
+    own = some_batch("decoder")
+    gradients = quick_jit(jax.grad(lambda params: loss(model, params, own)))(params)
+    layers = gradients["decoder"]["layers"]["time_mixing"]["residual"]
+    assert all(float(np.abs(leaf).max()) > 1e-6 for leaf in jax.tree.leaves(layers))
+    assert "residual" not in params["decoder"]["first"]["0"]["time_mixing"]
+
+
+@pytest.mark.parametrize("remat", ["full", "dots"])
+def test_remat_changes_no_gradient_of_the_first_layers_values(remat):
+    settings = MODELS["RWKV-7"]
+    model, params = params_of(settings)
+    again, own = dataclasses.replace(settings, remat=remat).build(), some_batch("decoder")
+    one, other = (quick_jit(jax.grad(lambda p, m=m: loss(m, p, own)))(params) for m in (model, again))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), one, other)
+
+
 @pytest.mark.parametrize("size", ["169m", "14b"])
 def test_the_number_of_parameters_is_the_formula_of_the_paper(size):
     made = preset(f"rwkv:4-{size}")
@@ -160,3 +198,22 @@ def test_what_it_cannot_do_is_refused_in_one_line(settings, make, message):
     with pytest.raises(UserError, match=message) as caught:
         make(settings)
     assert "\n" not in str(caught.value)
+
+
+def test_a_layer_without_the_values_of_a_first_one_is_refused():
+    made = MODELS["RWKV-7"]
+    with pytest.raises(UserError, match=r"pattern\[0\].mixer is a RWKV7Config that needs values of an earlier layer"):
+        dataclasses.replace(made.decoder, first=())
+    with pytest.raises(
+        UserError, match=r"pattern\[0\].mixer is a RWKV7Config that hands values on .*Nearest: model.first"
+    ):
+        dataclasses.replace(made.decoder, pattern=made.decoder.first)
+    with pytest.raises(UserError, match=r"head_dim is 8, which does not divide model.d_model = 20. Nearest: 10"):
+        rwkv.rwkv7(num_layers=2, d_model=20, vocab_size=VOCAB, mixer=MIXER).build()
+    with pytest.raises(UserError, match=r"chunk 65 .*Nearest: 64"):
+        RWKV7Config(chunk=65)
+
+
+def test_transformers_has_no_rwkv_7():
+    with pytest.raises(UserError, match=r"transformers has no model like this one"):
+        exportable(MODELS["RWKV-7"])
