@@ -33,6 +33,7 @@ from t2t.nn.moe.layer import CapacityFactor
 from t2t.nn.moe.router import BalanceOver, Router, Scores
 from t2t.nn.norms import NormKind
 from t2t.nn.rotary import Rotary
+from t2t.nn.sparse import Sparse
 
 Positions = Literal["relative", "learned", "sinusoidal", "rotary", "disentangled", "none"]
 InitKind = Literal["fan_in", "normal", "truncated_normal"]
@@ -75,6 +76,7 @@ class LayerOptions(Configuration):
 
     Args:
         window: same as in `StackConfig`. To use windows in some layers only, set the stack's `window` to None and set this one.
+        sparse: sparsity pattern of attention, see `t2t.nn.sparse.Sparse`. None means that a token sees all earlier tokens of its window. Decoders only.
         positions: same as in `StackConfig`: "relative", "rotary", "disentangled" or "none". "learned" and "sinusoidal" can only be set for the whole stack.
         rotary: same as in `StackConfig`.
         num_heads: same as in `StackConfig`.
@@ -89,6 +91,7 @@ class LayerOptions(Configuration):
     """
 
     window: Length | None = None
+    sparse: Sparse | None = None
     positions: Positions | None = None
     rotary: Rotary | None = None
     num_heads: Width | None = None
@@ -120,7 +123,8 @@ class StackConfig(Configuration):
         d_ff: inner width of the feed-forward layers. 0 means that the layers have none (Mamba).
         head_dim: width of an attention head. None means d_model / num_heads.
         num_kv_heads: number of key and value heads. None means the same as `num_heads`.
-        activation: activation of the feed-forward layers. "gelu" is exact, "gelu_tanh" is the approximation that GPT and T5 v1.1 use.
+        activation: activation of the feed-forward layers. "gelu" is exact, "gelu_tanh" is the approximation that GPT and T5 v1.1 use, and "quick_gelu" is
+            x sigmoid(1.702 x) (gpt-oss).
         gated: use gated feed-forward layers, which multiply two branches (T5 v1.1, LLaMA).
         num_experts: number of experts of the feed-forward layers, a mixture of experts (`t2t.nn.moe`). 0 means one MLP.
         experts_per_token: number of experts that process each token.
@@ -129,6 +133,8 @@ class StackConfig(Configuration):
         shared_expert_d_ff: inner width of an MLP that processes every token, next to the chosen experts (DeepSeekMoE). None means that there is none.
         expert_capacity: how many tokens of a row an expert has room for, as a multiple of its equal share of the row; further tokens are not processed by it
             (Switch Transformer: 1.25). None means no limit: no token is dropped.
+        expert_limit: bound the gate of each expert above by this value and its other branch on both sides, and add 1 to the other branch (gpt-oss: 7). None
+            means neither.
         router: how tokens choose experts.
         biases: add a bias to every matrix product of the layers.
         attention_biases: add a bias to the matrix products of attention. None means the same as `biases`.
@@ -163,6 +169,7 @@ class StackConfig(Configuration):
         qk_norm: normalize the queries and keys of each head, with the kind of norm that `norm` names (Gemma 3, Qwen 3).
         qk_norm_whole: with `qk_norm`, normalize all heads of the queries, and of the keys, at once, with a scale for each coordinate of each head (OLMo 2).
         attention_softcap: soft bound on attention logits: a logit l becomes attention_softcap * tanh(l / attention_softcap) (Gemma 2). None means no bound.
+        attention_sinks: give each head a learned logit that takes part in the softmax, so that a head can attend to nothing (gpt-oss).
         max_length: number of learned positions. With rotary or sinusoidal positions it records the training length and limits nothing.
         scaled_attention: divide attention logits by sqrt(head_dim). T5 does not: it initializes the query kernel with smaller values instead.
         attention_scale: factor on attention logits (Gemma 2 27B: 1 / sqrt(144)). None means 1 / sqrt(head_dim), or 1 without `scaled_attention`. With
@@ -192,6 +199,7 @@ class StackConfig(Configuration):
     expert_d_ff: Width | None = None
     shared_expert_d_ff: Width | None = None
     expert_capacity: CapacityFactor | None = None
+    expert_limit: Softcap | None = None
     router: Router = Router()
     biases: bool = False
     attention_biases: bool | None = None
@@ -217,6 +225,7 @@ class StackConfig(Configuration):
     qk_norm: bool = False
     qk_norm_whole: bool = False
     attention_softcap: Softcap | None = None
+    attention_sinks: bool = False
     max_length: Length = 512
     scaled_attention: bool = True
     attention_scale: LogitScale | None = None
@@ -335,10 +344,6 @@ class StackConfig(Configuration):
             )
         numbers = {self.num_experts if place.num_experts is None else place.num_experts for place in self.places}
         numbers |= {self.num_experts if place.num_experts is None else place.num_experts for place in self.first}
-        if self.biases and max(numbers):
-            raise UserError(
-                "model.biases is True, and experts have no biases. Nearest: False, with model.attention_biases True."
-            )
         if len(numbers - {0}) > 1 and self.router.balance_over == "model":
             raise UserError(
                 f"model.router.balance_over is 'model', and layers have {' and '.join(map(str, sorted(numbers - {0})))} experts: the loss of all layers together"

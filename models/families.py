@@ -19,6 +19,7 @@ from t2t.models.encoder import EncoderConfig
 from t2t.models.eurobert.mapping import EuroBert
 from t2t.models.gemma.mapping import Gemma2, Gemma3
 from t2t.models.gpt.mapping import GPT2
+from t2t.models.gptoss.mapping import GptOss
 from t2t.models.llama.mapping import Llama
 from t2t.models.longt5.mapping import LongT5
 from t2t.models.mamba.mapping import Mamba, Mamba2
@@ -61,6 +62,7 @@ FAMILIES: tuple[Family, ...] = (
     GPT2(),
     Llama(),
     Mixtral(),
+    GptOss(),
     ModernBert(),
     EuroBert(),
     NeoBert(),  # after EuroBERT, which computes the same without a head, and is part of transformers

@@ -38,6 +38,7 @@ FAMILIES = (
     "mixtral",
     "mamba",
     "retnet",
+    "gptoss",
     "phi",
     "neox",
     "rwkv",

@@ -45,6 +45,7 @@ _MODULES = (
     "t2t.nn.recurrent.rwkv7",
     "t2t.nn.recurrent.time_steps",
     "t2t.nn.rotary",
+    "t2t.nn.sparse",
     "t2t.objectives.contrastive",
     "t2t.objectives.cross_entropy",
     "t2t.objectives.distillation",

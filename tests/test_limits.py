@@ -45,6 +45,7 @@ from t2t.nn.recurrent.rwkv4 import RWKV4Config
 from t2t.nn.recurrent.rwkv7 import RWKV7Config
 from t2t.nn.recurrent.time_steps import TimeSteps
 from t2t.nn.rotary import Rotary
+from t2t.nn.sparse import Sparse
 from t2t.objectives import CrossEntropy
 from t2t.objectives.contrastive import Contrastive
 from t2t.objectives.distillation import Distillation
@@ -96,7 +97,8 @@ CONFIGURATIONS = [
     *(AttentionConfig(num_heads=2, head_dim=8), MLPConfig(inner=16), LayerOptions()),
     *(MambaConfig(inner=16, dt_rank=1), Mamba2Config(num_heads=2), TimeSteps()),
     *(RetentionConfig(num_heads=2), GatedLinearAttentionConfig(key_dim=8, value_dim=16)),
-    *(MoEConfig(num_experts=4, inner=16, capacity=1.25), Router()),
+    *(MoEConfig(num_experts=4, inner=16, capacity=1.25, limit=7.0), Router(), Sparse()),
+    *(RWKV4Config(), ChannelMixingConfig(inner=16)),
     *(RWKV4Config(), RWKV7Config(), ChannelMixingConfig(inner=16)),
     *(MergedAttentionConfig(num_heads=2, head_dim=8), ConvolutionConfig(), Disentangled(), Adapter(rank=4, alpha=8.0)),
     TransientGlobalConfig(num_heads=2, head_dim=8, positions="relative", scaled=False, window=6, global_block=4),

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from t2t import former_names
-from t2t.models.config import StackConfig
+from t2t.models.config import LayerOptions, StackConfig
 from t2t.models.decoder import DecoderConfig
 from t2t.models.preset import Preset, split_overrides
 
@@ -90,15 +90,19 @@ def gpt2(size: str, **overrides: Any) -> DecoderConfig:
 
 
 @former_names.sizes
-def gpt3(size: str, **overrides: Any) -> DecoderConfig:
+def gpt3(size: str, *, band: int | None = None, **overrides: Any) -> DecoderConfig:
     """Return GPT-3 "125m", "350m", "760m", "1.3b", "2.7b", "6.7b", "13b" or "175b", with 2,048 positions and no dropout.
+
+    band: number of tokens that every second layer sees, from the second one on: dense and locally banded layers alternate, as in the paper (section 2.1), which
+        does not give this number. None means that all layers are dense.
 
     Two rows of table 2.1 of the paper contradict the totals in its table D.1. The sizes here match the totals: the 1.3B model has 16 heads of width 128, not
     24, and the 13B model has width 5,120 (40 heads of width 128), not 5,140.
     """
     num_layers, d_model, num_heads = _SIZES_3[size]
     sizes = {"num_layers": num_layers, "d_model": d_model, "num_heads": num_heads, "max_length": 2048, "dropout": 0.0}
-    return gpt(**{**sizes, **overrides})
+    banded = {} if band is None else {"pattern": (LayerOptions(), LayerOptions(window=band))}
+    return gpt(**{**sizes, **banded, **overrides})
 
 
 _PUBLISHED_2 = {"small": 124_439_808, "medium": 354_823_168, "large": 774_030_080, "xl": 1_557_611_200}

@@ -21,6 +21,7 @@ _ACTIVATIONS = {
     "gelu_new": "gelu_tanh",
     "gelu_pytorch_tanh": "gelu_tanh",
     "gelu_fast": "gelu_tanh",
+    "quick_gelu": "quick_gelu",
     "relu": "relu",
     "silu": "silu",
     "swish": "silu",
@@ -219,7 +220,7 @@ def _canonical_stack(stack: Any) -> Any:
         repeated = stack.num_layers - len(stack.first)
         pattern = shortest_pattern([stack.pattern[layer % len(stack.pattern)] for layer in range(repeated)])
         # Options of the pattern are not those of the stack if there are other layers, which do not have them.
-        own = ("mixer", "feed_forward", "convolution")
+        own = ("mixer", "feed_forward", "convolution", "sparse")
         alike = len(pattern) == 1 and not stack.first and all(getattr(pattern[0], name) is None for name in own)
         stack = pattern[0].applied(stack) if alike else dataclasses.replace(stack, pattern=pattern)
     fields = {field.name: field for field in dataclasses.fields(stack)}
@@ -237,7 +238,14 @@ def _canonical_stack(stack: Any) -> Any:
         unused += ["qk_norm_whole"]
     experts = [place.applied(stack).num_experts for place in (*stack.first, *stack.places)]
     if not any(experts):
-        unused += ["experts_per_token", "expert_d_ff", "shared_expert_d_ff", "expert_capacity", "router"]
+        unused += [
+            "experts_per_token",
+            "expert_d_ff",
+            "shared_expert_d_ff",
+            "expert_capacity",
+            "expert_limit",
+            "router",
+        ]
     changes = {name: _default(fields[name], getattr(stack, name)) for name in unused}
     if any(experts):
         # The other options of routers are for training.

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from t2t.errors import UserError
+from t2t.export.mxfp4 import Unpacked
 from t2t.export.pickled_files import PickledFiles
 from t2t.export.tensor_files import TensorFiles
 
@@ -24,7 +25,7 @@ class Published:
     Raises UserError if two tensors have the same current name but differ.
     """
 
-    def __init__(self, files: TensorFiles | PickledFiles, *, prefix: str) -> None:
+    def __init__(self, files: TensorFiles | PickledFiles | Unpacked, *, prefix: str) -> None:
         self.directory: Path = files.directory
         self._files = files
         self._stored: dict[str, str] = {}

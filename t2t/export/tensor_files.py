@@ -87,6 +87,14 @@ class TensorFiles:
             )
         return opened.get_tensor(name)
 
+    def read_bytes(self, name: str) -> np.ndarray:
+        """Return a tensor of bytes. Raises UserError if it has another type."""
+        opened = self._files[self._where[name]]
+        dtype = opened.get_slice(name).get_dtype()
+        if dtype != "U8":
+            raise UserError(f"{self.directory / self._where[name]}: tensor {name} has type {dtype}, not U8")
+        return opened.get_tensor(name)
+
 
 def _listed(directory: Path, single: str) -> dict[str, list[str] | None]:
     """Return file -> names of its tensors, or None if there is no index."""

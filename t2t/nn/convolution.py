@@ -19,7 +19,7 @@ from t2t.nn.mixers import BuildOptions
 from t2t.nn.mlp import ACTIVATIONS
 from t2t.types import Array as AnyArray
 
-ConvolutionActivation = Literal["relu", "gelu", "gelu_tanh", "silu", "tanh"]
+ConvolutionActivation = Literal["relu", "gelu", "gelu_tanh", "quick_gelu", "silu", "tanh"]
 _ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {**ACTIVATIONS, "tanh": jnp.tanh}
 
 

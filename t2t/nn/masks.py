@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Bool, Int
 
+from t2t.nn.sparse import Sparse
 from t2t.types import Array
 
 
@@ -22,7 +23,9 @@ class Mask:
     queries: segment of each query.
     keys:    segment of each key.
     index:   index of each query among the keys, [1 q] if it is the same in all rows. Only used with `causal` or a window.
+    key_index: index of each key, if it is not 0, 1, 2, ...: the keys of a cache that is a ring buffer.
     prefix:  1 for keys that every query of their segment sees, or None. These keys are the first of a segment.
+    sparse:  with `causal`, the pattern of earlier keys that a query sees. `index` and `key_index` are then positions in the segment.
     memory:  segments of further keys after `keys`, the tokens of an encoder, or None.
     self_attention: the queries are the keys, in the same order: `queries` is `keys` and `index` is 0, 1, 2, ... in every row. Kernels use this to skip blocks
              that no query sees.
@@ -31,16 +34,18 @@ class Mask:
     queries: Int[Array, "B q"]
     keys: Int[Array, "B k"]
     index: Int[Array, "#B q"] | None = None
+    key_index: Int[Array, "#B k"] | None = None
     prefix: Int[Array, "B k"] | None = None
     memory: Int[Array, "B m"] | None = None
     causal: bool = struct.field(pytree_node=False, default=False)
     window: int | None = struct.field(pytree_node=False, default=None)
     exact_window: bool = struct.field(pytree_node=False, default=False)
+    sparse: Sparse | None = struct.field(pytree_node=False, default=None)
     self_attention: bool = struct.field(pytree_node=False, default=False)
 
     def sees(self) -> Bool[jax.Array, "B q"]:
         """Return which queries see at least one key."""
-        if self.self_attention:
+        if self.self_attention and self.sparse is None:
             return jnp.asarray(self.queries) > 0  # itself
         return jnp.any(self.dense(), axis=-1)[:, 0]
 
@@ -63,16 +68,23 @@ class Mask:
         seen = (queries[:, :, None] == keys[:, None, :]) & (keys > 0)[:, None, :]
         if self.causal:
             assert self.index is not None, "a causal mask needs the queries' index"
-            key_index, query_index = jnp.arange(keys.shape[1])[None, None, :], jnp.asarray(self.index)[:, :, None]
+            key_index, query_index = self._key_index(), jnp.asarray(self.index)[:, :, None]
             past = key_index <= query_index
             if self.window is not None:
                 past = past & (key_index > query_index - self.window)
+            if self.sparse is not None:
+                past = past & self.sparse.sees(query_index, key_index)
             if self.prefix is not None:
                 past = past | (jnp.asarray(self.prefix) > 0)[:, None, :]
             seen = seen & past
         elif self.window is not None:
             assert self.index is not None, "a window needs the queries' index"
-            distance = jnp.arange(keys.shape[1])[None, None, :] - jnp.asarray(self.index)[:, :, None]
+            distance = self._key_index() - jnp.asarray(self.index)[:, :, None]
             before, after = self.reach
             seen = seen & (distance >= -before) & (distance <= after)
         return seen
+
+    def _key_index(self) -> Int[jax.Array, "#B 1 k"]:
+        if self.key_index is None:
+            return jnp.arange(self.keys.shape[1])[None, None, :]
+        return jnp.asarray(self.key_index)[:, None, :]

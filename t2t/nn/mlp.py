@@ -19,11 +19,12 @@ from t2t.nn.linear import Linear
 from t2t.nn.mixers import BuildOptions, Context
 from t2t.nn.quantized import Quantization
 
-Activation = Literal["relu", "gelu", "gelu_tanh", "silu"]
+Activation = Literal["relu", "gelu", "gelu_tanh", "quick_gelu", "silu"]
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "relu": jax.nn.relu,
     "gelu": partial(jax.nn.gelu, approximate=False),
     "gelu_tanh": partial(jax.nn.gelu, approximate=True),
+    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
     "silu": jax.nn.silu,
 }
 
@@ -71,7 +72,7 @@ class MLPConfig(FeedForwardConfig):
 
     Args:
         inner: width of the inner layer.
-        activation: activation function. "gelu" is exact, "gelu_tanh" is its approximation.
+        activation: activation function. "gelu" is exact, "gelu_tanh" and "quick_gelu", x sigmoid(1.702 x), approximate it (Hendrycks & Gimpel 2016).
         gated: multiply two branches.
         biases: add a bias to each matrix product.
     """

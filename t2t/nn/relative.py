@@ -73,7 +73,7 @@ class RelativeBias(nnx.Module):
         folded = tiled[:, : rows * (period - 1)].reshape(heads, rows, period - 1)
         return folded[None, :, :, :columns]
 
-    def at(self, index: Int[Array, "B"], columns: int) -> Float[Array, "B H 1 columns"]:
-        """Return the bias of one query per row, at `index`, on keys 0, ..., `columns - 1`."""
-        values = self._values(jnp.arange(columns)[None] - index[:, None])
+    def at(self, index: Int[Array, "B"], keys: Int[Array, "#B k"]) -> Float[Array, "B H 1 k"]:
+        """Return the bias of one query per row, at `index`, on keys at the given positions."""
+        values = self._values(keys - index[:, None])
         return jnp.moveaxis(values, -1, 1)[:, :, None]

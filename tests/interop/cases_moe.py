@@ -1,4 +1,4 @@
-"""Small configurations of mixtures of experts: Mixtral and Qwen 3. Their losses include the load-balancing loss."""
+"""Small configurations of mixtures of experts: Mixtral, Qwen 3 and gpt-oss. Their losses include the load-balancing loss."""
 
 from __future__ import annotations
 
@@ -16,6 +16,15 @@ def _mixtral(name: str, **options: Any) -> Case:
 def _qwen3(name: str, **options: Any) -> Case:
     sizes = {**LLAMA, "head_dim": 16, "moe_intermediate_size": 20}
     return case("Qwen3 MoE", name, "Qwen3MoeConfig", "Qwen3MoeForCausalLM", sizes, **_ROUTED, **options)
+
+
+_YARN = {"rope_type": "yarn", "rope_theta": 1.5e5, "factor": 8.0, "original_max_position_embeddings": 8}
+_YARN |= {"beta_fast": 32.0, "beta_slow": 1.0, "truncate": False}
+
+
+def _gpt_oss(name: str, **options: Any) -> Case:
+    sizes = {**LLAMA, "head_dim": 8, "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 4}
+    return case("gpt-oss", name, "GptOssConfig", "GptOssForCausalLM", {**sizes, **_ROUTED}, **options)
 
 
 CASES = (
@@ -37,5 +46,19 @@ CASES = (
         decoder_sparse_step=2,
         mlp_only_layers=[3],
         attention_bias=True,
+    ),
+    _gpt_oss("as published", rope_parameters=_YARN),
+    _gpt_oss(
+        "other layers, tied, low limit, plain positions",
+        num_hidden_layers=3,
+        num_key_value_heads=4,
+        num_experts_per_tok=3,
+        layer_types=["full_attention", "full_attention", "sliding_attention"],
+        sliding_window=3,
+        tie_word_embeddings=True,
+        attention_bias=False,
+        swiglu_limit=0.5,
+        rms_norm_eps=1e-2,
+        rope_parameters={"rope_type": "default", "rope_theta": 1e4},
     ),
 )

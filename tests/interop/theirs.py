@@ -36,12 +36,17 @@ def model(case: Case) -> Any:
         for name, parameter in (*made.named_parameters(), *biases(made)):
             if "embed_positions" in name and not parameter.requires_grad:
                 continue  # sines and cosines
-            if ".experts." in name:
+            if ".experts." in name and not _saved_stacked(case):
                 for saved, part in experts(case, name, parameter):
                     part.copy_(torch.from_numpy(weight(saved, tuple(part.shape))))
                 continue
             parameter.copy_(torch.from_numpy(weight(saved_name(case, name), tuple(parameter.shape))))
     return made.float().eval()
+
+
+def _saved_stacked(case: Case) -> bool:
+    """Return whether the experts of a layer are saved as they are in the model, in one tensor."""
+    return case.family == "gpt-oss"
 
 
 def experts(case: Case, name: str, stacked: torch.Tensor) -> list[tuple[str, torch.Tensor]]:
@@ -60,7 +65,7 @@ def gradients(case: Case, made: Any) -> dict[str, torch.Tensor | None]:
     """Return the gradients of the parameters, by the names under which they are saved or, where these differ, by those in the model."""
     named: dict[str, torch.Tensor | None] = {}
     for name, parameter in made.named_parameters(remove_duplicate=False):
-        if ".experts." in name and parameter.grad is not None:
+        if ".experts." in name and parameter.grad is not None and not _saved_stacked(case):
             named.update(experts(case, name, parameter.grad))
         else:
             named[saved_name(case, name) if case.family == "Mixtral" else name] = parameter.grad

@@ -19,6 +19,7 @@ from t2t.models.states import Patterned
 from t2t.nn.mixers import BuildOptions, Context
 from t2t.nn.parameters import Definition
 from t2t.nn.rotary import Rotary
+from t2t.nn.sparse import Sparse
 from t2t.objectives import CrossEntropy
 from t2t.sharding import MeshConfig, activate, assume_platform
 from t2t.train.state import create_state
@@ -28,6 +29,8 @@ from tests.models.test_sharded import layout, packed_batch
 from tests.models.tiny import VOCAB, batch, config, logits_of, loss, params_of, quick_jit, row, rows, some_batch
 
 LOCAL = LayerOptions(window=3)
+STRIDED = LayerOptions(sparse=Sparse(stride=3))
+FIXED = LayerOptions(sparse=Sparse(kind="fixed", stride=4, summaries=1))
 GLOBAL = LayerOptions(rotary=Rotary(base=1e6))
 PATTERNS = {
     # 5 local : 1 global, and two local ones at the end
@@ -39,6 +42,7 @@ PATTERNS = {
             LayerOptions(num_heads=4, num_kv_heads=1, head_dim=6, d_ff=20),
         ),
     },
+    "sparse": {"num_layers": 3, "pattern": (STRIDED, FIXED)},
     "own": {"num_layers": 3, "pattern": (LayerOptions(mixer=RecurrenceConfig()),)},
     # a first layer without a norm, like the rest of the layers or not
     "first": {"num_layers": 4, "first": (LayerOptions(window=3, mixer_norm=False),)},
@@ -225,7 +229,7 @@ def test_an_own_mixer_learns_packed_texts():
     assert losses[-1] < 0.7 * losses[0]
 
 
-@pytest.mark.parametrize("name", ["gemma", "two"])
+@pytest.mark.parametrize("name", ["gemma", "two", "sparse"])
 def test_loss_and_gradients_on_a_mesh_equal_those_on_one_device(name):
     settings = patterned(name, num_heads=4, **DIVISIBLE.get(name, {}))
     model, params = params_of(settings)

@@ -72,6 +72,7 @@ def test_presets_are_those_promised():
             *("2-130m", "2-370m", "2-780m", "2-1.3b", "2-2.7b", "2-codestral-7b"),
         ],
         "retnet": ["1.3b", "2.7b", "6.7b"],
+        "gptoss": ["20b", "120b"],
         "olmo": ["2-1b", "2-7b", "2-13b", "2-32b", "3-7b", "3-32b"],
         "phi": ["3-mini", "3-medium", "4", "4-mini"],
         "neox": [
@@ -107,7 +108,9 @@ def test_counts_of_models_known_to_the_last_parameter():
 
 def test_parameters_that_process_one_token_are_those_published():
     mixtures = {name: preset for name, preset in presets().items() if preset.active is not None}
-    assert sorted(mixtures) == ["mixtral:8x22b", "mixtral:8x7b", "qwen:3-235b-a22b", "qwen:3-30b-a3b"]
+    assert sorted(mixtures) == [
+        *("gptoss:120b", "gptoss:20b", "mixtral:8x22b", "mixtral:8x7b", "qwen:3-235b-a22b", "qwen:3-30b-a3b")
+    ]
     for one in mixtures.values():
         assert active_count(one.config()) == pytest.approx(one.active, rel=0.02)
     assert active_count(preset("mixtral:8x7b")) == 12_879_925_248
@@ -132,7 +135,7 @@ def test_every_dimension_has_a_logical_axis_and_vectors_no_decay(name):
         assert ("layers" in row.path.split("/")) == (row.axes[0] == "layers"), row
         named = [axis for axis in row.axes if axis is not None]
         assert len(named) == len(set(named)), row
-        kernel = row.path.endswith("/kernel") or re.search(r"(token|type)/table$|/moe/\w+$", row.path)
+        kernel = row.path.endswith("/kernel") or re.search(r"(token|type)/table$|/moe/(?!\w*bias)\w+$", row.path)
         assert row.decay == bool(kernel), row
 
 

@@ -49,15 +49,21 @@ def looped(config, params, x=X, segments=SEGMENTS):
     params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
     out = np.zeros(x.shape)
     for place in np.ndindex(x.shape[:2]):
-        logits = x[place] @ params["router"]
+        logits = x[place] @ params["router"] + params.get("router_bias", 0.0)
         scores = np.exp(logits) / np.exp(logits).sum()
         if config.router.scores == "sigmoid":
             scores = 1 / (1 + np.exp(-logits))
         best = np.argsort(-scores)[: config.experts_per_token]
         weights = scores[best] / (scores[best].sum() if config.router.normalized else 1.0)
         for expert, weight in zip(best, weights, strict=True):
-            hidden = silu(x[place] @ params["gate"][expert]) * (x[place] @ params["up"][expert])
-            out[place] += weight * (hidden @ params["down"][expert])
+            gate, up = (
+                x[place] @ params[name][expert] + params.get(f"{name}_bias", np.zeros(4))[expert]
+                for name in ("gate", "up")
+            )
+            if config.limit is not None:  # OpenAI 2025, section 2.2
+                gate, up = np.minimum(gate, config.limit), np.clip(up, -config.limit, config.limit) + 1
+            hidden = (gate / (1 + np.exp(-1.702 * gate)) if config.activation == "quick_gelu" else silu(gate)) * up
+            out[place] += weight * (hidden @ params["down"][expert] + params.get("down_bias", np.zeros(4))[expert])
     return out * (segments > 0)[..., None]
 
 
@@ -77,8 +83,29 @@ def test_the_output_is_that_of_a_loop_over_tokens(chosen, router, capacity):
     np.testing.assert_allclose(applied(config, params)[0], looped(config, params), atol=1e-5)
 
 
-def test_both_ways_have_the_same_gradients_and_none_from_padding():
-    _, params = drawn(CONFIG)
+OPEN = dataclasses.replace(CONFIG, biases=True, limit=0.4, activation="quick_gelu")
+"""Experts like those of gpt-oss."""
+
+
+def with_biases(config):
+    """Return parameters whose biases are not 0."""
+    params = drawn(config)[1]
+    shift = lambda path, x: x + RANDOM.normal(size=x.shape) * 0.3 if "bias" in path[-1].key else x  # noqa: E731
+    return jax.tree_util.tree_map_with_path(shift, params)
+
+
+@pytest.mark.parametrize("capacity", [None, 100.0], ids=["sorted", "with room for all"])
+def test_experts_with_biases_and_bounded_branches_are_a_loop_over_tokens(capacity):
+    config, params = dataclasses.replace(OPEN, capacity=capacity), with_biases(OPEN)
+    wanted = looped(config, params)
+    np.testing.assert_allclose(applied(config, params)[0], wanted, atol=1e-5)
+    unbounded = applied(dataclasses.replace(config, limit=100.0), params)[0]
+    assert np.abs(unbounded - wanted).max() > 0.1
+
+
+@pytest.mark.parametrize("config", [CONFIG, OPEN], ids=["plain", "biases"])
+def test_both_ways_have_the_same_gradients_and_none_from_padding(config):
+    params = with_biases(config)
     weights = RANDOM.normal(size=X.shape).astype(np.float32)
 
     def gradients(config):
@@ -89,7 +116,7 @@ def test_both_ways_have_the_same_gradients_and_none_from_padding():
 
         return quick_jit(jax.grad(loss, argnums=(0, 1)))(params, X)
 
-    one, other = gradients(CONFIG), gradients(dataclasses.replace(CONFIG, capacity=100.0))
+    one, other = gradients(config), gradients(dataclasses.replace(config, capacity=100.0))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), one, other)
     assert all(np.abs(leaf).max() > 0.01 for leaf in jax.tree.leaves(one))
     assert not one[1][SEGMENTS == 0].any()
@@ -230,7 +257,7 @@ SIZES = {"num_layers": 4, "d_model": 16, "num_heads": 2, "d_ff": 24, "num_expert
         ({"moe_every": 5}, r"moe_every is 5, more than model.num_layers = 4.*Nearest: 4"),
         ({"moe_every": 2, "num_experts": 0}, r"moe_every is 2; it needs model.num_experts"),
         ({"moe_every": 2, "pattern": (LayerOptions(window=3),)}, r"moe_every is 2.*pattern"),
-        ({"biases": True}, r"model.biases is True, and experts have no biases"),
+        ({"expert_limit": 7.0, "gated": False}, r"expert_limit is 7.0, and model.gated is False.*Nearest: None"),
         ({"pattern": (LayerOptions(), LayerOptions(num_experts=8))}, r"layers have 4 and 8 experts.*Nearest: layer"),
         ({"router": Router(scores="tanh")}, r"unknown router.scores 'tanh'"),  # type: ignore[arg-type]
         ({"quantization": "int8"}, r"quantization is 'int8', and the kernels of experts cannot be quantized"),

@@ -19,8 +19,10 @@ class Needs:
     dropout:  dropout rate of attention weights.
     bias:     whether logits have a bias (relative positions).
     window:   size of the sliding window, or None.
+    sparse:   whether there is a sparsity pattern.
     prefix:   whether every token of a segment sees the segment's prefix.
     softcap:  soft bound on logits, or None.
+    sinks:    whether each head has a sink.
     memory:   whether an encoder's tokens are keys too, after the row's own.
     context:  number of devices that divide the rows along their length.
     block:    block size, or None.
@@ -31,8 +33,10 @@ class Needs:
     dropout: float = 0.0
     bias: bool = False
     window: int | None = None
+    sparse: bool = False
     prefix: bool = False
     softcap: float | None = None
+    sinks: bool = False
     memory: bool = False
     context: int = 1
     block: int | None = None
@@ -47,7 +51,9 @@ class Abilities:
     dtypes:   types it computes in, or None for all.
     bias:     "blocks": computed for a block of rows at a time; "whole": computed for all rows at once; None: no bias.
     window, prefix: supported in the mask; together: both in one mask.
+    sparse:   sparsity patterns are supported.
     softcap:  a soft bound on logits is supported.
+    sinks:    sinks are supported.
     memory:   the mask may have further keys, the tokens of an encoder.
     context:  rows may be divided along their length.
     block:    block sizes must be multiples of this.
@@ -60,7 +66,9 @@ class Abilities:
     window: bool = True
     prefix: bool = True
     together: bool = True
+    sparse: bool = False
     softcap: bool = False
+    sinks: bool = False
     memory: bool = False
     context: bool = False
     block: int = 1
@@ -71,8 +79,8 @@ ABILITIES: dict[str, Abilities] = {
     "splash": Abilities(platform="tpu", dtypes=_ON_TPU, together=False, block=128),
     "flash": Abilities(platform="tpu", dtypes=_ON_TPU, bias="whole", window=False, prefix=False, block=128),
     "cudnn": Abilities(platform="gpu", dtypes=("bfloat16", "float16")),
-    "chunked": Abilities(dropout=True, bias="blocks", softcap=True, memory=True, context=True),
-    "einsum": Abilities(dropout=True, bias="whole", softcap=True, memory=True, context=True),
+    "chunked": Abilities(dropout=True, bias="blocks", sparse=True, softcap=True, sinks=True, memory=True, context=True),
+    "einsum": Abilities(dropout=True, bias="whole", sparse=True, softcap=True, sinks=True, memory=True, context=True),
 }
 """Backends by name, the most specialized first. "cudnn" has no bias: it computes the bias gradient for one shape only, and JAX replaces that gradient
 with zeros once a mask is folded into the bias."""
@@ -109,8 +117,12 @@ def _refusals(backend: str, needs: Needs) -> Iterator[str]:
         )
     if needs.window is not None and not can.window:
         yield f"has no sliding window, and window is {needs.window} (--model.decoder.window)"
+    if needs.sparse and not can.sparse:
+        yield "has no sparsity patterns (LayerOptions.sparse)"
     if needs.softcap is not None and not can.softcap:
         yield f"has no soft bound on logits, and attention_softcap is {needs.softcap} (--model.decoder.attention-softcap)"
+    if needs.sinks and not can.sinks:
+        yield "has no attention sinks (--model.decoder.attention-sinks)"
     if needs.memory and not can.memory:
         yield "cannot attend to an encoder's output together with the row's own tokens (--model.merged-attention)"
     if needs.prefix and not can.prefix:

@@ -36,6 +36,7 @@ def attention(
     bias: Float[Array, "#B #H q k"] | Bias | None = None,
     scale: float = 1.0,
     softcap: float | None = None,
+    sinks: Float[Array, "H"] | None = None,
     dropout: float = 0.0,
     dropout_key: jax.Array | None = None,
     backend: Backend = "einsum",
@@ -46,6 +47,7 @@ def attention(
     A query that sees no key gets 0. H must be a multiple of K: each key head serves H / K query heads.
 
     softcap: soft bound c on logits: `l = scale * q . k` becomes c tanh(l / c) before the bias is added (Gemma 2). None means no bound.
+    sinks:   logit of each head of one more key, whose value is 0, in every softmax (gpt-oss): a head can attend to nothing. None means that there is none.
     bias:    added to the logits: an array, or a function that computes a block of its rows (`t2t.nn.relative.RelativeBias.block`).
     dropout: dropout rate of the weights, if there is a key.
     backend: "einsum" holds all logits in memory. "chunked" holds the logits of `block` queries at a time and recomputes them in the backward pass, so that
@@ -60,8 +62,10 @@ def attention(
         dropout=0.0 if dropout_key is None else dropout,
         bias=bias is not None,
         window=mask.window,
+        sparse=mask.sparse is not None,
         prefix=mask.prefix is not None,
         softcap=softcap,
+        sinks=sinks is not None,
         memory=mask.memory is not None,
         context=axis_size("context"),
         block=block,
@@ -75,6 +79,7 @@ def attention(
         mask=mask,
         bias=bias,
         softcap=softcap,
+        sinks=sinks,
         dropout=dropout,
         key=dropout_key,
         block=block,

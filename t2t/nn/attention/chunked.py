@@ -8,13 +8,19 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from t2t.nn.attention.block_sparse import block_sparse, layout_of
 from t2t.nn.attention.einsum import attend_with_bias, einsum
 from t2t.nn.attention.request import Bias, Request
 from t2t.sharding import axis_size
 
 
 def chunked(request: Request) -> Float[Array, "B q H D"]:
-    """Attend with a block of queries at a time. If the mesh divides rows along their length, each device processes blocks of its own strip."""
+    """Attend with a block of queries at a time. If the mesh divides rows along their length, each device processes blocks of its own strip.
+
+    With a window or a sparsity pattern, blocks of keys that no query of a block sees are not computed, see `t2t.nn.attention.block_sparse`.
+    """
+    if (layout := layout_of(request)) is not None:
+        return block_sparse(request, layout)
     length, size, strips = request.q.shape[1], request.block, axis_size("context")
     strip = length // strips
     if strip <= size:

@@ -20,6 +20,7 @@ from t2t.nn.mixers import BuildOptions, Capabilities, Context, MixerConfig, Need
 from t2t.nn.norms import NormKind
 from t2t.nn.relative import RelativeBias
 from t2t.nn.rotary import Rotary
+from t2t.nn.sparse import Sparse
 
 LOGIT_BYTES = 6
 """Bytes of memory for each head, query and key: the float32 logits plus a copy of part of them. Compiled for CPUs, it is 1.3 to 1.6 times the logits."""
@@ -75,7 +76,10 @@ class AttentionConfig(MixerConfig):
         window: size of the sliding window in tokens, including the token itself. None means no window. In bidirectional attention, a token sees tokens up to
             window // 2 positions away.
         exact_window: in bidirectional attention, a token sees tokens up to (window - 1) // 2 positions before it and window // 2 after it (T5Gemma 2).
+        sparse: sparsity pattern, see `t2t.nn.sparse.Sparse`. None means that a token sees all earlier ones. Decoders only.
         softcap: soft bound on logits: a logit l becomes softcap * tanh(l / softcap) (Gemma 2). None means no bound.
+        sinks: give each head a learned logit of one more key, whose value is 0 (gpt-oss; a learned form of the sinks of Xiao et al. 2023). Cross attention does
+            not have them.
         qk_norm: kind of norm of each head's queries and keys, applied before they rotate (Henry et al. 2020). None means no norm. Cross
             attention does not use it.
         qk_norm_whole: apply that norm to all heads of the queries, and of the keys, at once (OLMo 2).
@@ -105,7 +109,9 @@ class AttentionConfig(MixerConfig):
     output_bias: bool | None = None
     window: Length | None = None
     exact_window: bool = False
+    sparse: Sparse | None = None
     softcap: Softcap | None = None
+    sinks: bool = False
     qk_norm: NormKind | None = None
     qk_norm_whole: bool = False
     norm_epsilon: NormEpsilon = 1e-6
@@ -138,7 +144,7 @@ class AttentionConfig(MixerConfig):
 
     def build_cross(self, options: BuildOptions) -> CrossAttention:
         """Return the cross-attention layer. It uses neither positions nor a window."""
-        return CrossAttention(replace(self, qk_norm=None), options)
+        return CrossAttention(replace(self, qk_norm=None, sinks=False), options)
 
     def tables(self) -> Mapping[str, TableConfig]:
         """Return the table of relative positions, or {} if there is none."""
@@ -166,12 +172,13 @@ class AttentionConfig(MixerConfig):
             angles = self.rotary.angles(context.positions, self.head_dim)
         relative = tables.get("relative_bias")
         if context.index is not None:
-            return step_inputs(context, window=self.window, relative=relative, angles=angles)
+            return step_inputs(context, window=self.window, sparse=self.sparse, relative=relative, angles=angles)
         by_block = ABILITIES[self.backend].bias == "blocks"
         inputs = row_inputs(
             context,
             window=self.window,
             exact_window=self.exact_window,
+            sparse=self.sparse,
             relative=relative,
             by_block=by_block,
             angles=angles,
@@ -201,6 +208,15 @@ class AttentionConfig(MixerConfig):
             raise UserError(
                 'model.decoder.positions is "disentangled", which supports no step-by-step decoding. Nearest: relative, rotary.'
             )
+        if self.sparse is not None:
+            for needed, why in (
+                (needs.bidirectional, "the tokens of an encoder see later tokens. Nearest: window"),
+                (needs.prefix, "it cannot be combined with a prefix mask (--model.mask prefix). Nearest: causal"),
+                (needs.context > 1, f"rows cannot be divided (--mesh.context {needs.context}). Nearest: 1"),
+                (self.window is not None, f"the layer has a window of {self.window} too. Nearest: one of the two"),
+            ):
+                if needed:
+                    raise UserError(f"a layer has a sparsity pattern (LayerOptions.sparse), and {why}.")
         check_abilities(self.backend, self._backend_needs(needs))
 
     def _backend_needs(self, needs: Needs) -> abilities.Needs:
@@ -210,8 +226,10 @@ class AttentionConfig(MixerConfig):
             dropout=self.dropout,
             bias=self.positions in ("relative", "disentangled"),
             window=self.window,
+            sparse=self.sparse is not None,
             prefix=needs.prefix,
             softcap=self.softcap,
+            sinks=self.sinks,
             context=needs.context,
             block=self.block,
         )

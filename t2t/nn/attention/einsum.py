@@ -29,15 +29,23 @@ def attend_with_bias(request: Request, bias: Float[Array, "#B #H q k"] | None) -
             keep(request.key, 1.0 - request.dropout, (*seen.shape[:1], q.shape[2], *seen.shape[2:])),
         )
     if request.softcap is None:
-        out = softmax_attention(rate, q, k, v, bias, jnp.where(seen, 0.0, HIDDEN), kept)
+        out = softmax_attention(rate, q, k, v, bias, jnp.where(seen, 0.0, HIDDEN), kept, request.sinks)
     else:
-        out = _capped_attention(request.softcap, rate, q, k, v, bias, seen, kept)
+        out = _capped_attention(request.softcap, rate, q, k, v, bias, seen, kept, request.sinks)
     return blank(out, jnp.any(seen, axis=-1)[:, 0])
 
 
 def capped(logits: Float[Array, "*S"], cap: float | None) -> Float[Array, "*S"]:
     """Return logits with a soft bound of (-cap, cap). None means no bound."""
     return logits if cap is None else cap * jnp.tanh(logits / cap)
+
+
+def softmax(logits: Float[Array, "*S k"], sink: Float[Array, "*#S 1"] | None) -> Float[Array, "*S k"]:
+    """Return the softmax over the last axis. sink: logit of one more key, whose weight is left out; None means that there is none."""
+    if sink is None:
+        return jax.nn.softmax(logits, axis=-1)
+    sink = jnp.broadcast_to(sink.astype(logits.dtype), (*logits.shape[:-1], 1))
+    return jax.nn.softmax(jnp.concatenate([logits, sink], axis=-1), axis=-1)[..., :-1]
 
 
 def _capped_attention(
@@ -49,11 +57,12 @@ def _capped_attention(
     bias: Float[Array, "#B #H q k"] | None,
     seen: Bool[Array, "B 1 q k"],
     kept: Bool[Array, "B H q k"] | None,
+    sinks: Float[Array, "H"] | None,
 ) -> Float[Array, "B q H D"]:
     """Attend like `softmax_attention`, but with bounded logits and automatic differentiation."""
     logits = capped(jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=jnp.float32), cap)
     logits = jnp.where(seen, logits if bias is None else logits + bias, HIDDEN)
-    weights = jax.nn.softmax(logits, axis=-1)
+    weights = softmax(logits, None if sinks is None else sinks[:, None, None])
     if kept is not None:
         weights = jnp.where(kept, weights / (1.0 - rate), 0.0)
     return jnp.einsum("bhqk,bkhd->bqhd", weights.astype(v.dtype), v)

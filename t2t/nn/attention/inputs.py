@@ -10,10 +10,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from t2t.nn.attention.call import Bias
+from t2t.nn.attention.state import held, slots
 from t2t.nn.masks import Mask
 from t2t.nn.mixers import Context
 from t2t.nn.relative import RelativeBias
 from t2t.nn.rotary import RotaryAngles
+from t2t.nn.sparse import Sparse
 from t2t.sharding import constrain
 
 
@@ -42,6 +44,7 @@ def row_inputs(
     *,
     window: int | None,
     exact_window: bool,
+    sparse: Sparse | None,
     relative: RelativeBias | None,
     by_block: bool,
     angles: RotaryAngles | None,
@@ -49,43 +52,74 @@ def row_inputs(
     """Return the inputs of a pass over whole rows. by_block: compute the bias for a block of queries at a time."""
     length = context.segments.shape[1]
     causal = not context.bidirectional
+    index = whole_rows(length) if causal or window is not None else None
+    if sparse is not None:
+        assert context.positions is not None, "a sparsity pattern needs the tokens' positions"
+        index = context.positions
     mask = Mask(
         queries=context.segments,
         keys=context.segments,
-        index=whole_rows(length) if causal or window is not None else None,
+        index=index,
+        key_index=None if sparse is None else index,
         prefix=context.prefix,
         causal=causal,
         window=window,
         exact_window=exact_window,
+        sparse=sparse,
         self_attention=True,
     )
     return Inputs(mask=mask, bias=_bias(relative, length, by_block), angles=angles)
 
 
 def step_inputs(
-    context: Context, *, window: int | None, relative: RelativeBias | None, angles: RotaryAngles | None
+    context: Context,
+    *,
+    window: int | None,
+    sparse: Sparse | None,
+    relative: RelativeBias | None,
+    angles: RotaryAngles | None,
 ) -> Inputs:
-    """Return the inputs of a step."""
+    """Return the inputs of a step. See `bounded` for the caches that the masks are over."""
     index = context.index
     assert index is not None, "a step needs each row's index"
     assert context.room is not None, "a step needs the room of its states"
-    queries = context.segments
+    queries, room, prompt = context.segments, context.room, context.prompt
+    position = index[:, None]
+    if prompt is not None:
+        assert context.positions is not None, "a step on a shared prompt needs the tokens' positions"
+        position = context.positions
+    # The row's own cache begins after the prompt, if that is shared.
+    begin = position - index[:, None]
+    ring, places = bounded(context, window), jnp.arange(room.shape[1])[None]
+    if ring is not None:
+        places = held(index, slots(ring, room.shape[1]))
+        room = (places >= 0).astype(jnp.int32)
+    # The tokens of a row fill positions 0 to `index` without gaps, so the causal mask also hides the unused positions.
+    mask = Mask(
+        queries=queries, keys=room, index=position, key_index=begin + places, causal=True, window=window, sparse=sparse
+    )
+    bias = None if relative is None else relative.at(index, places)
     # A token sees all earlier tokens, including the prefix. Only with a window must the prefix be marked.
     prefix = None if window is None else context.prefix
-    # The tokens of a row fill positions 0 to `index` without gaps, so the causal mask also hides the unused positions.
-    mask = Mask(queries=queries, keys=context.room, index=index[:, None], causal=True, window=window)
-    bias = None if relative is None else relative.at(index, context.room.shape[1])
-    if context.prompt is None:
+    if prompt is None:
         if prefix is not None:
-            mask = dataclasses.replace(
-                mask, prefix=jnp.pad(prefix, ((0, 0), (0, context.room.shape[1] - prefix.shape[1])))
-            )
+            mask = dataclasses.replace(mask, prefix=jnp.pad(prefix, ((0, 0), (0, room.shape[1] - prefix.shape[1]))))
         return Inputs(mask=mask, bias=bias, angles=angles)
-    positions = context.positions
-    assert positions is not None, "a step on a shared prompt needs the tokens' positions"
-    prompt_mask = Mask(queries=queries, keys=context.prompt, index=positions, prefix=prefix, causal=True, window=window)
-    prompt_bias = None if relative is None else relative.at(positions[:, 0], context.prompt.shape[1])
+    places = jnp.arange(prompt.shape[1])[None]
+    if ring is not None:
+        places = held(begin[:, 0] - 1, slots(ring, prompt.shape[1]))
+        prompt = (places >= 0).astype(jnp.int32)
+    prompt_mask = dataclasses.replace(mask, keys=prompt, key_index=places, prefix=prefix)
+    prompt_bias = None if relative is None else relative.at(position[:, 0], places)
     return Inputs(mask=mask, bias=bias, angles=angles, prompt_mask=prompt_mask, prompt_bias=prompt_bias)
+
+
+def bounded(context: Context, window: int | None) -> int | None:
+    """Return the window if the cache holds no more tokens than it, a `WindowKeyValues`; None if the cache holds all tokens, a `KeyValues`.
+
+    A prefix that all tokens see stays in sight, so its cache holds all.
+    """
+    return window if context.prefix is None else None
 
 
 def memory_mask(context: Context) -> Mask:

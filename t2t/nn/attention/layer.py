@@ -12,8 +12,8 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from t2t.nn.attention.call import Bias, attention
-from t2t.nn.attention.inputs import Inputs
-from t2t.nn.attention.state import KeyValues
+from t2t.nn.attention.inputs import Inputs, bounded
+from t2t.nn.attention.state import KeyValues, WindowKeyValues
 from t2t.nn.attention.step import Shared, attend_step
 from t2t.nn.aux import Aux
 from t2t.nn.disentangled import position_bias
@@ -22,6 +22,7 @@ from t2t.nn.linear import Linear
 from t2t.nn.masks import Mask
 from t2t.nn.mixers import BuildOptions, Context, CrossMixer, MemoryReader, Mixer
 from t2t.nn.norms import LayerNorm, RMSNorm, norm
+from t2t.nn.parameters import parameter
 from t2t.nn.rotary import RotaryAngles, rotate
 from t2t.sharding import constrain
 
@@ -48,6 +49,7 @@ class Projections(nnx.Module):
         self.key = linear(memory_width, key_width, ("embed", "heads"), init=init(memory_width))
         self.value = linear(memory_width, key_width, ("embed", "heads"), init=init(memory_width))
         self.out = linear(inner, width, ("heads", "embed"), bias=last_bias, init=init(inner, residual=True))
+        self.sinks = parameter((config.num_heads,), ("heads",), init(width), decay=False) if config.sinks else None
         self.query_norm = self._norm(config.num_heads)
         self.key_norm = self._norm(config.key_heads)
 
@@ -84,12 +86,18 @@ class Projections(nnx.Module):
             bias=bias,
             scale=self.scale,
             softcap=self.config.softcap,
+            sinks=self.sink_logits,
             dropout=self.config.dropout,
             dropout_key=dropout_key,
             backend=self.config.backend,
             block=self.config.block,
         )
         return self.joined(out)
+
+    @property
+    def sink_logits(self) -> Float[Array, "H"] | None:
+        """The logit of each head's sink, or None."""
+        return None if self.sinks is None else self.sinks[...]
 
     def joined(self, out: Float[Array, "B q H D"]) -> Float[Array, "B q D"]:
         """Merge the heads and project to the residual stream."""
@@ -143,11 +151,15 @@ class Attention(Projections, Mixer):
     def prefill(
         self, x: Float[Array, "B L D"], context: Context, length: int
     ) -> tuple[Float[Array, "B L D"], KeyValues]:
-        """Attend over the same rows. The state holds their keys and values."""
+        """Attend over the same rows. The state holds their keys and values, with a window only those of the last tokens."""
         keys, values = self.keys_values(x, _inputs(context).angles)
+        y, window = self._rows(x, context, keys, values), bounded(context, self.config.window)
+        if window is not None:
+            counts = jnp.sum(jnp.asarray(context.segments) > 0, axis=1)
+            return y, WindowKeyValues.of_prompt(keys, values, counts, window=window, length=length)
         room = ((0, 0), (0, 0), (0, length - x.shape[1]), (0, 0))
-        key, value = (jnp.pad(jnp.swapaxes(y, 1, 2), room) for y in (keys, values))
-        return self._rows(x, context, keys, values), KeyValues(key=key, value=value)
+        key, value = (jnp.pad(jnp.swapaxes(z, 1, 2), room) for z in (keys, values))
+        return y, KeyValues(key=key, value=value)
 
     def step(
         self, x: Float[Array, "B 1 D"], state: Any, context: Context, shared: Any = None
@@ -163,7 +175,7 @@ class Attention(Projections, Mixer):
         """Attend like `step`. Return the position's key and value for the cache."""
         assert context.index is not None, "a step needs each row's index"
         entry = self._entry(x, context)
-        return self._step(x, state, context, shared, (context.index, entry.key, entry.value)), entry
+        return self._step(x, state, context, shared, (state.place(context.index), entry.key, entry.value)), entry
 
     def _rows(
         self, x: Float[Array, "B L D"], context: Context, keys: jax.Array, values: jax.Array
@@ -210,6 +222,7 @@ class Attention(Projections, Mixer):
             bias=inputs.bias,  # type: ignore[arg-type]  # of one query, an array
             scale=self.scale,
             softcap=self.config.softcap,
+            sinks=self.sink_logits,
             own=own,
             shared=self._shared(context, prompt),
         )

@@ -28,6 +28,7 @@ class Request:
     key: jax.Array | None
     block: int
     softcap: float | None = None
+    sinks: Float[Array, "H"] | None = None
 
     def whole_bias(self) -> Float[Array, "#B #H q k"] | None:
         """Return the bias of all rows."""

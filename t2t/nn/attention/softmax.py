@@ -19,11 +19,13 @@ def softmax_attention(
     bias: Float[Array, "#B #H q k"] | None,
     hidden: Float[Array, "B 1 q k"],
     kept: Bool[Array, "B H q k"] | None,
+    sinks: Float[Array, "H"] | None = None,
 ) -> Float[Array, "B q H D"]:
     """Return `softmax(q . k + bias + hidden) . v`. Logits and their softmax are float32. Products have the type of the inputs and are summed in float32.
 
     hidden: 0 if a query sees a key, else a value far below any logit. It has no gradient.
     kept:   which weights dropout keeps; they are divided by 1 - `rate`. None means all.
+    sinks:  logit of each head of one more key, whose value is 0 (an attention sink). None means that there is none.
 
     Let l be the logits, m the maximum of each row, p = exp(l - m), t the sum of each row of p, and z = kept / (1 - rate). The output is o = (z p . v) / t: this
     divides D numbers for each row instead of k numbers. With g = dL/do and c = g / t, the gradients are:
@@ -31,9 +33,9 @@ def softmax_attention(
         dL/dv = (z p)^T . c,  dL/dl = p (z (c . v^T) - sum(c o)),  dL/dq = dL/dl . k,  dL/dk = (dL/dl)^T . q,  dL/dbias = dL/dl
 
     The second is the gradient of the softmax: dL/dl = w (dL/dw - sum(w dL/dw)) for its weights w = p / t, where dL/dw = z (g . v^T), so sum(w dL/dw) = sum(g o)
-    (Dao et al. 2022, appendix B.2). Of the arrays of the logits' size, only p is saved, and only p and dL/dl are computed.
+    (Dao et al. 2022, appendix B.2). A sink s adds exp(s - m) to t; its value is 0, so dL/ds is the sum of -exp(s - m) sum(c o) over queries. Of the arrays of the logits' size, only p is saved, and only p and dL/dl are computed.
     """
-    return _forward(rate, q, k, v, bias, hidden, kept)[0]
+    return _forward(rate, q, k, v, bias, hidden, kept, sinks)[0]
 
 
 def _forward(
@@ -44,23 +46,31 @@ def _forward(
     bias: jax.Array | None,
     hidden: jax.Array,
     kept: jax.Array | None,
+    sinks: jax.Array | None = None,
 ) -> tuple[jax.Array, tuple[Any, ...]]:
     heads_first = [jnp.swapaxes(x, 1, 2) for x in (q, k, v)]
     logits = jnp.einsum("bhqd,bhkd->bhqk", *heads_first[:2], preferred_element_type=jnp.float32)
     logits = (logits if bias is None else logits + bias) + hidden
-    powers = jnp.exp(logits - jnp.max(logits, axis=-1, keepdims=True))
+    largest, sink_powers = jnp.max(logits, axis=-1, keepdims=True), None
+    if sinks is not None:
+        sink = sinks.astype(logits.dtype)[:, None, None]
+        largest = jnp.maximum(largest, sink)
+        sink_powers = jnp.exp(sink - largest)
+    powers = jnp.exp(logits - largest)
     total = jnp.sum(powers, axis=-1, keepdims=True)
+    if sink_powers is not None:
+        total = total + sink_powers
     weights = _apply_dropout(powers, kept).astype(v.dtype)
     out = jnp.einsum("bhqk,bhkd->bhqd", weights, heads_first[2], preferred_element_type=jnp.float32)
     out = (out / (total * (1.0 - rate))).astype(v.dtype)
     like = None if bias is None else jnp.zeros((0, *bias.shape[:2]), bias.dtype)
-    return jnp.swapaxes(out, 1, 2), (q, k, v, powers, total, out, kept, like)
+    return jnp.swapaxes(out, 1, 2), (q, k, v, powers, total, out, kept, like, sinks, sink_powers)
 
 
 def _backward(
     rate: float, residuals: tuple[Any, ...], gradient: Float[Array, "B q H D"]
 ) -> tuple[jax.Array | None, ...]:
-    q, k, v, powers, total, out, kept, like = residuals
+    q, k, v, powers, total, out, kept, like, sinks, sink_powers = residuals
     scaled = gradient / jnp.swapaxes(total, 1, 2)
     scaled_heads_first = jnp.swapaxes(scaled, 1, 2)
     inner = jnp.sum(scaled_heads_first * out, axis=-1, keepdims=True)
@@ -75,6 +85,7 @@ def _backward(
     k_gradient = jnp.einsum("bqhd,bhqk->bhdk", q, logit_gradients)
     v_gradient = jnp.einsum("bqhd,bhqk->bhdk", scaled, _apply_dropout(powers, kept).astype(v.dtype))
     bias_gradient = None if like is None else _bias_gradient(wide_gradients, like)
+    sink_gradient = None if sinks is None else -jnp.sum(sink_powers * inner, axis=(0, 2, 3)).astype(sinks.dtype)
     return (
         jnp.swapaxes(q_gradient, 1, 2),
         jnp.moveaxis(k_gradient, 3, 1),
@@ -82,6 +93,7 @@ def _backward(
         bias_gradient,
         None,
         None,
+        sink_gradient,
     )
 
 

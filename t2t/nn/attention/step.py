@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from t2t.nn.attention.einsum import HIDDEN, capped
+from t2t.nn.attention.einsum import HIDDEN, capped, softmax
 from t2t.nn.masks import Mask
 
 
@@ -34,6 +33,7 @@ def attend_step(
     bias: Float[Array, "#R H 1 L"] | None = None,
     scale: float = 1.0,
     softcap: float | None = None,
+    sinks: Float[Array, "H"] | None = None,
     own: tuple[Int[Array, "R"], Float[Array, "R K 1 D"], Float[Array, "R K 1 D"]] | None = None,
     shared: Sequence[Shared] = (),
 ) -> Float[Array, "R 1 H D"]:
@@ -42,9 +42,9 @@ def attend_step(
     R is a multiple of B: each row of the cache serves R / B consecutive queries, such as the beams of one prompt on its encoder's output. H is a multiple
     of K (grouped queries). Neither is repeated in memory.
 
-    softcap: soft bound on the logits before the bias, see `t2t.nn.attention.attention`.
+    softcap, sinks: see `t2t.nn.attention.attention`.
     mask: mask of [R 1] queries or, if rows share a cache, [B 1] queries over L keys.
-    own:  index of each row's own position, with its key and value, which replace the cache's entry at that index.
+    own:  place of each row's own position in the cache, with its key and value, which replace the entry there.
     shared: additional keys and values in the same softmax.
     """
     rows = q.shape[0]
@@ -60,7 +60,8 @@ def attend_step(
     if shared:
         seen = jnp.concatenate([*(part.mask.dense() for part in shared), seen], axis=-1)
         logits = jnp.concatenate([*(_shared_logits(queries, part, softcap, batch) for part in shared), logits], axis=-1)
-    weights = jax.nn.softmax(jnp.where(seen, logits, HIDDEN), axis=-1).astype(values.dtype)
+    sink = None if sinks is None else _grouped(jnp.broadcast_to(sinks[:, None], (rows, *sinks.shape, 1)), batch, groups)
+    weights = softmax(jnp.where(seen, logits, HIDDEN), sink).astype(values.dtype)
     own_weights = weights[..., weights.shape[-1] - length :]
     if own is None:
         out = jnp.einsum("bkgl,bkld->bkgd", own_weights, values)

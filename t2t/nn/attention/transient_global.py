@@ -54,6 +54,8 @@ class TransientGlobalConfig(AttentionConfig):
             ("num_kv_heads", self.key_heads, self.num_heads),
             ("qk_norm", self.qk_norm is not None, False),
             ("attention_softcap", self.softcap, None),
+            ("attention_sinks", self.sinks, False),
+            ("sparse", self.sparse, None),
             ("exact_window", self.exact_window, False),
         ):
             if found != needed:

@@ -13,15 +13,19 @@ from jaxtyping import Array, Bool, Float, Int
 
 from t2t.sharding import axis_size, constrain, on_own_experts, on_own_rows
 
-Apply = Callable[[jax.Array], jax.Array]
+Inner = Callable[[jax.Array, jax.Array | None], jax.Array]
+"""A function of the two branches of an expert, the second one None if it is not gated, that returns its inner activations."""
 
 
 class Kernels(NamedTuple):
-    """Kernels of all experts. gate: of the second branch of gated experts, or None."""
+    """Kernels of all experts, and their biases or None. gate: of the second branch of gated experts, or None."""
 
     up: Float[Array, "E D F"]
     gate: Float[Array, "E D F"] | None
     down: Float[Array, "E F D"]
+    up_bias: Float[Array, "E F"] | None = None
+    gate_bias: Float[Array, "E F"] | None = None
+    down_bias: Float[Array, "E D"] | None = None
 
 
 class Assigned(NamedTuple):
@@ -36,23 +40,23 @@ class Assigned(NamedTuple):
     real: Bool[Array, "B L"]
 
 
-def dropless(kernels: Kernels, tokens: Assigned, activation: Apply) -> Float[Array, "B L D"]:
+def dropless(kernels: Kernels, tokens: Assigned, inner: Inner) -> Float[Array, "B L D"]:
     """Return the weighted sums of the outputs of all chosen experts.
 
     Tokens are sorted by expert, and each expert multiplies its own section (`jax.lax.ragged_dot`; Gale et al. 2023). On a mesh, each device sorts its own rows,
     or, if experts are divided over devices, the tokens of its own experts.
     """
     if axis_size("expert") > 1:
-        return on_own_experts(partial(_sorted, activation=activation), kernels, tokens)
+        return on_own_experts(partial(_sorted, inner=inner), kernels, tokens)
 
     def own(kernels: Kernels, tokens: Assigned) -> tuple[dict[str, jax.Array], jax.Array]:
-        return {}, _sorted(kernels, tokens, activation=activation)
+        return {}, _sorted(kernels, tokens, inner=inner)
 
     return on_own_rows(own, kernels, tokens)[1]
 
 
 def _sorted(
-    kernels: Kernels, tokens: Assigned, first: Int[Array, ""] | int = 0, *, activation: Apply
+    kernels: Kernels, tokens: Assigned, first: Int[Array, ""] | int = 0, *, inner: Inner
 ) -> Float[Array, "B L D"]:
     """Return the sums over the experts of `kernels` alone. first: number of the first of them."""
     x = tokens.x.reshape(-1, tokens.x.shape[-1])
@@ -67,11 +71,12 @@ def _sorted(
     # What `ragged_dot` gives outside of all sections is not defined on every platform, forward or backward.
     rows = jnp.where(inside, x[order // chosen], 0)
 
-    def product(rows: jax.Array, kernel: jax.Array) -> jax.Array:
-        return jax.lax.ragged_dot(rows, kernel.astype(rows.dtype), sizes)
+    def product(rows: jax.Array, kernel: jax.Array, bias: jax.Array | None) -> jax.Array:
+        out = jax.lax.ragged_dot(rows, kernel.astype(rows.dtype), sizes)
+        return out if bias is None else out + bias.astype(rows.dtype).at[expert[order]].get(mode="clip")
 
-    hidden = _inner(rows, kernels, activation, product)
-    out = jnp.where(inside, product(hidden, kernels.down), 0)
+    hidden = _hidden(rows, kernels, inner, product)
+    out = jnp.where(inside, product(hidden, kernels.down, kernels.down_bias), 0)
     place = jnp.zeros_like(order).at[order].set(jnp.arange(order.shape[0], dtype=order.dtype))
     by_choice = out[place].reshape(*tokens.experts.shape, -1)
     return _combined(by_choice, tokens.weights)
@@ -83,7 +88,7 @@ def room(length: int, experts: int, chosen: int, factor: float) -> int:
 
 
 def with_room(
-    kernels: Kernels, tokens: Assigned, activation: Apply, factor: float
+    kernels: Kernels, tokens: Assigned, inner: Inner, factor: float
 ) -> tuple[Float[Array, "B L D"], Float[Array, "B L k"]]:
     """Return the same sums over the choices that an expert has room for, and 1 for each of these choices (Lepikhin et al. 2021; Fedus et al. 2022).
 
@@ -105,13 +110,14 @@ def with_room(
 
     buffer = jax.vmap(fill)(tokens.x, slot).reshape(rows, count, size, width)
 
-    def product(rows: jax.Array, kernel: jax.Array) -> jax.Array:
-        return jnp.einsum("becd,edf->becf", rows, kernel.astype(rows.dtype))
+    def product(rows: jax.Array, kernel: jax.Array, bias: jax.Array | None) -> jax.Array:
+        out = jnp.einsum("becd,edf->becf", rows, kernel.astype(rows.dtype))
+        return out if bias is None else out + bias.astype(rows.dtype)[:, None]
 
     # With experts divided over devices, this moves each row of the buffer to the device of its expert, and back (all-to-all).
     buffer = constrain(buffer, ("expert_batch", "experts", None, None))
-    hidden = _inner(buffer, kernels, activation, product)
-    out = constrain(product(hidden, kernels.down), ("expert_batch", "experts", None, None))
+    hidden = _hidden(buffer, kernels, inner, product)
+    out = constrain(product(hidden, kernels.down, kernels.down_bias), ("expert_batch", "experts", None, None))
     out = constrain(out.reshape(rows, count * size, width), ("batch", None, None))
     found = jax.vmap(lambda y, slot: y.at[slot].get(mode="fill", fill_value=0))(out, slot)
     by_choice = jnp.moveaxis(found.reshape(rows, chosen, length, width), 1, 2)
@@ -119,9 +125,9 @@ def with_room(
     return _combined(by_choice, tokens.weights), kept_choices
 
 
-def _inner(rows: jax.Array, kernels: Kernels, activation: Apply, product: Callable[..., jax.Array]) -> jax.Array:
-    up = product(rows, kernels.up)
-    return activation(up) if kernels.gate is None else activation(product(rows, kernels.gate)) * up
+def _hidden(rows: jax.Array, kernels: Kernels, inner: Inner, product: Callable[..., jax.Array]) -> jax.Array:
+    up = product(rows, kernels.up, kernels.up_bias)
+    return inner(up, None if kernels.gate is None else product(rows, kernels.gate, kernels.gate_bias))
 
 
 def _combined(by_choice: Float[Array, "B L k D"], weights: Float[Array, "B L k"]) -> Float[Array, "B L D"]:

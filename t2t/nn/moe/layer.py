@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, ClassVar
 
+import jax
 import jax.numpy as jnp
+from flax import nnx
 from jaxtyping import Array, Float
 
 from t2t.errors import UserError
-from t2t.limits import Few, Range, Width
+from t2t.limits import Few, Range, Softcap, Width
 from t2t.nn.aux import Aux
 from t2t.nn.feed_forward import FeedForward, FeedForwardConfig
+from t2t.nn.initializers import ZEROS
 from t2t.nn.mixers import BuildOptions, Context
 from t2t.nn.mlp import ACTIVATIONS, MLP, Activation
 from t2t.nn.moe.dispatch import Assigned, Kernels, dropless, with_room
@@ -38,6 +43,10 @@ class MoE(FeedForward):
             parameter((experts, width, inner), ("experts", "embed", "mlp"), init, used=used) if config.gated else None
         )
         self.down = parameter((experts, inner, width), ("experts", "mlp", "embed"), out_init, used=used)
+        self.router_bias = parameter((experts,), (None,), ZEROS, decay=False) if config.biases else None
+        self.up_bias = self._bias("mlp", inner, used)
+        self.gate_bias = self._bias("mlp", inner, used) if config.gated else None
+        self.down_bias = self._bias("embed", width, used)
         self.shared = (
             None
             if config.shared is None
@@ -46,7 +55,7 @@ class MoE(FeedForward):
                 config.shared,
                 activation=config.activation,
                 gated=config.gated,
-                biases=False,
+                biases=config.biases,
                 dropout=0.0,
                 init=init,
                 out_init=options.kernel_init(config.shared, residual=True),
@@ -57,20 +66,47 @@ class MoE(FeedForward):
         """Apply to whole rows, or to one position per row. The terms are those of `t2t.nn.moe.router.terms`."""
         config = self.config
         read = jittered(x, config.router.jitter, context.keys.next()) if config.router.jitter else x
-        routing = route(read, self.router[...], config.router, config.experts_per_token)
+        routing = route(read, self.router[...], config.router, config.experts_per_token, bias=_value(self.router_bias))
         real = jnp.asarray(context.segments) > 0
-        kernels = Kernels(self.up[...], None if self.gate is None else self.gate[...], self.down[...])
+        kernels = Kernels(
+            up=self.up[...],
+            gate=_value(self.gate),
+            down=self.down[...],
+            up_bias=_value(self.up_bias),
+            gate_bias=_value(self.gate_bias),
+            down_bias=_value(self.down_bias),
+        )
         tokens = Assigned(x, routing.experts, routing.weights, real)
-        activation, kept = ACTIVATIONS[config.activation], None
+        inner, kept = partial(_inner, ACTIVATIONS[config.activation], config.limit), None
         if config.capacity is None:
-            y = dropless(kernels, tokens, activation)
+            y = dropless(kernels, tokens, inner)
         else:
-            y, kept = with_room(kernels, tokens, activation, config.capacity)
+            y, kept = with_room(kernels, tokens, inner, config.capacity)
         if self.shared is not None:
             y = y + self.shared(x, context)[0]
         return y, terms(
             routing, real.astype(jnp.float32), kept, config.router, "encoder_" if context.bidirectional else ""
         )
+
+    def _bias(self, axis: str, size: int, used: float) -> nnx.Param | None:
+        if not self.config.biases:
+            return None
+        return parameter((self.config.num_experts, size), ("experts", axis), ZEROS, decay=False, used=used)
+
+
+def _value(param: nnx.Param | None) -> jax.Array | None:
+    return None if param is None else param[...]
+
+
+def _inner(
+    activation: Callable[[jax.Array], jax.Array], limit: float | None, up: jax.Array, gate: jax.Array | None
+) -> jax.Array:
+    """Return the inner activations of experts from their branches. limit: see `MoEConfig`."""
+    if gate is None:
+        return activation(up)
+    if limit is None:
+        return activation(gate) * up
+    return activation(jnp.minimum(gate, limit)) * (jnp.clip(up, -limit, limit) + 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +119,8 @@ class MoEConfig(FeedForwardConfig):
         inner: width of the inner layer of each expert.
         activation: activation function of the experts.
         gated: the experts multiply two branches.
+        biases: add biases to the products of the experts and of the router.
+        limit: bound the gate above by this value and the other branch on both sides, and add 1 to the other branch (gpt-oss: 7). None means neither.
         shared: width of the inner layer of a shared MLP that processes every token (Dai et al. 2024). None means that there is none.
         capacity: how many tokens of a row an expert has room for, as a multiple of its equal share; further tokens are not processed by it. None means no limit.
         router: how tokens choose experts.
@@ -97,6 +135,8 @@ class MoEConfig(FeedForwardConfig):
     inner: Width
     activation: Activation = "silu"
     gated: bool = True
+    biases: bool = False
+    limit: Softcap | None = None
     shared: Width | None = None
     capacity: CapacityFactor | None = None
     router: Router = Router()
@@ -107,6 +147,10 @@ class MoEConfig(FeedForwardConfig):
             raise UserError(
                 f"model.experts_per_token is {self.experts_per_token}, more than model.num_experts = {self.num_experts}."
                 f" Nearest: {self.num_experts}."
+            )
+        if self.limit is not None and not self.gated:
+            raise UserError(
+                f"model.expert_limit is {self.limit}, and model.gated is False: it is a bound on the two branches of gated experts. Nearest: None."
             )
         if self.experts_per_token == 1 and self.router.normalized:
             raise UserError(

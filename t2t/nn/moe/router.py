@@ -99,9 +99,20 @@ def jittered(x: Float[Array, "B L D"], amount: float, key: jax.Array | None) -> 
     return x * (1.0 + amount * (2.0 * uniform - 1.0)).astype(x.dtype)
 
 
-def route(x: Float[Array, "B L D"], kernel: Float[Array, "D E"], router: Router, chosen: int) -> Routing:
-    """Choose experts for each token. chosen: number of experts per token. The computation is in float32, whatever the type of x."""
+def route(
+    x: Float[Array, "B L D"],
+    kernel: Float[Array, "D E"],
+    router: Router,
+    chosen: int,
+    bias: Float[Array, "E"] | None = None,
+) -> Routing:
+    """Choose experts for each token. The computation is in float32, whatever the type of x.
+
+    chosen: number of experts per token.
+    bias:   added to the logits, or None.
+    """
     logits = matmul(x.astype(jnp.float32), kernel)
+    logits = logits if bias is None else logits + bias
     if router.scores == "softmax":
         scores = shares = jax.nn.softmax(logits)
     else:

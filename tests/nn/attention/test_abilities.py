@@ -22,6 +22,18 @@ from t2t.sharding import MeshConfig, activate, assume_platform, interpreted, pla
             r"window of 8 .*with a prefix mask.*Nearest: cudnn, chunked, einsum\.",
         ),
         ("splash", {"memory": True}, r"attend to an encoder's output together .*Nearest: chunked, einsum\."),
+        *(
+            (
+                backend,
+                {"sinks": True},
+                r"no attention sinks \(--model.decoder.attention-sinks\). Nearest: chunked, einsum\.",
+            )
+            for backend in ("splash", "flash", "cudnn")
+        ),
+        *(
+            (backend, {"sparse": True}, r"no sparsity patterns \(LayerOptions.sparse\). Nearest: chunked, einsum\.")
+            for backend in ("splash", "flash", "cudnn")
+        ),
         ("splash", {"context": 2}, r"context is 2 \(--mesh.context\)"),
         ("splash", {"dtype": "float16"}, r"bfloat16 or float32 .*not in float16"),
         ("splash", {"block": 200}, r"multiple of 128, and --model.attention-block is 200.*nearest multiple being 128"),
@@ -46,7 +58,9 @@ def test_einsum_and_chunked_do_everything():
         dropout=0.1,
         bias=True,
         window=3,
+        sparse=True,
         prefix=True,
+        sinks=True,
         memory=True,
         context=4,
         block=7,

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from t2t.nn.attention import attention
+from t2t.nn.attention import attend_step, attention
 from t2t.nn.initializers import Normal
 from t2t.nn.masks import Mask
 from t2t.nn.parameters import Definition
@@ -68,6 +68,30 @@ def test_equals_a_loop_over_queries(name, kv_heads):
     for backend in ("einsum", "chunked"):
         ours = attention(q, k, v, mask=MASKS[name], bias=bias, scale=0.3, backend=backend, block=4)
         np.testing.assert_allclose(ours, expected, atol=2e-6)
+
+
+@pytest.mark.parametrize("softcap", [None, 3.0])
+def test_sinks_are_one_more_key_of_every_backend_and_of_a_step(softcap):
+    q, k, v = inputs(2)
+    sinks = jnp.array([-2.0, 0.0, 1.0, 8.0])
+    mask = MASKS["causal"]
+
+    def out(sinks, backend):
+        return attention(q, k, v, mask=mask, scale=0.3, softcap=softcap, sinks=sinks, backend=backend, block=4)
+
+    without = out(None, "einsum")
+    logits = 0.3 * jnp.einsum("bqhd,bkhd->bhqk", q, jnp.repeat(k, 2, axis=2))
+    logits = logits if softcap is None else softcap * jnp.tanh(logits / softcap)
+    total = jnp.sum(jnp.where(mask.dense(), jnp.exp(logits), 0.0), axis=-1)
+    share = jnp.swapaxes(total / (total + jnp.exp(sinks)[:, None]), 1, 2)[..., None]
+    for backend in ("einsum", "chunked"):
+        np.testing.assert_allclose(out(sinks, backend), without * share, atol=2e-6)
+    last = Mask(queries=SEGMENTS[:, -1:], keys=SEGMENTS, index=jnp.full((B, 1), LQ - 1), causal=True)
+    caches = [jnp.swapaxes(x, 1, 2) for x in (k, v)]
+    stepped = attend_step(q[:, -1:], *caches, mask=last, scale=0.3, softcap=softcap, sinks=sinks)
+    np.testing.assert_allclose(stepped, (without * share)[:, -1:], atol=2e-6)
+    gradients = [jax.grad(lambda sinks, b=b: jnp.sum(out(sinks, b) ** 2))(sinks) for b in ("einsum", "chunked")]
+    np.testing.assert_allclose(*gradients, rtol=1e-5)
 
 
 @pytest.fixture(scope="module")

@@ -56,6 +56,34 @@ def test_output_and_gradients_are_those_of_the_plain_formula(bias, dropped):
         close(one, other, 2e-6)
 
 
+@pytest.mark.parametrize("dropped", [False, True])
+def test_a_sink_is_one_more_key_whose_value_is_zero(dropped):
+    (q, k, v, bias), target, hidden, kept = arguments((1, H))
+    rate, kept = (RATE, kept) if dropped else (0.0, None)
+    sinks = jnp.array([-1.0, 0.0, 2.0, 30.0])
+    hidden = hidden.at[0, 0, 0].set(-1e30)  # the first query sees the sink alone
+
+    def joined(q, k, v, bias, sinks):
+        logits = jnp.einsum("bqhd,bkhd->bhqk", q, k) + bias
+        logits = jnp.where(hidden < 0, -1e30, logits)
+        more = jnp.broadcast_to(sinks[:, None, None], (B, H, Q, 1))
+        weights = jax.nn.softmax(jnp.concatenate([logits, more], axis=-1), axis=-1)[..., :-1]
+        weights = weights if kept is None else jnp.where(kept, weights / (1.0 - RATE), 0.0)
+        return jnp.einsum("bhqk,bkhd->bqhd", weights, v)
+
+    def own(q, k, v, bias, sinks):
+        return softmax_attention(rate, q, k, v, bias, hidden, kept, sinks)
+
+    found, wanted = (
+        jax.value_and_grad(lambda *x, f=f: jnp.sum(f(*x) * target), argnums=range(5))(q, k, v, bias, sinks)
+        for f in (own, joined)
+    )
+    assert float(jnp.abs(own(q, k, v, bias, sinks)[0, 0]).max()) == 0.0
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        close(one, other, 2e-6)
+    assert float(jnp.abs(found[1][4]).min()) > 1e-6
+
+
 def test_in_bfloat16_only_operands_and_results_are_rounded():
     given, target, hidden, kept = arguments((1, H))
     *rows, bias = given
