@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,7 @@ import optax
 
 from t2t.limits import Configuration, Epsilon, Momentum, Norm, Range, Share, Weight, Width
 from t2t.nn.model import ParamSpec
+from t2t.optim.eight_bit import in_eight_bits
 from t2t.optim.norms import clip_by_norm
 from t2t.optim.paths import flatten_specs, path_name
 from t2t.optim.per_layer import as_matrices, depth, per_layer
@@ -27,15 +28,21 @@ class OptimizerConfig(Configuration, abc.ABC):
     Args:
         schedule: the learning rate schedule. Each optimizer has its own default.
         clip_norm: maximum norm of the gradients of all trainable parameters together. Larger gradients are scaled down. None disables clipping.
+        state_dtype: type of the moments of large parameters: "int8" stores them in eight bits by blocks (Dettmers et al. 2022), see `t2t.optim.eight_bit`.
     """
 
     schedule: Schedule = field(default_factory=Constant)
     clip_norm: Norm | None = None
+    state_dtype: Literal["float32", "int8"] = "float32"
 
     def build(self, specs: Any) -> optax.GradientTransformation:
-        """Return the transformation from gradients to updates. specs: the nested dict of ParamSpec of the trainable parameters."""
+        """Return the transformation from gradients to updates. specs: the nested dict of ParamSpec of the trainable parameters.
+
+        Raises UserError if `state_dtype` is "int8" and no moment of the optimizer can have eight bits.
+        """
         parts = [] if self.clip_norm is None else [clip_by_norm(self.clip_norm, specs)]
-        return optax.chain(*parts, *self.rules(specs))
+        transform = optax.chain(*parts, *self.rules(specs))
+        return transform if self.state_dtype == "float32" else in_eight_bits(transform, specs)
 
     @abc.abstractmethod
     def rules(self, specs: Any) -> list[optax.GradientTransformation]:

@@ -14,13 +14,15 @@ from t2t.optim.paths import flatten_specs, map_specs
 from t2t.optim.per_layer import depth, matrix_view
 
 Axes = tuple[str | None, ...]
+SCALES = "scales"
+"""Field of a moment in eight bits with the scales of its blocks (`t2t.optim.eight_bit.Blocks`)."""
 
 
 def state_axes(transform: optax.GradientTransformation, specs: Any) -> Any:
     """Return the pytree of the optimizer state, with a tuple of logical axes, one for each dimension, for each leaf.
 
     A leaf belongs to the parameter whose path is the end of the leaf's path. It has the axes of the parameter if it has the same shape, and the
-    remaining axes if one dimension is reduced (Adafactor's factored moments). Otherwise, and if it belongs to no parameter (a count), all its
+    remaining axes if one dimension is reduced (Adafactor's factored moments). The scales of a moment in eight bits have all its axes but the last. Otherwise, and if it belongs to no parameter (a count), all its
     axes are None. None means replicated.
     """
     abstract = abstract_params(specs)
@@ -42,6 +44,10 @@ def abstract_params(specs: Any) -> Any:
 
 
 def _leaf_axes(shape: tuple[int, ...], spec: ParamSpec, field: str) -> Axes:
+    if field == SCALES and len(shape) == len(
+        spec.shape
+    ):  # the last axis has the blocks of a row, whose number a mesh may not divide
+        return (*spec.axes[:-1], None)
     for view in (spec, matrix_view(spec)):
         if shape == view.shape:
             return view.axes
