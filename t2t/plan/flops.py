@@ -1,6 +1,6 @@
 """Floating-point operations (FLOPs) of a step, counted in its jaxpr.
 
-A multiply-add counts as two. Only matrix products count: all other operations of a transformer are a few thousandths of the total. Products with
+A multiply-add counts as two. Only matrix products and triangular solves count: all other operations are a few thousandths of the total. Products with
 masked positions count if the program computes them, causal or not (as in Chowdhery et al. 2022, appendix B). XLA's own count is not usable: it counts
 the body of a loop once, so a stack scanned over depth counts as one layer.
 """
@@ -63,7 +63,7 @@ def plain(tree: Any) -> Any:
 
 
 def dots(function: Callable[..., Any], *arguments: Any) -> Counter[str]:
-    """Return the FLOPs of a function's matrix products, by operand dtype. The body of a scan counts once per iteration.
+    """Return the FLOPs of a function's matrix products and triangular solves, by operand dtype. The body of a scan counts once per iteration.
 
     Raises ValueError if a while loop contains matrix products: its number of iterations is unknown during tracing.
     """
@@ -81,6 +81,8 @@ def _count(jaxpr: core.Jaxpr) -> Counter[str]:
         elif name in ("ragged_dot", "ragged_dot_general"):
             widest = max((variable.aval.dtype for variable in equation.invars[:2]), key=lambda dtype: dtype.itemsize)
             total[widest.name] += _ragged_dot(equation)
+        elif name == "triangular_solve":
+            total[equation.invars[1].aval.dtype.name] += _solve(equation)
         elif name == "cond":
             branches = [_count(branch.jaxpr) for branch in equation.params["branches"]]
             largest = max(branches, key=lambda counts: counts.total())
@@ -123,6 +125,12 @@ def _dot(equation: Any) -> int:
     rows = math.prod(left) // max(shared * inner, 1)
     columns = math.prod(right) // max(shared * inner, 1)
     return 2 * int(np.prod([shared, inner, rows, columns], dtype=object))
+
+
+def _solve(equation: Any) -> int:
+    """Return the FLOPs of a triangular solve: a multiply-add for each number below the diagonal and each right side."""
+    matrices, sides = (variable.aval.shape for variable in equation.invars)
+    return matrices[-1] * math.prod(sides)
 
 
 def _ragged_dot(equation: Any) -> int:

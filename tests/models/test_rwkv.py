@@ -71,7 +71,7 @@ def test_steps_equal_the_full_pass_for_ragged_prompts(settings):
         np.testing.assert_allclose(logits, wanted, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("platform", ["cpu", "gpu"])
+@pytest.mark.parametrize("platform", ["cpu", pytest.param("gpu", marks=pytest.mark.slow)])
 @models
 def test_hypotheses_go_on_as_if_each_had_its_own_prompt(settings, platform):
     model, params = params_of(settings)
@@ -108,6 +108,7 @@ def test_the_state_has_the_same_size_for_any_length(settings):
     assert state(3, 10) == state(300, 100_000)
 
 
+@pytest.mark.slow
 @models
 def test_loss_and_gradients_on_a_mesh_equal_those_on_one_device(settings):
     model, params = params_of(settings)
@@ -160,6 +161,7 @@ def test_later_layers_use_the_values_of_the_first():
     assert "residual" not in params["decoder"]["first"]["0"]["time_mixing"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("remat", ["full", "dots"])
 def test_remat_changes_no_gradient_of_the_first_layers_values(remat):
     settings = MODELS["RWKV-7"]
@@ -183,7 +185,7 @@ def test_the_number_of_parameters_is_the_formula_of_the_paper(size):
         (lambda s: dataclasses.replace(s, mask="prefix"), r"has no prefix mask .*Nearest: causal"),
         (lambda s: s.check_run(packing=True, context=2), r"cannot divide rows along their length \(--mesh.context 2\)"),
         (
-            lambda s: config("bert", pattern=s.decoder.pattern),
+            lambda s: config("bert", first=s.decoder.first, pattern=s.decoder.pattern),
             r"does not see later tokens, which the layers of an encoder must see",
         ),
         (
