@@ -131,6 +131,7 @@ class StackConfig(Configuration):
         moe_every: use experts in every n-th layer only, the last of each n; the other layers have one MLP of width `d_ff` (Switch Transformer: 2).
         expert_d_ff: inner width of each expert. None means `d_ff`.
         shared_expert_d_ff: inner width of an MLP that processes every token, next to the chosen experts (DeepSeekMoE). None means that there is none.
+        shared_expert_gate: multiply the output of that MLP by the sigmoid of a product with the token (Qwen2-MoE, Qwen3-Next).
         expert_capacity: how many tokens of a row an expert has room for, as a multiple of its equal share of the row; further tokens are not processed by it
             (Switch Transformer: 1.25). None means no limit: no token is dropped.
         expert_limit: bound the gate of each expert above by this value and its other branch on both sides, and add 1 to the other branch (gpt-oss: 7). None
@@ -140,6 +141,8 @@ class StackConfig(Configuration):
         attention_biases: add a bias to the matrix products of attention. None means the same as `biases`.
         attention_output_bias: add a bias to the last product of attention, which merges the heads. None means the same as `attention_biases`. Qwen 2 has
             biases on queries, keys and values only.
+        attention_gate: multiply the output of attention's heads by the sigmoid of a projection of their input, before the last product (Qiu et al. 2025;
+            Qwen3-Next).
         groups: number of layers with their own parameters; each is applied num_layers / groups times in a row (ALBERT). None means that no parameters are
             shared.
         norm: kind of norm: "rms" (T5, LLaMA), "rms_plus_one", which multiplies by 1 + its scale (Gemma), "layer" (GPT, BERT) or "layer_unbiased",
@@ -198,12 +201,14 @@ class StackConfig(Configuration):
     moe_every: Depth = 1
     expert_d_ff: Width | None = None
     shared_expert_d_ff: Width | None = None
+    shared_expert_gate: bool = False
     expert_capacity: CapacityFactor | None = None
     expert_limit: Softcap | None = None
     router: Router = Router()
     biases: bool = False
     attention_biases: bool | None = None
     attention_output_bias: bool | None = None
+    attention_gate: bool = False
     groups: Depth | None = None
     norm: NormKind = "layer"
     norm_epsilon: NormEpsilon = 1e-6

@@ -34,6 +34,7 @@ from t2t.models.olmo.mapping import Olmo2, Olmo3
 from t2t.models.pegasus.mapping import Pegasus
 from t2t.models.phi.mapping import Phi3
 from t2t.models.qwen.mapping import Qwen2, Qwen3, Qwen3MoE
+from t2t.models.qwen.next_mapping import Qwen3Next
 from t2t.models.roberta.mapping import Roberta, XLMRobertaXL
 from t2t.models.rwkv.mapping import RWKV4
 from t2t.models.smollm3.mapping import SmolLM3
@@ -69,6 +70,7 @@ FAMILIES: tuple[Family, ...] = (
     Qwen2(),
     Qwen3(),
     Qwen3MoE(),
+    Qwen3Next(),
     Gemma2(),
     Gemma3(),
     SmolLM3(),

@@ -127,6 +127,7 @@ class TransformerConfig(ModelConfig):
             scale=stack.attention_scale,
             biases=stack.has_attention_biases,
             output_bias=stack.has_attention_output_bias,
+            gate=stack.attention_gate,
             window=stack.window,
             exact_window=stack.exact_window,
             sparse=place.sparse,
@@ -206,6 +207,7 @@ def _feed_forward(stack: StackConfig) -> FeedForwardConfig | None:
         biases=stack.biases,
         limit=stack.expert_limit,
         shared=stack.shared_expert_d_ff,
+        shared_gate=stack.shared_expert_gate,
         capacity=stack.expert_capacity,
         router=stack.router,
     )

@@ -37,6 +37,7 @@ _MODULES = (
     "t2t.nn.moe.layer",
     "t2t.nn.moe.router",
     "t2t.nn.recurrent.channel_mixing",
+    "t2t.nn.recurrent.gated_delta_net",
     "t2t.nn.recurrent.gated_linear_attention",
     "t2t.nn.recurrent.mamba",
     "t2t.nn.recurrent.mamba2",

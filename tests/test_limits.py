@@ -37,6 +37,7 @@ from t2t.nn.mlp import MLPConfig
 from t2t.nn.moe.layer import MoEConfig
 from t2t.nn.moe.router import Router
 from t2t.nn.recurrent.channel_mixing import ChannelMixingConfig
+from t2t.nn.recurrent.gated_delta_net import GatedDeltaNetConfig
 from t2t.nn.recurrent.gated_linear_attention import GatedLinearAttentionConfig
 from t2t.nn.recurrent.mamba import MambaConfig
 from t2t.nn.recurrent.mamba2 import Mamba2Config
@@ -97,6 +98,7 @@ CONFIGURATIONS = [
     *(AttentionConfig(num_heads=2, head_dim=8), MLPConfig(inner=16), LayerOptions()),
     *(MambaConfig(inner=16, dt_rank=1), Mamba2Config(num_heads=2), TimeSteps()),
     *(RetentionConfig(num_heads=2), GatedLinearAttentionConfig(key_dim=8, value_dim=16)),
+    GatedDeltaNetConfig(num_heads=4, num_key_heads=2),
     *(MoEConfig(num_experts=4, inner=16, capacity=1.25, limit=7.0), Router(), Sparse()),
     *(RWKV4Config(), ChannelMixingConfig(inner=16)),
     *(RWKV4Config(), RWKV7Config(), ChannelMixingConfig(inner=16)),

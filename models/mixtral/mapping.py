@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from t2t.export.family import Options, Weights
 from t2t.export.mapping import EXPERT, Entry, Transposed
-from t2t.models.config import StackConfig
+from t2t.models.config import LayerOptions, StackConfig
 from t2t.models.decoder import DecoderConfig
 from t2t.models.llama.mapping import Llama, attention_products, decoder_fields, decoder_options
 from t2t.models.mixtral.presets import mixtral
@@ -73,7 +73,12 @@ def expert_entries(theirs: str, ours: str, names: Mapping[str, str]) -> list[Ent
     return table
 
 
-def in_layer(place: StackConfig, path: str) -> bool:
-    """Return whether the layers of a place have a parameter: those with experts have "moe/..." and "moe_norm/...", the others "mlp/..." and "mlp_norm/..."."""
+def in_layer(place: LayerOptions, stack: StackConfig, path: str) -> bool:
+    """Return whether the layers of a place have a parameter: of their own mixer ("attention/...", "attention_norm/..."), and of experts ("moe/...") or an MLP.
+
+    stack: the options of the stack with those of the place.
+    """
     kind = path.partition("/")[0].removesuffix("_norm")
-    return kind not in ("moe", "mlp") or (kind == "moe") == bool(place.num_experts)
+    if kind in ("moe", "mlp"):
+        return (kind == "moe") == bool(stack.num_experts)
+    return kind == ("attention" if place.mixer is None else place.mixer.name)

@@ -146,9 +146,15 @@ class Qwen3MoE(Qwen3):
 
 
 def _expert_pattern(options: Options, num_layers: int) -> tuple[LayerOptions, ...]:
-    """Return the pattern of layers with and without experts; () if all have them.
+    """Return the pattern of layers with and without experts; () if all have them."""
+    pattern = shortest_pattern([DENSE if one else LayerOptions() for one in dense_layers(options, num_layers)])
+    return () if len(pattern) == 1 else pattern
 
-    Every `decoder_sparse_step`-th layer has them, unless it is listed in `mlp_only_layers`.
+
+def dense_layers(options: Options, num_layers: int) -> list[bool]:
+    """Return which layers have no experts. Every `decoder_sparse_step`-th layer has them, unless it is listed in `mlp_only_layers`.
+
+    Raises UserError if no layer has experts.
     """
     step, without = options.size("decoder_sparse_step", 1), options.take("mlp_only_layers", [])
     if not isinstance(without, list) or not all(isinstance(one, int) for one in without):
@@ -156,8 +162,7 @@ def _expert_pattern(options: Options, num_layers: int) -> tuple[LayerOptions, ..
     dense = [layer in without or (layer + 1) % step != 0 for layer in range(num_layers)]
     if all(dense):
         raise options.refuse("decoder_sparse_step", step, "no layer has experts; without them, the model is a qwen3")
-    pattern = shortest_pattern([DENSE if one else LayerOptions() for one in dense])
-    return () if len(pattern) == 1 else pattern
+    return dense
 
 
 def _window(options: Options, num_layers: int) -> int | None:

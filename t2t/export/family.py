@@ -242,6 +242,7 @@ def _canonical_stack(stack: Any) -> Any:
             "experts_per_token",
             "expert_d_ff",
             "shared_expert_d_ff",
+            "shared_expert_gate",
             "expert_capacity",
             "expert_limit",
             "router",

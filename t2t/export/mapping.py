@@ -141,19 +141,23 @@ class JoinedTransposed(Operation):
 
 @dataclass(frozen=True)
 class Interleaved(Operation):
-    """Our matrices or biases with the output axis first, head by head: the first head of each of ours, then the second head of each (GPT-NeoX)."""
+    """Our matrices or biases with the output axis first, head by head: the first head of each of ours, then the second head of each (GPT-NeoX).
+
+    The heads of ours may have different widths (Qwen3-Next).
+    """
 
     heads: int
 
     def to_ours(self, theirs: np.ndarray, shapes: Sequence[Shape]) -> list[np.ndarray]:
         """Split the heads."""
-        by_head = theirs.reshape(self.heads, len(shapes), -1, *theirs.shape[1:])
-        return [by_head[:, part].reshape(shape[::-1]).T for part, shape in enumerate(shapes)]
+        by_head = theirs.reshape(self.heads, -1, *theirs.shape[1:])
+        parts = np.split(by_head, np.cumsum([shape[-1] // self.heads for shape in shapes])[:-1], axis=1)
+        return [part.reshape(shape[::-1]).T for part, shape in zip(parts, shapes, strict=True)]
 
     def to_theirs(self, ours: Sequence[np.ndarray]) -> np.ndarray:
         """Interleave the heads."""
         by_head = [one.T.reshape(self.heads, -1, *one.shape[:-1]) for one in ours]
-        return np.stack(by_head, axis=1).reshape(-1, *ours[0].shape[:-1])
+        return np.concatenate(by_head, axis=1).reshape(-1, *ours[0].shape[:-1])
 
     def shape(self, shapes: Sequence[Shape]) -> Shape:
         """Return the reversed shape of the concatenation."""

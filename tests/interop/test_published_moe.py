@@ -1,4 +1,4 @@
-"""Mixtral and Qwen 3 with experts as they were published: their config.json with smaller sizes, their terms, and what is refused."""
+"""Mixtral, Qwen 3 with experts and Qwen3-Next as they were published: their config.json with smaller sizes, their terms, and what is refused."""
 
 import json
 
@@ -15,6 +15,7 @@ from tests.interop.goldens import write_directory
 
 BY_NAME = {case.name: case for case in CASES}
 MIXTRAL, QWEN = BY_NAME["Mixtral as published"], BY_NAME["Qwen3 MoE as published"]
+NEXT = BY_NAME["Qwen3-Next as published"]
 SOME = BY_NAME["Qwen3 MoE some layers, unnormalized, biases"]
 SIZES = {
     "hidden_size": 32,
@@ -75,14 +76,57 @@ PUBLISHED_QWEN = {
     "use_sliding_window": False,
 }
 """Qwen3-30B-A3B, without its sizes."""
-ONE_MILLION = {"rope_parameters": {"rope_type": "default", "rope_theta": 1e6}}
+PUBLISHED_NEXT = {
+    "architectures": ["Qwen3NextForCausalLM"],
+    "attention_bias": False,
+    "attention_dropout": 0.0,
+    "bos_token_id": 151643,
+    "decoder_sparse_step": 1,
+    "eos_token_id": 151645,
+    "full_attention_interval": 4,
+    "head_dim": 16,
+    "hidden_act": "silu",
+    "initializer_range": 0.02,
+    "linear_conv_kernel_dim": 4,
+    "linear_key_head_dim": 8,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_value_head_dim": 6,
+    "mlp_only_layers": [],
+    "model_type": "qwen3_next",
+    "moe_intermediate_size": 20,
+    "norm_topk_prob": True,
+    "num_experts": 8,
+    "num_experts_per_tok": 4,
+    "output_router_logits": False,
+    "partial_rotary_factor": 0.25,
+    "rms_norm_eps": 1e-06,
+    "rope_scaling": None,
+    "rope_theta": 10000000,
+    "shared_expert_intermediate_size": 24,
+    "tie_word_embeddings": False,
+    "torch_dtype": "bfloat16",
+    "transformers_version": "4.57.0.dev0",
+    "use_cache": True,
+    "use_sliding_window": False,
+}
+"""Qwen3-Next-80B-A3B-Instruct, without its sizes."""
 
 
-@pytest.mark.parametrize(("case", "published"), [(MIXTRAL, PUBLISHED_MIXTRAL), (QWEN, PUBLISHED_QWEN)], ids=str)
-def test_the_published_configuration_is_read(case, published, tmp_path):
-    write_directory(case, tmp_path / "today", **ONE_MILLION)
+@pytest.mark.parametrize(
+    ("case", "published", "rotary"),
+    [
+        (MIXTRAL, PUBLISHED_MIXTRAL, {"rope_theta": 1e6}),
+        (QWEN, PUBLISHED_QWEN, {"rope_theta": 1e6}),
+        (NEXT, PUBLISHED_NEXT, {"rope_theta": 1e7, "partial_rotary_factor": 0.25}),
+    ],
+    ids=["mixtral", "qwen", "next"],
+)
+def test_the_published_configuration_is_read(case, published, rotary, tmp_path):
+    write_directory(case, tmp_path / "today", rope_parameters={"rope_type": "default", **rotary})
     write_directory(case, tmp_path / "published")
-    (tmp_path / "published" / "config.json").write_text(json.dumps({**published, **SIZES}))
+    sizes = {**SIZES, "num_hidden_layers": case.options["num_hidden_layers"]}
+    (tmp_path / "published" / "config.json").write_text(json.dumps({**published, **sizes}))
     with opened(tmp_path / "published", family_of) as source, opened(tmp_path / "today", family_of) as today:
         assert source.config == today.config
         assert source.config.decoder.router.balance_loss == 0.1
@@ -103,9 +147,39 @@ def test_the_kernels_of_experts_are_those_of_their_names(tmp_path):
     np.testing.assert_array_equal(experts["router"][0], tensors["model.layers.1.mlp.gate.weight"].T)
 
 
+def test_products_of_the_delta_rule_are_joined_by_the_heads_of_keys(tmp_path):
+    write_directory(NEXT, tmp_path)
+    with opened(tmp_path, family_of) as source:
+        layers = source.params(MeshConfig().build())["decoder"]["layers"]
+    assert [sorted(set(layers[place]) & {"attention", "gated_delta_net"}) for place in "0123"] == [
+        *[["gated_delta_net"]] * 3,
+        ["attention"],
+    ]
+    tensors = load_file(tmp_path / "model.safetensors")
+    theirs, ours = tensors["model.layers.1.linear_attn.in_proj_qkvz.weight"], layers["1"]["gated_delta_net"]
+    # Two heads of keys: each has 8 rows of queries, 8 of keys, and two heads of 6 rows of values and of gates.
+    head = theirs[40:80]
+    for name, rows in (("query", head[:8]), ("key", head[8:16]), ("value", head[16:28]), ("gate", head[28:])):
+        kernel = np.asarray(ours[name]["kernel"][0])
+        np.testing.assert_array_equal(kernel[:, kernel.shape[1] // 2 :], rows.T)
+    filters = tensors["model.layers.1.linear_attn.conv1d.weight"][:, 0].T
+    np.testing.assert_array_equal(ours["key_convolution"]["filter"][0], filters[:, 16:32])
+    gated = tensors["model.layers.3.self_attn.q_proj.weight"].reshape(4, 2, 16, 32)
+    gate = np.asarray(layers["3"]["attention"]["gate"]["kernel"][0])
+    np.testing.assert_array_equal(gate.T.reshape(4, 16, 32), gated[:, 1])
+
+
 @pytest.mark.parametrize(
     ("case", "options", "message"),
     [
+        (NEXT, {"hidden_act": "gelu"}, r"hidden_act is 'gelu': other activations of the convolutions"),
+        (
+            NEXT,
+            {"layer_types": ["linear_attention"] * 3},
+            r"layer_types is .*: expected a list of 4 of linear_attention",
+        ),
+        (NEXT, {"linear_num_key_heads": 3}, r"num_key_heads is 3 .*does not divide num_heads = 4"),
+        (NEXT, {"mlp_only_layers": [0, 1, 2, 3]}, r"no layer has experts"),
         (MIXTRAL, {"router_jitter_noise": 0.1}, r"router_jitter_noise is 0.1: noise on the inputs of experts"),
         (MIXTRAL, {"num_experts_per_tok": 9}, r"experts_per_token is 9, more than model.num_experts = 8"),
         (MIXTRAL, {"num_local_experts": 10**9}, r"num_experts 1000000000 .*Nearest: 1024"),

@@ -1,4 +1,4 @@
-"""Models with retention and gated linear attention: packing, decoding, beams, meshes, hybrids with attention, and what is refused."""
+"""Models with retention, gated linear attention and Gated DeltaNet: packing, decoding, beams, meshes, hybrids with attention, and what is refused."""
 
 import dataclasses
 import functools
@@ -16,6 +16,7 @@ from t2t.models.config import LayerOptions
 from t2t.nn.mixers import BuildOptions, Context
 from t2t.nn.model import ParamSpec
 from t2t.nn.parameters import Definition
+from t2t.nn.recurrent.gated_delta_net import GatedDeltaNetConfig
 from t2t.nn.recurrent.gated_linear_attention import GatedLinearAttentionConfig
 from t2t.nn.recurrent.retention import RetentionConfig
 from t2t.objectives import CrossEntropy
@@ -29,6 +30,7 @@ MIXERS = {
     "gated linear attention": GatedLinearAttentionConfig(
         num_heads=2, key_dim=8, value_dim=12, decay_rank=3, temperature=2.0, chunk=4
     ),
+    "delta": GatedDeltaNetConfig(num_heads=4, num_key_heads=2, key_dim=8, value_dim=6, convolution=3, chunk=4),
 }
 RANDOM = np.random.default_rng(0)
 TEXTS = [RANDOM.integers(1, VOCAB, n) for n in (9, 4, 7)]
@@ -38,10 +40,10 @@ STEPS = 3
 
 
 def settings(name, **overrides):
-    """Return a decoder whose layers all have a mixer, or for "hybrid" two of retention for each layer of attention."""
-    layer = LayerOptions(mixer=MIXERS["retention" if name == "hybrid" else name])
+    """Return a decoder whose layers all have a mixer, or for "hybrid" two of Gated DeltaNet for each layer of gated attention."""
+    layer = LayerOptions(mixer=MIXERS["delta" if name == "hybrid" else name])
     if name == "hybrid":
-        overrides = {"num_layers": 5, "pattern": (layer, layer, LayerOptions()), **overrides}
+        overrides = {"num_layers": 5, "pattern": (layer, layer, LayerOptions()), "attention_gate": True, **overrides}
     return config("llama", **{"pattern": (layer,), **overrides})
 
 
@@ -174,8 +176,13 @@ def test_matrix_products_are_those_of_a_count_by_hand(name):
     tokens, width, inner, mixer = 16, 16, 24, MIXERS[name]
     heads, key, value, chunk = mixer.num_heads, mixer.key_dim, mixer.value_dim, mixer.chunk
     core = heads * (chunk * (key + value) + 2 * key * value)
-    products = width * heads * (2 * key + 3 * value)
-    products += (width + heads * key) * 3 if name == "gated linear attention" else 0
+    if name == "delta":
+        # Two products with each token: its rate and its decay. Queries and keys have half as many heads.
+        products = width * (2 * 2 * key + 3 * heads * value + 2 * heads)
+        core += heads * (chunk * key + key * value + chunk * value / 2)
+    else:
+        products = width * heads * (2 * key + 3 * value)
+        products += (width + heads * key) * 3 if name == "gated linear attention" else 0
     assert found == 2 * tokens * (products + core + 3 * width * inner)
 
 
@@ -239,5 +246,7 @@ def test_what_the_mixers_cannot_do_is_refused_in_one_line(name, make, said):
 
 
 def test_widths_that_do_not_go_together_are_refused():
+    with pytest.raises(UserError, match=r"num_key_heads is 3 .*does not divide num_heads = 4. Nearest: 2"):
+        GatedDeltaNetConfig(num_heads=4, num_key_heads=3)
     with pytest.raises(UserError, match=r"key_dim is 5 .*even width. Nearest: 6"):
         RetentionConfig(num_heads=2, key_dim=5)

@@ -132,12 +132,14 @@ def test_experts_that_are_all_alike_are_one_dense_layer():
     np.testing.assert_allclose(found[SEGMENTS > 0], wanted[SEGMENTS > 0], atol=1e-5)
 
 
-def test_a_shared_expert_processes_every_token():
-    config = dataclasses.replace(CONFIG, shared=7)
+@pytest.mark.parametrize("gated", [False, True])
+def test_a_shared_expert_processes_every_token(gated):
+    config = dataclasses.replace(CONFIG, shared=7, shared_gate=gated)
     definition, params = drawn(config)
-    alone = {name: leaf for name, leaf in params.items() if name != "shared"}
+    alone = {name: leaf for name, leaf in params.items() if name not in ("shared", "shared_gate")}
     shared, _ = definition.bind(params).shared(X, Context(segments=SEGMENTS))
-    np.testing.assert_allclose(applied(config, params)[0], applied(CONFIG, alone)[0] + shared, atol=1e-5)
+    share = jax.nn.sigmoid(X @ params["shared_gate"]["kernel"]) if gated else 1.0
+    np.testing.assert_allclose(applied(config, params)[0], applied(CONFIG, alone)[0] + share * shared, atol=1e-5)
 
 
 def prefer(*experts):
@@ -262,6 +264,7 @@ SIZES = {"num_layers": 4, "d_model": 16, "num_heads": 2, "d_ff": 24, "num_expert
         ({"router": Router(scores="tanh")}, r"unknown router.scores 'tanh'"),  # type: ignore[arg-type]
         ({"quantization": "int8"}, r"quantization is 'int8', and the kernels of experts cannot be quantized"),
         ({"mlp_dropout": True, "dropout": 0.1}, r"mlp_dropout is True, and experts have no dropout"),
+        ({"shared_expert_gate": True}, r"shared_expert_gate is True, and there is no shared expert.*Nearest: False"),
         ({"expert_capacity": 0.0}, r"expert_capacity 0.0 .*Nearest: 1.25"),
     ],
 )

@@ -73,6 +73,8 @@ class AttentionConfig(MixerConfig):
         scale: factor on logits. None means 1 / sqrt(head_dim), 1 without `scaled`, or 1 / sqrt((1 + terms) * head_dim) with disentangled positions.
         biases: add a bias to the matrix products.
         output_bias: add a bias to the last product, which merges the heads. None means the same as `biases`.
+        gate: multiply the output of the heads by the sigmoid of a projection of the queries' input, before the last product (Qiu et al. 2025; Qwen3-Next).
+            Cross attention does not use it.
         window: size of the sliding window in tokens, including the token itself. None means no window. In bidirectional attention, a token sees tokens up to
             window // 2 positions away.
         exact_window: in bidirectional attention, a token sees tokens up to (window - 1) // 2 positions before it and window // 2 after it (T5Gemma 2).
@@ -107,6 +109,7 @@ class AttentionConfig(MixerConfig):
     scale: LogitScale | None = None
     biases: bool = False
     output_bias: bool | None = None
+    gate: bool = False
     window: Length | None = None
     exact_window: bool = False
     sparse: Sparse | None = None
@@ -143,8 +146,8 @@ class AttentionConfig(MixerConfig):
         return Attention(self, options)
 
     def build_cross(self, options: BuildOptions) -> CrossAttention:
-        """Return the cross-attention layer. It uses neither positions nor a window."""
-        return CrossAttention(replace(self, qk_norm=None, sinks=False), options)
+        """Return the cross-attention layer. It uses neither positions nor a window nor a gate."""
+        return CrossAttention(replace(self, qk_norm=None, sinks=False, gate=False), options)
 
     def tables(self) -> Mapping[str, TableConfig]:
         """Return the table of relative positions, or {} if there is none."""

@@ -48,6 +48,7 @@ class Projections(nnx.Module):
         self.query = linear(width, inner, ("embed", "heads"), init=init(width, shrink=shrink))
         self.key = linear(memory_width, key_width, ("embed", "heads"), init=init(memory_width))
         self.value = linear(memory_width, key_width, ("embed", "heads"), init=init(memory_width))
+        self.gate = linear(width, inner, ("embed", "heads"), init=init(width)) if config.gate else None
         self.out = linear(inner, width, ("heads", "embed"), bias=last_bias, init=init(inner, residual=True))
         self.sinks = parameter((config.num_heads,), ("heads",), init(width), decay=False) if config.sinks else None
         self.query_norm = self._norm(config.num_heads)
@@ -92,16 +93,17 @@ class Projections(nnx.Module):
             backend=self.config.backend,
             block=self.config.block,
         )
-        return self.joined(out)
+        return self.joined(out, x)
 
     @property
     def sink_logits(self) -> Float[Array, "H"] | None:
         """The logit of each head's sink, or None."""
         return None if self.sinks is None else self.sinks[...]
 
-    def joined(self, out: Float[Array, "B q H D"]) -> Float[Array, "B q D"]:
-        """Merge the heads and project to the residual stream."""
-        return self.out(out.reshape(*out.shape[:2], -1))
+    def joined(self, out: Float[Array, "B q H D"], x: Float[Array, "B q D"]) -> Float[Array, "B q D"]:
+        """Merge the heads, multiply by the gate if there is one, and project to the residual stream. x: input of the queries."""
+        merged = out.reshape(*out.shape[:2], -1)
+        return self.out(merged if self.gate is None else merged * jax.nn.sigmoid(self.gate(x)))
 
     def _norm(self, heads: int) -> RMSNorm | LayerNorm | None:
         config = self.config
@@ -226,7 +228,7 @@ class Attention(Projections, Mixer):
             own=own,
             shared=self._shared(context, prompt),
         )
-        return self.joined(out)
+        return self.joined(out, x)
 
     def _shared(self, context: Context, prompt: Any) -> list[Shared]:
         """Return the keys and values that rows may share in a step: those of their prompt. prompt: the result of `State.shared`, or None."""
@@ -271,7 +273,7 @@ class CrossAttention(EncoderKeys, CrossMixer):
             scale=self.scale,
             softcap=self.config.softcap,
         )
-        return self.joined(out)
+        return self.joined(out, x)
 
 
 def _inputs(context: Context) -> Inputs:

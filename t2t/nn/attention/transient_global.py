@@ -159,7 +159,7 @@ class TransientGlobal(Projections, Mixer):
         out = jnp.einsum("bnhqk,bnkhd->bnqhd", near, values, preferred_element_type=jnp.float32)
         out = out + jnp.einsum("bnhqg,bghd->bnqhd", far, far_values, preferred_element_type=jnp.float32)
         out = out.reshape(out.shape[0], -1, *out.shape[3:])[:, :length].astype(x.dtype)
-        return self.joined(blank(out, jnp.asarray(context.segments) > 0)), {}
+        return self.joined(blank(out, jnp.asarray(context.segments) > 0), x), {}
 
 
 def global_inputs(

@@ -17,6 +17,7 @@ from t2t.limits import Few, Range, Softcap, Width
 from t2t.nn.aux import Aux
 from t2t.nn.feed_forward import FeedForward, FeedForwardConfig
 from t2t.nn.initializers import ZEROS
+from t2t.nn.linear import Linear
 from t2t.nn.mixers import BuildOptions, Context
 from t2t.nn.mlp import ACTIVATIONS, MLP, Activation
 from t2t.nn.moe.dispatch import Assigned, Kernels, dropless, with_room
@@ -28,6 +29,8 @@ CapacityFactor = Annotated[float, Range(0.01, 1024.0, typical=1.25)]
 
 class MoE(FeedForward):
     """Weighted sum of the outputs of the experts that a router chooses for each token, each an MLP (Shazeer et al. 2017), and of a shared MLP if there is one.
+
+    The output of the shared MLP may be multiplied by a gate, the sigmoid of one number for each token.
 
     The kernels of all experts are one parameter, with the leading axis "experts". Padding is not routed, and its output is that of the shared MLP alone.
     """
@@ -61,6 +64,7 @@ class MoE(FeedForward):
                 out_init=options.kernel_init(config.shared, residual=True),
             )
         )
+        self.shared_gate = Linear(width, 1, ("embed", None), bias=False, init=init) if config.shared_gate else None
 
     def __call__(self, x: Float[Array, "B L D"], context: Context) -> tuple[Float[Array, "B L D"], Aux]:
         """Apply to whole rows, or to one position per row. The terms are those of `t2t.nn.moe.router.terms`."""
@@ -83,7 +87,8 @@ class MoE(FeedForward):
         else:
             y, kept = with_room(kernels, tokens, inner, config.capacity)
         if self.shared is not None:
-            y = y + self.shared(x, context)[0]
+            shared = self.shared(x, context)[0]
+            y = y + (shared if self.shared_gate is None else shared * jax.nn.sigmoid(self.shared_gate(x)))
         return y, terms(
             routing, real.astype(jnp.float32), kept, config.router, "encoder_" if context.bidirectional else ""
         )
@@ -122,6 +127,7 @@ class MoEConfig(FeedForwardConfig):
         biases: add biases to the products of the experts and of the router.
         limit: bound the gate above by this value and the other branch on both sides, and add 1 to the other branch (gpt-oss: 7). None means neither.
         shared: width of the inner layer of a shared MLP that processes every token (Dai et al. 2024). None means that there is none.
+        shared_gate: multiply the output of the shared MLP by the sigmoid of a product with the token (Qwen2-MoE).
         capacity: how many tokens of a row an expert has room for, as a multiple of its equal share; further tokens are not processed by it. None means no limit.
         router: how tokens choose experts.
 
@@ -138,6 +144,7 @@ class MoEConfig(FeedForwardConfig):
     biases: bool = False
     limit: Softcap | None = None
     shared: Width | None = None
+    shared_gate: bool = False
     capacity: CapacityFactor | None = None
     router: Router = Router()
 
@@ -151,6 +158,10 @@ class MoEConfig(FeedForwardConfig):
         if self.limit is not None and not self.gated:
             raise UserError(
                 f"model.expert_limit is {self.limit}, and model.gated is False: it is a bound on the two branches of gated experts. Nearest: None."
+            )
+        if self.shared_gate and self.shared is None:
+            raise UserError(
+                "model.shared_expert_gate is True, and there is no shared expert (model.shared_expert_d_ff). Nearest: False."
             )
         if self.experts_per_token == 1 and self.router.normalized:
             raise UserError(

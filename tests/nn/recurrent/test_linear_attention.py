@@ -1,4 +1,4 @@
-"""Linear attention: chunks of any length give what the recurrence gives, in packed rows too, with the same gradients."""
+"""Linear attention and the delta rule: chunks of any length give what the recurrence gives, in packed rows too, with the same gradients."""
 
 import functools
 
@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from t2t.nn.recurrent import linear_attention
+from t2t.nn.recurrent import delta_rule, linear_attention
+from t2t.nn.recurrent.delta_rule import DeltaTerms
 from t2t.nn.recurrent.linear_attention import Terms
 from t2t.plan import flops
 from tests.models.tiny import quick_jit
@@ -15,7 +16,7 @@ from tests.models.tiny import quick_jit
 LENGTH, HEADS, KEY, VALUE = 37, 2, 5, 3
 SEGMENTS = np.array([[1] * 9 + [2] * 17 + [3] * 8 + [0] * 3, [0] * 2 + [1] * 35])
 """A packed row with padding at the end, and a row with padding at the start."""
-KINDS = ("heads", "coordinates")
+KINDS = ("heads", "coordinates", "delta")
 
 
 def terms_of(kind, seed=0, weakest=3.0):
@@ -29,11 +30,14 @@ def terms_of(kind, seed=0, weakest=3.0):
     decays = (KEY,) if kind == "coordinates" else ()
     # Some tokens keep nearly everything, others nearly nothing.
     log_decay = -weakest * jnp.asarray(random.uniform(size=(2, LENGTH, HEADS, *decays)) ** 3, jnp.float32)
-    return Terms(query, key, value, log_decay)
+    if kind != "delta":
+        return Terms(query, key, value, log_decay)
+    key = key / jnp.linalg.norm(key, axis=-1, keepdims=True)
+    return DeltaTerms(query, key, value, log_decay, jax.nn.sigmoid(normal()))
 
 
 def module_of(terms):
-    return linear_attention
+    return delta_rule if isinstance(terms, DeltaTerms) else linear_attention
 
 
 def recurrence(terms, segments):
@@ -66,6 +70,8 @@ def expected(kind, weakest=3.0):
 @pytest.mark.parametrize("size", [1, 4, 16, 24, 64, None])
 @pytest.mark.parametrize("kind", KINDS)
 def test_chunks_of_any_length_are_the_recurrence(kind, size):
+    if kind == "delta" and size is None:
+        size = LENGTH
     terms = terms_of(kind)
     out, memory = quick_jit(lambda terms: module_of(terms).over_rows(terms, SEGMENTS, size))(terms)
     wanted, last = expected(kind)
@@ -120,6 +126,15 @@ def test_a_token_that_forgets_everything_gives_finite_numbers(kind):
     assert all(np.isfinite(gradient).all() for gradient in gradients)
 
 
+def test_equal_keys_do_not_make_the_triangular_system_inaccurate():
+    terms = terms_of("delta")
+    terms = terms._replace(
+        key=jnp.broadcast_to(terms.key[:, :1], terms.key.shape), rate=jnp.full_like(terms.rate, 0.99)
+    )
+    out, _ = quick_jit(lambda terms: delta_rule.over_rows(terms, SEGMENTS, 64))(terms)
+    np.testing.assert_allclose(np.asarray(out)[SEGMENTS > 0], recurrence(terms, SEGMENTS)[0][SEGMENTS > 0], atol=2e-5)
+
+
 def test_products_are_those_that_the_documentation_counts():
     def counted(kind, size):
         terms = terms_of(kind)
@@ -128,5 +143,7 @@ def test_products_are_those_that_the_documentation_counts():
     tokens = 2 * 40 * HEADS  # in chunks of 8
     linear = 8 * (KEY + VALUE) + 2 * KEY * VALUE
     assert counted("heads", 8) == 2 * tokens * linear
+    # The delta rule also multiplies keys with keys and with the memory, and solves a triangular system.
+    assert counted("delta", 8) == 2 * tokens * (linear + 8 * KEY + KEY * VALUE) + tokens * 8 * VALUE
     # With a decay for each coordinate, pairs of the same block of 16 tokens take no matrix product, but those of other blocks are computed for all.
     assert counted("coordinates", 8) == 2 * tokens * linear
