@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
@@ -16,6 +17,7 @@ from t2t.models.states import Patterned, cut, each
 from t2t.models.transformer_config import TransformerConfig
 from t2t.nn.aux import Aux, added, over_layers
 from t2t.nn.dropout import Keys, dropout
+from t2t.nn.layer_outputs import recorder
 from t2t.nn.layers import LayerConfig
 from t2t.nn.mixers import BuildOptions, Context, Handed
 from t2t.nn.norms import norm
@@ -119,28 +121,40 @@ class Stack(nnx.Module):
         """Apply to whole rows. Also return the auxiliary terms that layers report, summed over all layers."""
         (before, contexts), parts = self._prepared(context), self._parts()
         first_keys, keys, rest = self._layer_keys(context.keys)
+        recorded = recorder()
 
-        def body(x: jax.Array, round_: tuple[Any, Any]) -> tuple[jax.Array, Aux]:
+        def body(x: jax.Array, round_: tuple[Any, Any]) -> tuple[jax.Array, tuple[Aux, tuple[jax.Array, ...]]]:
             total: Aux = {}
+            outputs = []
             for place, (params, key) in enumerate(zip(*map(self._unpacked, round_), strict=True)):
                 x, aux = self._row_function(parts[place][0], contexts[place])(x, params, key)
                 total = added(total, aux)
-            return x, total
+                outputs.append(x)
+            return x, (total, () if recorded is None else tuple(outputs))
 
-        def separate(x: jax.Array, blocks: Sequence[Block], own: Sequence[Context], keys: Any) -> tuple[jax.Array, Aux]:
+        def separate(
+            x: jax.Array, blocks: Sequence[Block], own: Sequence[Context], keys: Any
+        ) -> tuple[jax.Array, Aux, list[jax.Array]]:
             total: Aux = {}
+            outputs = []
             for place, block in enumerate(blocks):
                 graph, params = unbind(block)
                 key = None if keys is None else keys[place]
                 out, aux = self._row_function(graph, own[place], scanned=False)(x, params, key)
                 x, total = _taken(out, before, contexts), added(total, aux)
-            return x, total
+                outputs.append(x)
+            return x, total, outputs
 
         with jax.named_scope(self.scope):
-            x, total = separate(x, self.first.all(), before, first_keys)
-            x, terms = self._scan(body, x, self._packed([params for _, params in parts]), keys)
+            x, total, first = separate(x, self.first.all(), before, first_keys)
+            x, (terms, repeated) = self._scan(body, x, self._packed([params for _, params in parts]), keys)
             total = added(total, over_layers(terms))
-            x, aux = separate(x, self.tail.all(), contexts, rest)
+            x, aux, tail = separate(x, self.tail.all(), contexts, rest)
+            if recorded is not None:
+                middle = jnp.stack(repeated, axis=1).reshape(-1, *x.shape)
+                recorded[self.scope] = jnp.concatenate(
+                    [one[None] for one in first] + [middle] + [one[None] for one in tail]
+                )
             return self._finish(x, context.keys), added(total, aux)
 
     def prefill(

@@ -79,6 +79,9 @@ class Objective(Configuration, abc.ABC):
         """Return sums like `loss`, given the model of `teacher_run`. Training calls it in place of `loss` if there is such a run."""
         raise NotImplementedError(f"{type(self).__name__} has a teacher_run, but no taught_loss")
 
+    def check_teacher(self, model: ModelConfig, teacher: ModelConfig) -> None:  # no further limits by default
+        """Raise UserError if the model of `teacher_run` does not suit the objective. It has the model's kind and scores what it scores."""
+
     def gradients(
         self, loss: DifferentiableLoss, params: Params, batch: Batch, key: jax.Array
     ) -> tuple[Params, LossSums]:

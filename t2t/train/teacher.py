@@ -132,6 +132,7 @@ def _check_fits(experiment: Experiment, theirs: Experiment, option: str) -> None
         raise UserError(
             f"{option}: the teacher has virtual tokens (adapter.kind 'prompt'). Nearest: a teacher with another adapter, or none."
         )
+    experiment.objective.check_teacher(ours, config)
     config.check_run(packing=experiment.data.pack, context=experiment.mesh.context)
 
 

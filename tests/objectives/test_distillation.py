@@ -12,11 +12,15 @@ import numpy as np
 import pytest
 
 from t2t.api.recipes import distilled_of
+from t2t.checkpoint import params_of_layers
 from t2t.data import Data
 from t2t.errors import UserError
+from t2t.models.config import LayerOptions
+from t2t.nn.layer_outputs import recorded
 from t2t.objectives import CrossEntropy, Distillation
 from t2t.objectives.objective import Teacher
 from t2t.optim import AdamW, Constant
+from t2t.optim.state_axes import abstract_params
 from t2t.sharding import MeshConfig, activate
 from t2t.train.experiment import Experiment, check
 from t2t.train.program import Program
@@ -110,6 +114,55 @@ def test_without_a_part_the_objective_is_the_other_part():
         np.testing.assert_allclose(getattr(found, name), getattr(hard, name), rtol=1e-6)
     assert float(found.extra["divergence"][0]) > 1
     np.testing.assert_allclose(itself.objective, 0.0, atol=1e-3)
+
+
+def test_hidden_states_are_those_of_the_layers():
+    options = {"num_layers": 5, "pattern": (LayerOptions(window=3), LayerOptions()), "num_heads": 4}
+    (model, params), (deep, theirs) = params_of(config("llama", num_heads=4)), params_of(config("llama", **options))
+    batch = batch_of(model)
+    shallow = config("llama", **{**options, "num_layers": 2}).build()
+    objective = replace(OBJECTIVE, hidden_weight=2.0, teacher_layers=(1, 4))
+
+    @quick_jit
+    def computed(params):
+        found = []
+        cut = params_of_layers(theirs, abstract_params(shallow.specs), (0, 1))
+        for one, own in ((model, params), (deep, theirs), (shallow, cut)):
+            with recorded() as outputs:
+                hidden = one.hidden(own, batch)
+            found.append((outputs["decoder"], hidden, own["decoder"]["final_norm"]["scale"]))
+        with_hidden = objective.taught_loss(Teacher(deep, theirs), model, params, batch)
+        return found, with_hidden, OBJECTIVE.taught_loss(Teacher(deep, theirs), model, params, batch)
+
+    found, with_hidden, without = computed(params)
+    for outputs, hidden, scale in found:  # the last layer's output becomes the hidden states
+        last = outputs[-1]
+        normed = last / np.sqrt(np.mean(np.square(last), axis=-1, keepdims=True) + model.config.decoder.norm_epsilon)
+        np.testing.assert_allclose(normed * scale, hidden, rtol=1e-3, atol=1e-3)
+    own, taught_by, cut = (outputs for outputs, _, _ in found)
+    assert (own.shape[0], taught_by.shape[0]) == (2, 5)
+    np.testing.assert_allclose(cut[1], taught_by[1], rtol=1e-4, atol=1e-4)
+
+    real = np.asarray(batch.decoder.segments) > 0
+    pairs = [(own[0], taught_by[1]), (own[1], taught_by[4])]
+    cosines = [np.sum(a * b, -1) / np.linalg.norm(a, axis=-1) / np.linalg.norm(b, axis=-1) for a, b in pairs]
+    distance = np.mean([np.mean(1 - cosine[real]) for cosine in cosines])
+    total, weight = with_hidden.extra["hidden_distance"]
+    np.testing.assert_allclose(total / weight, distance, rtol=1e-4)
+    added = 2.0 * distance * np.sum(batch.weights)
+    np.testing.assert_allclose(with_hidden.objective - without.objective, added, rtol=1e-3)
+
+
+def test_layers_that_cannot_be_compared_are_refused():
+    small, wide = config("gpt"), config("gpt", d_model=32, num_layers=4)
+    with pytest.raises(UserError, match=r"student has width 16, that of the teacher 32. Nearest: 0.0, or"):
+        replace(OBJECTIVE, hidden_weight=1.0).check_teacher(small, wide)
+    deep = config("gpt", num_layers=4)
+    for layers, wrong in (((1, 4), r"teacher has no layer 4. Nearest: 3"), ((1,), r"the student has 2 layers")):
+        with pytest.raises(UserError, match=wrong):
+            replace(OBJECTIVE, hidden_weight=1.0, teacher_layers=layers).check_teacher(small, deep)
+    with pytest.raises(UserError, match=r"teacher_layers is set .*Nearest: 1.0"):
+        replace(OBJECTIVE, teacher_layers=(1, 3)).check_teacher(small, deep)
 
 
 DATA = Data(task="reverse_words", inputs_length=16, targets_length=8, batch_size=8, shards=2)
