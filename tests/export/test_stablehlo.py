@@ -248,6 +248,16 @@ def test_a_model_that_needs_lengths_gets_them_fixed(tmp_path):
     assert manifest["entries"]["logits"]["inputs"]["ids"]["shape"] == ["batch", 8]
 
 
+@pytest.mark.slow  # exports two programs, and compares them with the model
+def test_a_window_needs_no_fixed_lengths(tmp_path):
+    stack = dataclasses.replace(STACK, num_layers=2, pattern=(LayerOptions(window=3), LayerOptions()))
+    model = DecoderConfig(decoder=stack, vocab_size=SIZE).build()
+    params = jax.jit(model.init)(jax.random.key(0))
+    write_stablehlo(model, params, VOCABULARY, tmp_path / "out", platforms=("cpu",), length=LENGTH)
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert manifest["entries"]["greedy"]["inputs"]["ids"]["shape"] == ["batch", "prompt_length"]
+
+
 def test_a_pattern_with_an_own_mixer_is_exported(tmp_path):
     """Its parallel scan needs a length; the program then gives the model's own logits."""
     stack = dataclasses.replace(STACK, num_layers=3, pattern=(LayerOptions(mixer=RecurrenceConfig()), LayerOptions()))

@@ -114,7 +114,10 @@ def test_experts_on_a_mesh_are_those_of_one_device(options):
     assert kernel.addressable_shards[0].data.size * 4 == kernel.size
 
 
-@pytest.mark.parametrize("options", [(), (("expert_capacity", 1.0),)], ids=["sorted", "limited"])
+LIKE_GPT_OSS = (("biases", True), ("expert_limit", 0.5), ("activation", "quick_gelu"), ("attention_sinks", True))
+
+
+@pytest.mark.parametrize("options", [LIKE_GPT_OSS, (("expert_capacity", 1.0),)], ids=["sorted, biases", "limited"])
 @pytest.mark.parametrize(
     "mesh", [MeshConfig(expert=2, fsdp=2, tensor=2, data=1), MeshConfig(data=2, expert=4)], ids=str
 )
