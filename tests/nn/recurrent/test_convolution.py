@@ -67,6 +67,28 @@ def test_the_state_is_that_of_the_last_example_of_a_row():
     assert not past[3].any()
 
 
+@pytest.mark.parametrize("size", [4, 12])
+def test_the_gradient_is_that_of_the_loop(size):
+    _, params = drawn(size)
+    definition = Definition(CausalConvolution(CHANNELS, size, axis="mlp", bias=True))
+    weights = RANDOM.normal(size=X.shape)
+
+    def summed(params, x):
+        return jnp.sum(definition.bind(params)(x, SEGMENTS) * weights)
+
+    of_params, of_x = jax.grad(summed, argnums=(0, 1))(params, jnp.asarray(X))
+    rows, length = SEGMENTS.shape
+    wanted_x, wanted = np.zeros_like(X), np.zeros((size, CHANNELS))
+    for r, t, i in np.ndindex(rows, length, size):
+        at = t - size + 1 + i
+        if at >= 0 and SEGMENTS[r, at] == SEGMENTS[r, t]:
+            wanted[i] += weights[r, t] * X[r, at]
+            wanted_x[r, at] += weights[r, t] * np.asarray(params["filter"][i])
+    np.testing.assert_allclose(of_x, wanted_x, atol=1e-5)
+    np.testing.assert_allclose(of_params["filter"], wanted, atol=1e-4)
+    np.testing.assert_allclose(of_params["bias"], weights.sum((0, 1)), atol=1e-4)
+
+
 def test_nothing_flows_between_examples():
     layer, _ = drawn(4)
     gradient = jax.grad(lambda x: jnp.sum(layer(x, SEGMENTS)[0, 5:8] ** 2))(jnp.asarray(X))
