@@ -11,11 +11,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from t2t.nn.recurrent import chunks, segments
+from t2t.nn.recurrent import segments
+from t2t.nn.recurrent.chunk_scan import Belonging, over_chunks, pair_decay
 from t2t.types import Array as AnyArray
 
 
@@ -39,47 +39,37 @@ def ssd(
     """
     batch, length, heads, width = x.shape
     groups, size = b.shape[2:]
-    chunk = min(chunk, length)
     dt = jnp.where(segments.real(example)[..., None], dt, 0.0)
     by_group = (batch, length, groups, heads // groups)
     given = (x.reshape(*by_group, width), dt.reshape(by_group), (dt * a).reshape(by_group), b, c)
-    epoch = segments.epochs(example)
-    # The tokens that fill up the last chunk are padding of the last example.
-    filled = jnp.pad(epoch, ((0, 0), (0, -length % chunk)), mode="edge")
-    start = (jnp.zeros((batch, groups, heads // groups, width, size), jnp.float32), jnp.zeros(batch, jnp.int32))
-    parts = (*(chunks.split(part, chunk) for part in given), chunks.split(filled, chunk))
-    (state, _), y = jax.lax.scan(jax.checkpoint(_chunk, prevent_cse=False), start, parts)
-    return chunks.join(y, length).reshape(x.shape), state.reshape(batch, heads, width, size)
+    start = jnp.zeros((batch, groups, heads // groups, width, size), jnp.float32)
+    y, state = over_chunks(_chunk, start, given, example, min(chunk, length))
+    return y.reshape(x.shape), state.reshape(batch, heads, width, size)
 
 
-def _chunk(carry: tuple[Any, Any], part: tuple[Any, ...]) -> tuple[tuple[Any, Any], Any]:
+def _chunk(state: Any, part: tuple[Any, ...], belonging: Belonging) -> tuple[Any, Any]:
     """Process one chunk. Axes: b rows, q and k tokens of the chunk, g groups, r heads of a group, p width of a head, n width of b and c.
 
-    carry: the state before the chunk [b g r p n], and the number of the example that it belongs to.
+    state: that before the chunk [b g r p n].
     """
-    (state, owner), (x, dt, log_decay, b, c, epoch) = carry, part
+    x, dt, log_decay, b, c = part
     kind = x.dtype
-    total = jnp.cumsum(jnp.moveaxis(log_decay, 1, -1), axis=-1)  # [b g r q]
+    total = jnp.cumsum(log_decay, axis=1)  # [b q g r]
     written = (x * dt[..., None]).astype(kind)
 
     # Within the chunk: what token k wrote has decayed by the steps from k + 1 to q.
-    places = jnp.arange(x.shape[1])
-    sees = (epoch[:, :, None] == epoch[:, None, :]) & (places[:, None] >= places)
-    distance = jnp.where(sees[:, None, None], total[..., :, None] - total[..., None, :], -jnp.inf)
-    scores = jnp.einsum("bqgn,bkgn->bgqk", c, b)[:, :, None] * jnp.exp(distance)
+    scores = jnp.einsum("bqgn,bkgn->bgqk", c, b)[:, :, None] * pair_decay(total, belonging.pairs)
     inside = jnp.einsum("bgrqk,bkgrp->bqgrp", scores.astype(kind), written)
 
     # From the chunks before.
-    goes_on = (epoch == owner[:, None])[:, None, None]  # [b 1 1 q]
-    carried = jnp.moveaxis(jnp.exp(total) * goes_on, -1, 1)
+    carried = jnp.where(belonging.reads[..., None, None], jnp.exp(total), 0.0)
     before = jnp.einsum("bqgn,bgrpn->bqgrp", c, state.astype(kind)) * carried[..., None]
 
     # The state after the chunk.
-    end = epoch[:, -1]
-    left = jnp.exp(total[..., -1:] - total) * (epoch == end[:, None])[:, None, None]
-    kept = jnp.exp(total[..., -1]) * (owner == end)[:, None, None]
-    new = jnp.einsum("bkgrp,bkgn->bgrpn", (written * jnp.moveaxis(left, -1, 1)[..., None]).astype(kind), b)
-    return (state * kept[..., None, None] + new, end), inside + before
+    left = jnp.where(belonging.writes[..., None, None], jnp.exp(total[:, -1:] - total), 0.0)
+    kept = jnp.where(belonging.keeps[:, None, None], jnp.exp(total[:, -1]), 0.0)
+    new = jnp.einsum("bkgrp,bkgn->bgrpn", (written * left[..., None]).astype(kind), b)
+    return state * kept[..., None, None] + new, inside + before
 
 
 def ssd_step(
