@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from t2t.models import (
         bart,
         bert,
+        bitnet,
         deberta,
         electra,
         eurobert,
@@ -59,6 +60,7 @@ __all__ = [
     "active_count",
     "bart",
     "bert",
+    "bitnet",
     "count",
     "deberta",
     "electra",

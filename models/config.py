@@ -123,8 +123,8 @@ class StackConfig(Configuration):
         d_ff: inner width of the feed-forward layers. 0 means that the layers have none (Mamba).
         head_dim: width of an attention head. None means d_model / num_heads.
         num_kv_heads: number of key and value heads. None means the same as `num_heads`.
-        activation: activation of the feed-forward layers. "gelu" is exact, "gelu_tanh" is the approximation that GPT and T5 v1.1 use, and "quick_gelu" is
-            x sigmoid(1.702 x) (gpt-oss).
+        activation: activation of the feed-forward layers. "gelu" is exact, "gelu_tanh" is the approximation that GPT and T5 v1.1 use, "quick_gelu" is
+            x sigmoid(1.702 x) (gpt-oss), and "relu2" is the square of ReLU (BitNet).
         gated: use gated feed-forward layers, which multiply two branches (T5 v1.1, LLaMA).
         num_experts: number of experts of the feed-forward layers, a mixture of experts (`t2t.nn.moe`). 0 means one MLP.
         experts_per_token: number of experts that process each token.
@@ -171,6 +171,7 @@ class StackConfig(Configuration):
         exact_window: in an encoder, a token sees exactly `window` tokens, itself included: (window - 1) // 2 before it and window // 2 after it (T5Gemma 2).
         qk_norm: normalize the queries and keys of each head, with the kind of norm that `norm` names (Gemma 3, Qwen 3).
         qk_norm_whole: with `qk_norm`, normalize all heads of the queries, and of the keys, at once, with a scale for each coordinate of each head (OLMo 2).
+        sub_norms: normalize the input of the last matrix product of attention and of the feed-forward layers, with the kind of norm that `norm` names (BitNet).
         attention_softcap: soft bound on attention logits: a logit l becomes attention_softcap * tanh(l / attention_softcap) (Gemma 2). None means no bound.
         attention_sinks: give each head a learned logit that takes part in the softmax, so that a head can attend to nothing (gpt-oss).
         max_length: number of learned positions. With rotary or sinusoidal positions it records the training length and limits nothing.
@@ -229,6 +230,7 @@ class StackConfig(Configuration):
     exact_window: bool = False
     qk_norm: bool = False
     qk_norm_whole: bool = False
+    sub_norms: bool = False
     attention_softcap: Softcap | None = None
     attention_sinks: bool = False
     max_length: Length = 512
@@ -349,6 +351,8 @@ class StackConfig(Configuration):
             )
         numbers = {self.num_experts if place.num_experts is None else place.num_experts for place in self.places}
         numbers |= {self.num_experts if place.num_experts is None else place.num_experts for place in self.first}
+        if self.sub_norms and max(numbers):
+            raise UserError("model.sub_norms is True, and experts have no norm of their inner layers. Nearest: False.")
         if len(numbers - {0}) > 1 and self.router.balance_over == "model":
             raise UserError(
                 f"model.router.balance_over is 'model', and layers have {' and '.join(map(str, sorted(numbers - {0})))} experts: the loss of all layers together"

@@ -12,6 +12,7 @@ from t2t.export.mapping import Tensor, tensors
 from t2t.models.albert.mapping import Albert
 from t2t.models.bart.mapping import Bart
 from t2t.models.bert.mapping import Bert
+from t2t.models.bitnet.mapping import BitNet
 from t2t.models.deberta.mapping import DebertaV2
 from t2t.models.distilbert.mapping import DistilBert
 from t2t.models.electra.mapping import Electra
@@ -62,6 +63,7 @@ FAMILIES: tuple[Family, ...] = (
     DistilBert(),
     GPT2(),
     Llama(),
+    BitNet(),
     Mixtral(),
     GptOss(),
     ModernBert(),
@@ -153,7 +155,7 @@ def left_behind(config: ModelConfig, family: Family, options: dict[str, Any]) ->
         f"{path} {change.rpartition(' -> ')[2]}" for path, _, change in (line.partition(": ") for line in lost_rates)
     ]
     quantization = config.quantization
-    return lines if quantization == "none" else [*lines, f"quantization {quantization}"]
+    return lines if quantization in ("none", "ternary") else [*lines, f"quantization {quantization}"]
 
 
 def exportable(config: ModelConfig) -> tuple[Family, dict[str, Any], list[Tensor]]:

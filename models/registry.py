@@ -23,6 +23,7 @@ FAMILIES = (
     "marian",
     "gpt",
     "bert",
+    "bitnet",
     "roberta",
     "electra",
     "mpnet",

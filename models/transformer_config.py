@@ -33,8 +33,8 @@ class TransformerConfig(ModelConfig):
 
     Args:
         dtype: type of the computation. Parameters, norms, softmax and logits are always float32.
-        quantization: type of the matrix products with the kernels of the layers, in training, evaluation and decoding: "none", "int8" or "fp8". See
-            `t2t.nn.quantized.quantized_matmul`. Embeddings, norms, attention logits and heads are not quantized. Parameters are float32.
+        quantization: type of the matrix products with the kernels of the layers, in training, evaluation and decoding: "none", "int8", "fp8" (see
+            `t2t.nn.quantized.quantized_matmul`) or "ternary" (BitNet b1.58, see `t2t.nn.ternary`), which is another model than the same parameters in floats. Embeddings, norms, attention logits and heads are not quantized. Parameters are float32.
         dropout: dropout rate after the embeddings and after each sublayer.
         attention_dropout: dropout rate of attention weights. None means the same as `dropout`.
         attention: backend that computes attention, see `t2t.nn.attention.attention`. Decoding steps have one query and always use "einsum".
@@ -135,6 +135,7 @@ class TransformerConfig(ModelConfig):
             sinks=stack.attention_sinks,
             qk_norm=stack.norm if stack.qk_norm else None,
             qk_norm_whole=stack.qk_norm_whole,
+            sub_norm=stack.norm if stack.sub_norms else None,
             norm_epsilon=stack.norm_epsilon,
             positions=stack.attention_positions,
             buckets=stack.buckets,
@@ -197,7 +198,14 @@ def _feed_forward(stack: StackConfig) -> FeedForwardConfig | None:
     if not stack.num_experts and not stack.d_ff:
         return None
     if not stack.num_experts:
-        return MLPConfig(inner=stack.d_ff, activation=stack.activation, gated=stack.gated, biases=stack.biases)
+        return MLPConfig(
+            inner=stack.d_ff,
+            activation=stack.activation,
+            gated=stack.gated,
+            biases=stack.biases,
+            sub_norm=stack.norm if stack.sub_norms else None,
+            norm_epsilon=stack.norm_epsilon,
+        )
     return MoEConfig(
         num_experts=stack.num_experts,
         experts_per_token=stack.experts_per_token,

@@ -23,6 +23,7 @@ _ACTIVATIONS = {
     "gelu_fast": "gelu_tanh",
     "quick_gelu": "quick_gelu",
     "relu": "relu",
+    "relu2": "relu2",
     "silu": "silu",
     "swish": "silu",
 }
@@ -196,6 +197,8 @@ def canonical(config: Any) -> Any:
     transformed = getattr(config, "head_transform" if config.output == "tokens" else "answer_transform", False)
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
+        if field.name == "quantization" and value == "ternary":
+            continue  # not the same function up to rounding
         if (
             field.name in _WITHOUT_EFFECT
             or (field.name in _TOKEN_HEAD and config.output != "tokens")

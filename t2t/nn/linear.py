@@ -13,12 +13,13 @@ from jaxtyping import Array, Float
 from t2t.nn.initializers import ZEROS, Initializer
 from t2t.nn.parameters import parameter
 from t2t.nn.quantized import Quantization, check_installed, quantized_matmul
+from t2t.nn.ternary import ternary_matmul
 
 
 def matmul(
     x: Float[Array, "*B I"], kernel: Float[Array, "I O"], *, wide: bool = False, quantization: Quantization = "none"
 ) -> Float[Array, "*B O"]:
-    """Multiply in the type of `x`, or in eight bits if `quantization` is set.
+    """Multiply in the type of `x`, or as `quantization` says: in eight bits, or with ternary weights (`t2t.nn.ternary`).
 
     All leading axes are merged first: XLA's CPU matrix product is 1.3 to 1.7 times faster with two dimensions.
 
@@ -26,8 +27,10 @@ def matmul(
     """
     rows = x.reshape(-1, x.shape[-1])
     if quantization != "none":
-        assert not wide, "products in eight bits return the type of x"
-        flat = quantized_matmul(rows, kernel, quantization)
+        assert not wide, "quantized products return the type of x"
+        flat = (
+            ternary_matmul(rows, kernel) if quantization == "ternary" else quantized_matmul(rows, kernel, quantization)
+        )
     elif wide:
         flat = _wide(rows, kernel.astype(x.dtype))
     else:

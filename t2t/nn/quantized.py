@@ -19,7 +19,7 @@ from jaxtyping import Array, Float
 from t2t.errors import UserError
 from t2t.installing import how_to_install
 
-Quantization = Literal["none", "int8", "fp8"]
+Quantization = Literal["none", "int8", "fp8", "ternary"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +53,7 @@ _CALIBRATION = {
 
 def check_installed(quantization: Quantization) -> None:
     """Raise UserError if `quantization` needs qwix and it is not installed."""
-    if quantization == "none":
+    if quantization in ("none", "ternary"):
         return
     try:
         importlib.import_module("qwix")

@@ -9,6 +9,7 @@ import numpy as np
 
 from tests.interop import (
     cases_bart,
+    cases_bitnet,
     cases_decoders,
     cases_encoders,
     cases_gemma,
@@ -185,6 +186,7 @@ CASES = (
     *cases_moe.CASES,
     *cases_mamba.CASES,
     *cases_rwkv.CASES,
+    *cases_bitnet.CASES,
     *cases_t5_encoder.CASES,
 )
 

@@ -44,6 +44,7 @@ def test_presets_are_those_promised():
         ],
         "bart": ["base", "large"],
         "bert": ["base", "large"],
+        "bitnet": ["b1.58-2b-4t"],
         "electra": ["small", "base", "large"],
         "modernbert": ["base", "large"],
         "eurobert": ["210m", "610m", "2.1b"],

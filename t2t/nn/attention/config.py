@@ -85,6 +85,7 @@ class AttentionConfig(MixerConfig):
         qk_norm: kind of norm of each head's queries and keys, applied before they rotate (Henry et al. 2020). None means no norm. Cross
             attention does not use it.
         qk_norm_whole: apply that norm to all heads of the queries, and of the keys, at once (OLMo 2).
+        sub_norm: kind of a norm of all heads together, before the last product (BitNet). None means that there is none.
         norm_epsilon: epsilon of that norm, and of the norm of disentangled positions.
         positions: "relative" (T5's learned bias), "rotary", "disentangled" (DeBERTa), or "none" if attention itself uses no positions.
         buckets: number of buckets of relative positions.
@@ -117,6 +118,7 @@ class AttentionConfig(MixerConfig):
     sinks: bool = False
     qk_norm: NormKind | None = None
     qk_norm_whole: bool = False
+    sub_norm: NormKind | None = None
     norm_epsilon: NormEpsilon = 1e-6
     positions: Literal["relative", "rotary", "disentangled", "none"] = "none"
     buckets: Annotated[int, Range(4, 2**16)] = 32

@@ -51,6 +51,8 @@ class Projections(nnx.Module):
         self.gate = linear(width, inner, ("embed", "heads"), init=init(width)) if config.gate else None
         self.out = linear(inner, width, ("heads", "embed"), bias=last_bias, init=init(inner, residual=True))
         self.sinks = parameter((config.num_heads,), ("heads",), init(width), decay=False) if config.sinks else None
+        epsilon, kind = config.norm_epsilon, config.sub_norm
+        self.sub_norm = None if kind is None else norm(kind, inner, epsilon, axis="heads")
         self.query_norm = self._norm(config.num_heads)
         self.key_norm = self._norm(config.key_heads)
 
@@ -101,8 +103,9 @@ class Projections(nnx.Module):
         return None if self.sinks is None else self.sinks[...]
 
     def joined(self, out: Float[Array, "B q H D"], x: Float[Array, "B q D"]) -> Float[Array, "B q D"]:
-        """Merge the heads, multiply by the gate if there is one, and project to the residual stream. x: input of the queries."""
+        """Merge the heads, apply the norm and the gate if there are any, and project to the residual stream. x: input of the queries."""
         merged = out.reshape(*out.shape[:2], -1)
+        merged = merged if self.sub_norm is None else self.sub_norm(merged)
         return self.out(merged if self.gate is None else merged * jax.nn.sigmoid(self.gate(x)))
 
     def _norm(self, heads: int) -> RMSNorm | LayerNorm | None:

@@ -1,0 +1,104 @@
+"""BitNet b1.58 as it was published: its config.json, what is rounded, and what is refused."""
+
+import dataclasses
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+import pytest
+
+from t2t.errors import UserError
+from t2t.export.family import Options, canonical
+from t2t.export.huggingface import opened
+from t2t.models import llama, preset
+from t2t.models.bitnet.mapping import ONLINE, BitNet
+from t2t.models.families import exportable, family_of
+from t2t.nn.ternary import ternary
+from t2t.sharding import MeshConfig
+from tests.interop import ours
+from tests.interop.cases import CASES, inputs
+from tests.interop.goldens import write_directory
+from tests.models.tiny import quick_jit
+
+CASE = next(case for case in CASES if case.family == "BitNet")
+PUBLISHED = {
+    "architectures": ["BitNetForCausalLM"],
+    "bos_token_id": 128000,
+    "eos_token_id": 128001,
+    "hidden_act": "relu2",
+    "hidden_size": 2560,
+    "initializer_range": 0.02,
+    "intermediate_size": 6912,
+    "max_position_embeddings": 4096,
+    "model_type": "bitnet",
+    "num_attention_heads": 20,
+    "num_hidden_layers": 30,
+    "num_key_value_heads": 5,
+    "quantization_config": {"linear_class": "autobitlinear", "quant_method": "bitnet", "quantization_mode": "online"},
+    "rms_norm_eps": 1e-05,
+    "rope_theta": 500000.0,
+    "tie_word_embeddings": True,
+    "torch_dtype": "bfloat16",
+    "use_cache": True,
+    "vocab_size": 128256,
+}
+"""bitnet-b1.58-2B-4T-bf16."""
+
+
+def test_the_published_configuration_is_that_of_the_preset():
+    made = preset("bitnet:b1.58-2b-4t")
+    options = exportable(made)[1]
+    assert made.quantization == "ternary"
+    assert options["quantization_config"] == ONLINE
+    read = Options(PUBLISHED, where="config.json")
+    assert canonical(BitNet().config(read, SimpleNamespace())) == canonical(made)
+    read.finish()
+
+
+def test_the_kernels_of_layers_are_rounded_and_nothing_else_is(tmp_path):
+    write_directory(CASE, tmp_path, quantization_config=ONLINE)
+    with opened(tmp_path, family_of) as source:
+        model, params = source.model, source.params(MeshConfig().build())
+    assert model.config.quantization == "ternary"
+    layers = params["decoder"]["layers"]
+
+    def doubled(path, leaf):
+        """Round the kernels before: the product rounds them to themselves if the scale is kept."""
+        if path[-1].key != "kernel":
+            return leaf
+        values, scale = jax.vmap(ternary)(leaf)
+        return values * scale[:, None, None] / np.abs(values).mean(axis=(1, 2), keepdims=True)
+
+    again = {**params, "decoder": {**params["decoder"], "layers": jax.tree_util.tree_map_with_path(doubled, layers)}}
+    run = quick_jit(model.logits)
+    own = ours.batch(CASE, inputs(CASE))
+    rounded = run(params, own)
+    # A difference of the last bit can round one activation to its neighbour.
+    np.testing.assert_allclose(run(again, own), rounded, atol=0.1)
+    floats = quick_jit(dataclasses.replace(model.config, quantization="none").build().logits)(params, own)
+    assert np.abs(floats - rounded).max() > 0.2
+
+
+def test_another_family_does_not_take_ternary_weights():
+    made = llama.llama(num_layers=2, d_model=16, num_heads=2, d_ff=24, vocab_size=40, quantization="ternary")
+    with pytest.raises(UserError, match=r"LLaMA has quantization: .*ternary"):
+        exportable(made)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"quantization_config": {"quant_method": "bitnet"}}, r"linear_class is None: packed weights are not read"),
+        (
+            {"quantization_config": {**ONLINE, "quantization_mode": "offline"}},
+            r"quantization_mode is 'offline': packed weights are not read; the repository with -bf16",
+        ),
+        ({"quantization_config": {**ONLINE, "use_rms_norm": True}}, r"use_rms_norm is True: another norm"),
+        ({"quantization_config": {"quant_method": "gptq"}}, r"quant_method is 'gptq'"),
+    ],
+)
+def test_what_is_not_read_is_refused_by_name(options, message, tmp_path):
+    write_directory(CASE, tmp_path, **options)
+    with pytest.raises(UserError, match=message) as caught, opened(tmp_path, family_of):
+        pass
+    assert "\n" not in str(caught.value)
