@@ -39,6 +39,8 @@ def show_plan(plan: Plan, recipe: str) -> None:
         out.print(
             f"{large(plan.trainable)} of {large(plan.parameters)} parameters are trainable; the others are frozen"
         )
+    if plan.active < plan.parameters:
+        out.print(f"{large(plan.active)} of {large(plan.parameters)} parameters process each token")
     how = f"compiled in {plan.seconds:.0f} s" if plan.compiled else "an estimate, not compiled"
     out.print(f"{how}; the settings are the recipe's, except those set by options")
 

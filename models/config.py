@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from t2t import former_names
-from t2t.errors import UserError, nearest
+from t2t.errors import UserError
 from t2t.limits import (
     Configuration,
     Depth,
     Deviation,
+    ExpertsOrZero,
     Few,
     FewOrZero,
     Length,
@@ -22,6 +23,8 @@ from t2t.limits import (
     Width,
     WidthOrZero,
 )
+from t2t.models.checks import check_experts, check_latent, one_of
+from t2t.nn.attention.latent import Latent
 from t2t.nn.convolution import ConvolutionConfig
 from t2t.nn.disentangled import Disentangled
 from t2t.nn.feed_forward import FeedForwardConfig
@@ -39,35 +42,6 @@ Positions = Literal["relative", "learned", "sinusoidal", "rotary", "disentangled
 InitKind = Literal["fan_in", "normal", "truncated_normal"]
 EMBEDDED = ("learned", "sinusoidal")
 """Positions that are added to the token embeddings."""
-
-
-def one_of(field: str, value: str, choices: object) -> None:
-    """Raise UserError unless `value` is one of the values of the Literal `choices`."""
-    valid = get_args(choices)
-    if value not in valid:
-        raise UserError(f"unknown {field} {value!r} (model.{field}).{nearest(str(value), valid)}")
-
-
-def check_even_buckets(side: str, stack: StackConfig) -> None:
-    """Raise UserError if a bidirectional stack (an encoder) has an odd number of relative position buckets.
-
-    T5 uses half of the buckets for keys before the query and half for keys after it (Raffel et al. 2020, section 2.1).
-    """
-    if stack.positions == "relative" and stack.buckets % 2:
-        raise UserError(
-            f"model.{side}.buckets is {stack.buckets}; it must be even, because each direction has half of the buckets."
-            f" Nearest: {stack.buckets + 1}."
-        )
-
-
-def check_equal(one: tuple[str, StackConfig], other: tuple[str, StackConfig], names: Iterable[str], why: str) -> None:
-    """Raise UserError if two stacks, given as (side, configuration), differ in a field of `names`."""
-    for name in names:
-        wanted, found = getattr(one[1], name), getattr(other[1], name)
-        if found != wanted:
-            raise UserError(
-                f"model.{other[0]}.{name} is {found!r} and model.{one[0]}.{name} is {wanted!r}; {why}. Nearest: {wanted}."
-            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +72,7 @@ class LayerOptions(Configuration):
     num_kv_heads: Width | None = None
     head_dim: Width | None = None
     d_ff: WidthOrZero | None = None
-    num_experts: FewOrZero | None = None
+    num_experts: ExpertsOrZero | None = None
     mixer_norm: bool | None = None
     mixer: MixerConfig | None = None
     feed_forward: FeedForwardConfig | None = None
@@ -134,6 +108,7 @@ class StackConfig(Configuration):
         shared_expert_gate: multiply the output of that MLP by the sigmoid of a product with the token (Qwen2-MoE, Qwen3-Next).
         expert_capacity: how many tokens of a row an expert has room for, as a multiple of its equal share of the row; further tokens are not processed by it
             (Switch Transformer: 1.25). None means no limit: no token is dropped.
+        expert_tokens: the same limit as a number of tokens, whatever the length of the row (`expert_capacity` in `transformers`). None means no such limit.
         expert_limit: bound the gate of each expert above by this value and its other branch on both sides, and add 1 to the other branch (gpt-oss: 7). None
             means neither.
         router: how tokens choose experts.
@@ -162,6 +137,7 @@ class StackConfig(Configuration):
         max_distance: distance in tokens from which all relative positions share the last bucket.
         relative_per_layer: give each layer its own relative positions (umT5). Otherwise all layers share them (T5).
         rotary: frequencies of rotary positions.
+        latent: multi-head latent attention (DeepSeek-V2), if its `rank` is not 0.
         disentangled: vectors of disentangled positions.
         position_offset: number of unused rows in the table of learned positions before the row of position 0 (RoBERTa: 2).
         window: size of the sliding attention window in tokens. In a decoder, a token sees itself and the window - 1 tokens before it (Mistral). In an encoder,
@@ -197,13 +173,14 @@ class StackConfig(Configuration):
     num_kv_heads: Width | None = None
     activation: Activation = "gelu_tanh"
     gated: bool = False
-    num_experts: FewOrZero = 0
+    num_experts: ExpertsOrZero = 0
     experts_per_token: Few = 2
     moe_every: Depth = 1
     expert_d_ff: Width | None = None
     shared_expert_d_ff: Width | None = None
     shared_expert_gate: bool = False
     expert_capacity: CapacityFactor | None = None
+    expert_tokens: Length | None = None
     expert_limit: Softcap | None = None
     router: Router = Router()
     biases: bool = False
@@ -223,6 +200,7 @@ class StackConfig(Configuration):
     max_distance: Length = 128
     relative_per_layer: bool = False
     rotary: Rotary = Rotary()
+    latent: Latent = Latent()
     disentangled: Disentangled = Disentangled()
     position_offset: FewOrZero = 0
     window: Length | None = None
@@ -285,7 +263,7 @@ class StackConfig(Configuration):
                 " Nearest: pre."
             )
         if self.positions == "rotary":
-            self.rotary.rotated_size(self.head_size)
+            self.rotary.rotated_size(self.latent.rotary_dim if self.latent.rank else self.head_size)
         if self.learned_positions and self.positions not in ("relative", "disentangled"):
             raise UserError(
                 f"model.learned_positions is True, but model.positions is {self.positions!r}; learned positions are added to relative or disentangled ones."
@@ -313,7 +291,8 @@ class StackConfig(Configuration):
         for name in ("first", "pattern"):
             for place, layer in enumerate(getattr(self, name)):
                 self._check_layer(layer, f"model.{name}[{place}]")
-        self._check_experts()
+        check_experts(self)
+        check_latent(self)
         self._check_handed()
 
     def _check_handed(self) -> None:
@@ -333,31 +312,6 @@ class StackConfig(Configuration):
                         f"{where} is a {type(mixer).__name__} that needs values of an earlier layer, and no layer before it hands them on. Nearest: one in model.first."
                     )
                 handing = handing or mixer.hands_on
-
-    def _check_experts(self) -> None:
-        """Raise UserError if the options of experts contradict others."""
-        if self.moe_every > 1 and (self.pattern or self.first or not self.num_experts or self.groups is not None):
-            raise UserError(
-                f"model.moe_every is {self.moe_every}; it needs model.num_experts, and neither groups nor a pattern, whose places have num_experts of their own."
-                " Nearest: 1."
-            )
-        if self.moe_every > self.num_layers:
-            raise UserError(
-                f"model.moe_every is {self.moe_every}, more than model.num_layers = {self.num_layers}: no layer would have experts. Nearest: {self.num_layers}."
-            )
-        if self.num_experts and not self.expert_size:
-            raise UserError(
-                f"model.num_experts is {self.num_experts}, and model.d_ff is 0: the experts have no width. Set model.expert_d_ff."
-            )
-        numbers = {self.num_experts if place.num_experts is None else place.num_experts for place in self.places}
-        numbers |= {self.num_experts if place.num_experts is None else place.num_experts for place in self.first}
-        if self.sub_norms and max(numbers):
-            raise UserError("model.sub_norms is True, and experts have no norm of their inner layers. Nearest: False.")
-        if len(numbers - {0}) > 1 and self.router.balance_over == "model":
-            raise UserError(
-                f"model.router.balance_over is 'model', and layers have {' and '.join(map(str, sorted(numbers - {0})))} experts: the loss of all layers together"
-                " needs the same number in each. Nearest: layer."
-            )
 
     def _check_layer(self, layer: LayerOptions, where: str) -> None:
         """Raise UserError if the options of one place of the stack are not possible. where: the place."""

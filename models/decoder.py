@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from t2t.errors import UserError
-from t2t.models.config import StackConfig, one_of
+from t2t.models.checks import one_of
+from t2t.models.config import StackConfig
 from t2t.models.functional import FunctionalModel, Network
 from t2t.models.inputs import Embeddings, Head, last, lengths
 from t2t.models.transformer import Layers, Stack

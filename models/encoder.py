@@ -13,7 +13,8 @@ from jaxtyping import Array, Float, Int
 from t2t.errors import UserError
 from t2t.limits import FewOrZero, Length, Width
 from t2t.models.answer_heads import AnswerHead, KeptPooler, LabelHead, PoolerActivation, Pooling, SpanHead, averaged
-from t2t.models.config import StackConfig, check_even_buckets, one_of
+from t2t.models.checks import check_even_buckets, one_of
+from t2t.models.config import StackConfig
 from t2t.models.functional import FunctionalModel, Network
 from t2t.models.inputs import Embeddings, Head
 from t2t.models.transformer import Layers, Stack

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from t2t.errors import UserError
-from t2t.models.config import StackConfig, check_equal, check_even_buckets
+from t2t.models.checks import check_equal, check_even_buckets
+from t2t.models.config import StackConfig
 from t2t.models.decoder import cache_rows, check_room, decode_step, decoder_tokens
 from t2t.models.encoder import encode
 from t2t.models.functional import FunctionalModel, Network

@@ -14,6 +14,7 @@ from t2t.models.bart.mapping import Bart
 from t2t.models.bert.mapping import Bert
 from t2t.models.bitnet.mapping import BitNet
 from t2t.models.deberta.mapping import DebertaV2
+from t2t.models.deepseek.mapping import DeepseekV3
 from t2t.models.distilbert.mapping import DistilBert
 from t2t.models.electra.mapping import Electra
 from t2t.models.encoder import EncoderConfig
@@ -39,6 +40,7 @@ from t2t.models.qwen.next_mapping import Qwen3Next
 from t2t.models.roberta.mapping import Roberta, XLMRobertaXL
 from t2t.models.rwkv.mapping import RWKV4
 from t2t.models.smollm3.mapping import SmolLM3
+from t2t.models.switch.mapping import SwitchTransformers
 from t2t.models.t5.mapping import T5, UMT5
 from t2t.models.t5gemma.mapping import T5Gemma
 from t2t.models.t5gemma2.mapping import T5Gemma2
@@ -49,6 +51,7 @@ FAMILIES: tuple[Family, ...] = (
     T5(),
     UMT5(),
     LongT5(),
+    SwitchTransformers(),
     Bart(),
     MBart(),
     Pegasus(),
@@ -73,6 +76,7 @@ FAMILIES: tuple[Family, ...] = (
     Qwen3(),
     Qwen3MoE(),
     Qwen3Next(),
+    DeepseekV3(),
     Gemma2(),
     Gemma3(),
     SmolLM3(),

@@ -17,6 +17,7 @@ from t2t.nn.model import ModelConfig, ParamSpec
 FAMILIES = (
     "t5",
     "longt5",
+    "switch",
     "bart",
     "mbart",
     "pegasus",
@@ -37,6 +38,7 @@ FAMILIES = (
     "smollm3",
     "olmo",
     "mixtral",
+    "deepseek",
     "mamba",
     "retnet",
     "gptoss",

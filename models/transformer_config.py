@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Annotated, Any, Literal
 
 from t2t.errors import UserError
 from t2t.limits import Depth, Deviation, Length, Range, Rate, Softcap, Width
-from t2t.models.config import LayerOptions, StackConfig, one_of
+from t2t.models.checks import one_of
+from t2t.models.config import LayerOptions, StackConfig
 from t2t.nn.attention import Backend, portable
 from t2t.nn.attention.config import AttentionConfig
+from t2t.nn.attention.latent import LatentAttentionConfig
 from t2t.nn.attention.merged import MergedAttentionConfig
 from t2t.nn.attention.transient_global import TransientGlobalConfig
+from t2t.nn.capabilities import Side
 from t2t.nn.feed_forward import FeedForwardConfig
 from t2t.nn.layers import LayerConfig, NormConfig
 from t2t.nn.mixers import MixerConfig, Needs
@@ -102,6 +106,18 @@ class TransformerConfig(ModelConfig):
         """Return the bytes of the mixer that needs the most memory."""
         return max(layer.mixer.row_bytes(length) for layer, _ in self._layers())
 
+    def sent_to_experts(self, lengths: Mapping[Side, int]) -> Mapping[str, float]:
+        """Return what the layers with experts send along the mesh axis "expert"; see `t2t.nn.model.ModelConfig.sent_to_experts`."""
+        total: Counter[str] = Counter()
+        for side, length in lengths.items():
+            stack: StackConfig = getattr(self, side)
+            first, pattern = self.first_of(stack), self.pattern_of(stack)
+            repeated = (pattern[layer % len(pattern)] for layer in range(stack.num_layers - len(first)))
+            for layer in (*first, *repeated):
+                if layer.feed_forward is not None:
+                    total.update(layer.feed_forward.sent_to_experts(length, stack.d_model))  # type: ignore[arg-type]
+        return total
+
     @property
     def merges_attention(self) -> bool:
         """Whether a decoder attends to its own tokens and to an encoder's output in one softmax."""
@@ -151,6 +167,12 @@ class TransformerConfig(ModelConfig):
         mixer: MixerConfig = attention if place.mixer is None else place.mixer
         if stack.global_block is not None and place.mixer is None:
             mixer = TransientGlobalConfig(**vars(attention), global_block=stack.global_block)
+        if stack.latent.rank and place.mixer is None:
+            if merged:
+                raise UserError(
+                    f"model.latent.rank is {stack.latent.rank} together with model.merged_attention: latent attention reads no encoder's output. Nearest: 0."
+                )
+            mixer = LatentAttentionConfig(**vars(attention), latent=stack.latent)
         return LayerConfig(
             mixer=mixer,
             feed_forward=_feed_forward(stack) if place.feed_forward is None else place.feed_forward,
@@ -217,5 +239,6 @@ def _feed_forward(stack: StackConfig) -> FeedForwardConfig | None:
         shared=stack.shared_expert_d_ff,
         shared_gate=stack.shared_expert_gate,
         capacity=stack.expert_capacity,
+        tokens=stack.expert_tokens,
         router=stack.router,
     )

@@ -29,6 +29,7 @@ _MODULES = (
     "t2t.models.encoder",
     "t2t.models.encoder_decoder",
     "t2t.nn.attention.config",
+    "t2t.nn.attention.latent",
     "t2t.nn.attention.merged",
     "t2t.nn.attention.transient_global",
     "t2t.nn.convolution",

@@ -125,6 +125,10 @@ Few = Annotated[int, Range(1, 1024)]
 """A small count: beams, samples, few-shot seeds. All of them are in memory at once."""
 FewOrZero = Annotated[int, Range(0, 1024)]
 """`Few`, or 0."""
+Experts = Annotated[int, Range(1, 2**14)]
+"""Number of experts of a layer."""
+ExpertsOrZero = Annotated[int, Range(0, 2**14)]
+"""`Experts`, or 0."""
 Parts = Annotated[int, Range(1, 2**16)]
 """Number of parts: processes, shards, microbatches, hosts."""
 Axis = Annotated[int, Range(1, 2**20, also=(-1,))]

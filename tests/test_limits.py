@@ -29,6 +29,7 @@ from t2t.limits import Configuration, OutOfLimits, Range, Seed, check_arguments,
 from t2t.models.config import LayerOptions
 from t2t.models.electra import ReplacedTokenDetection
 from t2t.nn.attention.config import AttentionConfig
+from t2t.nn.attention.latent import Latent, LatentAttentionConfig
 from t2t.nn.attention.merged import MergedAttentionConfig
 from t2t.nn.attention.transient_global import TransientGlobalConfig
 from t2t.nn.convolution import ConvolutionConfig
@@ -99,9 +100,10 @@ CONFIGURATIONS = [
     *(MambaConfig(inner=16, dt_rank=1), Mamba2Config(num_heads=2), TimeSteps()),
     *(RetentionConfig(num_heads=2), GatedLinearAttentionConfig(key_dim=8, value_dim=16)),
     GatedDeltaNetConfig(num_heads=4, num_key_heads=2),
-    *(MoEConfig(num_experts=4, inner=16, capacity=1.25, limit=7.0), Router(), Sparse()),
+    *(MoEConfig(num_experts=4, inner=16, capacity=1.25, limit=7.0), Router(), Sparse(), Latent()),
     *(RWKV4Config(), ChannelMixingConfig(inner=16)),
     *(RWKV4Config(), RWKV7Config(), ChannelMixingConfig(inner=16)),
+    LatentAttentionConfig(num_heads=2, head_dim=8, positions="rotary", latent=Latent(rank=4)),
     *(MergedAttentionConfig(num_heads=2, head_dim=8), ConvolutionConfig(), Disentangled(), Adapter(rank=4, alpha=8.0)),
     TransientGlobalConfig(num_heads=2, head_dim=8, positions="relative", scaled=False, window=6, global_block=4),
     *(Greedy(), Sampling(), Beam(size=8)),

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from t2t.errors import UserError
 from t2t.limits import FewOrZero
-from t2t.models.config import StackConfig, check_equal, check_even_buckets
+from t2t.models.checks import check_equal, check_even_buckets
+from t2t.models.config import StackConfig
 from t2t.models.encoder import EncoderConfig
 from t2t.models.transformer_config import TransformerConfig
 from t2t.nn.model import Capability, Kind, Part

@@ -209,6 +209,8 @@ def read_rotary(
         fields["beta_fast"] = float(inner.number("beta_fast", 32.0))
         fields["beta_slow"] = float(inner.number("beta_slow", 1.0))
         fields["truncate"] = inner.flag("truncate", True)
+        for name in ("mscale", "mscale_all_dim"):
+            fields[name] = float(inner.number(name, 0.0))
     elif kind == "longrope":
         fields["original_length"] = original = inner.size("original_max_position_embeddings", longest)
         fields["factor"] = max(float(inner.number("factor", longest / original)), 1.0)
@@ -243,6 +245,7 @@ def rotary_options(rotary: Rotary) -> dict[str, Any]:
         scaling |= {"low_freq_factor": rotary.low, "high_freq_factor": rotary.high}
     elif rotary.scaling == "yarn":
         scaling |= {"beta_fast": rotary.beta_fast, "beta_slow": rotary.beta_slow, "truncate": rotary.truncate}
+        scaling |= {name: value for name in ("mscale", "mscale_all_dim") if (value := getattr(rotary, name))}
     elif rotary.scaling == "longrope":
         scaling |= {"long_factor": list(rotary.long_factors), "short_factor": list(rotary.short_factors)}
     if rotary.attention_factor is not None:

@@ -33,18 +33,7 @@ class T5(Family):
         alone = options.architecture.endswith("EncoderModel")
         options.free("n_positions", "scalable_attention", "add_cross_attention")
         options.must("is_decoder", False, why="an encoder-decoder is expected")
-        gate, _, function = str(options.take("feed_forward_proj", "relu")).rpartition("-")
-        gated = gate == "gated"
-        if gate not in ("", "gated"):
-            raise options.refuse(
-                "feed_forward_proj", f"{gate}-{function}", "expected an activation, with or without the prefix gated-"
-            )
-        function = "gelu_new" if gated and function == "gelu" else function
-        activation = Options({"feed_forward_proj": function}, where=options.where).activation(
-            "feed_forward_proj", "relu"
-        )
-        options.must("dense_act_fn", function, why="feed_forward_proj has another activation")
-        options.must("is_gated_act", gated, why="feed_forward_proj contradicts it")
+        activation, gated = self.feed_forward(options)
         table = next((name for name in _TABLES if name in weights.names), None)
         head = "lm_head.weight" if "lm_head.weight" in weights.names else None
         tied = head is None or table is None or weights.equal(head, table)
@@ -70,6 +59,22 @@ class T5(Family):
         if alone:
             options.free("tie_word_embeddings", "scale_decoder_outputs")
         return encoder_of(config) if alone else config
+
+    def feed_forward(self, options: Options) -> tuple[str, bool]:
+        """Return the activation of feed-forward layers, and whether they are gated."""
+        gate, _, function = str(options.take("feed_forward_proj", "relu")).rpartition("-")
+        gated = gate == "gated"
+        if gate not in ("", "gated"):
+            raise options.refuse(
+                "feed_forward_proj", f"{gate}-{function}", "expected an activation, with or without the prefix gated-"
+            )
+        function = "gelu_new" if gated and function == "gelu" else function
+        activation = Options({"feed_forward_proj": function}, where=options.where).activation(
+            "feed_forward_proj", "relu"
+        )
+        options.must("dense_act_fn", function, why="feed_forward_proj has another activation")
+        options.must("is_gated_act", gated, why="feed_forward_proj contradicts it")
+        return activation, gated
 
     def scaled(self, options: Options, tied: bool) -> bool:
         """Return whether logits are divided by sqrt(d_model), as in T5 1.0. Those of mT5 never are.
@@ -156,8 +161,10 @@ def feed_forward_names(stack: StackConfig) -> list[tuple[str, str]]:
     return [("wi_0", "gate"), ("wi_1", "up"), ("wo", "down")] if stack.gated else [("wi", "up"), ("wo", "down")]
 
 
-def stack_entries(side: str, stack: StackConfig, attention: str = "SelfAttention") -> list[Entry]:
-    """Return the entries of one stack. attention: name of its self-attention."""
+def stack_entries(
+    side: str, stack: StackConfig, attention: str = "SelfAttention", feed_forward: str = "DenseReluDense"
+) -> list[Entry]:
+    """Return the entries of one stack. attention, feed_forward: names of its self-attention and of its feed-forward layer."""
     block, ours = f"{side}.block.{{layer}}.layer", f"{side}/layers"
     bias = f"layer.0.{attention}.relative_attention_bias.weight"
     table = [
@@ -174,7 +181,7 @@ def stack_entries(side: str, stack: StackConfig, attention: str = "SelfAttention
         table += normalised(f"{block}.{theirs[0]}.layer_norm", f"{ours}/{own}_norm", bias=stack.norm == "layer")
     last = len(attentions)
     for theirs, own in feed_forward_names(stack):
-        table += linear(f"{block}.{last}.DenseReluDense.{theirs}", f"{ours}/mlp/{own}", bias=stack.biases)
+        table += linear(f"{block}.{last}.{feed_forward}.{theirs}", f"{ours}/mlp/{own}", bias=stack.biases)
     table += normalised(f"{block}.{last}.layer_norm", f"{ours}/mlp_norm", bias=stack.norm == "layer")
     if stack.final_norm:
         table += normalised(f"{side}.final_layer_norm", f"{side}/final_norm", bias=stack.norm == "layer")

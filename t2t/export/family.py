@@ -230,6 +230,8 @@ def _canonical_stack(stack: Any) -> Any:
     unused = [name for name in fields if name in _WITHOUT_EFFECT]
     if stack.positions != "relative":
         unused += ["buckets", "max_distance", "relative_per_layer"]
+    if not stack.latent.rank:
+        unused += ["latent"]
     unused += [name for name in ("rotary", "disentangled") if stack.positions != name]
     if stack.positions not in ("sinusoidal", "rotary", "disentangled") and not stack.has_learned_positions:
         unused += ["max_length"]
@@ -248,12 +250,15 @@ def _canonical_stack(stack: Any) -> Any:
             "shared_expert_gate",
             "expert_capacity",
             "expert_limit",
+            "expert_tokens",
             "router",
         ]
     changes = {name: _default(fields[name], getattr(stack, name)) for name in unused}
     if any(experts):
-        # The other options of routers are for training.
-        computed = {name: getattr(stack.router, name) for name in ("scores", "normalized")}
+        # The other options of routers are for training, and so is the rate of biases that exist.
+        names = ("scores", "normalized", "scale", "groups", "groups_per_token")
+        computed = {name: getattr(stack.router, name) for name in names}
+        computed["bias_rate"] = None if stack.router.bias_rate is None else 0.0
         changes |= {"router": dataclasses.replace(type(stack.router)(), **computed), "expert_d_ff": stack.expert_size}
     if all(experts):
         changes["d_ff"] = stack.expert_size

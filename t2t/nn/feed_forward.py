@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -62,3 +63,10 @@ class FeedForwardConfig(Configuration, abc.ABC):
         """Raise UserError if this kind of layer does not support what is needed."""
         for name, why in lacking(self.capabilities, needs):
             raise UserError(f"feed-forward layer {type(self).__name__} {why} (capabilities.{name} is False)")
+
+    def sent_to_experts(self, length: int, width: int) -> Mapping[str, float]:
+        """Return how many numbers a row of `length` positions sends along the mesh axis "expert" forward, by kind of collective (`t2t.plan.collectives`).
+
+        width: width of the residual stream.
+        """
+        return {}

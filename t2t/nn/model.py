@@ -68,6 +68,8 @@ class ParamSpec:
     decay:     whether weight decay applies. It does not apply to biases, norms and position embeddings.
     trainable: whether training changes the parameter. A frozen parameter has no gradient and no optimizer state.
     used:      share of the values that process one token: less than 1 in the kernels of experts.
+    load_rate: for the biases of a router, how much each update changes a bias against the load of its expert (`t2t.optim.balance`); None for all others. The
+               gradient of these biases is the load.
     """
 
     shape: tuple[int, ...]
@@ -76,6 +78,7 @@ class ParamSpec:
     decay: bool
     trainable: bool = True
     used: float = 1.0
+    load_rate: float | None = None
 
 
 class Model(abc.ABC):
@@ -290,6 +293,13 @@ class ModelConfig(Configuration, abc.ABC):
     def execution(self) -> dict[str, Any]:
         """The fields of EXECUTION that the model has, with their values."""
         return {field.name: getattr(self, field.name) for field in fields(self) if field.name in EXECUTION}
+
+    def sent_to_experts(self, lengths: Mapping[Side, int]) -> Mapping[str, float]:
+        """Return how many numbers a row sends along the mesh axis "expert" forward, by kind of collective; {} without experts.
+
+        lengths: length of a row of each side.
+        """
+        return {}
 
     @property
     def lighter(self) -> dict[str, Any]:

@@ -29,6 +29,7 @@ class _Metadata:
     init: Initializer
     trainable: bool
     used: float
+    load_rate: float | None
 
 
 def parameter(
@@ -39,6 +40,7 @@ def parameter(
     decay: bool = True,
     trainable: bool = True,
     used: float = 1.0,
+    load_rate: float | None = None,
 ) -> nnx.Param:
     """Declare a float32 parameter.
 
@@ -46,10 +48,11 @@ def parameter(
     decay:     whether weight decay applies. It does not apply to biases, norms and positions.
     trainable: whether training changes the parameter. An experiment may freeze more parameters (`t2t.optim.Trainable`), never fewer.
     used:      share of the values that process one token.
+    load_rate: see `t2t.nn.model.ParamSpec`.
     """
     assert len(shape) == len(axes), (shape, axes)
     abstract = jax.ShapeDtypeStruct(shape, jnp.float32)
-    return nnx.Param(abstract, t2t=_Metadata(axes, decay, init, trainable, used))
+    return nnx.Param(abstract, t2t=_Metadata(axes, decay, init, trainable, used, load_rate))
 
 
 def _variables(module: nnx.Module) -> list[tuple[tuple[str, ...], nnx.Variable]]:
@@ -108,7 +111,15 @@ class Definition(Generic[Module]):
         for path, variable in sorted(_variables(module), key=lambda item: item[0]):
             value, metadata = variable.get_value(), variable.get_metadata("t2t")
             self._init[path] = metadata.init
-            spec = ParamSpec(value.shape, value.dtype, metadata.axes, metadata.decay, metadata.trainable, metadata.used)
+            spec = ParamSpec(
+                value.shape,
+                value.dtype,
+                metadata.axes,
+                metadata.decay,
+                metadata.trainable,
+                metadata.used,
+                metadata.load_rate,
+            )
             _put(self.specs, path, spec)
 
     def init(self, key: jax.Array) -> Params:

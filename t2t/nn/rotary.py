@@ -51,6 +51,9 @@ class Rotary(Configuration):
         beta_slow: see `scaling`, "yarn".
         truncate: round the ends of the "yarn" ramp to whole pairs.
         attention_factor: factor on rotated queries and keys, for "yarn" and "longrope". None means the value that their papers derive from `factor`.
+        mscale: for "yarn" without `attention_factor`: the factor on rotated queries and keys is (1 + 0.1 mscale log(factor)) / (1 + 0.1 mscale_all_dim
+            log(factor)), if neither is 0 (DeepSeek-V2).
+        mscale_all_dim: see `mscale`. Latent attention also multiplies its logits by the square of the divisor.
         long_factors: see `scaling`, "longrope"; one for each pair.
         short_factors: see `scaling`, "longrope"; one for each pair.
     """
@@ -66,6 +69,8 @@ class Rotary(Configuration):
     beta_slow: Factor = 1.0
     truncate: bool = True
     attention_factor: Factor | None = None
+    mscale: Annotated[float, Range(0.0, 1e6)] = 0.0
+    mscale_all_dim: Annotated[float, Range(0.0, 1e6)] = 0.0
     long_factors: tuple[Factor, ...] = ()
     short_factors: tuple[Factor, ...] = ()
 
@@ -81,6 +86,12 @@ class Rotary(Configuration):
             raise UserError(
                 f"model.rotary.attention_factor is {self.attention_factor}, but model.rotary.scaling {self.scaling!r} does not use it. Nearest: yarn, longrope."
             )
+
+        for name in ("mscale", "mscale_all_dim"):
+            if getattr(self, name) and self.scaling != "yarn":
+                raise UserError(
+                    f"model.rotary.{name} is {getattr(self, name)}, but model.rotary.scaling {self.scaling!r} does not use it. Nearest: yarn."
+                )
 
     def rotated_size(self, head_dim: int) -> int:
         """Return how many coordinates of a head rotate: an even number. Raises UserError if `share` does not give such a number."""
@@ -143,9 +154,20 @@ class Rotary(Configuration):
             return self.attention_factor
         if self.factor <= 1.0:
             return 1.0
+        if self.scaling == "yarn" and self.mscale and self.mscale_all_dim:
+            return self._growth(self.mscale) / self._growth(self.mscale_all_dim)
         if self.scaling == "yarn":
-            return 0.1 * math.log(self.factor) + 1.0
+            return self._growth(1.0)
         return math.sqrt(1.0 + math.log(self.factor) / math.log(self.original_length))
+
+    @property
+    def logit_factor(self) -> float:
+        """Factor on the logits of latent attention (DeepSeek-V2)."""
+        return self._growth(self.mscale_all_dim) ** 2
+
+    def _growth(self, scale: float) -> float:
+        """Return 1 + 0.1 scale log(factor) (Peng et al. 2023, section 3.4)."""
+        return 0.1 * scale * math.log(self.factor) + 1.0
 
     def angles(self, positions: Int[Array, "B L"], head_dim: int) -> RotaryAngles:
         """Return the cosine and sine of the angles at `positions`, multiplied by `magnitude`."""

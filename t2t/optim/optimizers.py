@@ -13,6 +13,7 @@ import optax
 
 from t2t.limits import Configuration, Epsilon, Momentum, Norm, Range, Share, Weight, Width
 from t2t.nn.model import ParamSpec
+from t2t.optim.balance import split_loads, with_load_rule
 from t2t.optim.eight_bit import in_eight_bits
 from t2t.optim.norms import clip_by_norm
 from t2t.optim.paths import flatten_specs, path_name
@@ -40,9 +41,12 @@ class OptimizerConfig(Configuration, abc.ABC):
 
         Raises UserError if `state_dtype` is "int8" and no moment of the optimizer can have eight bits.
         """
-        parts = [] if self.clip_norm is None else [clip_by_norm(self.clip_norm, specs)]
-        transform = optax.chain(*parts, *self.rules(specs))
-        return transform if self.state_dtype == "float32" else in_eight_bits(transform, specs)
+        learned, _ = split_loads(specs, specs)
+        parts = [] if self.clip_norm is None else [clip_by_norm(self.clip_norm, learned)]
+        transform = optax.chain(*parts, *self.rules(learned))
+        if self.state_dtype != "float32":
+            transform = in_eight_bits(transform, learned)
+        return with_load_rule(transform, specs)
 
     @abc.abstractmethod
     def rules(self, specs: Any) -> list[optax.GradientTransformation]:

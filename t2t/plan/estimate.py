@@ -11,8 +11,9 @@ from typing import Any
 
 import jax
 
+from t2t.nn.capabilities import Side
 from t2t.optim import Adafactor
-from t2t.optim.paths import flatten_specs
+from t2t.optim.paths import flatten_specs, path_name
 from t2t.optim.trainable import merge, split, trainable_specs
 from t2t.plan import flops
 from t2t.plan.collectives import Collective
@@ -107,6 +108,11 @@ def _sizes(specs: Any, axis: str) -> set[int]:
     return {size for spec in every for size, name in zip(spec.shape, spec.axes, strict=True) if name == axis}
 
 
+def _leaves(params: Any) -> list[tuple[str, Any]]:
+    """Return the paths and the leaves of a tree of parameters."""
+    return [(path_name(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(params)]
+
+
 @functools.cache
 def _one_device_mesh() -> Any:
     return MeshConfig(data=1).build(jax.devices()[:1])
@@ -125,7 +131,7 @@ def estimate(program: Program, topology: Topology) -> Estimate:
     Activations come from the trace of one row. Temporaries are the larger of two peaks. One is the backward pass: it holds the logits, or the
     activations of one layer (sliced from the saved activations of all layers, or recomputed). The other is the optimizer update. Communication
     comes from the sharding of the parameters: all-gathers before use, reduce-scatters of gradients, and all-reduces of partial sums after
-    products with sharded kernels.
+    products with sharded kernels; and from the tokens that go to the devices of their experts.
     """
     experiment, mesh = program.experiment, program.mesh
     sizes = {name: mesh.shape[name] for name in AXES}
@@ -220,14 +226,24 @@ def _sent(program: Program, topology: Topology, rows: float, itemsize: int, gath
     # Gradients are summed in the compute dtype; trainable parameters are float32.
     trainable = program.trainable(program.abstract_state().params)
     add("all-reduce", "data", times * bytes_a_device(trainable) * itemsize / 4, times)
+    # Along "expert", devices have copies of all parameters but the kernels of experts.
+    flat = flatten_specs(program.specs)
+    copied = [leaf for path, leaf in _leaves(trainable) if "experts" not in flat[path].axes]
+    add("all-reduce", "expert", times * bytes_a_device(copied) * itemsize / 4, times)
     sums = 0.0
     batch = flops.plain(program.abstract_batch())
-    lengths = [tokens.ids.shape[1] for tokens in (batch.encoder, batch.decoder) if tokens is not None]
-    length = sum(lengths) / len(lengths)
+    sides: dict[Side, Any] = {"encoder": batch.encoder, "decoder": batch.decoder}
+    lengths = {side: tokens.ids.shape[1] for side, tokens in sides.items() if tokens is not None}
+    length = sum(lengths.values()) / len(lengths)
     for spec in flatten_specs(program.model.specs).values():
         if len(spec.shape) > 1 and spec.axes[-1] == "embed" and spec.axes[-2] in ("heads", "mlp"):
             sums += spec.shape[0] if spec.axes[0] == "layers" else 1
     passes = 3 if program.experiment.model.execution.get("remat") == "full" else 2
+    for kind, numbers in program.experiment.model.sent_to_experts(lengths).items():
+        # The backward pass sends as much: an all-gather becomes a reduce-scatter, and the reverse.
+        together = 1 if kind == "all-to-all" else mesh.shape["expert"]
+        size = rows * together * numbers / mesh.shape["context"] * itemsize
+        add(kind, "expert", times * passes * size, times * passes)
     add(
         "all-reduce",
         "tensor",

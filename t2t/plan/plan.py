@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any
 
 from jax.sharding import Mesh
 
 from t2t.errors import UserError
+from t2t.optim.paths import flatten_specs
 from t2t.plan import flops
 from t2t.plan.collectives import Collective, Layout, collectives
 from t2t.plan.compile import OutOfMemory, compile_step
@@ -36,6 +38,7 @@ class Plan:
     tokens:     positions in a batch, padding included.
     parameters: number of parameters.
     trainable:  number of trainable parameters.
+    active:     number of parameters that process one token: all but those of the experts that it does not choose.
     message:    the compiler's message if it ran out of memory; "" otherwise.
     unknown:    loops of the program that counted as one iteration because their iteration count could not be read.
     replicated: see `Compiled`.
@@ -55,6 +58,7 @@ class Plan:
     tokens: int
     parameters: int
     trainable: int
+    active: int
     message: str = ""
     unknown: int = 0
     replicated: tuple[str, ...] = ()
@@ -95,6 +99,7 @@ class Plan:
             },
             "parameters": self.parameters,
             "trainable_parameters": self.trainable,
+            "active_parameters": self.active,
             "compiled": self.compiled,
             "compile_seconds": self.seconds,
             "fits": self.fits,
@@ -217,4 +222,5 @@ def _plan(
         tokens=sum(count * length for count, length in rows),
         parameters=parameters,
         trainable=trainable,
+        active=round(sum(spec.used * math.prod(spec.shape) for spec in flatten_specs(program.specs).values())),
     )

@@ -15,6 +15,7 @@ from t2t.losses import LossSums
 from t2t.nn.model import Model
 from t2t.objectives import Objective
 from t2t.objectives.objective import Teacher
+from t2t.optim.balance import without_loads
 from t2t.optim.ema import Ema
 from t2t.optim.norms import layered, squares
 from t2t.optim.trainable import merge, split, trainable_specs
@@ -51,7 +52,8 @@ def make_step(
     """
     guard = guard or Guard()
     specs = model.specs if specs is None else specs
-    stacked = layered(trainable_specs(specs))
+    trained = trainable_specs(specs)
+    stacked = layered(trained)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         # Divide by at least 1, so that an empty batch does not give NaN.
@@ -71,7 +73,7 @@ def make_step(
         grads, total = _accumulate(partial(objective.gradients, part_loss), trainable, batch, key, microbatches)
         updates, opt_state = transform.update(grads, state.opt_state, trainable)
         updated = optax.apply_updates(trainable, updates)
-        value, squared = total.loss / weight, squares(grads, stacked)
+        value, squared = total.loss / weight, squares(without_loads(grads, trained), stacked)
         # Finite gradients can give non-finite updates: an optimizer that divides by a second moment of 0 computes 0/0. Each such entry keeps its
         # old value independently. If the whole update waited for the check of all entries, the new parameters and moments would be in memory
         # together with the old ones until then.

@@ -211,11 +211,15 @@ def weight(name: str, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def inputs(one: Case) -> dict[str, np.ndarray]:
-    """Return the inputs of a model: ids (padded with `pad`), mask, types and targets. The ids contain no special tokens."""
+    """Return the inputs of a model: ids (padded with `pad`), mask, types and targets. The ids contain no special tokens.
+
+    `transformers` counts padding in the losses of the routers of Switch Transformers, so their rows have none.
+    """
     random = np.random.default_rng(1)
     shape = (len(ROWS), max(ROWS))
+    lengths = np.full(len(ROWS), max(ROWS)) if one.family == "Switch Transformers" else np.array(ROWS)
     pad = one.options.get("pad_token_id", 0)
-    mask = (np.arange(shape[1]) < np.array(ROWS)[:, None]).astype(np.int64)
+    mask = (np.arange(shape[1]) < lengths[:, None]).astype(np.int64)
     ids = np.where(mask, random.integers(5, VOCAB, shape), pad)
     types = random.integers(0, max(one.options.get("type_vocab_size", 2), 1), shape) * mask
     targets = random.integers(5, VOCAB, (shape[0], TARGETS))

@@ -1,10 +1,10 @@
-"""Small configurations of mixtures of experts: Mixtral, Qwen 3, Qwen3-Next and gpt-oss. Their losses include the load-balancing loss."""
+"""Small configurations of mixtures of experts. The losses of Mixtral, Qwen 3, Qwen3-Next, gpt-oss and Switch Transformers include the losses of their routers."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from tests.interop.case import LLAMA, Case, case
+from tests.interop.case import LLAMA, T5, Case, case
 
 _ROUTED = {"output_router_logits": True, "router_aux_loss_coef": 0.1}
 
@@ -39,6 +39,27 @@ def _qwen3_next(name: str, **options: Any) -> Case:
         {**sizes, "linear_num_value_heads": 4, **_ROUTED},
         **options,
     )
+
+
+def _deepseek(name: str, **options: Any) -> Case:
+    sizes = {**LLAMA, "num_hidden_layers": 3, "num_key_value_heads": 4, "moe_intermediate_size": 20}
+    sizes |= {"kv_lora_rank": 12, "q_lora_rank": 24, "qk_rope_head_dim": 4, "qk_nope_head_dim": 8, "v_head_dim": 6}
+    sizes |= {
+        "n_routed_experts": 8,
+        "num_experts_per_tok": 3,
+        "n_group": 4,
+        "topk_group": 2,
+        "first_k_dense_replace": 1,
+    }
+    return case("DeepSeek-V3", name, "DeepseekV3Config", "DeepseekV3ForCausalLM", {**sizes, **options})
+
+
+def _switch(name: str, **options: Any) -> Case:
+    sizes = {**T5, "num_layers": 4, "num_decoder_layers": 4, "num_sparse_encoder_layers": 2, "num_experts": 4}
+    sizes |= {"num_sparse_decoder_layers": 2, "router_jitter_noise": 0.0, "router_aux_loss_coef": 0.1}
+    sizes |= {"router_z_loss_coef": 0.1}
+    model = "SwitchTransformersForConditionalGeneration"
+    return case("Switch Transformers", name, "SwitchTransformersConfig", model, {**sizes, **options})
 
 
 CASES = (
@@ -89,5 +110,35 @@ CASES = (
         linear_conv_kernel_dim=2,
         rms_norm_eps=1e-3,
         rope_parameters={"rope_type": "default", "rope_theta": 100.0, "partial_rotary_factor": 0.5},
+    ),
+    _deepseek(
+        "as published",
+        rope_parameters={
+            **{"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 16},
+            **{"mscale": 1.0, "mscale_all_dim": 1.0},
+        },
+    ),
+    _deepseek(
+        "queries without latent, one group, biases, shared experts, mscale",
+        q_lora_rank=None,
+        n_group=1,
+        topk_group=1,
+        first_k_dense_replace=0,
+        n_shared_experts=2,
+        attention_bias=True,
+        norm_topk_prob=False,
+        rope_parameters={
+            **{"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 16},
+            **{"mscale": 0.7, "mscale_all_dim": 1.3},
+        },
+    ),
+    _switch("as published"),
+    _switch(
+        "little room, experts in every third layer, GELU",
+        num_layers=6,
+        num_decoder_layers=3,
+        num_sparse_decoder_layers=1,
+        expert_capacity=2,
+        dense_act_fn="gelu",
     ),
 )

@@ -122,6 +122,10 @@ def _curves(case: Case, model: Any, own: Any, params: Any) -> float:
         if case.kind == "encoder_decoder" and "bias" in params.get("lm_head", {}):
             # transformers has it in a buffer, which is not trained
             updates["lm_head"]["bias"] *= 0
+        # The load changes the biases of routers, in transformers nothing does.
+        updates = jax.tree.map(
+            lambda change, spec: change if spec.load_rate is None else 0 * change, updates, own.specs
+        )
         return optax.apply_updates(params, updates), state, value
 
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01)

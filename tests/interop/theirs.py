@@ -36,7 +36,7 @@ def model(case: Case) -> Any:
         for name, parameter in (*made.named_parameters(), *biases(made)):
             if "embed_positions" in name and not parameter.requires_grad:
                 continue  # sines and cosines
-            if ".experts." in name and not _saved_stacked(case):
+            if is_split(case, name, parameter):
                 for saved, part in experts(case, name, parameter):
                     part.copy_(torch.from_numpy(weight(saved, tuple(part.shape))))
                 continue
@@ -44,9 +44,9 @@ def model(case: Case) -> Any:
     return made.float().eval()
 
 
-def _saved_stacked(case: Case) -> bool:
-    """Return whether the experts of a layer are saved as they are in the model, in one tensor."""
-    return case.family == "gpt-oss"
+def is_split(case: Case, name: str, parameter: torch.Tensor) -> bool:
+    """Return whether a parameter holds all experts of a layer, which are saved one by one. Those of gpt-oss are saved as they are in the model."""
+    return ".experts." in name and parameter.dim() == 3 and case.family != "gpt-oss"
 
 
 def experts(case: Case, name: str, stacked: torch.Tensor) -> list[tuple[str, torch.Tensor]]:
@@ -65,7 +65,7 @@ def gradients(case: Case, made: Any) -> dict[str, torch.Tensor | None]:
     """Return the gradients of the parameters, by the names under which they are saved or, where these differ, by those in the model."""
     named: dict[str, torch.Tensor | None] = {}
     for name, parameter in made.named_parameters(remove_duplicate=False):
-        if ".experts." in name and parameter.grad is not None and not _saved_stacked(case):
+        if is_split(case, name, parameter) and parameter.grad is not None:
             named.update(experts(case, name, parameter.grad))
         else:
             named[saved_name(case, name) if case.family == "Mixtral" else name] = parameter.grad
@@ -73,8 +73,9 @@ def gradients(case: Case, made: Any) -> dict[str, torch.Tensor | None]:
 
 
 def biases(made: Any) -> list[tuple[str, torch.Tensor]]:
-    """Return the bias of the logits of BART's families, which is a buffer: it is saved, but not trained."""
-    return [(name, buffer) for name, buffer in made.named_buffers() if name == "final_logits_bias"]
+    """Return the biases that are buffers, saved but not trained: of the logits of BART's families, and of the routers of DeepSeek-V3."""
+    names = ("final_logits_bias", "e_score_correction_bias")
+    return [(name, buffer) for name, buffer in made.named_buffers() if name.rpartition(".")[2] in names]
 
 
 def saved_name(case: Case, name: str) -> str:
@@ -119,6 +120,8 @@ def given_to(case: Case, given: dict[str, np.ndarray]) -> dict[str, torch.Tensor
         if case.family == "mBART":
             # Otherwise it starts from the last label, a language.
             arguments["decoder_input_ids"] = torch.nn.functional.pad(labels[:, :-1], (1, 0))
+        if case.family == "Switch Transformers":
+            arguments["output_router_logits"] = True
         return {**arguments, "labels": labels}
     if case.family in ("BERT", "ALBERT", "ELECTRA", "DeBERTa"):
         arguments["token_type_ids"] = torch.tensor(given["types"])
@@ -184,7 +187,8 @@ def generated(case: Case, made: Any, given: dict[str, np.ndarray], beams: int) -
                 length_penalty=0.0,
                 max_new_tokens=NEW,
                 # its cache has as many layers as the encoder, even if the decoder has more (5.23); RWKV's state cannot be reordered
-                use_cache="num_decoder_layers" not in case.options and not (case.family == "RWKV-4" and beams > 1),
+                use_cache=case.options.get("num_decoder_layers", 0) <= case.options.get("num_layers", 0)
+                and not (case.family == "RWKV-4" and beams > 1),
                 eos_token_id=EOS,
                 pad_token_id=0,
             )[0].numpy()

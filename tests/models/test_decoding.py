@@ -37,6 +37,8 @@ STEPS = 5
         ("t5", {"window": 3}),
         ("moe", {"biases": True, "expert_limit": 0.5}),
         ("moe", {"num_layers": 3, "moe_every": 2, "num_kv_heads": 1}),
+        ("t5", {"num_experts": 4, "experts_per_token": 2, "moe_every": 2}),
+        ("deepseek", {}),
         ("merged", {"num_heads": 4, "num_kv_heads": 2}),
         ("merged", {"attention": "chunked", "attention_block": 4}),
     ],
@@ -89,6 +91,7 @@ def test_selected_rows_go_on_as_the_rows_they_were(name):
         ("t5", {"relative_per_layer": True, "window": 3}),
         ("llama", {"num_heads": 4, "num_kv_heads": 2, "window": 3, "attention_sinks": True}),
         ("gpt", {"num_layers": 4, "groups": 2}),
+        ("deepseek", {}),
         ("merged", {"num_heads": 4, "num_kv_heads": 2}),
     ],
 )

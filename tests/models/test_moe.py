@@ -1,12 +1,15 @@
 """Models with experts: their patterns, their metrics in a step, and their export."""
 
+import contextlib
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from t2t.config import dumps, loads
 from t2t.errors import UserError
@@ -18,7 +21,11 @@ from t2t.models.families import exportable
 from t2t.nn.model import ParamSpec
 from t2t.nn.moe.router import Router
 from t2t.objectives import CrossEntropy
+from t2t.optim import AdamW, Constant, Trainable
+from t2t.optim.balance import with_load_rule
+from t2t.optim.trainable import trainable_specs
 from t2t.plan import flops
+from t2t.sharding import MeshConfig, activate
 from t2t.train.state import create_state
 from t2t.train.step import make_step
 from tests.models.test_sharded import packed_batch
@@ -73,6 +80,69 @@ def test_a_step_reports_the_terms_and_microbatches_only_change_the_losses_of_the
     assert whole["loss"] == pytest.approx(float(parts["loss"]), rel=1e-5)
     assert 0.0 <= float(whole["expert_load_min"]) < 1.0 < float(whole["expert_load_max"]) <= 2.0
     assert float(whole["balance_loss"]) > 1.9
+
+
+BIASES = ("decoder", "layers", "moe", "bias")
+
+
+@functools.cache
+def stepped(microbatches=1, mesh=None):
+    """Return the state and the metrics after the first step of a model whose biases balance the load."""
+    model = config("deepseek").build()
+    transform = AdamW(schedule=Constant(peak=0.01), clip_norm=1.0).build(model.specs)
+    step = make_step(
+        model, transform, CrossEntropy(), learning_rate=lambda _: jnp.float32(0.01), microbatches=microbatches
+    )
+    state = create_state(model, transform, 0)
+    with contextlib.nullcontext() if mesh is None else activate(mesh.build()):
+        return quick_jit(step)(state, packed_batch("decoder"))
+
+
+def test_an_update_moves_the_bias_of_each_expert_by_the_rate_against_its_load():
+    model = config("deepseek").build()
+    state, metrics = stepped()
+    bias = flatten_dict(state.params)[BIASES]
+    params = create_state(model, optax.sgd(0.1), 0).params
+    grads = quick_jit(jax.grad(lambda p: CrossEntropy().loss(model, p, packed_batch("decoder")).objective))(params)
+    load = np.asarray(flatten_dict(grads)[BIASES])
+    np.testing.assert_allclose(bias, 0.01 * np.sign(load.mean(axis=-1, keepdims=True) - load), atol=1e-8)
+    assert bias.any()
+    # The load is in no norm, and the optimizer has no state for it.
+    others = [leaf for path, leaf in flatten_dict(grads).items() if path != BIASES]
+    weight = CrossEntropy().weight(packed_batch("decoder"))
+    assert float(metrics["grad_norm"]) == pytest.approx(float(optax.global_norm(others) / weight), rel=1e-4)
+    moments = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(state.opt_state)]
+    assert not [name for name in moments if "'bias'" in name]
+
+
+def test_microbatches_and_meshes_give_the_same_biases_to_the_last_bit():
+    wanted = flatten_dict(stepped()[0].params)[BIASES]
+    for found in (stepped(microbatches=4), stepped(mesh=MeshConfig(data=2, fsdp=2, expert=2))):
+        np.testing.assert_array_equal(flatten_dict(found[0].params)[BIASES], wanted)
+
+
+def test_biases_that_are_frozen_have_no_update():
+    specs = config("deepseek").build().specs
+    frozen = Trainable(exclude=("decoder/layers/moe/bias",)).apply(specs)
+    assert BIASES in flatten_dict(trainable_specs(specs))
+    assert BIASES not in flatten_dict(trainable_specs(frozen))
+
+
+def test_biases_make_the_load_even():
+    settings = config("deepseek", router=Router(scores="sigmoid", bias_rate=0.02, balance_loss=0.0))
+    model, transform = settings.build(), optax.set_to_zero()
+    step = quick_jit(
+        make_step(model, with_load_rule(transform, model.specs), CrossEntropy(), learning_rate=lambda _: jnp.float32(0))
+    )
+    state = create_state(model, with_load_rule(transform, model.specs), 0)
+    skewed = flatten_dict(state.params)
+    skewed[BIASES] = jnp.tile(jnp.array([0.6, 0.0, 0.0, 0.0]), (1, 1))
+    state, loads = dataclasses.replace(state, params=unflatten_dict(skewed)), []
+    for _ in range(60):
+        state, metrics = step(state, packed_batch("decoder"))
+        loads.append(float(metrics["expert_load_max"]))
+    assert loads[0] == pytest.approx(2.0, abs=0.1)  # every token chooses the first expert
+    assert max(loads[-5:]) < 1.4
 
 
 def test_flops_are_those_of_the_chosen_experts():

@@ -15,7 +15,22 @@ PREFIXES = [2, 5, 0, 3]
 
 @pytest.mark.parametrize("backend", ["einsum", "chunked"])
 @pytest.mark.parametrize(
-    "name", ["t5", "t5-1.0", "longt5", "bart", "pegasus", "merged", "gpt", "gpt-1", "moe", "prefix", "bert", "deberta"]
+    "name",
+    [
+        "t5",
+        "t5-1.0",
+        "longt5",
+        "bart",
+        "pegasus",
+        "merged",
+        "gpt",
+        "gpt-1",
+        "moe",
+        "deepseek",
+        "prefix",
+        "bert",
+        "deberta",
+    ],
 )
 def test_packed_equals_unpacked(name, backend):
     settings = config(name, attention=backend, attention_block=4)

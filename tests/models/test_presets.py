@@ -34,6 +34,7 @@ def test_presets_are_those_promised():
             "ul2-20b",
         ],
         "longt5": ["local-base", "local-large", "tglobal-base", "tglobal-large", "tglobal-xl"],
+        "switch": [*(f"base-{experts}" for experts in (8, 16, 32, 64, 128, 256)), "large-128", "c-2048"],
         "gpt": [
             "1",
             "2-small",
@@ -69,6 +70,7 @@ def test_presets_are_those_promised():
         "t5gemma": ["2b-2b", "9b-2b", "9b-9b", "small", "base", "large", "ml", "xl"],
         "t5gemma2": ["270m-270m", "1b-1b", "4b-4b"],
         "mixtral": ["8x7b", "8x22b"],
+        "deepseek": ["v3"],
         "mamba": [
             *("130m", "370m", "790m", "1.4b", "2.8b"),
             *("2-130m", "2-370m", "2-780m", "2-1.3b", "2-2.7b", "2-codestral-7b"),
@@ -110,7 +112,7 @@ def test_counts_of_models_known_to_the_last_parameter():
 
 def test_parameters_that_process_one_token_are_those_published():
     mixtures = {name: preset for name, preset in presets().items() if preset.active is not None}
-    names = ["gptoss:120b", "gptoss:20b", "mixtral:8x22b", "mixtral:8x7b"]
+    names = ["deepseek:v3", "gptoss:120b", "gptoss:20b", "mixtral:8x22b", "mixtral:8x7b"]
     names += ["qwen:3-235b-a22b", "qwen:3-30b-a3b", "qwen:next-80b-a3b"]
     assert sorted(mixtures) == names
     for name, one in mixtures.items():

@@ -128,6 +128,13 @@ def test_experts_divided_over_devices_are_those_of_one_device(mesh, options):
 
 
 @pytest.mark.slow
+def test_latent_attention_and_the_load_of_experts_on_a_mesh_are_those_of_one_device():
+    divided = check_on(MeshConfig(data=1, expert=2, fsdp=2, tensor=2).build(), "deepseek")
+    kernel = divided["decoder"]["layers"]["attention"]["key_value"]["kernel"]
+    assert kernel.addressable_shards[0].data.size * 4 == kernel.size
+
+
+@pytest.mark.slow
 def test_sums_of_blocks_are_the_same_on_a_mesh():
     check_on(MeshConfig(data=2, fsdp=2, tensor=2).build(), "longt5")
 

@@ -9,10 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from t2t.models import TransformerConfig, bart, bert, deberta, gpt, llama, longt5, mamba, pegasus, t5, t5gemma
+from t2t.models import TransformerConfig, bart, bert, deberta, deepseek, gpt, llama, longt5, mamba, pegasus, t5, t5gemma
+from t2t.nn.attention.latent import Latent
 from t2t.nn.convolution import ConvolutionConfig
 from t2t.nn.disentangled import Disentangled
 from t2t.nn.model import ParamSpec
+from t2t.nn.moe.router import Router
 from t2t.types import Batch, Tokens
 
 VOCAB = 40
@@ -34,7 +36,7 @@ SIZES = {"num_layers": 2, "d_model": 16, "num_heads": 2, "d_ff": 24, "vocab_size
 
 
 def config(name: str, **overrides) -> TransformerConfig:
-    """Return a two-layer model: "t5", "t5-1.0", "t5-shared", "longt5", "gpt", "gpt-1", "prefix", "llama", "moe", "merged", "mamba", "mamba2", "bart", "pegasus", "bert" or
+    """Return a two-layer model: "t5", "t5-1.0", "t5-shared", "longt5", "gpt", "gpt-1", "prefix", "llama", "moe", "deepseek", "merged", "mamba", "mamba2", "bart", "pegasus", "bert" or
     "deberta"."""
     sizes = {**SIZES, **overrides}
     if name.startswith("t5"):
@@ -52,6 +54,11 @@ def config(name: str, **overrides) -> TransformerConfig:
     if name == "moe":
         experts = {"num_experts": 4, "expert_d_ff": 12, "shared_expert_d_ff": 8}
         return llama.llama(**{"max_length": 24, "init_std": 0.2, "embedding_std": 0.5, **experts, **sizes})
+    if name == "deepseek":
+        router = Router(scores="sigmoid", scale=2.0, groups=2, groups_per_token=1, bias_rate=0.01, balance_loss=0.0)
+        own = {"num_experts": 4, "experts_per_token": 2, "expert_d_ff": 12, "shared_expert_d_ff": 8, "dense_layers": 1}
+        own |= {"head_dim": 6, "latent": Latent(rank=8, query_rank=10, rotary_dim=4, value_dim=5), "router": router}
+        return deepseek.deepseek(**{"max_length": 24, "init_std": 0.2, "embedding_std": 0.5, **own, **sizes})
     if name == "merged":
         decoder = llama.llama(**{"qk_norm": True, "window": 3, "max_length": 24, **sizes})
         return dataclasses.replace(t5gemma.encoder_decoder_of(decoder), merged_attention=True)

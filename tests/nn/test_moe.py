@@ -15,7 +15,7 @@ from t2t.nn.dropout import Keys
 from t2t.nn.initializers import Normal
 from t2t.nn.mixers import BuildOptions, Context
 from t2t.nn.mlp import MLPConfig
-from t2t.nn.moe.dispatch import room
+from t2t.nn.moe.dispatch import equal_room
 from t2t.nn.moe.layer import MoEConfig
 from t2t.nn.moe.router import Balance, Router, jittered
 from t2t.nn.parameters import Definition
@@ -27,6 +27,8 @@ RANDOM = np.random.default_rng(0)
 X = RANDOM.normal(size=(ROWS, LENGTH, WIDTH)).astype(np.float32)
 SEGMENTS = np.array([[1] * 5 + [2] * 2 + [0] * 2, [1] * 9])
 CONFIG = MoEConfig(num_experts=4, inner=INNER)
+NAMES = ("counts", "scores", "tokens")
+"""Sums of the load-balancing loss."""
 
 
 def drawn(config):
@@ -53,8 +55,14 @@ def looped(config, params, x=X, segments=SEGMENTS):
         scores = np.exp(logits) / np.exp(logits).sum()
         if config.router.scores == "sigmoid":
             scores = 1 / (1 + np.exp(-logits))
-        best = np.argsort(-scores)[: config.experts_per_token]
-        weights = scores[best] / (scores[best].sum() if config.router.normalized else 1.0)
+        preferred = scores + params.get("bias", 0.0)
+        if config.router.groups > 1:
+            groups = np.sort(preferred.reshape(config.router.groups, -1), axis=1)[:, -2:].sum(axis=1)
+            allowed = np.argsort(-groups)[: config.router.groups_per_token]
+            inside = np.isin(np.arange(len(scores)) // (len(scores) // config.router.groups), allowed)
+            preferred = np.where(inside, preferred, -np.inf)
+        best = np.argsort(-preferred)[: config.experts_per_token]
+        weights = config.router.scale * scores[best] / (scores[best].sum() if config.router.normalized else 1.0)
         for expert, weight in zip(best, weights, strict=True):
             gate, up = (
                 x[place] @ params[name][expert] + params.get(f"{name}_bias", np.zeros(4))[expert]
@@ -72,6 +80,8 @@ ROUTERS = {
     "Switch": (1, Router(normalized=False)),
     "unnormalized": (3, Router(normalized=False)),
     "sigmoid": (2, Router(scores="sigmoid")),
+    "scaled": (2, Router(scores="sigmoid", scale=2.5)),
+    "groups, biases": (2, Router(scores="sigmoid", groups=2, groups_per_token=1, bias_rate=0.1)),
 }
 
 
@@ -80,6 +90,8 @@ ROUTERS = {
 def test_the_output_is_that_of_a_loop_over_tokens(chosen, router, capacity):
     config = dataclasses.replace(CONFIG, experts_per_token=chosen, router=router, capacity=capacity)
     _, params = drawn(config)
+    if "bias" in params:
+        params["bias"] = jnp.array([0.5, -0.3, 0.0, 0.2])
     np.testing.assert_allclose(applied(config, params)[0], looped(config, params), atol=1e-5)
 
 
@@ -120,6 +132,60 @@ def test_both_ways_have_the_same_gradients_and_none_from_padding(config):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), one, other)
     assert all(np.abs(leaf).max() > 0.01 for leaf in jax.tree.leaves(one))
     assert not one[1][SEGMENTS == 0].any()
+
+
+def test_the_gradient_of_a_bias_is_the_load_of_its_expert_and_no_other_gradient_changes():
+    router = Router(scores="sigmoid", bias_rate=0.1)
+    config = dataclasses.replace(CONFIG, router=router)
+    _, params = drawn(config)
+    plain = dataclasses.replace(config, router=Router(scores="sigmoid"))
+
+    def gradients(config, params, remat=False):
+        definition = Definition(config.build(OPTIONS))
+
+        def loss(params):
+            out, aux = definition.bind(params)(jnp.asarray(X), Context(segments=SEGMENTS))
+            return jnp.sum(out**2) + aux["balance_loss"].value
+
+        return quick_jit(jax.grad(jax.checkpoint(loss) if remat else loss))(params)
+
+    found = gradients(config, params)
+    load = found.pop("bias")
+    shares = [float(term.sum / term.weight) for name, term in applied(config, params)[1].items() if "load" in name]
+    assert load.sum() == 2 * (SEGMENTS > 0).sum()
+    assert [float(load.max() / load.mean()), float(load.min() / load.mean())] == pytest.approx(shares)
+    wanted = gradients(plain, {name: leaf for name, leaf in params.items() if name != "bias"})
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), found, wanted)
+    np.testing.assert_array_equal(gradients(config, params, remat=True)["bias"], load)
+
+
+def test_dropout_of_the_inner_layer_is_the_same_whatever_the_room():
+    options = dataclasses.replace(OPTIONS, dropout=0.5)
+    _, params = drawn(CONFIG)
+
+    def out(capacity, key):
+        layer = Definition(dataclasses.replace(CONFIG, capacity=capacity).build(options))
+        run = quick_jit(lambda params, x: layer.bind(params)(x, Context(segments=SEGMENTS, keys=Keys(key)))[0])
+        return run(params, X)
+
+    one, other = out(None, jax.random.key(2)), out(100.0, jax.random.key(2))
+    np.testing.assert_allclose(one, other, atol=1e-5)
+    np.testing.assert_allclose(out(None, None), applied(CONFIG, params)[0], atol=1e-5)
+    assert np.abs(one - out(None, None)).max() > 0.01
+
+
+def test_the_loss_of_each_row_is_computed_from_all_layers_of_the_row():
+    config = dataclasses.replace(CONFIG, router=Router(balance_over="row", balance_loss=0.5))
+    _, params = drawn(config)
+    layers = [applied(config, params, x=x)[1]["balance_loss"] for x in (X, X[:, ::-1] + 0.5)]
+    both = over_layers({"balance_loss": jax.tree.map(lambda *parts: jnp.stack(parts), *layers)})["balance_loss"]
+    rows = []
+    for row in range(ROWS):
+        counts, scores, tokens = (sum(np.asarray(getattr(one, name))[row] for one in layers) for name in NAMES)
+        rows.append(4 * np.sum(counts / tokens * scores / tokens))
+    assert float(both.value) == pytest.approx(np.mean(rows), rel=1e-5)
+    assert float(both.in_objective(jnp.float32(3.0))) == pytest.approx(1.5 * np.mean(rows), rel=1e-5)
+    assert float(both.weight) == 2 * (SEGMENTS > 0).sum()
 
 
 def test_experts_that_are_all_alike_are_one_dense_layer():
@@ -167,7 +233,10 @@ def test_an_expert_with_no_room_left_takes_first_choices_first_and_padding_takes
 
 
 def test_the_room_of_an_expert():
-    assert (room(64, 8, 1, 1.25), room(64, 8, 2, 1.0), room(3, 8, 1, 1.0), room(4, 2, 2, 9.0)) == (10, 16, 1, 4)
+    rooms = [equal_room(*sizes) for sizes in ((64, 8, 1, 1.25), (64, 8, 2, 1.0), (3, 8, 1, 1.0), (4, 2, 2, 9.0))]
+    assert rooms == [10, 16, 1, 4]
+    limited = dataclasses.replace(CONFIG, tokens=5)
+    assert (CONFIG.room(9), limited.room(9), limited.room(3)) == (None, 5, 3)
 
 
 def test_the_terms_are_those_of_the_papers():
@@ -263,8 +332,10 @@ SIZES = {"num_layers": 4, "d_model": 16, "num_heads": 2, "d_ff": 24, "num_expert
         ({"pattern": (LayerOptions(), LayerOptions(num_experts=8))}, r"layers have 4 and 8 experts.*Nearest: layer"),
         ({"router": Router(scores="tanh")}, r"unknown router.scores 'tanh'"),  # type: ignore[arg-type]
         ({"quantization": "int8"}, r"quantization is 'int8', and the kernels of experts cannot be quantized"),
-        ({"mlp_dropout": True, "dropout": 0.1}, r"mlp_dropout is True, and experts have no dropout"),
         ({"shared_expert_gate": True}, r"shared_expert_gate is True, and there is no shared expert.*Nearest: False"),
+        ({"expert_tokens": 4, "expert_capacity": 1.0}, r"expert_tokens is 4 together with model.expert_capacity = 1.0"),
+        ({"router": Router(groups=3)}, r"router.groups is 3, and model.num_experts is 4.*Nearest: 2"),
+        ({"router": Router(groups=2), "experts_per_token": 3}, r"experts_per_token is 3.*have 2 experts. Nearest: 2"),
         ({"expert_capacity": 0.0}, r"expert_capacity 0.0 .*Nearest: 1.25"),
     ],
 )

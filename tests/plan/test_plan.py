@@ -39,6 +39,39 @@ def test_an_estimate_is_near_the_compiled_program():
     assert compiled.to_json()["memory"]["total"] == compiled.memory.total
 
 
+MOE = {"num_experts": 4, "biases": False, "gated": True, "dtype": "float32"}
+
+
+@pytest.mark.parametrize("capacity", [None, 1.0], ids=["sorted", "limited"])
+def test_the_estimate_has_what_is_sent_to_experts(capacity):
+    experiment = decoder(mesh=MeshConfig(data=2, expert=4), expert_capacity=capacity, **MOE)
+    found = estimate_plan(prepare(experiment, EIGHT), EIGHT)
+    sent = {item.kind: item.bytes for item in found.sent if item.axes == ("expert",)}
+    layers, rows, length, width, passes = 3, 1, 16, 64, 2
+    if capacity is None:
+        everywhere = 4 * passes * layers * rows * 4 * length
+        assert sent["all-gather"] == everywhere * (width + 2 * 2)
+        assert sent["reduce-scatter"] == everywhere * width
+    else:
+        assert sent["all-to-all"] == 4 * passes * layers * rows * 2 * 4 * 8 * width
+    experts = layers * 4 * 3 * 64 * 160
+    assert sent["all-reduce"] == 4 * (found.parameters - experts)
+    assert found.active == found.parameters - experts // 2
+    assert found.to_json()["active_parameters"] == found.active
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("capacity", [None, 1.0], ids=["sorted", "limited"])
+def test_what_is_sent_to_experts_is_near_what_is_compiled(capacity):
+    experiment = decoder(mesh=MeshConfig(data=1, expert=8), expert_capacity=capacity, **{**MOE, "num_experts": 8})
+    program = prepare(experiment, EIGHT, jax.devices())
+    estimated, compiled = (
+        sum(item.sent for item in made.sent if item.axes == ("expert",))
+        for made in (estimate_plan(program, EIGHT), plan(program, EIGHT))
+    )
+    assert estimated == pytest.approx(compiled, rel=0.5)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("remat", ["none", "full"])
 def test_the_estimate_counts_the_layer_that_is_gone_back_through(remat):

@@ -137,6 +137,11 @@ class AttentionConfig(MixerConfig):
         return self.num_heads if self.num_kv_heads is None else self.num_kv_heads
 
     @property
+    def rotary_dim(self) -> int:
+        """Width of the part of a head that rotary positions read."""
+        return self.head_dim
+
+    @property
     def logit_scale(self) -> float:
         """Factor on logits."""
         products = 1 + self.disentangled.terms if self.positions == "disentangled" else 1
@@ -174,7 +179,7 @@ class AttentionConfig(MixerConfig):
         angles = None
         if self.positions == "rotary":
             assert context.positions is not None, "rotary positions need the tokens' positions"
-            angles = self.rotary.angles(context.positions, self.head_dim)
+            angles = self.rotary.angles(context.positions, self.rotary_dim)
         relative = tables.get("relative_bias")
         if context.index is not None:
             return step_inputs(context, window=self.window, sparse=self.sparse, relative=relative, angles=angles)

@@ -32,12 +32,14 @@ class Assigned(NamedTuple):
     """Tokens, and the experts that process them.
 
     real: false for padding, which no expert processes.
+    dropout: factors on the inner layer, the same for all experts of a token; None if there is no dropout.
     """
 
     x: Float[Array, "B L D"]
     experts: Int[Array, "B L k"]
     weights: Float[Array, "B L k"]
     real: Bool[Array, "B L"]
+    dropout: Float[Array, "B L F"] | None = None
 
 
 def dropless(kernels: Kernels, tokens: Assigned, inner: Inner) -> Float[Array, "B L D"]:
@@ -76,27 +78,30 @@ def _sorted(
         return out if bias is None else out + bias.astype(rows.dtype).at[expert[order]].get(mode="clip")
 
     hidden = _hidden(rows, kernels, inner, product)
+    if tokens.dropout is not None:
+        hidden = hidden * tokens.dropout.reshape(-1, hidden.shape[-1])[order // chosen]
     out = jnp.where(inside, product(hidden, kernels.down, kernels.down_bias), 0)
     place = jnp.zeros_like(order).at[order].set(jnp.arange(order.shape[0], dtype=order.dtype))
     by_choice = out[place].reshape(*tokens.experts.shape, -1)
     return _combined(by_choice, tokens.weights)
 
 
-def room(length: int, experts: int, chosen: int, factor: float) -> int:
+def equal_room(length: int, experts: int, chosen: int, factor: float) -> int:
     """Return how many tokens of a row of `length` an expert has room for: `factor` times its equal share."""
     return min(max(math.ceil(factor * chosen * length / experts), 1), length)
 
 
 def with_room(
-    kernels: Kernels, tokens: Assigned, inner: Inner, factor: float
+    kernels: Kernels, tokens: Assigned, inner: Inner, size: int
 ) -> tuple[Float[Array, "B L D"], Float[Array, "B L k"]]:
     """Return the same sums over the choices that an expert has room for, and 1 for each of these choices (Lepikhin et al. 2021; Fedus et al. 2022).
+
+    size: number of tokens of a row that an expert has room for.
 
     In each row, first choices come before second choices, and earlier tokens before later ones. All sizes are static, so this is a plain batched product.
     """
     (rows, length, width), chosen = tokens.x.shape, tokens.experts.shape[-1]
     count = kernels.up.shape[0]
-    size = room(length, count, chosen, factor)
     expert = jnp.swapaxes(tokens.experts, 1, 2).reshape(rows, chosen * length)
     real = jnp.tile(tokens.real, (1, chosen))
     one_hot = (expert[..., None] == jnp.arange(count)) & real[..., None]
@@ -106,17 +111,20 @@ def with_room(
     slot = jnp.where(kept, expert * size + position, count * size)
 
     def fill(x: Float[Array, "L D"], slot: Int[Array, "kL"]) -> Float[Array, "S D"]:
-        return jnp.zeros((count * size, width), x.dtype).at[slot].add(jnp.tile(x, (chosen, 1)), mode="drop")
+        return jnp.zeros((count * size, x.shape[-1]), x.dtype).at[slot].add(jnp.tile(x, (chosen, 1)), mode="drop")
 
-    buffer = jax.vmap(fill)(tokens.x, slot).reshape(rows, count, size, width)
+    def filled(x: Float[Array, "B L D"]) -> Float[Array, "B E C D"]:
+        # With experts divided over devices, this moves each row of the buffer to the device of its expert (all-to-all).
+        buffer = jax.vmap(fill)(x, slot).reshape(rows, count, size, x.shape[-1])
+        return constrain(buffer, ("expert_batch", "experts", None, None))
 
     def product(rows: jax.Array, kernel: jax.Array, bias: jax.Array | None) -> jax.Array:
         out = jnp.einsum("becd,edf->becf", rows, kernel.astype(rows.dtype))
         return out if bias is None else out + bias.astype(rows.dtype)[:, None]
 
-    # With experts divided over devices, this moves each row of the buffer to the device of its expert, and back (all-to-all).
-    buffer = constrain(buffer, ("expert_batch", "experts", None, None))
-    hidden = _hidden(buffer, kernels, inner, product)
+    hidden = _hidden(filled(tokens.x), kernels, inner, product)
+    if tokens.dropout is not None:
+        hidden = hidden * filled(tokens.dropout)
     out = constrain(product(hidden, kernels.down, kernels.down_bias), ("expert_batch", "experts", None, None))
     out = constrain(out.reshape(rows, count * size, width), ("batch", None, None))
     found = jax.vmap(lambda y, slot: y.at[slot].get(mode="fill", fill_value=0))(out, slot)

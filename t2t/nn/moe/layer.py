@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, ClassVar
@@ -13,15 +13,16 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from t2t.errors import UserError
-from t2t.limits import Few, Range, Softcap, Width
+from t2t.limits import Experts, Few, Length, Range, Softcap, Width
 from t2t.nn.aux import Aux
+from t2t.nn.dropout import dropout
 from t2t.nn.feed_forward import FeedForward, FeedForwardConfig
 from t2t.nn.initializers import ZEROS
 from t2t.nn.linear import Linear
 from t2t.nn.mixers import BuildOptions, Context
 from t2t.nn.mlp import ACTIVATIONS, MLP, Activation
-from t2t.nn.moe.dispatch import Assigned, Kernels, dropless, with_room
-from t2t.nn.moe.router import Router, jittered, route, terms
+from t2t.nn.moe.dispatch import Assigned, Kernels, dropless, equal_room, with_room
+from t2t.nn.moe.router import Router, jittered, loads, route, terms, with_load
 from t2t.nn.parameters import parameter
 
 CapacityFactor = Annotated[float, Range(0.01, 1024.0, typical=1.25)]
@@ -36,11 +37,13 @@ class MoE(FeedForward):
     """
 
     def __init__(self, config: MoEConfig, options: BuildOptions) -> None:
-        self.config = config
+        self.config, self.dropout = config, options.dropout
         experts, width, inner = config.num_experts, options.width, config.inner
         used = config.experts_per_token / experts
         init, out_init = options.kernel_init(width), options.kernel_init(inner, residual=True)
         self.router = parameter((width, experts), ("embed", None), init)
+        rate = config.router.bias_rate
+        self.bias = None if rate is None else parameter((experts,), (None,), ZEROS, decay=False, load_rate=rate)
         self.up = parameter((experts, width, inner), ("experts", "embed", "mlp"), init, used=used)
         self.gate = (
             parameter((experts, width, inner), ("experts", "embed", "mlp"), init, used=used) if config.gated else None
@@ -59,7 +62,7 @@ class MoE(FeedForward):
                 activation=config.activation,
                 gated=config.gated,
                 biases=config.biases,
-                dropout=0.0,
+                dropout=options.dropout,
                 init=init,
                 out_init=options.kernel_init(config.shared, residual=True),
             )
@@ -70,7 +73,15 @@ class MoE(FeedForward):
         """Apply to whole rows, or to one position per row. The terms are those of `t2t.nn.moe.router.terms`."""
         config = self.config
         read = jittered(x, config.router.jitter, context.keys.next()) if config.router.jitter else x
-        routing = route(read, self.router[...], config.router, config.experts_per_token, bias=_value(self.router_bias))
+        choice_bias = _value(self.bias)
+        routing = route(
+            read,
+            self.router[...],
+            config.router,
+            config.experts_per_token,
+            bias=_value(self.router_bias),
+            choice_bias=choice_bias,
+        )
         real = jnp.asarray(context.segments) > 0
         kernels = Kernels(
             up=self.up[...],
@@ -80,18 +91,26 @@ class MoE(FeedForward):
             gate_bias=_value(self.gate_bias),
             down_bias=_value(self.down_bias),
         )
-        tokens = Assigned(x, routing.experts, routing.weights, real)
+        tokens = Assigned(x, routing.experts, routing.weights, real, self._dropout(x, context))
         inner, kept = partial(_inner, ACTIVATIONS[config.activation], config.limit), None
-        if config.capacity is None:
+        room = config.room(x.shape[1])
+        if room is None:
             y = dropless(kernels, tokens, inner)
         else:
-            y, kept = with_room(kernels, tokens, inner, config.capacity)
+            y, kept = with_room(kernels, tokens, inner, room)
+        weights = real.astype(jnp.float32)
+        load = loads(routing, weights)
+        if choice_bias is not None:
+            y = with_load(y, choice_bias, jnp.sum(load, axis=0))
         if self.shared is not None:
             shared = self.shared(x, context)[0]
             y = y + (shared if self.shared_gate is None else shared * jax.nn.sigmoid(self.shared_gate(x)))
-        return y, terms(
-            routing, real.astype(jnp.float32), kept, config.router, "encoder_" if context.bidirectional else ""
-        )
+        return y, terms(routing, load, weights, kept, config.router, "encoder_" if context.bidirectional else "")
+
+    def _dropout(self, x: Float[Array, "B L D"], context: Context) -> Float[Array, "B L F"] | None:
+        """Return the factors of dropout on the inner layer of the experts, or None. They depend on the place of the token, not on its experts."""
+        key = context.keys.next() if self.dropout else None
+        return None if key is None else dropout(jnp.ones((*x.shape[:2], self.config.inner), x.dtype), self.dropout, key)
 
     def _bias(self, axis: str, size: int, used: float) -> nnx.Param | None:
         if not self.config.biases:
@@ -129,6 +148,7 @@ class MoEConfig(FeedForwardConfig):
         shared: width of the inner layer of a shared MLP that processes every token (Dai et al. 2024). None means that there is none.
         shared_gate: multiply the output of the shared MLP by the sigmoid of a product with the token (Qwen2-MoE).
         capacity: how many tokens of a row an expert has room for, as a multiple of its equal share; further tokens are not processed by it. None means no limit.
+        tokens: the same limit as a number of tokens.
         router: how tokens choose experts.
 
     Raises:
@@ -136,7 +156,7 @@ class MoEConfig(FeedForwardConfig):
     """
 
     name: ClassVar[str] = "moe"
-    num_experts: Few
+    num_experts: Experts
     experts_per_token: Few = 2
     inner: Width
     activation: Activation = "silu"
@@ -146,6 +166,7 @@ class MoEConfig(FeedForwardConfig):
     shared: Width | None = None
     shared_gate: bool = False
     capacity: CapacityFactor | None = None
+    tokens: Length | None = None
     router: Router = Router()
 
     def __post_init__(self) -> None:
@@ -168,16 +189,53 @@ class MoEConfig(FeedForwardConfig):
                 "model.router.normalized is True with model.experts_per_token = 1: each weight would be 1, and the router would not learn. Nearest: False."
             )
 
+        if self.capacity is not None and self.tokens is not None:
+            raise UserError(
+                f"model.expert_tokens is {self.tokens} together with model.expert_capacity = {self.capacity}: both limit the tokens of an expert. Nearest: None."
+            )
+        self._check_groups()
+
+    def _check_groups(self) -> None:
+        """Raise UserError if the experts cannot be divided into the groups of the router."""
+        groups, most = self.router.groups, self.router.groups_per_token
+        if groups == 1:
+            return
+        possible = [n for n in range(1, self.num_experts // 2 + 1) if self.num_experts % n == 0]
+        if groups not in possible:
+            raise UserError(
+                f"model.router.groups is {groups}, and model.num_experts is {self.num_experts}: each group needs the same number of experts, at least two."
+                f" Nearest: {min(possible, key=lambda n: abs(n - groups))}."
+            )
+        if self.experts_per_token > most * (self.num_experts // groups):
+            raise UserError(
+                f"model.experts_per_token is {self.experts_per_token}, and the {most} groups that a token chooses from (model.router.groups_per_token) have"
+                f" {most * (self.num_experts // groups)} experts. Nearest: {most * (self.num_experts // groups)}."
+            )
+
+    def room(self, length: int) -> int | None:
+        """Return how many tokens of a row of `length` an expert has room for; None if there is no limit."""
+        if self.tokens is not None:
+            return min(self.tokens, length)
+        if self.capacity is None:
+            return None
+        return equal_room(length, self.num_experts, self.experts_per_token, self.capacity)
+
+    def sent_to_experts(self, length: int, width: int) -> Mapping[str, float]:
+        """Return the numbers that a row sends to the devices of its experts and back, by kind of collective."""
+        room = self.room(length)
+        if room is None:
+            # Tokens with the numbers and weights of their experts, and the results.
+            return {"all-gather": length * (width + 2 * self.experts_per_token), "reduce-scatter": length * width}
+        return {"all-to-all": 2 * self.num_experts * room * width}
+
     def build(self, options: BuildOptions) -> MoE:
         """Return the layer.
 
         Raises:
-            UserError: the model asks for what experts do not have: products in eight bits, or dropout of the inner layer.
+            UserError: the model asks for what experts do not have: products in eight bits.
         """
         if options.quantization != "none":
             raise UserError(
                 f"model.quantization is {options.quantization!r}, and the kernels of experts cannot be quantized. Nearest: none."
             )
-        if options.dropout:
-            raise UserError("model.mlp_dropout is True, and experts have no dropout of their own. Nearest: False.")
         return MoE(self, options)
