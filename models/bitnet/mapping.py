@@ -27,12 +27,9 @@ class BitNet(Llama):
         rounding = options.group("quantization_config")
         inner = Options(rounding, where=f"{options.where}: quantization_config")
         if rounding:
-            why = "packed weights are not read; the repository with -bf16 in its name has the weights before packing"
             inner.must("quant_method", "bitnet", why="another quantization")
-            for name in ("linear_class", "quantization_mode"):
-                # Without these options, weights are packed.
-                if inner.take(name, "packed") != ONLINE[name]:
-                    raise inner.refuse(name, rounding.get(name), f"{why}; only {ONLINE[name]!r} is supported")
+            # Packed weights are read by `t2t.export.packed_ternary`.
+            inner.free("linear_class", "quantization_mode")
             inner.must("use_rms_norm", False, why="another norm before each product is not supported")
             inner.must("modules_to_not_convert", None, why="all products of the layers are rounded")
             inner.free("rms_norm_eps")

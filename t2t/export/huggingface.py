@@ -20,6 +20,7 @@ from t2t.export.family import Family, Options
 from t2t.export.generation_files import GENERATION, generation_config, ids_of
 from t2t.export.mapping import Tensor, check_depth, check_shapes, read_params, resolve, tensors, write_tensor
 from t2t.export.mxfp4 import unpacked
+from t2t.export.packed_ternary import unpacked_ternary
 from t2t.export.pickled_files import open_tensors
 from t2t.export.published import Published
 from t2t.export.readme import SENTENCE_README, huggingface_readme
@@ -140,7 +141,7 @@ def opened(directory: str | Path, family_of: FamilyOf, *, accepted: Collection[s
     where = str(directory / CONFIG)
     family = family_of(values["model_type"], where=where)
     with open_tensors(directory) as stored:
-        files = Published(unpacked(stored), prefix=family.prefix)
+        files = Published(unpacked(unpacked_ternary(stored, values)), prefix=family.prefix)
         options = Options(values, where=where, accepted=accepted)
         config = _parsed(family, options, files)
         model = config.build()

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from t2t.errors import UserError
-from t2t.export.pickled_files import PickledFiles
 from t2t.export.tensor_files import TensorFiles
 
 _POSITIVE = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
@@ -67,10 +67,10 @@ class Unpacked:
         return unpack(self._files.read_bytes(name + _BLOCKS), self._files.read_bytes(name + _SCALES))
 
 
-def unpacked(files: TensorFiles | PickledFiles) -> TensorFiles | PickledFiles | Unpacked:
+def unpacked(files: Any) -> Any:
     """Return the tensors with those in MXFP4 as float32; `files` itself if there are none."""
     packed = isinstance(files, TensorFiles) and any(name.endswith(_BLOCKS) for name in files.names)
-    return Unpacked(files) if packed and isinstance(files, TensorFiles) else files
+    return Unpacked(files) if packed else files
 
 
 def unpack(blocks: np.ndarray, scales: np.ndarray) -> np.ndarray:

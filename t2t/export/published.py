@@ -9,6 +9,7 @@ import numpy as np
 
 from t2t.errors import UserError
 from t2t.export.mxfp4 import Unpacked
+from t2t.export.packed_ternary import UnpackedTernary
 from t2t.export.pickled_files import PickledFiles
 from t2t.export.tensor_files import TensorFiles
 
@@ -25,7 +26,7 @@ class Published:
     Raises UserError if two tensors have the same current name but differ.
     """
 
-    def __init__(self, files: TensorFiles | PickledFiles | Unpacked, *, prefix: str) -> None:
+    def __init__(self, files: TensorFiles | PickledFiles | Unpacked | UnpackedTernary, *, prefix: str) -> None:
         self.directory: Path = files.directory
         self._files = files
         self._stored: dict[str, str] = {}

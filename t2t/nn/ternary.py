@@ -17,7 +17,8 @@ SMALLEST = 1e-5
 def ternary(kernel: Float[Array, "I O"]) -> tuple[Float[Array, "I O"], Float[Array, ""]]:
     """Return the weights -1, 0 or 1, and their scale: the mean of the absolute values of the whole kernel."""
     wide = kernel.astype(jnp.float32)
-    factor = 1.0 / jnp.maximum(jnp.mean(jnp.abs(wide)), SMALLEST)
+    # One axis after the other: a sum of millions of numbers in a row loses digits.
+    factor = 1.0 / jnp.maximum(jnp.mean(jnp.mean(jnp.abs(wide), axis=0)), SMALLEST)
     return jnp.clip(jnp.round(wide * factor), -1.0, 1.0), 1.0 / factor
 
 

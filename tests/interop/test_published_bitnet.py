@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from t2t.errors import UserError
 from t2t.export.family import Options, canonical
@@ -79,6 +80,48 @@ def test_the_kernels_of_layers_are_rounded_and_nothing_else_is(tmp_path):
     assert np.abs(floats - rounded).max() > 0.2
 
 
+PACKED = {
+    "factor": {**ONLINE, "quantization_mode": "offline"},
+    "divisor": {"quant_method": "bitnet"},
+}
+
+
+@pytest.mark.parametrize(("kind", "rounding"), PACKED.items(), ids=PACKED)
+def test_packed_weights_compute_what_the_same_weights_unpacked_do(kind, rounding, tmp_path):
+    write_directory(CASE, tmp_path / "floats", quantization_config=ONLINE)
+    write_directory(CASE, tmp_path / "packed", quantization_config=rounding)
+    tensors = load_file(tmp_path / "floats" / "model.safetensors")
+    packed = {}
+    for name, value in tensors.items():
+        if not name.endswith("_proj.weight"):
+            packed[name] = value
+            continue
+        scale = np.abs(value).mean()
+        # Two bits for each weight plus one; a byte has the same place of each quarter of the rows.
+        parts = np.split(np.clip(np.round(value / scale), -1, 1).astype(np.uint8) + np.uint8(1), 4)
+        packed[name] = sum(part << np.uint8(2 * place) for place, part in enumerate(parts)).astype(np.uint8)
+        packed[f"{name}_scale"] = np.array([scale if kind == "factor" else 1 / scale], np.float32)
+    save_file(packed, tmp_path / "packed" / "model.safetensors")
+    logits = []
+    for folder in ("floats", "packed"):
+        with opened(tmp_path / folder, family_of) as source:
+            model, params = source.model, source.params(MeshConfig().build())
+        kernel = params["decoder"]["layers"]["mlp"]["up"]["kernel"]
+        logits.append((quick_jit(model.logits)(params, ours.batch(CASE, inputs(CASE))), *jax.vmap(ternary)(kernel)))
+    (one, weights, scales), (other, found, found_scales) = logits
+    np.testing.assert_array_equal(found, weights)
+    np.testing.assert_allclose(found_scales, scales, rtol=1e-5)
+    # A difference of the last bit can round one activation to its neighbour.
+    np.testing.assert_allclose(other, one, atol=0.1)
+    packed.pop("model.layers.0.mlp.up_proj.weight")
+    save_file(packed, tmp_path / "packed" / "model.safetensors")
+    with (
+        pytest.raises(UserError, match=r"up_proj.weight_scale is not one number"),
+        opened(tmp_path / "packed", family_of),
+    ):
+        pass
+
+
 def test_another_family_does_not_take_ternary_weights():
     made = llama.llama(num_layers=2, d_model=16, num_heads=2, d_ff=24, vocab_size=40, quantization="ternary")
     with pytest.raises(UserError, match=r"LLaMA has quantization: .*ternary"):
@@ -88,11 +131,6 @@ def test_another_family_does_not_take_ternary_weights():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"quantization_config": {"quant_method": "bitnet"}}, r"linear_class is None: packed weights are not read"),
-        (
-            {"quantization_config": {**ONLINE, "quantization_mode": "offline"}},
-            r"quantization_mode is 'offline': packed weights are not read; the repository with -bf16",
-        ),
         ({"quantization_config": {**ONLINE, "use_rms_norm": True}}, r"use_rms_norm is True: another norm"),
         ({"quantization_config": {"quant_method": "gptq"}}, r"quant_method is 'gptq'"),
     ],
