@@ -81,7 +81,7 @@ def test_a_sink_is_one_more_key_whose_value_is_zero(dropped):
     assert float(jnp.abs(own(q, k, v, bias, sinks)[0, 0]).max()) == 0.0
     for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
         close(one, other, 2e-6)
-    assert float(jnp.abs(found[1][4]).min()) > 1e-6
+    assert float(jnp.abs(found[1][4][:3]).min()) > 1e-2  # the largest sink takes nearly all of the weight
 
 
 def test_in_bfloat16_only_operands_and_results_are_rounded():
