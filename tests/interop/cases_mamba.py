@@ -30,11 +30,10 @@ CASES = (
     ),
     _mamba2("as published", num_heads=8, n_groups=1, tie_word_embeddings=True),
     _mamba2(
-        "groups, separate head, biases, wide, chunks of 4",
+        "groups, separate head, no biases, wide, chunks of 4",
         num_heads=12,
         expand=3,
         n_groups=4,
-        use_bias=True,
         use_conv_bias=False,
         conv_kernel=3,
         chunk_size=4,

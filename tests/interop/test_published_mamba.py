@@ -15,7 +15,7 @@ from tests.interop.goldens import write_directory
 
 BY_NAME = {case.name: case for case in CASES}
 MAMBA, MAMBA2 = BY_NAME["Mamba as published"], BY_NAME["Mamba-2 as published"]
-GROUPS = BY_NAME["Mamba-2 groups, separate head, biases, wide, chunks of 4"]
+GROUPS = BY_NAME["Mamba-2 groups, separate head, no biases, wide, chunks of 4"]
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 8, "vocab_size": 96, "intermediate_size": 64}
 PUBLISHED_MAMBA = {
     "architectures": ["MambaForCausalLM"],

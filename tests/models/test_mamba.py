@@ -188,6 +188,11 @@ def test_the_mixers_of_a_preset_follow_its_width():
     mixer = small.decoder.pattern[0].mixer
     assert (mixer.num_heads, mixer.head_dim, mixer.state_size) == (4, 64, 128)
     assert exportable(small)[1]["num_heads"] == 4
+    biased = preset("mamba:2-130m", d_model=128, num_layers=2, vocab_size=VOCAB, mixer={"biases": True})
+    _, options, tensors = exportable(biased)
+    assert options["use_bias"]
+    (joined,) = (one for one in tensors if one.name == "backbone.layers.1.mixer.in_proj.bias")
+    assert [path.split("/")[3] for path in joined.ours] == ["gate", "x", "b", "c", "dt"]
 
 
 def refused(name, **options):
