@@ -74,11 +74,11 @@ def expert_entries(theirs: str, ours: str, names: Mapping[str, str]) -> list[Ent
 
 
 def in_layer(place: LayerOptions, stack: StackConfig, path: str) -> bool:
-    """Return whether the layers of a place have a parameter: of their own mixer ("attention/...", "attention_norm/..."), and of experts ("moe/...") or an MLP.
+    """Return whether the layers of a place have a parameter: of their own mixer ("attention/...", "attention_norm/...") and cross attention, and of experts ("moe/...") or an MLP.
 
     stack: the options of the stack with those of the place.
     """
-    kind = path.partition("/")[0].removesuffix("_norm")
+    kind = path.partition("/")[0].removesuffix("_norm").removeprefix("cross_")
     if kind in ("moe", "mlp"):
         return (kind == "moe") == bool(stack.num_experts)
     return kind == ("attention" if place.mixer is None else place.mixer.name)
