@@ -13,7 +13,8 @@ import pytest
 from t2t.api.option_names import option_names
 from t2t.api.recipes import find
 from t2t.launch.main import run
-from t2t.objectives import Contrastive
+from t2t.objectives import Contrastive, Distillation
+from t2t.train.experiment import StartFromLayers
 
 ROOT = Path(__file__).parents[2]
 FENCE = re.compile(r"^( *)```.*?^\1```$", re.M | re.S)
@@ -71,8 +72,12 @@ def options() -> set[str]:
         with contextlib.redirect_stdout(io.StringIO()) as out:
             assert run(["train", f"{recipe}:quickstart", "--help"]) == 0
         found.update(re.findall(r"--[a-z0-9]+(?:[.-][a-z0-9]+)*", out.getvalue()))
-    contrastive = replace(find("bert:quickstart")(), objective=Contrastive())
-    found.update(name for name, _ in option_names(contrastive))
+    bert = find("bert:quickstart")()
+    for changed in (
+        replace(bert, objective=Contrastive()),
+        replace(bert, objective=Distillation(), start_from=StartFromLayers()),
+    ):
+        found.update(name for name, _ in option_names(changed))
     return found
 
 
