@@ -19,7 +19,7 @@ SIZES = {"num_layers": 2, "d_model": 16, "d_ff": 24, "vocab_size": VOCAB}
 MIXER = RWKV7Config(head_dim=8, decay_rank=3, rate_rank=4, value_rank=2, gate_rank=5, chunk=4)
 MODELS = {
     "RWKV-4": rwkv.rwkv4(**SIZES, chunk=4),
-    "RWKV-7": rwkv.rwkv7(**{**SIZES, "num_layers": 3}, mixer=MIXER),
+    "RWKV-7": rwkv.rwkv7(**SIZES, mixer=MIXER),
 }
 LENGTHS, STEPS = [6, 1, 4], 4
 models = pytest.mark.parametrize("settings", MODELS.values(), ids=MODELS)
@@ -142,7 +142,7 @@ def test_flops_are_those_of_the_matrix_products():
 def test_flops_of_rwkv_7_are_those_of_its_products_and_its_operator():
     model, params = params_of(MODELS["RWKV-7"])
     rows, length, chunk = 2, 10, 4
-    width, inner, layers, head = 16, 24, 3, 8
+    width, inner, layers, head = 16, 24, 2, 8
     ranks = 3 + 4 + 5
     weights = layers * (4 * width**2 + 2 * width * inner + 2 * width * ranks) + (layers - 1) * 2 * width * 2
     # Ten tokens are three chunks of four. The system of a chunk takes half of chunk * chunk multiply-adds for each of the values.
