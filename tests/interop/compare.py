@@ -137,6 +137,10 @@ def _curves(case: Case, model: Any, own: Any, params: Any) -> float:
         optimizer.zero_grad()
         loss = _their_loss(case, model, given)
         loss.backward()
+        for parameter in model.parameters():
+            if parameter.grad is None:
+                # an expert without tokens: PyTorch would leave it out, with its weight decay
+                parameter.grad = torch.zeros_like(parameter)
         optimizer.step()
         worst = max(worst, abs(float(value) - float(loss)))
     return worst
