@@ -96,7 +96,8 @@ CASES = (
         rms_norm_eps=1e-2,
         rope_parameters={"rope_type": "default", "rope_theta": 1e4},
     ),
-    _qwen3_next("as published"),
+    # With the published epsilon of 1e-6, the norms of heads that read nearly nothing amplify rounding errors.
+    _qwen3_next("larger epsilon", rms_norm_eps=1e-3),
     _qwen3_next(
         "other layers, unnormalized, biases, tied",
         num_hidden_layers=3,

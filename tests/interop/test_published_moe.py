@@ -15,7 +15,7 @@ from tests.interop.goldens import write_directory
 
 BY_NAME = {case.name: case for case in CASES}
 MIXTRAL, QWEN = BY_NAME["Mixtral as published"], BY_NAME["Qwen3 MoE as published"]
-NEXT = BY_NAME["Qwen3-Next as published"]
+NEXT = BY_NAME["Qwen3-Next larger epsilon"]
 SOME = BY_NAME["Qwen3 MoE some layers, unnormalized, biases"]
 SIZES = {
     "hidden_size": 32,
@@ -126,6 +126,7 @@ def test_the_published_configuration_is_read(case, published, rotary, tmp_path):
     write_directory(case, tmp_path / "today", rope_parameters={"rope_type": "default", **rotary})
     write_directory(case, tmp_path / "published")
     sizes = {**SIZES, "num_hidden_layers": case.options["num_hidden_layers"]}
+    sizes["rms_norm_eps"] = case.options.get("rms_norm_eps", published["rms_norm_eps"])
     (tmp_path / "published" / "config.json").write_text(json.dumps({**published, **sizes}))
     with opened(tmp_path / "published", family_of) as source, opened(tmp_path / "today", family_of) as today:
         assert source.config == today.config
