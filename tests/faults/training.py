@@ -154,6 +154,11 @@ def work(setting: Setting, rank: int, port: int) -> None:
     code = 1
     try:
         code = _train(setting, rank, port)
+        if setting.processes > 1:
+            # All processes end here together. Without this, JAX aborts those that still run when process 0 ends.
+            import jax
+
+            jax.distributed.shutdown()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         code = 2
@@ -164,7 +169,7 @@ def work(setting: Setting, rank: int, port: int) -> None:
         else:
             print(f"error: {line}", file=sys.stderr)
     sys.stderr.flush()
-    os._exit(code)  # a normal exit would wait for processes that may be dead
+    os._exit(code)  # after a failure, a normal exit would wait for processes that may be dead
 
 
 def _train(setting: Setting, rank: int, port: int) -> int:
