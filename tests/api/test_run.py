@@ -112,6 +112,7 @@ def test_texts_become_vectors(runs):
     assert not np.allclose(vectors, runs["bert"].embed(TEXTS, pooling="first"))
 
 
+@pytest.mark.slow
 def test_electras_vectors_are_the_discriminators(tmp_path):
     config = models.electra.electra(num_layers=1, max_length=32, dropout=0.0, **SMALL)
     run = made(tmp_path, config)

@@ -88,6 +88,7 @@ def test_a_run_is_resumed_in_its_directory(trained, tmp_path):
         run.train(seed=7, progress=False)
 
 
+@pytest.mark.slow
 def test_a_run_is_continued_in_another_directory(trained, tmp_path):
     run, _ = trained
     run = t2t.load(run.directory, step=4)
@@ -105,6 +106,7 @@ def test_a_run_is_continued_in_another_directory(trained, tmp_path):
         np.testing.assert_allclose(one, two, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_callback_stops_the_training(tmp_path):
     seen = Seen(stop_at=3)
     run = t2t.train(TINY, dir=tmp_path / "run", eval_every=0, progress=False, callbacks=[seen])
@@ -113,6 +115,7 @@ def test_a_callback_stops_the_training(tmp_path):
     assert run.train(progress=False).step == 4
 
 
+@pytest.mark.slow
 def test_a_signal_saves_and_ends_the_program(tmp_path):
     class Interrupt(t2t.Callback):
         def __init__(self, number):
@@ -131,6 +134,7 @@ def test_a_signal_saves_and_ends_the_program(tmp_path):
             assert ended.value.code == 75
 
 
+@pytest.mark.slow
 def test_training_in_another_thread(tmp_path, capsys):
     """As in a notebook's kernel, or a server: no signal handler can be set there. Nothing is a terminal, so progress is lines."""
     made = []

@@ -29,6 +29,7 @@ def tiny(kind, mesh, **model):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mesh", ["data", "fsdp"])
 def test_what_is_sent_is_what_theory_says(mesh):
     # XLA's CPU compiler has no reduce-scatter, and sums a tied table's two gradients one by one.

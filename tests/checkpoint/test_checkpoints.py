@@ -291,6 +291,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
+@pytest.mark.slow
 def test_a_kill_in_a_save_leaves_the_earlier_steps_and_is_cleared_by_the_next_save(tmp_path):
     done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path), str(HERE)], timeout=120, check=False)
     assert done.returncode == -signal.SIGKILL
@@ -333,6 +334,7 @@ assert not {"tensorflow", "seqio"} & set(sys.modules), "TensorFlow was imported"
 """
 
 
+@pytest.mark.slow
 def test_other_shardings_and_no_tensorflow(damaged):
     environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "8", "JAX_PLATFORMS": "cpu"}
     environment.pop("XLA_FLAGS", None)

@@ -235,6 +235,7 @@ def test_kinds_that_do_not_fit_are_refused():
         fill_texts(encoder, encoder_params, Bytes(extra_ids=0), ["<mask>"])
 
 
+@pytest.mark.slow
 def test_rows_are_spread_over_a_mesh():
     program = """
 import jax, numpy as np

@@ -41,6 +41,7 @@ def full_forward(made, inputs, outputs):
     return [found[i, len(start) - 1 :][: len(output) + 1] for i, (start, output) in enumerate(zip(starts, outputs, strict=True))]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_greedy_decoding_equals_the_full_forward_pass(made):
     model, params, _ = made
     outputs = [best[0] for best in generate_many(model, params, INPUTS, Greedy(), length=LENGTH, eos_id=EOS)]

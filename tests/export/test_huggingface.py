@@ -97,6 +97,7 @@ def test_how_a_model_computes_never_decides_whether_a_family_has_it(family):
         assert canonical(changed) == canonical(plain), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "how"),
     [

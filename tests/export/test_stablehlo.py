@@ -159,6 +159,7 @@ def test_encoder_decoder_runs_with_jax_alone_at_any_size(exported, run_elsewhere
         assert not row[end:].any()
 
 
+@pytest.mark.slow
 def test_decoder_runs_with_jax_alone(exported, run_elsewhere):
     model, params, directory = exported("gpt")
     rows = ids(2, 2, 5)
@@ -180,6 +181,7 @@ def test_decoder_runs_with_jax_alone(exported, run_elsewhere):
     assert longest["logits"].shape == (1, 20, SIZE)
 
 
+@pytest.mark.slow
 def test_encoder_and_prefix_decoder_run_with_jax_alone(exported, run_elsewhere):
     model, params, directory = exported("bert")
     rows, types = ids(4, 2, 6), np.array([[0, 0, 0, 1, 1, 1]] * 2)

@@ -205,6 +205,7 @@ def test_a_model_of_merges_is_refused(tmp_path):
         read_vocabulary(tmp_path, {"model_type": "deberta-v2"}, scratch=tmp_path)
 
 
+@pytest.mark.slow
 def test_an_import_goes_out_with_the_files_that_it_came_with(pieces, tmp_path):
     write_directory(BY_NAME["DeBERTa label"], tmp_path / "theirs")
     directory_with(pieces, tmp_path / "theirs")

@@ -64,6 +64,7 @@ def evaluated(place, *words):
     return json.loads((place / "run" / "eval" / "0.json").read_text())["tasks"]
 
 
+@pytest.mark.slow
 def test_the_loss_is_that_of_the_runs_own_ids_and_bits_count_raw_bytes(place):
     loaded = SavedRun.load(place / "run")
     found = evaluated(place, "--tasks", "evaluate_text", "--length", "48")["evaluate_text"]["metrics"]

@@ -36,14 +36,6 @@ MISTAKES = [
     ),
     ("train gpt:quickstart --dir {dir} --evaluation.few-shot.length 200", "the model's 128 positions. Nearest: 128."),
     (
-        "train t5:quickstart --dir {dir} --evaluation.tasks reverse_words --checkpoint.best-metric eval/reverse_words/exact_macth",
-        "(--checkpoint.best-metric): no evaluation of this run has that metric. Nearest: eval/reverse_words/exact_match",
-    ),
-    (
-        "train t5:quickstart --dir {dir} --evaluation.tasks reverse_words --evaluation.few-shot.shots 100000",
-        "100000 examples are needed",
-    ),
-    (
         "train t5:quickstart --dir {dir} --learning-rate 3",
         "unknown option --learning-rate. Nearest: --optimizer.schedule.peak.",
     ),
@@ -59,12 +51,10 @@ MISTAKES = [
     ),
     ("train t5:quickstart --dir {dir} --data.task reverse_word", "reverse_word"),
     ("train t5:quickstart --dir {dir} --data.split trian", "trian"),
-    ("train t5:quickstart --dir {dir} --evaluation.tasks nothing_like_it", "nothing_like_it"),
     ("train bert:quickstart --dir {dir} --data.task reverse_words", "_fill_mask"),
     ("train t5:quickstart --dir {dir} --model.vocab-size 100", "vocab_size 100"),
     ("train t5:quickstart --dir {dir} --vocabulary nowhere.model", "nowhere.model"),
     ("train t5:quickstart --dir {dir} --trainable.exclude encodr/**", "encodr/**"),
-    ("train t5:quickstart --dir {dir} --start-from.run nowhere_at_all", "nowhere_at_all"),
     ("train t5:quickstart --dir {dir} --data.targets-length 10", "targets"),
     ("eval {dir}", "no run directory"),
     ("infer {dir} --text a", "no run directory"),
@@ -75,9 +65,28 @@ MISTAKES = [
     ("tasks --import nowhere.py", "--import 'nowhere.py': no such file"),
     ("tasks --import nowhere_module", "--import 'nowhere_module': no such module"),
 ]
+FOUND_LATE = [
+    (
+        "train t5:quickstart --dir {dir} --evaluation.tasks reverse_words --checkpoint.best-metric eval/reverse_words/exact_macth",
+        "(--checkpoint.best-metric): no evaluation of this run has that metric. Nearest: eval/reverse_words/exact_match",
+    ),
+    (
+        "train t5:quickstart --dir {dir} --evaluation.tasks reverse_words --evaluation.few-shot.shots 100000",
+        "100000 examples are needed",
+    ),
+    ("train t5:quickstart --dir {dir} --evaluation.tasks nothing_like_it", "nothing_like_it"),
+    ("train t5:quickstart --dir {dir} --start-from.run nowhere_at_all", "nowhere_at_all"),
+]
+"""Mistakes that are found in the data or in another run, when the compilation has begun."""
 
 
-@pytest.mark.parametrize(("words", "message"), MISTAKES, ids=[words for words, _ in MISTAKES])
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        *(pytest.param(*mistake, id=mistake[0]) for mistake in MISTAKES),
+        *(pytest.param(*mistake, id=mistake[0], marks=pytest.mark.slow) for mistake in FOUND_LATE),
+    ],
+)
 def test_a_mistake_is_one_line_and_code_2(words, message, tmp_path, capsys):
     directory = tmp_path / "run"
     given = words.format(dir=directory).split()
@@ -157,6 +166,7 @@ def test_commands_that_make_no_data_never_load_tensorflow(tmp_path):
     assert done.stdout.endswith("[]\n")
 
 
+@pytest.mark.slow
 def test_tensorflow_is_imported_without_keras_which_is_there_when_it_is_used():
     code = (
         "import sys\nfrom t2t.api.quiet import import_tensorflow\nimport_tensorflow()\n"

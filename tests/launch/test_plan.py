@@ -60,6 +60,7 @@ def test_an_estimate_needs_no_compiler(topology, no_compilers, capsys):
     assert "total" in out
 
 
+@pytest.mark.slow
 def test_a_search_by_estimate_needs_no_compiler(no_compilers, tmp_path, capsys):
     words = f"plan gpt:quickstart --topology v5e:2x2 --search --compile 0 --json {tmp_path / 'plan.json'}"
     assert run(words.split()) == 0

@@ -70,6 +70,7 @@ def test_pointers_are_those_of_each_token_looked_up():
     np.testing.assert_array_equal(pointers(scores, packed.positions, packed.segments), expected)
 
 
+@pytest.mark.slow
 def test_spans_on_a_mesh_that_divides_rows_equal_those_on_one_device():
     model, params = params_of(config("bert", head="span"))
     own = batch("encoder", rows([row(EXAMPLES, 16), row(EXAMPLES[::-1], 16)]), None)

@@ -76,7 +76,7 @@ def test_selected_rows_go_on_as_the_rows_they_were(name):
     assert not np.allclose(ours[0], ours[2])
 
 
-@pytest.mark.parametrize("platform", ["cpu", "gpu"])
+@pytest.mark.parametrize("platform", ["cpu", pytest.param("gpu", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("name", "overrides"),
     [
@@ -118,6 +118,7 @@ def test_hypotheses_that_share_their_prompt_go_on_as_if_each_had_its_own(name, o
     assert not np.allclose(shared[-1][0], shared[-1][1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["gpt", "t5"])
 def test_beams_are_the_same_on_a_mesh(name):
     model, params = params_of(config(name))

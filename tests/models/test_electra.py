@@ -137,6 +137,7 @@ def test_the_discriminator_teaches_the_generator_nothing_but_the_embeddings():
     assert not any("table" in path for path in gradient if not path.startswith("embeddings/"))
 
 
+@pytest.mark.slow
 def test_on_a_mesh_it_is_what_it_is_on_one_device():
     model, params, ((_, sums), gradients) = alone()
     mesh = MeshConfig(data=2, fsdp=2, tensor=2).build()

@@ -70,6 +70,7 @@ def test_a_growing_cache_gives_the_same(name, overrides, way, growing):
     assert np.asarray(grown.ids).any(axis=(1, 2)).all()
 
 
+@pytest.mark.slow
 def test_stacked_caches_grow_too(growing):
     way = "beams"
     config_ = config("gpt", num_layers=3)
@@ -82,6 +83,7 @@ def test_stacked_caches_grow_too(growing):
     np.testing.assert_array_equal(apart.ids, stacked.ids)
 
 
+@pytest.mark.slow
 def test_caches_grow_on_a_mesh(growing):
     way = "beams"
     model, params = params_of(config("t5"))

@@ -84,6 +84,7 @@ def test_what_chunked_attention_keeps_is_linear_in_the_length(make, dropout, rem
     assert short < long < 2.05 * short
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [gpt, t5])
 @pytest.mark.parametrize("remat", ["none", "dots"])
 def test_memory_that_the_compiler_asks_for_is_linear_in_the_length(make, remat):

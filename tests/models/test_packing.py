@@ -35,6 +35,7 @@ def test_packed_equals_unpacked(name, backend):
     assert float(np.std(together)) > 0.05
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["t5", "longt5", "gpt", "bert"])
 def test_rows_of_padding_alone_are_finite_with_their_gradients(name):
     model, params = params_of(config(name))

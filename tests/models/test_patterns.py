@@ -141,7 +141,7 @@ def test_packed_equals_unpacked(name):
         at += len(text)
 
 
-@pytest.mark.parametrize("platform", ["cpu", "gpu"])
+@pytest.mark.parametrize("platform", ["cpu", pytest.param("gpu", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", PATTERNS)
 def test_steps_equal_the_full_pass_for_ragged_prompts(name, platform):
     lengths, steps = [6, 1, 4], 3
@@ -168,7 +168,7 @@ def test_steps_equal_the_full_pass_for_ragged_prompts(name, platform):
         np.testing.assert_allclose(logits, wanted, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("platform", ["cpu", "gpu"])
+@pytest.mark.parametrize("platform", ["cpu", pytest.param("gpu", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", PATTERNS)
 def test_hypotheses_that_share_their_prompt_go_on_as_if_each_had_its_own(name, platform):
     model, params = params_of(patterned(name))
@@ -245,6 +245,7 @@ def test_loss_and_gradients_on_a_mesh_equal_those_on_one_device(name):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6, rtol=1e-5), expected, spread)
 
 
+@pytest.mark.slow
 def test_rounds_of_several_repeats_and_rematerialisation_change_nothing():
     own, key = some_batch("decoder"), jax.random.key(3)
 

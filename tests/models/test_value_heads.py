@@ -62,6 +62,7 @@ def test_losses_are_those_of_the_formula_packed_or_not(head):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), loss(params, packed), apart)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", HEADS)
 def test_sharded_equals_unsharded(head):
     settings, params, _ = losses(head)

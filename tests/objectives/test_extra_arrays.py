@@ -113,6 +113,7 @@ def trained(mesh: MeshConfig, devices: int, microbatches: int):
     return jax.device_get(state.params), metrics
 
 
+@pytest.mark.slow
 def test_a_mesh_and_microbatches_change_nothing():
     alone, expected = trained(MeshConfig(data=1), 1, 1)
     spread, found = trained(MeshConfig(data=2, fsdp=2), 4, 2)
@@ -156,6 +157,7 @@ class Silent:
         return lambda *args, **kwargs: None
 
 
+@pytest.mark.slow
 def test_a_resumed_run_is_bitwise_that_of_one_go(tmp_path):
     whole, again = tmp_path / "whole", tmp_path / "again"
     record = RunRecord(recipe="rewarded", experiment=EXPERIMENT, vocabulary=Bytes())

@@ -39,6 +39,7 @@ def test_an_estimate_is_near_the_compiled_program():
     assert compiled.to_json()["memory"]["total"] == compiled.memory.total
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("remat", ["none", "full"])
 def test_the_estimate_counts_the_layer_that_is_gone_back_through(remat):
     # Attention of rows so long that one layer's logits and their gradient are most there is.
@@ -70,6 +71,7 @@ def test_what_is_too_large_is_mended_by_options_that_fit():
     assert any("--microbatches" in options for options, _ in found)
 
 
+@pytest.mark.slow
 def test_a_search_ranks_what_fits():
     topology = small(EIGHT, 4)
     found = search(decoder(batch_size=512, length=64), topology, jax.devices())
@@ -89,6 +91,7 @@ def test_an_estimate_without_devices_is_that_with_them(mesh):
     assert without.to_json() == given.to_json()
 
 
+@pytest.mark.slow
 def test_a_search_without_devices_finds_what_one_with_them_does():
     topology = Topology.parse("h100:1x2")
     found = [search(decoder(batch_size=2, length=16), topology, devices) for devices in (None, jax.devices()[:2])]

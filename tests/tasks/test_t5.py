@@ -343,6 +343,7 @@ def test_wsc_takes_a_prediction_that_names_the_noun(prediction, referent, expect
     assert t5.same_referent("ignored", example=example, is_target=True) == "False"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*PRETRAINING, *SUPERVISED])
 def test_every_task_runs_on_mock_data(name):
     task = find(name)

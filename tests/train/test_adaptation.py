@@ -91,6 +91,7 @@ def test_only_decoders_have_a_loss_on_inputs():
         check(encoder, 8)
 
 
+@pytest.mark.slow
 def test_a_discriminator_is_taken_from_an_electra_alone(causal):
     with pytest.raises(UserError, match=r"a DecoderConfig, not an ELECTRA.* Nearest: from:"):
         find(f"discriminator:{causal}")()
@@ -103,6 +104,7 @@ def encoder_decoder(recipe: str, **changes) -> Experiment:
     return replace(begun, data=data, evaluation=Evaluation(split=None), **changes)
 
 
+@pytest.mark.slow
 def test_cross_attention_is_warmed_up_alone_and_then_all_is_trained(causal, tmp_path):
     decoder = SavedRun.load(causal).params()["decoder"]["layers"]
     cross = Trainable(include=("decoder/**/cross_attention*",))
@@ -119,6 +121,7 @@ def test_cross_attention_is_warmed_up_alone_and_then_all_is_trained(causal, tmp_
         find(f"encoder-decoder:{tmp_path / 'warm'}")()
 
 
+@pytest.mark.slow
 def test_an_encoder_decoder_starts_from_two_runs(causal, tmp_path):
     wide = replace(CAUSAL, model=replace(CAUSAL.model, decoder=replace(CAUSAL.model.decoder, d_model=24)), steps=1)
     run(tmp_path / "wide", wide)

@@ -27,6 +27,7 @@ def failing_in_the_thread(monkeypatch, method, error):
     monkeypatch.setattr(Program, method, once)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["of", "create", "compiled"])
 def test_an_import_that_fails_in_the_thread_is_made_up_for(method, experiment, monkeypatch):
     failing_in_the_thread(monkeypatch, method, ModuleNotFoundError("No module named 'jax._src.hijax.HiType'"))

@@ -19,6 +19,7 @@ OPTIONS = (
 STACK = "--model.{0}.layers 1 --model.{0}.embed 16 --model.{0}.heads 2 --model.{0}.mlp 32"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("family", "stacks"), [("t5", ("encoder", "decoder")), ("gpt", ("decoder",))])
 def test_a_run_of_an_earlier_version_is_resumed_with_equal_losses(family, stacks, tmp_path):
     with tarfile.open(EARLIER / f"{family}.tar.xz") as archive:

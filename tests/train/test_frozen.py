@@ -124,6 +124,7 @@ def test_frozen_parameters_stay_bit_for_bit_and_have_no_optimizer_state(optimize
     assert told[-1]["loss"] < told[0]["loss"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", HEADED)
 def test_bfloat16_is_the_type_it_is_kept_in_not_the_one_it_is_computed_in(kind):
     """A model whose frozen parameters are bfloat16 computes what one does that has the same numbers in float32."""
@@ -133,6 +134,7 @@ def test_bfloat16_is_the_type_it_is_kept_in_not_the_one_it_is_computed_in(kind):
     np.testing.assert_array_equal(loss(kept), loss(jax.tree.map(lambda x: x.astype(jnp.float32), kept)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "exclude", "mesh"),
     [

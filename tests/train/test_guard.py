@@ -77,6 +77,7 @@ def test_a_bad_step_is_skipped_counted_and_told(poisoned, tmp_path):
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
 
 
+@pytest.mark.slow
 def test_a_run_rewinds_to_before_the_bad_step_and_leaves_its_data_out(poisoned, tmp_path):
     poisoned({6})
     observer = Silent()
@@ -86,6 +87,7 @@ def test_a_run_rewinds_to_before_the_bad_step_and_leaves_its_data_out(poisoned, 
     assert [line["rewinds"] for line in lines(tmp_path / "run")] == [0, 0, 1, 1, 1, 1]
 
 
+@pytest.mark.slow
 def test_a_run_that_is_to_stop_ends_with_its_last_checkpoint_from_before(poisoned, tmp_path):
     poisoned({7})
     with pytest.raises(Diverged, match=r"step 7: the loss is not finite \(--guard.nonfinite stop\)"):

@@ -192,6 +192,7 @@ def test_foreign_and_broken_directories_are_refused(whole, tmp_path):
         SavedRun.load(broken)
 
 
+@pytest.mark.slow
 def test_fine_tuning_starts_from_another_runs_parameters(whole, tmp_path):
     observer = Silent()
     begun = replace(
@@ -215,6 +216,7 @@ def test_a_pattern_that_matches_nothing_is_refused(whole, tmp_path):
         run(tmp_path / "r", replace(TINY, start_from=StartFrom(run=str(whole), include=("encodr/**",))))
 
 
+@pytest.mark.slow
 def test_a_vocabulary_that_is_not_the_checkpoints_is_refused(whole, tmp_path):
     words = tmp_path / "vocab.txt"
     words.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvwxyz0123456789"]))

@@ -46,6 +46,7 @@ def traced(tmp_path_factory):
     return directory, observer
 
 
+@pytest.mark.slow
 def test_a_trace_is_written_where_tensorboard_looks_for_it(traced):
     directory, observer = traced
     (file,) = directory.glob("profile/steps_2_3/plugins/profile/*/*.xplane.pb")

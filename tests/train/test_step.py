@@ -105,6 +105,7 @@ def test_sharded_equals_unsharded(kind, mesh):
     close(params, state.params)
 
 
+@pytest.mark.slow
 def test_muon_on_divided_matrices_equals_muon_on_whole_ones():
     """The orthogonal update of a matrix needs all of its rows, which are on different devices."""
     muon = Muon(schedule=Constant(peak=1e-3))

@@ -51,6 +51,7 @@ def test_an_encoder_is_not_read_again():
     assert read > sizes["decoder"] / 2
 
 
+@pytest.mark.slow
 def test_rates_and_shares_go_together_and_near_lengths_compile_nothing():
     work, _ = tiny("decoder")
     found = named(list(decode.measure(work)))
