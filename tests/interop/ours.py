@@ -100,6 +100,12 @@ def generated(case: Case, model: Model, params: Params, given: dict[str, np.ndar
 
     (`Beam` itself ranks finished hypotheses before those that are cut off at the length limit.)
     """
+    rows = len(given["ids"])
+    if rows > 1 and case.options.get("rope_parameters", {}).get("rope_type") in ("dynamic", "longrope"):
+        # These positions depend on the longest row of a batch with its padding, and transformers decodes one row at a time.
+        lengths = given["mask"].sum(axis=1)
+        alone = [{name: given[name][row : row + 1, : lengths[row]] for name in ("ids", "mask")} for row in range(rows)]
+        return np.concatenate([generated(case, model, params, one, beams) for one in alone])
     own = batch(case, given)
     if case.kind == "encoder_decoder":
         start = np.zeros((len(given["ids"]), 1), int)
