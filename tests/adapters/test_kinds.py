@@ -124,6 +124,7 @@ def test_virtual_tokens_compute_what_real_tokens_of_the_same_vectors_do(name):
     np.testing.assert_allclose(found, wanted if name == "t5" else wanted[:, len(ids) :], atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("decoding", [Greedy(), Beam(size=2)], ids=lambda decoding: type(decoding).__name__)
 @pytest.mark.parametrize("name", ["t5", "gpt"])
 def test_virtual_tokens_before_a_prompt(name, decoding):

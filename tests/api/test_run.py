@@ -187,6 +187,7 @@ def test_a_run_is_evaluated(runs):
     assert (runs["t5"].directory / "eval/0.json").is_file()
 
 
+@pytest.mark.slow
 def test_an_export_is_loaded_again(runs, tmp_path, monkeypatch):
     monkeypatch.setenv("T2T_CACHE", str(tmp_path / "cache"))
     run = runs["t5"]

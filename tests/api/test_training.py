@@ -78,6 +78,7 @@ def test_callbacks_are_told_everything(trained):
     assert seen.ends == [(4, 4, False)]
 
 
+@pytest.mark.slow
 def test_a_run_is_resumed_in_its_directory(trained, tmp_path):
     run, _ = trained
     seen = Seen()

@@ -177,6 +177,7 @@ def test_every_mode_of_pooling_goes_as_it_came(mode, tmp_path):
     assert flags[0].startswith(f"pooling_mode_{mode}")
 
 
+@pytest.mark.slow
 def test_a_plain_export_leaves_the_dense_layer_out(tmp_path, capsys):
     write("LaBSE", tmp_path / "theirs")
     encoder = t2t.load(tmp_path / "theirs", dir=tmp_path / "run")

@@ -129,6 +129,7 @@ def test_import_of_the_folder_names_is_refused():
         assert message in found.stderr
 
 
+@pytest.mark.slow
 def test_commands_that_make_no_data_never_load_tensorflow(tmp_path):
     """Whole commands, one after the other in one process: each has TensorFlow left alone."""
     from t2t import models

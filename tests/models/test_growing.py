@@ -48,8 +48,8 @@ def generated(model, params, given, way, eos_id=VOCAB):
     ("name", "overrides", "way"),
     [
         ("prefix", {}, "greedy"),
-        ("t5", {}, "sampling"),
-        ("t5", {"relative_per_layer": True}, "beams"),
+        pytest.param("t5", {}, "sampling", marks=pytest.mark.slow),
+        pytest.param("t5", {"relative_per_layer": True}, "beams", marks=pytest.mark.slow),
         ("llama", {"num_heads": 4, "num_kv_heads": 2, "window": 6}, "greedy"),
         ("llama", {"num_heads": 4, "num_kv_heads": 2, "window": 6}, "beams"),
     ],

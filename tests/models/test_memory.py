@@ -74,6 +74,7 @@ def asked(model, length):
     return step.lower(params, rows, key).compile().memory_analysis().temp_size_in_bytes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("remat", ["none", "dots", "dots_no_batch", "full"])
 @pytest.mark.parametrize(
     ("make", "dropout"), [(gpt, 0.1), (prefix, 0.0), (t5, 0.0), (t5, 0.1), (bert, 0.0), (llama, 0.0)]

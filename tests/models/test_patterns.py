@@ -229,7 +229,7 @@ def test_an_own_mixer_learns_packed_texts():
     assert losses[-1] < 0.7 * losses[0]
 
 
-@pytest.mark.parametrize("name", ["gemma", "two", "sparse"])
+@pytest.mark.parametrize("name", [pytest.param("gemma", marks=pytest.mark.slow), "two", "sparse"])
 def test_loss_and_gradients_on_a_mesh_equal_those_on_one_device(name):
     settings = patterned(name, num_heads=4, **DIVISIBLE.get(name, {}))
     model, params = params_of(settings)

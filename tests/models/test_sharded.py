@@ -22,9 +22,9 @@ def layout(specs, mesh):
 
 MIXED = {
     "data 2, fsdp 2, tensor 2": MeshConfig(data=2, fsdp=2, tensor=2),
-    "fsdp 2, context 2, tensor 2": MeshConfig(data=1, fsdp=2, context=2, tensor=2),
 }
 OTHERS = {
+    "fsdp 2, context 2, tensor 2": MeshConfig(data=1, fsdp=2, context=2, tensor=2),
     "two slices of fsdp 2, context 2": MeshConfig(data=2, fsdp=2, context=2, slices=2),
     "fsdp 8": MeshConfig(data=1, fsdp=8),
     "tensor 8": MeshConfig(data=1, tensor=8),

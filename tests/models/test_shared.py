@@ -26,6 +26,7 @@ def test_the_encoders_blocks_cost_nothing_but_their_norms():
     assert (count(shared) - cross - table) / (count(own) - cross - table) == pytest.approx(0.5, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_both_uses_of_a_parameter_contribute_to_its_gradient():
     settings, batch = config("t5-shared"), some_batch("encoder_decoder")
     model, params = params_of(settings)

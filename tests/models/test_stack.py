@@ -58,6 +58,7 @@ def test_remat_policies_save_less_and_less():
     assert temporary("full") < temporary("none") / 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["t5", "t5-1.0", "gpt", "bert"])
 def test_bfloat16_is_close_and_keeps_parameters_and_logits_in_float32(name):
     model, params = params_of(config(name))

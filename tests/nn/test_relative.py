@@ -64,6 +64,7 @@ def direct(module, start, rows, columns):
     return jnp.moveaxis(module.table[...][index], -1, 0)[None]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("start", "rows", "columns"), [(0, 6, 6), (4, 5, 30), (25, 7, 2), (0, 1, 1)])
 def test_a_block_is_every_pair_looked_up(relative, start, rows, columns):
     definition, params = relative

@@ -24,6 +24,7 @@ def small(topology, gib):
     return Small(kind=topology.kind, shape=topology.shape)
 
 
+@pytest.mark.slow
 def test_an_estimate_is_near_the_compiled_program():
     mesh = MeshConfig(data=2, fsdp=2, tensor=2)
     program = prepare(decoder(mesh=mesh, remat="full"), EIGHT, jax.devices())

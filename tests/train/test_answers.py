@@ -213,6 +213,7 @@ def test_infer_refuses_what_a_head_has_no_use_for(ask, task, words, said):
         ask(task, *words, learn=False)
 
 
+@pytest.mark.slow
 def test_embeddings_are_the_encoders_output(ask):
     """Mean over a text's own tokens, or its first, whatever stands beside it in the batch."""
     model, params, _ = learnt("parity_label")

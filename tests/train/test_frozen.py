@@ -84,6 +84,7 @@ def first_update(kind: str, only_head: bool):
     return {path: (old[path], flat[path]) for path in flat}, told[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["encoder_decoder", "decoder"])
 def test_the_heads_gradients_are_those_of_training_everything(kind):
     part, told = first_update(kind, True)

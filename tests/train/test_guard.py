@@ -102,6 +102,7 @@ def test_too_many_bad_steps_in_a_row_end_the_run(poisoned, tmp_path):
         run(tmp_path / "run", replace(TINY, guard=Guard(limit=3)))
 
 
+@pytest.mark.slow
 def test_a_spike_is_told_from_ordinary_losses(poisoned, tmp_path):
     poisoned({9}, factor=1.0)
     guard = Guard(spike="skip", spike_factor=1.3, window=4)

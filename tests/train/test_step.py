@@ -143,6 +143,7 @@ def test_a_batch_is_learned():
     assert losses[-1]["loss"] < 0.3 * losses[0]["loss"]
 
 
+@pytest.mark.slow
 def test_an_empty_batch_changes_nothing_but_the_count():
     model = CONFIGS["decoder"].build()
     transform = optax.sgd(0.1)

@@ -75,6 +75,7 @@ def compare(ours, theirs):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), ours, theirs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "kv_heads"), [("window", 1), ("prefix", 2), ("cross", 4)])
 def test_splash_equals_einsum(name, kv_heads):
     mask = MASKS[name]
