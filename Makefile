@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 RUN ?= runs/quickstart
 SOURCES = setup.py t2t models tasks launch tests docs benchmarks
 
-.PHONY: quickstart quick test faults test-slurm lint types imports check format lock clean plans test-memory test-interop test-peft test-gguf cases goldens benchmark-environments benchmarks
+.PHONY: quickstart quick test faults test-slurm lint types imports check format lock clean plans test-memory test-interop test-peft test-bitsandbytes test-gguf cases goldens benchmark-environments benchmarks
 
 quickstart: $(VENV)/installed
 	$(BIN)/t2t train t5:quickstart --dir $(RUN)
@@ -55,6 +55,11 @@ test-interop: $(INTEROP)/installed
 test-peft: $(INTEROP)/installed
 	$(INTEROP)/bin/pip install -q --disable-pip-version-check --no-deps peft==0.21.2 accelerate psutil
 	$(INTEROP)/bin/python -m tests.interop.peft_logits
+
+# Quantized weights against bitsandbytes, which the environment does not have otherwise.
+test-bitsandbytes: $(INTEROP)/installed
+	$(INTEROP)/bin/pip install -q --disable-pip-version-check --no-deps bitsandbytes==0.50.0 accelerate psutil
+	$(INTEROP)/bin/python -m tests.interop.nf4
 
 # GGUF files against the reader of transformers, which needs accelerate. TOKENIZERS="DIR DIR": published tokenizers to compare too.
 test-gguf: $(INTEROP)/installed

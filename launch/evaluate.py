@@ -13,6 +13,7 @@ from t2t.api.report import write_report
 from t2t.api.user_code.loading import load_run
 from t2t.launch.output import console, table
 from t2t.limits import CountOrZero, Few, Generated, Length, Rows
+from t2t.nn.weights import Quantize
 from t2t.paths import LocalPath
 from t2t.train.evaluation import EvalResult
 from t2t.train.few_shot import Calibration
@@ -29,6 +30,7 @@ def evaluate(
     *,
     step: CountOrZero | None = None,
     plain_weights: bool = False,
+    quantize: Quantize = "none",
     tasks: tuple[str, ...] | None = None,
     split: str | None = None,
     examples: CountOrZero | None = None,
@@ -52,6 +54,7 @@ def evaluate(
         run: the run's directory.
         step: checkpoint to load. Default: the newest.
         plain_weights: use the trained parameters of a run with a running mean (--ema.decay), instead of the mean.
+        quantize: store the kernels of linear layers in this format while the model is in memory, for less memory; see docs/quantization.md.
         tasks: names of tasks or mixtures. Default: the run's evaluation tasks.
         split: split to evaluate on. Default: the run's evaluation split, or validation.
         examples: number of examples of each task, from the first on; 0 for all. Default: as in the run.
@@ -67,7 +70,7 @@ def evaluate(
         length: tokens of an example, instead of the lengths of training. Decoder: of a row, inputs included. Encoder: of the text.
             Encoder-decoder: of the inputs and of the targets each.
     """
-    loaded = load_run(run, step, plain_weights=plain_weights)
+    loaded = load_run(run, step, plain_weights=plain_weights, quantize=quantize)
     results = evaluate_run(
         loaded,
         tasks=tasks,

@@ -11,6 +11,7 @@ import tyro
 from t2t.api.export import check_export, export_run
 from t2t.api.exporters import BUILT_IN
 from t2t.limits import CountOrZero, Generated, Range
+from t2t.nn.weights import Quantize
 from t2t.paths import LocalPath
 
 
@@ -27,6 +28,7 @@ def export(
     shard_bytes: Annotated[int, Range(1, 10**12)] | None = None,
     check: bool = True,
     merge_adapter: bool = False,
+    quantize: Quantize = "none",
     overwrite: bool = False,
 ) -> None:
     """Export the model of a run's checkpoint to another format.
@@ -46,6 +48,7 @@ def export(
         check: huggingface, sentence-transformers: read the directory back and compare every tensor, bit for bit, and the logits of a short input.
             gguf: the same within the rounding of the type, and the ids of texts.
         merge_adapter: merge the run's adapter into the kernels. huggingface, sentence-transformers and gguf have no adapters: they always do.
+        quantize: store the kernels of linear layers in this format. stablehlo: any; huggingface: nf4, in the layout of bitsandbytes. See docs/quantization.md.
         overwrite: replace files in a directory that is not empty.
 
     Raises:
@@ -59,6 +62,7 @@ def export(
             dtype=dtype,
             shard_bytes=shard_bytes,
             merge_adapter=merge_adapter,
+            quantize=quantize,
         )
     from t2t.api.user_code.loading import load_run
     from t2t.export.directory import check as check_out
@@ -74,6 +78,7 @@ def export(
         shard_bytes=shard_bytes,
         check=check,
         merge_adapter=merge_adapter,
+        quantize=quantize,
         overwrite=overwrite,
         say=lambda line: print(line, file=sys.stderr),
     )

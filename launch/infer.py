@@ -36,6 +36,7 @@ from t2t.launch.infer_output import open_output
 from t2t.limits import CountOrZero, Few, Generated, Ids, Seed
 from t2t.limits import Rows as BatchRows
 from t2t.nn.capabilities import OF_TEXT
+from t2t.nn.weights import Quantize
 from t2t.paths import LocalPath, check_output
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ def command(
     output: LocalPath | None = None,
     step: CountOrZero | None = None,
     plain_weights: bool = False,
+    quantize: Quantize = "none",
     decoding: Literal["greedy", "sample", "beam"] | None = None,
     temperature: Temperature | None = None,
     top_k: TopK | None = None,
@@ -84,6 +86,7 @@ def command(
         output: file for the JSON lines. Default: standard output.
         step: checkpoint to load. Default: the newest.
         plain_weights: use the trained parameters of a run with a running mean (--ema.decay), instead of the mean.
+        quantize: store the kernels of linear layers in this format while the model is in memory, for less memory; see docs/quantization.md.
         decoding: decoding method. Default: the method that the options below belong to, or greedy if none is given.
         temperature: sampling temperature. Default: 1.
         top_k: sample from the k most likely tokens; 0 for all.
@@ -137,7 +140,7 @@ def command(
 
     from t2t.api.user_code.loading import load_run
 
-    loaded = load_run(run, step, plain_weights=plain_weights)
+    loaded = load_run(run, step, plain_weights=plain_weights, quantize=quantize)
     model = loaded.experiment.model
     if second and (not (model.output in OF_TEXT or model.can("find_span")) or embed is not None):
         raise UserError(

@@ -25,6 +25,7 @@ from t2t.nn.model import Cache, Model, ModelConfig
 from t2t.nn.parameters import Definition
 from t2t.nn.pooling import Pooling
 from t2t.nn.state import taken
+from t2t.nn.weights.network import check_quantizable, compressed, expanded, quantize_kernels
 from t2t.types import Array as AnyArray
 from t2t.types import Batch, Params, Tokens
 
@@ -77,11 +78,14 @@ class FunctionalModel(Model):
         self._definition = Definition(network)
         self._attach: Callable[[nnx.Module], None] | None = None
         self._virtual = 0
+        self._float: FunctionalModel | None = None
+        self._format, self._kernels = "none", frozenset[str]()
         self.specs = self._definition.specs
 
     def adapted(self, attach: Callable[[nnx.Module], None]) -> FunctionalModel:
         """Return the model with adapters, see `t2t.nn.model.Model.adapted`."""
         assert self._attach is None, "the model has adapters"
+        assert self._float is None, "adapters come before quantized kernels"
         model = copy.copy(self)
         network = self._definition.unbound()
         attach(network)
@@ -90,16 +94,43 @@ class FunctionalModel(Model):
         return model
 
     def rebuilt(self, config: ModelConfig) -> Model:
-        """Return the model of another configuration with the same parameters, with the adapters of this one."""
+        """Return the model of another configuration with the same parameters, with the adapters and the quantized kernels of this one."""
         model = config.build()
-        return model if self._attach is None else model.adapted(self._attach)
+        model = model if self._attach is None else model.adapted(self._attach)
+        return model.quantized(self._format, self._kernels.__contains__)
+
+    def quantized(self, format: str, wanted: Callable[[str], bool] | None = None) -> FunctionalModel:
+        """Return the model with quantized kernels, see `t2t.nn.model.Model.quantized`. Raises UserError if it has experts or ternary weights."""
+        if format == "none":
+            return self
+        assert self._float is None, "the kernels are quantized"
+        check_quantizable(self.specs, self.config.quantization, format)
+        model, network = copy.copy(self), self._definition.unbound()
+        model._float, model._format = self, format
+        model._kernels = frozenset(quantize_kernels(network, format, wanted))
+        model._definition = Definition(network)
+        model.specs = model._definition.specs
+        return model
+
+    @property
+    def float_specs(self) -> dict[str, Any]:
+        """The specs of the same model without quantized kernels."""
+        return self.specs if self._float is None else self._float.specs
+
+    def compressed(self, params: Params) -> Params:
+        """Return the parameters with quantized kernels, see `t2t.nn.model.Model.compressed`."""
+        return compressed(params, self._kernels, self._format) if self._kernels else params
+
+    def expanded(self, params: Params) -> Params:
+        """Return the parameters with float kernels, see `t2t.nn.model.Model.expanded`."""
+        return expanded(self._definition.bind(params), params) if self._kernels else params
 
     def started(self, params: Params, fresh: Collection[str]) -> Params:
         """Return the parameters with first values for those that depend on others, see `t2t.nn.model.Model.started`."""
         return params if self._attach is None else started(self._definition.bind(params), params, fresh)
 
     def merged(self, params: Params) -> Params:
-        """Return the parameters of the model without adapters that computes the same; `params` if there are none.
+        """Return the parameters of the model without adapters and quantized kernels that computes the same; `params` if there are none.
 
         Raises UserError if the adapter is virtual tokens, which no parameters of the model compute.
         """
@@ -107,10 +138,14 @@ class FunctionalModel(Model):
             raise UserError(
                 "adapter.kind is 'prompt': virtual tokens cannot be merged into the model. Nearest: --format peft."
             )
+        if self._float is not None:
+            return self._float.merged(self.expanded(params))
         return params if self._attach is None else merged(self._definition.bind(params), params)
 
     def init(self, key: jax.Array) -> Params:
         """Return initial parameters for a random key."""
+        if self._float is not None:
+            return self.compressed(self._float.init(key))
         params = self._definition.init(key)
         return params if self._attach is None else started(self._definition.bind(params), params, None)
 

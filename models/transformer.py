@@ -21,7 +21,8 @@ from t2t.nn.layer_outputs import recorder
 from t2t.nn.layers import LayerConfig
 from t2t.nn.mixers import BuildOptions, Context, Handed
 from t2t.nn.norms import norm
-from t2t.nn.parameters import rebind, stack, unbind
+from t2t.nn.parameters import modules, rebind, stack, unbind
+from t2t.nn.weights import QuantizedKernel
 from t2t.sharding import platform
 from t2t.types import Params
 
@@ -194,7 +195,12 @@ class Stack(nnx.Module):
         XLA's CPU compiler copies a slice of a stacked array before it multiplies by it, and copies a cache that is read before it is written. On accelerators a
         single write updates the entries of all layers.
         """
-        return platform() == "cpu" and self.config.num_layers <= UNROLLED
+        return platform() == "cpu" and self._unrolls
+
+    @property
+    def _unrolls(self) -> bool:
+        """Whether a step unrolls the loop over layers. XLA schedules what does not depend on other layers first: it would hold the dequantized kernels of all of them."""
+        return self.config.num_layers <= UNROLLED and not modules(self, QuantizedKernel)
 
     def layer_params(self) -> Layers:
         """Return a copy of each layer's parameters if that makes a loop of steps faster and takes at most COPIED bytes, else None."""
@@ -254,7 +260,7 @@ class Stack(nnx.Module):
         first_entries: tuple[Any, ...] = ()
         if isinstance(states, Patterned):
             x, first_entries = separate(x, self.first.all(), before, states.first, memories.first)
-        x, entries = self._scan(body, x, params, repeated, unroll=self.config.num_layers <= UNROLLED)
+        x, entries = self._scan(body, x, params, repeated, unroll=self._unrolls)
         if isinstance(states, Patterned):
             x, tail = separate(x, self.tail.all(), contexts, states.tail, memories.tail)
             entries = Patterned((entries,) if self.single else entries, tail, first_entries)

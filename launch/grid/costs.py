@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,7 +38,7 @@ class Costs:
         streams = [stream.ids for stream in (batch.encoder, batch.decoder) if stream is not None]
         times = ledger.read(directory).seconds
         return cls(
-            parameters=sum(math.prod(spec.shape) for spec in flatten_specs(program.model.specs).values()),
+            parameters=sum(spec.size for spec in flatten_specs(program.model.specs).values()),
             tokens=_tokens(directory),
             places=rows * sum(ids.shape[1] for ids in streams),
             flops=count(program).model * rows / experiment.data.batch_size,

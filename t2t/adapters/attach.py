@@ -10,7 +10,7 @@ from t2t.errors import UserError, nearest
 from t2t.nn.adapters import IA3, DoRA, LoRA
 from t2t.nn.embeddings import Embedding, VirtualTokens
 from t2t.nn.linear import Linear, LinearAdapter
-from t2t.nn.parameters import axes_of, freeze, modules, names, put, stack
+from t2t.nn.parameters import axes_of, freeze, in_stack, modules, names, put, stack
 from t2t.optim.paths import chosen, matching, select
 
 if TYPE_CHECKING:
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
 FOLDERS = frozenset({"adapter", "virtual"})
 """Folders of an adapter's parameters: in those of its linear layer, and virtual tokens in those of the token embeddings."""
-STACKED = frozenset({"first", "layers", "tail"})
-"""Folders of the layers of a stack, whose linear layers have dropout keys."""
 
 
 def is_of_adapter(path: str) -> bool:
@@ -42,7 +40,7 @@ def attach(network: nnx.Module, adapter: Adapter) -> None:
             f"adapter.targets {', '.join(map(repr, adapter.patterns))} without adapter.exclude {', '.join(map(repr, adapter.exclude))} leaves no linear layer"
             f" (--adapter.targets, --adapter.exclude).{nearest(adapter.patterns[0], linears)}"
         )
-    if adapter.dropout and (outside := sorted(path for path in targets if STACKED.isdisjoint(path.split("/")))):
+    if adapter.dropout and (outside := sorted(path for path in targets if not in_stack(path))):
         raise UserError(
             f"adapter.dropout {adapter.dropout} (--adapter.dropout): {outside[0]} is not in a stack of layers, and only the adapters in stacks have dropout."
             f" Nearest: 0.0, or --adapter.exclude {' '.join(outside)}."
@@ -65,6 +63,7 @@ def _attach_prompt(network: nnx.Module, adapter: Adapter) -> None:
 
 
 def _built(path: str, linear: Linear, adapter: Adapter, *, scale_inputs: bool) -> LinearAdapter:
+    assert isinstance(linear.kernel, nnx.Param), "adapters come before quantized kernels"
     *layers, inputs, outputs = linear.kernel.get_value().shape
     axes = axes_of(linear.kernel)[-2:]
     sizes = (inputs, outputs, (axes[0], axes[1]))

@@ -36,7 +36,8 @@ def evaluate_run(
     """Evaluate a run on tasks and return one result for each task. Updates RUN/eval; the report takes longer, see `write_report`. Call it on all processes.
 
     The options are those of `t2t eval`. None keeps the value of the run's own evaluation. The name of a result is TASK@SPLIT on a split other than
-    the run's own, TASK@4-shot with examples in the prompt, and TASK@plain-weights if the run's own weights are a running mean.
+    the run's own, TASK@4-shot with examples in the prompt, TASK@plain-weights if the run's own weights are a running mean, and TASK@int8 if kernels are quantized when
+    they are read.
 
     params: the run's parameters. By default, they are read from the checkpoint.
     Raises UserError for an unknown task or split, or for a length that the model does not support.
@@ -73,6 +74,7 @@ def evaluate_run(
     )
     other = [evaluation.split] if evaluation.split != own.split else []
     other += ["plain-weights"] if run.plain_weights and run.experiment.ema.decay is not None else []
+    other += [run.quantize] if run.quantize != "none" else []
     other += [few_shot.label or "0-shot"] if few_shot.label != shown.label else []
     results = [replace(result, task="@".join([result.task, *map(str, other)])) for result in results]
     write(run.directory, run.step, results)

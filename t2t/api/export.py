@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from t2t.api.exporters import BUILT_IN, registered
 from t2t.errors import Failure, UserError, nearest
 from t2t.nn.model import ModelConfig, Part
+from t2t.nn.weights import checked_format
 from t2t.train.run import SavedRun
 from t2t.types import Params
 
@@ -30,6 +31,7 @@ def check_export(
     dtype: str | None = None,
     shard_bytes: int | None = None,
     merge_adapter: bool = False,
+    quantize: str = "none",
 ) -> None:
     """Raise UserError for an unknown format, and for an option of another format, which would have no effect."""
     known = (*BUILT_IN, *registered())
@@ -44,11 +46,20 @@ def check_export(
         ("--platforms", platforms, ("stablehlo",)),
         ("--dtype", dtype, (*_TRANSFORMERS, "gguf")),
         ("--shard-bytes", shard_bytes, _TRANSFORMERS),
+        (
+            "--quantize",
+            None if checked_format(quantize, option="--quantize") == "none" else quantize,
+            ("stablehlo", "huggingface"),
+        ),
     )
     for option, value, owners in options:
         if value is not None and format not in owners:
             named = " or ".join(filter(None, (", ".join(owners[:-1]), owners[-1])))
             raise UserError(f"{option} is for --format {named}; it has no effect with --format {format}.")
+    if format == "huggingface" and quantize not in ("none", "nf4"):
+        raise UserError(
+            f"--quantize {quantize}: --format huggingface writes the layout of bitsandbytes with four bits. Nearest: nf4."
+        )
     if merge_adapter and format == "peft":
         raise UserError("--merge-adapter has no effect with --format peft, which writes only the adapter.")
     dtypes = TYPES if format == "gguf" else tuple(DTYPES)
@@ -71,6 +82,7 @@ def export_run(
     shard_bytes: int | None = None,
     check: bool = True,
     merge_adapter: bool = False,
+    quantize: str = "none",
     overwrite: bool = False,
     params: Params | None = None,
     say: Callable[[str], None] = lambda line: None,
@@ -80,6 +92,7 @@ def export_run(
     A model of several parts (ELECTRA) is written to a folder for each part.
 
     merge_adapter: merge the run's adapter into the kernels. The formats of transformers and gguf have no adapters, so for them it always is.
+    quantize: format of the kernels of linear layers (`t2t.nn.weights`): for huggingface "nf4", in the layout of bitsandbytes.
     params: the run's parameters. By default, they are read from the checkpoint.
     say: receives log lines: what the format cannot store, and the results of the checks.
     Raises UserError for an unknown format, an option of another format, a model that the format does not support, or a directory that is not empty.
@@ -97,7 +110,12 @@ def export_run(
         dtype=dtype,
         shard_bytes=shard_bytes,
         merge_adapter=merge_adapter,
+        quantize=quantize,
     )
+    if run.quantize != "none" and format != "stablehlo":
+        raise UserError(
+            f"--format {format}: {run.directory} was loaded with quantize={run.quantize!r}, which rounds its kernels. Nearest: quantize='none'."
+        )
     check_out(Path(out), overwrite=overwrite)
     source = {"run": str(run.directory), "step": run.step, "recipe": run.record.recipe}
     parts: dict[str, Part] = {}
@@ -117,6 +135,9 @@ def export_run(
         from t2t.export.gguf_writing import check_model
 
         check_model(exportable(run.experiment.model)[1])
+    if format == "stablehlo":
+        run = run.quantized(quantize)
+        params = params if params is None else run.model.compressed(params)
     params = run.params() if params is None else params
     adapter = run.experiment.adapter
     if merge_adapter and not adapter.enabled:
@@ -125,6 +146,9 @@ def export_run(
         if not merge_adapter:
             say(f"note: {format} has no adapters: the adapter is merged into the kernels")
         run, params = run.without_adapter(), run.model.merged(params)
+    if run.model.quantized_kernels and format != "stablehlo":
+        say(f"note: the kernels, which are stored in {run.experiment.trainable.quantize}, are written as floats")
+        run, params = run.without_quantization(), run.model.expanded(params)
     model, vocabulary = run.model, run.vocabulary
     if format in _TRANSFORMERS:
         for name, part in parts.items():
@@ -136,6 +160,7 @@ def export_run(
                 vectors=vectors,
                 dtype=dtype or "float32",
                 shard_bytes=shard_bytes or _SHARD_BYTES,
+                quantize=quantize != "none",
                 check=check,
                 overwrite=overwrite,
                 say=say,
@@ -183,6 +208,7 @@ def _huggingface(
     vectors: Vectors | None,
     dtype: str,
     shard_bytes: int,
+    quantize: bool,
     check: bool,
     overwrite: bool,
     say: Callable[[str], None],
@@ -191,6 +217,7 @@ def _huggingface(
 
     from t2t.api.importing import KEPT
     from t2t.api.sentence import sentence_encoder
+    from t2t.export.bitsandbytes import NF4Tensors
     from t2t.export.family import canonical
     from t2t.export.huggingface import differing, opened, read_options, short_logits, write_huggingface
     from t2t.export.sentence import read_sentence
@@ -202,6 +229,7 @@ def _huggingface(
     family, options, wanted = exportable(config)
     if lost := left_behind(config, family, options):
         say(f"note: config.json of {family.name} cannot store {', '.join(lost)}: only training uses it")
+    layout = NF4Tensors(config, wanted, dtype=dtype) if quantize else None
     # Compare in float32, because the run's own dtype and kernels may round differently.
     model = canonical(config).build()
     lost = [name for name in VECTORS if getattr(config, name, None) != getattr(model.config, name, None)]
@@ -214,6 +242,9 @@ def _huggingface(
         texts = check_tokenizer(
             draft, run.vocabulary, model.config.kind, read_options(draft), kept=(run.directory / KEPT).is_dir()
         )
+        if layout is not None:
+            say(f"check: {layout.check(draft)}, ids of {texts} texts equal")
+            return
         with contextlib.ExitStack() as files:
             source = files.enter_context(opened(draft, family_of))
             if (sentence := read_sentence(draft)) is not None:
@@ -244,6 +275,7 @@ def _huggingface(
         lengths={"inputs": run.experiment.data.inputs_length, "targets": run.experiment.data.targets_length},
         dtype=dtype,
         shard_bytes=shard_bytes,
+        layout=layout,
         kept=run.directory / KEPT,
         overwrite=overwrite,
         check=compare if check else None,

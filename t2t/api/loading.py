@@ -23,6 +23,7 @@ def load(
     *,
     step: int | None = None,
     plain_weights: bool = False,
+    quantize: str = "none",
     dir: str | os.PathLike[str] | None = None,
     imports: Sequence[str] = (),
     trust_code: bool = False,
@@ -33,31 +34,34 @@ def load(
       path: a run's directory, or a model to import: a directory of Hugging Face transformers (config.json, safetensors) or a GGUF file.
       step: the checkpoint of a run. The default is the newest.
       plain_weights: use the trained parameters of a run that keeps a running mean of them (`Experiment.ema`), instead of the mean.
+      quantize: format in which the kernels of linear layers are quantized when they are read: "nf4", "int8", "int8_groups", "int4", "int4_groups".
       dir: for an imported model, the directory of the new run. The default is a directory in the user's cache, which is reused
         until the model's files change.
       imports: modules and files that register your own tasks or configuration classes.
       trust_code: run the code that the run keeps. Use it only for runs of people you trust.
 
     Raises:
-      UserError: the run, checkpoint or model is not found; a run needs code that is neither imported nor trusted; an option or a tensor
+      UserError: the run, checkpoint, model or format is not found; a run needs code that is neither imported nor trusted; an option or a tensor
         of a model is not supported.
     """
     prepare()
     from t2t.api.user_code import imports as own
     from t2t.api.user_code import run_code
+    from t2t.nn.weights import checked_format
     from t2t.paths import check
 
+    known = checked_format(quantize, option="quantize")
     place = check(os.fspath(path), "path")
     with run_code.trusting(trust_code):
         own.use(imports, option="imports")
         if _is_to_import(place):
             if step is not None:
                 raise UserError(f"step {step}: {place} is a model to import, which has no steps. Nearest: None.")
-            return Run.load(_imported(place, dir))
+            return Run.load(_imported(place, dir), quantize=known)
         if dir is not None:
             raise UserError(f"dir {os.fspath(dir)}: it is for models that are imported, and {place} is not one.")
         run_code.ready(place)
-        return Run.load(place, step, plain_weights=plain_weights)
+        return Run.load(place, step, plain_weights=plain_weights, quantize=known)
 
 
 def as_run(path: str) -> Path:

@@ -28,6 +28,10 @@ def merge_run(run: SavedRun, directory: str, *, params: Params | None = None) ->
     """
     if not run.experiment.adapter.enabled:
         raise UserError(f"merge: {run.directory} has no adapter")
+    if run.quantize != "none":
+        raise UserError(
+            f"merge: {run.directory} was loaded with quantize={run.quantize!r}, which rounds its kernels. Nearest: quantize='none'."
+        )
     out = check_directory(directory, "--dir")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} (--dir) already exists. Choose another --dir.")

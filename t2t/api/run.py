@@ -338,14 +338,14 @@ class Run(SavedRun):
           format: "huggingface" (a directory for transformers' from_pretrained), "sentence-transformers", "safetensors", "stablehlo", "gguf", or a registered format.
           out: the output directory.
           overwrite: replace existing files in the directory.
-          options: options of the format, see `t2t export --help`: dtype, shard_bytes, check; length, platforms; merge_adapter.
+          options: options of the format, see `t2t export --help`: dtype, shard_bytes, check; length, platforms; merge_adapter; quantize.
 
         Raises:
           UserError: the format or an option is unknown, the format does not support the model, or the directory is not empty.
         """
         from t2t.api.export import export_run
 
-        known = ("length", "platforms", "dtype", "shard_bytes", "check", "merge_adapter")
+        known = ("length", "platforms", "dtype", "shard_bytes", "check", "merge_adapter", "quantize")
         for name in options:
             if name not in known:
                 raise UserError(f"Run.export: unknown option {name}.{nearest(name, known)}")

@@ -19,6 +19,7 @@ from flax.traverse_util import unflatten_dict
 from t2t.checkpoint import checksums, ema, frozen, store
 from t2t.checkpoint.ema import EMA
 from t2t.checkpoint.frozen import PARAMS, Reference
+from t2t.checkpoint.quantizing import as_floats, read_quantized
 from t2t.checkpoint.retention import CheckpointConfig, expired, ranking
 from t2t.checkpoint.scan import read_object
 from t2t.checkpoint.tree import check, flatten, from_plain, nested, to_plain, to_plain_struct
@@ -173,20 +174,29 @@ class Checkpoints:
         return from_plain(abstract_state, {**training, "params": frozen.read(path, wanted[PARAMS])})
 
     def restore_params(
-        self, step: int, abstract_params: Params | None = None, *, partial: bool = False, plain: bool = False
+        self,
+        step: int,
+        abstract_params: Params | None = None,
+        *,
+        partial: bool = False,
+        plain: bool = False,
+        quantize: str = "none",
     ) -> Params:
         """Return only the parameters, without reading optimizer state. If the step has running means, these are the parameters.
 
         abstract_params: nested dict of jax.ShapeDtypeStruct with shardings. None reads all parameters as they were saved, on one device.
         partial:         allow other parameters in the checkpoint. They are not read.
         plain:           read the trained parameters, not their running means.
+        quantize:        format in which kernels are quantized that `abstract_params` has quantized, and the checkpoint as floats.
         Raises UserError like `restore`.
         """
         path = self._path(step)
         stored = frozen.shapes(path)
         wanted = nested(stored if abstract_params is None else abstract_params, to_plain_struct)
-        check(stored, wanted, what="parameter", where=path, partial=partial)
-        return frozen.read(path, wanted) if plain else ema.read(path, wanted)
+        read = functools.partial(frozen.read if plain else ema.read, path)
+        floats = as_floats(wanted, stored)
+        check(stored, wanted if quantize == "none" else floats, what="parameter", where=path, partial=partial)
+        return read(wanted) if quantize == "none" else read_quantized(read, wanted, stored, quantize)
 
     def param_shapes(self, step: int) -> Params:
         """Return a nested dict with the jax.ShapeDtypeStruct of each saved parameter."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -16,10 +17,12 @@ from etils import epath
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from t2t.checkpoint import checksums, store
+from t2t.checkpoint.quantizing import quantized_shapes, read_quantized
 from t2t.checkpoint.scan import read_object
 from t2t.distributed.gather import gather
 from t2t.errors import Failure, UserError
 from t2t.json_files import expect
+from t2t.nn.weights import checked_format, kernel_of
 from t2t.types import Params
 
 PARAMS = "params"
@@ -36,6 +39,7 @@ class Reference:
     checksum:    checksum of the parameters of that step, see `checksum_of`.
     parameters:  paths of the parameters that are read from it.
     dtype:       dtype in which they are read.
+    quantize:    format in which kernels are quantized when they are read, see `t2t.nn.weights`; "none" if they are floats here, or quantized there.
     """
 
     checkpoints: str
@@ -43,6 +47,7 @@ class Reference:
     checksum: str
     parameters: tuple[str, ...]
     dtype: str
+    quantize: str = "none"
 
     @property
     def path(self) -> epath.Path:
@@ -78,11 +83,14 @@ def shapes(path: epath.Path) -> Params:
     trained = store.shapes(path, PARAMS)
     if (reference := _reference(path.parent)) is not None:
         theirs = flatten_dict(shapes(_located(path.parent, reference)), sep="/")
+        if reference.quantize != "none":
+            theirs = quantized_shapes(theirs, reference.quantize, set(reference.parameters).__contains__)
         frozen = {}
         for name in reference.parameters:
             if name not in theirs:
                 raise UserError(f"{path.parent / _REFERENCE}: {reference.path} has no parameter {name}")
-            frozen[name] = jax.ShapeDtypeStruct(theirs[name].shape, jnp.dtype(reference.dtype))
+            dtype = theirs[name].dtype if kernel_of(name) else jnp.dtype(reference.dtype)
+            frozen[name] = jax.ShapeDtypeStruct(theirs[name].shape, dtype)
     elif (path.parent / _COPY).exists():
         frozen = flatten_dict(store.shapes(path.parent / _COPY, PARAMS), sep="/")
     else:
@@ -106,10 +114,16 @@ def read(path: epath.Path, abstract: Params) -> Params:
     else:
         # Read in the dtype of the training first, for any requested dtype: rounded parameters stay rounded.
         kept = {
-            name: jax.ShapeDtypeStruct(leaf.shape, jnp.dtype(reference.dtype), sharding=leaf.sharding)
+            name: jax.ShapeDtypeStruct(
+                leaf.shape, leaf.dtype if kernel_of(name) else jnp.dtype(reference.dtype), sharding=leaf.sharding
+            )
             for name, leaf in rest.items()
         }
-        theirs = read(_located(path.parent, reference), _nested(kept))
+        located = _located(path.parent, reference)
+        if reference.quantize == "none":
+            theirs = read(located, _nested(kept))
+        else:
+            theirs = read_quantized(partial(read, located), _nested(kept), shapes(located), reference.quantize)
         frozen = jax.tree.map(lambda leaf, as_wanted: leaf.astype(as_wanted.dtype), theirs, _nested(rest))
     return _nested({**flatten_dict(found, sep="/"), **flatten_dict(frozen, sep="/")})
 
@@ -173,6 +187,8 @@ def _reference(directory: epath.Path) -> Reference | None:
     where = f"{file}: the checkpoint is damaged"
     names = expect(value.get("parameters"), list, where)
     checkpoints, dtype = expect(value.get("checkpoints"), str, where), expect(value.get("dtype"), str, where)
+    quantize = expect(value.get("quantize", "none"), str, where)
+    checked_format(quantize, option=str(file))
     if "://" in checkpoints or dtype not in ("float32", "bfloat16"):
         raise UserError(f"{where}: it refers to {checkpoints!r} in {dtype!r}")
     return Reference(
@@ -181,6 +197,7 @@ def _reference(directory: epath.Path) -> Reference | None:
         checksum=expect(value.get("checksum"), str, where),
         parameters=tuple(expect(name, str, where) for name in names),
         dtype=dtype,
+        quantize=quantize,
     )
 
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from t2t.checksums import names_beneath, problem, table
 from t2t.errors import UserError, nearest
+from t2t.export.bitsandbytes import NF4Tensors
 from t2t.export.directory import flatten, write_json, writing
 from t2t.export.family import Family, Options
 from t2t.export.generation_files import GENERATION, generation_config, ids_of
@@ -182,6 +183,7 @@ def write_huggingface(
     vectors: Vectors | None = None,
     dtype: str = "float32",
     shard_bytes: int = 5_000_000_000,
+    layout: NF4Tensors | None = None,
     kept: Path | None = None,
     overwrite: bool = False,
     check: Callable[[Path], None] | None = None,
@@ -193,6 +195,7 @@ def write_huggingface(
     lengths:         lengths of "inputs" and "targets" in training, in tokens. The latter is the default length of generation.
     vectors:         of a sentence encoder: also write the files of `sentence-transformers`.
     dtype:           type of the weights.
+    layout:          of quantized weights: the tensors that are written in their place.
     kept:            directory of the original tokenizer files of an imported model.
     check:           called with the temporary directory before it is moved to `out`. If it raises, nothing is written to `out`.
 
@@ -203,13 +206,16 @@ def write_huggingface(
     flat = flatten(params)
     by_name = {tensor.name: tensor for tensor in wanted}
     with writing(Path(out), overwrite=overwrite) as draft:
-        write_tensors(
-            draft,
-            [(tensor.name, tensor.shape) for tensor in wanted],
-            lambda name: write_tensor(by_name[name], flat),
-            dtype=dtype,
-            shard_bytes=shard_bytes,
-        )
+
+        def make(name: str) -> np.ndarray:
+            return write_tensor(by_name[name], flat)
+
+        shapes = [(tensor.name, tensor.shape) for tensor in wanted]
+        if layout is None:
+            write_tensors(draft, shapes, make, dtype=dtype, shard_bytes=shard_bytes)
+        else:
+            layout.write(draft, make, shard_bytes=shard_bytes)
+            options = {**options, "quantization_config": layout.options()}
         write_tokenizer(draft, vocabulary, kind, lengths=lengths, kept=kept)
         if kind == "encoder_decoder":
             options = {**options, "decoder_start_token_id": vocabulary.bos_id}

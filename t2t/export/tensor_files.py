@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, Self
 
 import ml_dtypes
@@ -25,6 +25,7 @@ DTYPES: dict[str, tuple[Any, str]] = {
     "float16": (np.float16, "F16"),
 }
 """Types of written weights -> (NumPy type, safetensors name)."""
+_OWN: dict[str, tuple[Any, str]] = {**DTYPES, "uint8": (np.uint8, "U8")}
 _FLOATS = {"F64", "F32", "F16", "BF16"}
 
 
@@ -134,17 +135,22 @@ def write_tensors(
     *,
     dtype: str = "float32",
     shard_bytes: int = 5_000_000_000,
+    types: Mapping[str, str] = MappingProxyType({}),
 ) -> list[Path]:
     """Write tensors one at a time and return the files. `make(name)` returns each tensor when it is needed.
 
+    types: the type of each tensor that has another one than `dtype`; "uint8" is one too.
+
     A new file is started if the current one would exceed `shard_bytes`. The safetensors library would need all tensors of a file in memory.
     """
-    kind, code = DTYPES[dtype]
-    size = np.dtype(kind).itemsize
+
+    def size(name: str, shape: tuple[int, ...]) -> int:
+        return np.dtype(_OWN[types.get(name, dtype)][0]).itemsize * int(np.prod(shape))
+
     groups: list[list[tuple[str, tuple[int, ...]]]] = [[]]
     filled = 0
     for name, shape in shapes:
-        count = size * int(np.prod(shape))
+        count = size(name, shape)
         if groups[-1] and filled + count > shard_bytes:
             groups.append([])
             filled = 0
@@ -155,22 +161,26 @@ def write_tensors(
         for i in range(1, len(groups) + 1)
     ]
     for path, group in zip(files, groups, strict=True):
-        _write(path, group, make, kind, code)
+        _write(path, group, make, lambda name: _OWN[types.get(name, dtype)])
     if len(groups) > 1:
         where = {name: path.name for path, group in zip(files, groups, strict=True) for name, _ in group}
-        total = size * sum(int(np.prod(shape)) for _, shape in shapes)
+        total = sum(size(*one) for one in shapes)
         index = {"metadata": {"total_size": total}, "weight_map": where}
         (directory / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
     return files
 
 
 def _write(
-    path: Path, group: Sequence[tuple[str, tuple[int, ...]]], make: Callable[[str], np.ndarray], kind: Any, code: str
+    path: Path,
+    group: Sequence[tuple[str, tuple[int, ...]]],
+    make: Callable[[str], np.ndarray],
+    type_of: Callable[[str], tuple[Any, str]],
 ) -> None:
     # Format: 8 bytes for the header's length, the header in JSON, the tensors' bytes (https://github.com/huggingface/safetensors).
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     offset = 0
     for name, shape in group:
+        kind, code = type_of(name)
         end = offset + np.dtype(kind).itemsize * int(np.prod(shape))
         header[name] = {"dtype": code, "shape": list(shape), "data_offsets": [offset, end]}
         offset = end
@@ -180,6 +190,6 @@ def _write(
         file.write(len(text).to_bytes(8, "little"))
         file.write(text)
         for name, shape in group:
-            array = np.ascontiguousarray(make(name), kind)
+            array = np.ascontiguousarray(make(name), type_of(name)[0])
             assert array.shape == tuple(shape), (name, array.shape, shape)
             file.write(array.reshape(-1).view(np.uint8).data)

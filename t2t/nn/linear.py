@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+from functools import partial
 from typing import Any
 
 import jax
@@ -14,6 +15,7 @@ from t2t.nn.initializers import ZEROS, Initializer
 from t2t.nn.parameters import parameter
 from t2t.nn.quantized import Quantization, check_installed, quantized_matmul
 from t2t.nn.ternary import ternary_matmul
+from t2t.nn.weights import QuantizedKernel
 
 
 def matmul(
@@ -86,6 +88,8 @@ class Linear(nnx.Module):
     trainable: whether training changes the parameters.
     adapter: None, or what `t2t.adapters` attaches to the layer.
 
+    `kernel` is a parameter, or a `QuantizedKernel` that `t2t.nn.weights.network` puts in its place; `kernel[...]` is its float value in both cases.
+
     Raises:
         UserError: the library for quantization is not installed.
     """
@@ -103,7 +107,7 @@ class Linear(nnx.Module):
     ) -> None:
         check_installed(quantization)
         self.quantization: Quantization = quantization
-        self.kernel = parameter((inputs, outputs), axes, init, trainable=trainable)
+        self.kernel: nnx.Param | QuantizedKernel = parameter((inputs, outputs), axes, init, trainable=trainable)
         self.bias = parameter((outputs,), axes[1:], ZEROS, decay=False, trainable=trainable) if bias else None
         self.adapter: LinearAdapter | None = None
 
@@ -113,7 +117,10 @@ class Linear(nnx.Module):
 
     def product(self, x: Float[Array, "*B I"]) -> Float[Array, "*B O"]:
         """Return `x @ kernel`, without the adapter."""
-        return matmul(x, self.kernel[...], quantization=self.quantization)
+        multiply = partial(matmul, quantization=self.quantization)
+        if isinstance(self.kernel, QuantizedKernel):
+            return self.kernel.product(x, multiply)
+        return multiply(x, self.kernel[...])
 
     def biased(self, y: Float[Array, "*B O"]) -> Float[Array, "*B O"]:
         """Add the bias, if the layer has one."""

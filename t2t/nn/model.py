@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, fields
 from functools import partial
@@ -11,6 +12,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from flax.traverse_util import flatten_dict
 from jaxtyping import Array, Float, Int
 
 from t2t.errors import UserError
@@ -70,6 +72,7 @@ class ParamSpec:
     used:      share of the values that process one token: less than 1 in the kernels of experts.
     load_rate: for the biases of a router, how much each update changes a bias against the load of its expert (`t2t.optim.balance`); None for all others. The
                gradient of these biases is the load.
+    stands_for: of a part of a quantized kernel: how many of the kernel's values each of its values holds. None for parameters of the model itself.
     """
 
     shape: tuple[int, ...]
@@ -79,6 +82,12 @@ class ParamSpec:
     trainable: bool = True
     used: float = 1.0
     load_rate: float | None = None
+    stands_for: float | None = None
+
+    @property
+    def size(self) -> int:
+        """Number of parameters of the model that it holds."""
+        return int(math.prod(self.shape) * (1.0 if self.stands_for is None else self.stands_for))
 
 
 class Model(abc.ABC):
@@ -131,7 +140,39 @@ class Model(abc.ABC):
         return params
 
     def merged(self, params: Params) -> Params:
-        """Return the parameters of the model without adapters that computes the same; `params` if there are none."""
+        """Return the parameters of the model without adapters and quantized kernels that computes the same; `params` if there are none."""
+        return params
+
+    @property
+    def float_specs(self) -> dict[str, Any]:
+        """The specs of the same model without quantized kernels."""
+        return self.specs
+
+    @property
+    def quantized_kernels(self) -> frozenset[str]:
+        """Paths of the quantized kernels, as in `float_specs`."""
+        floats, own = (flatten_dict(specs, sep="/").keys() for specs in (self.float_specs, self.specs))
+        return frozenset(floats - own)
+
+    def quantized(self, format: str, wanted: Callable[[str], bool] | None = None) -> Model:
+        """Return the model with quantized kernels in the linear layers of its stacks (`t2t.nn.weights.network`).
+
+        format: name of the format, see `t2t.nn.weights`. "none" returns the model itself.
+        wanted: whether to quantize the kernel with this path; None quantizes all.
+        Raises UserError if the model cannot have quantized kernels.
+        """
+        if format == "none":
+            return self
+        raise UserError(
+            f"quantize {format!r}: {type(self).__name__} cannot have quantized kernels, because it is not a FunctionalModel of t2t.models. Nearest: none."
+        )
+
+    def compressed(self, params: Params) -> Params:
+        """Return the parameters with the kernels quantized that the model has quantized; `params` if there are none. params: as in `float_specs`, or in part."""
+        return params
+
+    def expanded(self, params: Params) -> Params:
+        """Return the parameters with float kernels, as in `float_specs`; `params` if no kernel is quantized."""
         return params
 
     def vectors(

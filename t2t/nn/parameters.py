@@ -20,6 +20,8 @@ from t2t.nn.model import ParamSpec
 from t2t.types import Params
 
 Module = TypeVar("Module", bound=nnx.Module)
+_STACKED = frozenset({"first", "layers", "tail"})
+"""Folders of the layers of a stack."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class _Metadata:
     trainable: bool
     used: float
     load_rate: float | None
+    stands_for: float | None
 
 
 def parameter(
@@ -41,18 +44,20 @@ def parameter(
     trainable: bool = True,
     used: float = 1.0,
     load_rate: float | None = None,
+    dtype: Any = jnp.float32,
+    stands_for: float | None = None,
 ) -> nnx.Param:
-    """Declare a float32 parameter.
+    """Declare a parameter.
 
     axes:      a logical axis name, or None, for each dimension.
     decay:     whether weight decay applies. It does not apply to biases, norms and positions.
     trainable: whether training changes the parameter. An experiment may freeze more parameters (`t2t.optim.Trainable`), never fewer.
     used:      share of the values that process one token.
-    load_rate: see `t2t.nn.model.ParamSpec`.
+    load_rate, dtype, stands_for: see `t2t.nn.model.ParamSpec`; `dtype` is float32 but for parts of quantized kernels.
     """
     assert len(shape) == len(axes), (shape, axes)
-    abstract = jax.ShapeDtypeStruct(shape, jnp.float32)
-    return nnx.Param(abstract, t2t=_Metadata(axes, decay, init, trainable, used, load_rate))
+    abstract = jax.ShapeDtypeStruct(shape, jnp.dtype(dtype))
+    return nnx.Param(abstract, t2t=_Metadata(axes, decay, init, trainable, used, load_rate, stands_for))
 
 
 def _variables(module: nnx.Module) -> list[tuple[tuple[str, ...], nnx.Variable]]:
@@ -75,6 +80,11 @@ def modules(module: nnx.Module, kind: type[Module]) -> dict[str, Module]:
     return dict(sorted(found, key=lambda item: item[0]))
 
 
+def in_stack(path: str) -> bool:
+    """Return whether a parameter or a module is in a stack of layers."""
+    return not _STACKED.isdisjoint(path.split("/"))
+
+
 def names(module: nnx.Module) -> list[str]:
     """Return the paths of the parameters of a module."""
     return ["/".join(path) for path, _ in _variables(module)]
@@ -87,7 +97,7 @@ def axes_of(variable: nnx.Param) -> tuple[str | None, ...]:
 
 
 def put(module: nnx.Module, name: str, part: nnx.Module) -> None:
-    """Set an attribute that was None to a module with parameters."""
+    """Set an attribute that was None, or a parameter, to a module with parameters."""
     setattr(module, name, nnx.data(part))
 
 
@@ -119,6 +129,7 @@ class Definition(Generic[Module]):
                 metadata.trainable,
                 metadata.used,
                 metadata.load_rate,
+                metadata.stands_for,
             )
             _put(self.specs, path, spec)
 

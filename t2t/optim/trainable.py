@@ -10,7 +10,8 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from t2t.errors import UserError
 from t2t.limits import Configuration
-from t2t.nn.model import ParamSpec
+from t2t.nn.model import Model, ParamSpec
+from t2t.nn.weights import Quantize
 from t2t.optim.paths import chosen, flatten_specs, map_specs
 
 
@@ -22,6 +23,8 @@ class Trainable(Configuration):
         include: glob patterns of the parameter paths to train ("decoder/**").
         exclude: glob patterns of parameter paths to freeze, even if they match `include` ("encoder/**").
         frozen_dtype: dtype of the frozen parameters. Trainable parameters are always float32.
+        quantize: how to store the frozen kernels of linear layers in stacks of layers: "nf4" (QLoRA), or integers with a scale for each output ("int8", "int4") or
+            for each group of 64 inputs ("int8_groups", "int4_groups"). The run starts from another run, whose kernels are quantized when they are read.
         frozen_storage: how checkpoints store the frozen parameters, once for all steps: "copy", or "reference" to the checkpoint of
             `start_from`, which must then not be moved or deleted.
     """
@@ -29,6 +32,7 @@ class Trainable(Configuration):
     include: tuple[str, ...] = ("**",)
     exclude: tuple[str, ...] = ()
     frozen_dtype: Literal["float32", "bfloat16"] = "float32"
+    quantize: Quantize = "none"
     frozen_storage: Literal["copy", "reference"] = "copy"
 
     def apply(self, specs: Any) -> dict[str, Any]:
@@ -42,7 +46,8 @@ class Trainable(Configuration):
         def one(path: str, spec: ParamSpec) -> ParamSpec:
             if spec.trainable and path in taken:
                 return spec
-            return replace(spec, trainable=False, dtype=jnp.dtype(self.frozen_dtype))
+            dtype = spec.dtype if spec.stands_for is not None else jnp.dtype(self.frozen_dtype)
+            return replace(spec, trainable=False, dtype=dtype)
 
         applied: dict[str, Any] = map_specs(one, specs)
         found = {spec.trainable for spec in flatten_specs(applied).values()}
@@ -62,6 +67,22 @@ class Trainable(Configuration):
                 " Nearest: copy, or freeze parameters with --trainable.exclude."
             )
         return applied
+
+    def quantized(self, model: Model) -> Model:
+        """Return the model with its frozen kernels quantized, as `quantize` says.
+
+        Raises UserError like `apply`, if no kernel in a stack of layers is frozen, or if the model cannot have quantized kernels.
+        """
+        if self.quantize == "none":
+            return model
+        frozen = {path for path, spec in flatten_specs(self.apply(model.specs)).items() if not spec.trainable}
+        changed = model.quantized(self.quantize, frozen.__contains__)
+        if not changed.quantized_kernels:
+            raise UserError(
+                f"trainable.quantize {self.quantize} (--trainable.quantize): no linear layer in a stack of layers is frozen."
+                " Nearest: none, or --adapter.rank 16, which freezes the model."
+            )
+        return changed
 
 
 def split(tree: Any, specs: Any) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -74,8 +74,8 @@ def _row(experiment: Experiment) -> _Row:
 def _trace(experiment: Experiment) -> _Row:
     program = Program.of(experiment, _one_device_mesh())
     model = program.model
-    embed, mlp = _sizes(model.specs, "embed"), _sizes(model.specs, "mlp")
-    shapes = {spec.shape for spec in flatten_specs(model.specs).values()}
+    embed, mlp = _sizes(model.float_specs, "embed"), _sizes(model.float_specs, "mlp")
+    shapes = {spec.shape for specs in (model.specs, model.float_specs) for spec in flatten_specs(specs).values()}
     state, batch = flops.plain(program.abstract_state()), flops.plain(program.abstract_batch())
 
     def residuals(trainable: Any, frozen: Any, key: Any, batch: Any) -> Any:
@@ -148,10 +148,11 @@ def estimate(program: Program, topology: Topology) -> Estimate:
     depth = max(_depth(specs), 1)
     itemsize = 2 if experiment.model.dtype == "bfloat16" else 4
     logits = logits_bytes(program)
-    gathered = _gathered(program.specs, program) * itemsize
+    gathered = _gathered(program.specs, program, itemsize)
     state = state_bytes(program)
     layer_bytes = held(layer) / depth + rows / length / sizes["tensor"] * layer.extra
     used = 3 * gathered / depth if itemsize < 4 or sizes["fsdp"] > 1 else 0.0
+    used += _dequantized(program) * itemsize / sizes["tensor"]
     on_cpu = platform() == "cpu"
     # The CPU compiler stores the gradient of the logits separately; other compilers reuse their memory.
     backward = max(2 * logits if on_cpu else logits, layer_bytes) + used
@@ -193,14 +194,20 @@ def logits_bytes(program: Program) -> float:
     return 4 * places * outputs / (shape["tensor"] if sharded else 1)
 
 
-def _gathered(specs: Any, program: Program) -> float:
-    """Return the number of parameters that a device computes with: all of them, sharded over `tensor` and `expert` only."""
+def _gathered(specs: Any, program: Program, itemsize: int) -> float:
+    """Return the bytes of the parameters that a device computes with: all of them, sharded over `tensor` and `expert` only. itemsize: of floats."""
     total = 0.0
     for spec in flatten_specs(specs).values():
         used = [axis for logical in spec.axes if logical for axis in DEFAULT_RULES.table[logical]]
         parts = math.prod(program.mesh.shape[axis] for axis in ("tensor", "expert") if axis in used)
-        total += math.prod(spec.shape) / parts
+        total += math.prod(spec.shape) * (itemsize if spec.stands_for is None else spec.dtype.itemsize) / parts
     return total
+
+
+def _dequantized(program: Program) -> int:
+    """Return the number of values of the largest quantized kernel of a layer, which exists as floats while it is used."""
+    floats = flatten_specs(program.model.float_specs)
+    return max((math.prod(floats[path].shape[-2:]) for path in program.model.quantized_kernels), default=0)
 
 
 def _sent(program: Program, topology: Topology, rows: float, itemsize: int, gathered: float) -> tuple[Collective, ...]:
@@ -222,7 +229,7 @@ def _sent(program: Program, topology: Topology, rows: float, itemsize: int, gath
             )
 
     add("all-gather", "fsdp", 2 * times * gathered, 2 * times)
-    add("reduce-scatter", "fsdp", times * _gathered(trainable_specs(program.specs), program) * itemsize, times)
+    add("reduce-scatter", "fsdp", times * _gathered(trainable_specs(program.specs), program, itemsize), times)
     # Gradients are summed in the compute dtype; trainable parameters are float32.
     trainable = program.trainable(program.abstract_state().params)
     add("all-reduce", "data", times * bytes_a_device(trainable) * itemsize / 4, times)
@@ -235,7 +242,7 @@ def _sent(program: Program, topology: Topology, rows: float, itemsize: int, gath
     sides: dict[Side, Any] = {"encoder": batch.encoder, "decoder": batch.decoder}
     lengths = {side: tokens.ids.shape[1] for side, tokens in sides.items() if tokens is not None}
     length = sum(lengths.values()) / len(lengths)
-    for spec in flatten_specs(program.model.specs).values():
+    for spec in flatten_specs(program.model.float_specs).values():
         if len(spec.shape) > 1 and spec.axes[-1] == "embed" and spec.axes[-2] in ("heads", "mlp"):
             sums += spec.shape[0] if spec.axes[0] == "layers" else 1
     passes = 3 if program.experiment.model.execution.get("remat") == "full" else 2
@@ -254,7 +261,7 @@ def _sent(program: Program, topology: Topology, rows: float, itemsize: int, gath
         * length
         / mesh.shape["context"]
         * itemsize
-        * max(_sizes(program.model.specs, "embed"), default=0),
+        * max(_sizes(program.model.float_specs, "embed"), default=0),
         1,
     )
     return tuple(sorted(found, key=lambda item: -item.sent))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -222,5 +221,5 @@ def _plan(
         tokens=sum(count * length for count, length in rows),
         parameters=parameters,
         trainable=trainable,
-        active=round(sum(spec.used * math.prod(spec.shape) for spec in flatten_specs(program.specs).values())),
+        active=round(sum(spec.used * spec.size for spec in flatten_specs(program.specs).values())),
     )

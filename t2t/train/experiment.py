@@ -146,12 +146,13 @@ class Experiment(Configuration):
     start_from: StartFrom = StartFrom()
 
     def built(self, *, portable: bool = False) -> Model:
-        """Return the model with its adapter.
+        """Return the model with its adapter and its quantized kernels.
 
         portable: without kernels of an accelerator, for evaluation and inference.
-        Raises UserError if the adapter does not fit the model.
+        Raises UserError if the adapter or the quantization does not fit the model.
         """
-        return self.adapter.applied((self.model.portable() if portable else self.model).build())
+        model = (self.model.portable() if portable else self.model).build()
+        return self.trainable.quantized(self.adapter.applied(model))
 
     def resolved_data(self) -> Data:
         """Return `data`, with the experiment's seed if it has none."""
@@ -245,6 +246,8 @@ def check(experiment: Experiment, device_count: int) -> None:
             "trainable.frozen_storage reference (--trainable.frozen-storage): the frozen parameters have other names or other layers in the run"
             f" that this one starts from ({type(experiment.start_from).__name__}). Nearest: copy."
         )
+    if experiment.trainable.quantize != "none":
+        _check_quantized(experiment)
     _check_adapter(experiment, sizes["context"])
     experiment.objective.check(experiment.model)
     if experiment.objective.whole_batch and experiment.microbatches > 1:
@@ -262,6 +265,16 @@ def check(experiment: Experiment, device_count: int) -> None:
         raise UserError(
             f"data.loss_on_inputs {weight} (--data.loss-on-inputs): a model of kind {experiment.model.kind!r} does not predict its inputs,"
             " only a decoder does. Nearest: 0.0."
+        )
+
+
+def _check_quantized(experiment: Experiment) -> None:
+    """Raise UserError if there are no kernels to quantize, or none to start from."""
+    experiment.built()
+    if experiment.start_from.run is None:
+        raise UserError(
+            f"trainable.quantize {experiment.trainable.quantize} (--trainable.quantize): quantized kernels are not trained, so they need a run to start from"
+            " (--start-from.run). Nearest: none, or set --start-from.run."
         )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, cast
@@ -98,7 +97,7 @@ class Program:
 
     def counts(self) -> tuple[int, int]:
         """Return the number of trainable parameters, and of all parameters."""
-        sizes = [(math.prod(spec.shape), spec.trainable) for spec in flatten_specs(self.specs).values()]
+        sizes = [(spec.size, spec.trainable) for spec in flatten_specs(self.specs).values()]
         return sum(size for size, trainable in sizes if trainable), sum(size for size, _ in sizes)
 
     def batch_sharding(self) -> NamedSharding:

@@ -19,6 +19,7 @@ from t2t.distributed.gather import gather
 from t2t.distributed.preflight import AgreedError
 from t2t.errors import UserError, nearest
 from t2t.nn.model import Model
+from t2t.nn.weights import Quantize, checked_format
 from t2t.optim.state_axes import abstract_params
 from t2t.paths import check, check_directory
 from t2t.sharding import MeshConfig
@@ -161,16 +162,30 @@ class SavedRun:
     """A trained run, for evaluation, inference or export.
 
     plain_weights: use the trained parameters of a run that keeps a running mean of them (`Experiment.ema`), instead of the mean.
+    quantize: format in which kernels are quantized when they are read (`t2t.nn.weights`). "none" leaves them as the run stores them.
+    kernels: paths of the kernels to quantize; None for those of all linear layers in stacks of layers.
     """
 
     directory: Path
     record: RunRecord
     step: int
     plain_weights: bool = False
+    quantize: Quantize = "none"
+    kernels: frozenset[str] | None = None
 
     @classmethod
-    def load(cls, directory: str | Path, step: int | None = None, *, plain_weights: bool = False) -> Self:
-        """Return the run with its newest checkpoint, or with that of `step`. Raises UserError if there is none."""
+    def load(
+        cls,
+        directory: str | Path,
+        step: int | None = None,
+        *,
+        plain_weights: bool = False,
+        quantize: Quantize = "none",
+    ) -> Self:
+        """Return the run with its newest checkpoint, or with that of `step`.
+
+        Raises UserError if there is none, or like `quantized`.
+        """
         directory = Path(directory)
         record = read_record(directory)
         with Checkpoints(directory / CHECKPOINTS, record.experiment.checkpoint) as checkpoints:
@@ -185,7 +200,7 @@ class SavedRun:
             elif damage := checkpoints.damage(step, params_only=True):
                 raise UserError(damage[0])
         assert step is not None, "there are finished steps"
-        return cls(directory, record, step, plain_weights)
+        return cls(directory, record, step, plain_weights).quantized(quantize)
 
     @property
     def experiment(self) -> Experiment:
@@ -199,13 +214,34 @@ class SavedRun:
 
     @functools.cached_property
     def model(self) -> Model:
-        """The model with its adapter, for any platform."""
-        return self.experiment.built(portable=True)
+        """The model with its adapter and quantized kernels, for any platform."""
+        wanted = None if self.kernels is None else self.kernels.__contains__
+        return self.experiment.built(portable=True).quantized(self.quantize, wanted)
 
     def without_adapter(self) -> Self:
         """Return the run with the model alone. Its parameters are those that `Model.merged` of this run's model returns."""
-        experiment = replace(self.experiment, adapter=Adapter())
-        return replace(self, record=replace(self.record, experiment=experiment))
+        plain = self.without_quantization()
+        return replace(plain, record=replace(plain.record, experiment=replace(plain.experiment, adapter=Adapter())))
+
+    def quantized(self, format: str, kernels: frozenset[str] | None = None) -> Self:
+        """Return the run with kernels that are quantized when they are read. kernels: their paths; None for all in stacks of layers.
+
+        Raises UserError if the format is unknown, or if the run was trained with kernels in another one.
+        """
+        quantize, own = checked_format(format, option="--quantize"), self.experiment.trainable.quantize
+        if quantize in ("none", own):
+            return self
+        if own != "none":
+            raise UserError(
+                f"--quantize {quantize}: {self.directory} was trained with kernels in {own} (--trainable.quantize), which cannot be quantized again."
+                f" Nearest: {own}."
+            )
+        return replace(self, quantize=quantize, kernels=kernels)
+
+    def without_quantization(self) -> Self:
+        """Return the run with float kernels. Its parameters are those that `Model.expanded` of this run's model returns."""
+        experiment = replace(self.experiment, trainable=replace(self.experiment.trainable, quantize="none"))
+        return replace(self, record=replace(self.record, experiment=experiment), quantize="none")
 
     @property
     def has_mean(self) -> bool:
@@ -213,7 +249,7 @@ class SavedRun:
         return self.experiment.ema.decay is not None and not self.plain_weights
 
     def params(self) -> Params:
-        """Read the parameters, in float32: their running means if the run has them. They are sharded over the run's mesh, or replicated if the mesh does not fit this machine."""
+        """Read the parameters, in float32 except for quantized kernels: their running means if the run has them. They are sharded over the run's mesh, or replicated if the mesh does not fit this machine."""
         try:
             mesh = self.experiment.mesh.build()
         except UserError:
@@ -225,7 +261,7 @@ class SavedRun:
             shardings,
         )
         with Checkpoints(self.directory / CHECKPOINTS, self.experiment.checkpoint) as checkpoints:
-            return checkpoints.restore_params(self.step, abstract, plain=self.plain_weights)
+            return checkpoints.restore_params(self.step, abstract, plain=self.plain_weights, quantize=self.quantize)
 
 
 if not TYPE_CHECKING:

@@ -15,7 +15,8 @@ from t2t.errors import UserError
 from t2t.nn.model import Model
 from t2t.optim import Trainable
 from t2t.optim.paths import flatten_specs
-from t2t.train.experiment import StartFrom, StartFromDecoders, StartFromLayers
+from t2t.optim.state_axes import abstract_params
+from t2t.train.experiment import Experiment, StartFromDecoders, StartFromLayers
 from t2t.train.program import Program
 from t2t.train.run import CHECKPOINTS, VOCABULARY, RunRecord, SavedRun
 from t2t.train.state import TrainState
@@ -41,10 +42,14 @@ def initial_state(
     start_from = record.experiment.start_from
     if start_from.run is None:
         return state
-    sources, found = _sources(start_from, state.params)
+    sources, found = _sources(record.experiment, program.model)
     source = sources[0]
     # Parameters that the source's model only keeps, such as BERT's pooler with a masked-LM head.
-    kept = [path for path, spec in flatten_specs(source.model.specs).items() if not spec.trainable]
+    kept = [
+        path
+        for path, spec in flatten_specs(source.model.specs).items()
+        if not spec.trainable and spec.stands_for is None
+    ]
     initial = initialise(state.params, found, start_from.include, start_from.exclude, optional=kept)
     vocabulary = record.vocabulary.in_directory(str(directory / VOCABULARY))
     for one in sources:
@@ -69,19 +74,32 @@ def initial_state(
     return dataclasses.replace(state, params=params, opt_state=restart(trainable), ema=ema)
 
 
-def _sources(start_from: StartFrom, want: Params) -> tuple[list[SavedRun], Params]:
-    """Return the runs to start from, and their parameters under the names that they have in the model with the parameters `want`."""
+def _sources(experiment: Experiment, model: Model) -> tuple[list[SavedRun], Params]:
+    """Return the runs to start from, and their parameters under the names and in the form that they have in `model`.
+
+    Raises UserError if the kernels of a run are quantized, and those of the model are not quantized in the same format.
+    """
+    start_from, quantize = experiment.start_from, experiment.trainable.quantize
     assert start_from.run is not None, "a run to start from"
     source = SavedRun.load(start_from.run, start_from.step, plain_weights=start_from.plain_weights)
-    params = source.params()
+    theirs = source.experiment.trainable.quantize
+    if theirs not in ("none", quantize):
+        raise UserError(
+            f"trainable.quantize {quantize} (--trainable.quantize): {start_from.run} (--start-from.run) was trained with kernels in {theirs}. Nearest: {theirs},"
+            " or start from a merged run: t2t.load(RUN).merge(DIR)."
+        )
+    floats = abstract_params(model.float_specs)
     if isinstance(start_from, StartFromLayers):
-        return [source], params_of_layers(params, want, start_from.layers)
+        return [source], model.compressed(params_of_layers(source.params(), floats, start_from.layers))
     if not isinstance(start_from, StartFromDecoders):
-        return [source], params
+        if theirs == "none" and quantize != "none":
+            source = source.quantized(quantize, model.quantized_kernels)
+        return [source], source.params()
+    params = source.params()
     if start_from.decoder_run is None:
-        return [source], encoder_decoder_params(params, params, want)
+        return [source], model.compressed(encoder_decoder_params(params, params, floats))
     decoder = SavedRun.load(start_from.decoder_run, start_from.decoder_step, plain_weights=start_from.plain_weights)
-    return [source, decoder], encoder_decoder_params(params, decoder.params(), want)
+    return [source, decoder], model.compressed(encoder_decoder_params(params, decoder.params(), floats))
 
 
 def reference_to(source: SavedRun, frozen: Collection[str], trainable: Trainable) -> Reference:
@@ -99,6 +117,7 @@ def reference_to(source: SavedRun, frozen: Collection[str], trainable: Trainable
             checksum=theirs.checksum(source.step),
             parameters=tuple(sorted(frozen)),
             dtype=trainable.frozen_dtype,
+            quantize=trainable.quantize if source.experiment.trainable.quantize == "none" else "none",
         )
 
 

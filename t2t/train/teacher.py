@@ -132,6 +132,11 @@ def _check_fits(experiment: Experiment, theirs: Experiment, option: str) -> None
         raise UserError(
             f"{option}: the teacher has virtual tokens (adapter.kind 'prompt'). Nearest: a teacher with another adapter, or none."
         )
+    if theirs.trainable.quantize != "none":
+        raise UserError(
+            f"{option}: the teacher was trained with kernels in {theirs.trainable.quantize} (trainable.quantize). Nearest: the merged run,"
+            " t2t.load(RUN).merge(DIR)."
+        )
     experiment.objective.check_teacher(ours, config)
     config.check_run(packing=experiment.data.pack, context=experiment.mesh.context)
 

@@ -6,17 +6,21 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from t2t.api.user_code import run_code
+from t2t.nn.weights import Quantize
 from t2t.paths import check
 from t2t.train.run import RECORD, SavedRun
 
 
-def load_run(directory: str, step: int | None = None, *, plain_weights: bool = False) -> SavedRun:
+def load_run(
+    directory: str, step: int | None = None, *, plain_weights: bool = False, quantize: Quantize = "none"
+) -> SavedRun:
     """Return a run. Run its code only if the user trusts or knows it.
 
-    Raises UserError if the run does not exist, or if its configuration needs code that is not trusted, known or imported.
+    quantize: see `SavedRun`.
+    Raises UserError if the run does not exist, if its kernels are quantized in another format, or if its configuration needs code that is not trusted, known or imported.
     """
     run_code.ready(check(directory, "RUN"))
-    return SavedRun.load(directory, step, plain_weights=plain_weights)
+    return SavedRun.load(directory, step, plain_weights=plain_weights, quantize=quantize)
 
 
 def check_tasks(names: Iterable[str], directory: Path) -> None:

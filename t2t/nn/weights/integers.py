@@ -1,0 +1,71 @@
+"""Kernels as integers of eight or four bits, with one scale for each output or for each group of inputs of an output."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from t2t.nn.weights.format import Format, Part
+from t2t.nn.weights.packing import GROUP, grouped, groups, packed, ungrouped, unpacked
+
+
+@dataclass(frozen=True)
+class Integers(Format):
+    """`code * scale`, with codes between -127 and 127, or between -7 and 7. The scale is the largest absolute value divided by the largest code.
+
+    bits:       8 or 4.
+    per_group:  a scale for each group of inputs of an output; otherwise one for each output (LLM.int8, Dettmers et al. 2022, section 2.2).
+    """
+
+    bits: int
+    per_group: bool
+
+    @property
+    def largest(self) -> int:
+        """The largest code."""
+        return 2 ** (self.bits - 1) - 1
+
+    def parts(self, inputs: int, outputs: int, axes: tuple[str | None, str | None]) -> dict[str, Part]:
+        """Return the arrays: "codes" [O I], or [O I/2] with four bits, and "scales" [O G]."""
+        halved = self.bits == 4
+        return {
+            "codes": Part(
+                shape=(outputs, -(-inputs // 2) if halved else inputs),
+                axes=axes[::-1],
+                dtype=jnp.uint8 if halved else jnp.int8,
+                stands_for=2.0 if halved else 1.0,
+            ),
+            "scales": Part(
+                shape=(outputs, groups(inputs) if self.per_group else 1), axes=(axes[1], None), dtype=jnp.float32
+            ),
+        }
+
+    def quantize(self, weight: Float[Array, "O I"]) -> dict[str, jax.Array]:
+        """Return the arrays that store a transposed kernel."""
+        inputs = weight.shape[1]
+        values = grouped(weight, self._size(inputs))
+        largest = jnp.max(jnp.abs(values), axis=-1, keepdims=True)
+        # A group of zeros has the scale 0, and any factor.
+        factor = jnp.float32(self.largest) / jnp.where(largest == 0, 1.0, largest)
+        codes = ungrouped(jnp.round(values * factor), inputs)
+        scales = (largest / jnp.float32(self.largest))[..., 0]
+        if self.bits == 4:
+            return {"codes": packed((codes + 8).astype(jnp.uint8)), "scales": scales}
+        return {"codes": codes.astype(jnp.int8), "scales": scales}
+
+    def dequantize(self, parts: dict[str, jax.Array], inputs: int) -> Float[Array, "O I"]:
+        """Return the transposed kernel in float32."""
+        codes, scales = parts["codes"], parts["scales"]
+        if self.bits == 4:
+            values = unpacked(codes, inputs).astype(jnp.float32) - 8.0
+        else:
+            values = codes.astype(jnp.float32)
+        if not self.per_group:
+            return values * scales
+        return ungrouped(grouped(values, GROUP) * scales[..., None], inputs)
+
+    def _size(self, inputs: int) -> int:
+        return GROUP if self.per_group else inputs

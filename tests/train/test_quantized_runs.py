@@ -1,0 +1,93 @@
+"""Real, tiny trainings beside quantized kernels: resumed, read, exported and merged."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import t2t
+from t2t.adapters import Adapter
+from t2t.errors import UserError
+from t2t.export.directory import flatten
+from t2t.export.huggingface import short_logits
+from t2t.optim import Trainable
+from t2t.train.experiment import StartFrom
+from t2t.train.loop import Outcome
+from t2t.train.run import SavedRun
+from tests.train.test_frozen_runs import TINY, assert_equal, losses, params, run, source  # noqa: F401
+
+pytestmark = pytest.mark.slow
+
+ADAPTER = Adapter(rank=4, alpha=8.0, targets=("**/{attention,mlp}/*",))
+NF4 = Trainable(quantize="nf4", frozen_dtype="bfloat16")
+
+
+def tuned(directory, trainable=NF4, **changes):
+    return replace(TINY, adapter=ADAPTER, trainable=trainable, start_from=StartFrom(run=str(directory)), **changes)
+
+
+@pytest.fixture(scope="module")
+def whole(source, tmp_path_factory):  # noqa: F811
+    directory = tmp_path_factory.mktemp("runs") / "quantized"
+    assert run(directory, tuned(source)) == Outcome(step=4, stopped=False)
+    return directory
+
+
+def test_the_kernels_of_the_source_are_stored_once_as_codes(source, whole):  # noqa: F811
+    found = params(whole)
+    wanted = SavedRun.load(source, quantize="nf4")
+    kept = {path: value for path, value in found.items() if "/kernel/" in path}
+    assert kept.keys() == {
+        f"{kernel}/{part}"
+        for kernel in wanted.model.quantized_kernels
+        for part in ("codes", "scales", "scale_scales", "scale_mean")
+    }
+    theirs = t2t.load(source, quantize="nf4")
+    flat = {path: np.asarray(leaf) for path, leaf in flatten(theirs.parameters).items()}
+    assert_equal(kept, {path: flat[path] for path in kept})
+    machine = json.loads((whole / "machine.json").read_text())
+    plain = sum(leaf.size for leaf in params(source).values())
+    assert machine["parameters"] - machine["trainable_parameters"] == plain
+
+
+@pytest.mark.parametrize("storage", ["reference", "copy"])
+def test_resumed_is_uninterrupted_bit_for_bit(storage, source, whole, tmp_path):  # noqa: F811
+    trainable = replace(NF4, frozen_storage=storage)
+    run(tmp_path / "run", tuned(source, trainable, steps=2))
+    assert run(tmp_path / "run", tuned(source, trainable)) == Outcome(step=4, stopped=False)
+    assert losses(tmp_path / "run") == losses(whole)
+    assert_equal(params(tmp_path / "run"), params(whole))
+
+
+def test_a_run_infers_exports_and_is_merged(source, whole, tmp_path):  # noqa: F811
+    loaded = t2t.load(whole)
+    text, wanted = ["reverse words: one two"], short_logits(loaded.model, loaded.parameters)
+    answer = loaded.generate(text, max_length=4)
+    merged = loaded.merge(tmp_path / "merged")
+    assert merged.experiment.trainable.quantize == "none"
+    assert merged.generate(text, max_length=4) == answer
+    np.testing.assert_allclose(short_logits(merged.model, merged.parameters), wanted, atol=1e-4)
+    loaded.export("huggingface", tmp_path / "hf")
+    loaded.export("stablehlo", tmp_path / "programs", platforms=["cpu"])
+    with pytest.raises(UserError, match=r"was trained with kernels in nf4 .*Nearest: nf4"):
+        t2t.load(whole, quantize="int8")
+    with pytest.raises(UserError, match=r"unknown format 'nf5'.*Nearest: nf4"):
+        t2t.load(whole, quantize="nf5")
+    other = t2t.load(source, quantize="int8")
+    assert other.generate(text, max_length=4)
+    with pytest.raises(UserError, match=r"loaded with quantize='int8'.*Nearest: quantize='none'"):
+        other.export("huggingface", tmp_path / "rounded")
+    with pytest.raises(UserError, match=r"--quantize int8: .*layout of bitsandbytes.* Nearest: nf4"):
+        t2t.load(source).export("huggingface", tmp_path / "rounded", quantize="int8")
+
+
+def test_a_run_goes_on_from_its_codes_and_in_no_other_format(whole, tmp_path):
+    run(tmp_path / "again", tuned(whole, replace(NF4, frozen_storage="reference"), steps=1))
+    before, after = params(whole), params(tmp_path / "again")
+    for path, value in before.items():
+        assert np.array_equal(value, after[path]) == ("/adapter/" not in path), path
+    with pytest.raises(UserError, match=r"was trained with kernels in nf4\. Nearest: nf4"):
+        run(tmp_path / "int8", tuned(whole, Trainable(quantize="int8"), steps=1))
