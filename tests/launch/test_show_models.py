@@ -91,6 +91,6 @@ def test_on_a_terminal_paths_are_grouped_and_no_parameter_is_lost(terminal):
 def test_unknown_names(capsys):
     with pytest.raises(UserError, match=r"'t5:1\.1-smal'.* Nearest: t5:1\.1-small"):
         show_models.models("t5:1.1-smal")
-    with pytest.raises(UserError, match=r"name contains 'rwkv' \(--filter\)"):
-        show_models.models(filter="rwkv")
+    with pytest.raises(UserError, match=r"name contains 'hyena' \(--filter\)"):
+        show_models.models(filter="hyena")
     assert capsys.readouterr().out == ""

@@ -86,6 +86,11 @@ def test_a_step_is_a_row_of_the_block(relative):
     definition, params = relative
     module = definition.bind(params)
     whole = module.block(0, 9, 9)
-    np.testing.assert_array_equal(
-        module.at(jnp.array([0, 8, 3]), 9)[:, :, 0], whole[0][:, jnp.array([0, 8, 3])].swapaxes(0, 1)
-    )
+    rows = jnp.array([0, 8, 3])
+    step = module.at(rows, jnp.arange(9)[None])
+    np.testing.assert_array_equal(step[:, :, 0], whole[0][:, rows].swapaxes(0, 1))
+    # The keys of a ring buffer are in another order for each row.
+    keys = jnp.array([[2, 0, 1], [6, 7, 8], [3, 1, 2]])
+    some = module.at(rows, keys)[:, :, 0]
+    for row, index in enumerate([0, 8, 3]):
+        np.testing.assert_array_equal(some[row], whole[0][:, index, keys[row]])

@@ -117,7 +117,9 @@ def ask(monkeypatch, capsys):
             monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(stdin.encode())))
         model = encoder(**CASES[task][0]).build()
         run = Loaded(*learnt(task)[:2]) if learn else Loaded(model, params_of(model.config)[1])
-        monkeypatch.setattr(SavedRun, "load", classmethod(lambda cls, directory, step=None, plain_weights=False: run))
+        monkeypatch.setattr(
+            SavedRun, "load", classmethod(lambda cls, directory, step=None, plain_weights=False, quantize=None: run)
+        )
         parse.call(infer.command, ["RUN", *words], prog="t2t infer")
         return capsys.readouterr().out
 
