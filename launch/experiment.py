@@ -15,13 +15,16 @@ SHORT = {option(short): option(name) for short, name in overrides.SHORT.items()}
 """Short options -> the options they stand for."""
 
 
-def recipe_of(name: str) -> Recipe:
-    """Return a recipe. A user's recipe probably registers tasks, so TensorFlow is imported first, quietly. Raises UserError if it is unknown."""
+def recipe_of(name: str, *, assume: bool = False) -> Recipe:
+    """Return a recipe. A user's recipe probably registers tasks, so TensorFlow is imported first, quietly. Raises UserError if it is unknown.
+
+    assume: a preset without published training settings gets common ones.
+    """
     if is_own(name):
         from t2t.api.quiet import import_tensorflow
 
         import_tensorflow()
-    return find(name)
+    return find(name, assume=assume)
 
 
 def experiment_of(

@@ -14,13 +14,21 @@ UNLIMITED = 100_000
 """Width of a file in columns: so wide that no line is wrapped or cut."""
 
 
+class Output(Console):
+    """A console that leaves a closed pipe to the caller; rich would end the process with code 1."""
+
+    def on_broken_pipe(self) -> None:
+        """Raise the BrokenPipeError that rich has caught."""
+        raise  # rich calls this while it handles the error
+
+
 def console() -> Console:
     """Return a console on standard output. A file or pipe gets no colours and no added line breaks. A terminal gets no control characters from the text."""
-    terminal = Console(highlight=False, emoji=False, markup=False)
+    terminal = Output(highlight=False, emoji=False, markup=False)
     if terminal.is_terminal:
         terminal.push_render_hook(Visible())
         return terminal
-    return Console(file=sys.stdout, highlight=False, emoji=False, markup=False, width=UNLIMITED, color_system=None)
+    return Output(file=sys.stdout, highlight=False, emoji=False, markup=False, width=UNLIMITED, color_system=None)
 
 
 def has_colour(out: Console) -> bool:

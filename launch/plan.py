@@ -59,7 +59,7 @@ def command(arguments: Sequence[str], imports: tuple[str, ...]) -> int:
             "t2t plan: RECIPE is missing: t2t recipes lists them. Example: t2t plan t5:1.0-11b --topology v5e:16x16"
         )
     prog = f"t2t plan {options.recipe}"
-    recipe = recipe_of(options.recipe)
+    recipe = recipe_of(options.recipe, assume=True)
     experiment = experiment_of(recipe(), rest, prog=prog, about=ABOUT, own=OWN, vocabulary=options.vocabulary)
     if options.topology is None:
         raise UserError(f"{prog}: --topology NAME is missing: it names the hardware: {EXAMPLES}")

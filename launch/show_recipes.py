@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from rich.console import Console
 from rich.table import Table
 
 from t2t.api.recipes import recipes as all_recipes
+from t2t.launch.output import console
 
 
 def recipes(filter: str = "", /) -> None:
@@ -18,13 +18,13 @@ def recipes(filter: str = "", /) -> None:
     for column in ("recipe", "model", "task", "batch", "steps"):
         table.add_column(column, justify="right" if column in ("batch", "steps") else "left", no_wrap=True)
     for name, recipe in all_recipes().items():
-        if filter in name:
+        if filter.lower() in name.lower():
             it = recipe()
             table.add_row(
                 name, it.model.kind.replace("_", "-"), it.data.task, f"{it.data.batch_size:,}", f"{it.steps:,}"
             )
-    console = Console()
-    console.print(table)
-    console.print(
+    out = console()
+    out.print(table)
+    out.print(
         "\nYour own: module:function or file.py:function that returns a t2t.train.experiment.Experiment.", style="dim"
     )

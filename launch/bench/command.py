@@ -145,7 +145,7 @@ def _parse(arguments: Sequence[str]) -> tuple[list[str], Any, list[str]]:
 
 
 def _experiment(recipe: str, rest: Sequence[str], vocabulary: str | None) -> Experiment:
-    found = recipe_of(recipe)
+    found = recipe_of(recipe, assume=True)
     about = f"{(found.__doc__ or '').strip()}\n\n{ABOUT}"
     return experiment_of(found(), rest, prog=f"t2t bench {recipe}", about=about, own=OWN, vocabulary=vocabulary)
 

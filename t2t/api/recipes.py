@@ -9,19 +9,18 @@ from functools import partial, update_wrapper
 from t2t import models
 from t2t.adapters import Adapter
 from t2t.api.encoders import encoder_alone, encoder_parameters
+from t2t.api.machines import for_accelerators, mesh_for
 from t2t.api.published import PUBLISHED, Pretraining
 from t2t.api.students import student_of
+from t2t.api.unpublished import assumed
 from t2t.api.user_code.imports import function_of
 from t2t.checkpoint import CheckpointConfig
 from t2t.data import Data
 from t2t.errors import UserError, nearest
-from t2t.models import DecoderConfig, TransformerConfig
+from t2t.models import DecoderConfig
 from t2t.models.electra import ElectraConfig, ReplacedTokenDetection
-from t2t.nn.attention import Backend
-from t2t.nn.model import ModelConfig
 from t2t.objectives import Contrastive, CrossEntropy, Objective
 from t2t.optim import AdamW, Cosine, Trainable
-from t2t.sharding import MeshConfig
 from t2t.train.evaluation import Evaluation
 from t2t.train.experiment import Experiment, StartFrom, StartFromDecoders
 
@@ -192,35 +191,6 @@ def _pretraining(preset: str) -> Recipe:
     return recipe
 
 
-LARGE, HUGE = 1_000_000_000, 5_000_000_000
-"""Parameter counts from which `mesh_for` uses `fsdp`, and `fsdp` with `tensor`. See docs/planning.md."""
-
-
-def mesh_for(config: ModelConfig) -> MeshConfig:
-    """Return a suitable mesh for a model of this size, for any number of devices.
-
-    Small models are replicated. Large models are sharded over `fsdp`, which sends the parameters twice and their gradients once a step.
-    For huge models that is too much traffic, so their matrices are also sharded over eight neighbours (`tensor`).
-    """
-    size = models.count(config)  # type: ignore[arg-type]
-    if size < LARGE:
-        return MeshConfig()
-    return MeshConfig(data=1, fsdp=-1, tensor=8 if size >= HUGE else 1)
-
-
-def for_accelerators(config: TransformerConfig, length: int) -> TransformerConfig:
-    """Return the preset with changes for training on accelerators, if it has at least a billion parameters.
-
-    The changes are bfloat16 and full rematerialisation, without which such a model does not fit on accelerators, and chunked attention for rows
-    of 2,048 tokens or more. The vocabulary size is rounded up to a multiple of 128, so that it divides evenly over any mesh: GPT's 50,257 does not.
-    """
-    if models.count(config) < LARGE:
-        return config
-    attention: Backend = "chunked" if length >= 2048 else config.attention
-    rows = -(-config.vocab_size // 128) * 128
-    return replace(config, vocab_size=rows, dtype="bfloat16", remat="full", attention=attention)
-
-
 def from_run(directory: str) -> Experiment:
     """Start a new run from another run's model, parameters and vocabulary (`from:RUN`). Options can change its data and optimizer."""
     from t2t.api.user_code.loading import load_run
@@ -351,8 +321,10 @@ def is_own(name: str) -> bool:
     )
 
 
-def find(name: str) -> Recipe:
+def find(name: str, *, assume: bool = False) -> Recipe:
     """Return a recipe by its name, or a user function: "module:function" or "file.py:function".
+
+    A preset without published training settings has no recipe. With `assume`, which is for planning and measuring, it has one with common settings.
 
     Raises UserError with the nearest names if the recipe is unknown.
     """
@@ -363,6 +335,8 @@ def find(name: str) -> Recipe:
         if name.startswith(prefix):
             return update_wrapper(partial(function, name.removeprefix(prefix)), function)
     if name in models.presets():
+        if assume:
+            return update_wrapper(partial(assumed, name), assumed)
         raise UserError(
             f"preset {name} has no recipe: its training settings are not published. Write a recipe with t2t.models.preset({name!r}), or import its weights and use {FROM}RUN."
         )

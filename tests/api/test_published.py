@@ -4,7 +4,8 @@ import pytest
 
 from t2t import models
 from t2t.api.published import PUBLISHED
-from t2t.api.recipes import recipes
+from t2t.api.recipes import find, recipes
+from t2t.errors import UserError
 
 GPT3 = {"b1": 0.9, "b2": 0.95, "eps": 1e-8, "decay": 0.1, "clip": 1.0, "final": 0.1, "rise": 0.375e9, "total": 300e9}
 LLAMA = {"b1": 0.9, "b2": 0.95, "eps": 1e-5, "decay": 0.1, "clip": 1.0}
@@ -144,3 +145,27 @@ def test_schedules_of_recipes_end_no_later_than_their_training():
     for name, published in PUBLISHED.items():
         schedule = published.optimizer.schedule
         assert getattr(schedule, "steps", 0) <= published.steps, name
+
+
+@pytest.mark.parametrize(
+    ("preset", "task", "length"),
+    [
+        ("mamba:2-130m", "c4_causal_lm", 4096),
+        ("switch:base-8", "c4_span_corruption", 512),
+        ("deberta:v3-small", "c4_masked_lm", 512),
+    ],
+)
+def test_a_preset_without_published_settings_can_be_planned_and_says_so(preset, task, length, capsys):
+    with pytest.raises(UserError, match=f"preset {preset} has no recipe: its training settings are not published"):
+        find(preset)
+    experiment = find(preset, assume=True)()
+    assert experiment.data.task == task
+    # A decoder has one token of the row as input.
+    assert max(experiment.data.inputs_length, experiment.data.targets_length + 1) in (length, length + 1)
+    told = capsys.readouterr().err
+    assert told.startswith(f"{preset}: its training settings are not published. Assumed: {task} in 256 rows")
+
+
+def test_a_preset_with_published_settings_assumes_none(capsys):
+    assert find("t5:1.1-small", assume=True)() == find("t5:1.1-small")()
+    assert capsys.readouterr().err == ""

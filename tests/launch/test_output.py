@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import logging
+import subprocess
+import sys
 
 import pytest
 from rich.console import Console
@@ -33,9 +35,9 @@ def test_control_characters_become_visible(text, shown):
 
 def test_a_terminals_tables_have_no_commands_of_the_data(monkeypatch):
     out = io.StringIO()
-    made = output.Console
+    made = output.Output
     monkeypatch.setattr(
-        output, "Console", lambda **options: made(**{**options, "file": out, "force_terminal": True, "width": 100})
+        output, "Output", lambda **options: made(**{**options, "file": out, "force_terminal": True, "width": 100})
     )
     shown = output.console()
     rows = output.table(shown, "name")
@@ -59,3 +61,18 @@ def test_errors_show_them(capsys):
     assert run([f"x{EVIL}"]) == 2
     assert run(["eval", f"{EVIL}"]) == 2
     assert not set(capsys.readouterr().err) & set("\x1b\x07\x9b\u202e")
+
+
+@pytest.mark.parametrize("words", [["models"], ["recipes"], ["tasks"]])
+def test_a_reader_that_closes_the_pipe_ends_the_command_quietly(words):
+    """As in `t2t models | head -1`: rich would end the process with an error."""
+    program = "import os, sys; from t2t.launch.main import main; sys.stdin.readline(); sys.exit(main())"
+    command = [sys.executable, "-c", program, *words]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        process.stdout.close()
+        process.stdin.write("\n")
+        process.stdin.close()
+        told = process.stderr.read()
+    assert (process.returncode, told) == (0, "")
