@@ -56,10 +56,11 @@ test-peft: $(INTEROP)/installed
 	$(INTEROP)/bin/pip install -q --disable-pip-version-check --no-deps peft==0.21.2 accelerate psutil
 	$(INTEROP)/bin/python -m tests.interop.peft_logits
 
-# Quantized weights against bitsandbytes, which the environment does not have otherwise.
+# Quantized weights against bitsandbytes, and packed ternary weights against BitNetForCausalLM: both need accelerate, which the environment does not have otherwise.
 test-bitsandbytes: $(INTEROP)/installed
 	$(INTEROP)/bin/pip install -q --disable-pip-version-check --no-deps bitsandbytes==0.50.0 accelerate psutil
 	$(INTEROP)/bin/python -m tests.interop.nf4
+	TORCHDYNAMO_DISABLE=1 $(INTEROP)/bin/python -m tests.interop.ternary
 
 # GGUF files against the reader of transformers, which needs accelerate. TOKENIZERS="DIR DIR": published tokenizers to compare too.
 test-gguf: $(INTEROP)/installed

@@ -1,4 +1,4 @@
-"""Compare the loss curves of one recipe in float32, bfloat16, int8 and fp8, with the same seed and the same batches.
+"""Compare the loss curves of one recipe in float32, bfloat16, int8, fp8 and with ternary weights, with the same seed and the same batches.
 
     python -m benchmarks.quantization OUT [--recipe t5:quickstart] [--steps 300] [--seed 0] [--variants float32 bfloat16 int8 fp8 ...] [-- OPTION ...]
 
@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-DTYPES, QUANTIZATIONS = ("float32", "bfloat16"), ("int8", "fp8")
+DTYPES, QUANTIZATIONS = ("float32", "bfloat16"), ("int8", "fp8", "ternary")
 SMOOTH = 0.1
 """Fraction of the steps over which the final loss and the plotted differences are averaged."""
 

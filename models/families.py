@@ -46,6 +46,10 @@ from t2t.models.t5gemma.mapping import T5Gemma
 from t2t.models.t5gemma2.mapping import T5Gemma2
 from t2t.models.transformer_config import TransformerConfig
 from t2t.nn.model import RATES, ModelConfig
+from t2t.nn.recurrent.gated_delta_net import GatedDeltaNetConfig
+from t2t.nn.recurrent.mamba import MambaConfig
+from t2t.nn.recurrent.mamba2 import Mamba2Config
+from t2t.nn.recurrent.rwkv4 import RWKV4Config
 
 FAMILIES: tuple[Family, ...] = (
     T5(),
@@ -91,6 +95,8 @@ FAMILIES: tuple[Family, ...] = (
     T5Gemma2(),
 )
 """The built-in families."""
+_MIXERS = (MambaConfig, Mamba2Config, RWKV4Config, GatedDeltaNetConfig)
+"""The mixers other than attention that `transformers` has, all of them in decoders only."""
 
 _Class = TypeVar("_Class", bound=type[Family])
 _registered: dict[str, Family] = {}
@@ -162,6 +168,14 @@ def left_behind(config: ModelConfig, family: Family, options: dict[str, Any]) ->
     return lines if quantization in ("none", "ternary") else [*lines, f"quantization {quantization}"]
 
 
+def _foreign_mixer(config: ModelConfig) -> str | None:
+    """Return the name of a mixer that no model of `transformers` has; None if there is none."""
+    stacks = config.stacks if isinstance(config, TransformerConfig) else ()
+    mixers = [layer.mixer for stack in stacks for layer in (*stack.first, *stack.pattern) if layer.mixer is not None]
+    known = _MIXERS if config.kind == "decoder" else ()
+    return next((type(mixer).__name__ for mixer in mixers if not isinstance(mixer, known)), None)
+
+
 def exportable(config: ModelConfig) -> tuple[Family, dict[str, Any], list[Tensor]]:
     """Return the family of a model, its options for config.json and its tensors.
 
@@ -183,6 +197,10 @@ def exportable(config: ModelConfig) -> tuple[Family, dict[str, Any], list[Tensor
         if not changed:
             return family, options, wanted
         reasons.append(f"{family.name} has {'; '.join(line.replace(' -> ', ', the model ') for line in changed)}")
+    if (mixer := _foreign_mixer(config)) is not None:
+        raise UserError(
+            f"transformers has no model like this one: no {config.kind} there has layers with a {mixer} (model.pattern). Nearest: --format safetensors."
+        )
     raise UserError(
         f"transformers has no model like this one: {' / '.join(reasons) or f'no family has models of kind {config.kind}'}"
     )

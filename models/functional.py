@@ -100,7 +100,7 @@ class FunctionalModel(Model):
         return model.quantized(self._format, self._kernels.__contains__)
 
     def quantized(self, format: str, wanted: Callable[[str], bool] | None = None) -> FunctionalModel:
-        """Return the model with quantized kernels, see `t2t.nn.model.Model.quantized`. Raises UserError if it has experts or ternary weights."""
+        """Return the model with quantized kernels, see `t2t.nn.model.Model.quantized`. Raises UserError if it has experts, or if its products round kernels in another way."""
         if format == "none":
             return self
         assert self._float is None, "the kernels are quantized"
@@ -132,11 +132,16 @@ class FunctionalModel(Model):
     def merged(self, params: Params) -> Params:
         """Return the parameters of the model without adapters and quantized kernels that computes the same; `params` if there are none.
 
-        Raises UserError if the adapter is virtual tokens, which no parameters of the model compute.
+        Raises UserError if the adapter is virtual tokens, which no parameters of the model compute, or if products would round the merged kernels to ternary weights.
         """
         if self._virtual:
             raise UserError(
                 "adapter.kind is 'prompt': virtual tokens cannot be merged into the model. Nearest: --format peft."
+            )
+        if self._attach is not None and self.config.quantization == "ternary":
+            raise UserError(
+                "adapter (--adapter): the products of the model would round its change away (model.quantization ternary), so it cannot be merged into the kernels."
+                " Nearest: --format peft."
             )
         if self._float is not None:
             return self._float.merged(self.expanded(params))

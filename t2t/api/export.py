@@ -56,9 +56,9 @@ def check_export(
         if value is not None and format not in owners:
             named = " or ".join(filter(None, (", ".join(owners[:-1]), owners[-1])))
             raise UserError(f"{option} is for --format {named}; it has no effect with --format {format}.")
-    if format == "huggingface" and quantize not in ("none", "nf4"):
+    if format == "huggingface" and quantize not in ("none", "nf4", "ternary"):
         raise UserError(
-            f"--quantize {quantize}: --format huggingface writes the layout of bitsandbytes with four bits. Nearest: nf4."
+            f"--quantize {quantize}: --format huggingface writes nf4 in the layout of bitsandbytes, and ternary in that of BitNet. Nearest: nf4."
         )
     if merge_adapter and format == "peft":
         raise UserError("--merge-adapter has no effect with --format peft, which writes only the adapter.")
@@ -92,7 +92,7 @@ def export_run(
     A model of several parts (ELECTRA) is written to a folder for each part.
 
     merge_adapter: merge the run's adapter into the kernels. The formats of transformers and gguf have no adapters, so for them it always is.
-    quantize: format of the kernels of linear layers (`t2t.nn.weights`): for huggingface "nf4", in the layout of bitsandbytes.
+    quantize: format of the kernels of linear layers (`t2t.nn.weights`): for huggingface "nf4", in the layout of bitsandbytes, or "ternary", in that of BitNet.
     params: the run's parameters. By default, they are read from the checkpoint.
     say: receives log lines: what the format cannot store, and the results of the checks.
     Raises UserError for an unknown format, an option of another format, a model that the format does not support, or a directory that is not empty.
@@ -160,7 +160,7 @@ def export_run(
                 vectors=vectors,
                 dtype=dtype or "float32",
                 shard_bytes=shard_bytes or _SHARD_BYTES,
-                quantize=quantize != "none",
+                quantize=quantize,
                 check=check,
                 overwrite=overwrite,
                 say=say,
@@ -208,7 +208,7 @@ def _huggingface(
     vectors: Vectors | None,
     dtype: str,
     shard_bytes: int,
-    quantize: bool,
+    quantize: str,
     check: bool,
     overwrite: bool,
     say: Callable[[str], None],
@@ -220,6 +220,7 @@ def _huggingface(
     from t2t.export.bitsandbytes import NF4Tensors
     from t2t.export.family import canonical
     from t2t.export.huggingface import differing, opened, read_options, short_logits, write_huggingface
+    from t2t.export.packed_ternary import PackedTernary
     from t2t.export.sentence import read_sentence
     from t2t.export.tokenizer_writing import check_tokenizer
     from t2t.models.families import exportable, family_of, left_behind
@@ -229,7 +230,8 @@ def _huggingface(
     family, options, wanted = exportable(config)
     if lost := left_behind(config, family, options):
         say(f"note: config.json of {family.name} cannot store {', '.join(lost)}: only training uses it")
-    layout = NF4Tensors(config, wanted, dtype=dtype) if quantize else None
+    layouts = {"nf4": NF4Tensors, "ternary": PackedTernary}
+    layout = layouts[quantize](config, wanted, dtype=dtype) if quantize != "none" else None
     # Compare in float32, because the run's own dtype and kernels may round differently.
     model = canonical(config).build()
     lost = [name for name in VECTORS if getattr(config, name, None) != getattr(model.config, name, None)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from safetensors import safe_open
 
 from t2t.errors import Failure, UserError
 from t2t.export.mapping import Interleaved, JoinedTransposed, Shape, Tensor, Transposed
-from t2t.export.tensor_files import write_tensors
+from t2t.export.quantized_tensors import QuantizedTensors
 from t2t.nn.model import ModelConfig
 from t2t.nn.weights import quantized
 from t2t.nn.weights.nf4 import DYNAMIC_LEVELS, LEVELS, SCALES_IN_BLOCK
@@ -28,24 +28,21 @@ _LINEAR = (Transposed, JoinedTransposed, Interleaved)
 """Operations that give a weight of `torch.nn.Linear`, with the output axis first."""
 
 
-class NF4Tensors:
+class NF4Tensors(QuantizedTensors):
     """The tensors of a model whose linear layers in stacks of layers are quantized. All other tensors are floats.
 
     Raises UserError if bitsandbytes has no such form of a weight.
-
-    wanted: the tensors of the float model, from `t2t.models.families.exportable`.
-    dtype:  type of the other tensors, and in which `transformers` computes.
     """
 
     def __init__(self, config: ModelConfig, wanted: Sequence[Tensor], *, dtype: str) -> None:
         kernels = config.build().quantized("nf4").quantized_kernels
-        self.dtype, self.wanted = dtype, wanted
-        self.quantized = {
+        found = {
             tensor.name: tensor
             for tensor in wanted
             if kernels.issuperset(tensor.ours) and not tensor.name.endswith(_KEPT)
         }
-        for name, tensor in self.quantized.items():
+        super().__init__(wanted, found, dtype=dtype)
+        for name, tensor in found.items():
             if not isinstance(tensor.operation, _LINEAR):
                 raise UserError(
                     f"--quantize nf4: {name} is not the weight of a linear layer of PyTorch. Nearest: --quantize none."
@@ -58,7 +55,8 @@ class NF4Tensors:
 
     def options(self) -> dict[str, Any]:
         """Return the value of "quantization_config" of config.json."""
-        floats = [name for tensor in self.wanted for name in (tensor.name, *tensor.aliases) if not self._is(tensor)]
+        rest = [tensor for tensor in self.wanted if tensor.name not in self.quantized]
+        floats = [name for tensor in rest for name in (tensor.name, *tensor.aliases)]
         modules = sorted({name.removesuffix(".weight") for name in floats if name.endswith(".weight")})
         return {
             "quant_method": "bitsandbytes",
@@ -70,27 +68,6 @@ class NF4Tensors:
             "bnb_4bit_quant_storage": "uint8",
             "llm_int8_skip_modules": modules,
         }
-
-    def write(self, directory: Path, make: Callable[[str], np.ndarray], *, shard_bytes: int) -> None:
-        """Write the tensors. make: returns a float tensor by its name."""
-        shapes: list[tuple[str, Shape]] = []
-        types: dict[str, str] = {}
-        for tensor in self.wanted:
-            if not self._is(tensor):
-                shapes.append((tensor.name, tensor.shape))
-                continue
-            for name, (shape, dtype) in _layout(tensor).items():
-                shapes.append((name, shape))
-                types[name] = dtype
-        ready: dict[str, np.ndarray] = {}
-
-        def one(name: str) -> np.ndarray:
-            if name in self.quantized:  # the first of a layer's tensors
-                ready.clear()
-                ready.update(self._tensors(name, make(name)))
-            return ready[name] if name in types else make(name)
-
-        write_tensors(directory, shapes, one, dtype=self.dtype, shard_bytes=shard_bytes, types=types)
 
     def check(self, directory: Path) -> str:
         """Read the written weights back, and return a line about them. Raises Failure if a file does not hold what was written."""
@@ -105,11 +82,22 @@ class NF4Tensors:
                     values += 2 * codes.size
         return f"{len(self.quantized)} weights with {values:,} values are in NF4"
 
-    def _is(self, tensor: Tensor) -> bool:
-        return tensor.name in self.quantized
+    def layout(self, tensor: Tensor) -> dict[str, tuple[Shape, str]]:
+        """Return the shapes and types of the tensors that store a weight, by name."""
+        outputs, inputs = tensor.shape
+        scales = outputs * inputs // GROUP
+        name = tensor.name
+        return {
+            name: ((outputs * inputs // 2, 1), "uint8"),
+            f"{name}.absmax": ((scales,), "uint8"),
+            f"{name}.nested_absmax": ((-(-scales // SCALES_IN_BLOCK),), "float32"),
+            f"{name}.nested_quant_map": ((len(DYNAMIC_LEVELS),), "float32"),
+            f"{name}.quant_map": ((len(LEVELS),), "float32"),
+            f"{name}.{_STATE}": ((_STATE_BYTES,), "uint8"),
+        }
 
-    def _tensors(self, name: str, weight: np.ndarray) -> dict[str, np.ndarray]:
-        """Return the tensors of a linear layer's weight [O I]."""
+    def stored(self, name: str, weight: np.ndarray) -> dict[str, np.ndarray]:
+        """Return the codes, the scales, and the state that bitsandbytes reads."""
         parts = {part: np.asarray(value) for part, value in jax.device_get(quantized("nf4", weight.T)).items()}
         state = {
             "quant_type": "nf4",
@@ -129,18 +117,3 @@ class NF4Tensors:
             f"{name}.quant_map": LEVELS,
             f"{name}.{_STATE}": np.frombuffer(text, np.uint8),
         }
-
-
-def _layout(tensor: Tensor) -> dict[str, tuple[Shape, str]]:
-    """Return the shapes and types of the tensors that hold a weight, by name."""
-    outputs, inputs = tensor.shape
-    scales = outputs * inputs // GROUP
-    name = tensor.name
-    return {
-        name: ((outputs * inputs // 2, 1), "uint8"),
-        f"{name}.absmax": ((scales,), "uint8"),
-        f"{name}.nested_absmax": ((-(-scales // SCALES_IN_BLOCK),), "float32"),
-        f"{name}.nested_quant_map": ((len(DYNAMIC_LEVELS),), "float32"),
-        f"{name}.quant_map": ((len(LEVELS),), "float32"),
-        f"{name}.{_STATE}": ((_STATE_BYTES,), "uint8"),
-    }

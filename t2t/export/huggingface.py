@@ -15,7 +15,6 @@ import numpy as np
 
 from t2t.checksums import names_beneath, problem, table
 from t2t.errors import UserError, nearest
-from t2t.export.bitsandbytes import NF4Tensors
 from t2t.export.directory import flatten, write_json, writing
 from t2t.export.family import Family, Options
 from t2t.export.generation_files import GENERATION, generation_config, ids_of
@@ -24,6 +23,7 @@ from t2t.export.mxfp4 import unpacked
 from t2t.export.packed_ternary import unpacked_ternary
 from t2t.export.pickled_files import open_tensors
 from t2t.export.published import Published
+from t2t.export.quantized_tensors import QuantizedTensors
 from t2t.export.readme import SENTENCE_README, huggingface_readme
 from t2t.export.sentence import Vectors, write_sentence
 from t2t.export.sentence_dense import write_dense
@@ -183,7 +183,7 @@ def write_huggingface(
     vectors: Vectors | None = None,
     dtype: str = "float32",
     shard_bytes: int = 5_000_000_000,
-    layout: NF4Tensors | None = None,
+    layout: QuantizedTensors | None = None,
     kept: Path | None = None,
     overwrite: bool = False,
     check: Callable[[Path], None] | None = None,
@@ -195,7 +195,7 @@ def write_huggingface(
     lengths:         lengths of "inputs" and "targets" in training, in tokens. The latter is the default length of generation.
     vectors:         of a sentence encoder: also write the files of `sentence-transformers`.
     dtype:           type of the weights.
-    layout:          of quantized weights: the tensors that are written in their place.
+    layout:          of weights in another form than floats: the tensors that are written in their place.
     kept:            directory of the original tokenizer files of an imported model.
     check:           called with the temporary directory before it is moved to `out`. If it raises, nothing is written to `out`.
 

@@ -32,10 +32,7 @@ def eight_bits(x: Float[Array, "N I"]) -> tuple[Float[Array, "N I"], Float[Array
 @jax.custom_vjp
 def ternary_matmul(x: Float[Array, "N I"], kernel: Float[Array, "I O"]) -> Float[Array, "N O"]:
     """Round both operands, multiply, and return the type of `x`. The sums of whole numbers are exact up to 2^24."""
-    (values, scale), (weights, weight_scale) = eight_bits(x), ternary(kernel)
-    # Whole numbers up to 256 are exact in bfloat16.
-    sums = jnp.dot(values.astype(x.dtype), weights.astype(x.dtype), preferred_element_type=jnp.float32)
-    return (sums * (scale * weight_scale)).astype(x.dtype)
+    return _product(x, *ternary(kernel))
 
 
 def _forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
@@ -44,10 +41,37 @@ def _forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Arra
 
 def _backward(saved: tuple[jax.Array, jax.Array], gradient: Float[Array, "N O"]) -> tuple[jax.Array, jax.Array]:
     x, kernel = saved
-    (values, scale), (weights, weight_scale) = eight_bits(x), ternary(kernel)
-    x_gradient = jnp.dot(gradient, (weights * weight_scale).astype(x.dtype).T)
+    values, scale = eight_bits(x)
     kernel_gradient = jnp.dot((values * scale).astype(x.dtype).T, gradient)
-    return x_gradient, kernel_gradient.astype(kernel.dtype)
+    return _x_gradient(gradient, *ternary(kernel)), kernel_gradient.astype(kernel.dtype)
 
 
 ternary_matmul.defvjp(_forward, _backward)
+
+
+@jax.custom_vjp
+def rounded_matmul(x: Float[Array, "N I"], weights: Float[Array, "I O"], scale: Float[Array, ""]) -> jax.Array:
+    """Return what `ternary_matmul` returns for the kernel that `ternary` rounds to these weights and this scale, [N O]. The weights have no gradient."""
+    return _product(x, weights, scale)
+
+
+def _forward_rounded(x: jax.Array, weights: jax.Array, scale: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    return rounded_matmul(x, weights, scale), (weights, scale)
+
+
+def _backward_rounded(saved: tuple[jax.Array, ...], gradient: Float[Array, "N O"]) -> tuple[jax.Array, None, None]:
+    return _x_gradient(gradient, *saved), None, None
+
+
+rounded_matmul.defvjp(_forward_rounded, _backward_rounded)
+
+
+def _product(x: Float[Array, "N I"], weights: Float[Array, "I O"], scale: Float[Array, ""]) -> Float[Array, "N O"]:
+    values, own = eight_bits(x)
+    # Whole numbers up to 256 are exact in bfloat16.
+    sums = jnp.dot(values.astype(x.dtype), weights.astype(x.dtype), preferred_element_type=jnp.float32)
+    return (sums * (own * scale)).astype(x.dtype)
+
+
+def _x_gradient(gradient: jax.Array, weights: Float[Array, "I O"], scale: Float[Array, ""]) -> Float[Array, "N I"]:
+    return jnp.dot(gradient, (weights * scale).astype(gradient.dtype).T)

@@ -24,7 +24,8 @@ class Trainable(Configuration):
         exclude: glob patterns of parameter paths to freeze, even if they match `include` ("encoder/**").
         frozen_dtype: dtype of the frozen parameters. Trainable parameters are always float32.
         quantize: how to store the frozen kernels of linear layers in stacks of layers: "nf4" (QLoRA), or integers with a scale for each output ("int8", "int4") or
-            for each group of 64 inputs ("int8_groups", "int4_groups"). The run starts from another run, whose kernels are quantized when they are read.
+            for each group of 64 inputs ("int8_groups", "int4_groups"), or "ternary" for models with ternary weights (BitNet). The run starts from another run, whose
+            kernels are quantized when they are read.
         frozen_storage: how checkpoints store the frozen parameters, once for all steps: "copy", or "reference" to the checkpoint of
             `start_from`, which must then not be moved or deleted.
     """

@@ -10,12 +10,14 @@ from safetensors.numpy import load_file, save_file
 
 from t2t.errors import UserError
 from t2t.export.family import Options, canonical
-from t2t.export.huggingface import opened
-from t2t.models import llama, preset
+from t2t.export.huggingface import opened, write_huggingface
+from t2t.export.packed_ternary import PackedTernary
+from t2t.models import bitnet, llama, preset
 from t2t.models.bitnet.mapping import ONLINE, BitNet
 from t2t.models.families import exportable, family_of
 from t2t.nn.ternary import ternary
 from t2t.sharding import MeshConfig
+from t2t.vocabularies import Bytes
 from tests.interop import ours
 from tests.interop.cases import CASES, inputs
 from tests.interop.goldens import write_directory
@@ -120,6 +122,39 @@ def test_packed_weights_compute_what_the_same_weights_unpacked_do(kind, rounding
         opened(tmp_path / "packed", family_of),
     ):
         pass
+
+
+def test_an_export_of_packed_weights_has_the_same_weights_and_scales(tmp_path):
+    write_directory(CASE, tmp_path / "floats", quantization_config=ONLINE)
+    with opened(tmp_path / "floats", family_of) as source:
+        config, params = source.config, source.params(MeshConfig().build())
+    _, options, wanted = exportable(config)
+    layout = PackedTernary(config, wanted, dtype="float32")
+    write_huggingface(params, options, wanted, Bytes(), tmp_path / "packed", kind="decoder", layout=layout)
+    tensors = load_file(tmp_path / "packed" / "model.safetensors")
+    name = "model.layers.1.self_attn.k_proj.weight"
+    assert (tensors[name].dtype, tensors[name].shape, tensors[f"{name}_scale"].shape) == (np.uint8, (4, 32), (1,))
+    assert layout.check(tmp_path / "packed") == "14 weights with 15,360 values are packed, four in a byte"
+    with opened(tmp_path / "packed", family_of) as source:
+        assert canonical(source.config) == canonical(config)
+        assert source.config.quantization == "ternary"
+        back = source.params(MeshConfig().build())
+    for kind, part in (("attention", "key"), ("mlp", "up")):
+        one, other = (jax.vmap(ternary)(tree["decoder"]["layers"][kind][part]["kernel"]) for tree in (params, back))
+        np.testing.assert_array_equal(one[0], other[0])
+        np.testing.assert_allclose(one[1], other[1], rtol=1e-6)
+    np.testing.assert_array_equal(back["embeddings"]["token"]["table"], params["embeddings"]["token"]["table"])
+
+
+def test_what_cannot_be_packed_is_refused():
+    def packed(**sizes):
+        made = bitnet.bitnet(**{"num_layers": 1, "d_model": 16, "num_heads": 2, "d_ff": 24, "vocab_size": 40, **sizes})
+        return PackedTernary(made, exportable(made)[2], dtype="float32")
+
+    with pytest.raises(UserError, match=r"gate_proj.weight has 26 outputs, which is no multiple of 4"):
+        packed(d_ff=26)
+    with pytest.raises(UserError, match=r"quantize 'ternary' .*do not round its kernels"):
+        packed(quantization="none")
 
 
 def test_another_family_does_not_take_ternary_weights():

@@ -13,6 +13,7 @@ from t2t.decode import Beam, Greedy, generate
 from t2t.errors import UserError
 from t2t.models import retnet
 from t2t.models.config import LayerOptions
+from t2t.models.families import exportable
 from t2t.nn.mixers import BuildOptions, Context
 from t2t.nn.model import ParamSpec
 from t2t.nn.parameters import Definition
@@ -243,6 +244,13 @@ def test_what_the_mixers_cannot_do_is_refused_in_one_line(name, make, said):
     with pytest.raises(UserError, match=f"{type(MIXERS[name]).__name__} {said}") as caught:
         make(LayerOptions(mixer=MIXERS[name]))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["retention", "gated linear attention"])
+def test_transformers_has_no_such_layers(name):
+    mixer = type(MIXERS[name]).__name__
+    with pytest.raises(UserError, match=rf"no decoder there has layers with a {mixer} .*Nearest: --format safetensors"):
+        exportable(settings(name))
 
 
 def test_widths_that_do_not_go_together_are_refused():

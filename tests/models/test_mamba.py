@@ -1,6 +1,7 @@
-"""Decoders of Mamba and Mamba-2: packing, decoding with a state of one size, meshes, FLOPs, layers without a feed-forward layer, and what is refused."""
+"""Decoders of Mamba and Mamba-2, and encoders of Mamba: packing, decoding with a state of one size, meshes, FLOPs, layers without a feed-forward layer, and what is refused."""
 
 import dataclasses
+import functools
 
 import jax
 import numpy as np
@@ -12,7 +13,10 @@ from t2t.errors import UserError
 from t2t.models import bert, count, preset
 from t2t.models.config import LayerOptions
 from t2t.models.families import exportable
+from t2t.nn.mixers import BuildOptions, Context
 from t2t.nn.model import ParamSpec
+from t2t.nn.parameters import Definition
+from t2t.nn.recurrent.mamba import MambaConfig
 from t2t.nn.recurrent.mamba2 import Mamba2Config
 from t2t.plan import flops
 from t2t.sharding import MeshConfig, assume_platform
@@ -21,6 +25,7 @@ from tests.models.tiny import VOCAB, batch, config, logits_of, params_of, quick_
 
 NAMES = ["mamba", "mamba2"]
 LENGTHS, STEPS = [6, 1, 4], 3
+BOTH = LayerOptions(mixer=MambaConfig(inner=32, state_size=6, dt_rank=1, chunk=4))
 LAYER = LayerOptions(mixer=Mamba2Config(num_heads=4, head_dim=8, state_size=6, chunk=4))
 
 
@@ -31,10 +36,12 @@ def hybrid():
 
 
 def settings_of(name):
+    if name == "encoder":
+        return config("bert", positions="none", pattern=(BOTH,))
     return hybrid() if name == "encoder-decoder" else config(name)
 
 
-@pytest.mark.parametrize("name", [*NAMES, "encoder-decoder"])
+@pytest.mark.parametrize("name", [*NAMES, "encoder-decoder", "encoder"])
 def test_packed_equals_unpacked(name):
     random = np.random.default_rng(0)
     texts = [random.integers(1, VOCAB, n) for n in (4, 6, 3, 5)]
@@ -142,6 +149,29 @@ def test_loss_and_gradients_on_a_mesh_equal_those_on_one_device(name):
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(divided))
 
 
+def test_an_encoder_adds_a_mamba_that_reads_from_the_end():
+    """Schiff et al. 2024, figure 1: the sum of a Mamba of the text and of one of the reversed text, which have the same first and last products."""
+    settings = config("bert").encoder
+    build = functools.partial(BuildOptions, width=16, kernel_init=settings.kernel_init)
+    both, one = (Definition(BOTH.mixer.build(build(bidirectional=given))) for given in (True, False))
+    random = np.random.default_rng(0)
+    params = jax.tree.map(
+        lambda spec: random.normal(scale=0.3, size=spec.shape).astype(np.float32),
+        both.specs,
+        is_leaf=lambda leaf: isinstance(leaf, ParamSpec),
+    )
+    forward = {name: part for name, part in params.items() if name != "reverse"}
+    x, context = random.normal(size=(2, 7, 16)).astype(np.float32), Context(segments=np.ones((2, 7), np.int32))
+
+    def compared(params, forward):
+        backward = one.bind({**forward, **params["reverse"]})(x[:, ::-1], context)[0][:, ::-1]
+        return both.bind(params)(x, context)[0], one.bind(forward)(x, context)[0] + backward
+
+    found, wanted = quick_jit(compared)(params, forward)
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+    assert sorted(params["reverse"]) == sorted(forward.keys() - {"x", "gate", "out"})
+
+
 def products(settings, given):
     model = settings.build()
     shapes = jax.tree.map(
@@ -216,7 +246,8 @@ def refused(name, **options):
             lambda: exportable(config("mamba2", norm_epsilon=1e-3)),
             r"no model like this one: .*Mamba-2 has .*norm_epsilon",
         ),
-        (lambda: exportable(hybrid()), r"transformers has no model like this one"),
+        (lambda: exportable(hybrid()), r"no encoder_decoder there has layers with a Mamba2Config .*Nearest: --format"),
+        (lambda: exportable(settings_of("encoder")), r"no encoder there has layers with a MambaConfig"),
     ],
 )
 def test_what_the_mixers_lack_is_refused_in_one_line(make, message):

@@ -179,6 +179,11 @@ def test_the_number_of_parameters_is_the_formula_of_the_paper(size):
     assert count(made) == 2 * vocabulary * width + 13 * width**2 * layers + width * (11 * layers + 4)
 
 
+def test_the_number_of_parameters_is_that_of_the_released_checkpoints():
+    sizes = {"169m": 169_342_464, "430m": 430_397_440, "1.5b": 1_515_106_304, "3b": 2_984_627_200}
+    assert {size: count(preset(f"rwkv:4-{size}")) for size in sizes} == sizes
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -217,5 +222,5 @@ def test_a_layer_without_the_values_of_a_first_one_is_refused():
 
 
 def test_transformers_has_no_rwkv_7():
-    with pytest.raises(UserError, match=r"transformers has no model like this one"):
+    with pytest.raises(UserError, match=r"no decoder there has layers with a RWKV7Config"):
         exportable(MODELS["RWKV-7"])

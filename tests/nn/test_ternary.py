@@ -3,8 +3,11 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
+from t2t.nn.parameters import Definition
 from t2t.nn.ternary import eight_bits, ternary, ternary_matmul
+from t2t.nn.weights import QuantizedKernel, dequantized, quantized
 from tests.models.tiny import quick_jit
 
 RANDOM = np.random.default_rng(0)
@@ -57,3 +60,28 @@ def test_a_kernel_of_ternary_weights_is_rounded_to_itself():
     values, scale = ternary(jnp.asarray(weights * 0.3 / share))
     np.testing.assert_array_equal(values, weights)
     np.testing.assert_allclose(scale, 0.3, rtol=1e-6)
+
+
+@pytest.mark.parametrize("inputs", [12, 10], ids=["whole bytes", "a byte in part"])
+def test_a_kernel_in_two_bits_gives_the_same_products_and_gradients(inputs):
+    x, kernel = X[:, :inputs], jnp.asarray(KERNEL[:inputs])
+    parts = quantized("ternary", kernel)
+    assert (parts["codes"].shape, parts["codes"].dtype) == ((7, 3), jnp.uint8)
+    stored = Definition(QuantizedKernel("ternary", inputs, 7, ("embed", "mlp")))
+    weights = RANDOM.normal(size=(5, 7)).astype(np.float32)
+
+    def both(multiply, x):
+        return multiply(x), jax.grad(lambda x: (multiply(x) * weights).sum())(x)
+
+    one = quick_jit(lambda x: both(lambda x: stored.bind(parts).product(x, ternary_matmul), x))(x)
+    other = quick_jit(lambda x: both(lambda x: ternary_matmul(x, kernel), x))(x)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6), one, other)
+    again = quantized("ternary", dequantized("ternary", parts, inputs))
+    np.testing.assert_array_equal(again["codes"], parts["codes"])
+    np.testing.assert_allclose(again["scale"], parts["scale"], rtol=1e-6)
+
+
+def test_each_kernel_of_a_stack_has_a_scale():
+    parts = quantized("ternary", jnp.stack([KERNEL, 2 * KERNEL]))
+    np.testing.assert_array_equal(parts["codes"][0], parts["codes"][1])
+    np.testing.assert_allclose(parts["scale"], [np.abs(KERNEL).mean(), 2 * np.abs(KERNEL).mean()], rtol=1e-6)

@@ -19,6 +19,9 @@ from t2t.nn.weights import FORMATS, QuantizedKernel, checked_format, dequantized
 from t2t.nn.weights.nf4 import DYNAMIC_LEVELS
 from tests.nn import golden_weights
 
+NEAREST = [format for format in FORMATS if format != "ternary"]
+"""The formats that round each value to the nearest one."""
+
 
 @functools.cache
 def kernel(inputs, outputs, layers=None):
@@ -55,7 +58,7 @@ def test_the_levels_of_scales_are_those_of_bitsandbytes():
     "format",
     [
         name if name in ("int8", "int4_groups", "nf4") else pytest.param(name, marks=pytest.mark.slow)
-        for name in FORMATS
+        for name in NEAREST
     ],
 )
 def test_each_value_is_rounded_to_the_nearest_one(format):
@@ -81,7 +84,7 @@ def test_a_group_has_a_scale_of_its_own():
     spoiled = kernel(128, 4).at[3, :].set(1000.0)
     errors = {
         format: np.abs(np.asarray(dequantized(format, quantized(format, spoiled), 128) - spoiled))[64:].max()
-        for format in FORMATS
+        for format in NEAREST
         if format != "nf4"
     }
     assert errors["int8"] > 50 * errors["int8_groups"]
@@ -106,6 +109,7 @@ def test_bytes_of_a_value():
         "int4": pytest.approx(4 + 32 / 512),
         "int4_groups": 4.5,
         "nf4": sizes["nf4"],
+        "ternary": pytest.approx(2, abs=1e-3),
     }
 
 

@@ -1,4 +1,4 @@
-"""Forms in which the kernels of linear layers are stored: quantized to eight or four bits, and dequantized one layer at a time.
+"""Forms in which the kernels of linear layers are stored: quantized to eight, four or two bits, and dequantized one layer at a time.
 
 `t2t.nn.quantized` is something else: products in eight bits of kernels that are stored as floats.
 """

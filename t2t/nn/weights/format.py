@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,8 @@ import jax
 from jaxtyping import Array, Float
 
 Axes = tuple[str | None, ...]
+Multiply = Callable[[jax.Array, jax.Array], jax.Array]
+"""(x [*B I], kernel [I O]) -> [*B O]: the product of a linear layer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,3 +46,9 @@ class Format(abc.ABC):
     @abc.abstractmethod
     def dequantize(self, parts: dict[str, jax.Array], inputs: int) -> Float[Array, "O I"]:
         """Return the transposed kernel in float32."""
+
+    def product(
+        self, x: Float[Array, "*B I"], parts: dict[str, jax.Array], inputs: int, multiply: Multiply
+    ) -> Float[Array, "*B O"]:
+        """Return `multiply(x, kernel)`. The gradient with respect to x must not depend on x."""
+        return multiply(x, self.dequantize(parts, inputs).T)

@@ -8,8 +8,9 @@ from t2t.errors import UserError, nearest
 from t2t.nn.weights.format import Format
 from t2t.nn.weights.integers import Integers
 from t2t.nn.weights.nf4 import NF4
+from t2t.nn.weights.ternary import Ternary
 
-Quantize = Literal["none", "int8", "int8_groups", "int4", "int4_groups", "nf4"]
+Quantize = Literal["none", "int8", "int8_groups", "int4", "int4_groups", "nf4", "ternary"]
 """How kernels are stored. "none" stores floats."""
 
 FORMATS: dict[str, Format] = {
@@ -18,6 +19,7 @@ FORMATS: dict[str, Format] = {
     "int4": Integers(4, per_group=False),
     "int4_groups": Integers(4, per_group=True),
     "nf4": NF4(),
+    "ternary": Ternary(),
 }
 
 

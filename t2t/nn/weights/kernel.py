@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -13,9 +13,8 @@ from jaxtyping import Array, Float
 
 from t2t.nn.initializers import ZEROS
 from t2t.nn.parameters import parameter
+from t2t.nn.weights.format import Multiply
 from t2t.nn.weights.formats import FORMATS
-
-Multiply = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 class QuantizedKernel(nnx.Module):
@@ -54,22 +53,19 @@ class QuantizedKernel(nnx.Module):
         """
         format, inputs = FORMATS[self.format], self.inputs
 
-        def kernel(parts: dict[str, jax.Array]) -> jax.Array:
-            return format.dequantize(parts, inputs).T
-
         @jax.custom_vjp
         def run(x: jax.Array, parts: dict[str, jax.Array]) -> jax.Array:
             x, parts = jax.lax.optimization_barrier((x, parts))
-            return multiply(x, kernel(parts))
+            return format.product(x, parts, inputs, multiply)
 
         def forward(x: jax.Array, parts: dict[str, jax.Array]) -> tuple[jax.Array, Any]:
             return run(x, parts), parts
 
         def backward(parts: dict[str, jax.Array], gradient: jax.Array) -> tuple[jax.Array, None]:
             gradient, parts = jax.lax.optimization_barrier((gradient, parts))
-            # The product is linear in `x`: its value is not needed.
+            # The gradient does not depend on `x`.
             zeros = jnp.zeros((*gradient.shape[:-1], inputs), gradient.dtype)
-            _, pull = jax.vjp(lambda x: multiply(x, kernel(parts)), zeros)
+            _, pull = jax.vjp(lambda x: format.product(x, parts, inputs, multiply), zeros)
             return pull(gradient)[0], None
 
         run.defvjp(forward, backward)

@@ -37,13 +37,17 @@ def quantize_kernels(network: nnx.Module, format: str, wanted: Callable[[str], b
 
 
 def check_quantizable(specs: Mapping[str, Any], products: str, format: str) -> None:
-    """Raise UserError if most kernels of a model cannot be quantized: those of experts, and those that products round to -1, 0 and 1.
+    """Raise UserError if most kernels of a model cannot be quantized: those of experts, and those that products round to -1, 0 and 1 in another format than "ternary".
 
     products: type of the model's products, `ModelConfig.quantization`.
     """
-    if products == "ternary":
+    if (products == "ternary") != (format == "ternary"):
+        rounded = (
+            "round its kernels to ternary weights already" if products == "ternary" else "do not round its kernels"
+        )
+        nearest = "ternary" if products == "ternary" else "none"
         raise UserError(
-            f"quantize {format!r} (--quantize): the products of the model round its kernels to ternary weights (model.quantization) already. Nearest: none."
+            f"quantize {format!r} (--quantize): the products of the model {rounded} (model.quantization {products}). Nearest: {nearest}."
         )
     experts = [path for path, spec in flatten_dict(dict(specs), sep="/").items() if "experts" in spec.axes]
     if experts:

@@ -1,6 +1,8 @@
-"""Two codes of four bits in one byte, and groups of inputs."""
+"""Several codes in one byte, and groups of inputs."""
 
 from __future__ import annotations
+
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -27,16 +29,19 @@ def ungrouped(values: Float[Array, "O G S"], inputs: int) -> Float[Array, "O I"]
     return values.reshape(values.shape[0], -1)[:, :inputs]
 
 
-def packed(codes: UInt8[Array, "O I"]) -> UInt8[Array, "O P"]:
-    """Put two codes below 16 in each byte, the first in its upper half."""
-    even = jnp.pad(codes, ((0, 0), (0, codes.shape[1] % 2)))
-    return (even[:, ::2] << 4) | even[:, 1::2]
+def packed(codes: UInt8[Array, "O I"], bits: int = 4) -> UInt8[Array, "O P"]:
+    """Put codes of `bits` bits, which divide 8, into bytes. The first code of a byte is in its upper bits."""
+    count = 8 // bits
+    whole = jnp.pad(codes, ((0, 0), (0, -codes.shape[1] % count)))
+    parts = [whole[:, place::count] << (8 - bits * (place + 1)) for place in range(count)]
+    return functools.reduce(jnp.bitwise_or, parts)
 
 
-def unpacked(codes: UInt8[Array, "O P"], inputs: int) -> UInt8[Array, "O I"]:
+def unpacked(codes: UInt8[Array, "O P"], inputs: int, bits: int = 4) -> UInt8[Array, "O I"]:
     """Invert `packed`."""
-    halves = jax.lax.shift_right_logical(
-        jnp.broadcast_to(codes[..., None], (*codes.shape, 2)),
-        jnp.broadcast_to(jnp.array([4, 0], jnp.uint8), (*codes.shape, 2)),
+    shifts = jnp.arange(8 - bits, -1, -bits, dtype=jnp.uint8)
+    parts = jax.lax.shift_right_logical(
+        jnp.broadcast_to(codes[..., None], (*codes.shape, len(shifts))),
+        jnp.broadcast_to(shifts, (*codes.shape, len(shifts))),
     )
-    return (halves & jnp.uint8(15)).reshape(codes.shape[0], -1)[:, :inputs]
+    return (parts & jnp.uint8(2**bits - 1)).reshape(codes.shape[0], -1)[:, :inputs]
