@@ -88,7 +88,7 @@ class Objective(Configuration, abc.ABC):
         """Return the gradients of `loss` and its sums. Override it for another way to compute an update, such as sharpness-aware minimization.
 
         loss:   (params, batch, key) -> (scalar, LossSums); the scalar is the part's objective over the batch's weight.
-        params: the trainable parameters.
+        params: the trainable parameters; an override does not get the biases that follow the load of experts (`Router.bias_rate`).
         batch:  the batch, or a microbatch: gradients of microbatches are summed.
         """
         return jax.grad(loss, has_aux=True)(params, batch, key)

@@ -14,6 +14,7 @@ import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from t2t.nn.model import ParamSpec
+from t2t.optim.trainable import merge
 from t2t.types import Params
 
 
@@ -42,7 +43,7 @@ def with_load_rule(transform: optax.GradientTransformation, specs: Any) -> optax
         others, loads = split_loads(updates, specs)
         others, state = transform.update(others, state, None if params is None else split_loads(params, specs)[0])
         changes = {path: _change(load, rates[path]) for path, load in flatten_dict(loads).items()}
-        return unflatten_dict({**flatten_dict(others), **changes}), state
+        return merge(others, unflatten_dict(changes)), state
 
     return optax.GradientTransformation(init, update)
 

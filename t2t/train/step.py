@@ -14,8 +14,8 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from t2t.losses import LossSums
 from t2t.nn.model import Model
 from t2t.objectives import Objective
-from t2t.objectives.objective import Teacher
-from t2t.optim.balance import without_loads
+from t2t.objectives.objective import DifferentiableLoss, Teacher
+from t2t.optim.balance import split_loads, without_loads
 from t2t.optim.ema import Ema
 from t2t.optim.norms import layered, squares
 from t2t.optim.trainable import merge, split, trainable_specs
@@ -70,7 +70,9 @@ def make_step(
             total = loss(model, merge(trainable, frozen), part, part_key)
             return total.objective / weight, total
 
-        grads, total = _accumulate(partial(objective.gradients, part_loss), trainable, batch, key, microbatches)
+        grads, total = _accumulate(
+            partial(_gradients, objective, trained, part_loss), trainable, batch, key, microbatches
+        )
         updates, opt_state = transform.update(grads, state.opt_state, trainable)
         updated = optax.apply_updates(trainable, updates)
         value, squared = total.loss / weight, squares(without_loads(grads, trained), stacked)
@@ -120,6 +122,28 @@ def make_step(
         return after, metrics
 
     return step
+
+
+def _gradients(
+    objective: Objective, specs: Any, loss: DifferentiableLoss, params: Params, batch: Batch, key: PRNGKeyArray
+) -> tuple[Params, LossSums]:
+    """Return the gradients of all parameters, with the load in place of the gradient of biases that balance it, and the sums of the loss.
+
+    An objective's own way to compute gradients sees neither these biases nor their load: a load is a number of tokens, which must be in no norm. It is then
+    computed separately.
+
+    specs: nested dict of ParamSpec of `params`.
+    """
+    others, biases = split_loads(params, specs)
+    if not biases or type(objective).gradients is Objective.gradients:
+        return objective.gradients(loss, params, batch, key)
+
+    def of_others(others: Params, batch: Batch, key: PRNGKeyArray) -> tuple[Float[Array, ""], LossSums]:
+        return loss(merge(others, biases), batch, key)
+
+    grads, total = objective.gradients(of_others, others, batch, key)
+    loads, _ = jax.grad(lambda biases: loss(merge(others, biases), batch, key), has_aux=True)(biases)
+    return merge(grads, loads), total
 
 
 def _accumulate(

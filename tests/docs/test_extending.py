@@ -31,6 +31,7 @@ from t2t.models.families import exportable, family_of
 from t2t.models.families import register as register_family
 from t2t.objectives import CrossEntropy
 from t2t.optim import Constant, Optax
+from t2t.optim.balance import with_load_rule, without_loads
 from t2t.plan.topology import ENVIRONMENT
 from t2t.sharding import MeshConfig, assume_platform
 from t2t.train.guard import healthy
@@ -314,3 +315,29 @@ def test_the_update_is_that_of_the_worst_point_nearby(page):
     jax.tree.map(
         lambda new, old, g: np.testing.assert_allclose(new, old - g, atol=1e-5), after.params, params, expected
     )
+
+
+@pytest.mark.slow
+def test_the_worst_point_nearby_leaves_out_the_load_of_experts(page):
+    model, params = params_of(config("deepseek"))
+    rows_, objective = some_batch("decoder"), page.sharpness.SharpnessAware(radius=0.5)
+    transform = with_load_rule(optax.sgd(1.0), model.specs)
+    state = TrainState(
+        step=jnp.int32(0), params=params, opt_state=transform.init(params), key=jax.random.key(0), health=healthy()
+    )
+    step = make_step(model, transform, objective, learning_rate=lambda step: jnp.float32(1.0))
+    after, metrics = quick_jit(step)(state, rows_)
+
+    def loss(params):
+        sums = CrossEntropy().loss(model, params, rows_)
+        return sums.objective / sums.weight
+
+    at = quick_jit(jax.grad(loss))
+    grads = without_loads(at(params), model.specs)
+    worst = jax.tree.map(lambda p, g: p + 0.5 * g / optax.global_norm(grads), params, grads)
+    expected = without_loads(at(worst), model.specs)
+    assert float(metrics["grad_norm"]) == pytest.approx(float(optax.global_norm(expected)), rel=1e-4)
+    load = np.asarray(at(params)["decoder"]["layers"]["moe"]["bias"])
+    wanted = jax.tree.map(lambda old, g: old - g, params, expected)
+    wanted["decoder"]["layers"]["moe"]["bias"] += 0.01 * np.sign(load.mean(axis=-1, keepdims=True) - load)
+    jax.tree.map(lambda new, right: np.testing.assert_allclose(new, right, atol=1e-5), after.params, wanted)

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
@@ -10,13 +10,16 @@ import optax
 import pytest
 
 from t2t import models
+from t2t.losses import LossSums
+from t2t.nn.model import ParamSpec
+from t2t.nn.moe.router import with_load
 from t2t.objectives import CrossEntropy
 from t2t.optim import AdamW, Constant, Muon
 from t2t.optim.paths import path_name
 from t2t.sharding import MeshConfig, activate
 from t2t.train.guard import Guard, Judge
 from t2t.train.state import abstract_state, create_state, state_shardings
-from t2t.train.step import make_step
+from t2t.train.step import _gradients, make_step
 from t2t.types import Batch, Tokens
 
 VOCAB, ROWS = 64, 8
@@ -200,3 +203,33 @@ def test_entries_of_an_update_that_are_not_finite_are_left_out_though_the_gradie
         same = np.array_equal(before, now)
         assert np.isfinite(now).all()
         assert same == (path_name(path) == name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Doubled(CrossEntropy):
+    """Gradients at twice the parameters, which are kept: an objective with its own way to compute them."""
+
+    def gradients(self, loss, params, batch, key):
+        assert set(params) == {"kernel"}
+        grads, _ = super().gradients(loss, params, batch, key)
+        return super().gradients(loss, jax.tree.map(lambda p, g: 2 * p + 0 * g, params, grads), batch, key)
+
+
+def test_an_own_way_to_compute_gradients_does_not_see_the_load_of_experts():
+    specs = {
+        "bias": ParamSpec((2,), jnp.float32, (None,), False, load_rate=0.1),
+        "kernel": ParamSpec((2,), jnp.float32, (None,), True),
+    }
+    params = {"bias": jnp.zeros(2), "kernel": jnp.array([1.0, -3.0])}
+
+    def loss(params, rows, key):
+        # The load of the experts is that of the given kernel, which the objective changes.
+        y = with_load(params["kernel"] * rows, params["bias"], jnp.abs(params["kernel"]) + 5)
+        return jnp.sum(y**2), LossSums(objective=jnp.sum(y**2), loss=jnp.sum(y), weight=jnp.float32(1.0))
+
+    rows, load = jnp.array([1.0, 2.0]), np.array([6.0, 8.0])
+    for objective, factor in ((CrossEntropy(), 1), (Doubled(), 2)):
+        grads, total = _gradients(objective, specs, loss, params, rows, jax.random.key(0))
+        np.testing.assert_allclose(grads["bias"], load)
+        np.testing.assert_allclose(grads["kernel"], factor * 2 * params["kernel"] * rows**2)
+        assert float(total.loss) == factor * float(jnp.sum(params["kernel"] * rows))
