@@ -23,7 +23,15 @@ from t2t.limits import (
     Width,
     WidthOrZero,
 )
-from t2t.models.checks import check_experts, check_latent, one_of
+from t2t.models.checks import (
+    check_experts,
+    check_handed,
+    check_heads,
+    check_latent,
+    check_order,
+    check_positions,
+    one_of,
+)
 from t2t.nn.attention.latent import Latent
 from t2t.nn.convolution import ConvolutionConfig
 from t2t.nn.disentangled import Disentangled
@@ -243,75 +251,15 @@ class StackConfig(Configuration):
             one_of(field, getattr(self, field), choices)
         one_of("router.scores", self.router.scores, Scores)
         one_of("router.balance_over", self.router.balance_over, BalanceOver)
-        if self.head_dim is None and self.d_model % self.num_heads:
-            near = [n for n in range(1, self.d_model + 1) if self.d_model % n == 0]
-            best = min(near, key=lambda n: abs(n - self.num_heads))
-            raise UserError(
-                f"model.num_heads is {self.num_heads}, which does not divide model.d_model = {self.d_model} (and model.head_dim is not set). Nearest: {best}."
-            )
-        if self.num_heads % self.key_heads:
-            raise UserError(
-                f"model.num_kv_heads is {self.num_kv_heads}, which does not divide model.num_heads = {self.num_heads}"
-            )
-        if self.groups is not None and self.num_layers % self.groups:
-            raise UserError(
-                f"model.groups is {self.groups}, which does not divide model.num_layers = {self.num_layers}"
-            )
-        if self.parallel and self.norm_place == "post":
-            raise UserError(
-                "model.parallel is True, and model.norm_place is 'post': a norm of the sum after each sublayer needs one sublayer after the other."
-                " Nearest: pre."
-            )
-        if self.positions == "rotary":
-            self.rotary.rotated_size(self.latent.rotary_dim if self.latent.rank else self.head_size)
-        if self.learned_positions and self.positions not in ("relative", "disentangled"):
-            raise UserError(
-                f"model.learned_positions is True, but model.positions is {self.positions!r}; learned positions are added to relative or disentangled ones."
-                " Nearest: False."
-            )
-        if self.positions == "disentangled" and self.key_heads != self.num_heads:
-            raise UserError(
-                f"model.num_kv_heads is {self.num_kv_heads}, and model.positions is 'disentangled', which needs keys of its own for each of the"
-                f" {self.num_heads} heads. Nearest: {self.num_heads}."
-            )
-        if self.positions == "relative" and self.max_distance <= self.buckets // 2:
-            raise UserError(
-                f"model.max_distance is {self.max_distance}; it must be more than half of model.buckets = {self.buckets}."
-                f" Nearest: {self.buckets // 2 + 1}."
-            )
-        if self.pattern and self.groups is not None:
-            raise UserError(
-                f"model.groups is {self.groups} together with a pattern of {len(self.pattern)} layers; groups need layers that are all the same. Nearest: None."
-            )
-        if self.first and (self.groups is not None or len(self.first) >= self.num_layers):
-            raise UserError(
-                f"model.first has {len(self.first)} layers together with model.num_layers = {self.num_layers} and model.groups = {self.groups}; there must be"
-                " more layers than these, and no groups. Nearest: ()."
-            )
+        check_heads(self)
+        check_positions(self)
+        check_order(self)
         for name in ("first", "pattern"):
             for place, layer in enumerate(getattr(self, name)):
                 self._check_layer(layer, f"model.{name}[{place}]")
         check_experts(self)
         check_latent(self)
-        self._check_handed()
-
-    def _check_handed(self) -> None:
-        """Raise UserError if a mixer hands values on from inside the pattern, or a mixer has no earlier layer that hands values on to it."""
-        handing = False
-        for name, layers in (("first", self.first), ("pattern", self.pattern)):
-            for place, layer in enumerate(layers):
-                mixer, where = layer.mixer, f"model.{name}[{place}].mixer"
-                if mixer is None:
-                    continue
-                if mixer.hands_on and name == "pattern":
-                    raise UserError(
-                        f"{where} is a {type(mixer).__name__} that hands values on to later layers, which only layers before the pattern can do. Nearest: model.first."
-                    )
-                if mixer.takes_handed and not handing:
-                    raise UserError(
-                        f"{where} is a {type(mixer).__name__} that needs values of an earlier layer, and no layer before it hands them on. Nearest: one in model.first."
-                    )
-                handing = handing or mixer.hands_on
+        check_handed(self)
 
     def _check_layer(self, layer: LayerOptions, where: str) -> None:
         """Raise UserError if the options of one place of the stack are not possible. where: the place."""
