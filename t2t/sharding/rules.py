@@ -165,31 +165,41 @@ def on_own_rows(function: Callable[[Any, Any], tuple[Any, Any]], whole: Any, row
     return jax.tree.map(lambda x: jnp.sum(x, axis=0), parts), rows
 
 
-def on_own_experts(function: Callable[..., jax.Array], kernels: Any, rows: Any) -> jax.Array:
+def on_own_experts(
+    function: Callable[..., jax.Array], kernels: Any, kernel_axes: Any, rows: Any, row_axes: Any
+) -> jax.Array:
     """Return the rows `function(kernels, rows, first)`, where each device computes with its own experts on the rows of all devices along the mesh axis "expert".
 
-    The rows are gathered along this axis, and the results are added up, each at the device of its row.
+    The rows are gathered along this axis, and the results are added up, each at the device of its row, and then along the mesh axis "tensor".
 
-    function: gets the device's share of the kernels, and the number of its first expert. Its results must add up over experts.
-    kernels:  arrays [E ...], one for each expert.
+    function: gets the device's share of the kernels, and the number of its first expert. Its results must add up over experts and over the logical axis "mlp".
+    kernels:  arrays [E ...], one for each expert. They are gathered once along all mesh axes that `kernel_axes` does not name.
     rows:     arrays [B L ...].
+    kernel_axes, row_axes: logical axes of each array, as tuples in a tree of the same structure.
     """
     active = _active.get()
     assert active is not None
     mesh, rules = active
+    gathered, added = axis_size("expert") > 1, axis_size("tensor") > 1
     numbers = jnp.arange(jax.tree.leaves(kernels)[0].shape[0])
 
     def local(kernels: Any, numbers: jax.Array, rows: Any) -> jax.Array:
-        together = jax.tree.map(lambda x: jax.lax.all_gather(x, "expert", axis=0, tiled=True), rows)
-        return jax.lax.psum_scatter(function(kernels, together, numbers[0]), "expert", scatter_dimension=0, tiled=True)
+        if gathered:
+            rows = jax.tree.map(lambda x: jax.lax.all_gather(x, "expert", axis=0, tiled=True), rows)
+        out = function(kernels, rows, numbers[0])
+        if gathered:
+            out = jax.lax.psum_scatter(out, "expert", scatter_dimension=0, tiled=True)
+        return jax.lax.psum(out, "tensor") if added else out
 
-    row_spec = rules.partition(("batch", "length"), mesh)
+    def specs(tree: Any) -> Any:
+        return jax.tree.map(lambda axes: rules.partition(axes, mesh), tree, is_leaf=lambda leaf: type(leaf) is tuple)
+
     mapped = jax.shard_map(
         local,
         mesh=mesh,
-        in_specs=(PartitionSpec("expert"), PartitionSpec("expert"), row_spec),
-        out_specs=row_spec,
-        axis_names=set(divided_rows()),
+        in_specs=(specs(kernel_axes), rules.partition(("experts",), mesh), specs(row_axes)),
+        out_specs=rules.partition(("batch", "length"), mesh),
+        axis_names={*divided_rows(), *(("tensor",) if added else ())},
         check_vma=False,
     )
     return mapped(kernels, numbers, rows)

@@ -347,10 +347,20 @@ def _rows_of(sizes: Mapping[str, int]) -> str:
 
 
 def _check_experts(experiment: Experiment, parts: int) -> None:
-    """Raise UserError if experts should be divided over devices and there are none."""
-    if parts > 1 and not any("experts" in one.axes for one in flatten_specs(experiment.model.build().specs).values()):
+    """Raise UserError if experts should be divided over devices and there are none, or their number does not divide."""
+    if parts == 1:
+        return
+    specs = flatten_specs(experiment.model.build().specs).values()
+    numbers = {one.shape[one.axes.index("experts")] for one in specs if "experts" in one.axes}
+    if not numbers:
         raise UserError(
             f"mesh.expert is {parts} (--mesh.expert), but no layer of the model has experts (model.num_experts). Nearest: 1."
+        )
+    possible = [size for size in range(1, min(numbers) + 1) if not any(number % size for number in numbers)]
+    if parts not in possible:
+        raise UserError(
+            f"mesh.expert is {parts} (--mesh.expert), which does not divide the {' and '.join(map(str, sorted(numbers)))} experts of a layer"
+            f" (model.num_experts). Nearest: {min(possible, key=lambda size: abs(size - parts))}."
         )
 
 

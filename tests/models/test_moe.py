@@ -121,6 +121,36 @@ def test_microbatches_and_meshes_give_the_same_biases_to_the_last_bit():
         np.testing.assert_array_equal(flatten_dict(found[0].params)[BIASES], wanted)
 
 
+LIMITED = {"expert_capacity": 0.75, "router": Router(balance_loss=0.1, z_loss=0.1), "num_heads": 8}
+
+
+@functools.cache
+def measured(mesh=None):
+    """Return the metrics of a step of a model whose experts drop tokens."""
+    model = config("moe", **LIMITED).build()
+    step = make_step(model, optax.sgd(0.1), CrossEntropy(), learning_rate=lambda _: jnp.float32(0.1))
+    with contextlib.nullcontext() if mesh is None else activate(mesh.build()):
+        return quick_jit(step)(create_state(model, optax.sgd(0.1), 0), packed_batch("decoder"))[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "mesh",
+    [
+        MeshConfig(data=2, expert=4),
+        MeshConfig(data=1, fsdp=2, expert=4),
+        MeshConfig(data=1, expert=4, tensor=2),
+        MeshConfig(data=1, fsdp=2, expert=2, tensor=2),
+    ],
+    ids=str,
+)
+def test_the_loss_and_the_share_of_dropped_tokens_are_the_same_on_any_mesh(mesh):
+    one, many = measured(), measured(mesh)
+    assert 0.05 < float(one["dropped_share"]) < 0.9
+    for name in ("loss", "grad_norm", "dropped_share", "balance_loss", "router_z_loss", "expert_load_max"):
+        assert float(many[name]) == pytest.approx(float(one[name]), rel=1e-5), name
+
+
 def test_biases_that_are_frozen_have_no_update():
     specs = config("deepseek").build().specs
     frozen = Trainable(exclude=("decoder/layers/moe/bias",)).apply(specs)

@@ -117,14 +117,46 @@ def test_experts_on_a_mesh_are_those_of_one_device(options):
 LIKE_GPT_OSS = (("biases", True), ("expert_limit", 0.5), ("activation", "quick_gelu"), ("attention_sinks", True))
 
 
-@pytest.mark.parametrize("options", [LIKE_GPT_OSS, (("expert_capacity", 1.0),)], ids=["sorted, biases", "limited"])
+LIMITED = (("expert_capacity", 1.0),)
+DIVIDED = {
+    "fsdp 2, expert 2, tensor 2": MeshConfig(data=1, fsdp=2, expert=2, tensor=2),
+    "data 2, expert 4": MeshConfig(data=2, expert=4),
+    "data 4, expert 2": MeshConfig(data=4, expert=2),
+    "fsdp 2, expert 4": MeshConfig(data=1, fsdp=2, expert=4),
+    "expert 4, tensor 2": MeshConfig(data=1, expert=4, tensor=2),
+    "expert 2, context 2, tensor 2": MeshConfig(data=1, expert=2, context=2, tensor=2),
+}
+QUICK = (("fsdp 2, expert 2, tensor 2", LIKE_GPT_OSS), ("data 2, expert 4", LIMITED))
+
+
 @pytest.mark.parametrize(
-    "mesh", [MeshConfig(expert=2, fsdp=2, tensor=2, data=1), MeshConfig(data=2, expert=4)], ids=str
+    ("name", "options"),
+    [
+        pytest.param(name, options, marks=[] if (name, options) in QUICK else pytest.mark.slow)
+        for name in DIVIDED
+        for options in (LIKE_GPT_OSS, LIMITED)
+    ],
+    ids=[f"{name}, {how}" for name in DIVIDED for how in ("sorted with biases", "limited")],
 )
-def test_experts_divided_over_devices_are_those_of_one_device(mesh, options):
+def test_experts_divided_over_devices_are_those_of_one_device(name, options):
+    mesh = DIVIDED[name]
     divided = check_on(mesh.build(), "moe", options)
     kernel = divided["decoder"]["layers"]["moe"]["up"]
-    assert kernel.addressable_shards[0].data.shape[1] * mesh.expert == 4
+    assert kernel.addressable_shards[0].data.size * mesh.expert * mesh.fsdp * mesh.tensor == kernel.size
+
+
+ROOMY = (("expert_capacity", 1.0), ("num_experts", 4), ("moe_every", 2))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["t5", "bert"])
+@pytest.mark.parametrize("options", [ROOMY, ROOMY[1:2]], ids=["limited, every second layer", "sorted"])
+def test_experts_of_encoders_and_encoder_decoders_are_those_of_one_device(name, options):
+    divided = check_on(MeshConfig(data=1, fsdp=2, expert=2, tensor=2).build(), name, options)
+    for side in set(divided) & {"encoder", "decoder"}:
+        layers = divided[side]["layers"]
+        kernel = (layers["1"] if len(options) > 1 else layers)["moe"]["up"]
+        assert kernel.addressable_shards[0].data.size * 8 == kernel.size
 
 
 @pytest.mark.slow

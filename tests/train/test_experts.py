@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 
 from t2t.checkpoint import CheckpointConfig, Checkpoints
+from t2t.errors import UserError
 from t2t.models import deepseek
 from t2t.nn.attention.latent import Latent
 from t2t.nn.moe.router import Router
 from t2t.sharding import MeshConfig
+from t2t.train.experiment import check
 from t2t.train.program import Program
 from tests.train.test_frozen_runs import run
 from tests.train.test_guard import TINY as BASE
@@ -44,6 +46,18 @@ def state_of(directory, step):
     own = Program.of(TINY, TINY.mesh.build())
     with Checkpoints(directory / "checkpoints") as checkpoints:
         return checkpoints.restore(step, own.abstract_state())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"mesh": MeshConfig(data=1, expert=8)}, r"mesh.expert is 8 \(--mesh.expert\).* the 4 experts .*Nearest: 4\."),
+        ({"model": BASE.model}, r"mesh.expert is 4 .*no layer of the model has experts.*Nearest: 1\."),
+    ],
+)
+def test_an_axis_that_does_not_divide_the_experts_is_refused_before_the_training(changes, message):
+    with pytest.raises(UserError, match=message):
+        check(replace(TINY, **changes), 8)
 
 
 @pytest.mark.slow

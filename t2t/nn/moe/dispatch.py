@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from t2t.sharding import axis_size, constrain, on_own_experts, on_own_rows
+from t2t.sharding import axis_size, constrain, divided_rows, on_own_experts
 
 Inner = Callable[[jax.Array, jax.Array | None], jax.Array]
 """A function of the two branches of an expert, the second one None if it is not gated, that returns its inner activations."""
@@ -42,19 +42,37 @@ class Assigned(NamedTuple):
     dropout: Float[Array, "B L F"] | None = None
 
 
+_ROWS = ("batch", "length")
+_AXES: Mapping[str, Mapping[str, Any]] = {
+    "kernels": {
+        "up": ("experts", None, "mlp"),
+        "gate": ("experts", None, "mlp"),
+        "down": ("experts", "mlp", None),
+        "up_bias": ("experts", "mlp"),
+        "gate_bias": ("experts", "mlp"),
+        "down_bias": ("experts", None),
+    },
+    "tokens": {"x": _ROWS, "experts": _ROWS, "weights": _ROWS, "real": _ROWS, "dropout": (*_ROWS, "mlp")},
+}
+"""Logical axes of the fields of `Kernels` and `Assigned`. Each device needs kernels in their full width."""
+
+
 def dropless(kernels: Kernels, tokens: Assigned, inner: Inner) -> Float[Array, "B L D"]:
     """Return the weighted sums of the outputs of all chosen experts.
 
     Tokens are sorted by expert, and each expert multiplies its own section (`jax.lax.ragged_dot`; Gale et al. 2023). On a mesh, each device sorts its own rows,
-    or, if experts are divided over devices, the tokens of its own experts.
+    or, if experts are divided over devices, the tokens of its own experts. If the inner layer is divided, partial sums are added up for each token, not for each
+    of its experts.
     """
-    if axis_size("expert") > 1:
-        return on_own_experts(partial(_sorted, inner=inner), kernels, tokens)
-
-    def own(kernels: Kernels, tokens: Assigned) -> tuple[dict[str, jax.Array], jax.Array]:
-        return {}, _sorted(kernels, tokens, inner=inner)
-
-    return on_own_rows(own, kernels, tokens)[1]
+    # Devices exchange kernels in the type that they compute in.
+    kernels = jax.tree.map(lambda kernel: kernel.astype(tokens.x.dtype), kernels)
+    function, parts = partial(_sorted, inner=inner), axis_size("tensor")
+    if parts == 1 and not divided_rows():
+        return function(kernels, tokens)
+    if kernels.down_bias is not None:
+        # Each part of the inner layer adds it.
+        kernels = kernels._replace(down_bias=kernels.down_bias / parts)
+    return on_own_experts(function, kernels, Kernels(**_AXES["kernels"]), tokens, Assigned(**_AXES["tokens"]))
 
 
 def _sorted(
@@ -74,8 +92,8 @@ def _sorted(
     rows = jnp.where(inside, x[order // chosen], 0)
 
     def product(rows: jax.Array, kernel: jax.Array, bias: jax.Array | None) -> jax.Array:
-        out = jax.lax.ragged_dot(rows, kernel.astype(rows.dtype), sizes)
-        return out if bias is None else out + bias.astype(rows.dtype).at[expert[order]].get(mode="clip")
+        out = jax.lax.ragged_dot(rows, kernel, sizes)
+        return out if bias is None else out + bias.at[expert[order]].get(mode="clip")
 
     hidden = _hidden(rows, kernels, inner, product)
     if tokens.dropout is not None:
