@@ -2,6 +2,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import pytest
 
 from t2t.nn.model import ParamSpec
 from t2t.plan import flops
@@ -23,16 +24,28 @@ def test_a_loop_counts_as_often_as_it_runs():
     assert flops.dots(function, x, w) == {"float32": 5 * 2 * 2 * 8 * 8}
 
 
-def test_six_a_parameter_and_token_and_attention():
-    experiment = decoder()
+EXPERTS = {"num_experts": 4, "experts_per_token": 2, "moe_every": 3, "biases": False, "gated": True}
+
+
+@pytest.mark.parametrize("options", [{}, EXPERTS], ids=["dense", "experts"])
+def test_six_a_parameter_that_processes_a_token_and_attention(options):
+    experiment = decoder(**options)
     rows, length, layers, embed = 8, 16, 3, 64
     kernels = sum(
-        spec.shape[-1] * spec.shape[-2] * (spec.shape[0] if len(spec.shape) == 3 else 1)
+        spec.used * spec.size
         for spec in jax.tree.leaves(experiment.model.build().specs, is_leaf=lambda x: isinstance(x, ParamSpec))
-        if len(spec.shape) - ("layers" in spec.axes) == 2 and "positions" not in spec.axes
+        if len(spec.shape) - sum(name in spec.axes for name in ("layers", "experts")) == 2
+        and "positions" not in spec.axes
     )  # the table of tokens counts once, as the head
     attention = 12 * layers * embed * length  # Chowdhery et al. 2022, appendix B: 12 L H Q T a token
     assert counted(experiment).model == rows * length * (6 * kernels + attention)
+
+
+def test_the_room_of_experts_counts_whether_tokens_fill_it_or_not():
+    plain, limited = (counted(decoder(**EXPERTS, expert_capacity=room)).model for room in (None, 1.5))
+    rows, length, experts, chosen, products = 8, 16, 4, 2, 3 * 64 * 160
+    room = 1.5 * chosen * length / experts  # of each of the experts in each row
+    assert limited - plain == 6 * products * rows * (experts * room - chosen * length)
 
 
 def test_remat_computes_the_forward_pass_again_and_no_microbatch_changes_anything():

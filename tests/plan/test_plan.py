@@ -43,28 +43,35 @@ def test_an_estimate_is_near_the_compiled_program():
 MOE = {"num_experts": 4, "biases": False, "gated": True, "dtype": "float32"}
 
 
+MIXED = MeshConfig(data=1, fsdp=2, expert=2, tensor=2)
+
+
 @pytest.mark.parametrize("capacity", [None, 1.0], ids=["sorted", "limited"])
-def test_the_estimate_has_what_is_sent_to_experts(capacity):
-    experiment = decoder(mesh=MeshConfig(data=2, expert=4), expert_capacity=capacity, **MOE)
+@pytest.mark.parametrize("mesh", [MeshConfig(data=2, expert=4), MIXED], ids=["data and expert", "fsdp, expert, tensor"])
+def test_the_estimate_has_what_is_sent_to_experts(mesh, capacity):
+    experiment = decoder(mesh=mesh, expert_capacity=capacity, **MOE)
     found = estimate_plan(prepare(experiment, EIGHT), EIGHT)
     sent = {item.kind: item.bytes for item in found.sent if item.axes == ("expert",)}
-    layers, rows, length, width, passes = 3, 1, 16, 64, 2
+    layers, rows, length, width, passes = 3, 8 // (mesh.data * mesh.fsdp * mesh.expert), 16, 64, 2
     if capacity is None:
-        everywhere = 4 * passes * layers * rows * 4 * length
+        everywhere = 4 * passes * layers * rows * mesh.expert * length
         assert sent["all-gather"] == everywhere * (width + 2 * 2)
         assert sent["reduce-scatter"] == everywhere * width
     else:
         assert sent["all-to-all"] == 4 * passes * layers * rows * 2 * 4 * 8 * width
-    experts = layers * 4 * 3 * 64 * 160
-    assert sent["all-reduce"] == 4 * (found.parameters - experts)
+    experts, norms, positions = layers * 4 * 3 * 64 * 160, 2 * layers * 2 * 64 + 2 * 64, 16 * 64
+    # Norms, routers and positions are not divided over `tensor`.
+    whole = norms + layers * 64 * 4 + positions
+    assert sent["all-reduce"] == 4 / mesh.fsdp * (whole + (found.parameters - experts - whole) / mesh.tensor)
     assert found.active == found.parameters - experts // 2
     assert found.to_json()["active_parameters"] == found.active
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("capacity", [None, 1.0], ids=["sorted", "limited"])
-def test_what_is_sent_to_experts_is_near_what_is_compiled(capacity):
-    experiment = decoder(mesh=MeshConfig(data=1, expert=8), expert_capacity=capacity, **{**MOE, "num_experts": 8})
+@pytest.mark.parametrize("mesh", [MeshConfig(data=1, expert=8), MIXED], ids=["expert", "fsdp, expert, tensor"])
+def test_what_is_sent_to_experts_is_near_what_is_compiled(mesh, capacity):
+    experiment = decoder(mesh=mesh, expert_capacity=capacity, **{**MOE, "num_experts": 8})
     program = prepare(experiment, EIGHT, jax.devices())
     estimated, compiled = (
         sum(item.sent for item in made.sent if item.axes == ("expert",))
