@@ -64,6 +64,7 @@ _MODULES = (
     "t2t.train.guard",
     "t2t.train.run",
     "t2t.vocabularies.bytes",
+    "t2t.vocabularies.characters",
     "t2t.vocabularies.marian",
     "t2t.vocabularies.sentencepiece",
     "t2t.vocabularies.tokenizer",

@@ -3,20 +3,33 @@
 if __name__ != "t2t.tasks":
     raise ImportError("import t2t.tasks instead of tasks: a second copy of the package would register every task twice")
 
-from t2t.tasks import documentation, documentation_objectives, generated, generated_answers, multitask, quickstart, t5
+from t2t.tasks import (
+    documentation,
+    documentation_objectives,
+    generated,
+    generated_answers,
+    multitask,
+    quickstart,
+    recall,
+    t5,
+)
 from t2t.tasks.answering import add_classification, add_regression, add_span_extraction, add_tagging
 from t2t.tasks.mixing import mix
 from t2t.tasks.prompts import add_prompted, check_held_out
+from t2t.tasks.recall import add_recall
 from t2t.tasks.register import add, describe, find, names
 from t2t.tasks.templates import Template
 from t2t.tasks.ul2 import mixture_of_denoisers
 from t2t.tasks.vectors import add_retrieval, add_similarity
+from t2t.tasks.windows import add_character_windows
 
 __all__ = [
     "Template",
     "add",
+    "add_character_windows",
     "add_classification",
     "add_prompted",
+    "add_recall",
     "add_regression",
     "add_retrieval",
     "add_similarity",
@@ -34,5 +47,6 @@ __all__ = [
     "multitask",
     "names",
     "quickstart",
+    "recall",
     "t5",
 ]

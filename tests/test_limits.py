@@ -17,8 +17,11 @@ from t2t.decode import Beam, Greedy, Sampling
 from t2t.errors import UserError
 from t2t.launch.bench.timing import Limits
 from t2t.launch.bench.workload import Workload
-from t2t.launch.grid.comparison import GRIDS, Comparison
+from t2t.launch.grid.comparison import Comparison, small
 from t2t.launch.grid.design import Cell, Grid, Measure, TrainedVocabulary
+from t2t.launch.grid.mixer_models import Choices
+from t2t.launch.grid.mixers import Mixers, Part
+from t2t.launch.grid.texts import CharacterText, RecallText
 from t2t.launch.launchers.kubernetes import Kubernetes
 from t2t.launch.launchers.local import Local
 from t2t.launch.launchers.slurm import Slurm
@@ -72,11 +75,11 @@ from t2t.train.evaluation import Evaluation
 from t2t.train.experiment import Experiment, StartFrom, StartFromDecoders, StartFromLayers
 from t2t.train.few_shot import FewShot
 from t2t.train.guard import Guard
-from t2t.vocabularies import Bytes, Marian, SentencePiece, Tokenizer, WordPiece
+from t2t.vocabularies import Bytes, Characters, Marian, SentencePiece, Tokenizer, WordPiece
 
 EXPERIMENT = recipes()["t5:quickstart"]()
 DECODER, ENCODER, ELECTRA = (recipes()[f"{name}:quickstart"]().model for name in ("gpt", "bert", "electra"))
-COMPARISON: Comparison = GRIDS["small"]()
+COMPARISON: Comparison = small()
 CONFIGURATIONS = [
     *(EXPERIMENT, EXPERIMENT.model, EXPERIMENT.model.encoder, DECODER, ENCODER, ELECTRA, Rotary()),
     *(
@@ -112,6 +115,7 @@ CONFIGURATIONS = [
     WarmupStableDecay(peak=1e-3, steps=1000, decay_steps=100),
     *(
         Bytes(),
+        Characters(characters="ab"),
         SentencePiece(path="a.model"),
         WordPiece(path="a.txt"),
         Tokenizer(path="a.json", eos="</s>"),
@@ -120,6 +124,8 @@ CONFIGURATIONS = [
     *(Local(), Slurm(), Kubernetes(), TpuVm()),
     *(COMPARISON, Measure(name="loss", about="a loss", chance=0.5), TrainedVocabulary(task="some", size=300)),
     Grid(cells=(Cell(architecture="a", objective="b", experiment=EXPERIMENT),), measures=(), seeds=(0, 1)),
+    *(Mixers(), Part(), Choices(), CharacterText(task="some", file="a.txt", length=8)),
+    RecallText(task="some", pairs=4, length=32),
     *(Limits(), Workload(recipe="t5:quickstart", experiment=EXPERIMENT, limits=Limits())),
     Topology(kind="v5e", shape=(4, 4)),
     Words(recipe="a", topology=Topology(kind="v5e", shape=(4, 4)), search=False, compile=1, json=None, vocabulary=None),

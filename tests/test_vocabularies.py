@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from t2t.config import fingerprint, from_json, identifying, to_json
 from t2t.errors import UserError
-from t2t.vocabularies import Bytes, SentencePiece, Tokenizer, Vocabulary, WordPiece
+from t2t.vocabularies import Bytes, Characters, SentencePiece, Tokenizer, Vocabulary, WordPiece
 
 VOCAB = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "cat", "##s", "un", "##aff", "##able", "run", ",", "é"]
 
@@ -56,6 +56,20 @@ def test_bytes_round_trip(text):
     ids = vocabulary.encode(text)
     assert ids == [byte + 3 for byte in text.encode()]
     assert vocabulary.decode(ids) == text
+
+
+def test_characters_round_trip_and_others_are_unknown():
+    vocabulary = Characters.of("hello, world\n")
+    assert vocabulary.characters == "\n ,dehlorw"
+    assert vocabulary.size == 3 + 10
+    assert vocabulary.encode("\n ,") == [3, 4, 5]
+    assert vocabulary.decode(vocabulary.encode("lower\nworld")) == "lower\nworld"
+    assert vocabulary.encode("hx") == [vocabulary.encode("h")[0], vocabulary.unk_id]
+    assert Characters(characters="ab", extra_ids=2).decode([3, 6, 5, 4]) == "a<extra_id_0><extra_id_1>b"
+    assert from_json(to_json(vocabulary)) == vocabulary
+    for wrong, message in (("", "at least one character"), ("aba", "has 'a' more than once. Nearest: 'ab'")):
+        with pytest.raises(UserError, match=message):
+            Characters(characters=wrong)
 
 
 def test_decode_stops_at_eos_leaves_out_padding_and_prints_sentinels():

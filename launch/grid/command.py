@@ -16,8 +16,8 @@ from t2t.api.user_code.imports import function_of, own_code
 from t2t.errors import UserError, nearest
 from t2t.launch import parse
 from t2t.launch.codes import DONE, FAILED, MISTAKE, STOPPED
-from t2t.launch.grid.comparison import GRIDS, Comparison
-from t2t.launch.grid.design import Grid
+from t2t.launch.grid.design import Design, Grid
+from t2t.launch.grid.designs import GRIDS
 from t2t.launch.grid.running import Worker, check_same, train_vocabulary, trainings
 from t2t.launch.grid.show import show
 from t2t.launch.output import console, table
@@ -72,18 +72,18 @@ def _grid(name: str, rest: Sequence[str]) -> Grid:
         import_tensorflow()  # a user's grid probably registers tasks
         recipe = function_of(name, option="grid")
     grid = recipe()
-    if isinstance(grid, Comparison):
+    if isinstance(grid, Design):
         about = (
             f"{(recipe.__doc__ or '').strip()}\n\n"
             "--dir DIR (required): the grid's directory. --workers N: train N cells at a time. --list: only list the cells."
         )
         return parse.override(grid, rest, prog=prog, description=about, also=("--dir", "--workers", "--list")).build()
     if not isinstance(grid, Grid):
-        raise UserError(
-            f"{prog}: {name.rpartition(':')[2]}() returned {type(grid).__name__}, not a Grid or a Comparison"
-        )
+        raise UserError(f"{prog}: {name.rpartition(':')[2]}() returned {type(grid).__name__}, not a Grid or a Design")
     if rest:
-        raise UserError(f"{prog}: unknown option {rest[0]}: a Grid has no options; return a Comparison to have options")
+        raise UserError(
+            f"{prog}: unknown option {rest[0]}: a Grid has no options; return a Design, such as a Comparison, to have options"
+        )
     return grid
 
 
@@ -95,6 +95,8 @@ def _list(grid: Grid) -> None:
             cell.row, cell.stage, cell.experiment.data.task, f"{cell.experiment.steps:,}", cell.after or "random"
         )
     out.print(shown)
+    for note in grid.notes:
+        out.print(note)
     out.print(f"\n{len(grid.cells)} cells x {len(grid.seeds)} seeds", style="dim")
 
 
@@ -110,6 +112,8 @@ def _work(grid: Grid, directory: Path, name: str) -> int:
         print(line, file=sys.stderr, flush=True)
 
     register_tasks()
+    for task in grid.tasks:
+        task.register()
     directory.mkdir(parents=True, exist_ok=True)
     train_vocabulary(grid, directory, log)
     check_same(grid, directory)

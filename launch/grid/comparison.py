@@ -8,9 +8,8 @@ from typing import Any, Literal
 from t2t.checkpoint import CheckpointConfig
 from t2t.data import Data
 from t2t.launch.grid.claims import CLAIMS
-from t2t.launch.grid.design import Cell, Grid, Measure, TrainedVocabulary
+from t2t.launch.grid.design import FINE_TUNED, PRETRAINED, Cell, Design, Grid, Measure, TrainedVocabulary
 from t2t.limits import (
-    Configuration,
     Count,
     CountOrZero,
     Depth,
@@ -60,7 +59,7 @@ to a language model (Lester et al. 2021)."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparison(Configuration):
+class Comparison(Design):
     """Compare architectures and objectives.
 
     All models use the blocks of T5 v1.1. A decoder has `num_layers` layers. An encoder-decoder has twice as many, but each token passes through half of
@@ -139,7 +138,7 @@ class Comparison(Configuration):
             for objective in objectives:
                 if self._wanted(architecture, objective):
                     cells += self._row(architecture, objective)
-        rows = {cell.row: cell for cell in cells if cell.stage == "pretrained"}
+        rows = {cell.row: cell for cell in cells if cell.stage == PRETRAINED}
         for architecture, objective, then, trained in ADAPTED:
             before = rows.get(f"{architecture} / {objective}")
             if before is not None and self._wanted(then, trained):
@@ -214,7 +213,7 @@ class Comparison(Configuration):
         trained_on = tuple(dict.fromkeys(key.rpartition("/")[0] for key in scored))
         tuned = replace(
             first,
-            stage="fine-tuned",
+            stage=FINE_TUNED,
             after=first.name,
             measured={
                 "zero-shot": _of(held_out, "rank_accuracy"),
@@ -349,6 +348,3 @@ def base() -> Comparison:
         seeds=(0, 1, 2),
         dtype="bfloat16",
     )
-
-
-GRIDS = {"small": small, "base": base}

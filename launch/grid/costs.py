@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,20 @@ from t2t.train.program import Program
 
 
 @dataclass(frozen=True, kw_only=True)
+class DecodingCosts:
+    """Costs of decoding one more token of one row.
+
+    tokens:  number of tokens before it.
+    bytes:   what the layers store about these tokens.
+    seconds: time of a step.
+    """
+
+    tokens: int
+    bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Costs:
     """Costs of a training.
 
@@ -22,6 +37,7 @@ class Costs:
     places:     the same with padding.
     flops:      FLOPs of all steps: 3 times the matrix products of the forward pass (see `t2t.plan.flops`).
     seconds:    time of the steps only: no startup, compilation, evaluation or checkpoint.
+    decoding:   costs of decoding after different numbers of tokens.
     """
 
     parameters: int
@@ -29,9 +45,10 @@ class Costs:
     places: int
     flops: float
     seconds: float
+    decoding: tuple[DecodingCosts, ...] = ()
 
     @classmethod
-    def of(cls, experiment: Experiment, directory: Path) -> Costs:
+    def of(cls, experiment: Experiment, directory: Path, decoding: Sequence[DecodingCosts] = ()) -> Costs:
         """Return the costs of a finished run."""
         program = Program.of(experiment, experiment.mesh.build())
         batch, rows = program.abstract_batch(), experiment.data.ramp.up_to(experiment.steps)
@@ -43,6 +60,7 @@ class Costs:
             places=rows * sum(ids.shape[1] for ids in streams),
             flops=count(program).model * rows / experiment.data.batch_size,
             seconds=times["train"] + times["data"],
+            decoding=tuple(decoding),
         )
 
 

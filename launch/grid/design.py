@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+import abc
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
 
 from t2t.errors import UserError, nearest
-from t2t.limits import Configuration, Count, Ids, Seed, Share
+from t2t.limits import Configuration, Count, Ids, Length, Seed, Share
 from t2t.train.experiment import Experiment
 
-Stage = Literal["pretrained", "fine-tuned"]
-STAGES: tuple[Stage, ...] = ("pretrained", "fine-tuned")
+PRETRAINED, FINE_TUNED = "pretrained", "fine-tuned"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,19 +35,21 @@ class Cell:
 
     architecture, objective: with `adapted`, these name the cell's row in the table.
     adapted:    adaptation after pretraining, or "". An adapted model has its own row.
-    stage:      "pretrained" (adaptation included) or "fine-tuned".
+    stage:      group of the table's columns: "pretrained" (adaptation included) or "fine-tuned"; or what the cell is trained on, if a row has several trainings.
     experiment: the training's configuration; the grid sets `seed` and `start_from.run`.
     after:      name of the cell whose final parameters this one starts from; None for random parameters.
     measured:   measure -> metrics "TASK/METRIC" of the evaluation; their mean is the value. A measure without an entry stays empty.
+    decoded:    numbers of tokens after which the cost of decoding one more token is measured.
     """
 
     architecture: str
     objective: str
     adapted: str = ""
-    stage: Stage = "pretrained"
+    stage: str = PRETRAINED
     experiment: Experiment
     after: str | None = None
     measured: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    decoded: tuple[Length, ...] = ()
 
     @property
     def row(self) -> str:
@@ -71,7 +72,7 @@ class Claim:
     text: str
     source: str
     measure: str
-    stage: Stage
+    stage: str
     better: tuple[str, ...]
     than: tuple[str, ...]
 
@@ -89,10 +90,26 @@ class TrainedVocabulary(Configuration):
 
 
 @dataclass(frozen=True, kw_only=True)
+class GridTask(Configuration, abc.ABC):
+    """A task that depends on the grid's options. It is registered before the first cell.
+
+    task: its name.
+    """
+
+    task: str
+
+    @abc.abstractmethod
+    def register(self) -> None:
+        """Register the task, also if it is registered already."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Grid(Configuration):
     """Cells, each trained with each of `seeds`, and the measures to compare them.
 
     vocabulary: vocabulary for all cells, trained first; None uses the vocabulary of each task.
+    tasks:      tasks that the cells train on, in addition to the registered ones.
+    notes:      lines about how the grid was made, which are shown with its cells and its results.
     """
 
     cells: tuple[Cell, ...]
@@ -100,6 +117,8 @@ class Grid(Configuration):
     seeds: tuple[Seed, ...] = (0, 1, 2)
     claims: tuple[Claim, ...] = ()
     vocabulary: TrainedVocabulary | None = None
+    tasks: tuple[GridTask, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -130,6 +149,15 @@ class Grid(Configuration):
     def cell(self, name: str) -> Cell:
         """Return the cell with this name."""
         return next(cell for cell in self.cells if cell.name == name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Design(Configuration, abc.ABC):
+    """Options from which a grid is made. Every field is an option of the command."""
+
+    @abc.abstractmethod
+    def build(self) -> Grid:
+        """Return the grid."""
 
 
 def _known(what: str, name: str, names: list[str]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +13,7 @@ from t2t import config
 from t2t.errors import UserError, nearest
 from t2t.json_files import expect, read_json
 from t2t.launch.grid.costs import Costs
-from t2t.launch.grid.design import STAGES, Cell, Claim, Grid
+from t2t.launch.grid.design import Cell, Claim, Grid
 from t2t.launch.grid.running import DONE, place
 from t2t.train.metric_log import as_number
 
@@ -93,6 +93,10 @@ def _mean(costs: Sequence[Costs]) -> Costs | None:
         places=first.places,
         flops=first.flops,
         seconds=statistics.fmean(cost.seconds for cost in costs),
+        decoding=tuple(
+            replace(many[0], seconds=statistics.fmean(one.seconds for one in many))
+            for many in zip(*(cost.decoding for cost in costs), strict=True)
+        ),
     )
 
 
@@ -153,5 +157,5 @@ def format_value(value: Value | None) -> str:
 
 
 def stages(results: Sequence[CellResult]) -> list[str]:
-    """Return the stages in the results, in order."""
-    return [stage for stage in STAGES if any(result.cell.stage == stage for result in results)]
+    """Return the stages in the results, in the order of the grid."""
+    return list(dict.fromkeys(result.cell.stage for result in results))

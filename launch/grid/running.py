@@ -16,6 +16,7 @@ from t2t import config
 from t2t.api.assembly import run_training
 from t2t.errors import UserError
 from t2t.launch.grid.costs import Costs
+from t2t.launch.grid.decoding import decoding_costs
 from t2t.launch.grid.design import Cell, Grid
 from t2t.launch.grid.lines import Lines
 from t2t.train.claim import Claim
@@ -195,7 +196,8 @@ class Worker:
         finally:
             jax.clear_caches()  # free the programs of this cell; the compilation cache on disk keeps them for other cells
         if not outcome.stopped:
-            costs = Costs.of(experiment, training.directory)
+            decoding = [decoding_costs(experiment.model, tokens) for tokens in training.cell.decoded]
+            costs = Costs.of(experiment, training.directory, decoding)
             partial = training.directory / f"{DONE}.partial"
             partial.write_text(config.dumps(costs), encoding="utf-8")
             partial.replace(training.directory / DONE)

@@ -15,6 +15,7 @@ from t2t.launch.grid.results import CellResult, Row, format_value, read_results,
 from t2t.launch.output import console, table
 
 TABLE, RESULTS, PICTURE = "table.md", "results.json", "grid.png"
+COSTS = ("parameters", "tokens", "FLOPs", "time", "tokens/s")
 
 
 def show(grid: Grid, directory: Path) -> None:
@@ -38,16 +39,22 @@ def show(grid: Grid, directory: Path) -> None:
 
 
 def cells(grid: Grid, results: Sequence[CellResult]) -> tuple[list[str], list[list[str]]]:
-    """Return the header and the rows of the table: each measure at each stage that has it, then the costs of the row."""
+    """Return the header and the rows of the table: each measure at each stage that has it, then the costs of the row.
+
+    KB and ms after a number of tokens: what the layers store about these tokens, and the time to decode one more.
+    """
     columns = [
         (measure.name, stage)
         for stage in stages(results)
         for measure in grid.measures
         if any(result.cell.stage == stage and measure.name in result.values for result in results)
     ]
-    header = ["", *(f"{name}, {stage}" for name, stage in columns), "parameters", "tokens", "FLOPs", "time"]
+    decoded = sorted({cost.tokens for result in results if result.costs for cost in result.costs.decoding})
+    header = ["", *(f"{name}, {stage}" for name, stage in columns), *COSTS]
+    header += [f"{what} after {tokens:,} tokens" for what in ("KB", "ms") for tokens in decoded]
     return header, [
-        [row.name, *(_value(row, name, stage) for name, stage in columns), *_costs(row)] for row in rows(results)
+        [row.name, *(_value(row, name, stage) for name, stage in columns), *_costs(row), *_decoding(row, decoded)]
+        for row in rows(results)
     ]
 
 
@@ -59,12 +66,23 @@ def _value(row: Row, measure: str, stage: str) -> str:
 def _costs(row: Row) -> list[str]:
     known = [cell.costs for cell in row.cells.values() if cell.costs is not None]
     if not known:
-        return ["–"] * 4
+        return ["–"] * len(COSTS)
     return [
-        large(known[0].parameters),
+        " + ".join(dict.fromkeys(large(cost.parameters) for cost in known)),
         " + ".join(large(cost.tokens) for cost in known),
         " + ".join(f"{cost.flops:.2g}" for cost in known),
         " + ".join(duration(cost.seconds) for cost in known),
+        " + ".join(large(cost.tokens / cost.seconds) for cost in known),
+    ]
+
+
+def _decoding(row: Row, decoded: Sequence[int]) -> list[str]:
+    """Return the kilobytes of state after each number of tokens, then the milliseconds of a step."""
+    found = {cost.tokens: cost for cell in row.cells.values() if cell.costs is not None for cost in cell.costs.decoding}
+    known = [found.get(tokens) for tokens in decoded]
+    return [
+        *("–" if cost is None else f"{cost.bytes / 1000:,.1f}" for cost in known),
+        *("–" if cost is None else f"{cost.seconds * 1000:.2f}" for cost in known),
     ]
 
 
@@ -78,7 +96,7 @@ def captions(grid: Grid, results: Sequence[CellResult]) -> list[str]:
     for measure in grid.measures:
         chance = "" if measure.chance is None else f", chance {measure.chance:.3f}"
         lines.append(f"{measure.name}: {measure.about} ({'more' if measure.higher else 'less'} is better{chance}).")
-    return lines
+    return [*lines, *grid.notes]
 
 
 def verdicts(grid: Grid, results: Sequence[CellResult]) -> list[str]:

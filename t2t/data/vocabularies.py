@@ -15,9 +15,9 @@ import tensorflow as tf
 
 from t2t.config import fingerprint
 from t2t.errors import UserError, nearest
-from t2t.vocabularies import Bytes, Marian, SentencePiece, Tokenizer, Vocabulary, WordPiece
+from t2t.vocabularies import Bytes, Characters, Marian, SentencePiece, Tokenizer, Vocabulary, WordPiece
 
-_DERIVED = re.compile(r":(bytes|sentencepiece|wordpiece|tokenizer|marian)_[0-9a-f]{12}$")
+_DERIVED = re.compile(r":(bytes|characters|sentencepiece|wordpiece|tokenizer|marian)_[0-9a-f]{12}$")
 
 
 _ENDS = "t2t_ends"
@@ -25,9 +25,9 @@ _FORCED = "t2t_forced"
 
 
 class TokenizerVocabulary(seqio.Vocabulary):
-    """A SeqIO vocabulary that wraps a WordPiece, Tokenizer or Marian of `t2t.vocabularies`. The ids are the same in TensorFlow graphs as in Python."""
+    """A SeqIO vocabulary that wraps a Characters, WordPiece, Tokenizer or Marian of `t2t.vocabularies`. The ids are the same in TensorFlow graphs as in Python."""
 
-    def __init__(self, vocabulary: WordPiece | Tokenizer | Marian) -> None:
+    def __init__(self, vocabulary: Characters | WordPiece | Tokenizer | Marian) -> None:
         super().__init__(extra_ids=vocabulary.extra_ids)
         self.wrapped = vocabulary
 
@@ -114,11 +114,11 @@ def to_seqio(vocabulary: Vocabulary) -> seqio.Vocabulary:
             vocabulary.ends,
             vocabulary.forced,
         )
-    if isinstance(vocabulary, WordPiece | Tokenizer | Marian):
+    if isinstance(vocabulary, Characters | WordPiece | Tokenizer | Marian):
         _ = vocabulary.size
         return TokenizerVocabulary(vocabulary)
     raise UserError(
-        f"vocabulary {vocabulary} has no counterpart in SeqIO; use Bytes, SentencePiece, WordPiece, Tokenizer or Marian."
+        f"vocabulary {vocabulary} has no counterpart in SeqIO; use Bytes, Characters, SentencePiece, WordPiece, Tokenizer or Marian."
     )
 
 
@@ -171,7 +171,7 @@ def from_seqio(vocabulary: seqio.Vocabulary) -> Vocabulary:
         )
     raise UserError(
         f"vocabulary {type(vocabulary).__name__} has no counterpart without TensorFlow; use ByteVocabulary,"
-        " SentencePieceVocabulary, WordPiece, Tokenizer or Marian."
+        " SentencePieceVocabulary, Characters, WordPiece, Tokenizer or Marian."
     )
 
 

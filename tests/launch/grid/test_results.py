@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import statistics
+from dataclasses import replace
 
 import pytest
 
 from t2t.api.recipes import quickstart_t5
 from t2t.launch.grid import Cell, Claim, Grid, Measure
-from t2t.launch.grid.costs import Costs
+from t2t.launch.grid.costs import Costs, DecodingCosts
 from t2t.launch.grid.results import CellResult, Value, format_value, verdict
 from t2t.launch.grid.show import cells, markdown
 
@@ -65,10 +66,26 @@ def test_what_was_not_measured_has_no_verdict():
     assert verdict(CLAIM, grid, _results(grid, A=[0.9, 0.91])) == ("not measured", "")
 
 
+def test_the_table_has_the_costs_of_decoding_if_they_were_measured():
+    grid = _grid()
+    first, *others = _results(grid, A=[0.5], B=[0.25])
+    assert first.costs is not None
+    decoding = tuple(DecodingCosts(tokens=n, bytes=8 * n, seconds=n / 1e5) for n in (1024, 128))
+    results = [replace(first, costs=replace(first.costs, decoding=decoding)), *others]
+    header, body = cells(grid, results)
+    assert header[-4:] == [
+        "KB after 128 tokens",
+        "KB after 1,024 tokens",
+        "ms after 128 tokens",
+        "ms after 1,024 tokens",
+    ]
+    assert [line[-4:] for line in body] == [["1.0", "8.2", "1.28", "10.24"], ["–"] * 4, ["–"] * 4]
+
+
 def test_the_table_has_each_row_with_its_values_and_costs():
     grid = _grid()
     header, body = cells(grid, _results(grid, A=[0.5, 0.7], B=[0.25, 0.25]))
-    assert header == ["", "score, pretrained", "parameters", "tokens", "FLOPs", "time"]
+    assert header == ["", "score, pretrained", "parameters", "tokens", "FLOPs", "time", "tokens/s"]
     assert [line[:2] for line in body] == [["A / x", "0.600 ± 0.141"], ["B / x", "0.250 ± 0.000"], ["C / x", "–"]]
     text = markdown(grid, _results(grid, A=[0.5, 0.7], B=[0.25, 0.25]))
     assert "- held: A ahead of B (paper; score, pretrained): A / x 0.600 ± 0.141, B / x 0.250 ± 0.000" in text
