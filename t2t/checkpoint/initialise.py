@@ -46,7 +46,7 @@ def initialise(
 ) -> Initialised:
     """Return `params`, with the parameters that the patterns select replaced by those of `source`, in the dtypes of `params`.
 
-    Both are nested dicts of arrays. "**" matches across folders, "*" does not, and the name of a folder matches everything in it.
+    Both are nested dicts of arrays; those of `params` may be ShapeDtypeStructs. "**" matches across folders, "*" does not, and the name of a folder matches everything in it.
 
     optional: paths of parameters of the source that are not taken if `params` does not have them.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -69,8 +70,11 @@ class LinearAdapter(nnx.Module, abc.ABC):
     def __call__(self, x: Float[Array, "*B I"], linear: Linear) -> Float[Array, "*B O"]:
         """Return the output of the layer with this adapter."""
 
-    def started(self, kernel: Float[Array, "*L I O"]) -> dict[str, Any]:
-        """Return the first values of the parameters that depend on the kernel, by name; {} if none does."""
+    def started(self, kernel: Callable[[], Float[Array, "*L I O"]]) -> dict[str, Any]:
+        """Return the first values of the parameters that depend on the kernel, by name; {} if none does.
+
+        kernel: returns it; a call dequantizes a kernel that is quantized.
+        """
         return {}
 
     @abc.abstractmethod

@@ -65,7 +65,8 @@ class BackgroundCompiler:
     """
 
     def __init__(self, experiment: Experiment, *, newest: int | None) -> None:
-        self._experiment, self._create = experiment, newest is None
+        # The first state of a run that starts from another one needs its parameters (`initial_state`).
+        self._experiment, self._create = experiment, newest is None and experiment.start_from.run is None
         self._size = experiment.data.ramp.at(newest or 0)
         self._threaded = jax.process_count() == 1 and (newest or 0) < experiment.steps
         self._layout: Future[FeatureConverter] = Future()

@@ -223,14 +223,17 @@ class _Starter:
 
     def _at(self, step: int | None, *, resumed: bool = True) -> tuple[int, TrainState]:
         if not step:
-            with self.times.time("compile"):
-                state = self.compiler.state()
-            program, note = self.compiler.program(), self.records.note
-            state = initial_state(self.record, self.directory, program, state, note, self.checkpoints)
-            return 0, self._with_teacher(state, resumed=resumed)
+            return 0, self._with_teacher(self._first(), resumed=resumed)
         with self.times.time("restore"):
             state = self.checkpoints.restore(step, self.compiler.program().abstract_state().stored)
             return step, self._with_teacher(state, resumed=True)
+
+    def _first(self) -> TrainState:
+        if self.record.experiment.start_from.run is None:
+            with self.times.time("compile"):
+                return self.compiler.state()
+        program, note = self.compiler.program(), self.records.note
+        return initial_state(self.record, self.directory, program, note, self.checkpoints)
 
     def _with_teacher(self, state: TrainState, *, resumed: bool) -> TrainState:
         program = self.compiler.program()

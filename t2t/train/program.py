@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 import optax
+from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import AbstractMesh, Mesh, NamedSharding
 from jaxtyping import Array, Float, Int
 
 from t2t import types
 from t2t.data.converters import FeatureConverter
 from t2t.nn.model import Model
+from t2t.nn.weights import kernel_of
 from t2t.optim.paths import flatten_specs
 from t2t.optim.state_axes import abstract_params
 from t2t.optim.trainable import split, trainable_specs
 from t2t.sharding import DEFAULT_RULES, activate
 from t2t.train.experiment import Experiment
-from t2t.train.state import TrainState, create_state, param_shardings, state_shardings
+from t2t.train.state import TrainState, create_state, first_params, param_shardings, state_of, state_shardings
 from t2t.train.state import abstract_state as _abstract_state
 from t2t.train.step import Metrics, Step, make_step
 from t2t.train.teacher import teacher_model
@@ -130,7 +132,7 @@ class Program:
         }
 
     def create(self, seed: int, *, teacher: bool = True) -> TrainState:
-        """Return the state at step 0. Each device creates its own part.
+        """Return the state at step 0. Each device creates its own part. Kernels that are quantized are in memory as floats one after the other.
 
         teacher: with random parameters of the teacher, if the objective has one, to measure steps. A training reads them (`t2t.train.teacher`).
         """
@@ -139,7 +141,7 @@ class Program:
             lambda seed: create_state(self.model, self.transform, seed, self.specs, ema=ema),
             out_shardings=self.shardings.stored,
         )
-        state = create(seed)
+        state = self._quantized(seed) if self.model.quantized_kernels else create(seed)
         if not teacher or self.teacher is None:
             return state
         dtypes = jax.tree.map(lambda leaf: leaf.dtype, self.abstract_teacher())
@@ -149,6 +151,36 @@ class Program:
             out_shardings=self.shardings.teacher,
         )
         return replace(state, teacher=made(jax.random.key(seed)))
+
+    def _quantized(self, seed: int) -> TrainState:
+        paths = flatten_specs(self.specs)
+        rest = [path for path in paths if kernel_of(path) not in self.model.quantized_kernels]
+        params = self.draw(seed, rest)
+        for kernel in self.model.quantized_kernels:
+            params |= self.draw(seed, [path for path in paths if kernel_of(path) == kernel])
+        return self.begin(seed, unflatten_dict(params, sep="/"))
+
+    def draw(self, seed: int, paths: Collection[str]) -> dict[str, jax.Array]:
+        """Return the random parameters with these paths, path -> array: those that `create` makes. No others are in memory."""
+        if not paths:
+            return {}
+        shardings = flatten_dict(self.shardings.params, sep="/")
+
+        def drawn(seed: Int[Array, ""]) -> dict[str, jax.Array]:
+            every = flatten_dict(first_params(self.model, seed, self.specs), sep="/")
+            return {path: every[path] for path in paths}
+
+        made: dict[str, jax.Array] = jax.jit(drawn, out_shardings={path: shardings[path] for path in paths})(seed)
+        return made
+
+    def begin(self, seed: int, params: Params) -> TrainState:
+        """Return the state at step 0 with these parameters, which are on the mesh, and without a teacher's."""
+        ema = self.shardings.ema is not None
+        begin = jax.jit(
+            lambda seed, trainable: state_of({}, trainable, self.transform, seed, ema=ema),
+            out_shardings=replace(self.shardings.stored, params={}),
+        )
+        return replace(begin(seed, self.trainable(params)), params=params)
 
     def compiled(self, batch: Batch) -> jax.stages.Compiled:
         """Return `step` compiled for batches like `batch`, which has ShapeDtypeStructs. It donates the state too."""

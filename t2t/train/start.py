@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
-import functools
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from t2t.checkpoint import Checkpoints, Reference, encoder_decoder_params, initialise, params_of_layers
 from t2t.errors import UserError
@@ -28,20 +26,19 @@ def initial_state(
     record: RunRecord,
     directory: Path,
     program: Program,
-    state: TrainState,
     log: Callable[[str], None],
     checkpoints: Checkpoints,
 ) -> TrainState:
-    """Return the state at step 0: the new `state`, with the parameters that `start_from` selects.
+    """Return the state at step 0 of a run that starts from another one: with the parameters that `start_from` selects, and random ones for the others.
+
+    Only the others are drawn, so that the parameters are in memory once.
 
     log:         called with one line that reports them.
     checkpoints: those of this run. They store a reference if frozen parameters stay in the other run.
 
     Raises UserError if `start_from` does not name a run, or if its parameters do not fit this model.
     """
-    start_from = record.experiment.start_from
-    if start_from.run is None:
-        return state
+    start_from, seed = record.experiment.start_from, record.experiment.seed
     sources, found = _sources(record.experiment, program.model)
     source = sources[0]
     # Parameters that the source's model only keeps, such as BERT's pooler with a masked-LM head.
@@ -50,7 +47,9 @@ def initial_state(
         for path, spec in flatten_specs(source.model.specs).items()
         if not spec.trainable and spec.stands_for is None
     ]
-    initial = initialise(state.params, found, start_from.include, start_from.exclude, optional=kept)
+    abstract = program.abstract_state().params
+    initial = initialise(abstract, found, start_from.include, start_from.exclude, optional=kept)
+    del found
     vocabulary = record.vocabulary.in_directory(str(directory / VOCABULARY))
     for one in sources:
         _check_vocabulary(vocabulary, one, program.model, initial.taken)
@@ -63,15 +62,10 @@ def initial_state(
         checkpoints.keep_apart(program.frozen, reference_to(source, program.frozen, record.experiment.trainable))
     named = " and ".join(f"step {one.step} of {one.directory}" for one in sources)
     log(f"starting from {named}: {initial.report()}")
-    started = program.model.started(initial.params, initial.fresh)
-    params = jax.tree.map(jax.device_put, started, program.shardings.params)
-    # The optimizer state may depend on the initial parameters.
-    restart = jax.jit(program.transform.init, out_shardings=program.shardings.opt_state)
-    trainable = program.trainable(params)
-    # A copy, because the step donates the parameters and the mean.
-    copy = jax.jit(functools.partial(jax.tree.map, jnp.copy), out_shardings=program.shardings.ema)
-    ema = None if state.ema is None else copy(trainable)
-    return dataclasses.replace(state, params=params, opt_state=restart(trainable), ema=ema)
+    values = flatten_dict(initial.params, sep="/") | program.draw(seed, initial.fresh)
+    started = program.model.started(unflatten_dict(values, sep="/"), initial.fresh)
+    # The optimizer state and the running mean may depend on the initial parameters.
+    return program.begin(seed, jax.tree.map(jax.device_put, started, program.shardings.params))
 
 
 def _sources(experiment: Experiment, model: Model) -> tuple[list[SavedRun], Params]:

@@ -66,17 +66,33 @@ def create_state(
     ema:   keep a running mean, which begins with the initial parameters.
     """
     specs = model.specs if specs is None else specs
-    init_key, run_key = jax.random.split(jax.random.key(seed))
-    params = jax.tree.map(lambda leaf, spec: leaf.astype(spec.dtype), model.init(init_key), specs)
-    trainable = split(params, specs)[0]
+    params = first_params(model, seed, specs)
+    return state_of(params, split(params, specs)[0], transform, seed, ema=ema)
+
+
+def first_params(model: Model, seed: jax.Array | int, specs: Any) -> Params:
+    """Return random parameters in the dtypes of `specs`. Each depends only on the seed and its path."""
+    drawn: Params = jax.tree.map(lambda leaf, spec: leaf.astype(spec.dtype), model.init(_keys(seed)[0]), specs)
+    return drawn
+
+
+def state_of(
+    params: Params, trainable: Params, transform: optax.GradientTransformation, seed: jax.Array | int, *, ema: bool
+) -> TrainState:
+    """Return the state at step 0 with these parameters. trainable: those of them that are trained."""
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
         opt_state=transform.init(trainable),
-        key=run_key,
+        key=_keys(seed)[1],
         health=healthy(),
         ema=jax.tree.map(jnp.copy, trainable) if ema else None,
     )
+
+
+def _keys(seed: jax.Array | int) -> PRNGKeyArray:
+    """Return the key of the initial parameters and that of the run."""
+    return jax.random.split(jax.random.key(seed))
 
 
 def param_shardings(model: Model, mesh: Mesh | AbstractMesh, rules: Rules = DEFAULT_RULES) -> Any:

@@ -147,7 +147,7 @@ def begin(directory: Path, source: Path, **changes: object) -> Params:
     record = replace(SavedRun.load(source).record, experiment=wanted)
     begun = Program.of(wanted, wanted.mesh.build())
     with Checkpoints(directory) as checkpoints:
-        return initial_state(record, source, begun, begun.create(1), lambda line: None, checkpoints)
+        return initial_state(record, source, begun, lambda line: None, checkpoints)
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+import jax
 import numpy as np
 import pytest
 
@@ -13,10 +14,12 @@ from t2t.adapters import Adapter
 from t2t.errors import UserError
 from t2t.export.directory import flatten
 from t2t.export.huggingface import short_logits
-from t2t.optim import Trainable
+from t2t.optim import Ema, Trainable
 from t2t.train.experiment import StartFrom
 from t2t.train.loop import Outcome
+from t2t.train.program import Program
 from t2t.train.run import SavedRun
+from t2t.train.state import create_state
 from tests.train.test_frozen_runs import TINY, assert_equal, losses, params, run, source  # noqa: F401
 
 pytestmark = pytest.mark.slow
@@ -60,6 +63,38 @@ def test_resumed_is_uninterrupted_bit_for_bit(storage, source, whole, tmp_path):
     assert run(tmp_path / "run", tuned(source, trainable)) == Outcome(step=4, stopped=False)
     assert losses(tmp_path / "run") == losses(whole)
     assert_equal(params(tmp_path / "run"), params(whole))
+
+
+def test_parameters_of_the_source_are_not_drawn(source, whole, tmp_path, monkeypatch):  # noqa: F811
+    drawn, draw = [], Program.draw
+    monkeypatch.setattr(Program, "create", None)
+    monkeypatch.setattr(Program, "draw", lambda self, seed, paths: drawn.extend(paths) or draw(self, seed, paths))
+    assert run(tmp_path / "run", tuned(source)) == Outcome(step=4, stopped=False)
+    assert_equal(params(tmp_path / "run"), params(whole))
+    assert {path.split("/")[-1] for path in drawn} == {"a", "b"}
+
+
+@pytest.mark.parametrize("quantize", ["none", "nf4"])
+def test_what_is_drawn_and_begun_is_what_is_created(quantize):
+    experiment = replace(TINY, adapter=ADAPTER, trainable=Trainable(quantize=quantize), ema=Ema(decay=0.9))
+    program = Program.of(experiment, experiment.mesh.build())
+    created = program.create(3)
+    make = lambda: create_state(program.model, program.transform, 3, program.specs, ema=True)  # noqa: E731
+    wanted = jax.jit(make, out_shardings=program.shardings)()
+    flat = flatten(wanted.params)
+    drawn = program.draw(3, [path for path in flat if "/adapter/" in path])
+    assert drawn.keys() < flat.keys()
+    assert_equal(drawn, {path: flat[path] for path in drawn})
+    begun = program.begin(3, wanted.params)
+    for state in (created, begun):
+        assert jax.tree.structure(state) == jax.tree.structure(wanted)
+        assert_equal(dict(enumerate(jax.tree.leaves(data(state)))), dict(enumerate(jax.tree.leaves(data(wanted)))))
+        assert jax.tree.map(lambda leaf: leaf.sharding, state) == jax.tree.map(lambda leaf: leaf.sharding, wanted)
+
+
+def data(state):
+    """Return the state with the data of its key."""
+    return replace(state, key=jax.random.key_data(state.key))
 
 
 def test_a_run_infers_exports_and_is_merged(source, whole, tmp_path):  # noqa: F811

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -33,9 +34,9 @@ class DoRA(LoRA):
         y = linear.product(x) + self.low_rank(x)
         return linear.biased(y * ratio.astype(y.dtype))
 
-    def started(self, kernel: Float[Array, "*L I O"]) -> dict[str, Any]:
+    def started(self, kernel: Callable[[], Float[Array, "*L I O"]]) -> dict[str, Any]:
         """Return the initial magnitude: the norms of the kernel's columns."""
-        return {"magnitude": jnp.sqrt(jnp.sum(jnp.square(kernel.astype(jnp.float32)), axis=-2))}
+        return {"magnitude": jnp.sqrt(jnp.sum(jnp.square(kernel().astype(jnp.float32)), axis=-2))}
 
     def merged(
         self, kernel: Float[Array, "*L I O"], bias: Float[Array, "*L O"] | None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from functools import partial
 
 from flax import nnx
 from flax.traverse_util import flatten_dict, unflatten_dict
@@ -20,7 +21,7 @@ def started(network: nnx.Module, params: Params, fresh: Collection[str] | None) 
     """
     flat = flatten_dict(params, sep="/")
     for path, linear, adapter in _adapted(network):
-        for name, value in adapter.started(linear.kernel[...]).items():
+        for name, value in adapter.started(partial(linear.kernel.__getitem__, ...)).items():
             place = f"{path}/adapter/{name}"
             if fresh is None or place in fresh:
                 flat[place] = value
