@@ -121,7 +121,7 @@ def test_microbatches_and_meshes_give_the_same_biases_to_the_last_bit():
         np.testing.assert_array_equal(flatten_dict(found[0].params)[BIASES], wanted)
 
 
-LIMITED = {"expert_capacity": 0.75, "router": Router(balance_loss=0.1, z_loss=0.1), "num_heads": 8}
+LIMITED = {"expert_capacity": 0.25, "router": Router(balance_loss=0.1, z_loss=0.1), "num_heads": 8}
 
 
 @functools.cache
@@ -146,7 +146,7 @@ def measured(mesh=None):
 )
 def test_the_loss_and_the_share_of_dropped_tokens_are_the_same_on_any_mesh(mesh):
     one, many = measured(), measured(mesh)
-    assert 0.05 < float(one["dropped_share"]) < 0.9
+    assert 0.1 < float(one["dropped_share"]) < 0.9
     for name in ("loss", "grad_norm", "dropped_share", "balance_loss", "router_z_loss", "expert_load_max"):
         assert float(many[name]) == pytest.approx(float(one[name]), rel=1e-5), name
 
