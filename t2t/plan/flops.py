@@ -17,6 +17,7 @@ import jax
 import numpy as np
 from jax.extend import core
 
+from t2t.nn.moe.grouped import COUNTED
 from t2t.optim.trainable import merge, split
 from t2t.train.program import Program
 from t2t.types import Batch, Params
@@ -78,7 +79,7 @@ def _count(jaxpr: core.Jaxpr) -> Counter[str]:
         if name == "dot_general":
             widest = max((variable.aval.dtype for variable in equation.invars), key=lambda dtype: dtype.itemsize)
             total["float8" if widest.name.startswith("float8") else widest.name] += _dot(equation)
-        elif name in ("ragged_dot", "ragged_dot_general"):
+        elif name in ("ragged_dot", "ragged_dot_general") or _is_grouped(equation):
             widest = max((variable.aval.dtype for variable in equation.invars[:2]), key=lambda dtype: dtype.itemsize)
             total[widest.name] += _ragged_dot(equation)
         elif name == "triangular_solve":
@@ -131,6 +132,14 @@ def _solve(equation: Any) -> int:
     """Return the FLOPs of a triangular solve: a multiply-add for each number below the diagonal and each right side."""
     matrices, sides = (variable.aval.shape for variable in equation.invars)
     return matrices[-1] * math.prod(sides)
+
+
+def _is_grouped(equation: Any) -> bool:
+    """Return whether an equation is a product of `t2t.nn.moe.grouped`. Partial evaluation splits off another call, of what depends on the sizes alone."""
+    operands = [variable.aval for variable in equation.invars[:2]]
+    return (
+        equation.params.get("name") in COUNTED and len(operands) == 2 and all(operand.ndim > 1 for operand in operands)
+    )
 
 
 def _ragged_dot(equation: Any) -> int:

@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from t2t.nn.moe.grouped import grouped_product
+from t2t.nn.moe.moves import moved
 from t2t.sharding import axis_size, constrain, divided_rows, on_own_experts
 
 Inner = Callable[[jax.Array, jax.Array | None], jax.Array]
@@ -60,9 +62,9 @@ _AXES: Mapping[str, Mapping[str, Any]] = {
 def dropless(kernels: Kernels, tokens: Assigned, inner: Inner) -> Float[Array, "B L D"]:
     """Return the weighted sums of the outputs of all chosen experts.
 
-    Tokens are sorted by expert, and each expert multiplies its own section (`jax.lax.ragged_dot`; Gale et al. 2023). On a mesh, each device sorts its own rows,
-    or, if experts are divided over devices, the tokens of its own experts. If the inner layer is divided, partial sums are added up for each token, not for each
-    of its experts.
+    Tokens are sorted by expert, and each expert multiplies its own section (`t2t.nn.moe.grouped`). On a mesh, each device sorts its own rows, or, if experts
+    are divided over devices, the tokens of its own experts. If the inner layer is divided, partial sums are added up for each token, not for each of its
+    experts.
     """
     # Devices exchange kernels in the type that they compute in.
     kernels = jax.tree.map(lambda kernel: kernel.astype(tokens.x.dtype), kernels)
@@ -86,21 +88,23 @@ def _sorted(
     here = tokens.real[..., None] & (expert >= 0) & (expert < count)
     expert = jnp.where(here, expert, count).reshape(-1)
     order = jnp.argsort(expert, stable=True)
+    place = jnp.zeros_like(order).at[order].set(jnp.arange(order.shape[0], dtype=order.dtype))
     sizes = jnp.sum(expert[:, None] == jnp.arange(count), axis=0, dtype=jnp.int32)
     inside = (expert[order] < count)[:, None]
-    # What `ragged_dot` gives outside of all sections is not defined on every platform, forward or backward.
-    rows = jnp.where(inside, x[order // chosen], 0)
+
+    def sort(x: Float[Array, "T D"]) -> Float[Array, "Tk D"]:
+        return moved(jnp.repeat(x, chosen, axis=0), order, place)
 
     def product(rows: jax.Array, kernel: jax.Array, bias: jax.Array | None) -> jax.Array:
-        out = jax.lax.ragged_dot(rows, kernel, sizes)
+        out = grouped_product(rows, kernel, sizes)
         return out if bias is None else out + bias.at[expert[order]].get(mode="clip")
 
-    hidden = _hidden(rows, kernels, inner, product)
+    # What the product gives outside of all sections is not defined, forward or backward.
+    hidden = _hidden(jnp.where(inside, sort(x), 0), kernels, inner, product)
     if tokens.dropout is not None:
-        hidden = hidden * tokens.dropout.reshape(-1, hidden.shape[-1])[order // chosen]
+        hidden = hidden * sort(tokens.dropout.reshape(-1, hidden.shape[-1]))
     out = jnp.where(inside, product(hidden, kernels.down, kernels.down_bias), 0)
-    place = jnp.zeros_like(order).at[order].set(jnp.arange(order.shape[0], dtype=order.dtype))
-    by_choice = out[place].reshape(*tokens.experts.shape, -1)
+    by_choice = moved(out, place, order).reshape(*tokens.experts.shape, -1)
     return _combined(by_choice, tokens.weights)
 
 
@@ -127,14 +131,14 @@ def with_room(
     position = jnp.take_along_axis(ahead, expert[..., None], axis=-1)[..., 0]
     kept = real & (position < size)
     slot = jnp.where(kept, expert * size + position, count * size)
-
-    def fill(x: Float[Array, "L D"], slot: Int[Array, "kL"]) -> Float[Array, "S D"]:
-        return jnp.zeros((count * size, x.shape[-1]), x.dtype).at[slot].add(jnp.tile(x, (chosen, 1)), mode="drop")
+    choices = jnp.arange(chosen * length, dtype=slot.dtype)
+    empty = jnp.full((count * size,), chosen * length, slot.dtype)
+    choice = jax.vmap(lambda slot: empty.at[slot].set(choices, mode="drop"))(slot)
 
     def filled(x: Float[Array, "B L D"]) -> Float[Array, "B E C D"]:
         # With experts divided over devices, this moves each row of the buffer to the device of its expert (all-to-all).
-        buffer = jax.vmap(fill)(x, slot).reshape(rows, count, size, x.shape[-1])
-        return constrain(buffer, ("expert_batch", "experts", None, None))
+        buffer = jax.vmap(moved)(jnp.tile(x, (1, chosen, 1)), choice, slot)
+        return constrain(buffer.reshape(rows, count, size, x.shape[-1]), ("expert_batch", "experts", None, None))
 
     def product(rows: jax.Array, kernel: jax.Array, bias: jax.Array | None) -> jax.Array:
         out = jnp.einsum("becd,edf->becf", rows, kernel.astype(rows.dtype))
@@ -145,7 +149,7 @@ def with_room(
         hidden = hidden * filled(tokens.dropout)
     out = constrain(product(hidden, kernels.down, kernels.down_bias), ("expert_batch", "experts", None, None))
     out = constrain(out.reshape(rows, count * size, width), ("batch", None, None))
-    found = jax.vmap(lambda y, slot: y.at[slot].get(mode="fill", fill_value=0))(out, slot)
+    found = jax.vmap(moved)(out, slot, choice)
     by_choice = jnp.moveaxis(found.reshape(rows, chosen, length, width), 1, 2)
     kept_choices = jnp.moveaxis(kept.reshape(rows, chosen, length), 1, 2).astype(jnp.float32)
     return _combined(by_choice, tokens.weights), kept_choices
