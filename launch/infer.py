@@ -15,6 +15,7 @@ from t2t.api import inference
 from t2t.api.escapes import visible
 from t2t.api.inference import does
 from t2t.api.lengths import Lengths, Name, Rows, Way
+from t2t.api.mixing import chosen_in, mixture_of, with_adapters
 from t2t.decode import (
     MASK,
     Beam,
@@ -53,6 +54,7 @@ def command(
     step: CountOrZero | None = None,
     plain_weights: bool = False,
     quantize: Quantize = "none",
+    adapter: Annotated[tuple[LocalPath, ...], tyro.conf.UseAppendAction] = (),
     decoding: Literal["greedy", "sample", "beam"] | None = None,
     temperature: Temperature | None = None,
     top_k: TopK | None = None,
@@ -87,6 +89,8 @@ def command(
         step: checkpoint to load. Default: the newest.
         plain_weights: use the trained parameters of a run with a running mean (--ema.decay), instead of the mean.
         quantize: store the kernels of linear layers in this format while the model is in memory, for less memory; see docs/quantization.md.
+        adapter: directory of a run with a LoRA of this run, which then answers with it. Can be repeated: once for each --text, or for a .jsonl file whose objects
+            name theirs in the field "adapter" (null for none). Texts with different adapters share batches.
         decoding: decoding method. Default: the method that the options below belong to, or greedy if none is given.
         temperature: sampling temperature. Default: 1.
         top_k: sample from the k most likely tokens; 0 for all.
@@ -130,11 +134,15 @@ def command(
     if chat:
         others = {"--second": second or None, "--embed": embed, "--top": top, "--continue-text": continue_text or None}
         _refuse(others, "this option has no effect with --chat.")
+        _refuse({"--adapter": " ".join(adapter) or None}, "this option has no effect with --chat.")
         if too_long == "truncate":
             raise UserError("--too-long truncate would cut the end of a prompt of --chat. Nearest: --too-long skip.")
     else:
         _refuse({"--chat-template": chat_template}, "this option is for --chat.")
     rows, name = _conversations(text, input) if chat else texts_of(text, second, input)
+    if adapter:
+        each = len(adapter) == len(text)
+        rows = with_adapters(rows, adapter) if each else chosen_in(rows, adapter, name)
     if output is not None:
         check_output(output, "--output")
 
@@ -162,6 +170,7 @@ def command(
                 "--length-penalty": length_penalty,
                 "--max-length": None if model.can("find_span") and embed is None else max_length,
                 "--continue-text": continue_text or None,
+                "--adapter": " ".join(adapter) or None,
             },
             f"{run} is an encoder, which cannot generate: it {does(model)}; its option is --top."
             if model.can("fill_mask")
@@ -182,6 +191,7 @@ def command(
         talk = chat_of(loaded, chat_template)
         rows = prompts_of(talk, rows, name)
     params = loaded.params()
+    mixture = mixture_of(loaded, params, list(dict.fromkeys(adapter))) if adapter else None
 
     lengths = Lengths(too_long, loaded.vocabulary)
 
@@ -201,7 +211,10 @@ def command(
         same |= {"max_length": max_length, "seed": seed + start}
         if talk is not None:
             return [_generated(outputs) for outputs in talk.replies(loaded, texts, how, **same)]
-        generated = inference.infer(loaded, texts, how, continue_text=continue_text, **same)
+        adapters = [row.get("adapter") for row in some]
+        generated = inference.infer(
+            loaded, texts, how, continue_text=continue_text, mixture=mixture, adapters=adapters, **same
+        )
         return [_generated(outputs) for outputs in generated]
 
     def answers(rows: Rows = rows) -> Iterator[dict[str, Any]]:

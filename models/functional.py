@@ -17,7 +17,7 @@ from t2t.models.states import each
 from t2t.models.transformer import Layers
 from t2t.models.transformer_config import TransformerConfig
 from t2t.models.virtual import on_outputs, prepended, virtual_tokens
-from t2t.nn.adapters import merged, started
+from t2t.nn.adapters import ADAPTERS, adapters_of_rows, merged, started
 from t2t.nn.aux import Aux
 from t2t.nn.capabilities import Side
 from t2t.nn.dropout import Keys
@@ -207,16 +207,27 @@ class FunctionalModel(Model):
 
     def start(self, params: Params, batch: Batch, length: int) -> tuple[Float[Array, "B V"], Cache]:
         """Process the encoder's tokens and the decoder's prompt; see `t2t.nn.model.Model.start`."""
-        return self._definition.bind(params).start(self._prepended(batch), length + self._outputs)
+        numbers = batch.extra.get(ADAPTERS)
+        with adapters_of_rows(numbers):
+            logits, cache = self._definition.bind(params).start(self._prepended(batch), length + self._outputs)
+        if numbers is not None:
+            cache["rows"][ADAPTERS] = jnp.asarray(numbers)
+        return logits, cache
 
     def step(self, params: Params, cache: Cache, ids: Int[Array, "B"]) -> tuple[Float[Array, "B V"], Cache]:
         """Process one more token per row and return the logits after it."""
-        return self._definition.bind(params).step(cache, ids)
+        with adapters_of_rows(cache["rows"].get(ADAPTERS)):
+            return self._definition.bind(params).step(cache, ids)
 
     def stepper(self, params: Params) -> Callable[[Cache, Int[Array, "B"]], tuple[Float[Array, "B V"], Cache]]:
         """Return `step` prepared for a loop; see `t2t.nn.model.Model.stepper`."""
         layers = self._definition.bind(params).layer_params()
-        return lambda cache, ids: self._definition.bind(params).step(cache, ids, layers)
+
+        def step(cache: Cache, ids: Int[Array, "B"]) -> tuple[Float[Array, "B V"], Cache]:
+            with adapters_of_rows(cache["rows"].get(ADAPTERS)):
+                return self._definition.bind(params).step(cache, ids, layers)
+
+        return step
 
     def grow(self, cache: Cache, length: int) -> Cache:
         """Return the cache with room for `length` positions, including the prompt."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from flax import nnx
@@ -34,12 +35,7 @@ def attach(network: nnx.Module, adapter: Adapter) -> None:
         _attach_prompt(network, adapter)
         return
     linears = modules(network, Linear)
-    targets = chosen(adapter.patterns, adapter.exclude, linears, where="adapter", name="targets", what="linear layer")
-    if not targets:
-        raise UserError(
-            f"adapter.targets {', '.join(map(repr, adapter.patterns))} without adapter.exclude {', '.join(map(repr, adapter.exclude))} leaves no linear layer"
-            f" (--adapter.targets, --adapter.exclude).{nearest(adapter.patterns[0], linears)}"
-        )
+    targets = targets_of(adapter, linears)
     if adapter.dropout and (outside := sorted(path for path in targets if not in_stack(path))):
         raise UserError(
             f"adapter.dropout {adapter.dropout} (--adapter.dropout): {outside[0]} is not in a stack of layers, and only the adapters in stacks have dropout."
@@ -50,6 +46,17 @@ def attach(network: nnx.Module, adapter: Adapter) -> None:
     scaled = {path for pattern in adapter.scaled_inputs for path in matching(pattern, targets)}
     for path in sorted(targets):
         put(linears[path], "adapter", _built(path, linears[path], adapter, scale_inputs=path in scaled))
+
+
+def targets_of(adapter: Adapter, linears: Collection[str]) -> frozenset[str]:
+    """Return the paths of the linear layers that get the adapter. Raises UserError if a pattern matches nothing, or if none is left."""
+    targets = chosen(adapter.patterns, adapter.exclude, linears, where="adapter", name="targets", what="linear layer")
+    if not targets:
+        raise UserError(
+            f"adapter.targets {', '.join(map(repr, adapter.patterns))} without adapter.exclude {', '.join(map(repr, adapter.exclude))} leaves no linear layer"
+            f" (--adapter.targets, --adapter.exclude).{nearest(adapter.patterns[0], linears)}"
+        )
+    return targets
 
 
 def _attach_prompt(network: nnx.Module, adapter: Adapter) -> None:

@@ -9,6 +9,7 @@ import jax
 
 from t2t.api.fitting import rows_that_fit
 from t2t.api.lengths import Lengths, Name, Rows
+from t2t.api.mixing import Mixture
 from t2t.decode import (
     MASK,
     Candidate,
@@ -96,6 +97,8 @@ def infer(
     continue_text: bool = False,
     params: Any = None,
     name: Name = _item,
+    mixture: Mixture | None = None,
+    adapters: Sequence[str | None] = (),
 ) -> list[list[Output]]:
     """Return the outputs for each text, in order. The run must be a decoder or an encoder-decoder.
 
@@ -105,12 +108,17 @@ def infer(
       max_length: maximum number of tokens to generate. The default is the run's targets_length.
       continue_text: continue the text: append no EOS to it.
       name: returns the name of the i-th text for errors.
+      mixture: the run with several adapters, instead of `params`.
+      adapters: with a mixture: for each text, the name of its adapter, or None for the run alone.
 
     Raises:
       UserError: the model is an encoder, or a text is too long for the model's positions.
     """
+    model = run.model if mixture is None else mixture.model
+    if mixture is not None:
+        params = mixture.params
     return generate_texts(
-        run.model,
+        model,
         run.params() if params is None else params,
         run.vocabulary,
         texts,
@@ -120,6 +128,7 @@ def infer(
         key=jax.random.key(seed),
         append_eos=not continue_text,
         name=name,
+        adapters=None if mixture is None else mixture.numbers(adapters),
     )
 
 

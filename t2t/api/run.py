@@ -17,6 +17,7 @@ from jaxtyping import Float
 from t2t.api import inference
 from t2t.api.arguments import checked, rows_of
 from t2t.api.lengths import Lengths, Name, Rows
+from t2t.api.mixing import Mixture, mixture_of, with_adapters
 from t2t.decode import Candidate, Decoding, Label, LabelSet, Output, Pooling, Span, score_texts
 from t2t.errors import UserError, nearest
 from t2t.limits import CountOrZero, Few, Generated, Ids, Length, Seed
@@ -55,6 +56,7 @@ class Run(SavedRun):
     def forget_parameters(self) -> None:
         """Free the memory of the parameters. The next use reads them again."""
         self.__dict__.pop("parameters", None)
+        self.__dict__.pop("mixture", None)
 
     @checked
     def generate(
@@ -67,6 +69,7 @@ class Run(SavedRun):
         seed: Seed = 0,
         batch_size: BatchRows = 32,
         too_long: TooLong = "stop",
+        adapters: Sequence[str | os.PathLike[str] | None] | None = None,
     ) -> list[str]:
         """Return the best output for each text. Use `outputs` for scores and for all samples or beams.
 
@@ -78,9 +81,10 @@ class Run(SavedRun):
           seed: seed for sampling.
           batch_size: texts per batch.
           too_long: "stop" raises UserError for a text that is too long; "truncate" cuts its end.
+          adapters: for each text, the directory of a run with a LoRA of this run, or None for this run alone. The texts share batches.
 
         Raises:
-          UserError: the model cannot generate text, or a text is too long.
+          UserError: the model cannot generate text, a text is too long, or an adapter is not one of this run.
         """
         found = self.outputs(
             texts,
@@ -90,6 +94,7 @@ class Run(SavedRun):
             seed=seed,
             batch_size=batch_size,
             too_long=too_long,
+            adapters=adapters,
         )
         return [outputs[0].text for outputs in found]
 
@@ -104,6 +109,7 @@ class Run(SavedRun):
         seed: Seed = 0,
         batch_size: BatchRows = 32,
         too_long: TooLong = "stop",
+        adapters: Sequence[str | os.PathLike[str] | None] | None = None,
     ) -> list[list[Output]]:
         """Return all outputs of `decoding` for each text, with their scores. The arguments are those of `generate`."""
         self._check("generate")
@@ -111,6 +117,14 @@ class Run(SavedRun):
             raise UserError(
                 f"continue_text: {self.directory} {inference.does(self.model.config)}; only decoders continue a text."
             )
+
+        asked = rows_of(texts)
+        mixture, params = None, None
+        if adapters is None:
+            params = self.parameters
+        else:
+            asked = with_adapters(asked, adapters)
+            mixture = self._mixture(frozenset(row["adapter"] for row in asked if row["adapter"] is not None))
 
         def compute(rows: Rows, at_once: int, name: Name, start: int) -> list[list[Output]]:
             return inference.infer(
@@ -121,11 +135,13 @@ class Run(SavedRun):
                 batch_size=at_once,
                 seed=seed + start,
                 continue_text=continue_text,
-                params=self.parameters,
+                params=params,
                 name=name,
+                mixture=mixture,
+                adapters=[row.get("adapter") for row in rows],
             )
 
-        return self._asked(rows_of(texts), compute, batch_size, too_long)
+        return self._asked(asked, compute, batch_size, too_long)
 
     @checked
     def chat(
@@ -398,6 +414,13 @@ class Run(SavedRun):
         if lengths.message is not None:
             log.warning("%s", lengths.message)
         return answers
+
+    def _mixture(self, names: frozenset[str]) -> Mixture:
+        """Return this run with these adapters. The last one is kept."""
+        kept: Mixture | None = self.__dict__.get("mixture")
+        if kept is None or not names <= set(kept.names):
+            kept = self.__dict__["mixture"] = mixture_of(self, self.parameters, sorted(names))
+        return kept
 
     def _answers(self, rows: Rows, batch_size: int, too_long: TooLong, longest: int | None = None) -> list[Any]:
         def compute(some: Rows, at_once: int, name: Name, start: int) -> Sequence[inference.Answer]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ from t2t.decode.requests import form_of
 from t2t.decode.rows import Ids, Name, bucket, check_fits, filled, groups, text_name, tokens
 from t2t.decode.scoring import fill_mask, score
 from t2t.errors import UserError
+from t2t.nn.adapters import ADAPTERS, NONE
 from t2t.nn.model import Model
 from t2t.types import Batch, Params
 
@@ -55,6 +57,7 @@ def generate_many(
     pad_id: int | None = 0,
     name: Name = text_name,
     before: Callable[[], None] = lambda: None,
+    adapters: Sequence[int] | None = None,
 ) -> list[list[Continuation]]:
     """Return the N continuations of each input.
 
@@ -66,6 +69,7 @@ def generate_many(
     key:    random key for `Sampling`. The samples of an input depend on its index in `inputs`, not on the batches.
     name:   returns the name of the i-th input for error messages.
     before: called before each batch.
+    adapters: number of the adapter that each input uses, -1 for none; None if the model has no bank of adapters (`t2t.adapters.bank`).
 
     Lengths and the size of the last batch are padded to powers of two. Raises UserError, before any computation, if an input is too long for
     the model's positions.
@@ -90,11 +94,16 @@ def generate_many(
             keys = jax.vmap(partial(jax.random.fold_in, key))(data)
             if mesh is not None:
                 keys = jax.random.wrap_key_data(place(jax.random.key_data(keys), mesh), impl=jax.random.key_impl(key))
+        batch = requests.batch(group)
+        if adapters is not None:
+            numbers = np.full(group.rows, NONE, np.int32)
+            numbers[: len(group.indices)] = [adapters[i] for i in group.indices]
+            batch = replace(batch, extra={ADAPTERS: numbers})
         generated = fetch(
             generate(
                 model,
                 params,
-                place(requests.batch(group), mesh),
+                place(batch, mesh),
                 decoding,
                 length=length,
                 eos_id=eos_id,

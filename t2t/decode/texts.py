@@ -51,11 +51,13 @@ def generate_texts(
     key: jax.Array | None = None,
     append_eos: bool = True,
     name: Name = text_name,
+    adapters: Sequence[int] | None = None,
 ) -> list[list[Output]]:
     """Return the N outputs of each text, in the order of the texts.
 
     name:       returns the name of the i-th text for error messages.
     append_eos: append EOS to each text, as in the inputs of tasks. Set it to False to let a language model continue the text.
+    adapters:   see `t2t.decode.many.generate_many`.
 
     A text may contain sentinels (`<extra_id_0>`). Raises UserError if a text is too long for the model.
     """
@@ -72,6 +74,7 @@ def generate_texts(
         batch_size=batch_size,
         key=key,
         name=name,
+        adapters=adapters,
     )
 
 
@@ -87,12 +90,14 @@ def generate_prompts(
     batch_size: int = 32,
     key: jax.Array | None = None,
     name: Name = text_name,
+    adapters: Sequence[int] | None = None,
 ) -> list[list[Output]]:
     """Return the N outputs of each prompt, in the order of the prompts.
 
     prompts: ids, without the start token. They are not changed.
     bos_id:  start token of the decoder. None if the prompts have one, or none is needed.
     name:    returns the name of the i-th prompt for error messages.
+    adapters: see `t2t.decode.many.generate_many`.
 
     Raises UserError if a prompt is too long for the model.
     """
@@ -110,6 +115,7 @@ def generate_prompts(
         vocab_size=vocabulary.size,
         pad_id=vocabulary.pad_id,
         name=name,
+        adapters=adapters,
     )
     return [
         [

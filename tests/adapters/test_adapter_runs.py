@@ -91,3 +91,40 @@ def test_a_run_goes_on_from_its_adapter(whole, tmp_path):
     before, after = params(whole), params(tmp_path / "again")
     for path, value in before.items():
         assert np.array_equal(value, after[path]) == ("/adapter/" not in path), path
+
+
+def test_one_batch_has_texts_with_different_adapters(source, whole, tmp_path):  # noqa: F811
+    other = replace(ADAPTER, rank=2, targets=("**/{query,value}",))
+    run(
+        tmp_path / "other",
+        replace(tuned(source), adapter=other, seed=3, trainable=Trainable(frozen_storage="reference")),
+    )
+    texts = ["reverse words: one two", "reverse words: big old map", "reverse words: red", "reverse words: a b"]
+    names = [str(whole), None, str(tmp_path / "other"), str(whole)]
+    base = t2t.load(source)
+    found = base.outputs(texts, max_length=6, adapters=names)
+    for name in set(names):
+        alone = t2t.load(name or source).outputs(texts, max_length=6)
+        for i in (i for i, one in enumerate(names) if one == name):
+            assert found[i][0].text == alone[i][0].text
+            assert found[i][0].score == pytest.approx(alone[i][0].score, abs=1e-4)
+    assert base.generate(texts[:1], max_length=6, adapters=[None]) == base.generate(texts[:1], max_length=6)
+
+
+def test_what_cannot_be_mixed_is_refused(source, whole, tmp_path):  # noqa: F811
+    base = t2t.load(source)
+
+    def refused(name, match):
+        with pytest.raises(UserError, match=match):
+            base.generate(["one"], adapters=[str(name)])
+
+    refused(source, r"the run has no adapter, and only those of kind 'lora' can be mixed")
+    run(tmp_path / "dora", replace(tuned(source), adapter=replace(ADAPTER, kind="dora"), steps=1))
+    refused(tmp_path / "dora", r"an adapter of kind 'dora'.*Nearest: t2t infer")
+    run(tmp_path / "nf4", replace(tuned(source), trainable=Trainable(quantize="nf4"), steps=1))
+    refused(tmp_path / "nf4", r"in the format 'nf4', and those of .* are in 'none'. Nearest: --quantize nf4")
+    run(tmp_path / "source", replace(TINY, steps=1, seed=9))
+    run(tmp_path / "of another", replace(tuned(tmp_path / "source"), steps=1))
+    refused(tmp_path / "of another", r"beside other parameters than those of .*differs. Nearest: t2t infer")
+    with pytest.raises(UserError, match=r"has an adapter itself. Nearest: the run that it started from"):
+        t2t.load(whole).generate(["one"], adapters=[str(whole)])

@@ -1,8 +1,9 @@
 """Adapters of linear layers: few trained parameters beside a frozen kernel."""
 
+from t2t.nn.adapters.bank import ADAPTERS, NONE, AdapterBank, adapters_of_rows
 from t2t.nn.adapters.dora import DoRA
 from t2t.nn.adapters.ia3 import IA3
 from t2t.nn.adapters.lora import LoRA
 from t2t.nn.adapters.parameters import merged, started
 
-__all__ = ["IA3", "DoRA", "LoRA", "merged", "started"]
+__all__ = ["ADAPTERS", "IA3", "NONE", "AdapterBank", "DoRA", "LoRA", "adapters_of_rows", "merged", "started"]
