@@ -76,6 +76,9 @@ COMMANDS = {
         runs=True,
     ),
     "export": Command("t2t.launch.export", "export", "export a run's model to another format", runs=True),
+    "quantize": Command(
+        "t2t.launch.quantize", "quantize", "quantize a run's kernels, calibrated on a task", True, runs=True
+    ),
     "import": Command("t2t.launch.import_model", "import_model", "make a run from a model of transformers"),
     "convert-check": Command(
         "t2t.launch.convert_check", "convert_check", "compare an import with transformers, layer by layer"
@@ -107,6 +110,7 @@ LESS_MEMORY = {
     "eval": "To use less memory: a smaller --batch-size.",
     "infer": "To use less memory: a smaller --batch-size, shorter texts, or a smaller --max-length.",
     "bench": "To use less memory: a smaller --batch-size.",
+    "quantize": "To use less memory: fewer --rows.",
 }
 """Hints that are printed when a command runs out of memory."""
 

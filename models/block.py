@@ -14,6 +14,7 @@ from t2t.nn.aux import Aux, added
 from t2t.nn.dropout import Keys, adapter_dropout, dropout
 from t2t.nn.feed_forward import FeedForward
 from t2t.nn.layers import LayerConfig
+from t2t.nn.linear_inputs import of_memory
 from t2t.nn.mixers import BuildOptions, Context, CrossMixer, Handed, MemoryReader, Mixer, MixerConfig
 from t2t.nn.state import LayerState
 from t2t.sharding import constrain
@@ -153,7 +154,8 @@ class Block(nnx.Module):
         if reader is None or config is None:
             return None
         assert context.memory is not None, "the layer needs the encoder's output"
-        with jax.named_scope(config.name if self.layer.cross is None else f"cross_{config.name}"):
+        name = config.name if self.layer.cross is None else f"cross_{config.name}"
+        with jax.named_scope(name), of_memory():
             return reader.read(context.memory)
 
     def _mixed(

@@ -13,10 +13,12 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from t2t.errors import UserError
+from t2t.models.calibration import Calibration, Errors
 from t2t.models.states import each
 from t2t.models.transformer import Layers
 from t2t.models.transformer_config import TransformerConfig
 from t2t.models.virtual import on_outputs, prepended, virtual_tokens
+from t2t.models.walking import walking
 from t2t.nn.adapters import ADAPTERS, adapters_of_rows, merged, started
 from t2t.nn.aux import Aux
 from t2t.nn.capabilities import Side
@@ -120,6 +122,18 @@ class FunctionalModel(Model):
     def compressed(self, params: Params) -> Params:
         """Return the parameters with quantized kernels, see `t2t.nn.model.Model.compressed`."""
         return compressed(params, self._kernels, self._format) if self._kernels else params
+
+    def calibrated(self, params: Params, batch: Batch, *, ordered: bool = False) -> tuple[Params, Errors]:
+        """Return the parameters with quantized kernels that are calibrated on the rows of a batch (`t2t.models.calibration`), and the errors of the kernels.
+
+        params: as in `float_specs`. Call it outside of a trace.
+        """
+        assert self._float is not None, "no kernel is quantized"
+        network = self._float._definition.bind(params)
+        calibration = Calibration(network, self._format, self._kernels, ordered=ordered)
+        with walking(calibration.walk):
+            network.forward(self._prepended(batch), Keys(None))
+        return calibration.compressed(params), calibration.errors
 
     def expanded(self, params: Params) -> Params:
         """Return the parameters with float kernels, see `t2t.nn.model.Model.expanded`."""

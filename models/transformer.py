@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -15,6 +15,7 @@ from t2t.models.block import Block
 from t2t.models.config import StackConfig
 from t2t.models.states import Patterned, cut, each
 from t2t.models.transformer_config import TransformerConfig
+from t2t.models.walking import Step, walker
 from t2t.nn.aux import Aux, added, over_layers
 from t2t.nn.dropout import Keys, dropout
 from t2t.nn.layer_outputs import recorder
@@ -120,6 +121,8 @@ class Stack(nnx.Module):
 
     def __call__(self, x: Float[Array, "B L D"], context: Context) -> tuple[Float[Array, "B L D"], Aux]:
         """Apply to whole rows. Also return the auxiliary terms that layers report, summed over all layers."""
+        if (walk := walker()) is not None:
+            return self._finish(walk(self, x, context), context.keys), {}
         (before, contexts), parts = self._prepared(context), self._parts()
         first_keys, keys, rest = self._layer_keys(context.keys)
         recorded = recorder()
@@ -157,6 +160,22 @@ class Stack(nnx.Module):
                     [one[None] for one in first] + [middle] + [one[None] for one in tail]
                 )
             return self._finish(x, context.keys), added(total, aux)
+
+    def in_order(self) -> Iterator[Step]:
+        """Yield the layers in the order in which they are applied, see `t2t.models.walking`."""
+        for place, block in enumerate(self.first.all()):
+            yield Step(block, None, place)
+        times = self.depth // self.repeats if self.single else 1
+        for index in range(self.repeats):
+            for place, block in enumerate(self._blocks(), self.first.count):
+                yield Step(block, index, place, times)
+        for place, block in enumerate(self.tail.all(), self.first.count):
+            yield Step(block, None, place)
+
+    def contexts(self, context: Context) -> list[Context]:
+        """Return the contexts of the first layers and of the positions of the pattern, `Step.place`."""
+        before, contexts = self._prepared(context)
+        return before + contexts
 
     def prefill(
         self, x: Float[Array, "B L D"], context: Context, length: int

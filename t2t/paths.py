@@ -92,6 +92,14 @@ def check_directory(path: str | os.PathLike[str], source: str) -> Path:
     return checked
 
 
+def check_new_run(path: str | os.PathLike[str]) -> Path:
+    """Return the path of the directory of a new run. Raises UserError if it is a file or not empty."""
+    checked = check_directory(path, "--dir")
+    if checked.exists() and any(checked.iterdir()):
+        raise UserError(f"{checked} (--dir) already exists. Choose another --dir.")
+    return checked
+
+
 def check_output(path: str | os.PathLike[str], source: str) -> Path:
     """Return the path of an output file. Raises UserError if its directory is missing or not writable."""
     checked = check(path, source)

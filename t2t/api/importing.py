@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from t2t.errors import Failure, UserError
-from t2t.paths import check_directory
+from t2t.paths import check_new_run
 
 if TYPE_CHECKING:
     from t2t.export.huggingface import Source
@@ -49,9 +49,7 @@ def import_checkpoint(
     """
     from t2t.api.peft import import_adapter, is_adapter
 
-    run = check_directory(directory, "--dir")
-    if run.exists() and (not run.is_dir() or any(run.iterdir())):
-        raise UserError(f"{run} (--dir) already exists. Choose another --dir.")
+    run = check_new_run(directory)
     if base is not None or is_adapter(Path(source)):
         for option, value in (("--preset", preset), ("--vocabulary", vocabulary)):
             if value is not None:

@@ -11,7 +11,7 @@ from t2t.api.importing import KEPT, parameters_alone
 from t2t.checkpoint import Checkpoints, Reference
 from t2t.errors import UserError
 from t2t.optim import Ema, Trainable
-from t2t.paths import check_directory
+from t2t.paths import check_new_run
 from t2t.train import own_code, run_checksums
 from t2t.train.experiment import Experiment, StartFrom
 from t2t.train.run import CHECKPOINTS, SavedRun, open_run
@@ -32,9 +32,7 @@ def merge_run(run: SavedRun, directory: str, *, params: Params | None = None) ->
         raise UserError(
             f"merge: {run.directory} was loaded with quantize={run.quantize!r}, which rounds its kernels. Nearest: quantize='none'."
         )
-    out = check_directory(directory, "--dir")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out} (--dir) already exists. Choose another --dir.")
+    out = check_new_run(directory)
     merged = run.model.merged(run.params() if params is None else params)
     plain = run.without_adapter().experiment
     experiment = replace(plain, trainable=Trainable(), start_from=StartFrom(), ema=Ema())

@@ -384,6 +384,18 @@ class Run(SavedRun):
 
         return type(self).load(merge_run(self, os.fspath(dir), params=self.parameters))
 
+    def calibrate(self, dir: str | os.PathLike[str], *, task: str, **options: Any) -> Run:
+        """Quantize the kernels, calibrated on a task, and return a new run in `dir`. options: those of `t2t quantize`, such as format and rows.
+
+        Raises UserError if an option is unknown, if the kernels or the format do not allow it, or if `dir` exists.
+        """
+        from t2t.api.quantizing import OPTIONS, quantize_run
+
+        for name in options:
+            if name not in OPTIONS:
+                raise UserError(f"Run.calibrate: unknown option {name}.{nearest(name, OPTIONS)}")
+        return type(self).load(quantize_run(self, os.fspath(dir), task=task, params=self.parameters, **options))
+
     def train(self, *, dir: str | os.PathLike[str] | None = None, **options: Any) -> Run:
         """Resume the run in its own directory, or start a new run in `dir` from this run's parameters; see `t2t.train`.
 

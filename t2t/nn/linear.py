@@ -13,6 +13,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from t2t.nn.initializers import ZEROS, Initializer
+from t2t.nn.linear_inputs import recorder
 from t2t.nn.parameters import parameter
 from t2t.nn.quantized import Quantization, check_installed, quantized_matmul
 from t2t.nn.ternary import ternary_matmul
@@ -122,6 +123,8 @@ class Linear(nnx.Module):
     def product(self, x: Float[Array, "*B I"]) -> Float[Array, "*B O"]:
         """Return `x @ kernel`, without the adapter."""
         multiply = partial(matmul, quantization=self.quantization)
+        if (inputs := recorder()) is not None:
+            inputs.add(self, x)
         if isinstance(self.kernel, QuantizedKernel):
             return self.kernel.product(x, multiply)
         return multiply(x, self.kernel[...])

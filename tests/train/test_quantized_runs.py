@@ -11,6 +11,7 @@ import pytest
 
 import t2t
 from t2t.adapters import Adapter
+from t2t.api.quantizing import quantize_run
 from t2t.errors import UserError
 from t2t.export.directory import flatten
 from t2t.export.huggingface import short_logits
@@ -126,3 +127,33 @@ def test_a_run_goes_on_from_its_codes_and_in_no_other_format(whole, tmp_path):
         assert np.array_equal(value, after[path]) == ("/adapter/" not in path), path
     with pytest.raises(UserError, match=r"was trained with kernels in nf4\. Nearest: nf4"):
         run(tmp_path / "int8", tuned(whole, Trainable(quantize="int8"), steps=1))
+
+
+def test_a_calibrated_run_is_a_run_with_quantized_kernels(source, tmp_path):  # noqa: F811
+    loaded = t2t.load(source)
+    said = []
+    options = {"task": TINY.data.task, "rows": 16, "format": "int4", "say": said.append}
+    directory = quantize_run(loaded, str(tmp_path / "calibrated"), params=loaded.parameters, **options)
+    with pytest.raises(UserError, match=r"unknown option row\. Nearest: rows"):
+        loaded.calibrate(tmp_path / "other", task=TINY.data.task, row=3)
+    assert "mean squared error" in said[-1]
+    ours, nearest = t2t.load(directory), t2t.load(source, quantize="int4")
+    assert ours.model.quantized_kernels == nearest.model.quantized_kernels
+    losses = [
+        one.evaluate(TINY.data.task, split="train", examples=64)[0].metrics["loss"] for one in (loaded, ours, nearest)
+    ]
+    assert abs(losses[1] - losses[0]) < abs(losses[2] - losses[0])
+    run(tmp_path / "qlora", tuned(directory, Trainable(quantize="int4"), steps=1))
+    kept = params(tmp_path / "qlora")
+    before = params(directory)
+    assert_equal({path: kept[path] for path in before}, before)
+    with pytest.raises(UserError, match=r"kernels of .* are stored in int4.* Nearest: the run that it started from"):
+        quantize_run(ours, str(tmp_path / "again"), **options)
+    for changes, message in (
+        ({"format": "nf4"}, r"--format nf4: .*cannot be calibrated"),
+        ({"order": "output"}, r"unknown order 'output' \(--order\)\. Nearest: inputs"),
+        ({"task": "no_task"}, r"no_task"),
+    ):
+        with pytest.raises(UserError, match=message):
+            quantize_run(loaded, str(tmp_path / "other"), params=loaded.parameters, **{**options, **changes})
+    assert not (tmp_path / "other").exists()

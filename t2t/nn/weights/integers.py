@@ -46,12 +46,18 @@ class Integers(Format):
     def quantize(self, weight: Float[Array, "O I"]) -> dict[str, jax.Array]:
         """Return the arrays that store a transposed kernel."""
         inputs = weight.shape[1]
-        values = grouped(weight, self._size(inputs))
+        values = grouped(weight, self.group_size(inputs))
         largest = jnp.max(jnp.abs(values), axis=-1, keepdims=True)
         # A group of zeros has the scale 0, and any factor.
         factor = jnp.float32(self.largest) / jnp.where(largest == 0, 1.0, largest)
-        codes = ungrouped(jnp.round(values * factor), inputs)
-        scales = (largest / jnp.float32(self.largest))[..., 0]
+        return self.stored(ungrouped(jnp.round(values * factor), inputs), self.scales(values))
+
+    def scales(self, values: Float[Array, "*B S"]) -> Float[Array, "*B"]:
+        """Return the scales of groups of values."""
+        return jnp.max(jnp.abs(values), axis=-1) / jnp.float32(self.largest)
+
+    def stored(self, codes: Float[Array, "O I"], scales: Float[Array, "O G"]) -> dict[str, jax.Array]:
+        """Return the arrays that store these codes, which are integers."""
         if self.bits == 4:
             return {"codes": packed((codes + 8).astype(jnp.uint8)), "scales": scales}
         return {"codes": codes.astype(jnp.int8), "scales": scales}
@@ -67,5 +73,6 @@ class Integers(Format):
             return values * scales
         return ungrouped(grouped(values, GROUP) * scales[..., None], inputs)
 
-    def _size(self, inputs: int) -> int:
+    def group_size(self, inputs: int) -> int:
+        """Return the number of inputs that have one scale."""
         return GROUP if self.per_group else inputs
