@@ -1,8 +1,8 @@
 """Time the rows of `t2t grid mixers` side by side: a training step, and decoding one more token after short and long texts.
 
-    python -m benchmarks.grid_mixers [--equal FLOPs] [--length 64] [--batch-size 12] [--decoded 128 1024] [--rounds 7]
+    python -m benchmarks.grid_mixers [--equal FLOPs] [--length 64] [--batch-size 12] [--decoded 128 1024] [--rounds 7] [--rows ROW ...]
 
-The models are those of the grid on characters, with random parameters and tokens. The rounds are interleaved: each runs all rows once. Shown are medians, and
+The models have the sizes of the grid on characters, a vocabulary of bytes, and random parameters and tokens. The rounds are interleaved: each runs all rows once. Shown are medians, and
 ratios to attention: medians of the ratios within the rounds.
 """
 
@@ -21,6 +21,7 @@ import numpy as np
 
 from t2t.launch.grid.decoding import Decoding, state_bytes
 from t2t.launch.grid.matching import Equal
+from t2t.launch.grid.mixer_models import ROWS
 from t2t.launch.grid.mixers import Mixers
 from t2t.train.experiment import Experiment
 from t2t.train.program import Program
@@ -74,8 +75,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--batch-size", type=int, default=12)
     parser.add_argument("--decoded", type=int, nargs="+", default=[128, 1024])
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rows", choices=ROWS, nargs="+", default=ROWS)
     chosen = parser.parse_args(arguments)
-    design = Mixers(data=("documentation",), equal=(chosen.equal,))
+    design = Mixers(data=("documentation",), equal=(chosen.equal,), rows=tuple(chosen.rows))
     part = replace(design.characters, length=chosen.length, batch_size=chosen.batch_size)
     cells = replace(design, documentation=part).build().cells
     names = [cell.architecture for cell in cells]
