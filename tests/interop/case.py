@@ -26,6 +26,7 @@ class Case:
     """A configuration of `transformers`: its config class, its model class, and the options that differ from the defaults.
 
     exported: `model_type` of the export, if it is another family, which computes the same.
+    rate: learning rate of the compared trainings.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Case:
     model: str
     options: dict[str, Any]
     exported: str = ""
+    rate: float = 3e-4
 
     @property
     def kind(self) -> str:

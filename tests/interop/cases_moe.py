@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from tests.interop.case import LLAMA, T5, Case, case
@@ -31,14 +32,11 @@ def _qwen3_next(name: str, **options: Any) -> Case:
     sizes = {**LLAMA, "num_hidden_layers": 4, "head_dim": 16, "moe_intermediate_size": 20}
     sizes |= {"shared_expert_intermediate_size": 24, "num_experts": 8, "num_experts_per_tok": 4}
     sizes |= {"linear_key_head_dim": 8, "linear_value_head_dim": 6, "linear_num_key_heads": 2}
-    return case(
-        "Qwen3-Next",
-        name,
-        "Qwen3NextConfig",
-        "Qwen3NextForCausalLM",
-        {**sizes, "linear_num_value_heads": 4, **_ROUTED},
-        **options,
-    )
+    sizes |= {"linear_num_value_heads": 4, **_ROUTED}
+    made = case("Qwen3-Next", name, "Qwen3NextConfig", "Qwen3NextForCausalLM", sizes, **options)
+    # At 3e-4, transformers with weights that differ by one rounding is 0.2 to 0.5 apart from itself within 100 steps: the norm of a head amplifies rounding
+    # errors where the head reads nearly nothing, such as at the first token. At this rate it is less than 7e-4 apart.
+    return replace(made, rate=1e-5)
 
 
 def _deepseek(name: str, **options: Any) -> Case:

@@ -26,7 +26,6 @@ from tests.interop.case import Case
 from tests.interop.cases import CASES, inputs
 
 STEPS = 100
-RATE = 3e-4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,7 +112,7 @@ def _curves(case: Case, model: Any, own: Any, params: Any) -> float:
         given = inputs(case)
         drawn = np.where(given["mask"] == 1, random.integers(5, 96, given["ids"].shape), given["ids"])
         batches.append({**given, "ids": drawn, "targets": random.integers(5, 96, given["targets"].shape)})
-    transform = optax.adamw(RATE, b1=0.9, b2=0.999, eps=1e-8, weight_decay=0.01)
+    transform = optax.adamw(case.rate, b1=0.9, b2=0.999, eps=1e-8, weight_decay=0.01)
 
     @jax.jit
     def step(params: Any, state: Any, batch: Any) -> Any:
@@ -128,7 +127,7 @@ def _curves(case: Case, model: Any, own: Any, params: Any) -> float:
         )
         return optax.apply_updates(params, updates), state, value
 
-    optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=case.rate, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01)
     model.train()
     state, worst = transform.init(params), 0.0
     for number in range(STEPS):

@@ -32,12 +32,13 @@ CASE = next(case for case in CASES if case.family == "BitNet")
 
 def logits(model: Any) -> np.ndarray:
     """Return the logits of `transformers` for the inputs of the case."""
-    return ours.real(CASE, inputs(CASE), theirs.logits(CASE, model.float().eval()))
+    return ours.real(CASE, inputs(CASE), theirs.logits(CASE, model.eval()))
 
 
 def main() -> int:
     """Print the largest difference of logits for each kind of weights. Return 1 if one is too large."""
     transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
     good = True
     with tempfile.TemporaryDirectory(prefix="t2t-ternary-") as name:
         folder = Path(name)
