@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from benchmarks.cases import Case
+from benchmarks.published_layers import VOCABULARY
 
 SPECIAL = 4
 """First id of ordinary tokens; 0 is padding, 1 is the end of text."""
@@ -49,6 +50,11 @@ def rows(case: Case, length: int, *, examples: int = 1, seed: int = 0, count: in
     positions = (places - np.maximum.accumulate(np.where(starts, places, 0), axis=1)).astype(np.int32)
     shifted = np.where(starts, 0, np.roll(ids, 1, axis=1)).astype(np.int32)
     return Rows(ids=ids, positions=positions, segments=segments, shifted=shifted)
+
+
+def layer_ids(case: Case) -> np.ndarray:
+    """Return ids for the decoders of one layer, which have a small vocabulary, [B L]."""
+    return rows(case, case.length).ids % VOCABULARY
 
 
 def pair(case: Case, *, packed: bool) -> tuple[Rows, Rows]:

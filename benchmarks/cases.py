@@ -10,6 +10,8 @@ TRAIN = ("t5", "gpt2", "bert", "decoder", "llama")
 DECODE = ("t5", "gpt2", "decoder")
 DATA = ("span_corruption", "span_corruption_merged")
 """Span corruption of separate texts, packed afterwards; or of texts that are joined and cut to whole rows first (as in T5), if the peer supports it."""
+LAYERS = ("attention", "mamba", "mamba2", "rwkv4", "gated_delta_net", "experts", "bitnet")
+"""Layers to time alone: forward and backward pass, see `benchmarks.published_layers`."""
 OPTIMIZERS = ("adamw", "adafactor")
 DECODINGS = ("greedy", "sampling", "beam")
 BEAM = 4
@@ -89,7 +91,7 @@ SCALES = {
 class Case:
     """One case to measure.
 
-    work:      "train" (one step), "decode" (one batch of prompts) or "data" (`DATA_BATCHES` batches).
+    work:      "train" (one step), "layer" (forward and backward pass of one layer), "decode" (one batch of prompts) or "data" (`DATA_BATCHES` batches).
     optimizer: for "train".
     decoding:  for "decode".
     rows:      number of prompts, for "decode".
@@ -139,6 +141,11 @@ def train_cases(models: Sequence[str], optimizers: Sequence[str], scale: str) ->
         for model in models
         for optimizer in optimizers
     ]
+
+
+def layer_cases(models: Sequence[str], scale: str) -> list[Case]:
+    """Return one case per layer."""
+    return [Case(work="layer", model=model, scale=scale) for model in models]
 
 
 def decode_cases(models: Sequence[str], decodings: Sequence[str], rows: Sequence[int], scale: str) -> list[Case]:

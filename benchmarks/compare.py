@@ -1,4 +1,4 @@
-"""Compare libraries: `python -m benchmarks.compare train|decode|data [--cases ...] [--peers ours,transformers,t5x] --out results.json`."""
+"""Compare libraries: `python -m benchmarks.compare train|layer|decode|data [--cases ...] [--peers ours,transformers,t5x] --out results.json`."""
 
 from __future__ import annotations
 
@@ -60,11 +60,13 @@ def parse_list(value: str, choices: Sequence[str], option: str) -> list[str]:
 
 def selected_cases(chosen: argparse.Namespace) -> list[Case]:
     """Return the selected cases. Raise UserError if an option is invalid."""
-    choices = {"train": known.TRAIN, "decode": known.DECODE, "data": known.DATA}[chosen.work]
+    choices = {"train": known.TRAIN, "layer": known.LAYERS, "decode": known.DECODE, "data": known.DATA}[chosen.work]
     models = list(choices) if chosen.cases is None else parse_list(chosen.cases, choices, "--cases")
     if chosen.work == "train":
         optimizers = parse_list(chosen.optimizers, known.OPTIMIZERS, "--optimizers")
         return known.train_cases(models, optimizers, chosen.scale)
+    if chosen.work == "layer":
+        return known.layer_cases(models, chosen.scale)
     if chosen.work == "data":
         return known.data_cases(models, chosen.scale)
     numbers = chosen.rows.split(",")
@@ -107,7 +109,7 @@ def check_losses(session: Session, cases: Sequence[Case]) -> bool:
 def parse(words: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line options."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.compare")
-    parser.add_argument("work", choices=("train", "decode", "data"))
+    parser.add_argument("work", choices=("train", "layer", "decode", "data"))
     parser.add_argument("--cases", help="models, comma-separated (default: all)")
     parser.add_argument("--optimizers", default="adamw,adafactor", help="for train, comma-separated")
     parser.add_argument("--decodings", default="greedy,sampling,beam", help="for decode, comma-separated")

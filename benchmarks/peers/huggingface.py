@@ -12,6 +12,7 @@ import transformers
 
 from benchmarks import batches
 from benchmarks.cases import BEAM, CLIP_NORM, RATE, TOP_K, Case
+from benchmarks.peers import huggingface_layers
 from benchmarks.protocol import Answer, Prepared, Unsupported, serve
 
 CLASSES = {
@@ -130,6 +131,10 @@ def prepare(case: Case) -> Prepared:
     """Prepare a case."""
     if case.work == "data":
         raise Unsupported("transformers has no span corruption")
+    if case.work == "layer":
+        if COMPILED:
+            raise Unsupported("layers are only measured without torch.compile")
+        return huggingface_layers.layer(case)
     if COMPILED and case.work == "decode":
         raise Unsupported("generate is only measured without torch.compile")
     return train(case) if case.work == "train" else decode(case)
@@ -138,6 +143,8 @@ def prepare(case: Case) -> Prepared:
 def check(subject: dict[str, Any], *, directory: str) -> Answer:
     """Load the model that our peer wrote and return the loss on the same rows. Raise ValueError if its config differs from the timed config."""
     case = Case(**subject)
+    if case.work == "layer":
+        return huggingface_layers.check(case, directory)
     if case.model not in CLASSES:
         raise Unsupported(f"transformers has no {case.model}")
     loaded = getattr(transformers, CLASSES[case.model][1]).from_pretrained(directory).float().eval()

@@ -159,6 +159,10 @@ def prepare(case: Case) -> Prepared:
         return train(case)
     if case.work == "decode":
         return decode(case)
+    if case.work == "layer":
+        from benchmarks.peers.ours_layers import layer
+
+        return layer(case)
     from benchmarks.peers.ours_data import data
 
     return data(case)
@@ -167,6 +171,10 @@ def prepare(case: Case) -> Prepared:
 def check(subject: dict[str, Any], *, directory: str) -> Answer:
     """Write a model with random parameters in the format of transformers. Return its loss on unpacked rows."""
     case = Case(**subject)
+    if case.work == "layer":
+        from benchmarks.peers import ours_layers
+
+        return ours_layers.check(case, directory)
     wanted = experiment(case)
     model = wanted.model.build()
     params = jax.jit(model.init)(jax.random.key(0))

@@ -163,6 +163,8 @@ def prepare(case: Case) -> Prepared:
         return train(case)
     if case.work == "decode":
         return decode(case)
+    if case.work == "layer":
+        raise Unsupported("only layers of transformers are timed alone")
     from benchmarks.peers.t5x_data import data
 
     return data(case)

@@ -48,25 +48,32 @@ def over_chunks(
     size:     length of a chunk in tokens.
     """
     length = segments.shape[1]
-    past = jnp.tril(jnp.ones((size, size), bool))
 
-    def body(carry: tuple[Any, Int[Array, "B"]], given: tuple[Any, Int[Array, "B C"]]) -> tuple[Any, Array]:
-        (memory, owner), (chunk, example) = carry, given
-        end = example[:, -1]
-        belonging = Belonging(
-            pairs=(example[:, :, None] == example[:, None, :]) & past,
-            reads=example == owner[:, None],
-            writes=example == end[:, None],
-            keeps=owner == end,
-        )
-        memory, out = function(memory, chunk, belonging)
-        return (memory, end), out
+    def body(memory: Any, given: tuple[Any, tuple[Array, Array]]) -> tuple[Any, Array]:
+        chunk, examples = given
+        return function(memory, chunk, belonging(*examples))
 
-    examples = jnp.pad(epochs(segments), ((0, 0), (0, -length % size)), mode="edge")
-    start = (memory, jnp.zeros(segments.shape[0], jnp.int32))
-    cut = jax.tree.map(lambda x: split(x, size), (parts, examples))
-    (memory, _), out = jax.lax.scan(jax.checkpoint(body, prevent_cse=False), start, cut)
+    cut = (jax.tree.map(lambda x: split(x, size), parts), chunk_examples(segments, size))
+    memory, out = jax.lax.scan(jax.checkpoint(body, prevent_cse=False), memory, cut)
     return join(out, length), memory
+
+
+def chunk_examples(segments: Int[AnyArray, "B L"], size: int) -> tuple[Int[Array, "N B C"], Int[Array, "N B"]]:
+    """Return the number of the example of each position, by chunk, and that of the example that the memory belongs to when the chunk begins."""
+    examples = jnp.pad(epochs(segments), ((0, 0), (0, -segments.shape[1] % size)), mode="edge")
+    cut = split(examples, size)
+    return cut, jnp.concatenate([jnp.zeros_like(cut[:1, :, 0]), cut[:-1, :, -1]])
+
+
+def belonging(example: Int[Array, "B C"], owner: Int[Array, "B"]) -> Belonging:
+    """Return what belongs together in one chunk. Arguments: one chunk of `chunk_examples`."""
+    end, size = example[:, -1], example.shape[1]
+    return Belonging(
+        pairs=(example[:, :, None] == example[:, None, :]) & jnp.tril(jnp.ones((size, size), bool)),
+        reads=example == owner[:, None],
+        writes=example == end[:, None],
+        keeps=owner == end,
+    )
 
 
 def pair_decay(total: Float[Array, "B C *H"], pairs: Bool[Array, "B C C"]) -> Float[Array, "B *H C C"]:

@@ -9,14 +9,46 @@ Heads of the same group have the same b and c. Decays and states are float32. Ma
 
 from __future__ import annotations
 
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from t2t.nn.recurrent import segments
-from t2t.nn.recurrent.chunk_scan import Belonging, over_chunks, pair_decay
+from t2t.nn.recurrent.chunk_scan import Belonging, belonging, chunk_examples, pair_decay
+from t2t.nn.recurrent.chunks import join, split
 from t2t.types import Array as AnyArray
+
+
+class _Terms(NamedTuple):
+    """What tokens read and write: in rows as written here, in chunks with an axis of chunks first and tokens last, so that no product needs a transposition.
+
+    written: dt x, in chunks [C b g r p k].
+    log_decay: dt A, in chunks [C b g r k].
+    b, c: in chunks [C b g n k].
+    """
+
+    written: Float[Array, "B L G R P"]
+    log_decay: Float[Array, "B L G R"]
+    b: Float[Array, "B L G N"]
+    c: Float[Array, "B L G N"]
+
+
+class _Decays(NamedTuple):
+    """What is left after the decays within a chunk.
+
+    pairs:   at token q, of what token k wrote.
+    carried: at each token, of the state before the chunk.
+    left:    at the end, of what each token wrote.
+    kept:    at the end, of the state before the chunk.
+    """
+
+    pairs: Float[Array, "B G R Q K"]
+    carried: Float[Array, "B G R Q"]
+    left: Float[Array, "B G R K"]
+    kept: Float[Array, "B G R"]
 
 
 def ssd(
@@ -35,41 +67,113 @@ def ssd(
     example: segments of the tokens, 0 for padding, which leaves the state as it is.
     chunk:   number of tokens Q of a chunk. Within a chunk, products of Q x Q matrices replace Q steps; the result does not depend on Q.
 
-    The backward pass computes each chunk again, so that it holds the Q x Q matrices of one chunk only.
+    The backward pass computes the Q x Q matrices again, one chunk after the other, from the states between the chunks.
     """
     batch, length, heads, width = x.shape
     groups, size = b.shape[2:]
     dt = jnp.where(segments.real(example)[..., None], dt, 0.0)
+    written = (x * dt[..., None]).astype(x.dtype)
     by_group = (batch, length, groups, heads // groups)
-    given = (x.reshape(*by_group, width), dt.reshape(by_group), (dt * a).reshape(by_group), b, c)
-    start = jnp.zeros((batch, groups, heads // groups, width, size), jnp.float32)
-    y, state = over_chunks(_chunk, start, given, example, min(chunk, length))
+    terms = _Terms(written.reshape(*by_group, width), (dt * a).reshape(by_group), b, c)
+    y, state = _over_chunks(terms, chunk_examples(example, min(chunk, length)))
     return y.reshape(x.shape), state.reshape(batch, heads, width, size)
 
 
-def _chunk(state: Any, part: tuple[Any, ...], belonging: Belonging) -> tuple[Any, Any]:
-    """Process one chunk. Axes: b rows, q and k tokens of the chunk, g groups, r heads of a group, p width of a head, n width of b and c.
+@jax.custom_vjp
+def _over_chunks(terms: _Terms, examples: Any) -> tuple[Float[Array, "B L G R P"], Float[Array, "B G R P N"]]:
+    return _forward(terms, examples)[0]
 
-    state: that before the chunk [b g r p n].
+
+def _forward(terms: _Terms, examples: Any) -> tuple[tuple[jax.Array, jax.Array], tuple[Any, ...]]:
+    size = examples[0].shape[-1]
+    batch, length, groups, heads, width = terms.written.shape
+    start = jnp.zeros((batch, groups, heads, width, terms.b.shape[-1]), jnp.float32)
+    cut = _Terms(*map(partial(_chunks, size=size), terms))
+    state, (y, states) = jax.lax.scan(_chunk, start, (cut, examples))
+    whole = _whole(y, length)
+    return (whole, state), (cut, examples, whole, states)
+
+
+def _backward(saved: tuple[Any, ...], gradients: tuple[jax.Array, jax.Array]) -> tuple[_Terms, None]:
+    """Go through the chunks from the last to the first.
+
+    Gradients of decays need no product: exp(total[q] - total[k]) is a factor of each pair, so the gradient of total[q] is the gradient of y[q] times y[q],
+    minus that of what q wrote times what it wrote (Yang et al. 2023, https://arxiv.org/abs/2312.06635, appendix C).
     """
-    x, dt, log_decay, b, c = part
-    kind = x.dtype
-    total = jnp.cumsum(log_decay, axis=1)  # [b q g r]
-    written = (x * dt[..., None]).astype(kind)
+    terms, examples, y, states = saved
+    of_y, of_state = gradients
+    size, length = examples[0].shape[-1], y.shape[1]
+    # The part of the gradient of `total` that the outputs give.
+    own = _dots("blgrp,blgrp->blgr", of_y, y)
+    given = (terms, examples, states, _chunks(of_y, size), _chunks(own, size))
+    _, found = jax.lax.scan(_chunk_backward, of_state, given, reverse=True)
+    return _Terms(*(_whole(part, length).astype(term.dtype) for part, term in zip(found, terms, strict=True))), None
 
-    # Within the chunk: what token k wrote has decayed by the steps from k + 1 to q.
-    scores = jnp.einsum("bqgn,bkgn->bgqk", c, b)[:, :, None] * pair_decay(total, belonging.pairs)
-    inside = jnp.einsum("bgrqk,bkgrp->bqgrp", scores.astype(kind), written)
 
-    # From the chunks before.
-    carried = jnp.where(belonging.reads[..., None, None], jnp.exp(total), 0.0)
-    before = jnp.einsum("bqgn,bgrpn->bqgrp", c, state.astype(kind)) * carried[..., None]
+_over_chunks.defvjp(_forward, _backward)
 
-    # The state after the chunk.
-    left = jnp.where(belonging.writes[..., None, None], jnp.exp(total[:, -1:] - total), 0.0)
-    kept = jnp.where(belonging.keeps[:, None, None], jnp.exp(total[:, -1]), 0.0)
-    new = jnp.einsum("bkgrp,bkgn->bgrpn", (written * left[..., None]).astype(kind), b)
-    return state * kept[..., None, None] + new, inside + before
+
+def _decays(log_decay: Float[Array, "B G R Q"], belongs: Belonging) -> _Decays:
+    total = jnp.cumsum(log_decay, axis=-1)
+    reads, writes = (one[:, None, None] for one in (belongs.reads, belongs.writes))
+    return _Decays(
+        pairs=pair_decay(jnp.moveaxis(total, -1, 1), belongs.pairs),
+        carried=jnp.where(reads, jnp.exp(total), 0.0),
+        left=jnp.where(writes, jnp.exp(total[..., -1:] - total), 0.0),
+        kept=jnp.where(belongs.keeps[:, None, None], jnp.exp(total[..., -1]), 0.0),
+    )
+
+
+# Axes: b rows, q and k tokens of the chunk, g groups, r heads of a group, p width of a head, n width of b and c.
+
+
+def _chunk(state: jax.Array, given: tuple[_Terms, Any]) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    """Process one chunk. Return the state after it; and the outputs [b g r p q] with the state before it."""
+    (written, log_decay, b, c), examples = given
+    kind, decays = written.dtype, _decays(log_decay, belonging(*examples))
+    scores = jnp.einsum("bgnq,bgnk->bgqk", c, b)[:, :, None] * decays.pairs
+    inside = jnp.einsum("bgrpk,bgrqk->bgrpq", written, scores.astype(kind))
+    before = jnp.einsum("bgrpn,bgnq->bgrpq", state.astype(kind), c) * decays.carried[..., None, :]
+    new = jnp.einsum("bgrpk,bgnk->bgrpn", (written * decays.left[..., None, :]).astype(kind), b)
+    return state * decays.kept[..., None, None] + new, (inside + before, state)
+
+
+def _chunk_backward(of_state: jax.Array, given: tuple[Any, ...]) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    """Return the gradient of the state before a chunk, and those of the terms of the chunk. of_state: that of the state after it."""
+    (written, log_decay, b, c), examples, state, of_y, own = given
+    kind, decays = written.dtype, _decays(log_decay, belonging(*examples))
+    narrow, after, start = of_y.astype(kind), of_state.astype(kind), state.astype(kind)
+    scores = (jnp.einsum("bgnq,bgnk->bgqk", c, b)[:, :, None] * decays.pairs).astype(kind)
+    of_pairs = jnp.einsum("bgrpq,bgrpk->bgrqk", narrow, written)
+    of_scores = _dots("bgrqk,bgrqk->bgqk", of_pairs, decays.pairs).astype(kind)
+    at_end = jnp.einsum("bgrpn,bgnk->bgrpk", after, b) * decays.left[..., None, :]
+    of_written = jnp.einsum("bgrpq,bgrqk->bgrpk", narrow, scores) + at_end
+    read = (of_y * decays.carried[..., None, :]).astype(kind)
+    left = (written * decays.left[..., None, :]).astype(kind)
+    of_c = jnp.einsum("bgqk,bgnk->bgnq", of_scores, b) + jnp.einsum("bgrpn,bgrpq->bgnq", start, read)
+    of_b = jnp.einsum("bgqk,bgnq->bgnk", of_scores, c) + jnp.einsum("bgrpn,bgrpk->bgnk", after, left)
+    kept = of_state * decays.kept[..., None, None]
+    # The state after the chunk has decayed by the last total.
+    end = _dots("bgrpn,bgrpn->bgr", kept, state) + jnp.sum(_dots("bgrpk,bgrpk->bgrk", written, at_end), axis=-1)
+    of_total = (own - _dots("bgrpk,bgrpk->bgrk", written, of_written)).at[..., -1].add(end)
+    of_log_decay = jnp.flip(jnp.cumsum(jnp.flip(of_total, axis=-1), axis=-1), axis=-1)
+    return kept + jnp.einsum("bgrpq,bgnq->bgrpn", read, c), (of_written, of_log_decay, of_b, of_c)
+
+
+def _chunks(x: Float[Array, "B L *S"], size: int) -> Float[Array, "C B *S Q"]:
+    """Cut rows into chunks of `size` tokens, with the tokens in the last axis."""
+    return jnp.moveaxis(split(x, size), 2, -1)
+
+
+def _whole(chunks: Float[Array, "C B *S Q"], length: int) -> Float[Array, "B L *S"]:
+    """Invert `_chunks`."""
+    return join(jnp.moveaxis(chunks, -1, 2), length)
+
+
+def _dots(axes: str, one: jax.Array, other: jax.Array) -> jax.Array:
+    """Return sums of products in float32. On a CPU, `jnp.sum(one * other)` over a short axis takes ten times as long."""
+    wide = (x.astype(jnp.float32) for x in (one, other))
+    return jnp.einsum(axes, *wide, precision=jax.lax.Precision.HIGHEST)
 
 
 def ssd_step(
