@@ -136,8 +136,9 @@ def with_room(
     choice = jax.vmap(lambda slot: empty.at[slot].set(choices, mode="drop"))(slot)
 
     def filled(x: Float[Array, "B L D"]) -> Float[Array, "B E C D"]:
-        # With experts divided over devices, this moves each row of the buffer to the device of its expert (all-to-all).
-        buffer = jax.vmap(moved)(jnp.tile(x, (1, chosen, 1)), choice, slot)
+        # Each device fills the buffer of its own rows. With experts divided over devices, each row of the buffer then moves to the device of its expert
+        # (all-to-all). Without the first constraint, XLA gathers the tokens and fills the buffers there.
+        buffer = constrain(jax.vmap(moved)(jnp.tile(x, (1, chosen, 1)), choice, slot), ("batch", None, None))
         return constrain(buffer.reshape(rows, count, size, x.shape[-1]), ("expert_batch", "experts", None, None))
 
     def product(rows: jax.Array, kernel: jax.Array, bias: jax.Array | None) -> jax.Array:
