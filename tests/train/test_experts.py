@@ -36,7 +36,8 @@ TINY = replace(
     BASE,
     model=MODEL,
     mesh=MeshConfig(data=2, expert=4),
-    steps=6,
+    # An odd number: a bias that goes back and forth is not 0 at the end.
+    steps=5,
     microbatches=1,
     checkpoint=CheckpointConfig(every=3),
 )
@@ -65,9 +66,9 @@ def test_resumed_is_uninterrupted_bit_for_bit(tmp_path):
     run(tmp_path / "whole", TINY)
     run(tmp_path / "halves", replace(TINY, steps=3))
     run(tmp_path / "halves", TINY)
-    whole, halves = (state_of(tmp_path / name, 6) for name in ("whole", "halves"))
+    whole, halves = (state_of(tmp_path / name, 5) for name in ("whole", "halves"))
     for one, other in zip(jax.tree.leaves(whole.params), jax.tree.leaves(halves.params), strict=True):
         np.testing.assert_array_equal(one, other)
     bias = np.asarray(whole.params["decoder"]["layers"]["moe"]["bias"])
-    assert np.unique(np.abs(bias)).size > 1  # experts moved in both directions, some back again
+    assert bias.min() < 0 < bias.max()  # experts with more than the mean load, and with less
     np.testing.assert_allclose(bias / 0.01, np.round(bias / 0.01), atol=1e-3)
