@@ -115,6 +115,6 @@ def _report(errors: Errors) -> str:
     found = [pair for layers in errors.values() for pair in layers]
     calibrated, rounded = (sum(pair[place] for pair in found) / max(1, len(found)) for place in (0, 1))
     return (
-        f"calibrated {len(errors)} kernels of {len(found)} layers: the mean squared error of their outputs is {calibrated:.2%} of the squares of the outputs"
+        f"calibrated {len(found)} kernels: the squared error of their outputs is {calibrated:.2%} of the squares of the outputs, on average"
         f" ({rounded:.2%} if values are rounded to the nearest)"
     )
