@@ -16,11 +16,12 @@ import tyro
 
 from t2t import former_names
 from t2t.api.option_names import nearest_options, option_names
-from t2t.errors import UserError
+from t2t.errors import UserError, nearest
 from t2t.limits import OutOfLimits, check_arguments, option
 
 T = TypeVar("T")
 _FRAME = re.compile(r"[╭╮╰╯─│┃━┏┓┗┛]+")
+_CHOICE = re.compile(r"nvalid choice '([^']*)' for argument '([^']*)'\. Expected one of \((.*)\)\.")
 _HELP = {"-h", "--help"}
 _BOOLEANS = {"True": True, "true": True, "False": False, "false": False}
 DEFAULT = "default"
@@ -177,6 +178,10 @@ def _one_line(parse: Callable[..., T], arguments: Sequence[str], prog: str, *con
     text = " ".join(_FRAME.sub(" ", errors.getvalue()).split())
     text = re.sub(r"\s*For full helptext, (run|see).*$", "", text)
     text = re.sub(r"^Unrecognized options (?=Unrecognized options: )", "", text)
+    if wrong := _CHOICE.search(text):
+        value, name, choices = wrong.groups()
+        known = re.findall(r"'([^']*)'", choices)
+        raise UserError(f"{prog}: {name} {value!r} is not one of its values.{nearest(value, known)}")
     raise UserError(f"{prog}: {text}")
 
 

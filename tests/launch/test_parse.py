@@ -1,7 +1,7 @@
 """How words of the command line become values, in-process."""
 
 import dataclasses
-from typing import Annotated
+from typing import Annotated, Literal
 
 import pytest
 import tyro
@@ -155,3 +155,15 @@ def test_a_functions_options_are_checked_alike():
         parse.call(command, ["a", "--samples", "2000"], prog="p")
     with pytest.raises(UserError, match=r"p: unknown option --sampels\. Nearest: --samples"):
         parse.call(command, ["a", "--sampels", "2"], prog="p")
+
+
+def test_a_value_that_is_not_one_of_the_choices_is_told_with_the_nearest():
+    def command(*, quantize: Literal["none", "int8", "nf4"] = "none") -> None:
+        """Do nothing.
+
+        Args:
+            quantize: a format.
+        """
+
+    with pytest.raises(UserError, match=r"^t2t: --quantize 'nf5' is not one of its values\. Nearest: nf4\b"):
+        parse.call(command, ["--quantize", "nf5"], prog="t2t")
