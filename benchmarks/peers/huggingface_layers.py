@@ -29,12 +29,12 @@ def model(case: Case) -> Any:
         del made.quantization_config
     network = transformers.AutoModel.from_config(made).float()
     if rounding is not None:
-        rounded = replace_with_bitnet_linear(
-            network, quantization_config=transformers.BitNetQuantConfig(**_without_method(rounding))
-        )
-        network = rounded.to_empty(device="cpu")
-        for parameter in network.parameters():
-            torch.nn.init.normal_(parameter, std=0.02)
+        settings = transformers.BitNetQuantConfig(**_without_method(rounding))
+        network = replace_with_bitnet_linear(network, quantization_config=settings)
+        # The new layers have no memory yet.
+        for part in network.modules():
+            if isinstance(part, torch.nn.Linear) and part.weight.is_meta:
+                torch.nn.init.normal_(part.to_empty(device="cpu").weight, std=0.02)
     return network
 
 
