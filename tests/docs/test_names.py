@@ -66,12 +66,15 @@ def test_anchors_are_those_of_github(tmp_path):
 
 @pytest.fixture(scope="module")
 def options() -> set[str]:
-    """Return the options of `t2t train`, of recipes for every kind of model."""
+    """Return the options of `t2t train`, of recipes for every kind of model, and of `t2t grid mixers`."""
     found: set[str] = set()
     for recipe in ("t5", "gpt", "bert", "electra"):
         with contextlib.redirect_stdout(io.StringIO()) as out:
             assert run(["train", f"{recipe}:quickstart", "--help"]) == 0
         found.update(re.findall(r"--[a-z0-9]+(?:[.-][a-z0-9]+)*", out.getvalue()))
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        assert run(["grid", "mixers", "--help"]) == 0
+    found.update(re.findall(r"--[a-z0-9]+(?:[.-][a-z0-9]+)*", out.getvalue()))
     bert = find("bert:quickstart")()
     for changed in (
         replace(bert, objective=Contrastive()),
