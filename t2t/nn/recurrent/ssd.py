@@ -98,7 +98,7 @@ def _backward(saved: tuple[Any, ...], gradients: tuple[jax.Array, jax.Array]) ->
     """Go through the chunks from the last to the first.
 
     Gradients of decays need no product: exp(total[q] - total[k]) is a factor of each pair, so the gradient of total[q] is the gradient of y[q] times y[q],
-    minus that of what q wrote times what it wrote (Yang et al. 2023, https://arxiv.org/abs/2312.06635, appendix C).
+    minus that of what q wrote times what it wrote (Yang et al. 2023, https://arxiv.org/abs/2312.06635).
     """
     terms, examples, y, states = saved
     of_y, of_state = gradients
