@@ -230,7 +230,8 @@ class FunctionalModel(Model):
 
     def step(self, params: Params, cache: Cache, ids: Int[Array, "B"]) -> tuple[Float[Array, "B V"], Cache]:
         """Process one more token per row and return the logits after it."""
-        with adapters_of_rows(cache["rows"].get(ADAPTERS)):
+        rows = cache.get("rows", {})  # no model that decodes lacks them; the others refuse
+        with adapters_of_rows(rows.get(ADAPTERS)):
             return self._definition.bind(params).step(cache, ids)
 
     def stepper(self, params: Params) -> Callable[[Cache, Int[Array, "B"]], tuple[Float[Array, "B V"], Cache]]:
