@@ -9,10 +9,12 @@ import re
 import runpy
 import shlex
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
 
+from t2t import config_classes
 from t2t.api.user_code import imports
 from t2t.launch.main import run
 
@@ -45,6 +47,16 @@ def workplace(tmp_path_factory):
     place = tmp_path_factory.mktemp("docs")
     assert run(["train", "t5:quickstart", "--dir", str(place / "runs/quickstart"), *SHORT, *EVALUATED]) == 0
     return place
+
+
+@pytest.fixture(autouse=True)
+def _own_files():
+    """Forget the files that a page imported: those of the same name in other tests would get a number."""
+    before = set(sys.modules)
+    yield
+    for name in set(sys.modules) - before:
+        if name.startswith(f"{config_classes.OWN}."):
+            del sys.modules[name]
 
 
 def test_there_are_snippets():
