@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 
 from t2t.models.block import Block
 from t2t.models.config import StackConfig
+from t2t.models.pattern_blocks import PatternBlocks
 from t2t.models.states import Patterned, cut, each
 from t2t.models.transformer_config import TransformerConfig
 from t2t.models.walking import Step, walker
@@ -42,19 +43,6 @@ UNROLLED = 24
 
 COPIED = 2**30
 """Decoding copies the parameters of the decoder's layers up to this size in bytes."""
-
-
-class PatternBlocks(nnx.Module):
-    """Blocks by their position in a pattern. Their parameters are named "0", "1", ..."""
-
-    def __init__(self, blocks: Sequence[Block]) -> None:
-        self.count = len(blocks)
-        for place, block in enumerate(blocks):
-            setattr(self, str(place), block)
-
-    def all(self) -> list[Block]:
-        """Return the blocks in order."""
-        return [getattr(self, str(place)) for place in range(self.count)]
 
 
 class Stack(nnx.Module):

@@ -17,8 +17,9 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 import seqio
 
-from t2t.data.converters import Convert, DecoderConverter, Example, FeatureConverter
+from t2t.data.converters import Convert, Example, FeatureConverter
 from t2t.data.filling import RowPositions
+from t2t.data.kind_converters import DecoderConverter
 from t2t.errors import UserError
 from t2t.tasks.generated import GeneratedSource
 from t2t.tasks.register import add

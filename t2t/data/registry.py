@@ -8,7 +8,8 @@ from typing import TypeAlias, get_args
 import seqio
 
 from t2t.data.config import Data
-from t2t.data.converters import CONVERTERS, Convert, FeatureConverter, converter, unchanged
+from t2t.data.converters import Convert, FeatureConverter, unchanged
+from t2t.data.kind_converters import CONVERTERS, converter
 from t2t.data.tfds import prepare_for_splits
 from t2t.data.vocabularies import from_seqio, with_vocabulary
 from t2t.errors import UserError, nearest

@@ -7,8 +7,9 @@ from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
-from t2t.data.converters import EncoderConverter, Example, FeatureConverter
+from t2t.data.converters import Example, FeatureConverter
 from t2t.data.filling import RowPositions
+from t2t.data.kind_converters import EncoderConverter
 from t2t.errors import UserError
 from t2t.types import Batch, Tokens
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 from dataclasses import replace
 
-from t2t.data.converters import Convert, EncoderConverter, FeatureConverter
+from t2t.data.converters import Convert, FeatureConverter
+from t2t.data.kind_converters import EncoderConverter
 from t2t.errors import UserError
 from t2t.types import Extra
 

@@ -18,10 +18,11 @@ from t2t.errors import UserError, nearest
 from t2t.export.directory import flatten, write_json, writing
 from t2t.export.family import Family, Options
 from t2t.export.generation_files import GENERATION, generation_config, ids_of
-from t2t.export.mapping import Tensor, check_depth, check_shapes, read_params, resolve, tensors, write_tensor
+from t2t.export.mapping import Tensor, check_depth, check_shapes, resolve, tensors, write_tensor
 from t2t.export.mxfp4 import unpacked
 from t2t.export.packed_ternary import unpacked_ternary
 from t2t.export.pickled_files import open_tensors
+from t2t.export.placing import read_params
 from t2t.export.published import Published
 from t2t.export.quantized_tensors import QuantizedTensors
 from t2t.export.readme import SENTENCE_README, huggingface_readme

@@ -10,7 +10,8 @@ from t2t import config_classes
 from t2t.adapters import Adapter
 from t2t.checkpoint import CheckpointConfig
 from t2t.data.config import Data
-from t2t.data.converters import FeatureConverter, converter
+from t2t.data.converters import FeatureConverter
+from t2t.data.kind_converters import converter
 from t2t.data.values import with_values
 from t2t.errors import UserError
 from t2t.limits import Configuration, Count, CountOrZero, Parts, Seed

@@ -3,7 +3,7 @@ import pytest
 
 from t2t.config import dumps, loads
 from t2t.data.config import Data
-from t2t.data.converters import converter
+from t2t.data.kind_converters import converter
 from t2t.data.packing import OPEN_ROWS, Packer
 from t2t.errors import UserError
 from t2t.losses import cross_entropy

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from t2t.data.converters import converter
+from t2t.data.kind_converters import converter
 from t2t.data.packing import Packer
 from t2t.data.places import Place, from_bytes, to_bytes
 from t2t.errors import UserError

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from t2t.data.converters import converter
+from t2t.data.kind_converters import converter
 from t2t.data.places import Place, from_bytes, to_bytes
 from t2t.errors import UserError
 from tests.damage import told

@@ -72,7 +72,7 @@ def test_large_parameters_are_filled_by_layers(tmp_path, monkeypatch):
     write_directory(LLAMA, tmp_path)
     with opened(tmp_path, family_of) as source:
         whole = source.params(MeshConfig().build())
-        monkeypatch.setattr("t2t.export.mapping.LARGE", 1)
+        monkeypatch.setattr("t2t.export.placing.LARGE", 1)
         parts = source.params(MeshConfig().build())
     jax.tree.map(np.testing.assert_array_equal, whole, parts)
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from t2t.checkpoint import initialise
-from t2t.data.converters import converter
+from t2t.data.kind_converters import converter
 from t2t.data.values import with_values
 from t2t.errors import UserError
 from t2t.losses import LossSums

@@ -30,7 +30,7 @@ def test_an_encoder_predicts_some_of_its_tokens_and_heads_have_targets_of_their_
 
 
 def test_packed_examples_count_each():
-    from t2t.data.converters import converter
+    from t2t.data.kind_converters import converter
 
     layout = converter(kind="encoder_decoder", inputs_length=8, targets_length=6)
     example = {"inputs": np.array([5, 6, 7], np.int32), "targets": np.array([8], np.int32)}
