@@ -135,21 +135,25 @@ def with_room(
     empty = jnp.full((count * size,), chosen * length, slot.dtype)
     choice = jax.vmap(lambda slot: empty.at[slot].set(choices, mode="drop"))(slot)
 
-    def filled(x: Float[Array, "B L D"]) -> Float[Array, "B E C D"]:
+    # In the products, experts come first, and rows and places are one axis. Otherwise, XLA transposes the operands of each product on a CPU.
+    places = ("experts", "expert_batch", None, None)
+
+    def filled(x: Float[Array, "B L D"]) -> Float[Array, "E BC D"]:
         # Each device fills the buffer of its own rows. With experts divided over devices, each row of the buffer then moves to the device of its expert
         # (all-to-all). Without the first constraint, XLA gathers the tokens and fills the buffers there.
         buffer = constrain(jax.vmap(moved)(jnp.tile(x, (1, chosen, 1)), choice, slot), ("batch", None, None))
-        return constrain(buffer.reshape(rows, count, size, x.shape[-1]), ("expert_batch", "experts", None, None))
+        by_expert = constrain(jnp.swapaxes(buffer.reshape(rows, count, size, x.shape[-1]), 0, 1), places)
+        return by_expert.reshape(count, rows * size, x.shape[-1])
 
     def product(rows: jax.Array, kernel: jax.Array, bias: jax.Array | None) -> jax.Array:
-        out = jnp.einsum("becd,edf->becf", rows, kernel.astype(rows.dtype))
+        out = jnp.einsum("erd,edf->erf", rows, kernel.astype(rows.dtype))
         return out if bias is None else out + bias.astype(rows.dtype)[:, None]
 
     hidden = _hidden(filled(tokens.x), kernels, inner, product)
     if tokens.dropout is not None:
         hidden = hidden * filled(tokens.dropout)
-    out = constrain(product(hidden, kernels.down, kernels.down_bias), ("expert_batch", "experts", None, None))
-    out = constrain(out.reshape(rows, count * size, width), ("batch", None, None))
+    out = product(hidden, kernels.down, kernels.down_bias).reshape(count, rows, size, width)
+    out = constrain(jnp.swapaxes(constrain(out, places), 0, 1).reshape(rows, count * size, width), ("batch", None, None))
     found = jax.vmap(moved)(out, slot, choice)
     by_choice = jnp.moveaxis(found.reshape(rows, chosen, length, width), 1, 2)
     kept_choices = jnp.moveaxis(kept.reshape(rows, chosen, length), 1, 2).astype(jnp.float32)
