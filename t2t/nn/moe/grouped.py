@@ -73,14 +73,12 @@ def grouped_kernels(
     rows: Float[Array, "R I"], gradient: Float[Array, "R O"], sizes: Int[Array, "G"]
 ) -> Float[Array, "G I O"]:
     """Return the sum over the rows of each group of the products of a row of `rows` with one of `gradient`: the gradient of the matrices."""
-    left, right = _padded(rows), _padded(gradient)
 
     def group(found: jax.Array, number: jax.Array, start: jax.Array, size: jax.Array) -> jax.Array:
-        def block(total: jax.Array, at: jax.Array, length: int) -> jax.Array:
-            # The last block of a group also has rows of the next group.
-            own = (at + jnp.arange(length))[:, None] < start + size
-            part = jnp.where(own, _cut(left, at, length), 0)
-            return total + jnp.einsum("ri,ro->io", part, _cut(right, at, length), preferred_element_type=jnp.float32)
+        def block(total: jax.Array, at: jax.Array, length: int, own: jax.Array | None) -> jax.Array:
+            part = _cut(rows, at, length)
+            part = part if own is None else jnp.where(own, part, 0)
+            return total + jnp.einsum("ri,ro->io", part, _cut(gradient, at, length), preferred_element_type=jnp.float32)
 
         total = _over_blocks(block, jnp.zeros(found.shape[1:], jnp.float32), start, size, rows.shape[0])
         return jax.lax.dynamic_update_index_in_dim(found, total.astype(found.dtype), number, axis=0)
@@ -100,18 +98,17 @@ def _rows(
     width: int,
     product: Callable[[jax.Array, jax.Array], jax.Array],
 ) -> Float[Array, "R B"]:
-    padded = _padded(rows)
-
     def group(found: jax.Array, number: jax.Array, start: jax.Array, size: jax.Array) -> jax.Array:
         kernel = jax.lax.dynamic_index_in_dim(kernels, number, keepdims=False)
 
-        def block(found: jax.Array, at: jax.Array, length: int) -> jax.Array:
-            # The last block of a group also writes to rows of the next group, which then writes its own results there.
-            return jax.lax.dynamic_update_slice_in_dim(found, product(_cut(padded, at, length), kernel), at, axis=0)
+        def block(found: jax.Array, at: jax.Array, length: int, own: jax.Array | None) -> jax.Array:
+            new = product(_cut(rows, at, length), kernel)
+            new = new if own is None else jnp.where(own, new, _cut(found, at, length))
+            return jax.lax.dynamic_update_slice_in_dim(found, new, at, axis=0)
 
         return _over_blocks(block, found, start, size, rows.shape[0])
 
-    return _over_groups(group, jnp.zeros((padded.shape[0], width), rows.dtype), sizes)[: rows.shape[0]]
+    return _over_groups(group, jnp.zeros((rows.shape[0], width), rows.dtype), sizes)
 
 
 def _over_groups(function: Callable[..., Any], carry: Any, sizes: Int[Array, "G"]) -> Any:
@@ -127,27 +124,31 @@ def _over_groups(function: Callable[..., Any], carry: Any, sizes: Int[Array, "G"
 
 
 def _over_blocks(function: Callable[..., Any], carry: Any, start: jax.Array, size: jax.Array, rows: int) -> Any:
-    """Return the carry after `carry = function(carry, first row, length)` for blocks that cover a group: of each length, as many as fit into the rest."""
-    smallest = _smallest(rows)
-    for length in (*(length for length in BLOCKS[:-1] if length <= rows), smallest):
-        count = -(-size // length) if length == smallest else size // length
-        body = partial(_block, function, start, length)
-        carry = jax.lax.fori_loop(0, count, body, carry)
-        start, size = start + count * length, size - count * length
-    return carry
+    """Return the carry after `carry = function(carry, first row, length, own)` for blocks that cover a group: of each length, as many as fit into the rest.
+
+    own: true for the rows of a block that are new rows of the group, [length, 1]. None means all; only the last block has others, before or behind.
+    """
+    end, smallest = start + size, min(BLOCKS[-1], rows)
+    for length in (length for length in BLOCKS[:-1] if length <= rows):
+        count = (end - start) // length
+        carry = jax.lax.fori_loop(0, count, partial(_block, function, start, length), carry)
+        start = start + count * length
+    count = -(-(end - start) // smallest)
+    return jax.lax.fori_loop(0, count, partial(_last, function, start, end, smallest, rows), carry)
 
 
 def _block(function: Callable[..., Any], start: jax.Array, length: int, number: jax.Array, carry: Any) -> Any:
-    return function(carry, start + number * length, length)
+    return function(carry, start + number * length, length, None)
 
 
-def _smallest(rows: int) -> int:
-    return min(BLOCKS[-1], rows)
-
-
-def _padded(rows: Float[Array, "R A"]) -> Float[Array, "S A"]:
-    """Add rows, so that the last block of the last group is inside."""
-    return jnp.pad(rows, ((0, _smallest(rows.shape[0])), (0, 0)))
+def _last(
+    function: Callable[..., Any], start: jax.Array, end: jax.Array, length: int, rows: int, number: jax.Array, carry: Any
+) -> Any:
+    """Process a block that may end behind its group. It begins earlier if it would end behind all rows."""
+    first = start + number * length
+    at = jnp.minimum(first, rows - length)
+    places = at + jnp.arange(length)
+    return function(carry, at, length, ((places >= first) & (places < end))[:, None])
 
 
 def _cut(rows: Float[Array, "S A"], at: Int[Array, ""], length: int) -> Float[Array, "B A"]:
