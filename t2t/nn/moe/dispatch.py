@@ -153,7 +153,9 @@ def with_room(
     if tokens.dropout is not None:
         hidden = hidden * filled(tokens.dropout)
     out = product(hidden, kernels.down, kernels.down_bias).reshape(count, rows, size, width)
-    out = constrain(jnp.swapaxes(constrain(out, places), 0, 1).reshape(rows, count * size, width), ("batch", None, None))
+    out = constrain(
+        jnp.swapaxes(constrain(out, places), 0, 1).reshape(rows, count * size, width), ("batch", None, None)
+    )
     found = jax.vmap(moved)(out, slot, choice)
     by_choice = jnp.moveaxis(found.reshape(rows, chosen, length, width), 1, 2)
     kept_choices = jnp.moveaxis(kept.reshape(rows, chosen, length), 1, 2).astype(jnp.float32)

@@ -142,7 +142,13 @@ def _block(function: Callable[..., Any], start: jax.Array, length: int, number: 
 
 
 def _last(
-    function: Callable[..., Any], start: jax.Array, end: jax.Array, length: int, rows: int, number: jax.Array, carry: Any
+    function: Callable[..., Any],
+    start: jax.Array,
+    end: jax.Array,
+    length: int,
+    rows: int,
+    number: jax.Array,
+    carry: Any,
 ) -> Any:
     """Process a block that may end behind its group. It begins earlier if it would end behind all rows."""
     first = start + number * length
