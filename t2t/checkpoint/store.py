@@ -19,6 +19,8 @@ _IN_FLIGHT = 1 << 30
 """Maximum number of bytes of arrays that are written at a time."""
 _CHUNK = 128 << 20
 """Number of bytes of an array that are compressed as one piece."""
+_SLICE = 1 << 20
+"""Minimum number of bytes of its part of a replicated array for each replica to write this part. One replica writes the whole of a smaller array."""
 
 
 class Pending(Protocol):
@@ -60,6 +62,8 @@ def start_write(path: epath.Path, trees: Mapping[str, Any], files: Mapping[str, 
     largest = max((leaf.nbytes for leaf in jax.tree.leaves(dict(trees))), default=0)
     context.memory_options.write_concurrent_bytes = max(_IN_FLIGHT, largest + 1)
     context.array_options.saving.storage_options.chunk_byte_size = _CHUNK
+    # Otherwise each replica slices each norm and bias, and each new shape is compiled: this takes longer than the write.
+    context.array_options.saving.min_slice_bytes_for_replica_parallel = _SLICE
     with context:
         return ocp.save_checkpointables_async(path, {**trees, **{name: _Files(found) for name, found in files.items()}})
 
