@@ -1,7 +1,8 @@
 """Set up eight virtual CPU devices for all tests, before JAX starts, so that tests can use real meshes.
 
 Most of the test time is compilation of small programs that run once. So LLVM does not optimize, the fusion emitters are off if JAX has the flag (this
-halves the remaining time), and all workers share a compilation cache until the tests end.
+halves the remaining time), a program is compiled as one piece (dividing it for several threads takes a tenth more processor time), and all workers
+share a compilation cache until the tests end.
 """
 
 import atexit
@@ -14,6 +15,7 @@ from importlib.metadata import version
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + (
     " --xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+    " --xla_cpu_parallel_codegen_split_count=1"
 )
 # Later versions do not have this flag, and XLA ends the process for unknown flags.
 if tuple(map(int, version("jaxlib").split(".")[:2])) < (0, 11):

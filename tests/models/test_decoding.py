@@ -10,7 +10,7 @@ from jax.sharding import NamedSharding
 from t2t.decode import Beam, generate_many
 from t2t.errors import UserError
 from t2t.sharding import DEFAULT_RULES, MeshConfig, assume_platform
-from tests.models.tiny import VOCAB, batch, config, logits_of, params_of, quick_jit, row, rows, some_batch
+from tests.models.tiny import VOCAB, batch, config, logits_of, moved_steps, params_of, quick_jit, row, rows, some_batch
 
 LENGTHS = [6, 1, 4]
 STEPS = 5
@@ -104,21 +104,17 @@ def test_hypotheses_that_share_their_prompt_go_on_as_if_each_had_its_own(name, o
     tokens = random.integers(1, VOCAB, (4, 9))
     parents = np.array([[2, 0, 0, 3, 4, 4, 7, 8, 6], [1, 1, 2, 5, 3, 4, 6, 6, 8], [0, 2, 1, 3, 3, 3, 8, 7, 6]])
 
-    def decoded(params, own):
+    def start(params, own):
         _, cache = model.start(params, prompts, 11)
         cache = model.select(cache, np.repeat(np.arange(3), 3)) if own else model.fork(cache, 3)
         assert own == ("prompt_length" not in cache["rows"])
-        step, found = model.stepper(params), []
-        for at, column in enumerate(tokens):
-            logits, cache = step(cache, column)
-            found.append(logits)
-            if at < len(parents):
-                cache = (model.select if own else model.reorder)(cache, parents[at])
-        return found
+        return cache
 
     with assume_platform(platform):
-        shared = quick_jit(functools.partial(decoded, own=False))(params)
-        apart = quick_jit(functools.partial(decoded, own=True))(params)
+        shared, apart = (
+            moved_steps(model, params, functools.partial(start, own=own), move, tokens, parents)
+            for own, move in ((False, model.reorder), (True, model.select))
+        )
     np.testing.assert_allclose(shared, apart, atol=1e-5, rtol=1e-5)
     assert not np.allclose(shared[-1][0], shared[-1][1])
 

@@ -76,18 +76,20 @@ def test_steps_and_forked_steps_equal_the_full_pass(name, platform):
     prompts = batch("decoder", None, rows([row([x[:n]], 8) for x, n in zip(TEXTS, PROMPTS, strict=True)]))
     tokens = [np.array([x[n + at] for x, n in zip(TEXTS, PROMPTS, strict=True)]) for at in range(STEPS)]
 
-    def decoded(params):
+    def started(params):
         logits, cache = model.start(params, prompts, 9)
-        found, step = [logits], model.stepper(params)
-        forked = model.reorder(model.fork(model.grow(cache, 12), 2), np.array([1, 0, 2, 2, 5, 4]))
-        for ids in tokens:
-            logits, cache = step(cache, ids)
-            both, forked = step(forked, np.repeat(ids, 2))
-            found.append(logits)
-        return found, both
+        return logits, cache, model.reorder(model.fork(model.grow(cache, 12), 2), np.array([1, 0, 2, 2, 5, 4]))
+
+    def stepped(params, cache, forked, ids):
+        step = model.stepper(params)
+        return step(cache, ids), step(forked, jnp.repeat(ids, 2))
 
     with assume_platform(platform):
-        found, both = quick_jit(decoded)(params)
+        logits, cache, forked = quick_jit(started)(params)
+        found, step = [logits], quick_jit(stepped)
+        for ids in tokens:
+            (logits, cache), (both, forked) = step(params, cache, forked, ids)
+            found.append(logits)
     for at, logits in enumerate(found):
         wanted = np.stack([whole(name)[i, n - 1 + at] for i, n in enumerate(PROMPTS)])
         np.testing.assert_allclose(logits, wanted, atol=2e-5, rtol=1e-5)

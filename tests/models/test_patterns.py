@@ -26,7 +26,19 @@ from t2t.train.state import create_state
 from t2t.train.step import make_step
 from tests.models.recurrence import RecurrenceConfig, ReportingConfig
 from tests.models.test_sharded import layout, packed_batch
-from tests.models.tiny import VOCAB, batch, config, logits_of, loss, params_of, quick_jit, row, rows, some_batch
+from tests.models.tiny import (
+    VOCAB,
+    batch,
+    config,
+    logits_of,
+    loss,
+    moved_steps,
+    params_of,
+    quick_jit,
+    row,
+    rows,
+    some_batch,
+)
 
 LOCAL = LayerOptions(window=3)
 STRIDED = LayerOptions(sparse=Sparse(stride=3))
@@ -155,16 +167,12 @@ def test_steps_equal_the_full_pass_for_ragged_prompts(name, platform):
     expected = np.asarray(logits_of(patterned(name))(batch("decoder", None, rows([row([x], 12) for x in texts]))))
     prompts = batch("decoder", None, rows([row([x[:n]], 7) for x, n in zip(texts, lengths, strict=True)]))
 
-    def decoded(params):
-        logits, cache = model.start(params, prompts, 12)
-        step, found = model.stepper(params), [logits]
-        for at in range(steps):
-            logits, cache = step(cache, np.array([x[n + at] for x, n in zip(texts, lengths, strict=True)]))
-            found.append(logits)
-        return found, cache
-
     with assume_platform(platform):
-        found, cache = quick_jit(decoded)(params)
+        logits, cache = quick_jit(functools.partial(model.start, length=12))(params, prompts)
+        found, step = [logits], quick_jit(lambda params, cache, ids: model.stepper(params)(cache, ids))
+        for at in range(steps):
+            logits, cache = step(params, cache, np.array([x[n + at] for x, n in zip(texts, lengths, strict=True)]))
+            found.append(logits)
     assert isinstance(cache["layers"]["cache"], tuple) == (platform == "cpu")
     assert isinstance(cache["layers"]["cache"], Patterned) == (platform == "gpu" and name != "own")
     for at, logits in enumerate(found):
@@ -181,20 +189,17 @@ def test_hypotheses_that_share_their_prompt_go_on_as_if_each_had_its_own(name, p
     tokens = random.integers(1, VOCAB, (3, 9))
     parents = np.array([[2, 0, 0, 3, 4, 4, 7, 8, 6], [1, 1, 2, 5, 3, 4, 6, 6, 8]])
 
-    def decoded(params, own):
+    def start(params, own):
         _, cache = model.start(params, prompts, 9)
         cache = model.grow(cache, 11)
         cache = model.select(cache, np.repeat(np.arange(3), 3)) if own else model.fork(cache, 3)
-        step, found = model.stepper(params), []
-        for at, column in enumerate(tokens):
-            logits, cache = step(cache, column)
-            found.append(logits)
-            if at < len(parents):
-                cache = (model.select if own else model.reorder)(cache, parents[at])
-        return found
+        return cache
 
     with assume_platform(platform):
-        shared, apart = quick_jit(lambda params: [decoded(params, own) for own in (False, True)])(params)
+        shared, apart = (
+            moved_steps(model, params, functools.partial(start, own=own), move, tokens, parents)
+            for own, move in ((False, model.reorder), (True, model.select))
+        )
     np.testing.assert_allclose(shared, apart, atol=1e-5, rtol=1e-5)
     assert not np.allclose(shared[-1][0], shared[-1][1])
 

@@ -13,7 +13,19 @@ from t2t.models.families import exportable
 from t2t.nn.recurrent.rwkv7 import RWKV7Config
 from t2t.plan.flops import dots
 from t2t.sharding import DEFAULT_RULES, MeshConfig, activate, assume_platform
-from tests.models.tiny import VOCAB, batch, config, logits_of, loss, params_of, quick_jit, row, rows, some_batch
+from tests.models.tiny import (
+    VOCAB,
+    batch,
+    config,
+    logits_of,
+    loss,
+    moved_steps,
+    params_of,
+    quick_jit,
+    row,
+    rows,
+    some_batch,
+)
 
 SIZES = {"num_layers": 2, "d_model": 16, "d_ff": 24, "vocab_size": VOCAB}
 MIXER = RWKV7Config(head_dim=8, decay_rank=3, rate_rank=4, value_rank=2, gate_rank=5, chunk=4)
@@ -58,15 +70,12 @@ def test_steps_equal_the_full_pass_for_ragged_prompts(settings):
     expected = np.asarray(logits_of(settings)(batch(settings.kind, encoder, rows([row([x], 12) for x in texts]))))
     prompts = batch(settings.kind, encoder, rows([row([x[:n]], 7) for x, n in zip(texts, LENGTHS, strict=True)]))
 
-    def decoded(params):
-        logits, cache = model.start(params, prompts, 12)
-        step, found = model.stepper(params), [logits]
-        for at in range(STEPS):
-            logits, cache = step(cache, np.array([x[n + at] for x, n in zip(texts, LENGTHS, strict=True)]))
-            found.append(logits)
-        return found
-
-    for at, logits in enumerate(quick_jit(decoded)(params)):
+    logits, cache = quick_jit(functools.partial(model.start, length=12))(params, prompts)
+    found, step = [logits], quick_jit(model.step)
+    for at in range(STEPS):
+        logits, cache = step(params, cache, np.array([x[n + at] for x, n in zip(texts, LENGTHS, strict=True)]))
+        found.append(logits)
+    for at, logits in enumerate(found):
         wanted = np.stack([expected[i, n - 1 + at] for i, n in enumerate(LENGTHS)])
         np.testing.assert_allclose(logits, wanted, atol=1e-5, rtol=1e-5)
 
@@ -80,19 +89,16 @@ def test_hypotheses_go_on_as_if_each_had_its_own_prompt(settings, platform):
     tokens = random.integers(1, VOCAB, (3, 6))
     parents = np.array([[1, 0, 2, 2, 5, 4], [0, 0, 3, 2, 4, 5]])
 
-    def decoded(params, own):
+    def start(params, own):
         _, cache = model.start(params, prompts, 11)
         cache = model.select(cache, np.repeat(np.arange(3), 2)) if own else model.fork(cache, 2)
-        step, found = model.stepper(params), []
-        for at, column in enumerate(tokens):
-            logits, cache = step(cache, column)
-            found.append(logits)
-            if at < len(parents):
-                cache = (model.select if own else model.reorder)(cache, parents[at])
-        return found
+        return cache
 
     with assume_platform(platform):
-        shared, apart = (quick_jit(functools.partial(decoded, own=own))(params) for own in (False, True))
+        shared, apart = (
+            moved_steps(model, params, functools.partial(start, own=own), move, tokens, parents)
+            for own, move in ((False, model.reorder), (True, model.select))
+        )
     np.testing.assert_allclose(shared, apart, atol=1e-5, rtol=1e-5)
     assert not np.allclose(shared[-1][0], shared[-1][1])
 

@@ -108,6 +108,21 @@ def logits_of(config: TransformerConfig):
     return functools.partial(quick_jit(model.logits), params)
 
 
+def moved_steps(model, params, start, move, tokens, parents) -> np.ndarray:
+    """Return the logits of steps of decoding, each after a move of rows. A step is compiled as the first and as a later one, not for each of its tokens.
+
+    start: (params) -> cache. move: `Model.select` or `Model.reorder`. tokens: [steps, rows]. parents: the rows of the cache before each later step.
+    """
+    first = quick_jit(lambda params, ids: model.stepper(params)(start(params), ids))
+    later = quick_jit(lambda params, cache, rows, ids: model.stepper(params)(move(cache, rows), ids))
+    logits, cache = first(params, tokens[0])
+    found = [logits]
+    for own_rows, ids in zip(parents, tokens[1:], strict=True):
+        logits, cache = later(params, cache, own_rows, ids)
+        found.append(logits)
+    return np.asarray(found)
+
+
 def row(examples: list[np.ndarray], length: int, prefixes: list[int] | None = None) -> Tokens:
     """Return one row with packed examples and padding. The first `prefixes` tokens of each example are marked as prefix."""
     arrays = {name: np.zeros((1, length), np.int32) for name in ("ids", "positions", "segments", "types", "prefix")}
