@@ -12,11 +12,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array, Float, Int
 
 from t2t.nn.recurrent.chunk_scan import Belonging, over_chunks
 from t2t.nn.recurrent.segments import real
+from t2t.nn.recurrent.triangular import solve_unit_lower
 from t2t.types import Array as AnyArray
 
 LARGEST_CHUNK = 64
@@ -53,7 +53,8 @@ def wkv7(
     In a chunk, what each token removes depends on what the tokens before it wrote and removed: a triangular system of equations. With its solution, the rest
     are products with masks, as in linear attention. With a chunk of 1, it is the recurrence.
 
-    chunk: length C of a chunk in tokens, at most `LARGEST_CHUNK`. Each token and head takes 4 C K + 3 C V + 4 K V + C V / 2 multiplications.
+    chunk: length C of a chunk in tokens, at most `LARGEST_CHUNK`. Each token and head takes 4 C K + 4 C V + 4 K V + (C^2 - 1) / 3
+    multiplications if C is a power of two.
     """
     tokens = real(segments)[..., None, None]
     receptance, log_decay, key, value, removal, replacement = terms
@@ -86,7 +87,7 @@ def _chunk(
     known = from_memory(removing) + jnp.einsum("bhij,bjhv->bihv", products(removing, written, earlier), value)
     # removed[i] - sum over j < i of (removing[i] . replaced[j]) removed[j] = known[i]
     system = -products(removing, replaced, earlier)
-    removed: jax.Array = solve_triangular(system, jnp.moveaxis(known, 1, 2), lower=True, unit_diagonal=True)
+    removed: jax.Array = solve_unit_lower(system, jnp.moveaxis(known, 1, 2))
     out = from_memory(reading)
     out += jnp.einsum("bhij,bhjv->bihv", products(reading, replaced, seen), removed)
     out += jnp.einsum("bhij,bjhv->bihv", products(reading, written, seen), value)

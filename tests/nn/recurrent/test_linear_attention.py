@@ -144,6 +144,6 @@ def test_products_are_those_that_the_documentation_counts():
     linear = 8 * (KEY + VALUE) + 2 * KEY * VALUE
     assert counted("heads", 8) == 2 * tokens * linear
     # The delta rule also multiplies keys with keys and with the memory, and solves a triangular system.
-    assert counted("delta", 8) == 2 * tokens * (linear + 8 * KEY + KEY * VALUE) + tokens * 8 * VALUE
+    assert counted("delta", 8) == 2 * tokens * (linear + 8 * KEY + KEY * VALUE + (8 * 8 - 1) / 3 + 8 * VALUE)
     # With a decay for each coordinate, pairs of the same block of 16 tokens take no matrix product, but those of other blocks are computed for all.
     assert counted("coordinates", 8) == 2 * tokens * linear
