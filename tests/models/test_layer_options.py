@@ -92,15 +92,12 @@ def test_steps_equal_the_full_pass(settings):
     expected = np.asarray(logits_of(settings)(batch(settings.kind, encoder, rows([row([x], 12) for x in texts]))))
     prompts = batch(settings.kind, encoder, rows([row([x[:n]], 7) for x, n in zip(texts, lengths, strict=True)]))
 
-    def decoded(params):
-        logits, cache = model.start(params, prompts, 12)
-        step, found = model.stepper(params), [logits]
-        for at in range(steps):
-            logits, cache = step(cache, np.array([x[n + at] for x, n in zip(texts, lengths, strict=True)]))
-            found.append(logits)
-        return found
-
-    for at, logits in enumerate(quick_jit(decoded)(params)):
+    logits, cache = quick_jit(functools.partial(model.start, length=12))(params, prompts)
+    found, step = [logits], quick_jit(lambda params, cache, ids: model.stepper(params)(cache, ids))
+    for at in range(steps):
+        logits, cache = step(params, cache, np.array([x[n + at] for x, n in zip(texts, lengths, strict=True)]))
+        found.append(logits)
+    for at, logits in enumerate(found):
         wanted = np.stack([expected[i, n - 1 + at] for i, n in enumerate(lengths)])
         np.testing.assert_allclose(logits, wanted, atol=1e-5, rtol=1e-5)
 

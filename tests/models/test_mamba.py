@@ -70,16 +70,12 @@ def test_steps_equal_the_full_pass_for_ragged_prompts(name, platform):
     prompts = batch(model.config.kind, encoder, rows([row([x[:n]], 7) for x, n in zip(texts, LENGTHS, strict=True)]))
     expected = np.asarray(logits_of(settings_of(name))(whole))
 
-    def decoded(params):
-        logits, cache = model.start(params, prompts, 12)
-        step, found = model.stepper(params), [logits]
-        for at in range(STEPS):
-            logits, cache = step(cache, np.array([x[n + at] for x, n in zip(texts, LENGTHS, strict=True)]))
-            found.append(logits)
-        return found
-
     with assume_platform(platform):
-        found = quick_jit(decoded)(params)
+        logits, cache = quick_jit(functools.partial(model.start, length=12))(params, prompts)
+        found, step = [logits], quick_jit(lambda params, cache, ids: model.stepper(params)(cache, ids))
+        for at in range(STEPS):
+            logits, cache = step(params, cache, np.array([x[n + at] for x, n in zip(texts, LENGTHS, strict=True)]))
+            found.append(logits)
     for at, logits in enumerate(found):
         wanted = np.stack([expected[i, n - 1 + at] for i, n in enumerate(LENGTHS)])
         np.testing.assert_allclose(logits, wanted, atol=1e-5, rtol=1e-5)

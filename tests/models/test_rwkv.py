@@ -71,7 +71,7 @@ def test_steps_equal_the_full_pass_for_ragged_prompts(settings):
     prompts = batch(settings.kind, encoder, rows([row([x[:n]], 7) for x, n in zip(texts, LENGTHS, strict=True)]))
 
     logits, cache = quick_jit(functools.partial(model.start, length=12))(params, prompts)
-    found, step = [logits], quick_jit(model.step)
+    found, step = [logits], quick_jit(lambda params, cache, ids: model.stepper(params)(cache, ids))
     for at in range(STEPS):
         logits, cache = step(params, cache, np.array([x[n + at] for x, n in zip(texts, LENGTHS, strict=True)]))
         found.append(logits)
