@@ -79,6 +79,7 @@ class FunctionalModel(Model):
         self.config = config
         self._definition = Definition(network)
         self._attach: Callable[[nnx.Module], None] | None = None
+        self._extend: Callable[[nnx.Module], None] | None = None
         self._virtual = 0
         self._float: FunctionalModel | None = None
         self._format, self._kernels = "none", frozenset[str]()
@@ -95,11 +96,22 @@ class FunctionalModel(Model):
         model.specs, model._virtual = model._definition.specs, virtual_tokens(network, self.config)
         return model
 
+    def extended(self, attach: Callable[[nnx.Module], None]) -> FunctionalModel:
+        """Return the model with further parameters, see `t2t.nn.model.Model.extended`."""
+        assert self._extend is None, "the model has further parameters"
+        model, network = copy.copy(self), self._definition.unbound()
+        attach(network)
+        model._extend, model._definition = attach, Definition(network)
+        model._float = None if self._float is None else self._float.extended(attach)
+        model.specs = model._definition.specs
+        return model
+
     def rebuilt(self, config: ModelConfig) -> Model:
-        """Return the model of another configuration with the same parameters, with the adapters and the quantized kernels of this one."""
+        """Return the model of another configuration with the same parameters, with all that was added to this one."""
         model = config.build()
         model = model if self._attach is None else model.adapted(self._attach)
-        return model.quantized(self._format, self._kernels.__contains__)
+        model = model.quantized(self._format, self._kernels.__contains__)
+        return model if self._extend is None else model.extended(self._extend)
 
     def quantized(self, format: str, wanted: Callable[[str], bool] | None = None) -> FunctionalModel:
         """Return the model with quantized kernels, see `t2t.nn.model.Model.quantized`. Raises UserError if it has experts, or if its products round kernels in another way."""

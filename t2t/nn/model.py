@@ -131,8 +131,14 @@ class Model(abc.ABC):
             f"adapter (--adapter): {type(self).__name__} cannot have adapters, because it is not a FunctionalModel of t2t.models"
         )
 
+    def extended(self, attach: Callable[[nnx.Module], None]) -> Model:
+        """Return the model with further parameters, which its own functions do not read. attach: gives them to a newly built network."""
+        raise UserError(
+            f"objective (experiment.objective): {type(self).__name__} cannot have parameters of the objective, because it is not a FunctionalModel of t2t.models"
+        )
+
     def rebuilt(self, config: ModelConfig) -> Model:
-        """Return the model of another configuration with the same parameters, with the adapters of this one."""
+        """Return the model of another configuration with the same parameters, with the adapters and further parameters of this one."""
         return config.build()
 
     def started(self, params: Params, fresh: Collection[str]) -> Params:

@@ -22,6 +22,7 @@ from t2t.nn.model import Model, ModelConfig
 from t2t.nn.pooling import unit
 from t2t.objectives.cross_entropy import CrossEntropy
 from t2t.objectives.objective import Teacher, TeacherRun
+from t2t.objectives.projection import projected, with_projections
 from t2t.paths import LocalPath
 from t2t.types import Array as AnyArray
 from t2t.types import Batch, Params
@@ -48,7 +49,8 @@ class Distillation(CrossEntropy):
         teacher_dtype: type in which the teacher's parameters are kept.
         temperature: divisor of the logits in the divergence.
         hard_weight: weight of the cross-entropy of the targets. 0 trains with the teacher's probabilities alone, 1 without them.
-        hidden_weight: weight of the mean cosine distance between the outputs of the student's layers and of the teacher's, which have the same width.
+        hidden_weight: weight of the mean cosine distance between the outputs of the student's layers and of the teacher's. If a stack of the student has another
+            width than the teacher's, a linear map to the teacher's width is trained with the student (`t2t.objectives.projection`).
         teacher_layers: for each layer of each stack of the student, the layer of the teacher with which it is compared, from 0. () takes the last of
             each of equal groups: 1 3 5 of six layers for three.
     """
@@ -81,10 +83,27 @@ class Distillation(CrossEntropy):
                 hidden, aux = model.forward(params, batch, dropout_key=dropout_key)
                 sums = self._of_hidden(teacher, model, params, batch, hidden, target)
         if self.hidden_weight:
-            distances = [self._distance(own, theirs[side], _segments(batch, side)) for side, own in ours.items()]
+            distances = [
+                self._distance(projected(params, side, own), theirs[side], _segments(batch, side))
+                for side, own in ours.items()
+            ]
             total, weight = (jnp.sum(jnp.stack(part)) for part in zip(*distances, strict=True))
             aux = {**aux, DISTANCE: Mean(total, weight, self.hidden_weight)}
         return with_aux(sums, aux)
+
+    @property
+    def adds_parameters(self) -> bool:
+        """Whether hidden states are compared: they may need a projection."""
+        return self.hidden_weight > 0
+
+    def extended(self, model: Model, teacher: Model | None) -> Model:
+        """Return the model with a projection for each stack whose width is not the teacher's, if hidden states are compared."""
+        widths = {}
+        for side in model.config.sides if self.adds_parameters and teacher is not None else ():
+            own, theirs = (getattr(one.config, side).d_model for one in (model, teacher))
+            if own != theirs:
+                widths[side] = (own, theirs)
+        return with_projections(model, widths)
 
     def check(self, model: ModelConfig) -> None:
         """Raise UserError also if there is no teacher, or if the model's logits are not those of a softmax."""
@@ -105,7 +124,7 @@ class Distillation(CrossEntropy):
         return 2 * min(places, block)
 
     def check_teacher(self, model: ModelConfig, teacher: ModelConfig) -> None:
-        """Raise UserError if hidden states are compared and stacks differ in width, or if `teacher_layers` are not layers of the teacher."""
+        """Raise UserError if hidden states are compared and a model has no stacks, or if `teacher_layers` are not layers of the teacher."""
         if self.teacher_layers and not self.hidden_weight:
             raise UserError(
                 "objective.teacher_layers is set (--objective.teacher-layers), but objective.hidden_weight is 0.0 (--objective.hidden-weight), so no layers are"
@@ -116,11 +135,6 @@ class Distillation(CrossEntropy):
             where = f"objective.hidden_weight {self.hidden_weight} (--objective.hidden-weight)"
             if own is None or theirs is None:
                 raise UserError(f"{where}: a {type(model).__name__} has no layers to compare. Nearest: 0.0.")
-            if own.d_model != theirs.d_model:
-                raise UserError(
-                    f"{where}: the {side} of the student has width {own.d_model}, that of the teacher {theirs.d_model}. Nearest: 0.0, or"
-                    f" --model.{side}.d-model {theirs.d_model}."
-                )
             layers = f"objective.teacher_layers {' '.join(map(str, self.teacher_layers))} (--objective.teacher-layers)"
             if self.teacher_layers and len(self.teacher_layers) != own.num_layers:
                 raise UserError(

@@ -82,6 +82,20 @@ class Objective(Configuration, abc.ABC):
     def check_teacher(self, model: ModelConfig, teacher: ModelConfig) -> None:  # no further limits by default
         """Raise UserError if the model of `teacher_run` does not suit the objective. It has the model's kind and scores what it scores."""
 
+    @property
+    def adds_parameters(self) -> bool:
+        """Whether `extended` may add parameters."""
+        return False
+
+    def extended(self, model: Model, teacher: Model | None) -> Model:
+        """Return the model with parameters that training adds to it and the objective reads (`Model.extended`); the model itself if there are none.
+
+        They are always trained. Checkpoints have them, and the model of the run for evaluation, inference and export does not.
+
+        teacher: the model of `teacher_run`.
+        """
+        return model
+
     def gradients(
         self, loss: DifferentiableLoss, params: Params, batch: Batch, key: jax.Array
     ) -> tuple[Params, LossSums]:

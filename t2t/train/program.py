@@ -57,8 +57,9 @@ class Program:
         Raises UserError if a parameter is not divisible over the mesh, if a pattern matches no parameter, or if the objective's teacher is not a run or does
         not fit the model.
         """
-        model, teacher = experiment.built(), teacher_model(experiment)
-        specs = experiment.trainable.apply(model.specs)
+        built, teacher = experiment.built(), teacher_model(experiment)
+        model = experiment.objective.extended(built, teacher)
+        specs = model.specs | experiment.trainable.apply(built.specs)  # what the objective adds is trained
         transform = _named(experiment.optimizer.build(trainable_specs(specs)))
         ema = experiment.ema.decay is not None
         shardings = state_shardings(model, transform, mesh, specs=specs, ema=ema)

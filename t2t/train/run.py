@@ -261,7 +261,13 @@ class SavedRun:
             shardings,
         )
         with Checkpoints(self.directory / CHECKPOINTS, self.experiment.checkpoint) as checkpoints:
-            return checkpoints.restore_params(self.step, abstract, plain=self.plain_weights, quantize=self.quantize)
+            return checkpoints.restore_params(
+                self.step,
+                abstract,
+                partial=self.experiment.objective.adds_parameters,
+                plain=self.plain_weights,
+                quantize=self.quantize,
+            )
 
 
 if not TYPE_CHECKING:

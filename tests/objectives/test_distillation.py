@@ -12,17 +12,17 @@ import numpy as np
 import pytest
 
 from t2t.api.recipes import distilled_of
-from t2t.checkpoint import params_of_layers
+from t2t.checkpoint import Checkpoints, params_of_layers
 from t2t.data import Data
 from t2t.errors import UserError
 from t2t.models.config import LayerOptions
 from t2t.nn.layer_outputs import recorded
 from t2t.objectives import CrossEntropy, Distillation
 from t2t.objectives.objective import Teacher
-from t2t.optim import AdamW, Constant
+from t2t.optim import AdamW, Constant, Trainable
 from t2t.optim.state_axes import abstract_params
 from t2t.sharding import MeshConfig, activate
-from t2t.train.experiment import Experiment, check
+from t2t.train.experiment import Experiment, StartFrom, check
 from t2t.train.program import Program
 from t2t.train.run import RunRecord, SavedRun, open_run
 from t2t.train.teacher import TEACHER, check_vocabulary
@@ -153,11 +153,40 @@ def test_hidden_states_are_those_of_the_layers():
     np.testing.assert_allclose(with_hidden.objective - without.objective, added, rtol=1e-3)
 
 
+def test_hidden_states_of_another_width_are_projected():
+    (plain, params), teacher = pair("gpt")
+    objective = replace(OBJECTIVE, hidden_weight=2.0)
+    model = objective.extended(plain, teacher.model)
+    assert objective.extended(teacher.model, teacher.model) is teacher.model
+    assert model.specs["projection"]["decoder"]["kernel"].shape == (16, 24)
+    kernel = jax.random.normal(jax.random.key(1), (16, 24))
+    batch = batch_of(plain)
+
+    @quick_jit
+    def computed(kernel):
+        found = []
+        for one, own in ((plain, params), (teacher.model, teacher.params)):
+            with recorded() as outputs:
+                one.hidden(own, batch)
+            found.append(outputs["decoder"])
+
+        def loss(kernel):
+            both = params | {"projection": {"decoder": {"kernel": kernel}}}
+            sums = objective.taught_loss(teacher, model, both, batch)
+            return sums.objective, sums.extra["hidden_distance"]
+
+        return found, jax.value_and_grad(loss, has_aux=True)(kernel)
+
+    (own, theirs), ((_, (total, weight)), gradient) = computed(kernel)
+    real = np.asarray(batch.decoder.segments) > 0
+    pairs = [(own[0] @ kernel, theirs[0]), (own[1] @ kernel, theirs[2])]  # two layers and three
+    cosines = [np.sum(a * b, -1) / np.linalg.norm(a, axis=-1) / np.linalg.norm(b, axis=-1) for a, b in pairs]
+    np.testing.assert_allclose(total / weight, np.mean([np.mean(1 - cosine[real]) for cosine in cosines]), rtol=1e-4)
+    assert float(jnp.abs(gradient).max()) > 0
+
+
 def test_layers_that_cannot_be_compared_are_refused():
-    small, wide = config("gpt"), config("gpt", d_model=32, num_layers=4)
-    with pytest.raises(UserError, match=r"student has width 16, that of the teacher 32. Nearest: 0.0, or"):
-        replace(OBJECTIVE, hidden_weight=1.0).check_teacher(small, wide)
-    deep = config("gpt", num_layers=4)
+    small, deep = config("gpt"), config("gpt", num_layers=4)
     for layers, wrong in (((1, 4), r"teacher has no layer 4. Nearest: 3"), ((1,), r"the student has 2 layers")):
         with pytest.raises(UserError, match=wrong):
             replace(OBJECTIVE, hidden_weight=1.0, teacher_layers=layers).check_teacher(small, deep)
@@ -264,6 +293,30 @@ def test_a_resumed_student_is_an_uninterrupted_one_and_its_checkpoints_have_no_t
     assert not list((tmp_path / "whole" / "checkpoints" / "4").glob("*teacher*"))
     lines = (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()
     assert all("divergence" in json.loads(line) for line in lines if '"loss"' in line)
+
+
+@pytest.mark.slow
+def test_a_projection_is_trained_and_resumed_and_is_not_part_of_the_model(teacher_run, tmp_path):
+    width = 2 * RUN.model.encoder.d_model
+    stacks = {side: replace(getattr(RUN.model, side), d_model=width) for side in ("encoder", "decoder")}
+    objective = Distillation(teacher=str(teacher_run), hidden_weight=1.0)
+    experiment = replace(RUN, steps=4, model=replace(RUN.model, **stacks), objective=objective)
+    experiment = replace(experiment, trainable=Trainable(exclude=("encoder/**",)))
+    run(tmp_path / "whole", experiment)
+    run(tmp_path / "halves", replace(experiment, steps=2))
+    run(tmp_path / "halves", experiment)
+    read = [SavedRun.load(tmp_path / "whole", step) for step in (2, 4)]
+    kernels = []
+    for saved in read:
+        with Checkpoints(saved.directory / "checkpoints") as checkpoints:
+            kernels.append(checkpoints.restore_params(saved.step)["projection"])
+    with Checkpoints(tmp_path / "halves" / "checkpoints") as checkpoints:
+        assert_same(checkpoints.restore_params(4)["projection"], kernels[1])
+    for side in ("encoder", "decoder"):  # also that of the frozen encoder
+        assert float(jnp.abs(kernels[1][side]["kernel"] - kernels[0][side]["kernel"]).max()) > 0
+    assert "projection" not in read[1].params()
+    assert_same(read[1].params(), SavedRun.load(tmp_path / "halves").params())
+    run(tmp_path / "next", replace(RUN, model=experiment.model, start_from=StartFrom(run=str(tmp_path / "whole"))))
 
 
 @pytest.mark.slow
