@@ -41,7 +41,9 @@ def batch_of(program: Program) -> Batch:
 
 def measure(run: str, ways: Mapping[str, list[str]], rounds: int) -> Values:
     """Return the memory of one way to fine-tune, or the seconds of the steps of several. ways: name -> options of `t2t train`."""
-    return _seconds(run, ways, rounds) if len(ways) > 1 else _memory(run, *ways.values(), rounds)
+    if len(ways) > 1:
+        return _seconds(run, ways, rounds)
+    return _memory(run, next(iter(ways.values())), rounds)
 
 
 def _memory(run: str, options: list[str], rounds: int) -> Values:

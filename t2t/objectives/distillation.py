@@ -98,8 +98,10 @@ class Distillation(CrossEntropy):
 
     def extended(self, model: Model, teacher: Model | None) -> Model:
         """Return the model with a projection for each stack whose width is not the teacher's, if hidden states are compared."""
-        widths = {}
-        for side in model.config.sides if self.adds_parameters and teacher is not None else ():
+        widths: dict[str, tuple[int, int]] = {}
+        if not self.adds_parameters or teacher is None:
+            return model
+        for side in model.config.sides:
             own, theirs = (getattr(one.config, side).d_model for one in (model, teacher))
             if own != theirs:
                 widths[side] = (own, theirs)
