@@ -140,7 +140,7 @@ def picture(found: Mapping[str, list[tuple[float, float]]], lengths: list[int], 
         for name, values in found.items():
             axes.plot(lengths, [value[place] for value in values], marker="o", markersize=3, label=name)
         axes.set(xscale="log", yscale="log", xlabel="tokens before", title=title)
-    both[1].legend(fontsize=7)
+    figure.legend(*both[1].get_legend_handles_labels(), loc="outside right center", fontsize=8)
     figure.savefig(path)
     pyplot.close(figure)
 
