@@ -54,6 +54,8 @@ def show_plan(plan: Plan, recipe: str) -> None:
     rows.add_row("total", _gib(memory.total), share(memory.total / chip.hbm), style="bold")
     rows.add_row("available", _gib(chip.hbm), "")
     out.print(rows)
+    if memory.host:
+        out.print(f"and {_gib(memory.host)} GiB of optimizer state for each chip in the memory of its host")
     if plan.message:
         out.print(f"does not fit. The compiler reports: {plan.message}", style="bold red")
         out.print("The numbers above and below are estimates.")

@@ -47,7 +47,7 @@ def suites() -> dict[str, Suite]:
     """Return the suites by name. The labels of the classifier are read from the folder wordnet of the current directory."""
     labels = Path("wordnet/labels.txt")
     classes = labels.read_text(encoding="utf-8").split() if labels.is_file() else ["act", "animal"]
-    lora = Way(options=(*LORA, *REFERENCE), peaks=("1e-4", "3e-4"))
+    lora = Way(options=(*LORA, *REFERENCE), peaks=("3e-4", "1e-3"))
     return {
         "instructions": Suite(
             start="runs/smollm2",

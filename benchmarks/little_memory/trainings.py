@@ -51,6 +51,8 @@ def trained(directory: Path, suite: Suite, way: Way, peak: str) -> Result:
         "0",
         "--evaluation.examples",
         EXAMPLES,
+        "--evaluation.samples",
+        "0",
         "--checkpoint-every",
         "100000",
         "--log-every",

@@ -22,6 +22,7 @@ from t2t.train.background_compiler import BackgroundCompiler
 from t2t.train.callbacks import Callback
 from t2t.train.claim import claimed_on_all
 from t2t.train.experiment import Experiment, check, check_vocabulary
+from t2t.train.host_memory import check_device
 from t2t.train.loop import Outcome, train
 from t2t.train.own_code import OwnCode
 from t2t.train.records import Observer
@@ -76,6 +77,7 @@ def run_training(
       UserError: the configuration is not valid, or the directory belongs to another run or to a training in progress.
     """
     check(experiment, jax.device_count())
+    check_device(experiment.optimizer, jax.local_devices()[0])
     compiler = None
     if jax.process_count() == 1 and "tensorflow" not in sys.modules:  # the import leaves a core free for some seconds
         compiler = BackgroundCompiler(experiment, newest=newest_step(directory))

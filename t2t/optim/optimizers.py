@@ -30,11 +30,13 @@ class OptimizerConfig(Configuration, abc.ABC):
         schedule: the learning rate schedule. Each optimizer has its own default.
         clip_norm: maximum norm of the gradients of all trainable parameters together. Larger gradients are scaled down. None disables clipping.
         state_dtype: type of the moments of large parameters: "int8" stores them in eight bits by blocks (Dettmers et al. 2022), see `t2t.optim.eight_bit`.
+        state_memory: where the state is between updates: "device", or "host" for the memory of the host of a GPU or a TPU. The result is the same.
     """
 
     schedule: Schedule = field(default_factory=Constant)
     clip_norm: Norm | None = None
     state_dtype: Literal["float32", "int8"] = "float32"
+    state_memory: Literal["device", "host"] = "device"
 
     def build(self, specs: Any) -> optax.GradientTransformation:
         """Return the transformation from gradients to updates. specs: the nested dict of ParamSpec of the trainable parameters.

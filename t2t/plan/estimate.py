@@ -158,7 +158,8 @@ def estimate(program: Program, topology: Topology) -> Estimate:
     backward = max(2 * logits if on_cpu else logits, layer_bytes) + used
     # The CPU compiler also stores Adafactor's update of each gradient. Other updates happen in place.
     update = 2 * state.gradients if on_cpu and isinstance(experiment.optimizer, Adafactor) else 0.0
-    temporaries = max(backward, update - held(kept))
+    # A state in host memory is on the device during the update.
+    temporaries = max(backward, update + state.host - held(kept))
     memory = dataclasses.replace(state, activations=held(kept), temporaries=MARGIN * temporaries)
     operations = flops.Flops(
         model=kept.operations.model * experiment.data.batch_size,

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 
 from t2t.plan.hlo import HloModule, Instruction, Region
+from t2t.train.host_memory import is_in_host_memory
 from t2t.train.program import Program
 
 
@@ -18,6 +19,7 @@ class Memory:
 
     parameters, optimizer, batch, ema, teacher: inputs of the step; exact. The optimizer has state for trainable parameters only, and so has the running
                  mean of the parameters (`Experiment.ema`). The teacher is the model that the objective reads.
+    host:        optimizer state in the memory of the host (`OptimizerConfig.state_memory`). It is not part of the total.
     gradients:   gradients of the trainable parameters, in float32, with the same sharding as these.
     activations: values that the forward pass's loops over layers save for the backward pass.
     temporaries: all other memory that the compiler allocates: logits, intermediates of one layer, gathered parameters, fragmentation.
@@ -33,6 +35,7 @@ class Memory:
     code: float = 0.0
     ema: float = 0.0
     teacher: float = 0.0
+    host: float = 0.0
 
     @property
     def total(self) -> float:
@@ -54,15 +57,17 @@ def state_bytes(program: Program) -> Memory:
     """Return the parts of a step's memory that follow from shapes and shardings. The other parts are 0."""
     state = program.abstract_state()
     parameters = bytes_a_device(state.params)
+    host = bytes_a_device([leaf for leaf in jax.tree.leaves(state.opt_state) if is_in_host_memory(leaf.sharding)])
     return Memory(
         parameters=parameters,
-        optimizer=bytes_a_device(state.opt_state),
+        optimizer=bytes_a_device(state.opt_state) - host,
         batch=bytes_a_device(program.abstract_batch()),
         gradients=bytes_a_device(program.trainable(state.params)),
         activations=0.0,
         temporaries=0.0,
         ema=bytes_a_device(state.ema),
         teacher=bytes_a_device(state.teacher),
+        host=host,
     )
 
 
@@ -89,6 +94,7 @@ def compiled_memory(program: Program, hlo: HloModule, analysis: Any) -> Memory:
         code=float(analysis.generated_code_size_in_bytes),
         ema=state.ema,
         teacher=state.teacher,
+        host=state.host,
     )
 
 

@@ -209,6 +209,7 @@ ADJUSTABLE = (
     "guard.",
     "microbatches",
     "objective.teacher:",
+    "optimizer.state_memory:",
     *(f"model.{name}:" for name in EXECUTION),
 )
 """Fields, or prefixes of fields, that may change when a run resumes. They affect where and how long it computes, but not the result."""

@@ -22,6 +22,7 @@ from t2t.optim.state_axes import abstract_params
 from t2t.optim.trainable import split, trainable_specs
 from t2t.sharding import DEFAULT_RULES, activate
 from t2t.train.experiment import Experiment
+from t2t.train.host_memory import in_host_memory, on_devices
 from t2t.train.state import TrainState, create_state, first_params, param_shardings, state_of, state_shardings
 from t2t.train.state import abstract_state as _abstract_state
 from t2t.train.step import Metrics, Step, make_step
@@ -63,6 +64,9 @@ class Program:
         transform = _named(experiment.optimizer.build(trainable_specs(specs)))
         ema = experiment.ema.decay is not None
         shardings = state_shardings(model, transform, mesh, specs=specs, ema=ema)
+        if experiment.optimizer.state_memory == "host":
+            shapes = _abstract_state(model, transform, shardings, specs).opt_state
+            shardings = replace(shardings, opt_state=in_host_memory(shardings.opt_state, shapes))
         if teacher is not None:
             shardings = replace(shardings, teacher=param_shardings(teacher, mesh))
         return cls(experiment, mesh, model, specs, transform, shardings, teacher)
@@ -202,6 +206,7 @@ class Program:
         )
 
         def sharded(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+            state = replace(state, opt_state=on_devices(state.opt_state, self.shardings.opt_state))
             with activate(self.mesh):
                 return step(state, batch)
 
