@@ -51,10 +51,8 @@ def _memory(run: str, options: list[str], rounds: int) -> Values:
     estimated, batch = estimate(program, HOST).memory, batch_of(program)
     step = program.compiled(program.abstract_batch())
     compiled = compiled_memory(program, HloModule(step.as_text() or ""), step.memory_analysis())
-    create = program.create  # compiles, and leaves nothing behind
-    jax.block_until_ready(create(0))
     before = settled_memory()
-    state = jax.block_until_ready(create(0))
+    state = jax.block_until_ready(program.create(0))
     settled_memory()
     reset_peak()
     for _ in range(rounds):

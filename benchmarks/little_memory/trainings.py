@@ -68,7 +68,10 @@ def trained(directory: Path, suite: Suite, way: Way, peak: str) -> Result:
 
 
 def peak_memory(command: Sequence[str]) -> int:
-    """Run a command and return the largest resident memory of its process, in bytes. Raises CalledProcessError if it fails."""
+    """Run a command and return the largest resident memory of its process, in bytes: at least that of this one, of which it begins as a copy.
+
+    Raises CalledProcessError if it fails.
+    """
     process = subprocess.Popen(command)
     _, status, usage = os.wait4(process.pid, 0)
     code = process.returncode = os.waitstatus_to_exitcode(status)
