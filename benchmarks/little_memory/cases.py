@@ -58,7 +58,7 @@ def suites() -> dict[str, Suite]:
             ways={
                 "full": Way(peaks=("3e-5", "1e-4")),
                 "LoRA": lora,
-                "QLoRA": Way(options=(*LORA, *NF4, *REFERENCE), peaks=lora.peaks),
+                "QLoRA": Way(options=(*LORA, *NF4, *REFERENCE), peaks=("1e-3",)),
             },
         ),
         "classification": Suite(
@@ -80,7 +80,7 @@ def suites() -> dict[str, Suite]:
                 *("--model.labels", *classes),
             ),
             ways={
-                "full": Way(peaks=("3e-5", "1e-4")),
+                "full": Way(peaks=("1e-4", "3e-4")),
                 "LoRA": Way(options=(*LORA, "--adapter.trained", "answer/**"), peaks=("1e-3", "3e-3")),
             },
             metric="accuracy",
