@@ -1,6 +1,7 @@
 """The comparison of ways to fine-tune: their options are options of `t2t train`, and what is read of a process and of a run is what is there."""
 
 import json
+import subprocess
 import sys
 
 import numpy as np
@@ -32,10 +33,14 @@ def test_the_options_are_those_of_trainings_of_the_same_steps_and_batches():
 def test_the_peak_is_that_of_the_process_and_a_failure_is_one():
     size = 600 << 20
     code = f"x = bytearray(b'1') * {size}; del x"  # freed before the end
+    ours = bytearray(b"1") * (2 * size)  # the memory of this process is not counted
     small, large = (peak_memory([sys.executable, "-c", text]) for text in ("", code))
-    assert small < size <= large < size + small  # a new process begins as a copy of this one
-    with pytest.raises(Exception, match="exit status 3"):
+    del ours
+    assert small < size // 2 < size <= large < size + size // 2
+    with pytest.raises(subprocess.CalledProcessError, match="exit status 3"):
         peak_memory([sys.executable, "-c", "raise SystemExit(3)"])
+    with pytest.raises(subprocess.CalledProcessError, match="SIGKILL"):
+        peak_memory([sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"])
 
 
 def test_the_result_is_that_of_the_last_evaluation(tmp_path):
