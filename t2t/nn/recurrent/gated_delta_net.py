@@ -14,14 +14,13 @@ from jaxtyping import Array, Float
 from t2t.errors import UserError
 from t2t.limits import Length, NormEpsilon, Range, Width
 from t2t.nn.aux import Aux
-from t2t.nn.initializers import ONES
 from t2t.nn.linear import Linear
 from t2t.nn.mixers import BuildOptions, Capabilities, Context, Mixer, MixerConfig
 from t2t.nn.norms import RMSNorm
 from t2t.nn.parameters import parameter
 from t2t.nn.recurrent.convolution import CausalConvolution
 from t2t.nn.recurrent.delta_rule import DeltaTerms, after, over_rows
-from t2t.nn.recurrent.time_steps import LogUniform
+from t2t.nn.recurrent.time_steps import LogUniform, TimeSteps
 from t2t.nn.state import State
 from t2t.sharding import constrain
 
@@ -43,7 +42,7 @@ class GatedDeltaNet(Mixer):
     """Heads with the gated delta rule, short convolutions of queries, keys and values, a norm of each head's output, and a gate.
 
     The decay of a head is exp(-exp(a_log) * softplus(decay(x) + dt_bias)), and its rate is sigmoid(rate(x)). The products that compute them are never
-    quantized.
+    quantized. The initial decays are those of the authors' code: a head keeps its memory for some tokens to thousands.
     """
 
     def __init__(self, config: GatedDeltaNetConfig, options: BuildOptions) -> None:
@@ -59,7 +58,7 @@ class GatedDeltaNet(Mixer):
         self.query_convolution, self.key_convolution = convolution(keys), convolution(keys)
         self.value_convolution = convolution(values)
         self.a_log = parameter((heads,), ("heads",), LogUniform(0.01, 16.0), decay=False)
-        self.dt_bias = parameter((heads,), ("heads",), ONES, decay=False)
+        self.dt_bias = parameter((heads,), ("heads",), TimeSteps().initializer, decay=False)
         self.head_norm = RMSNorm(config.value_dim, config.norm_epsilon, axis="kv")
         last = options.kernel_init(values, residual=True)
         self.out = Linear(values, width, ("heads", "embed"), bias=False, init=last, quantization=options.quantization)
