@@ -1,24 +1,24 @@
-"""Attach adapters to the linear layers of a network."""
+"""Attach adapters to the parts of a network."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from flax import nnx
 
-from t2t.errors import UserError, nearest
-from t2t.nn.adapters import IA3, DoRA, LoRA
+from t2t.adapters.targets import Matrix, places, targets_of
+from t2t.errors import UserError
+from t2t.nn.adapters import IA3, Adapters, DoRA, LoRA, LowRank
 from t2t.nn.embeddings import Embedding, VirtualTokens
 from t2t.nn.linear import Linear, LinearAdapter
-from t2t.nn.parameters import axes_of, freeze, in_stack, modules, names, put, stack
-from t2t.optim.paths import chosen, matching, select
+from t2t.nn.parameters import axes_of, freeze, in_stack, modules, names, put, share_used, stack
+from t2t.optim.paths import matching, select
 
 if TYPE_CHECKING:
     from t2t.adapters.config import Adapter
 
 FOLDERS = frozenset({"adapter", "virtual"})
-"""Folders of an adapter's parameters: in those of its linear layer, and virtual tokens in those of the token embeddings."""
+"""Folders of an adapter's parameters: in those of its layer, and virtual tokens in those of the token embeddings."""
 
 
 def is_of_adapter(path: str) -> bool:
@@ -27,15 +27,16 @@ def is_of_adapter(path: str) -> bool:
 
 
 def attach(network: nnx.Module, adapter: Adapter) -> None:
-    """Give linear layers of a newly built network their adapters, and freeze the other parameters.
+    """Give parts of a newly built network their adapters, and freeze the other parameters.
 
-    Raises UserError if a pattern matches nothing, if the rank is more than a matrix allows, or if a target cannot have dropout.
+    Raises UserError if a pattern matches nothing, if the rank is more than a matrix allows, or if a target cannot have the adapter's kind or dropout.
     """
     if adapter.kind == "prompt":
         _attach_prompt(network, adapter)
         return
-    linears = modules(network, Linear)
-    targets = targets_of(adapter, linears)
+    found = places(network)
+    targets = targets_of(adapter, found)
+    _check_matrices(adapter, sorted(path for path in targets if isinstance(found[path], Matrix)))
     if adapter.dropout and (outside := sorted(path for path in targets if not in_stack(path))):
         raise UserError(
             f"adapter.dropout {adapter.dropout} (--adapter.dropout): {outside[0]} is not in a stack of layers, and only the adapters in stacks have dropout."
@@ -45,18 +46,11 @@ def attach(network: nnx.Module, adapter: Adapter) -> None:
     freeze(network, lambda path: path not in trained)
     scaled = {path for pattern in adapter.scaled_inputs for path in matching(pattern, targets)}
     for path in sorted(targets):
-        put(linears[path], "adapter", _built(path, linears[path], adapter, scale_inputs=path in scaled))
-
-
-def targets_of(adapter: Adapter, linears: Collection[str]) -> frozenset[str]:
-    """Return the paths of the linear layers that get the adapter. Raises UserError if a pattern matches nothing, or if none is left."""
-    targets = chosen(adapter.patterns, adapter.exclude, linears, where="adapter", name="targets", what="linear layer")
-    if not targets:
-        raise UserError(
-            f"adapter.targets {', '.join(map(repr, adapter.patterns))} without adapter.exclude {', '.join(map(repr, adapter.exclude))} leaves no linear layer"
-            f" (--adapter.targets, --adapter.exclude).{nearest(adapter.patterns[0], linears)}"
-        )
-    return targets
+        place = found[path]
+        if isinstance(place, Linear):
+            put(place, "adapter", _built(path, place, adapter, scale_inputs=path in scaled))
+        else:
+            _put_low_rank(path, place, adapter)
 
 
 def _attach_prompt(network: nnx.Module, adapter: Adapter) -> None:
@@ -79,11 +73,42 @@ def _built(path: str, linear: Linear, adapter: Adapter, *, scale_inputs: bool) -
         built = IA3(*sizes, scale_inputs=scale_inputs)
     else:
         assert adapter.rank is not None
-        if adapter.rank > min(inputs, outputs):
-            raise UserError(
-                f"adapter.rank {adapter.rank} (--adapter.rank) is more than the rank of the kernel of {path}, which is {inputs} x {outputs}."
-                f" Nearest: {min(inputs, outputs)}, or exclude it (--adapter.exclude {path})."
-            )
+        _check_rank(path, adapter.rank, inputs, outputs)
         low_rank = DoRA if adapter.kind == "dora" else LoRA
         built = low_rank(*sizes, rank=adapter.rank, scale=adapter.scale, dropout=adapter.dropout)
     return stack(built, layers[0]) if layers else built
+
+
+def _put_low_rank(path: str, matrix: Matrix, adapter: Adapter) -> None:
+    assert adapter.rank is not None
+    shape, axes = matrix.parameter.get_value().shape, axes_of(matrix.parameter)
+    layers = shape[0] if axes[0] == "layers" else None
+    if layers is not None:
+        shape, axes = shape[1:], axes[1:]
+    _check_rank(path, adapter.rank, *shape[-2:])
+    built = LowRank(shape, axes, rank=adapter.rank, scale=adapter.scale, used=share_used(matrix.parameter))
+    if matrix.module.adapter is None:
+        put(matrix.module, "adapter", Adapters())
+    put(matrix.module.adapter, matrix.name, built if layers is None else stack(built, layers))
+
+
+def _check_rank(path: str, rank: int, inputs: int, outputs: int) -> None:
+    if rank > min(inputs, outputs):
+        raise UserError(
+            f"adapter.rank {rank} (--adapter.rank) is more than the rank of the kernel of {path}, which is {inputs} x {outputs}."
+            f" Nearest: {min(inputs, outputs)}, or exclude it (--adapter.exclude {path})."
+        )
+
+
+def _check_matrices(adapter: Adapter, paths: list[str]) -> None:
+    """Raise UserError if targets that are not linear layers cannot have the adapter. paths: of these targets."""
+    if paths and adapter.kind != "lora":
+        raise UserError(
+            f"adapter.kind {adapter.kind!r} (--adapter.kind): {paths[0]} is not a linear layer, and can have LoRA only."
+            f" Nearest: lora, or --adapter.exclude {' '.join(paths)}."
+        )
+    if paths and adapter.dropout:
+        raise UserError(
+            f"adapter.dropout {adapter.dropout} (--adapter.dropout): {paths[0]} is not a linear layer, and only adapters of these have dropout."
+            f" Nearest: 0.0, or --adapter.exclude {' '.join(paths)}."
+        )

@@ -9,20 +9,28 @@ import jax.numpy as jnp
 from flax import nnx
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from t2t.adapters.attach import targets_of
 from t2t.adapters.config import Adapter
+from t2t.adapters.targets import places, targets_of
+from t2t.errors import UserError
 from t2t.nn.adapters import AdapterBank
 from t2t.nn.linear import Linear
-from t2t.nn.parameters import axes_of, modules, put, stack
+from t2t.nn.parameters import axes_of, put, stack
 from t2t.types import Params
 
 
 def attach_bank(network: nnx.Module, adapters: Sequence[Adapter]) -> None:
-    """Give each linear layer of a newly built network that any of the LoRA adapters changes the matrices of all of them."""
-    linears = modules(network, Linear)
-    targets = [targets_of(adapter, linears) for adapter in adapters]
+    """Give each linear layer of a newly built network that any of the LoRA adapters changes the matrices of all of them.
+
+    Raises UserError if an adapter changes another part, because the rows of a batch share it.
+    """
+    found = places(network)
+    targets = [targets_of(adapter, found) for adapter in adapters]
     for path in sorted(frozenset().union(*targets)):
-        linear = linears[path]
+        linear = found[path]
+        if not isinstance(linear, Linear):
+            raise UserError(
+                f"adapters: {path} is not a linear layer, and rows of one batch can have different adapters of these only. Nearest: t2t infer RUN, for each run."
+            )
         assert isinstance(linear.kernel, nnx.Param), "adapters come before quantized kernels"
         *layers, inputs, outputs = linear.kernel.get_value().shape
         axes = axes_of(linear.kernel)[-2:]

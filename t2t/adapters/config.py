@@ -39,9 +39,10 @@ class Adapter(Configuration):
         alpha: lora, dora: the low-rank product is multiplied by alpha / rank. None means the rank.
         rank_stabilized: lora, dora: multiply by alpha / sqrt(rank) instead (rsLoRA, Kalajdzievski 2023).
         dropout: lora, dora: dropout rate of the input of the low-rank matrices, in stacks of layers.
-        targets: glob patterns of the linear layers that get an adapter ("decoder/layers/mlp/*"), as in `trainable.include`. () means those of the
-            paper: queries and values; for "ia3" keys, values and the last kernel of feed-forward layers.
-        exclude: glob patterns of linear layers that get none, even if they match `targets`.
+        targets: glob patterns of what gets an adapter ("decoder/layers/mlp/*"), as in `trainable.include`: linear layers and, for "lora", kernels of experts
+            and routers ("decoder/layers/moe/*"). () means those of the paper: queries and values; for "ia3" keys, values and the last kernel of feed-forward
+            layers.
+        exclude: glob patterns of what gets none, even if they match `targets`.
         scaled_inputs: ia3: glob patterns of the targets whose inputs are scaled. The outputs of the others are.
         virtual_tokens: prompt: number of vectors.
         trained: glob patterns of parameters of the model that are trained as well ("answer/**"), for example a new head.
@@ -83,7 +84,7 @@ class Adapter(Configuration):
 
     @property
     def patterns(self) -> tuple[str, ...]:
-        """The patterns of the linear layers: `targets`, or those of the paper."""
+        """The patterns of the targets: `targets`, or those of the paper."""
         return self.targets or _TARGETS[self.kind]
 
     @property
@@ -96,6 +97,6 @@ class Adapter(Configuration):
     def applied(self, model: Model) -> Model:
         """Return the model with this adapter; the model itself if there is none.
 
-        Raises UserError if a pattern matches nothing, if a target is not a linear layer, if the rank is too large, or if the model cannot have adapters.
+        Raises UserError if a pattern matches nothing, if the rank is too large, or if the model cannot have adapters.
         """
         return model.adapted(lambda network: attach(network, self)) if self.enabled else model

@@ -96,6 +96,12 @@ def axes_of(variable: nnx.Param) -> tuple[str | None, ...]:
     return metadata.axes
 
 
+def share_used(variable: nnx.Param) -> float:
+    """Return the share of the values of a parameter of a module that process one token."""
+    metadata: _Metadata = variable.get_metadata("t2t")
+    return metadata.used
+
+
 def put(module: nnx.Module, name: str, part: nnx.Module) -> None:
     """Set an attribute that was None, or a parameter, to a module with parameters."""
     setattr(module, name, nnx.data(part))

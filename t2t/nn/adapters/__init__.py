@@ -1,9 +1,23 @@
-"""Adapters of linear layers: few trained parameters beside a frozen kernel."""
+"""Adapters: few trained parameters beside the frozen kernel of a linear layer, or beside another frozen matrix."""
 
 from t2t.nn.adapters.bank import ADAPTERS, NONE, AdapterBank, adapters_of_rows
 from t2t.nn.adapters.dora import DoRA
 from t2t.nn.adapters.ia3 import IA3
 from t2t.nn.adapters.lora import LoRA
+from t2t.nn.adapters.low_rank import Adapters, LowRank, adapter_of
 from t2t.nn.adapters.parameters import merged, started
 
-__all__ = ["ADAPTERS", "IA3", "NONE", "AdapterBank", "DoRA", "LoRA", "adapters_of_rows", "merged", "started"]
+__all__ = [
+    "ADAPTERS",
+    "IA3",
+    "NONE",
+    "AdapterBank",
+    "Adapters",
+    "DoRA",
+    "LoRA",
+    "LowRank",
+    "adapter_of",
+    "adapters_of_rows",
+    "merged",
+    "started",
+]

@@ -19,8 +19,15 @@ Inner = Callable[[jax.Array, jax.Array | None], jax.Array]
 """A function of the two branches of an expert, the second one None if it is not gated, that returns its inner activations."""
 
 
+class Pairs(NamedTuple):
+    """The two low-rank matrices of each expert, whose product is added to its kernel. The scale is part of `b`."""
+
+    a: Float[Array, "E I R"]
+    b: Float[Array, "E R O"]
+
+
 class Kernels(NamedTuple):
-    """Kernels of all experts, and their biases or None. gate: of the second branch of gated experts, or None."""
+    """Kernels of all experts, and their biases and adapters or None. gate: of the second branch of gated experts, or None."""
 
     up: Float[Array, "E D F"]
     gate: Float[Array, "E D F"] | None
@@ -28,6 +35,9 @@ class Kernels(NamedTuple):
     up_bias: Float[Array, "E F"] | None = None
     gate_bias: Float[Array, "E F"] | None = None
     down_bias: Float[Array, "E D"] | None = None
+    up_adapter: Pairs | None = None
+    gate_adapter: Pairs | None = None
+    down_adapter: Pairs | None = None
 
 
 class Assigned(NamedTuple):
@@ -53,6 +63,9 @@ _AXES: Mapping[str, Mapping[str, Any]] = {
         "up_bias": ("experts", "mlp"),
         "gate_bias": ("experts", "mlp"),
         "down_bias": ("experts", None),
+        "up_adapter": Pairs(("experts", None, None), ("experts", None, "mlp")),
+        "gate_adapter": Pairs(("experts", None, None), ("experts", None, "mlp")),
+        "down_adapter": Pairs(("experts", "mlp", None), ("experts", None, None)),
     },
     "tokens": {"x": _ROWS, "experts": _ROWS, "weights": _ROWS, "real": _ROWS, "dropout": (*_ROWS, "mlp")},
 }
@@ -74,7 +87,8 @@ def dropless(kernels: Kernels, tokens: Assigned, inner: Inner) -> Float[Array, "
     if kernels.down_bias is not None:
         # Each part of the inner layer adds it.
         kernels = kernels._replace(down_bias=kernels.down_bias / parts)
-    return on_own_experts(function, kernels, Kernels(**_AXES["kernels"]), tokens, Assigned(**_AXES["tokens"]))
+    axes = {name: own for name, own in _AXES["kernels"].items() if getattr(kernels, name) is not None}
+    return on_own_experts(function, kernels, Kernels(**{"gate": None, **axes}), tokens, Assigned(**_AXES["tokens"]))
 
 
 def _sorted(
@@ -95,15 +109,17 @@ def _sorted(
     def sort(x: Float[Array, "T D"]) -> Float[Array, "Tk D"]:
         return moved(jnp.repeat(x, chosen, axis=0), order, place)
 
-    def product(rows: jax.Array, kernel: jax.Array, bias: jax.Array | None) -> jax.Array:
+    def product(rows: jax.Array, kernel: jax.Array, bias: jax.Array | None, adapter: Pairs | None) -> jax.Array:
         out = grouped_product(rows, kernel, sizes)
+        if adapter is not None:
+            out = out + grouped_product(grouped_product(rows, adapter.a, sizes), adapter.b, sizes)
         return out if bias is None else out + bias.at[expert[order]].get(mode="clip")
 
     # What the product gives outside of all sections is not defined, forward or backward.
     hidden = _hidden(jnp.where(inside, sort(x), 0), kernels, inner, product)
     if tokens.dropout is not None:
         hidden = hidden * sort(tokens.dropout.reshape(-1, hidden.shape[-1]))
-    out = jnp.where(inside, product(hidden, kernels.down, kernels.down_bias), 0)
+    out = jnp.where(inside, product(hidden, kernels.down, kernels.down_bias, kernels.down_adapter), 0)
     by_choice = moved(out, place, order).reshape(*tokens.experts.shape, -1)
     return _combined(by_choice, tokens.weights)
 
@@ -145,14 +161,19 @@ def with_room(
         by_expert = constrain(jnp.swapaxes(buffer.reshape(rows, count, size, x.shape[-1]), 0, 1), places)
         return by_expert.reshape(count, rows * size, x.shape[-1])
 
-    def product(rows: jax.Array, kernel: jax.Array, bias: jax.Array | None) -> jax.Array:
-        out = jnp.einsum("erd,edf->erf", rows, kernel.astype(rows.dtype))
+    def multiplied(rows: jax.Array, kernel: jax.Array) -> jax.Array:
+        return jnp.einsum("erd,edf->erf", rows, kernel.astype(rows.dtype))
+
+    def product(rows: jax.Array, kernel: jax.Array, bias: jax.Array | None, adapter: Pairs | None) -> jax.Array:
+        out = multiplied(rows, kernel)
+        if adapter is not None:
+            out = out + multiplied(multiplied(rows, adapter.a), adapter.b)
         return out if bias is None else out + bias.astype(rows.dtype)[:, None]
 
     hidden = _hidden(filled(tokens.x), kernels, inner, product)
     if tokens.dropout is not None:
         hidden = hidden * filled(tokens.dropout)
-    out = product(hidden, kernels.down, kernels.down_bias).reshape(count, rows, size, width)
+    out = product(hidden, kernels.down, kernels.down_bias, kernels.down_adapter).reshape(count, rows, size, width)
     out = constrain(
         jnp.swapaxes(constrain(out, places), 0, 1).reshape(rows, count * size, width), ("batch", None, None)
     )
@@ -163,8 +184,10 @@ def with_room(
 
 
 def _hidden(rows: jax.Array, kernels: Kernels, inner: Inner, product: Callable[..., jax.Array]) -> jax.Array:
-    up = product(rows, kernels.up, kernels.up_bias)
-    return inner(up, None if kernels.gate is None else product(rows, kernels.gate, kernels.gate_bias))
+    up = product(rows, kernels.up, kernels.up_bias, kernels.up_adapter)
+    if kernels.gate is None:
+        return inner(up, None)
+    return inner(up, product(rows, kernels.gate, kernels.gate_bias, kernels.gate_adapter))
 
 
 def _combined(by_choice: Float[Array, "B L k D"], weights: Float[Array, "B L k"]) -> Float[Array, "B L D"]:

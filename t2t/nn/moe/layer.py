@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 
 from t2t.errors import UserError
 from t2t.limits import Experts, Few, Length, Range, Softcap, Width
+from t2t.nn.adapters import Adapters, LowRank, adapter_of
 from t2t.nn.aux import Aux
 from t2t.nn.dropout import dropout
 from t2t.nn.feed_forward import FeedForward, FeedForwardConfig
@@ -21,7 +22,7 @@ from t2t.nn.initializers import ZEROS
 from t2t.nn.linear import Linear
 from t2t.nn.mixers import BuildOptions, Context
 from t2t.nn.mlp import ACTIVATIONS, MLP, Activation
-from t2t.nn.moe.dispatch import Assigned, Kernels, dropless, equal_room, with_room
+from t2t.nn.moe.dispatch import Assigned, Kernels, Pairs, dropless, equal_room, with_room
 from t2t.nn.moe.router import Router, jittered, loads, route, terms, with_load
 from t2t.nn.parameters import parameter
 
@@ -33,7 +34,7 @@ class MoE(FeedForward):
 
     The output of the shared MLP may be multiplied by a gate, the sigmoid of one number for each token.
 
-    The kernels of all experts are one parameter, with the leading axis "experts". Padding is not routed, and its output is that of the shared MLP alone.
+    The kernels of all experts are one parameter, with the leading axis "experts". So are the matrices of their adapters. Padding is not routed, and its output is that of the shared MLP alone.
     """
 
     def __init__(self, config: MoEConfig, options: BuildOptions) -> None:
@@ -68,6 +69,7 @@ class MoE(FeedForward):
             )
         )
         self.shared_gate = Linear(width, 1, ("embed", None), bias=False, init=init) if config.shared_gate else None
+        self.adapter: Adapters | None = None
 
     def __call__(self, x: Float[Array, "B L D"], context: Context) -> tuple[Float[Array, "B L D"], Aux]:
         """Apply to whole rows, or to one position per row. The terms are those of `t2t.nn.moe.router.terms`."""
@@ -79,7 +81,7 @@ class MoE(FeedForward):
             self.router[...],
             config.router,
             config.experts_per_token,
-            bias=_value(self.router_bias),
+            bias=self._router_bias(read),
             choice_bias=choice_bias,
         )
         real = jnp.asarray(context.segments) > 0
@@ -90,6 +92,9 @@ class MoE(FeedForward):
             up_bias=_value(self.up_bias),
             gate_bias=_value(self.gate_bias),
             down_bias=_value(self.down_bias),
+            up_adapter=_pairs(adapter_of(self.adapter, "up")),
+            gate_adapter=_pairs(adapter_of(self.adapter, "gate")),
+            down_adapter=_pairs(adapter_of(self.adapter, "down")),
         )
         tokens = Assigned(x, routing.experts, routing.weights, real, self._dropout(x, context))
         inner, kept = partial(_inner, ACTIVATIONS[config.activation], config.limit), None
@@ -107,6 +112,14 @@ class MoE(FeedForward):
             y = y + (shared if self.shared_gate is None else shared * jax.nn.sigmoid(self.shared_gate(x)))
         return y, terms(routing, load, weights, kept, config.router, "encoder_" if context.bidirectional else "")
 
+    def _router_bias(self, x: Float[Array, "B L D"]) -> jax.Array | None:
+        """Return what is added to the product with the router's kernel: its bias, its adapter's product, or their sum."""
+        bias, adapter = _value(self.router_bias), adapter_of(self.adapter, "router")
+        if adapter is None:
+            return bias
+        product = adapter.product(x.astype(jnp.float32))
+        return product if bias is None else product + bias
+
     def _dropout(self, x: Float[Array, "B L D"], context: Context) -> Float[Array, "B L F"] | None:
         """Return the factors of dropout on the inner layer of the experts, or None. They depend on the place of the token, not on its experts."""
         key = context.keys.next() if self.dropout else None
@@ -120,6 +133,10 @@ class MoE(FeedForward):
 
 def _value(param: nnx.Param | None) -> jax.Array | None:
     return None if param is None else param[...]
+
+
+def _pairs(adapter: LowRank | None) -> Pairs | None:
+    return None if adapter is None else Pairs(adapter.a[...], adapter.scale * adapter.b[...])
 
 
 def _inner(

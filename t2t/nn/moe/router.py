@@ -132,13 +132,13 @@ def route(
     kernel: Float[Array, "D E"],
     router: Router,
     chosen: int,
-    bias: Float[Array, "E"] | None = None,
+    bias: Float[Array, "*#B E"] | None = None,
     choice_bias: Float[Array, "E"] | None = None,
 ) -> Routing:
     """Choose experts for each token. The computation is in float32, whatever the type of x.
 
     chosen: number of experts per token.
-    bias:   added to the logits, or None.
+    bias:   added to the logits, the same for all tokens or one for each; or None.
     choice_bias: added to the scores for the choice (`Router.bias_rate`), or None.
     """
     logits = matmul(x.astype(jnp.float32), kernel)
