@@ -87,9 +87,10 @@ def _put_low_rank(path: str, matrix: Matrix, adapter: Adapter) -> None:
         shape, axes = shape[1:], axes[1:]
     _check_rank(path, adapter.rank, *shape[-2:])
     built = LowRank(shape, axes, rank=adapter.rank, scale=adapter.scale, used=share_used(matrix.parameter))
-    if matrix.module.adapter is None:
-        put(matrix.module, "adapter", Adapters())
-    put(matrix.module.adapter, matrix.name, built if layers is None else stack(built, layers))
+    adapters = matrix.module.adapter
+    if adapters is None:
+        put(matrix.module, "adapter", adapters := Adapters())
+    put(adapters, matrix.name, built if layers is None else stack(built, layers))
 
 
 def _check_rank(path: str, rank: int, inputs: int, outputs: int) -> None:

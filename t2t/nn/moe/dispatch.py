@@ -20,10 +20,13 @@ Inner = Callable[[jax.Array, jax.Array | None], jax.Array]
 
 
 class Pairs(NamedTuple):
-    """The two low-rank matrices of each expert, whose product is added to its kernel. The scale is part of `b`."""
+    """The two low-rank matrices of each expert, [E I R] and [E R O], whose product is added to its kernel; or their logical axes.
 
-    a: Float[Array, "E I R"]
-    b: Float[Array, "E R O"]
+    The scale is part of `b`.
+    """
+
+    a: Any
+    b: Any
 
 
 class Kernels(NamedTuple):
