@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -10,6 +12,7 @@ from jaxtyping import Array, Float, Int
 from t2t.errors import UserError
 from t2t.models.config import StackConfig
 from t2t.models.transformer_config import TransformerConfig
+from t2t.nn.adapters import Adaptable, Adapters, LowRank
 from t2t.nn.dropout import Keys, dropout
 from t2t.nn.embeddings import Embedding, sinusoids
 from t2t.nn.initializers import ZEROS, Initializer, Normal, TruncatedNormal
@@ -46,7 +49,9 @@ class Embeddings(nnx.Module):
         self.dropout = config.dropout
         self.dtype = config.dtype
         self.scale = config.embedding_scale if scale is None else scale
-        self.token = Embedding(config.vocab_size, size, axis="vocab", init=_table_init(stack, config.embedding_std))
+        self.token = Embedding(
+            config.vocab_size, size, axis="vocab", init=_table_init(stack, config.embedding_std), tied=config.tied
+        )
         self.position = (
             Embedding(
                 stack.max_length + stack.position_offset,
@@ -129,7 +134,7 @@ class Embeddings(nnx.Module):
         return dropout(x.astype(self.dtype), self.dropout, keys.next())
 
 
-class Head(nnx.Module):
+class Head(Adaptable):
     """Compute float32 logits, with the embedding table or with a separate kernel.
 
     size: width of the input; None means the width of the stack.
@@ -151,6 +156,11 @@ class Head(nnx.Module):
             None if config.tied else parameter((size, config.vocab_size), ("embed", "vocab"), stack.kernel_init(size))
         )
         self.bias = parameter((config.vocab_size,), ("vocab",), ZEROS, decay=False) if bias else None
+        self.adapter: LowRank | Adapters | None = None
+
+    def adaptable(self) -> Mapping[str, str]:
+        """Return the separate kernel, see `Adaptable`."""
+        return {} if self.kernel is None else {"": "kernel"}
 
     @jax.named_scope("head")
     def __call__(self, x: Float[Array, "*B D"], embeddings: Embeddings) -> Float[Array, "*B V"]:
@@ -159,7 +169,8 @@ class Head(nnx.Module):
         if self.kernel is None:
             logits = embeddings.token.attend(x)
         else:
-            logits = matmul(x, self.kernel[...], wide=True)
+            logits, adapter = matmul(x, self.kernel[...], wide=True), self.adapter_of("kernel")
+            logits = logits if adapter is None else logits + adapter.product(x, wide=True)
         logits = logits if self.bias is None else logits + self.bias[...]
         return logits if self.softcap is None else self.softcap * jnp.tanh(logits / self.softcap)
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from flax import nnx
 
-from t2t.adapters.targets import Matrix, places, targets_of
+from t2t.adapters.targets import Matrix, targets_of
 from t2t.errors import UserError
 from t2t.nn.adapters import IA3, Adapters, DoRA, LoRA, LowRank
 from t2t.nn.embeddings import Embedding, VirtualTokens
@@ -34,10 +34,9 @@ def attach(network: nnx.Module, adapter: Adapter) -> None:
     if adapter.kind == "prompt":
         _attach_prompt(network, adapter)
         return
-    found = places(network)
-    targets = targets_of(adapter, found)
-    _check_matrices(adapter, sorted(path for path in targets if isinstance(found[path], Matrix)))
-    if adapter.dropout and (outside := sorted(path for path in targets if not in_stack(path))):
+    targets = targets_of(adapter, network)
+    _check_matrices(adapter, [path for path, place in targets.items() if isinstance(place, Matrix)])
+    if adapter.dropout and (outside := [path for path in targets if not in_stack(path)]):
         raise UserError(
             f"adapter.dropout {adapter.dropout} (--adapter.dropout): {outside[0]} is not in a stack of layers, and only the adapters in stacks have dropout."
             f" Nearest: 0.0, or --adapter.exclude {' '.join(outside)}."
@@ -45,8 +44,7 @@ def attach(network: nnx.Module, adapter: Adapter) -> None:
     trained = select(adapter.trained, names(network), where="adapter.trained")
     freeze(network, lambda path: path not in trained)
     scaled = {path for pattern in adapter.scaled_inputs for path in matching(pattern, targets)}
-    for path in sorted(targets):
-        place = found[path]
+    for path, place in targets.items():
         if isinstance(place, Linear):
             put(place, "adapter", _built(path, place, adapter, scale_inputs=path in scaled))
         else:
@@ -86,11 +84,17 @@ def _put_low_rank(path: str, matrix: Matrix, adapter: Adapter) -> None:
     if layers is not None:
         shape, axes = shape[1:], axes[1:]
     _check_rank(path, adapter.rank, *shape[-2:])
-    built = LowRank(shape, axes, rank=adapter.rank, scale=adapter.scale, used=share_used(matrix.parameter))
+    start, used = matrix.module.started_with(matrix.name), share_used(matrix.parameter)
+    built = LowRank(shape, axes, rank=adapter.rank, scale=adapter.scale, used=used, **start)
+    if layers is not None:
+        stack(built, layers)
+    if matrix.alone:
+        put(matrix.module, "adapter", built)
+        return
     adapters = matrix.module.adapter
     if adapters is None:
         put(matrix.module, "adapter", adapters := Adapters())
-    put(adapters, matrix.name, built if layers is None else stack(built, layers))
+    put(adapters, matrix.name, built)
 
 
 def _check_rank(path: str, rank: int, inputs: int, outputs: int) -> None:

@@ -10,7 +10,7 @@ from flax import nnx
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from t2t.adapters.config import Adapter
-from t2t.adapters.targets import places, targets_of
+from t2t.adapters.targets import targets_of
 from t2t.errors import UserError
 from t2t.nn.adapters import AdapterBank
 from t2t.nn.linear import Linear
@@ -23,10 +23,8 @@ def attach_bank(network: nnx.Module, adapters: Sequence[Adapter]) -> None:
 
     Raises UserError if an adapter changes another part, because the rows of a batch share it.
     """
-    found = places(network)
-    targets = [targets_of(adapter, found) for adapter in adapters]
-    for path in sorted(frozenset().union(*targets)):
-        linear = found[path]
+    targets = [targets_of(adapter, network) for adapter in adapters]
+    for path, linear in sorted({path: place for own in targets for path, place in own.items()}.items()):
         if not isinstance(linear, Linear):
             raise UserError(
                 f"adapters: {path} is not a linear layer, and rows of one batch can have different adapters of these only. Nearest: t2t infer RUN, for each run."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import jax
@@ -10,7 +11,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from t2t.nn.initializers import Initializer, Uniform
+from t2t.nn.adapters import Adaptable, Adapters, LowRank
+from t2t.nn.initializers import ZEROS, Initializer, Normal, Uniform
 from t2t.nn.linear import matmul
 from t2t.nn.parameters import parameter
 
@@ -26,16 +28,22 @@ class VirtualTokens(nnx.Module):
         self.table = parameter((count, size), (None, "embed"), Uniform(0.5), decay=False)
 
 
-class Embedding(nnx.Module):
+class Embedding(Adaptable):
     """An embedding table with `rows` vectors.
 
     axis: logical axis of the rows: "vocab", "positions" or "types".
     virtual: None, or vectors that ids below 0 name: -1 is the first (`t2t.adapters`).
+    tied: logits come from the table too (`attend`), so it cannot have an adapter.
+    adapter: None, or low-rank matrices beside the table.
     """
 
-    def __init__(self, rows: int, size: int, *, axis: str, init: Initializer, decay: bool = True) -> None:
+    def __init__(
+        self, rows: int, size: int, *, axis: str, init: Initializer, decay: bool = True, tied: bool = False
+    ) -> None:
         self.table = parameter((rows, size), (axis, "embed"), init, decay=decay)
+        self.tokens, self.tied = axis == "vocab", tied
         self.virtual: VirtualTokens | None = None
+        self.adapter: LowRank | Adapters | None = None
 
     def __call__(
         self, ids: Int[Array, "*B"], dtype: Any, *, outside: Literal["fill", "clip"] = "fill"
@@ -45,10 +53,19 @@ class Embedding(nnx.Module):
         outside: what an id beyond the table gives: NaN ("fill"), which makes the error visible, or the last row ("clip").
         """
         if self.virtual is None:
-            return jnp.take(self.table[...], ids, axis=0, mode=outside).astype(dtype)
+            rows, adapter = jnp.take(self.table[...], ids, axis=0, mode=outside), self.adapter_of("table")
+            return (rows if adapter is None else rows + adapter.rows(ids, outside=outside)).astype(dtype)
         known = jnp.take(self.table[...], jnp.maximum(ids, 0), axis=0, mode=outside)
         virtual = jnp.take(self.virtual.table[...], jnp.maximum(-1 - ids, 0), axis=0, mode="clip")
         return jnp.where(ids[..., None] < 0, virtual, known).astype(dtype)
+
+    def adaptable(self) -> Mapping[str, str]:
+        """Return the table of tokens, see `t2t.nn.adapters.Adaptable`."""
+        return {"": "table"} if self.tokens and not self.tied else {}
+
+    def started_with(self, name: str) -> Mapping[str, Initializer]:
+        """Return the first values of PEFT: the matrix of the rows is zero."""
+        return {"start_a": ZEROS, "start_b": Normal(1.0)}
 
     def attend(self, x: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
         """Return float32 logits: the product of `x` with every row of the table."""

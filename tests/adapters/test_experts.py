@@ -107,7 +107,7 @@ def test_sharded_equals_unsharded(name, mesh):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"targets": ("**/moe/upp",)}, r"'\*\*/moe/upp' matches no linear layer or kernel of experts. Nearest: .*moe/up"),
+        ({"targets": ("**/moe/upp",)}, r"'\*\*/moe/upp' matches no linear layer, kernel of experts or embedding. Nearest: .*moe/up"),
         ({"rank": 5}, r"adapter.rank 5 .*decoder/layers/moe/router, which is 16 x 4. Nearest: 4"),
         ({"kind": "dora"}, r"adapter.kind 'dora' .*decoder/layers/moe/down is not a linear layer.* Nearest: lora, or --adapter.exclude"),
         ({"dropout": 0.1}, r"adapter.dropout 0.1 .*decoder/layers/moe/down is not a linear layer.* Nearest: 0.0, or --adapter.exclude"),

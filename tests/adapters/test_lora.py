@@ -186,7 +186,7 @@ def test_a_plan_counts_the_adapter():
 @pytest.mark.parametrize(
     ("adapter", "message"),
     [
-        ({"targets": ("**/attention/qery",)}, r"adapter.targets: the pattern '\*\*/attention/qery' matches no linear layer or kernel of experts. Nearest: .*attention/query"),
+        ({"targets": ("**/attention/qery",)}, r"adapter.targets: the pattern '\*\*/attention/qery' matches no linear layer, kernel of experts or embedding. Nearest: .*attention/query"),
         ({"targets": ("embeddings/token/table",)}, r"adapter.targets: .*matches no linear layer"),
         ({"targets": ("**/query",), "exclude": ("**/query",)}, r"leaves no linear layer .*--adapter.exclude"),
         ({"rank": 17}, r"adapter.rank 17 \(--adapter.rank\) is more than .*decoder/layers/attention/query, which is 16 x 16. Nearest: 16"),

@@ -4,7 +4,7 @@ from t2t.nn.adapters.bank import ADAPTERS, NONE, AdapterBank, adapters_of_rows
 from t2t.nn.adapters.dora import DoRA
 from t2t.nn.adapters.ia3 import IA3
 from t2t.nn.adapters.lora import LoRA
-from t2t.nn.adapters.low_rank import Adapters, LowRank, adapter_of
+from t2t.nn.adapters.low_rank import Adaptable, Adapters, LowRank
 from t2t.nn.adapters.parameters import merged, started
 
 __all__ = [
@@ -12,11 +12,11 @@ __all__ = [
     "IA3",
     "NONE",
     "AdapterBank",
+    "Adaptable",
     "Adapters",
     "DoRA",
     "LoRA",
     "LowRank",
-    "adapter_of",
     "adapters_of_rows",
     "merged",
     "started",

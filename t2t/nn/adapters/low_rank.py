@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Literal
+
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from t2t.nn.initializers import ZEROS, Initializer, Uniform
 from t2t.nn.linear import matmul
@@ -45,13 +48,17 @@ class LowRank(nnx.Module):
         """Return `scale * (x @ a) @ b`, for a parameter without leading axes. wide: return float32 sums."""
         return self.scale * matmul(matmul(x, self.a[...]), self.b[...], wide=wide)
 
+    def rows(self, ids: Int[Array, "*B"], *, outside: Literal["fill", "clip"] = "fill") -> Float[Array, "*B O"]:
+        """Return rows of `scale * a @ b`, for a table. outside: see `t2t.nn.embeddings.Embedding`."""
+        return self.scale * matmul(jnp.take(self.a[...], ids, axis=0, mode=outside), self.b[...])
+
     def merged(self, value: Float[Array, "*G I O"]) -> Float[Array, "*G I O"]:
         """Return the value of the parameter that computes the same alone, in float32."""
         return value + self.scale * jnp.matmul(self.a[...], self.b[...], precision="highest")
 
 
 class Adapters(nnx.Module):
-    """The adapters of parameters of one module, by the name of the parameter: `X/adapter/NAME` belongs to the parameter `X/NAME`."""
+    """The adapters of several parameters of one module, by the name of the parameter."""
 
     def of(self, name: str) -> LowRank | None:
         """Return the adapter of a parameter, or None."""
@@ -59,6 +66,19 @@ class Adapters(nnx.Module):
         return found
 
 
-def adapter_of(adapters: Adapters | None, name: str) -> LowRank | None:
-    """Return the adapter of a parameter, or None."""
-    return None if adapters is None else adapters.of(name)
+class Adaptable(nnx.Module):
+    """A module with parameters, other than kernels of `Linear`, that can have adapters. It sets `adapter` to None, and computes with `adapter_of`."""
+
+    adapter: LowRank | Adapters | None
+
+    def adaptable(self) -> Mapping[str, str]:
+        """Return the names of these parameters by the end of the path that patterns match, "" for the path of the module, which then has no other."""
+        raise NotImplementedError
+
+    def started_with(self, name: str) -> Mapping[str, Initializer]:
+        """Return how the matrices of a parameter start, as arguments of `LowRank`, if that is not the default."""
+        return {}
+
+    def adapter_of(self, name: str) -> LowRank | None:
+        """Return the adapter of a parameter, or None."""
+        return self.adapter.of(name) if isinstance(self.adapter, Adapters) else self.adapter

@@ -8,7 +8,7 @@ from functools import partial
 from flax import nnx
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from t2t.nn.adapters.low_rank import LowRank
+from t2t.nn.adapters.low_rank import Adaptable
 from t2t.nn.linear import Linear, LinearAdapter
 from t2t.nn.parameters import modules
 from t2t.types import Params
@@ -44,10 +44,12 @@ def merged(network: nnx.Module, params: Params) -> Params:
             flat[f"{path}/bias"] = bias
         for name in [name for name in flat if name.startswith(f"{path}/adapter/")]:
             del flat[name]
-    for path, low_rank in modules(network, LowRank).items():
-        owner, _, name = path.rpartition("/adapter/")
-        flat[f"{owner}/{name}"] = low_rank.merged(flat[f"{owner}/{name}"])
-        del flat[f"{path}/a"], flat[f"{path}/b"]
+    for path, module in modules(network, Adaptable).items():
+        for end, name in module.adaptable().items():
+            if (low_rank := module.adapter_of(name)) is not None:
+                place = f"{path}/adapter/{end}" if end else f"{path}/adapter"
+                flat[f"{path}/{name}"] = low_rank.merged(flat[f"{path}/{name}"])
+                del flat[f"{place}/a"], flat[f"{place}/b"]
     nested: Params = unflatten_dict(flat, sep="/")
     return nested
 

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 from t2t.errors import UserError
 from t2t.limits import Experts, Few, Length, Range, Softcap, Width
-from t2t.nn.adapters import Adapters, LowRank, adapter_of
+from t2t.nn.adapters import Adaptable, Adapters, LowRank
 from t2t.nn.aux import Aux
 from t2t.nn.dropout import dropout
 from t2t.nn.feed_forward import FeedForward, FeedForwardConfig
@@ -29,7 +29,7 @@ from t2t.nn.parameters import parameter
 CapacityFactor = Annotated[float, Range(0.01, 1024.0, typical=1.25)]
 
 
-class MoE(FeedForward):
+class MoE(FeedForward, Adaptable):
     """Weighted sum of the outputs of the experts that a router chooses for each token, each an MLP (Shazeer et al. 2017), and of a shared MLP if there is one.
 
     The output of the shared MLP may be multiplied by a gate, the sigmoid of one number for each token.
@@ -69,7 +69,7 @@ class MoE(FeedForward):
             )
         )
         self.shared_gate = Linear(width, 1, ("embed", None), bias=False, init=init) if config.shared_gate else None
-        self.adapter: Adapters | None = None
+        self.adapter: LowRank | Adapters | None = None
 
     def __call__(self, x: Float[Array, "B L D"], context: Context) -> tuple[Float[Array, "B L D"], Aux]:
         """Apply to whole rows, or to one position per row. The terms are those of `t2t.nn.moe.router.terms`."""
@@ -92,9 +92,9 @@ class MoE(FeedForward):
             up_bias=_value(self.up_bias),
             gate_bias=_value(self.gate_bias),
             down_bias=_value(self.down_bias),
-            up_adapter=_pairs(adapter_of(self.adapter, "up")),
-            gate_adapter=_pairs(adapter_of(self.adapter, "gate")),
-            down_adapter=_pairs(adapter_of(self.adapter, "down")),
+            up_adapter=_pairs(self.adapter_of("up")),
+            gate_adapter=_pairs(self.adapter_of("gate")),
+            down_adapter=_pairs(self.adapter_of("down")),
         )
         tokens = Assigned(x, routing.experts, routing.weights, real, self._dropout(x, context))
         inner, kept = partial(_inner, ACTIVATIONS[config.activation], config.limit), None
@@ -112,9 +112,13 @@ class MoE(FeedForward):
             y = y + (shared if self.shared_gate is None else shared * jax.nn.sigmoid(self.shared_gate(x)))
         return y, terms(routing, load, weights, kept, config.router, "encoder_" if context.bidirectional else "")
 
+    def adaptable(self) -> Mapping[str, str]:
+        """Return the kernels of the experts and of the router, see `Adaptable`."""
+        return {name: name for name in ("router", "up", "gate", "down") if getattr(self, name) is not None}
+
     def _router_bias(self, x: Float[Array, "B L D"]) -> jax.Array | None:
         """Return what is added to the product with the router's kernel: its bias, its adapter's product, or their sum."""
-        bias, adapter = _value(self.router_bias), adapter_of(self.adapter, "router")
+        bias, adapter = _value(self.router_bias), self.adapter_of("router")
         if adapter is None:
             return bias
         product = adapter.product(x.astype(jnp.float32))
