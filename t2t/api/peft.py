@@ -67,6 +67,7 @@ def import_adapter(
     Raises UserError if there is no such run, if it has an adapter itself, or if the adapter is not supported or does not fit.
     """
     import jax.numpy as jnp
+    import numpy as np
 
     from t2t.api.merging import write_copy
     from t2t.api.user_code.loading import load_run
@@ -94,8 +95,15 @@ def import_adapter(
     )
     model = experiment.built(portable=True)
     specs: dict[str, ParamSpec] = flatten(model.specs)
+    base_params = flatten(model_run.params())
+    for path, array in read.frozen.items():
+        if path not in base_params or not np.array_equal(np.asarray(base_params[path], np.float32), array):
+            raise UserError(
+                f"{source}: the adapter was trained beside another {path} than that of {base} (--base); PEFT saved it with the adapter."
+                " Nearest: a base model with this parameter."
+            )
     own = {path: jnp.asarray(array) for path, array in read.params.items()}
-    arrays: dict[str, Any] = {**flatten(model_run.params()), **own}
+    arrays: dict[str, Any] = {**base_params, **own}
     for path, spec in specs.items():
         if path not in arrays or tuple(arrays[path].shape) != spec.shape:
             raise UserError(f"{source}: the adapter does not fit {base} (--base): {path} should be {list(spec.shape)}")
@@ -115,6 +123,8 @@ def import_adapter(
     adapter = read.adapter
     if adapter.alpha is not None:
         say(
-            f"note: the adapter has rank {adapter.rank} and alpha {adapter.alpha:g} at {len(adapter.targets)} linear layers"
+            f"note: the adapter has rank {adapter.rank} and alpha {adapter.alpha:g} at {len(adapter.targets)} linear layers and tables"
         )
+    for note in read.notes:
+        say(note)
     return f"{directory}: {family.name} with an adapter of {trained:,} parameters"

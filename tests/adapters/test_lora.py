@@ -188,7 +188,7 @@ def test_a_plan_counts_the_adapter():
     [
         ({"targets": ("**/attention/qery",)}, r"adapter.targets: the pattern '\*\*/attention/qery' matches no linear layer, kernel of experts or embedding. Nearest: .*attention/query"),
         ({"targets": ("embeddings/token/table",)}, r"adapter.targets: .*matches no linear layer"),
-        ({"targets": ("**/query",), "exclude": ("**/query",)}, r"leaves no linear layer .*--adapter.exclude"),
+        ({"targets": ("**/query",), "exclude": ("**/query",)}, r"leaves no linear layer.*--adapter.exclude"),
         ({"rank": 17}, r"adapter.rank 17 \(--adapter.rank\) is more than .*decoder/layers/attention/query, which is 16 x 16. Nearest: 16"),
         ({"trained": ("head/**",)}, r"adapter.trained: the pattern 'head/\*\*' matches no parameter"),
         ({"rank": None, "alpha": 3.0}, r"adapter.alpha is 3.0, but there is no adapter: adapter.rank is None"),

@@ -49,6 +49,12 @@ ADAPTED = (
             "alpha_pattern": {"layers.1.self_attn.q_proj": 20},
         },
     ),
+    Adapted(
+        "llama-embeddings",
+        "LLaMA 3: grouped, llama3 positions",
+        {"r": 3, "lora_alpha": 9, "lora_dropout": 0.1, "target_modules": ["embed_tokens", "lm_head", "q_proj"]},
+    ),
+    Adapted("gpt-neox-embeddings", "GPT-NeoX Pythia as published", {"r": 3, "target_modules": ["embed_in", "embed_out"]}),
     Adapted("gpt-2", "GPT-2 as published", {"r": 3, "target_modules": ["c_attn", "mlp.c_proj"], "fan_in_fan_out": True}),
     Adapted("gpt-neox", "GPT-NeoX Pythia as published", {"r": 3, "target_modules": ["query_key_value"]}),
     Adapted("dora-t5", "T5 1.0", {"r": 3, "lora_alpha": 6, "use_dora": True, "target_modules": ["q", "v", "wi"]}),

@@ -33,6 +33,7 @@ def model(adapted: Adapted, directory: Path) -> peft.PeftModel:
     state = {
         name: torch.from_numpy(value(name, tuple(found.shape)))
         for name, found in peft.get_peft_model_state_dict(made).items()
+        if ".base_layer." not in name  # it saves tables that have an adapter
     }
     peft.set_peft_model_state_dict(made, state)
     made.eval().save_pretrained(directory)
@@ -61,7 +62,8 @@ def compare(adapted: Adapted, folder: Path) -> tuple[dict[str, object], list[flo
         back = peft.PeftModel.from_pretrained(theirs.model(case), out).eval()
         expected = ours.real(case, given, ours.logits(case, one, params, given))
         differences.append(np.abs(their_logits(adapted, back) - expected).max())
-    tensors = load_file(folder / "peft" / "adapter_model.safetensors")
+    saved = load_file(folder / "peft" / "adapter_model.safetensors")
+    tensors = {name: found for name, found in saved.items() if ".base_layer." not in name}
     config = json.loads((folder / "peft" / "adapter_config.json").read_text())
     for name in ("target_modules", "feedforward_modules"):
         if name in config:

@@ -140,7 +140,7 @@ A = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
         ({}, lambda t: t.update({A: np.ones((4, 3), np.float32)}), r"has shape \(4, 3\); the base model expects \(4, 32\)"),
         ({}, lambda t: t.update({A: t[A] * np.nan}), r"q_proj.lora_A.weight has values that are not finite"),
         ({}, lambda t: t.update({A.replace("q_proj", "p_proj"): t[A]}), r"no linear layer .*p_proj .*Nearest: .*q_proj"),
-        ({}, lambda t: t.update({A.replace("lora_A", "lora_embedding_A"): t[A]}), r"lora_embedding_A.* is none of lora_A, lora_B"),
+        ({}, lambda t: t.update({A.replace("lora_A", "lora_embedding_A"): t[A]}), r"lora_embedding_A.* is not expected: use_dora is False"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_honoured_is_refused_by_name(options, change, message, tmp_path):
@@ -190,6 +190,40 @@ def test_a_run_of_an_adapter(storage, base, tmp_path):
     assert_same((back.model, back.params(), back.experiment.adapter), run.model, params)
     with pytest.raises(UserError, match=r"--base\) has an adapter itself"):
         import_checkpoint(str(tmp_path / "peft"), str(tmp_path / "more"), base=str(tmp_path / "run"))
+
+
+def test_tables_that_peft_saves_with_an_adapter_are_those_of_the_base(base, tmp_path):
+    """If token embeddings or the head have an adapter, PEFT also saves their frozen parameters."""
+    write_directory(BY_NAME["llama-embeddings"], tmp_path / "peft")
+    params = flatten(SavedRun.load(base).params())
+    tables = {"model.embed_tokens": params["embeddings/token/table"], "lm_head": params["lm_head/kernel"].T}
+    saved = {f"base_model.model.{name}.base_layer.weight": np.array(table) for name, table in tables.items()}
+    changed(tmp_path / "peft", lambda tensors: tensors.update(saved))
+    said: list[str] = []
+    import_checkpoint(str(tmp_path / "peft"), str(tmp_path / "run"), base=str(base), say=said.append)
+    assert any("lora_dropout 0.1 is left out in further training: " in line for line in said)
+    saved["base_model.model.lm_head.base_layer.weight"][3, 4] += 1
+    changed(tmp_path / "peft", lambda tensors: tensors.update(saved))
+    with pytest.raises(UserError, match=r"trained beside another lm_head/kernel than that of .*\(--base\)"):
+        import_checkpoint(str(tmp_path / "peft"), str(tmp_path / "other"), base=str(base))
+    assert not (tmp_path / "other").exists()
+
+
+def test_an_adapter_of_a_shared_table_is_refused(tmp_path):
+    """PEFT accepts the module `shared` of T5, but an adapter there has no effect: the stacks read the parameter with modules of their own."""
+    adapted = BY_NAME["t5"]
+    goldens.write_directory(adapted.case, tmp_path / "base")
+    write_directory(adapted, tmp_path / "peft", target_modules=["shared"])
+    name = "base_model.model.shared.lora_embedding_A"
+    changed(tmp_path / "peft", lambda tensors: tensors.update({name: np.ones((4, 8), np.float32)}))
+    with pytest.raises(UserError, match=r"no linear layer or token embeddings shared for an adapter"):
+        own(tmp_path / "base", tmp_path / "peft")
+    with opened(tmp_path / "base", family_of) as source:
+        adapter = Adapter(rank=2, targets=("embeddings/token",))
+        model, wanted, params = adapter.applied(source.model), source.wanted, source.params(MeshConfig().build())
+    zeros = {path: jnp.zeros(spec.shape) for path, spec in flatten(model.specs).items()}
+    with pytest.raises(UserError, match=r"--format peft: PEFT cannot have the adapter of embeddings/token"):
+        export(adapter, model, unflatten({**zeros, **flatten(params)}), wanted, tmp_path / "out")
 
 
 def test_an_adapter_needs_the_run_of_its_model(base, tmp_path):

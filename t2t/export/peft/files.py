@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -26,10 +26,14 @@ class Read:
 
     adapter: its configuration.
     params:  path -> array: the parameters of the adapter, and the parameters of the model that were trained as well.
+    frozen:  path -> array: parameters of the base model that PEFT saved too. It does so if token embeddings or the head have an adapter.
+    notes:   what is different from PEFT.
     """
 
     adapter: Adapter
     params: dict[str, np.ndarray]
+    frozen: dict[str, np.ndarray] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 class AdapterFile:

@@ -10,10 +10,12 @@ import numpy as np
 from t2t.adapters import Adapter
 from t2t.errors import UserError
 from t2t.export.family import Options
+from t2t.export.peft import sites
 from t2t.export.peft.files import AdapterFile, Found, Read
 from t2t.export.peft.sites import PREFIX, Site, depths, value
 
-KINDS = ("lora_A", "lora_B", "lora_magnitude_vector")
+_MAGNITUDE = "lora_magnitude_vector"
+KINDS = (*sites.KINDS, *sites.TABLE_KINDS, _MAGNITUDE)
 _FREE = (
     "layers_to_transform layers_pattern megatron_core qalora_group_size eva_config ensure_weight_tying lora_ga_config"
 )
@@ -49,7 +51,8 @@ def read(file: AdapterFile, options: Options, found: Found, known: Mapping[str, 
     for module, names in found.items():
         widths[module] = width = _check_shapes(file, module, names, known[module], dora=dora)
         if (wanted := _matching(ranks, module, rank)) != width:
-            raise UserError(f"{file.path}: {names['lora_A']} has rank {width}, but {options.where} says {wanted}")
+            first = names[known[module].matrices[0]]
+            raise UserError(f"{file.path}: {first} has rank {width}, but {options.where} says {wanted}")
         scales[module] = float(_matching(alphas, module, alpha)) / (width**0.5 if stabilized else width)
     largest = max(widths.values())
     scale = max(set(scales.values()), key=list(scales.values()).count)
@@ -57,8 +60,9 @@ def read(file: AdapterFile, options: Options, found: Found, known: Mapping[str, 
     depth = depths(known)
     for module, names in found.items():
         site = known[module]
-        a = file.read(names["lora_A"]).T
-        bs = site.to_ours(file.read(names["lora_B"]) * np.float32(scales[module] / scale))
+        first, second = site.matrices
+        a = file.read(names[first]).T
+        bs = site.to_ours(file.read(names[second]) * np.float32(scales[module] / scale))
         for path, (inputs, outputs), b in zip(site.paths, site.sizes, bs, strict=True):
             layers, at = ((), ()) if site.layer is None else ((depth[path],), (site.layer,))
             into_a = params.setdefault(f"{path}/adapter/a", np.zeros((*layers, inputs, largest), np.float32))
@@ -66,20 +70,26 @@ def read(file: AdapterFile, options: Options, found: Found, known: Mapping[str, 
             into_a[(*at, slice(None), slice(a.shape[1]))] = a
             into_b[(*at, slice(b.shape[0]))] = b
         if dora:
-            _put_magnitudes(file, names["lora_magnitude_vector"], site, depth, params)
+            _put_magnitudes(file, names[_MAGNITUDE], site, depth, params)
     for path in {path.removesuffix("/magnitude") for path in params if path.endswith("/magnitude")}:
         if np.isnan(params[f"{path}/magnitude"]).any():
             raise UserError(
                 f"{file.path}: DoRA at only some of the layers is not supported ({path.removesuffix('/adapter')})"
             )
+    outside = [module for module in found if known[module].layer is None]
     adapter = Adapter(
         kind="dora" if dora else "lora",
         rank=largest,
         alpha=scale * (largest**0.5 if stabilized else largest),
         rank_stabilized=stabilized,
-        dropout=rate,
+        dropout=0.0 if outside else rate,
     )
-    return Read(adapter=adapter, params=params)
+    note = (
+        f"note: lora_dropout {rate} is left out in further training: {outside[0]} is not in a stack of layers"
+        if outside and rate
+        else None
+    )
+    return Read(adapter=adapter, params=params, notes=() if note is None else (note,))
 
 
 def write(
@@ -91,13 +101,12 @@ def write(
     ranks: dict[str, int] = {}
     for site in chosen:
         first, seconds = _matrices(site, flat)
-        tensors[f"{PREFIX}{site.module}.lora_A.weight"] = np.ascontiguousarray(first.T)
-        tensors[f"{PREFIX}{site.module}.lora_B.weight"] = site.to_theirs(seconds)
+        end = "" if site.table else ".weight"
+        for name, matrix in zip(site.matrices, (first.T, site.to_theirs(seconds)), strict=True):
+            tensors[f"{PREFIX}{site.module}.{name}{end}"] = np.ascontiguousarray(matrix)
         if adapter.kind == "dora":
             vectors = [_magnitude(site, path, flat)[None] for path in site.paths]
-            tensors[f"{PREFIX}{site.module}.lora_magnitude_vector"] = np.ascontiguousarray(
-                site.to_theirs(vectors)[:, 0]
-            )
+            tensors[f"{PREFIX}{site.module}.{_MAGNITUDE}"] = np.ascontiguousarray(site.to_theirs(vectors)[:, 0])
         if first.shape[1] != adapter.rank:
             ranks[site.module] = first.shape[1]
     alpha = float(adapter.rank) if adapter.alpha is None else adapter.alpha
@@ -119,18 +128,19 @@ def write(
 
 def _check_shapes(file: AdapterFile, module: str, names: Mapping[str, str], site: Site, *, dora: bool) -> int:
     """Return the rank at a layer. Raises UserError if a tensor is missing, unexpected or of another shape."""
-    wanted = ("lora_A", "lora_B", "lora_magnitude_vector") if dora else ("lora_A", "lora_B")
+    if dora and site.table:
+        raise UserError(f"{file.path}: DoRA of token embeddings ({module}) is not supported")
+    wanted = (*site.matrices, _MAGNITUDE) if dora else site.matrices
     for kind in wanted:
         if kind not in names:
             raise UserError(f"{file.path}: tensor {PREFIX}{module}.{kind}.weight is missing")
     if unexpected := sorted(set(names) - set(wanted)):
         raise UserError(f"{file.path}: tensor {names[unexpected[0]]} is not expected: use_dora is {dora}")
-    width = file.shape(names["lora_A"])[0]
+    width = file.shape(names[wanted[0]])[0]
     outputs = sum(size for _, size in site.sizes)
     shapes = ((width, site.sizes[0][0]), (outputs, width), (outputs,))
-    for kind, shape in zip(KINDS, shapes, strict=True):
-        if kind in names:
-            file.expect(names[kind], shape)
+    for kind, shape in zip(wanted, shapes, strict=False):  # the last is DoRA's
+        file.expect(names[kind], shape)
     return width
 
 

@@ -21,6 +21,8 @@ from t2t.stored_paths import check_links
 
 _KINDS = {"LORA": low_rank.KINDS, "IA3": factors.KINDS}
 _PROMPT = "PROMPT_TUNING"
+_BASE = ".base_layer.weight"
+"""End of the name of a parameter that the adapter does not change, in a file that has it too."""
 _FREE = "auto_mapping base_model_name_or_path revision inference_mode peft_version task_type runtime_config target_modules exclude_modules"
 """Options that do not change what a trained adapter computes, or that the names of the tensors repeat."""
 
@@ -47,25 +49,31 @@ def read_adapter(directory: Path, wanted: Sequence[Tensor], *, prefix: str) -> R
     with AdapterFile(directory) as file:
         if kind == _PROMPT:
             return prompt.read(file, options, wanted)
-        found, kept = _sorted(file, known, _KINDS[kind], saved, prefix)
+        found, kept, base = _sorted(file, known, _KINDS[kind], saved, prefix)
         of_kind = low_rank if kind == "LORA" else factors
         read = of_kind.read(file, options, found, known)
-        trained = _whole(file, wanted, kept, prefix)
+        trained, frozen = (_whole(file, wanted, names, prefix) for names in (kept, base))
     targets = {path for module in found for path in known[module].paths}
     adapter = replace(read.adapter, targets=tuple(sorted(targets)), trained=tuple(sorted(trained)))
-    return Read(adapter=adapter, params={**read.params, **trained})
+    return replace(read, adapter=adapter, params={**read.params, **trained}, frozen=frozen)
 
 
 def _sorted(
     file: AdapterFile, known: Mapping[str, Site], kinds: Collection[str], saved: Sequence[Any], prefix: str
-) -> tuple[Found, dict[str, str]]:
-    """Return the tensors of the adapter, and those of saved modules: their names in the model -> in the file. kinds: of tensors of the adapter."""
+) -> tuple[Found, dict[str, str], dict[str, str]]:
+    """Return the tensors of the adapter, then those of saved modules and those of the base model: their names in the model -> in the file.
+
+    kinds: of tensors of the adapter.
+    """
     found: Found = {}
-    kept = {}
+    kept, base = {}, {}
     for name in file.names:
         parsed = re.fullmatch(rf"{re.escape(PREFIX)}(.+)\.({'|'.join(kinds)})(?:\.weight)?", name)
         if parsed is None:
             plain = name.removeprefix(PREFIX)
+            if plain.endswith(_BASE):
+                base[plain.removesuffix(_BASE) + ".weight"] = name
+                continue
             if not any(f".{module}." in f".{plain}" for module in saved):
                 raise UserError(f"{file.path}: tensor {name} is not supported: it is none of {', '.join(kinds)}")
             kept[plain] = name
@@ -73,12 +81,12 @@ def _sorted(
         module = next((one for one in (parsed[1], prefix + parsed[1]) if one in known), None)
         if module is None:
             raise UserError(
-                f"{file.path}: the base model has no linear layer {parsed[1]} ({name}).{nearest(parsed[1], known)}"
+                f"{file.path}: the base model has no linear layer or token embeddings {parsed[1]} for an adapter ({name}).{nearest(parsed[1], known)}"
             )
         found.setdefault(module, {})[parsed[2]] = name
     if not found:
         raise UserError(f"{file.path}: there are no tensors {', '.join(kinds)}")
-    return found, kept
+    return found, kept, base
 
 
 def _whole(file: AdapterFile, wanted: Sequence[Tensor], kept: Mapping[str, str], prefix: str) -> dict[str, np.ndarray]:

@@ -1,4 +1,4 @@
-"""The linear layers of `transformers` models that can have adapters, and the linear layers of ours that each of them holds."""
+"""The linear layers and token embeddings of `transformers` models that can have adapters, and those of ours that each of them holds."""
 
 from __future__ import annotations
 
@@ -12,18 +12,25 @@ from t2t.export.mapping import Interleaved, Joined, JoinedTransposed, Operation,
 
 PREFIX = "base_model.model."
 """Prefix of the names of all tensors in a file of PEFT, before the name of the module in the model."""
+KINDS = ("lora_A", "lora_B")
+TABLE_KINDS = ("lora_embedding_A", "lora_embedding_B")
+"""Low-rank matrices of a linear layer, and of a table."""
+_TABLE = "embeddings/token/table"
+_SHARED = "shared"
+"""The module of a table that two stacks share. They look ids up in modules of their own with the same parameter, so that an adapter of this one has no effect."""
 _BY_OUTPUT = (Same, Transposed, Joined, JoinedTransposed, Interleaved)
 """Operations that treat each output of a kernel alike, so that they can be applied to the second matrix of a low-rank product."""
 
 
 @dataclass(frozen=True)
 class Site:
-    """A linear layer of theirs. It computes one or several of ours.
+    """A linear layer of theirs, which computes one or several of ours, or their table of token embeddings.
 
     module: its name.
-    paths:  paths of our linear layers ("decoder/layers/attention/query").
+    paths:  paths of our linear layers ("decoder/layers/attention/query"), or of our table.
     layer:  index into the leading axis of our parameters; None if they are not stacked.
-    sizes:  inputs and outputs of each of our kernels.
+    sizes:  inputs and outputs of each of our kernels; rows and width of a table.
+    table:  whether it is a table.
     """
 
     module: str
@@ -31,6 +38,12 @@ class Site:
     layer: int | None
     operation: Operation
     sizes: tuple[tuple[int, int], ...]
+    table: bool = False
+
+    @property
+    def matrices(self) -> tuple[str, str]:
+        """The names of the two matrices in a file."""
+        return TABLE_KINDS if self.table else KINDS
 
     @property
     def inputs_first(self) -> bool:
@@ -52,11 +65,16 @@ def sites(wanted: Iterable[Tensor]) -> dict[str, Site]:
     """Return the layers by name. wanted: the tensors of a model (`t2t.models.families.exportable`)."""
     found = {}
     for tensor in wanted:
+        module = tensor.name.removesuffix(".weight")
+        if tensor.ours == (_TABLE,) and isinstance(tensor.operation, Same) and module != _SHARED:
+            rows, width = tensor.shapes[0]
+            path = _TABLE.removesuffix("/table")
+            found[module] = Site(module, (path,), None, tensor.operation, ((rows, width),), table=True)
+            continue
         kernels = [path.removesuffix("/kernel") for path in tensor.ours if path.endswith("/kernel")]
         if len(kernels) < len(tensor.ours) or not isinstance(tensor.operation, _BY_OUTPUT):
             continue
         assert not isinstance(tensor.layer, tuple), "the kernels of experts are not linear layers"
-        module = tensor.name.removesuffix(".weight")
         sizes = tuple((shape[0], shape[1]) for shape in tensor.shapes)
         found[module] = Site(module, tuple(kernels), tensor.layer, tensor.operation, sizes)
     return found

@@ -65,7 +65,7 @@ def write_adapter(
             tensors, options = low_rank.write(adapter, chosen, flat)
         options |= {
             "target_modules": shortened([site.module for site in chosen], modules),
-            "fan_in_fan_out": chosen[0].inputs_first,
+            "fan_in_fan_out": any(site.inputs_first for site in chosen if not site.table),
         }
     saved = _modules_to_save(trained, wanted)
     if adapter.kind == "prompt" and (saved or kind not in _TASKS):
@@ -88,11 +88,13 @@ def write_adapter(
 
 
 def _chosen(flat: Mapping[str, Any], wanted: Sequence[Tensor]) -> list[Site]:
-    """Return their linear layers that hold those of ours with an adapter. Raises UserError if they hold not all of them."""
+    """Return their linear layers and tables that hold those of ours with an adapter. Raises UserError if they hold not all of them."""
     known = sites(wanted)
     adapted = {path.partition("/adapter/")[0] for path in flat if "/adapter/" in path}
     if lost := sorted(adapted - {path for site in known.values() for path in site.paths}):
-        raise UserError(f"--format peft: transformers has no linear layer for the adapter of {some(lost)}")
+        raise UserError(
+            f"--format peft: PEFT cannot have the adapter of {some(lost)}: it is no linear layer or table of its own in transformers"
+        )
     return [site for site in known.values() if adapted & set(site.paths)]
 
 
