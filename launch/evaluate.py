@@ -11,6 +11,7 @@ from t2t.api.evaluation import evaluate_run
 from t2t.api.progress import number
 from t2t.api.report import write_report
 from t2t.api.user_code.loading import load_run
+from t2t.decode.config import Samples, Temperature, TopP
 from t2t.launch.output import console, table
 from t2t.limits import CountOrZero, Few, Generated, Length, Rows
 from t2t.nn.weights import Quantize
@@ -43,6 +44,9 @@ def evaluate(
     fewer_shots: bool = False,
     prompt_length: Length | None = None,
     length: Generated | None = None,
+    samples: Samples | None = None,
+    temperature: Temperature | None = None,
+    top_p: TopP | None = None,
 ) -> None:
     """Evaluate a run's checkpoint: losses, the tasks' metrics, and predictions next to targets.
 
@@ -69,6 +73,9 @@ def evaluate(
         prompt_length: maximum tokens of a prompt. Default: the run's inputs length.
         length: tokens of an example, instead of the lengths of training. Decoder: of a row, inputs included. Encoder: of the text.
             Encoder-decoder: of the inputs and of the targets each.
+        samples: answers to sample for each query, for pass@k and the majority vote (docs/evaluation.md). Default: the run's own decoding.
+        temperature: sampling temperature. Default: 1. One answer is sampled without --samples.
+        top_p: sample from the smallest set of most likely tokens with this total probability. Default: 1.
     """
     loaded = load_run(run, step, plain_weights=plain_weights, quantize=quantize)
     results = evaluate_run(
@@ -85,6 +92,9 @@ def evaluate(
         fewer_shots=fewer_shots,
         prompt_length=prompt_length,
         length=length,
+        samples=samples,
+        temperature=temperature,
+        top_p=top_p,
     )
     if jax.process_index() == 0:
         _show(loaded, results)

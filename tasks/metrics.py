@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from t2t.errors import UserError
+from t2t.tasks.word_problems import number_match as number_match
 
 Answers = str | Sequence[str]
 """One right answer, or several equivalent ones."""
@@ -35,6 +36,10 @@ def accuracy(targets: Sequence[Hashable], predictions: Sequence[Hashable]) -> di
     """Return the fraction of examples with the right predicted class. Classes are texts or numbers."""
     _check("accuracy", targets, predictions)
     return {"accuracy": _fraction_equal(targets, predictions)}
+
+
+exact_match.judges = True  # type: ignore[attr-defined]  # see t2t.train.sampled_answers
+accuracy.judges = True  # type: ignore[attr-defined]
 
 
 def pair_accuracy(targets: Sequence[str], predictions: Sequence[str]) -> dict[str, float]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from t2t.api.quiet import register_tasks
 from t2t.api.user_code.loading import check_tasks
 from t2t.data.config import Data
+from t2t.decode import Decoding, Sampling
 from t2t.distributed.preflight import preflight
 from t2t.errors import UserError
 from t2t.train.evaluation import EvalResult, Evaluator, write
@@ -32,11 +34,14 @@ def evaluate_run(
     fewer_shots: bool = False,
     prompt_length: int | None = None,
     length: int | None = None,
+    samples: int | None = None,
+    temperature: float | None = None,
+    top_p: float | None = None,
 ) -> list[EvalResult]:
     """Evaluate a run on tasks and return one result for each task. Updates RUN/eval; the report takes longer, see `write_report`. Call it on all processes.
 
     The options are those of `t2t eval`. None keeps the value of the run's own evaluation. The name of a result is TASK@SPLIT on a split other than
-    the run's own, TASK@4-shot with examples in the prompt, TASK@plain-weights if the run's own weights are a running mean, and TASK@int8 if kernels are quantized when
+    the run's own, TASK@4-shot with examples in the prompt, TASK@8-samples with several samples of each answer, TASK@plain-weights if the run's own weights are a running mean, and TASK@int8 if kernels are quantized when
     they are read.
 
     params: the run's parameters. By default, they are read from the checkpoint.
@@ -55,6 +60,11 @@ def evaluate_run(
         fewer=fewer_shots or shown.fewer,
         length=shown.length if prompt_length is None else prompt_length,
     )
+    sampled = {"samples": samples, "temperature": temperature, "top_p": top_p}
+    given: dict[str, Any] = {name: value for name, value in sampled.items() if value is not None}
+    decoding: Decoding = own.decoding
+    if given:
+        decoding = replace(own.decoding if isinstance(own.decoding, Sampling) else Sampling(), **given)
     evaluation = replace(
         own,
         tasks=own.tasks if tasks is None else tuple(tasks),
@@ -62,6 +72,7 @@ def evaluate_run(
         examples=own.examples if examples is None else examples,
         batch_size=own.batch_size if batch_size is None else batch_size,
         few_shot=few_shot,
+        decoding=decoding,
     )
     # Use the vocabulary of the training, even if the tasks are now registered with another one.
     data = replace(run.experiment.resolved_data(), vocabulary=run.vocabulary)
@@ -76,6 +87,8 @@ def evaluate_run(
     other += ["plain-weights"] if run.plain_weights and run.experiment.ema.decay is not None else []
     other += [run.quantize] if run.quantize != "none" else []
     other += [few_shot.label or "0-shot"] if few_shot.label != shown.label else []
+    if isinstance(decoding, Sampling) and decoding != own.decoding:
+        other += [f"{decoding.samples}-samples"]
     results = [replace(result, task="@".join([result.task, *map(str, other)])) for result in results]
     write(run.directory, run.step, results)
     return results

@@ -11,6 +11,7 @@ from typing import Any
 
 from t2t.api.answering import AnsweringRun
 from t2t.api.arguments import checked
+from t2t.decode.config import Samples, Temperature, TopP
 from t2t.errors import UserError, nearest
 from t2t.limits import CountOrZero, Few, Generated, Length
 from t2t.limits import Rows as BatchRows
@@ -44,6 +45,9 @@ class Run(AnsweringRun):
         fewer_shots: bool = False,
         prompt_length: Length | None = None,
         length: Generated | None = None,
+        samples: Samples | None = None,
+        temperature: Temperature | None = None,
+        top_p: TopP | None = None,
     ) -> list[EvalResult]:
         """Evaluate on tasks and return one result for each task: `result.metrics`, `result.predictions`. Updates RUN/eval and the report.
 
@@ -70,6 +74,9 @@ class Run(AnsweringRun):
             fewer_shots=fewer_shots,
             prompt_length=prompt_length,
             length=length,
+            samples=samples,
+            temperature=temperature,
+            top_p=top_p,
         )
         if jax.process_index() == 0:
             write_report(self.directory)

@@ -17,7 +17,7 @@ import numpy as np
 
 from t2t.checkpoint import CheckpointConfig
 from t2t.data.config import Data
-from t2t.decode import Decoding, Greedy, generate_many, target_text, words_between
+from t2t.decode import Decoding, Greedy, Sampling, generate_many, target_text, words_between
 from t2t.errors import UserError
 from t2t.limits import Configuration, CountOrZero, Generated, Rows
 from t2t.nn.capabilities import VALUES
@@ -51,7 +51,8 @@ class Evaluation(Configuration):
         examples: number of examples of each task, from the start of the split. 0 or None uses all.
         batch_size: rows per batch.
         every: training steps between two evaluations. 0 evaluates only at the end.
-        decoding: how to generate the predictions for the metrics.
+        decoding: how to generate the predictions for the metrics. With several samples, "pass@k" and "majority@N" are reported too, and the task's own metrics are those
+            of the first sample.
         length: maximum number of tokens to generate. None uses the data's targets_length.
         samples: number of predictions to generate for inspection if no metric needs predictions.
         few_shot: examples to show before each query, and calibrated scores of choices.
@@ -334,6 +335,19 @@ class Evaluator:
         if prompter is not None:
             generated = [prompter.answer(text) for text in generated]
         scores = [best[0].score for best in outputs]
+        if (
+            some
+            and isinstance(evaluation.decoding, Sampling)
+            and evaluation.decoding.samples > 1
+            and task_metrics.predicts(source.task)
+        ):
+            answers = [[vocabulary.decode_generated(one.ids) for one in several] for several in outputs]
+            if prompter is not None:
+                answers = [[prompter.answer(text) for text in several] for several in answers]
+            sampled, judged = task_metrics.of_samples(source.task, some, right, list(compress(answers, known)))
+            found |= sampled
+            for row, own, marks in zip(compress(rows, known), compress(answers, known), judged, strict=True):
+                row |= {"answers": own, "answers_right": marks}
         for row, target, text, score, answered in zip(rows, targets, generated, scores, known, strict=False):
             row |= {"prediction": text, "score": score, **({"correct": text == target} if answered else {})}
         if some and task_metrics.predicts(source.task):

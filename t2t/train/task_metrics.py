@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from t2t.errors import UserError
+from t2t.train.sampled_answers import of_several
 
 if TYPE_CHECKING:
     import seqio
@@ -60,6 +61,17 @@ def of_predictions(
         aux = {"scores": list(scores)}
         found |= _values(task, function, function(targets=wanted, predictions=predicted, aux_values=aux))
     return found
+
+
+def of_samples(
+    task: seqio.Task, raws: Sequence[Raw], targets: Sequence[Any], samples: Sequence[Sequence[str]]
+) -> tuple[dict[str, float], list[list[bool]]]:
+    """Return "pass@k" and "majority@N" of several sampled texts for each example, and whether each text is right."""
+    predicted = [
+        [task.postprocess_fn(text, example=raw, is_target=False) for text in some]
+        for some, raw in zip(samples, raws, strict=True)
+    ]
+    return of_several(task.predict_metric_fns, _targets(task, raws, targets), predicted)
 
 
 def of_scores(
