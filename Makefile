@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 RUN ?= runs/quickstart
 SOURCES = setup.py t2t models tasks launch tests docs benchmarks
 
-.PHONY: quickstart quick test faults test-slurm lint types imports check format lock clean plans test-memory test-interop test-peft test-bitsandbytes test-gguf cases goldens benchmark-environments benchmarks
+.PHONY: quickstart quick test faults test-slurm lint types imports check format lock clean plans test-memory test-interop test-peft test-bitsandbytes test-compressed-tensors test-gguf cases goldens benchmark-environments benchmarks
 
 quickstart: $(VENV)/installed
 	$(BIN)/t2t train t5:quickstart --dir $(RUN)
@@ -61,6 +61,11 @@ test-bitsandbytes: $(INTEROP)/installed
 	$(INTEROP)/bin/pip install -q --disable-pip-version-check --no-deps bitsandbytes==0.50.0 accelerate psutil
 	$(INTEROP)/bin/python -m tests.interop.nf4
 	TORCHDYNAMO_DISABLE=1 $(INTEROP)/bin/python -m tests.interop.ternary
+
+# Integer weights against compressed-tensors.
+test-compressed-tensors: $(INTEROP)/installed
+	$(INTEROP)/bin/pip install -q --disable-pip-version-check --no-deps compressed-tensors==0.20.1 loguru==0.7.3 accelerate psutil
+	$(INTEROP)/bin/python -m tests.interop.integers
 
 # GGUF files against the reader of transformers, which needs accelerate. TOKENIZERS="DIR DIR": published tokenizers to compare too.
 test-gguf: $(INTEROP)/installed

@@ -48,7 +48,7 @@ def export(
         check: huggingface, sentence-transformers: read the directory back and compare every tensor, bit for bit, and the logits of a short input.
             gguf: the same within the rounding of the type, and the ids of texts.
         merge_adapter: merge the run's adapter into the kernels. huggingface, sentence-transformers and gguf have no adapters: they always do.
-        quantize: store the kernels of linear layers in this format. stablehlo: any; huggingface: nf4, in the layout of bitsandbytes, or ternary, in that of BitNet. See docs/quantization.md.
+        quantize: store the kernels of linear layers in this format. stablehlo: any; huggingface: integers in the layout of compressed-tensors, nf4 in that of bitsandbytes, or ternary in that of BitNet. See docs/quantization.md.
         overwrite: replace files in a directory that is not empty.
 
     Raises:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from t2t.api.exporters import BUILT_IN, registered
 from t2t.errors import Failure, UserError, nearest
@@ -15,6 +15,8 @@ from t2t.train.run import SavedRun
 from t2t.types import Params
 
 if TYPE_CHECKING:
+    from t2t.export.mapping import Tensor
+    from t2t.export.quantized_tensors import QuantizedTensors
     from t2t.export.sentence import Vectors
 
 _PLATFORMS = ("cpu", "cuda", "tpu")
@@ -56,10 +58,6 @@ def check_export(
         if value is not None and format not in owners:
             named = " or ".join(filter(None, (", ".join(owners[:-1]), owners[-1])))
             raise UserError(f"{option} is for --format {named}; it has no effect with --format {format}.")
-    if format == "huggingface" and quantize not in ("none", "nf4", "ternary"):
-        raise UserError(
-            f"--quantize {quantize}: --format huggingface writes nf4 in the layout of bitsandbytes, and ternary in that of BitNet. Nearest: nf4."
-        )
     if merge_adapter and format == "peft":
         raise UserError("--merge-adapter has no effect with --format peft, which writes only the adapter.")
     dtypes = TYPES if format == "gguf" else tuple(DTYPES)
@@ -92,7 +90,8 @@ def export_run(
     A model of several parts (ELECTRA) is written to a folder for each part.
 
     merge_adapter: merge the run's adapter into the kernels. The formats of transformers and gguf have no adapters, so for them it always is.
-    quantize: format of the kernels of linear layers (`t2t.nn.weights`): for huggingface "nf4", in the layout of bitsandbytes, or "ternary", in that of BitNet.
+    quantize: format of the kernels of linear layers (`t2t.nn.weights`). For huggingface, integers are in the layout of compressed-tensors, "nf4" in that of bitsandbytes
+        and "ternary" in that of BitNet.
     params: the run's parameters. By default, they are read from the checkpoint.
     say: receives log lines: what the format cannot store, and the results of the checks.
     Raises UserError for an unknown format, an option of another format, a model that the format does not support, or a directory that is not empty.
@@ -125,8 +124,10 @@ def export_run(
         if format == "sentence-transformers":
             vectors = vectors_of(whole, where=str(run.directory))
         parts = dict(whole.parts()) or {"": Part(config=whole, params=lambda params: params)}
-        for part in parts.values():
-            exportable(part.config)  # raises UserError before the parameters are read
+        _check_stored(run, quantize)
+        for part in parts.values():  # raises UserError before the parameters are read
+            _, options, wanted = exportable(part.config)
+            _layout(part.config, options, wanted, quantize, dtype=dtype or "float32")
     if format == "peft":
         from t2t.api.peft import export_adapter
 
@@ -146,8 +147,12 @@ def export_run(
         if not merge_adapter:
             say(f"note: {format} has no adapters: the adapter is merged into the kernels")
         run, params = run.without_adapter(), run.model.merged(params)
+    codes: Params | None = None
     if run.model.quantized_kernels and format != "stablehlo":
-        say(f"note: the kernels, which are stored in {run.experiment.trainable.quantize}, are written as floats")
+        if quantize == "none":
+            say(f"note: the kernels, which are stored in {run.experiment.trainable.quantize}, are written as floats")
+        else:
+            codes = params
         run, params = run.without_quantization(), run.model.expanded(params)
     model, vocabulary = run.model, run.vocabulary
     if format in _TRANSFORMERS:
@@ -157,6 +162,7 @@ def export_run(
                 part.config,
                 part.params(params),
                 Path(out) / name,
+                codes=None if codes is None else part.params(codes),
                 vectors=vectors,
                 dtype=dtype or "float32",
                 shard_bytes=shard_bytes or _SHARD_BYTES,
@@ -199,12 +205,57 @@ def export_run(
     )
 
 
+def _check_stored(run: SavedRun, quantize: str) -> None:
+    """Raise UserError if the kernels of a run are stored in another format than the one to write them in. Those with an adapter are merged with it first."""
+    own = run.experiment.trainable.quantize
+    if quantize not in ("none", own) and own != "none" and not run.experiment.adapter.enabled:
+        raise UserError(
+            f"--quantize {quantize}: the kernels of {run.directory} are stored in {own}, and cannot be quantized again. Nearest: {own}."
+        )
+
+
+def _layout(
+    config: ModelConfig,
+    options: Mapping[str, Any],
+    wanted: Sequence[Tensor],
+    quantize: str,
+    *,
+    dtype: str,
+    codes: Params | None = None,
+) -> QuantizedTensors | None:
+    """Return the layout in which `transformers` reads kernels of a format; None if they are floats.
+
+    options, wanted: from `exportable`.
+    codes: parameters with kernels that are stored in the format.
+    """
+    from t2t.export.bitsandbytes import NF4Tensors
+    from t2t.export.directory import flatten
+    from t2t.export.packed_integers import PackedIntegers
+    from t2t.export.packed_ternary import PackedTernary
+
+    if quantize == "none":
+        return None
+    if quantize == "nf4":
+        return NF4Tensors(config, wanted, dtype=dtype)
+    if quantize == "ternary":
+        return PackedTernary(config, wanted, dtype=dtype)
+    return PackedIntegers(
+        config,
+        wanted,
+        dtype=dtype,
+        format=quantize,
+        model_type=options["model_type"],
+        codes=None if codes is None else flatten(codes),
+    )
+
+
 def _huggingface(
     run: SavedRun,
     config: ModelConfig,
     params: Params,
     out: Path,
     *,
+    codes: Params | None,
     vectors: Vectors | None,
     dtype: str,
     shard_bytes: int,
@@ -217,10 +268,8 @@ def _huggingface(
 
     from t2t.api.importing import KEPT
     from t2t.api.sentence import sentence_encoder
-    from t2t.export.bitsandbytes import NF4Tensors
     from t2t.export.family import canonical
     from t2t.export.huggingface import differing, opened, read_options, short_logits, write_huggingface
-    from t2t.export.packed_ternary import PackedTernary
     from t2t.export.sentence import read_sentence
     from t2t.export.tokenizer_writing import check_tokenizer
     from t2t.models.families import exportable, family_of, left_behind
@@ -230,8 +279,7 @@ def _huggingface(
     family, options, wanted = exportable(config)
     if lost := left_behind(config, family, options):
         say(f"note: config.json of {family.name} cannot store {', '.join(lost)}: only training uses it")
-    layouts = {"nf4": NF4Tensors, "ternary": PackedTernary}
-    layout = layouts[quantize](config, wanted, dtype=dtype) if quantize != "none" else None
+    layout = _layout(config, options, wanted, quantize, dtype=dtype, codes=codes)
     # Compare in float32, because the run's own dtype and kernels may round differently.
     model = canonical(config).build()
     lost = [name for name in VECTORS if getattr(config, name, None) != getattr(model.config, name, None)]

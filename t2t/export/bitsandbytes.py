@@ -12,8 +12,8 @@ import numpy as np
 from safetensors import safe_open
 
 from t2t.errors import Failure, UserError
-from t2t.export.mapping import Interleaved, JoinedTransposed, Shape, Tensor, Transposed
-from t2t.export.quantized_tensors import QuantizedTensors
+from t2t.export.mapping import Shape, Tensor
+from t2t.export.quantized_tensors import QuantizedTensors, check_linear
 from t2t.nn.model import ModelConfig
 from t2t.nn.weights import quantized
 from t2t.nn.weights.nf4 import DYNAMIC_LEVELS, LEVELS, SCALES_IN_BLOCK
@@ -24,8 +24,6 @@ _STATE_BYTES = 256
 """Size of the JSON text of a tensor's state, filled with spaces: its length must be known before its numbers are."""
 _KEPT = ".wo.weight"
 """Weights that `transformers` keeps in float32 in all models of the T5 family (`_keep_in_fp32_modules`)."""
-_LINEAR = (Transposed, JoinedTransposed, Interleaved)
-"""Operations that give a weight of `torch.nn.Linear`, with the output axis first."""
 
 
 class NF4Tensors(QuantizedTensors):
@@ -42,11 +40,8 @@ class NF4Tensors(QuantizedTensors):
             if kernels.issuperset(tensor.ours) and not tensor.name.endswith(_KEPT)
         }
         super().__init__(wanted, found, dtype=dtype)
+        check_linear(found, "nf4")
         for name, tensor in found.items():
-            if not isinstance(tensor.operation, _LINEAR):
-                raise UserError(
-                    f"--quantize nf4: {name} is not the weight of a linear layer of PyTorch. Nearest: --quantize none."
-                )
             if tensor.shape[1] % GROUP:
                 raise UserError(
                     f"--quantize nf4: {name} has {tensor.shape[1]} inputs, which is no multiple of {GROUP}: the blocks of bitsandbytes would cross outputs."
@@ -55,9 +50,6 @@ class NF4Tensors(QuantizedTensors):
 
     def options(self) -> dict[str, Any]:
         """Return the value of "quantization_config" of config.json."""
-        rest = [tensor for tensor in self.wanted if tensor.name not in self.quantized]
-        floats = [name for tensor in rest for name in (tensor.name, *tensor.aliases)]
-        modules = sorted({name.removesuffix(".weight") for name in floats if name.endswith(".weight")})
         return {
             "quant_method": "bitsandbytes",
             "load_in_4bit": True,
@@ -66,7 +58,7 @@ class NF4Tensors(QuantizedTensors):
             "bnb_4bit_use_double_quant": True,
             "bnb_4bit_compute_dtype": self.dtype,
             "bnb_4bit_quant_storage": "uint8",
-            "llm_int8_skip_modules": modules,
+            "llm_int8_skip_modules": self.float_modules(),
         }
 
     def check(self, directory: Path) -> str:

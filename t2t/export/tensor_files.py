@@ -25,7 +25,12 @@ DTYPES: dict[str, tuple[Any, str]] = {
     "float16": (np.float16, "F16"),
 }
 """Types of written weights -> (NumPy type, safetensors name)."""
-_OWN: dict[str, tuple[Any, str]] = {**DTYPES, "uint8": (np.uint8, "U8")}
+_OWN: dict[str, tuple[Any, str]] = {
+    **DTYPES,
+    "uint8": (np.uint8, "U8"),
+    "int32": (np.int32, "I32"),
+    "int64": (np.int64, "I64"),
+}
 _FLOATS = {"F64", "F32", "F16", "BF16"}
 
 
@@ -139,7 +144,7 @@ def write_tensors(
 ) -> list[Path]:
     """Write tensors one at a time and return the files. `make(name)` returns each tensor when it is needed.
 
-    types: the type of each tensor that has another one than `dtype`; "uint8" is one too.
+    types: the type of each tensor that has another one than `dtype`; "uint8", "int32" and "int64" are such types too.
 
     A new file is started if the current one would exceed `shard_bytes`. The safetensors library would need all tensors of a file in memory.
     """

@@ -67,9 +67,9 @@ def with_choice(settings, name, value):
     return dataclasses.replace(settings, **changed)
 
 
-def saved(directory, settings, *, vocabulary=None, **options):
-    """Write a run with a checkpoint of a model; return its parameters."""
-    _, params = params_of(settings)
+def saved(directory, settings, *, params=None, vocabulary=None, **options):
+    """Write a run with a checkpoint of a model; return its parameters. params: those of the checkpoint, if they are not the random ones of the model."""
+    params = params_of(settings)[1] if params is None else params
     vocabulary = Bytes(extra_ids=5) if vocabulary is None else vocabulary
     experiment = Experiment(model=settings, data=Data(task="none"), optimizer=AdamW(), **options)
     open_run(directory, RunRecord(recipe="test", experiment=experiment, vocabulary=vocabulary))

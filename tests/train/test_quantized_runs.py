@@ -116,8 +116,10 @@ def test_a_run_infers_exports_and_is_merged(source, whole, tmp_path):  # noqa: F
     assert other.generate(text, max_length=4)
     with pytest.raises(UserError, match=r"loaded with quantize='int8'.*Nearest: quantize='none'"):
         other.export("huggingface", tmp_path / "rounded")
-    with pytest.raises(UserError, match=r"--quantize int8: .*layout of bitsandbytes.* Nearest: nf4"):
-        t2t.load(source).export("huggingface", tmp_path / "rounded", quantize="int8")
+    t2t.load(source).export("huggingface", tmp_path / "packed", quantize="int8")
+    assert (
+        json.loads((tmp_path / "packed/config.json").read_text())["quantization_config"]["format"] == "pack-quantized"
+    )
 
 
 def test_a_run_goes_on_from_its_codes_and_in_no_other_format(whole, tmp_path):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int8
 
 from t2t.nn.weights.format import Format, Part
 from t2t.nn.weights.packing import GROUP, grouped, groups, packed, ungrouped, unpacked
@@ -64,14 +65,16 @@ class Integers(Format):
 
     def dequantize(self, parts: dict[str, jax.Array], inputs: int) -> Float[Array, "O I"]:
         """Return the transposed kernel in float32."""
-        codes, scales = parts["codes"], parts["scales"]
-        if self.bits == 4:
-            values = unpacked(codes, inputs).astype(jnp.float32) - 8.0
-        else:
-            values = codes.astype(jnp.float32)
+        values, scales = self.codes(parts, inputs).astype(jnp.float32), parts["scales"]
         if not self.per_group:
             return values * scales
         return ungrouped(grouped(values, GROUP) * scales[..., None], inputs)
+
+    def codes(self, parts: Mapping[str, jax.Array], inputs: int) -> Int8[Array, "O I"]:
+        """Return the codes of a transposed kernel as integers."""
+        if self.bits == 4:
+            return unpacked(parts["codes"], inputs).astype(jnp.int8) - jnp.int8(8)
+        return parts["codes"]
 
     def group_size(self, inputs: int) -> int:
         """Return the number of inputs that have one scale."""
