@@ -113,12 +113,14 @@ class FunctionalModel(Model):
         model = model.quantized(self._format, self._kernels.__contains__)
         return model if self._extend is None else model.extended(self._extend)
 
-    def quantized(self, format: str, wanted: Callable[[str], bool] | None = None) -> FunctionalModel:
+    def quantized(
+        self, format: str, wanted: Callable[[str], bool] | None = None, *, option: str = "--quantize"
+    ) -> FunctionalModel:
         """Return the model with quantized kernels, see `t2t.nn.model.Model.quantized`. Raises UserError if it has experts, or if its products round kernels in another way."""
         if format == "none":
             return self
         assert self._float is None, "the kernels are quantized"
-        check_quantizable(self.specs, self.config.quantization, format)
+        check_quantizable(self.specs, self.config.quantization, format, option=option)
         model, network = copy.copy(self), self._definition.unbound()
         model._float, model._format = self, format
         model._kernels = frozenset(quantize_kernels(network, format, wanted))

@@ -67,7 +67,7 @@ def quantize_run(
     if run.experiment.adapter.enabled:
         say("note: the adapter is merged into the kernels")
         run, params = run.without_adapter(), run.model.merged(params)
-    model = run.model.quantized(format)
+    model = run.model.quantized(format, option="--format")
     assert isinstance(model, FunctionalModel), "only such models have quantized kernels"
     found, errors = model.calibrated(params, _rows(run, task, split, rows), ordered=order == "squares")
     say(_report(errors))

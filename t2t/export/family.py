@@ -135,6 +135,12 @@ class Options:
     def finish(self) -> None:
         """Raise UserError, naming each, if there are options that were not read: they may change what the model computes."""
         unknown = [name for name in self.unknown if name not in NEUTRAL]
+        rounding = self._values.get("quantization_config")
+        if "quantization_config" in unknown and isinstance(rounding, dict) and "quant_method" in rounding:
+            raise UserError(
+                f"{self.where}: quantization_config.quant_method is {rounding['quant_method']!r}: quantized weights in this layout are not read."
+                " Nearest: the checkpoint with float weights."
+            )
         if unknown:
             listed = ", ".join(f"{name} = {self._values[name]!r}" for name in unknown)
             raise UserError(

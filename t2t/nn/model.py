@@ -160,10 +160,13 @@ class Model(abc.ABC):
         floats, own = (flatten_dict(specs, sep="/").keys() for specs in (self.float_specs, self.specs))
         return frozenset(floats - own)
 
-    def quantized(self, format: str, wanted: Callable[[str], bool] | None = None) -> Model:
+    def quantized(
+        self, format: str, wanted: Callable[[str], bool] | None = None, *, option: str = "--quantize"
+    ) -> Model:
         """Return the model with quantized kernels in the linear layers of its stacks (`t2t.nn.weights.network`).
 
         format: name of the format, see `t2t.nn.weights`. "none" returns the model itself.
+        option: where the format came from, for error messages.
         wanted: whether to quantize the kernel with this path; None quantizes all.
         Raises UserError if the model cannot have quantized kernels.
         """

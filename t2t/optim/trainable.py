@@ -77,7 +77,7 @@ class Trainable(Configuration):
         if self.quantize == "none":
             return model
         frozen = {path for path, spec in flatten_specs(self.apply(model.specs)).items() if not spec.trainable}
-        changed = model.quantized(self.quantize, frozen.__contains__)
+        changed = model.quantized(self.quantize, frozen.__contains__, option="--trainable.quantize")
         if not changed.quantized_kernels:
             raise UserError(
                 f"trainable.quantize {self.quantize} (--trainable.quantize): no linear layer in a stack of layers is frozen."

@@ -8,8 +8,10 @@ from safetensors.numpy import load_file
 
 from t2t.errors import UserError
 from t2t.export.directory import flatten, unflatten
+from t2t.export.huggingface import opened
 from t2t.export.packed_integers import pack, unpack
 from t2t.launch.export import export
+from t2t.models.families import family_of
 from t2t.nn.weights.packing import packed
 from t2t.optim import Trainable
 from t2t.train.run import SavedRun
@@ -65,6 +67,9 @@ def test_the_command_writes_codes_scales_and_what_stays_floats(format, bits, gro
     assert weights["group_size"] == (64 if groups > 1 else None)
     assert {"lm_head", "model.embed_tokens"} <= set(options["ignore"])
     assert NAME.removesuffix(".weight") not in options["ignore"]
+    line = r"quant_method is 'compressed-tensors': quantized weights in this layout are not read\. Nearest: .* float weights\.$"
+    with pytest.raises(UserError, match=line), opened(tmp_path / "out", family_of):
+        pass
 
 
 @pytest.mark.slow

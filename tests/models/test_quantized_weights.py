@@ -179,6 +179,10 @@ def test_what_cannot_be_is_refused(changes, message):
         check(wanted, 8)
 
 
-def test_the_kernels_of_experts_are_refused():
-    with pytest.raises(UserError, match=r"quantize 'nf4' .*experts cannot be quantized .*Nearest: none"):
-        config("moe").build().quantized("nf4")
+def test_the_kernels_of_experts_are_refused_with_the_option_that_asked_for_them():
+    model = config("moe").build()
+    line = r"^quantize 'nf4' \(%s\): .*experts cannot be quantized .*Nearest: none"
+    with pytest.raises(UserError, match=line % "--quantize"):
+        model.quantized("nf4")
+    with pytest.raises(UserError, match=line % "--trainable.quantize"):
+        Trainable(quantize="nf4", exclude=("decoder/**",)).quantized(model)

@@ -36,10 +36,11 @@ def quantize_kernels(network: nnx.Module, format: str, wanted: Callable[[str], b
     return replaced
 
 
-def check_quantizable(specs: Mapping[str, Any], products: str, format: str) -> None:
+def check_quantizable(specs: Mapping[str, Any], products: str, format: str, *, option: str) -> None:
     """Raise UserError if most kernels of a model cannot be quantized: those of experts, and those that products round to -1, 0 and 1 in another format than "ternary".
 
     products: type of the model's products, `ModelConfig.quantization`.
+    option:   where the format came from.
     """
     if (products == "ternary") != (format == "ternary"):
         rounded = (
@@ -47,12 +48,12 @@ def check_quantizable(specs: Mapping[str, Any], products: str, format: str) -> N
         )
         nearest = "ternary" if products == "ternary" else "none"
         raise UserError(
-            f"quantize {format!r} (--quantize): the products of the model {rounded} (model.quantization {products}). Nearest: {nearest}."
+            f"quantize {format!r} ({option}): the products of the model {rounded} (model.quantization {products}). Nearest: {nearest}."
         )
     experts = [path for path, spec in flatten_dict(dict(specs), sep="/").items() if "experts" in spec.axes]
     if experts:
         raise UserError(
-            f"quantize {format!r} (--quantize): the kernels of experts cannot be quantized ({experts[0]}). Nearest: none."
+            f"quantize {format!r} ({option}): the kernels of experts cannot be quantized ({experts[0]}). Nearest: none."
         )
 
 
