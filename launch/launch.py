@@ -53,9 +53,10 @@ PATHS = (
     "--start-from.run",
     "--start-from.decoder-run",
     "--objective.teacher",
+    "--objective.reference",
 )
 """Options of training whose value is a path on the machines that train."""
-RUN_RECIPES = ("from:", "discriminator:", "contrastive:", "encoder-decoder:", "distilled:")
+RUN_RECIPES = ("from:", "discriminator:", "contrastive:", "encoder-decoder:", "distilled:", "preferences:")
 """Prefixes of recipes that name a run's path, or the paths of two runs with a comma between them, as in `t2t.api.recipes`. That module is not imported here: a launcher only starts processes."""
 
 

@@ -36,15 +36,19 @@ MAX_BLOCK_BYTES = 2**31
 """Maximum bytes of a block's float32 logits and their gradient on accelerators, for any vocabulary."""
 
 
-class Blocked(Regularizers, Protocol):
-    """Options of the loss. Must be hashable. `t2t.objectives.CrossEntropy` implements this protocol."""
+class InBlocks(Protocol):
+    """Options of a loss whose logits are computed in blocks of positions."""
 
     @property
     def block(self) -> int | None:
         """Positions per block on each device; None for the default of the platform."""
 
 
-def positions_at_a_time(loss: Blocked, vocab_size: int) -> int:
+class Blocked(InBlocks, Regularizers, Protocol):
+    """Options of the loss. Must be hashable. `t2t.objectives.CrossEntropy` implements this protocol."""
+
+
+def positions_at_a_time(loss: InBlocks, vocab_size: int) -> int:
     """Return the positions per block on each device: `loss.block`, or the default of the platform of the traced program."""
     if loss.block is not None:
         return loss.block

@@ -15,6 +15,7 @@ from t2t.tasks import (
 )
 from t2t.tasks.answering import add_classification, add_regression, add_span_extraction, add_tagging
 from t2t.tasks.mixing import mix
+from t2t.tasks.preferences import add_preferences
 from t2t.tasks.prompts import add_prompted, check_held_out
 from t2t.tasks.recall import add_recall
 from t2t.tasks.register import add, describe, find, names
@@ -28,6 +29,7 @@ __all__ = [
     "add",
     "add_character_windows",
     "add_classification",
+    "add_preferences",
     "add_prompted",
     "add_recall",
     "add_regression",

@@ -19,7 +19,7 @@ from t2t.data import Data
 from t2t.errors import UserError, nearest
 from t2t.models import DecoderConfig
 from t2t.models.electra import ElectraConfig, ReplacedTokenDetection
-from t2t.objectives import Contrastive, CrossEntropy, Objective
+from t2t.objectives import Contrastive, CrossEntropy, Objective, Preference
 from t2t.optim import AdamW, Cosine, Trainable
 from t2t.train.evaluation import Evaluation
 from t2t.train.experiment import Experiment, StartFrom, StartFromDecoders
@@ -43,6 +43,9 @@ ENCODER_DECODER = "encoder-decoder:"
 
 DISTILLED = "distilled:"
 """Prefix of the directory of a teacher, a run or a model to import: the recipe that trains a student with half of its layers."""
+
+PREFERENCES = "preferences:"
+"""Prefix of a run's directory: the recipe that trains on pairs of answers (DPO), with that run as start and as reference."""
 
 PREFIX_LM = "docs_prefix_lm"
 """Task of an adapted encoder-decoder, if no other is given: prefix language modelling, as in Zhang et al. (2025)."""
@@ -287,12 +290,21 @@ def distilled_of(directory: str) -> Experiment:
     return student_of(from_run(run), run, where=f"{DISTILLED}{directory}")
 
 
+def preferences_of(directory: str) -> Experiment:
+    """Train a run on pairs of answers with DPO; the run is also the reference (`preferences:RUN`). `--data.task` is a task of `t2t.tasks.add_preferences`."""
+    experiment = from_run(directory)
+    objective = Preference(reference=directory, reference_step=experiment.start_from.step)
+    objective.check(experiment.model)
+    return replace(experiment, objective=objective, evaluation=replace(experiment.evaluation, tasks=()))
+
+
 _STARTED: Mapping[str, Callable[[str], Experiment]] = {
     FROM: from_run,
     DISCRIMINATOR: discriminator_of,
     CONTRASTIVE: contrastive_of,
     ENCODER_DECODER: encoder_decoder_of,
     DISTILLED: distilled_of,
+    PREFERENCES: preferences_of,
 }
 """Prefix -> function of the recipes that start from a run."""
 

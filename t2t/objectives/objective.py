@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from t2t.adapters import Adapter
 from t2t.data.converters import FeatureConverter
 from t2t.errors import UserError
 from t2t.limits import Configuration
@@ -27,11 +28,13 @@ class TeacherRun:
     directory: the run's directory.
     step:      step of its checkpoint; None for the newest when training starts.
     dtype:     type in which its parameters are kept.
+    option:    name of the objective's field that names it, for errors.
     """
 
     directory: str
     step: int | None = None
     dtype: str = "float32"
+    option: str = "teacher"
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,7 @@ class Objective(Configuration, abc.ABC):
     needs:     capabilities that the model must have, see `t2t.nn.model.Capability`.
     extras:    features of the task that the objective needs in `Batch.extra`.
     evaluated: whether evaluation reports the objective in addition to the teacher-forced loss. This costs another forward pass.
+    own_rows:  whether `converter` arranges rows in another way than single examples, so that evaluation reads them once more for the objective.
     whole_batch: whether the loss compares the rows of a batch with each other, so that the sums of its parts do not add up. Microbatches are refused.
     """
 
@@ -59,6 +63,7 @@ class Objective(Configuration, abc.ABC):
     extras: ClassVar[tuple[Extra, ...]] = ()
     evaluated: ClassVar[bool] = True
     whole_batch: ClassVar[bool] = False
+    own_rows: ClassVar[bool] = False
 
     @abc.abstractmethod
     def loss(self, model: Model, params: Params, batch: Batch, dropout_key: jax.Array | None = None) -> LossSums:
@@ -128,6 +133,9 @@ class Objective(Configuration, abc.ABC):
                 f" {type(model).__name__} can do {', '.join(sorted(model.capabilities)) or 'nothing'}."
                 + (f" Nearest: {', '.join(able)}." if able else "")
             )
+
+    def check_adapter(self, adapter: Adapter) -> None:  # any adapter by default
+        """Raise UserError if the objective cannot train a model with this adapter, or without one."""
 
     def places_at_once(self, model: ModelConfig, places: float) -> float:
         """Return the number of a device's `places` (positions) whose logits exist at the same time, for planning."""

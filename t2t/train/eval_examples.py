@@ -97,7 +97,7 @@ class Source:
         from t2t.data.pipeline import evaluation_batches
 
         # Every process reads the whole global batch, and `place` takes the part of its devices.
-        convert = unchanged if self.objective is None else self.objective.converter
+        convert = unchanged if self.objective is None or self.objective.own_rows else self.objective.converter
         found = evaluation_batches(
             self.data, self._config.kind, self._batch_size, examples=self._examples, convert=convert
         )
@@ -105,6 +105,16 @@ class Source:
             return found, found
         self._kept = found, [(batch, list(raws)) for batch, raws in found]
         return self._kept
+
+    def own_rows(self) -> Iterator[Batch]:
+        """Return the batches of an objective that arranges rows in its own way."""
+        from t2t.data.pipeline import evaluation_batches
+
+        assert self.objective is not None, "the objective is evaluated"
+        found = evaluation_batches(
+            self.data, self._config.kind, self._batch_size, examples=self._examples, convert=self.objective.converter
+        )
+        return (batch for batch, _ in found)
 
     def _prompted(
         self, prompter: Prompter, layout: FeatureConverter, batches: Sequence[tuple[Batch, list[Raw]]]
@@ -216,6 +226,12 @@ class Source:
         if found := lost(texts, self._vocabulary):
             self._warn(found.message(self.data.task))
 
+    def warn_of_reference(self) -> None:
+        """Warn that the objective is not evaluated, because the model that it compares with is not loaded."""
+        self._warn(
+            "the objective is not evaluated, because it compares with another model, which is loaded only in training"
+        )
+
     def _warn(self, message: str) -> None:
         if message not in self._warned:
             self._warned.add(message)
@@ -256,13 +272,13 @@ def source_of(
         same = False
     data = replace(data, vocabulary=None if same else vocabulary)
     provider = provider_of(data)
-    converter_of(data, model.config.kind, provider)
+    converter = converter_of(data, model.config.kind, provider)
     check_model(data, model.config)
     (task,) = tasks_of(provider)
     if len(task.metric_objs) > len(task.metric_fns):
         _log.warning("task %r: its metric_objs are not computed, only its metric_fns are", name)
-    if objective is not None and (lacking := {x.name for x in objective.extras} - set(provider.output_features)):
-        _log.warning("task %r: the objective is not evaluated, it needs %s", name, ", ".join(sorted(lacking)))
+    if objective is not None and (lacking := _lacking(objective, converter, provider)):
+        _log.warning("task %r: the objective is not evaluated, it needs %s", name, lacking)
         objective = None
     return Source(
         model,
@@ -275,6 +291,15 @@ def source_of(
         named=named,
         objective=objective,
     )
+
+
+def _lacking(objective: Objective, rows: FeatureConverter, provider: Any) -> str:
+    """Return what the objective needs and a task does not have, or ""."""
+    try:
+        needed = objective.converter(rows).features
+    except UserError as error:
+        return f"other rows: {error}"
+    return ", ".join(sorted(set(needed) - set(provider.output_features)))
 
 
 def text_in(raw: Raw, name: str, vocabulary: Vocabulary) -> str:

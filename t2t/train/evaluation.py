@@ -23,6 +23,7 @@ from t2t.limits import Configuration, CountOrZero, Generated, Rows
 from t2t.nn.capabilities import VALUES
 from t2t.nn.model import Model, ModelConfig
 from t2t.objectives import Objective
+from t2t.objectives.objective import Teacher
 from t2t.train import task_metrics
 from t2t.train.eval_examples import Examples, Source, predicted_text, source_of, text_in
 from t2t.train.few_shot import FewShot, Prompter
@@ -102,6 +103,7 @@ class Evaluator:
         model = model if portable is model.config else model.rebuilt(portable)
         self._model, self._evaluation = model, evaluation
         self._stop: Callable[[], bool] = lambda: False
+        self._teacher: Teacher | None = None
         self._sources: list[Source] = []
         if evaluation.split is None:
             return
@@ -136,12 +138,15 @@ class Evaluator:
                 f"none of {', '.join(names)} (--evaluation.tasks) has a split {evaluation.split!r} (--evaluation.split)."
             )
 
-    def evaluate(self, params: Params, stop: Callable[[], bool] = lambda: False) -> list[EvalResult]:
+    def evaluate(
+        self, params: Params, stop: Callable[[], bool] = lambda: False, teacher: Teacher | None = None
+    ) -> list[EvalResult]:
         """Return one result per task. Parameters may have any sharding.
 
         stop: called before each batch, on all processes. If it returns True, the evaluation raises Interrupted.
+        teacher: the model that the objective reads, with its parameters. Without it, an objective that needs it is not evaluated.
         """
-        self._stop = stop
+        self._stop, self._teacher = stop, teacher
         found = []
         for source in self._sources:
             prompters = source.prompters()
@@ -178,6 +183,15 @@ class Evaluator:
                 f"none of {names} (--evaluation.tasks) has text inputs before which examples could be shown (--shots)."
             )
 
+    def _evaluated(self, source: Source) -> EvaluatedObjective | None:
+        """Return the sums of the objective; None if it is not evaluated."""
+        if source.objective is None:
+            return None
+        if source.objective.teacher_run is not None and self._teacher is None:
+            source.warn_of_reference()
+            return None
+        return EvaluatedObjective(source.objective, self._teacher)
+
     def _before_batch(self) -> None:
         if self._stop():
             raise Interrupted
@@ -189,16 +203,21 @@ class Evaluator:
         if self._model.config.output in VALUES:
             return evaluate_values(self._model, params, source, self._before_batch)
         forced = TeacherForced()
-        objective = None if source.objective is None or prompter is not None else EvaluatedObjective(source.objective)
+        objective = None if prompter is not None else self._evaluated(source)
+        own_rows = source.objective is not None and source.objective.own_rows
         raws: list[Raw] = []
         read = source.read(prompter)
         for batch, some in read:
             self._before_batch()
             batch = _without(batch, [task_metrics.hidden(raw) for raw in some])
             forced.add(self._model, params, batch, len(some))
-            if objective is not None:
+            if objective is not None and not own_rows:
                 objective.add(self._model, params, batch)
             raws += some
+        if objective is not None and own_rows:
+            for batch in source.own_rows():
+                self._before_batch()
+                objective.add(self._model, params, batch)
         generates = self._model.config.can("generate")
         # An encoder has nothing to predict at positions without weight.
         known = [

@@ -209,6 +209,7 @@ ADJUSTABLE = (
     "guard.",
     "microbatches",
     "objective.teacher:",
+    "objective.reference:",
     "optimizer.state_memory:",
     *(f"model.{name}:" for name in EXECUTION),
 )
@@ -252,6 +253,7 @@ def check(experiment: Experiment, device_count: int) -> None:
         _check_quantized(experiment)
     _check_adapter(experiment, sizes["context"])
     experiment.objective.check(experiment.model)
+    experiment.objective.check_adapter(experiment.adapter)
     if experiment.objective.whole_batch and experiment.microbatches > 1:
         raise UserError(
             f"microbatches {experiment.microbatches} (--microbatches): objective {type(experiment.objective).__name__} compares all rows of a batch with each other."

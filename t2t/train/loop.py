@@ -119,7 +119,7 @@ def train(
         def evaluate() -> dict[str, float]:
             watchdog.tick(f"the evaluation after step {step}")
             with meter.paused(state), times.time("eval"):
-                results = evaluator.evaluate(state.evaluated, stop.now)
+                results = evaluator.evaluate(state.evaluated, stop.now, program.teacher_of(state))
                 values = records.evaluated(step, results)
                 hooks.evaluation(step, results, values)
                 return values

@@ -17,6 +17,7 @@ from t2t import types
 from t2t.data.converters import FeatureConverter
 from t2t.nn.model import Model
 from t2t.nn.weights import kernel_of
+from t2t.objectives.objective import Teacher
 from t2t.optim.paths import flatten_specs
 from t2t.optim.state_axes import abstract_params
 from t2t.optim.trainable import split, trainable_specs
@@ -80,6 +81,12 @@ class Program:
         """Return the state as ShapeDtypeStructs with shardings."""
         state = _abstract_state(self.model, self.transform, self.shardings.stored, self.specs)
         return state if self.teacher is None else replace(state, teacher=self.abstract_teacher())
+
+    def teacher_of(self, state: TrainState) -> Teacher | None:
+        """Return the model that the objective reads, with its parameters in a state; None if there is none."""
+        if self.teacher is None or state.teacher is None:
+            return None
+        return Teacher(self.teacher, state.teacher)
 
     def abstract_teacher(self) -> Params:
         """Return the teacher's parameters as ShapeDtypeStructs with shardings."""

@@ -142,7 +142,7 @@ def _check_fits(experiment: Experiment, theirs: Experiment, option: str) -> None
 
 
 def _option(named: TeacherRun) -> str:
-    return f"objective.teacher {named.directory} (--objective.teacher)"
+    return f"objective.{named.option} {named.directory} (--objective.{named.option})"
 
 
 def _read(file: Path) -> Source:

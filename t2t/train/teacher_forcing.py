@@ -14,6 +14,7 @@ from t2t.decode import fetch, mesh_of, place, token_scores
 from t2t.decode.rows import bucket
 from t2t.nn.model import Model
 from t2t.objectives import Objective
+from t2t.objectives.objective import Teacher
 from t2t.types import Batch, Params, Tokens
 
 
@@ -85,13 +86,15 @@ class TeacherForced:
 class EvaluatedObjective:
     """Sums of an objective over batches, without dropout and deterministic."""
 
-    def __init__(self, objective: Objective) -> None:
-        self._objective = objective
+    def __init__(self, objective: Objective, teacher: Teacher | None = None) -> None:
+        self._objective, self._teacher = objective, teacher
         self._total: dict[str, np.ndarray] = {}
 
     def add(self, model: Model, params: Params, batch: Batch) -> None:
         """Add a host batch."""
-        sums = fetch(_reported(self._objective, model, params, place(batch, mesh_of(params))))
+        taught = None if self._teacher is None else self._teacher.model
+        others = None if self._teacher is None else self._teacher.params
+        sums = fetch(_reported(self._objective, model, taught, params, others, place(batch, mesh_of(params))))
         for name, pair in sums.items():
             self._total[name] = self._total.get(name, np.zeros(2)) + np.asarray(pair, np.float64)
 
@@ -100,9 +103,15 @@ class EvaluatedObjective:
         return {name: float(value / weight) for name, (value, weight) in self._total.items() if weight}
 
 
-@partial(jax.jit, static_argnums=(0, 1))
-def _reported(objective: Objective, model: Model, params: Params, batch: Batch) -> dict[str, Any]:
-    sums = objective.loss(model, params, batch)
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _reported(
+    objective: Objective, model: Model, teacher: Model | None, params: Params, others: Params | None, batch: Batch
+) -> dict[str, Any]:
+    if teacher is None:
+        sums = objective.loss(model, params, batch)
+    else:
+        assert others is not None, "the teacher has parameters"
+        sums = objective.taught_loss(Teacher(teacher, others), model, params, batch)
     return {"objective": (sums.objective, objective.weight(batch)), **objective.metrics(sums)}
 
 

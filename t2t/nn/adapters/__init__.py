@@ -5,7 +5,7 @@ from t2t.nn.adapters.dora import DoRA
 from t2t.nn.adapters.ia3 import IA3
 from t2t.nn.adapters.lora import LoRA
 from t2t.nn.adapters.low_rank import Adaptable, Adapters, LowRank
-from t2t.nn.adapters.parameters import merged, started
+from t2t.nn.adapters.parameters import disabled, merged, started
 
 __all__ = [
     "ADAPTERS",
@@ -18,6 +18,7 @@ __all__ = [
     "LoRA",
     "LowRank",
     "adapters_of_rows",
+    "disabled",
     "merged",
     "started",
 ]

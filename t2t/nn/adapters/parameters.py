@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from functools import partial
 
+import jax.numpy as jnp
 from flax import nnx
 from flax.traverse_util import flatten_dict, unflatten_dict
 
@@ -27,6 +28,14 @@ def started(network: nnx.Module, params: Params, fresh: Collection[str] | None) 
             if fresh is None or place in fresh:
                 flat[place] = value
     nested: Params = unflatten_dict(flat, sep="/")
+    return nested
+
+
+def disabled(params: Params) -> Params:
+    """Return the parameters with LoRA matrices that are zero: the model computes what it computes without its adapter, bit for bit."""
+    flat = flatten_dict(params, sep="/")
+    lora = [path for path in flat if "/adapter/" in path and path.endswith(("/a", "/b"))]
+    nested: Params = unflatten_dict({**flat, **{path: jnp.zeros_like(flat[path]) for path in lora}}, sep="/")
     return nested
 
 
