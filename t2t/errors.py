@@ -88,10 +88,12 @@ def _system_message(error: BaseException, numbers: Collection[int], *more: str) 
     Libraries that wrap a system error keep its message, so this function also searches for the messages in the texts.
     """
     texts = list(more)
+    chain: list[BaseException] = []
     seen: BaseException | None = error
-    while seen is not None:
+    while seen is not None and not any(seen is one for one in chain):  # `raise error from error` makes a circle
         if isinstance(seen, OSError) and seen.errno is not None and seen.errno in numbers:
             return os.strerror(seen.errno)
+        chain.append(seen)
         texts.append(str(seen))
         seen = seen.__cause__ or seen.__context__
     messages = [os.strerror(number) for number in sorted(numbers)]

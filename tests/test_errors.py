@@ -45,3 +45,9 @@ def test_out_of_memory_is_no_full_disk():
     error.__cause__ = cause
     assert of_the_machine(error) == "Read-only file system"
     assert of_the_machine(ValueError("damaged")) is None
+
+
+def test_an_error_that_is_its_own_cause_is_searched_once():
+    error = ValueError("a bug")
+    error.__cause__ = error
+    assert in_one_line(error) is None
