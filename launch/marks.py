@@ -11,7 +11,9 @@ from rich.text import Text
 
 from t2t.vocabularies import Vocabulary
 
-Mark = Literal["text", "prefix", "special", "sentinel", "sentence", "noise", "mask", "masked", "replaced", "kept"]
+Mark = Literal[
+    "text", "prefix", "special", "sentinel", "sentence", "noise", "mask", "masked", "replaced", "kept", "learned"
+]
 
 STYLES: dict[Mark, str] = {
     "text": "",
@@ -24,6 +26,7 @@ STYLES: dict[Mark, str] = {
     "masked": "black on yellow",
     "replaced": "white on red",
     "kept": "black on green",
+    "learned": "black on yellow",
 }
 _WINDOW = 8
 """Number of preceding tokens that are decoded together with a token. Its text can depend on them: parts of a character, the space between words."""
@@ -200,10 +203,17 @@ def masked(
     return found
 
 
+def learned(ids: Sequence[int], weights: Sequence[float], vocabulary: Vocabulary) -> list[Piece]:
+    """Return a text in which the tokens with a weight in the loss are marked."""
+    return pieces(
+        [(int(i), "learned" if weight else "text") for i, weight in zip(ids, weights, strict=True)], vocabulary
+    )
+
+
 def render(found: Sequence[Piece], *, colour: bool) -> Text:
     """Return the pieces with their marks as colours, or as brackets.
 
-    In brackets: `{prefix}`, `[<extra_id_0>: missing]`, `[MASK: masked]`, `[seen -> replaced]`, `[= kept]`.
+    In brackets: `{prefix}`, `[<extra_id_0>: missing]`, `[MASK: masked]`, `[seen -> replaced]`, `[= kept]`, `[[learned]]`.
     """
     line = Text()
     for at, piece in enumerate(found):
@@ -232,6 +242,8 @@ def render(found: Sequence[Piece], *, colour: bool) -> Text:
                 line.append(f"[{visible(piece.instead)} -> {text}]")
             case "kept":
                 line.append(f"[= {text}]")
+            case "learned":
+                line.append(f"[[{text}]]")
             case _:
                 line.append(text)
     return line
@@ -251,6 +263,7 @@ def legend(marks: set[Mark], *, colour: bool) -> Text:
             "[the model sees this -> to predict]",
         ),
         "kept": ("unchanged, to predict", "[= unchanged, to predict]"),
+        "learned": ("counts in the loss", "[[counts in the loss]]"),
     }
     if "sentinel" not in marks:
         meanings["noise"] = (meanings["noise"][0], f"[{meanings['noise'][0]}]")

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 SURVEYED = 200
 """Number of examples for the statistics of lengths and padding."""
+_TURNS = "input_weights"
+"""The feature of conversations with the weights of the earlier turns."""
 SOURCE = 60
 """Maximum characters of a source in the list."""
 
@@ -108,9 +110,11 @@ def tasks(
 
 
 def kind_of(features: Mapping[str, Any]) -> Kind:
-    """Return the kind of model for these features: with weights an encoder, else with inputs an encoder-decoder, else a decoder."""
+    """Return the kind of model for these features: with weights an encoder, else with inputs an encoder-decoder, else, and for conversations, a decoder."""
     if "weights" in features:
         return "encoder"
+    if _TURNS in features:
+        return "decoder"
     return "encoder_decoder" if "inputs" in features else "decoder"
 
 
@@ -273,6 +277,9 @@ def _counts(example: Example) -> list[str]:
         if name == "weights":
             if "texts" not in example.raw:
                 counts.append(f"{int((ids > 0).sum())} to predict")
+        elif name == _TURNS:
+            learned = int((ids > 0).sum()) + len(example.features["targets"])
+            counts.append(f"{learned} count in the loss")
         elif name not in ("types", "values") and (name != "targets" or not _has_labels(example)):
             full = len(example.raw[name])
             counts.append(f"{name} {len(ids)} tokens" + (f" of {full}" if full > len(ids) and example.cut else ""))
@@ -287,6 +294,14 @@ def _labelled(example: Example) -> list[tuple[str, list[marks.Piece]]]:
     if _has_labels(example):
         return show_answers.shown(features, vocabulary, example.targets)
     inputs, targets = features.get("inputs", ()), features["targets"]
+    if _TURNS in features:
+        weights = [*features[_TURNS], *[1] * len(targets)]
+        return [
+            (
+                "conversation, with the tokens that count in the loss",
+                marks.learned([*inputs, *targets], weights, vocabulary),
+            )
+        ]
     if "weights" in features and "types" in example.raw:
         return _pair(example, vocabulary)
     if "weights" in features:
@@ -357,7 +372,7 @@ def _survey(out: Console, data: Data, kind: Kind) -> None:
     out.print(Text(f"{first} of {data.split}, for a model of kind {kind.replace('_', '-')}", style="bold"))
     rows = table(out, "", "mean", "longest", "room", right=("mean", "longest", "room"))
     for name, mean in report.mean_lengths.items():
-        if name not in ("weights", "types", "values"):
+        if name not in ("weights", "types", "values", _TURNS):
             rows.add_row(f"{name}, tokens", f"{mean:,.1f}", f"{report.max_lengths[name]:,}", f"{report.room[name]:,}")
     out.print(rows)
     shares = table(out, "rows", "share", right=("share",))

@@ -14,6 +14,7 @@ from t2t.tasks import (
     t5,
 )
 from t2t.tasks.answering import add_classification, add_regression, add_span_extraction, add_tagging
+from t2t.tasks.chat import add_chat
 from t2t.tasks.mixing import mix
 from t2t.tasks.preferences import add_preferences
 from t2t.tasks.prompts import add_prompted, check_held_out
@@ -28,6 +29,7 @@ __all__ = [
     "Template",
     "add",
     "add_character_windows",
+    "add_chat",
     "add_classification",
     "add_preferences",
     "add_prompted",

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import jax
 
+from t2t.api.chat import check_template
 from t2t.api.quiet import register_tasks
 from t2t.api.report import write_report
 from t2t.api.user_code import known_code
@@ -96,10 +97,16 @@ def run_training(
     vocabulary = task_vocabulary(experiment.data)
     check_vocabulary(experiment, vocabulary)
     teacher.check_vocabulary(experiment, vocabulary)
+    template = check_template(experiment, vocabulary)
     preflight(experiment, directory)
     own = own_code() if code is None else code
     record = RunRecord(
-        recipe=recipe, experiment=experiment, vocabulary=vocabulary, imports=own.imports, code=own.checksums
+        recipe=recipe,
+        experiment=experiment,
+        vocabulary=vocabulary,
+        imports=own.imports,
+        code=own.checksums,
+        chat_template=template,
     )
     known_code.remember(own.imports, own.checksums)
     leads = jax.process_index() == 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 
@@ -15,13 +15,13 @@ from t2t.api.lengths import Name
 from t2t.decode import Decoding, Greedy, Output, generate_prompts
 from t2t.decode.rows import text_name
 from t2t.errors import UserError
-from t2t.export.added_tokens import ROLES
+from t2t.export.chat_defaults import chat_template, encode, end_of_turn, role_texts, special_tokens
 from t2t.export.chat_template import ChatTemplate, Message, template_file, template_in
-from t2t.train.run import SavedRun
-from t2t.vocabularies import Tokenizer, Vocabulary
-from t2t.vocabularies.library import LibraryVocabulary
+from t2t.train.run import RECORD, SavedRun
+from t2t.vocabularies import Vocabulary
 
-_REPLY = "reply"
+if TYPE_CHECKING:
+    from t2t.train.experiment import Experiment
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +45,7 @@ class Chat:
 
         Special tokens become their ids, also those that a user wrote; nothing is put before or after.
         """
-        return self.vocabulary.encode(prompt)
+        return encode(prompt, self.vocabulary)[0]
 
     def written_by_user(self, messages: Sequence[Message]) -> str | None:
         """Return a special token that a message contains, which the model will take for its own, or None."""
@@ -78,49 +78,55 @@ class Chat:
 
 
 def chat_of(run: SavedRun, file: str | None = None) -> Chat:
-    """Return the chat template that an import has kept in the run, or the one in `file`.
+    """Return the chat template that the run was trained with or that an import has kept in it, or the one in `file`.
 
     Raises UserError if the run is not a decoder or has no template, or if the template cannot be read.
     """
     if not run.model.config.can("continue_text"):
         raise UserError(f"chat: {run.directory} {inference.does(run.model.config)}; only decoders answer in a chat.")
     vocabulary = run.vocabulary
-    if file is None:
-        template = template_in(run.directory / KEPT)
-        if template is None:
-            raise UserError(
-                f"{run.directory} has no chat template. Give one with --chat-template FILE (Jinja text, or a tokenizer_config.json)."
-            )
+    if file is not None:
+        template = template_file(Path(file), role_texts(vocabulary))
+    elif (found := template_of(run)) is not None:
+        template = found
     else:
-        template = template_file(Path(file), _tokens(vocabulary))
-    tokens = vocabulary.special_tokens() if isinstance(vocabulary, LibraryVocabulary) else {}
-    end = _end_of_turn(template, vocabulary, set(tokens.values()))
+        raise UserError(
+            f"{run.directory} has no chat template. Give one with --chat-template FILE (Jinja text, or a tokenizer_config.json)."
+        )
+    end = end_of_turn(template, vocabulary)
     if end is not None and end not in vocabulary.end_ids:
         vocabulary = replace(vocabulary, ends=(*vocabulary.ends, end))
-    return Chat(template=template, vocabulary=vocabulary, special=tuple(tokens))
+    return Chat(template=template, vocabulary=vocabulary, special=tuple(special_tokens(vocabulary)))
 
 
-def _tokens(vocabulary: Vocabulary) -> dict[str, str]:
-    """Return the special tokens of a vocabulary by the names that templates use."""
-    if not isinstance(vocabulary, Tokenizer):
-        return {}
-    found = {f"{role}_token": getattr(vocabulary, role) for role in ROLES}
-    return {name: token for name, token in found.items() if token is not None}
+def template_of(run: SavedRun) -> ChatTemplate | None:
+    """Return the chat template that the run was trained with, else the one that an import has kept in it, else None."""
+    text = run.record.chat_template
+    if text is None:
+        return template_in(run.directory / KEPT)
+    return chat_template(text, run.vocabulary, str(run.directory / RECORD))
 
 
-def _end_of_turn(template: ChatTemplate, vocabulary: Vocabulary, ids: set[int]) -> int | None:
-    """Return the special token that the template writes after an answer, or None.
+def check_template(experiment: Experiment, vocabulary: Vocabulary) -> str | None:
+    """Return the chat template that a training learns, or None if its task is not of conversations. Loads TensorFlow.
 
-    The end ids in generation_config.json often include it, but not those of a base model with a template.
+    Raises UserError if its tasks have different templates, or have the default one but the run to start from has its own.
     """
-    messages = [{"role": "user", "content": "question"}, {"role": "assistant", "content": _REPLY}]
-    try:
-        text = template.render(messages, add_generation_prompt=False)
-    except UserError:  # a template may refuse this conversation, for example if it requires tools
+    from t2t.data.conversations import chat_among
+    from t2t.data.registry import task_names
+
+    chat = chat_among(task_names(experiment.data.task), vocabulary)
+    if chat is None:
         return None
-    _, reply, rest = text.rpartition(_REPLY)
-    after = vocabulary.encode(rest) if reply else []
-    return after[0] if after and after[0] in ids else None
+    text = chat.template(vocabulary)
+    for directory in experiment.start_from.runs if chat.is_default else ():
+        own = template_of(SavedRun.load(directory))
+        if own is not None and own.text != text:
+            raise UserError(
+                f"task {experiment.data.task!r} has the default chat template, but {directory} (--start-from.run) has its own, which its model knows."
+                f" Nearest: add_chat(template={str(directory)!r})."
+            )
+    return text
 
 
 def _texts(value: Any) -> list[str]:

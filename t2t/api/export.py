@@ -327,6 +327,7 @@ def _huggingface(
         shard_bytes=shard_bytes,
         layout=layout,
         kept=run.directory / KEPT,
+        chat_template=run.record.chat_template,
         overwrite=overwrite,
         check=compare if check else None,
     )

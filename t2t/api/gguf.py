@@ -9,9 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from t2t import config
-from t2t.api.importing import KEPT
+from t2t.api.chat import template_of
 from t2t.errors import Failure
-from t2t.export.chat_template import template_in
 from t2t.export.directory import flatten, writing
 from t2t.export.family import canonical
 from t2t.export.generation_files import Generation
@@ -50,7 +49,7 @@ def export_gguf(
     Raises UserError like `write_gguf`, and Failure if the file differs.
     """
     _, options, wanted = exportable(run.experiment.model)
-    template = template_in(run.directory / KEPT)
+    template = template_of(run)
     with writing(out, overwrite=overwrite) as draft:
         notes = write_gguf(
             draft / FILE,

@@ -90,6 +90,11 @@ class FeatureConverter(abc.ABC):
         """
 
     @property
+    def start_id(self) -> int | None:
+        """The start token of a decoder before the inputs. None if the inputs begin with one."""
+        return self.bos_id
+
+    @property
     def leader(self) -> str:
         """The feature that determines the length of the features in `followers`."""
         return "targets"

@@ -8,6 +8,7 @@ from typing import TypeAlias, get_args
 import seqio
 
 from t2t.data.config import Data
+from t2t.data.conversations import Chat, chats, with_ends
 from t2t.data.converters import Convert, FeatureConverter, unchanged
 from t2t.data.kind_converters import CONVERTERS, converter
 from t2t.data.tfds import prepare_for_splits
@@ -48,9 +49,16 @@ _converters: dict[str, Convert] = {}
 """Task -> how its examples fill rows, where it says so itself."""
 
 
-def set_converter(task: str, convert: Convert | None) -> None:
-    """Let a task say how its examples fill rows. convert: from the `FeatureConverter` of the model's kind to the task's own; None for none."""
+def set_converter(task: str, convert: Convert | None, *, chat: Chat | None = None) -> None:
+    """Let a task say how its examples fill rows.
+
+    convert: from the `FeatureConverter` of the model's kind to the task's own; None for none.
+    chat: what a chat task fixes for a run that trains on it.
+    """
     _converters.pop(task, None)
+    chats.pop(task, None)
+    if chat is not None:
+        chats[task] = chat
     if convert is not None:
         _converters[task] = convert
 
@@ -79,9 +87,15 @@ def provider_of(data: Data) -> Provider:
 def task_vocabulary(data: Data) -> Vocabulary:
     """Return `data.vocabulary`, or the vocabulary of the task's inputs as a `Vocabulary` that does not need TensorFlow.
 
+    In the vocabulary of a chat task, the end of a turn is one of the ends.
+
     Raises:
       UserError: the task is unknown, its inputs and targets have different vocabularies, or its vocabulary has no counterpart here.
     """
+    return with_ends(task_names(data.task), _plain_vocabulary(data))
+
+
+def _plain_vocabulary(data: Data) -> Vocabulary:
     features = find(data.task).output_features
     if data.vocabulary is not None:
         return data.vocabulary

@@ -7,6 +7,7 @@ A chat template is Jinja text that turns a list of messages into the text that t
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -30,6 +31,9 @@ FILE = "chat_template.jinja"
 Message = Mapping[str, Any]
 """A message: "role" ("system", "user", "assistant", ...) and "content"; a template may read further fields."""
 _DEFAULT = "default"
+_GENERATION = re.compile(r"\{%[-+]?\s*generation\b")
+_START, _END = "\ufdd0", "\ufdd1"
+"""Marks of the model's own words in a marked text. Unicode reserves these code points for use inside a program."""
 _REASONING = ("reasoning_content", "thinking", "reasoning")
 """Names of an assistant's reasoning. A template may read any of the first two, whichever name the message has."""
 
@@ -67,10 +71,37 @@ class ChatTemplate:
         Raises:
           UserError: a message is malformed, or the template refuses the conversation.
         """
+        return self._rendered(messages, add_generation_prompt, name, marked=False)
+
+    @property
+    def marks_answers(self) -> bool:
+        """Whether the template marks the model's own words with the block `{% generation %}`."""
+        return _GENERATION.search(self.text) is not None
+
+    def marked_spans(self, messages: Sequence[Message], name: str = "messages") -> list[tuple[int, int]]:
+        """Return the start and the end, in characters of `render(messages, add_generation_prompt=False)`, of each text that the template marks.
+
+        Raises UserError like `render`, or if the template changes its text where it is marked.
+        """
+        spans, start, size, plain = [], 0, 0, []
+        for piece in re.split(f"([{_START}{_END}])", self._rendered(messages, False, name, marked=True)):
+            if piece == _START:
+                start = size
+            elif piece == _END:
+                spans.append((start, size))
+            else:
+                plain.append(piece)
+                size += len(piece)
+        if "".join(plain) != self._rendered(messages, False, name, marked=False):
+            raise UserError(f"{name}: the chat template of {self.where} changes the text inside its generation block.")
+        return spans
+
+    def _rendered(self, messages: Sequence[Message], add_generation_prompt: bool, name: str, *, marked: bool) -> str:
         given = [_message(message, f"{name}[{i}]") for i, message in enumerate(_listed(messages, name))]
         values = {"tools": None, "documents": None, **self.tokens}
         try:
-            return _compiled(self.text).render(messages=given, add_generation_prompt=add_generation_prompt, **values)
+            template = _compiled(self.text, marked=marked)
+            return template.render(messages=given, add_generation_prompt=add_generation_prompt, **values)
         except Exception as error:  # a template is a program: it can raise any exception
             reason = " ".join(str(error).split())[:300] or type(error).__name__
             raise UserError(f"{name}: the chat template of {self.where} says: {reason}") from None
@@ -180,13 +211,26 @@ class _Generation(jinja2.ext.Extension):
 
     def parse(self, parser: jinja2.parser.Parser) -> jinja2.nodes.Node:
         line = next(parser.stream).lineno
-        return jinja2.nodes.Scope(parser.parse_statements(("name:endgeneration",), drop_needle=True), lineno=line)
+        return jinja2.nodes.Scope(self._body(parser), lineno=line)
+
+    def _body(self, parser: jinja2.parser.Parser) -> list[jinja2.nodes.Node]:
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
-@lru_cache(maxsize=1)
-def _environment() -> jinja2.sandbox.ImmutableSandboxedEnvironment:
+class _Marked(_Generation):
+    """The block `{% generation %}`, which writes marks around its content."""
+
+    def _body(self, parser: jinja2.parser.Parser) -> list[jinja2.nodes.Node]:
+        start, end = (jinja2.nodes.Output([jinja2.nodes.TemplateData(mark)]) for mark in (_START, _END))
+        return [start, *super()._body(parser), end]
+
+
+@lru_cache(maxsize=2)
+def _environment(marked: bool) -> jinja2.sandbox.ImmutableSandboxedEnvironment:
     environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", _Generation]
+        trim_blocks=True,
+        lstrip_blocks=True,
+        extensions=["jinja2.ext.loopcontrols", _Marked if marked else _Generation],
     )
     # Jinja's own filter escapes for HTML.
     environment.filters["tojson"] = _json
@@ -196,8 +240,8 @@ def _environment() -> jinja2.sandbox.ImmutableSandboxedEnvironment:
 
 
 @lru_cache(maxsize=16)
-def _compiled(text: str) -> jinja2.Template:
-    return _environment().from_string(text)
+def _compiled(text: str, marked: bool = False) -> jinja2.Template:
+    return _environment(marked).from_string(text)
 
 
 def _json(

@@ -15,6 +15,7 @@ import numpy as np
 
 from t2t.checksums import names_beneath, problem, table
 from t2t.errors import UserError, nearest
+from t2t.export.chat_template import FILE as TEMPLATE
 from t2t.export.directory import flatten, write_json, writing
 from t2t.export.family import Family, Options
 from t2t.export.generation_files import GENERATION, generation_config, ids_of
@@ -186,6 +187,7 @@ def write_huggingface(
     shard_bytes: int = 5_000_000_000,
     layout: QuantizedTensors | None = None,
     kept: Path | None = None,
+    chat_template: str | None = None,
     overwrite: bool = False,
     check: Callable[[Path], None] | None = None,
 ) -> Path:
@@ -198,6 +200,7 @@ def write_huggingface(
     dtype:           type of the weights.
     layout:          of weights in another form than floats: the tensors that are written in their place.
     kept:            directory of the original tokenizer files of an imported model.
+    chat_template:   the Jinja text of a chat template that the model has learned.
     check:           called with the temporary directory before it is moved to `out`. If it raises, nothing is written to `out`.
 
     Raises UserError like `t2t.export.directory.writing`.
@@ -218,6 +221,8 @@ def write_huggingface(
             layout.write(draft, make, shard_bytes=shard_bytes)
             options = {**options, "quantization_config": layout.options()}
         write_tokenizer(draft, vocabulary, kind, lengths=lengths, kept=kept)
+        if chat_template is not None:
+            (draft / TEMPLATE).write_text(chat_template, encoding="utf-8")
         if kind == "encoder_decoder":
             options = {**options, "decoder_start_token_id": vocabulary.bos_id}
         ids = ids_of(vocabulary)

@@ -41,6 +41,11 @@ class Examples:
         """Number of the examples read so far that were truncated."""
         return int(self._counts.trimmed)
 
+    @property
+    def start_id(self) -> int | None:
+        """The start token of a decoder before the inputs. None if the inputs begin with one."""
+        return self._layout.start_id
+
     def fit(self, raw: Raw) -> dict[str, np.ndarray]:
         """Return the features truncated to the lengths of the data, as in the batches."""
         return dict(self._layout.fit({name: np.asarray(raw[name]) for name in self._layout.features})[0])
@@ -311,7 +316,7 @@ def text_in(raw: Raw, name: str, vocabulary: Vocabulary) -> str:
 
 def predicted_text(raw: Raw, wanted: Sequence[int], vocabulary: Vocabulary) -> str:
     """Return the text of the predicted ids: the example's text if they are all of it, else the decoded ids (a window of a longer text)."""
-    ids = list(wanted[:-1] if wanted and wanted[-1] == vocabulary.eos_id else wanted)
+    ids = [i for i in wanted if i not in vocabulary.end_ids]  # the turns of a conversation have an end each
     if "targets_pretokenized" in raw:
         text = text_of(raw["targets_pretokenized"])
         if vocabulary.of_targets.encode(text) == ids:

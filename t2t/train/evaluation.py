@@ -342,7 +342,7 @@ class Evaluator:
             evaluation.decoding,
             length=evaluation.length or source.data.targets_length,
             eos_id=vocabulary.end_ids,
-            bos_id=vocabulary.bos_id,
+            bos_id=read.start_id,
             forced_id=vocabulary.forced,
             batch_size=evaluation.batch_size,
             key=jax.random.key(source.data.seed or 0),

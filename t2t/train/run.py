@@ -45,6 +45,7 @@ class RunRecord:
     vocabulary: the task's vocabulary when the run started; its files are in the run directory.
     imports:    the user's code: names of files in RUN/code, and names of modules (in older runs: paths of files).
     code:       the files of RUN/code: relative path -> SHA-256.
+    chat_template: the Jinja text of the chat template that the run learns. None if it learns none.
     """
 
     recipe: str
@@ -52,6 +53,7 @@ class RunRecord:
     vocabulary: Vocabulary
     imports: tuple[str, ...] = ()
     code: dict[str, str] = field(default_factory=dict)
+    chat_template: str | None = None
     version: str = t2t.__version__
 
 

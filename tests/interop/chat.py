@@ -17,7 +17,7 @@ from tests.test_tokenizer import byte_level
 FILE = Path(__file__).with_name("chat.json")
 SPECIAL = (
     "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<s>", "</s>", "[INST]", "[/INST]", "<bos>", "<start_of_turn>", "<end_of_turn>",
-    "<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>",
+    "<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<|user|>", "<|assistant|>",
 )  # fmt: skip
 
 CHATML = """\
@@ -41,7 +41,9 @@ LLAMA3 = """\
 {{- "<|start_header_id|>system<|end_header_id|>\\n\\nToday: " + date + "\\n\\n" + system + eos_token }}
 {%- for message in messages %}
     {{- "<|start_header_id|>" + message.role + "<|end_header_id|>\\n\\n" }}
-    {%- generation %}{{- message.content | trim + eos_token }}{%- endgeneration %}
+    {%- if message.role == "assistant" %}
+        {%- generation %}{{- message.content | trim + eos_token }}{%- endgeneration %}
+    {%- else %}{{- message.content | trim + eos_token }}{%- endif %}
 {%- endfor %}
 {%- if add_generation_prompt %}
     {{- "<|start_header_id|>assistant<|end_header_id|>\\n\\n" }}
@@ -91,6 +93,15 @@ MISTRAL = """\
     {%- endif -%}
 {%- endfor -%}
 """
+ZEPHYR = """\
+{% for message in messages %}
+{% if message['role'] == 'assistant' %}
+{{ '<|assistant|>\\n' + message['content'] + eos_token + '\\n' }}
+{% else %}
+{{ '<|' + message['role'] + '|>\\n' + message['content'] + eos_token + '\\n' }}
+{% endif %}
+{% endfor %}
+{% if add_generation_prompt %}{{ '<|assistant|>\\n' }}{% endif %}"""
 TEMPLATES: dict[str, tuple[str, dict[str, Any]]] = {
     "chatml": (CHATML, {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>"}),
     "llama3": (
@@ -103,8 +114,34 @@ TEMPLATES: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen": (QWEN, {"bos_token": None, "eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"}),
     "gemma": (GEMMA, {"bos_token": "<bos>", "eos_token": "<end_of_turn>"}),
     "mistral": (MISTRAL, {"bos_token": "<s>", "eos_token": "</s>"}),
+    "zephyr": (ZEPHYR, {"bos_token": "<s>", "eos_token": "</s>"}),
 }
 """Style -> (template, special tokens of tokenizer_config.json)."""
+_SAYS = "{% generation %}", "{% endgeneration %}"
+MARKED = {
+    "chatml": CHATML.replace(
+        "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n' }}",
+        "{{ '<|im_start|>' + message['role'] + '\\n' }}{% if message['role'] == 'assistant' %}"
+        + "{{ message['content'] + '<|im_end|>' }}".join(_SAYS)
+        + "{% else %}{{ message['content'] + '<|im_end|>' }}{% endif %}{{ '\\n' }}",
+    ),
+    "llama3": LLAMA3,
+    "gemma": GEMMA.replace(
+        "{{ '<start_of_turn>' + role + '\\n' + message['content'] | trim + '<end_of_turn>\\n' }}",
+        "{{ '<start_of_turn>' + role + '\\n' }}{% if role == 'model' %}"
+        + "{{ message['content'] | trim + '<end_of_turn>' }}".join(_SAYS)
+        + "{% else %}{{ message['content'] | trim + '<end_of_turn>' }}{% endif %}{{ '\\n' }}",
+    ),
+    "mistral": MISTRAL.replace(
+        '{{- " " + message.content + eos_token -}}',
+        '{{- " " + message.content + eos_token -}}'.join(("{%- generation -%}", "{%- endgeneration -%}")),
+    ),
+    "zephyr": ZEPHYR.replace(
+        "{{ '<|assistant|>\\n' + message['content'] + eos_token + '\\n' }}",
+        "{{ '<|assistant|>\\n' }}" + "{{ message['content'] + eos_token }}".join(_SAYS) + "{{ '\\n' }}",
+    ),
+}
+"""The same templates with marks around the model's own words."""
 
 
 def say(*turns: str) -> list[dict[str, Any]]:
@@ -123,15 +160,22 @@ CONVERSATIONS: dict[str, list[dict[str, Any]]] = {
         {"role": "user", "content": "u"},
         {"role": "assistant", "content": "a", "reasoning": "\nwhy\n"},
     ],
+    "two answers": say("user: a 1", "assistant: naïve <b> 🙂", "user: lazy", "assistant: the quick"),
     "wrong order": say("assistant: a", "user: b"),
     "another role": say("tool: a"),
 }
 """Name -> messages. A template may refuse some."""
+LEARNED = ("answered", "two answers")
+"""The conversations that end with an answer, and that every template takes."""
 
 
 def write_directory(style: str, directory: Path, *, kept_in: str = "text") -> None:
     """Write a tokenizer with the template of a style. kept_in: "text" or "list" (of tokenizer_config.json), or "jinja" (a file)."""
-    template, tokens = TEMPLATES[style]
+    write_tokenizer(TEMPLATES[style][0], TEMPLATES[style][1], directory, kept_in=kept_in)
+
+
+def write_tokenizer(template: str, tokens: dict[str, Any], directory: Path, *, kept_in: str = "text") -> None:
+    """Write a tokenizer with a template and special tokens."""
     directory.mkdir(parents=True, exist_ok=True)
     byte_level(directory / "tokenizer.json", special=SPECIAL)
     settings: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", **tokens}
@@ -163,6 +207,18 @@ def main() -> None:
                 except Exception as error:  # the template's own
                     answer = {"error": str(error)}
                 found[f"{style}, {name}, {'prompt' if prompt else 'whole'}"] = answer
+    for style, marked in MARKED.items():
+        with tempfile.TemporaryDirectory() as folder:
+            write_tokenizer(marked, TEMPLATES[style][1], Path(folder))
+            tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+        for name in LEARNED:
+            answer = tokenizer.apply_chat_template(
+                CONVERSATIONS[name], return_dict=True, return_assistant_tokens_mask=True
+            )
+            found[f"{style}, {name}, learned"] = {
+                "ids": answer["input_ids"],
+                "mask": answer["assistant_masks"],
+            }
     lines = ",\n".join(f"{json.dumps(key)}: {json.dumps(value)}" for key, value in found.items())
     FILE.write_text(f"{{\n{lines}\n}}\n", encoding="utf-8")
 
