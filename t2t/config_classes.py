@@ -51,6 +51,7 @@ _MODULES = (
     "t2t.objectives.contrastive",
     "t2t.objectives.cross_entropy",
     "t2t.objectives.distillation",
+    "t2t.objectives.preference",
     "t2t.optim.by_name",
     "t2t.optim.ema",
     "t2t.optim.muon",

@@ -87,6 +87,7 @@ def run_training(
     imported += time.perf_counter() - before
     from t2t.data.answers import check_model, check_objective
     from t2t.data.pipeline import task_vocabulary
+    from t2t.data.registry import converter_of, find
     from t2t.data.survival import lost_of
 
     for run in (directory, *map(Path, experiment.start_from.runs)):
@@ -94,6 +95,7 @@ def run_training(
     check_model(experiment.data, experiment.model)
     objective = experiment.objective
     check_objective(experiment.data, type(objective).__name__, [extra.name for extra in objective.extras])
+    converter_of(experiment.data, experiment.model.kind, find(experiment.data.task), objective.converter)
     vocabulary = task_vocabulary(experiment.data)
     check_vocabulary(experiment, vocabulary)
     teacher.check_vocabulary(experiment, vocabulary)

@@ -13,7 +13,7 @@ import pytest
 from t2t.api.option_names import option_names
 from t2t.api.recipes import find
 from t2t.launch.main import run
-from t2t.objectives import Contrastive, Distillation
+from t2t.objectives import Contrastive, Distillation, Preference
 from t2t.train.experiment import StartFromLayers
 
 ROOT = Path(__file__).parents[2]
@@ -79,6 +79,7 @@ def options() -> set[str]:
     for changed in (
         replace(bert, objective=Contrastive()),
         replace(bert, objective=Distillation(), start_from=StartFromLayers()),
+        replace(find("gpt:quickstart")(), objective=Preference(reference="run")),
     ):
         found.update(name for name, _ in option_names(changed))
     return found
