@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+import t2t
 from t2t import tasks
+from t2t.api.chat import chat_of
 from t2t.data.config import Data
 from t2t.data.pipeline import batches, evaluation_batches, task_vocabulary
 from t2t.errors import UserError
-from t2t.export.chat_defaults import encode
+from t2t.export.chat_defaults import PLAIN, encode
 from t2t.launch import show_tasks
 from t2t.models import gpt, llama
 from t2t.objectives import CrossEntropy
@@ -300,3 +302,53 @@ def test_a_wrong_option_is_refused_at_registration(tmp_path, options, said):
 def test_a_source_of_another_format_is_refused_by_name():
     with pytest.raises(UserError, match="format='chatml' of a chat source: unknown format"):
         sources.chat("a.jsonl", format="chatml")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A model that learned in a chat to repeat the first word of a message."""
+    place = tmp_path_factory.mktemp("chat")
+    words = ["ant", "bat", "cow", "dog", "eel", "fox"]
+    asked = [f"{first} {second}" for first in words for second in words]
+    talks = [{"messages": say(f"user: {text}", f"assistant: {text[:3]}")} for text in asked * 4]
+    tasks.add_chat("first_word", source=write(place / "a.jsonl", talks), replace=True)
+    options = {"model.decoder.num_layers": 2, "optimizer.schedule.peak": 3e-3, "optimizer.schedule.warmup": 20}
+    options |= {"data.inputs_length": 48, "data.targets_length": 16, "evaluation.split": None, "data.shards": 2}
+    options |= {"optimizer.schedule.steps": 120}
+    return t2t.train("gpt:quickstart", dir=place / "run", task="first_word", steps=120, progress=False, options=options)
+
+
+@pytest.mark.slow
+def test_a_trained_model_stops_by_itself_and_its_run_has_the_template(trained, tmp_path):
+    talk = chat_of(trained)  # without any option
+    assert talk.template.text == PLAIN
+    prompts = [talk.prompt(say(f"user: {text}")) for text in ("fox ant", "cow dog", "bat bat")]
+    answers = [found for (found,) in talk.replies(trained, prompts, max_length=16)]
+    assert [(answer.text, answer.ended) for answer in answers] == [("fox", True), ("cow", True), ("bat", True)]
+    out = trained.export("huggingface", tmp_path / "out")
+    assert (out / "chat_template.jinja").read_text() == PLAIN
+    assert json.loads((out / "generation_config.json").read_text())["eos_token_id"] == 1
+    back = t2t.load(out, dir=tmp_path / "back")
+    assert back.chat(say("user: fox ant"), max_length=16) == "fox"
+
+
+@pytest.mark.slow
+def test_a_run_has_one_template(trained, tmp_path):
+    file = write(tmp_path / "a.jsonl", [{"messages": say("user: fox", "assistant: fox")}] * 8)
+    tasks.add_chat("first_word", source=file, template="{{ '' }}" + PLAIN, replace=True)
+    with pytest.raises(UserError, match=r"holds a run with another configuration.*chat_template"):
+        t2t.train(trained, steps=130, progress=False)
+    # A run that starts from it knows its template.
+    own = write(tmp_path / "mine.jinja", [])
+    own.write_text(PLAIN.replace("<|", "<<"))
+    tasks.add_chat("first_word", source=file, template=str(own), replace=True)
+    other = t2t.train(trained, dir=tmp_path / "other", steps=1, progress=False)
+    assert chat_of(other).template.text == own.read_text()
+    tasks.add_chat("first_word", source=file, replace=True)
+    with pytest.raises(
+        UserError, match=r"has the default chat template, but .*other.* has its own.*add_chat\(template="
+    ):
+        t2t.train(other, dir=tmp_path / "third", steps=1, progress=False)
+    tasks.add_chat("first_word", source=file, template=str(tmp_path / "other"), replace=True)
+    third = t2t.train(other, dir=tmp_path / "third", steps=1, progress=False)
+    assert chat_of(third).template.text == own.read_text()
