@@ -54,6 +54,7 @@ from t2t.nn.sparse import Sparse
 from t2t.objectives import CrossEntropy
 from t2t.objectives.contrastive import Contrastive
 from t2t.objectives.distillation import Distillation
+from t2t.objectives.preference import Preference
 from t2t.optim import (
     Adafactor,
     AdamW,
@@ -88,6 +89,7 @@ CONFIGURATIONS = [
         ReplacedTokenDetection(),
         Contrastive(),
         Distillation(teacher="some"),
+        Preference(reference="some"),
         Ema(decay=0.999),
         MeshConfig(),
         CheckpointConfig(),
