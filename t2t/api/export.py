@@ -151,6 +151,10 @@ def export_run(
     if run.model.quantized_kernels and format != "stablehlo":
         if quantize == "none":
             say(f"note: the kernels, which are stored in {run.experiment.trainable.quantize}, are written as floats")
+        elif quantize == "nf4":
+            say(
+                "note: the kernels, which are stored in nf4, are dequantized and rounded to nf4 again, which may change their scales"
+            )
         else:
             codes = params
         run, params = run.without_quantization(), run.model.expanded(params)
