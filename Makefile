@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 RUN ?= runs/quickstart
 SOURCES = setup.py t2t models tasks launch tests docs benchmarks
 
-.PHONY: quickstart quick test faults test-slurm lint types imports check format lock clean plans test-memory test-interop test-peft test-bitsandbytes test-compressed-tensors test-gguf cases goldens benchmark-environments benchmarks
+.PHONY: quickstart quick test faults test-slurm lint types imports check format lock clean plans test-memory test-interop test-peft test-trl test-bitsandbytes test-compressed-tensors test-gguf cases goldens benchmark-environments benchmarks
 
 quickstart: $(VENV)/installed
 	$(BIN)/t2t train t5:quickstart --dir $(RUN)
@@ -55,6 +55,11 @@ test-interop: $(INTEROP)/installed
 test-peft: $(INTEROP)/installed
 	$(INTEROP)/bin/pip install -q --disable-pip-version-check --no-deps peft==0.21.2 accelerate psutil
 	$(INTEROP)/bin/python -m tests.interop.peft_logits
+
+# Preferences against TRL, and what it needs beside transformers.
+test-trl: $(INTEROP)/installed
+	$(INTEROP)/bin/pip install -q --disable-pip-version-check --no-deps trl==1.16.0 accelerate psutil datasets pyarrow pandas multiprocess dill xxhash tzdata python-dateutil pytz six
+	$(INTEROP)/bin/python -m tests.interop.preferences
 
 # Quantized weights against bitsandbytes, and packed ternary weights against BitNetForCausalLM: both need accelerate, which the environment does not have otherwise.
 test-bitsandbytes: $(INTEROP)/installed
