@@ -8,6 +8,7 @@ from __future__ import annotations
 import abc
 import base64
 import binascii
+import functools
 import re
 from dataclasses import dataclass
 from typing import cast
@@ -34,7 +35,7 @@ class LibraryVocabulary(FileVocabulary):
     @property
     def size(self) -> int:
         """The largest id + 1."""
-        return size_of(self._tokenizer)
+        return _size_when_loaded(self._tokenizer)
 
     def library(self) -> Library:
         """Return a copy of the library's tokenizer, including the sentinels."""
@@ -52,6 +53,12 @@ class LibraryVocabulary(FileVocabulary):
     def encode_marked(self, text: str) -> list[int]:
         """Return the ids. The file defines which whitespace belongs to a sentinel or the mask."""
         return self.encode(MARKER.sub(lambda match: cast(str, self._tokenizer.id_to_token(self._marked(match))), text))
+
+
+@functools.lru_cache(maxsize=16)
+def _size_when_loaded(tokenizer: Library) -> int:
+    """Return `size_of` a tokenizer that does not change any more. The library makes a copy of all its tokens for it."""
+    return size_of(tokenizer)
 
 
 def load(content: bytes, where: str) -> Library:
