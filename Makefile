@@ -50,6 +50,7 @@ test-interop: $(INTEROP)/installed
 	$(if $(CASES),,$(INTEROP)/bin/python -m tests.interop.sentence)
 	$(if $(CASES),,$(INTEROP)/bin/python -m tests.interop.real)
 	$(if $(CASES),,$(INTEROP)/bin/python -m pytest tests/export/test_pickled_files.py)
+	$(if $(CASES),,$(MAKE) test-peft test-trl test-bitsandbytes test-compressed-tensors)
 
 # Adapters against PEFT, which the environment does not have otherwise.
 test-peft: $(INTEROP)/installed
