@@ -17,7 +17,7 @@ from t2t.models import llama
 from t2t.models.families import exportable
 from t2t.vocabularies import Bytes
 from tests.interop.cases import weight
-from tests.interop.chat import TEMPLATES, say, write_directory
+from tests.interop.chat import SPECIAL, TEMPLATES, say, write_directory
 
 gguf = pytest.importorskip("gguf", reason="the extra [gguf] is not installed")
 
@@ -71,7 +71,7 @@ def test_what_is_written_is_read_back(source, tmp_path, dtype, capsys):
         313,
         300,
     ]
-    assert fields["tokenizer.ggml.token_type"][300:316] == [3] * 14 + [5] * 2
+    assert fields["tokenizer.ggml.token_type"][300:320] == [3] * len(SPECIAL) + [5] * (20 - len(SPECIAL))
     tensors = {tensor.name: tensor for tensor in reader.tensors}
     name = "model.layers.1.self_attn.k_proj.weight"
     found = gguf.quants.dequantize(tensors["blk.1.attn_k.weight"].data, tensors["blk.1.attn_k.weight"].tensor_type)
